@@ -143,17 +143,14 @@ class EditDesk:
             before, patch, after = self._made(edit, queries, standing)
             graph, why_not = self._subgraph(edit)
             key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
-        record = {key: value for key, value in patch.edits[0].items() if key not in ("edit", "graph")}
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
             outcomes=tuple(map(_outcome, range(len(queries)), queries, before, after)),
-            said=mentions(first_sentence(after[0].text), edit.target_new)
-            if edit.forms[0]
-            else begins_with(after[0].text, edit.target_new),
+            said=_is_said(edit, after[0]),
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
-            record=record,
+            record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
             subgraph=graph is not None,
             no_subgraph=why_not,
             on_ledger=wanted.on_ledger,
@@ -293,6 +290,13 @@ def _queries(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query
         for prompt, names in [(edit.text, both), *probes]
     ]
     return [Query(ask=prompt, score=prompt, candidates=names, chat=chat) for prompt, names in asked]
+
+
+def _is_said(edit: Edit, response: Response) -> bool:
+    """Whether the model says the new target: at the start of its text, or in chat form in its first sentence."""
+    if edit.forms[0]:
+        return mentions(first_sentence(response.text), edit.target_new)
+    return begins_with(response.text, edit.target_new)
 
 
 def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, ModelName
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.patches.base import Patch
 
 
 def generate(
@@ -39,20 +42,14 @@ def generate(
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")
-    from functools import reduce
-    from operator import add
-
-    from kg_edit.ledger.paths import check_patches, patch_file
+    from kg_edit.ledger.paths import check_patches
 
     check_model_name(model)
     check_patches(patch or (), ledgers=False)
     from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
-    from kg_edit.patches.base import Patch
-    from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import ask, continuations
 
-    whole: Patch = reduce(add, [Patch.load(patch_file(path) or path) for path in patch or ()], WeightPatch(factors={}))
-    language_model = load(model, dtype, device)
+    whole, language_model = _sum_of(patch or ()), load(model, dtype, device)
     with whole.applied(language_model) as edited:
         if chat:
             _show_turns(prompts, [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts])
@@ -61,6 +58,18 @@ def generate(
         texts = continuations(edited, prompts, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+
+
+def _sum_of(paths: Sequence[Path]) -> Patch:
+    """The sum of the patches at some paths; an empty patch if there are none."""
+    from functools import reduce
+    from operator import add
+
+    from kg_edit.ledger.paths import patch_file
+    from kg_edit.patches.base import Patch
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    return reduce(add, [Patch.load(patch_file(path) or path) for path in paths], WeightPatch(factors={}))
 
 
 def _show_turns(prompts: Sequence[str], answers: Sequence[str]) -> None:

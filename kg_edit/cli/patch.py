@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +48,9 @@ from kg_edit.ledger.served import KEY, CompletionServer, Kind
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    pass
+    from kg_edit.ledger.check import Checked
+    from kg_edit.ledger.entries import Entry
+    from kg_edit.patches.base import Patch
 
 LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="folder of the ledger")]
 Force = Annotated[
@@ -280,19 +283,30 @@ def check(
         asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
         _check_server(ledger, asked, kinds, chat=chat)
         return
-    from kg_edit.ledger.check import check as check_entries
-
     patch, entries = standing_at(ledger)
     if not entries:
         _say_nothing_to_check(ledger)
-        return
-    if merged:
-        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
-    else:
-        with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
-            checked = check_entries(edited, entries, chat=chat, progress=True)
-    if failed(checked, kinds):
+    elif failed(_checked(patch, entries, model, merged=merged, chat=chat, dtype=dtype, device=device), kinds):
         raise typer.Exit(1)
+
+
+def _checked(
+    patch: Patch,
+    entries: Sequence[Entry],
+    model: str | None,
+    *,
+    merged: str | None,
+    chat: bool | None,
+    dtype: str,
+    device: str,
+) -> tuple[Checked, ...]:
+    """Ask the model with the patch; or the model ``merged``, which has the patch in its weights."""
+    from kg_edit.ledger.check import check as check_entries
+
+    if merged:
+        return check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
+    with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
+        return check_entries(edited, entries, chat=chat, progress=True)
 
 
 def _check_server(ledger: Path, server: CompletionServer, kinds: tuple[Kind, ...], *, chat: bool | None) -> None:

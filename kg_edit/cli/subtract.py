@@ -14,6 +14,7 @@ from kg_edit.jobs.options import Device, Dtype
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
 
 _FORM = "a patch file of weights, or the folder of a PEFT LoRA adapter"
@@ -48,16 +49,15 @@ def subtract(
     if adapters and model is None:
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
     loaded = load(model, dtype, device) if adapters and model else None
-
-    def read(path: Path) -> Patch:
-        if loaded and path in adapters:
-            from kg_edit.export.peft_reading import read_peft
-
-            return read_peft(path, loaded)
-        from kg_edit.patches.base import Patch
-
-        return Patch.load(path)
-
-    made = subtracted(read(expert), read(anti), strength=strength, extract=not whole)
+    minuend, subtrahend = (_read(path, loaded if path in adapters else None) for path in (expert, anti))
+    made = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     made.check_finite()
     stdout().print(plain(f"{made.save(out)}: {len(made.factors)} weights changed"), soft_wrap=True)
+
+
+def _read(path: Path, model: LanguageModel | None) -> Patch:
+    """The patch in a file; or with ``model``, the adapter in a folder as a patch for that model."""
+    from kg_edit.export.peft_reading import read_peft
+    from kg_edit.patches.base import Patch
+
+    return read_peft(path, model) if model else Patch.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.sweep import Outcome, SweepSettings
+    from kg_edit.sweep.grid import Cell
+    from wikidata_cache import WikidataCache
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
@@ -95,8 +98,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
-    reads = any(cell.method.needs_graph for cell in cells)
-    source = open_graph(list(settings.graph) or ([EXTRACT] if reads else []), contact)
+    source = _graph_of(cells, settings, contact)
     records = find_dataset(chosen.dataset)(chosen.file)
     for cell in cells:
         cell.method.check_inputs(cell.config, source, ())
@@ -111,6 +113,12 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
         schedule=settings.schedule,
         seed=settings.seed,
     )
+
+
+def _graph_of(cells: Sequence[Cell], settings: SweepSettings, contact: str | None) -> WikidataCache | None:
+    """The graph of the sweep; without one, the packaged extract if the method of a cell needs a graph."""
+    reads = any(cell.method.needs_graph for cell in cells)
+    return open_graph(list(settings.graph) or ([EXTRACT] if reads else []), contact)
 
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -95,21 +96,28 @@ def read_edits(
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
     known = _known_labels(rows, labels, templates)
+    make = partial(to_edit, labels=known, templates=templates)
+    found = _edits_in(rows, path, make, allow_conflicts=allow_conflicts)
+    if found.problems and not (keep_going and found.edits):
+        raise EditFileError(_refusal(found.problems, keep_going=keep_going))
+    log.info("%s: read %d edits, skipped %d rows", path, len(found.edits), len(rows) - len(found.edits))
+    return found
+
+
+def _edits_in(rows: Iterable[NumberedRow], path: Path, make: Callable[..., Edit], *, allow_conflicts: bool) -> EditFile:
+    """The edits that ``make`` makes of the rows, and the faults of the other rows."""
     edits: list[Edit] = []
     problems: list[RowProblem] = []
     taken: _Taken = {}
     for number, row in rows:
         try:
-            edit = to_edit(_fields(row), row_id=f"row-{number}", labels=known, templates=templates)
+            edit = make(_fields(row), row_id=f"row-{number}")
             _refuse_clash(edit, taken, unit_of(path), allow_conflicts=allow_conflicts)
         except EditError as error:
             problems += [RowProblem(path, number, fault) for fault in error.faults]
         else:
             edits.append(edit)
             taken |= dict.fromkeys(_claims(edit), (number, edit))
-    if problems and not (keep_going and edits):
-        raise EditFileError(_refusal(problems, keep_going=keep_going))
-    log.info("%s: read %d edits, skipped %d rows", path, len(edits), len(rows) - len(edits))
     return EditFile(tuple(edits), tuple(problems))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import networkx as nx
@@ -148,32 +148,41 @@ def _patch(
     if path.is_file():
         log.info("%s already exists; nothing to compute", path)
         return Patch.load(path)
-    start = Patch.load(partial) if partial.is_file() else None
+    start = _half_finished(partial, len(edits))
     done = len(start.provenance["edits"]) if start else 0
-    if start:
-        log.info("continuing with %s after %d of %d edits", partial, done, len(edits))
-    losses = LossLines()
+    guard, losses = _stop_nothing if force else _guard(method), LossLines()
 
     def keep(made: Patch) -> None:
         made.save(partial)
         losses.append_to(out / LOSSES)
 
-    try:
+    with _told_of(partial):
         patch = method.edit(
-            edits[done:],
-            start=start,
-            after_each=keep,
-            guard=_stop_nothing if force else _guard(method),
-            callbacks=(*callbacks, losses),
-            progress=progress,
+            edits[done:], start=start, after_each=keep, guard=guard, callbacks=(*callbacks, losses), progress=progress
         )
+    patch.save(path)
+    partial.unlink(missing_ok=True)
+    return patch
+
+
+def _half_finished(partial: Path, edits: int) -> Patch | None:
+    """The patch of the edits that an earlier run made before it stopped; None if there is none."""
+    if not partial.is_file():
+        return None
+    start = Patch.load(partial)
+    log.info("continuing with %s after %d of %d edits", partial, len(start.provenance["edits"]), edits)
+    return start
+
+
+@contextmanager
+def _told_of(partial: Path) -> Iterator[None]:
+    """Add a note with the file of the finished edits to an error in the ``with`` block."""
+    try:
+        yield
     except Exception as error:
         if partial.is_file():
             error.add_note(f"the edits made before this error are kept in {partial}, which is a normal patch file")
         raise
-    patch.save(path)
-    partial.unlink(missing_ok=True)
-    return patch
 
 
 def _guard(method: EditingMethod) -> Callable[[Patch, Patch], None]:

@@ -79,13 +79,9 @@ class _Crew:
             while busy:
                 (ready,), _ = self.ray.wait(list(busy), num_returns=1)
                 shard, worker = busy.pop(ready)
-                try:
-                    self.ray.get(ready)
-                except self.ray.exceptions.RayActorError as error:
-                    left.append(self._again(shard, error))
+                if lost := self._lost(ready):
+                    left.append(self._again(shard, lost))
                     worker = self._hire()
-                except self.ray.exceptions.RayTaskError as error:
-                    raise error.cause or error from error
                 else:
                     done()
                 if left:
@@ -107,6 +103,17 @@ class _Crew:
 
     def _give(self, shard: Shard, worker: Any, busy: dict[Any, tuple[Shard, Any]]) -> None:
         busy[worker.score.remote(shard, self.folders[shard])] = shard, worker
+
+    def _lost(self, ready: Any) -> Exception | None:
+        """The error by which a worker was lost; None if its shard is scored. Any other error of a worker is raised."""
+        try:
+            self.ray.get(ready)
+        except self.ray.exceptions.RayActorError as error:
+            lost: Exception = error
+            return lost
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause or error from error
+        return None
 
     def _again(self, shard: Shard, error: Exception) -> Shard:
         self.lost[shard] = self.lost.get(shard, 0) + 1

@@ -170,7 +170,7 @@ class LanguageModel:
         if self.positions is None or len(prompt.ids) + more <= self.positions:
             return
         beginning = prompt.text[:_SHOWN] + ("…" if len(prompt.text) > _SHOWN else "")
-        after = f", and {more} more are to be written after it" if more else ""
+        after = f", and {more} more tokens must fit after it" if more else ""
         around = "" if context == "{}" else " with the context that is put before it"
         raise ModelError(
             f"the prompt {beginning!r} has {len(prompt.ids)} tokens{around}{after}; {self.name} has positions for "

@@ -45,8 +45,7 @@ def shape_of(name: str) -> ModelShape:
     config = _config(name)
     spec = find_spec(config.model_type)
     try:
-        with torch.device("meta"):  # modules without storage
-            model = AutoModelForCausalLM.from_config(config)
+        model = _without_storage(config)
         blocks = model.get_submodule(spec.blocks)
         width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -64,6 +63,12 @@ def shape_of(name: str) -> ModelShape:
         parameters=sum(part.numel() for part in model.parameters()),
         cache=2 * len(blocks) * _attended(config),
     )
+
+
+def _without_storage(config: PretrainedConfig) -> Any:
+    """The model of a config, whose weights have a shape but take no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _attended(config: PretrainedConfig) -> int:

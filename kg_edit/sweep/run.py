@@ -25,7 +25,7 @@ from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, digest
+from kg_edit.storage.run_folder import Settings, claim, digest
 from kg_edit.sweep.grid import Cell
 from kg_edit.text.display import markdown_table
 
@@ -63,14 +63,7 @@ def run_sweep(
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
         KgEditError: a method can't be built, or its run fails; finished cells are kept.
     """
-    claim(
-        out,
-        {
-            "job": "sweep",
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
-            "records_sha256": digest([as_record(record).model_dump(mode="json") for record in records]),
-        },
-    )
+    claim(out, _settings(model, records))
     methods = [cell.method(model, cell.config, graph=graph) for cell in cells]
     outcomes = []
     for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
@@ -89,6 +82,15 @@ def run_sweep(
         )
         outcomes.append(Outcome(cell=cell, summary=summary))
     return tuple(outcomes)
+
+
+def _settings(model: LanguageModel, records: Sequence[Edit | BenchmarkRecord]) -> Settings:
+    """The settings that a sweep's folder belongs to: the model and the records, but not the grid."""
+    return {
+        "job": "sweep",
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "records_sha256": digest([as_record(record).model_dump(mode="json") for record in records]),
+    }
 
 
 def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:

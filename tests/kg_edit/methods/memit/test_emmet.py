@@ -60,14 +60,11 @@ def test_slack_is_relative() -> None:
     """The same relaxation whatever the scale of C. `hold` adds keys whose weight does not scale with C, so it is 0."""
     model = tiny("llama")
     small = joint("emmet", model, relaxation=0.5, hold=0.0)
-    large = joint("emmet", model, relaxation=0.5, hold=0.0)
     moments = {
         layer: type(found)(moment=1000 * found.moment, tokens=1, ridge=0.0, id=found.id)
         for layer, found in small.covariances.items()
     }
-    large = Emmet(
-        model, EmmetConfig.preset("default", large.config.model_dump()), contexts=CONTEXTS, covariances=moments
-    )
+    large = Emmet(model, small.config, contexts=CONTEXTS, covariances=moments)
     expected = change(small.edit(EDITS), model, 1)
     torch.testing.assert_close(change(large.edit(EDITS), model, 1), expected, rtol=1e-3, atol=1e-6)
     exact = change(joint("emmet", model, relaxation=0.0, hold=0.0).edit(EDITS), model, 1)
