@@ -61,7 +61,7 @@ class TryRequest(Record):
 class ChatMessage(Record):
     """A turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"] = Field(description="who speaks")
+    role: Literal["system", "user", "assistant"] = Field(description="whose turn it is")
     content: Annotated[Text, Field(max_length=20_000)] = Field(description="what is said, as text")
 
 

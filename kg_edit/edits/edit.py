@@ -142,7 +142,7 @@ class Edit(Record):
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
         if (places := prompt.count("{}")) > 1:
-            raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, where the subject's name stands")
+            raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, in the place of the subject's name")
         if not places:
             raise ValueError(f"{prompt!r} has no {{}}; {_place_subject(prompt, info.data.get('subject'))}")
         return prompt

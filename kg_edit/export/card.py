@@ -181,8 +181,8 @@ def _scores(scores: Sequence[Score]) -> str:
     header = ("prompts", "asked", "right before", "right after")
     note = (
         "*said*: the greedy continuation begins with the new answer. In the other rows, *right* means that the wanted "
-        "answer is more likely than the other one, or, if there is no other one, that it is said. Measured on the "
-        "model that the edits were made on."
+        "answer is more likely than the other one, or, if there is no other one, that the model says it. Measured on "
+        "the model that the edits were made on."
     )
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{note}"
 

@@ -46,7 +46,7 @@ def write_peft(
     """
     factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
     if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
-        raise PatchError("the patch changes Conv1D and Linear weights, one adapter can't; export them apart")
+        raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
     transposed = isinstance(next(iter(kinds.values())), Conv1D)
     with new_folder(Path(folder)) as scratch:
         write_json(scratch / CONFIG, adapter_config(factors, base=base, transposed=transposed))

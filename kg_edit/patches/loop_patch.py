@@ -25,9 +25,9 @@ from kg_edit.text.subquestions import DEMONSTRATIONS, Dialogue, Writer, bare_que
 class LoopRule(TellingRule):
     """Settings: how a fact is found for a subquestion, and how long the loop may run."""
 
-    steps: PositiveInt = Field(4, description="subquestions at most")
-    tokens: PositiveInt = Field(96, description="written at most before a fact is put in")
-    shots: NonNegativeInt = Field(len(DEMONSTRATIONS), description="answered examples before the question")
+    steps: PositiveInt = Field(4, description="maximum number of subquestions")
+    tokens: PositiveInt = Field(96, description="maximum number of tokens written before a fact is inserted")
+    shots: NonNegativeInt = Field(len(DEMONSTRATIONS), description="number of answered examples before the question")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -247,18 +247,18 @@ class TellingRule(BaseModel):
     threshold: float = Field(
         0.75, ge=0, le=1, description="how much of the subject must be named, or how alike the two must be, 0 to 1"
     )
-    most: PositiveInt = Field(3, description="facts told before one prompt, those most like it")
+    most: PositiveInt = Field(3, description="maximum number of facts told before a prompt, the most similar ones")
     encoder: str | None = Field(
         None, description="sentence encoder: a sentence-transformers name or folder; unset: TF-IDF"
     )
-    before_fact: str = Field("", description="stands before each fact, such as 'New Fact: '")
-    before_prompt: str = Field("", description="stands before the prompt, such as 'Prompt: '")
-    own_examples: int = Field(0, ge=0, description="other facts of the patch, shown as examples")
+    before_fact: str = Field("", description="text before each fact, such as 'New Fact: '")
+    before_prompt: str = Field("", description="text before the prompt, such as 'Prompt: '")
+    own_examples: int = Field(0, ge=0, description="number of other facts of the patch that are shown as examples")
     letters: int | None = Field(
         None,
         ge=0,
         exclude_if=lambda found: found is None,
-        description="a fact also belongs to a question that is so many letters from the edit's prompt at most",
+        description="a fact also belongs to a question that differs from the edit's prompt by at most so many letters",
     )
 
 

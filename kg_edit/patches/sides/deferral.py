@@ -30,7 +30,7 @@ class DeferralSettings(SideSettings):
     threshold: float = Field(0.5, gt=0, lt=1, description="g from which the new layer answers")
     copied: bool = Field(True, description="whether the new layer starts as the old one")
     shut: float = Field(0.0, description="the gate's bias at the start; below 0 it starts shut")
-    seed: Seed = Field(0, description="of the start")
+    seed: Seed = Field(0, description="random seed of the initial weights")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

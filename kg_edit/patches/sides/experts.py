@@ -29,11 +29,11 @@ from kg_edit.storage.seeds import Seed
 class ExpertSettings(SideSettings):
     """Settings: the number of experts, and how tokens are routed."""
 
-    experts: PositiveInt = Field(4, description="E")
-    top: PositiveInt = Field(1, description="k, experts that answer a token")
-    scale: float = Field(1.0, gt=0, description="lambda, weight of what they add")
+    experts: PositiveInt = Field(4, description="E, number of experts")
+    top: PositiveInt = Field(1, description="k, number of experts that answer each token")
+    scale: float = Field(1.0, gt=0, description="lambda, weight of the experts' output")
     anchors: bool = Field(True, description="whether the router sees the anchor beside the token")
-    seed: Seed = Field(0, description="of the router's start")
+    seed: Seed = Field(0, description="random seed of the router's initial weights")
 
     @model_validator(mode="after")
     def _enough(self) -> ExpertSettings:

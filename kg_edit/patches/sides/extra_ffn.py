@@ -25,8 +25,8 @@ from kg_edit.storage.seeds import Seed
 class ExtraSettings(SideSettings):
     """Settings: the size of the network, and the seed of its initial parameters."""
 
-    units: PositiveInt = Field(256, description="n, its inner size")
-    seed: Seed = Field(0, description="of the keys' start")
+    units: PositiveInt = Field(256, description="n, the network's inner size")
+    seed: Seed = Field(0, description="random seed of the initial keys")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

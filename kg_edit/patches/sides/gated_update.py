@@ -35,8 +35,8 @@ from kg_edit.patches.weight_patch import Factors, module_of, stacked
 class GateSettings(SideSettings):
     """Settings of the gate: how large z(x) has to be."""
 
-    most: float = Field(2.2, description="alpha before the first edit: the highest it can be")
-    share: float = Field(1.0, gt=0, le=1, description="of the smallest z of an edited key")
+    most: float = Field(2.2, description="alpha before the first edit, which is its largest value")
+    share: float = Field(1.0, gt=0, le=1, description="alpha as a share of the smallest z of an edited key")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

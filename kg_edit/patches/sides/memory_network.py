@@ -26,8 +26,8 @@ from kg_edit.storage.seeds import Seed
 class MemorySettings(SideSettings):
     """Settings: the size of the memory, and the seed of its initial parameters."""
 
-    slots: PositiveInt = Field(100, description="keys, and values")
-    seed: Seed = Field(0, description="of the slots' start")
+    slots: PositiveInt = Field(100, description="number of keys and of values")
+    seed: Seed = Field(0, description="random seed of the initial slots")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

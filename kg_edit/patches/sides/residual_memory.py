@@ -39,9 +39,9 @@ class MaskRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    columns: PositiveInt = Field(description="k, columns of a mask")
+    columns: PositiveInt = Field(description="k, number of columns of a mask")
     threshold: float = Field(ge=0, le=1, description="tau, the share of a mask that a text must have")
-    seed: Seed = Field(description="of the permutation")
+    seed: Seed = Field(description="random seed of the permutation")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

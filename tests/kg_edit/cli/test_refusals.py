@@ -39,8 +39,8 @@ def good_but(**fields: object) -> bytes:
 
 BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
     "missing file": (None, ROME, "edits.jsonl: no such file; check the path"),
-    "empty file": (b"", ROME, "edits.jsonl: holds no rows"),
-    "blank lines only": (b"\n \n", ROME, "edits.jsonl: holds no rows"),
+    "empty file": (b"", ROME, "edits.jsonl: has no rows"),
+    "blank lines only": (b"\n \n", ROME, "edits.jsonl: has no rows"),
     "malformed JSON line": (rows(GOOD) + b'{"subject": ', ROME, "edits.jsonl, line 2, not JSON, column"),
     "row that is no object": (rows(GOOD, ["France"]), ROME, "line 2, found a list; expected an object"),
     "row without subject": (
@@ -122,7 +122,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         "covariance.seed is set twice",
     ),
     "missing corpus": ((*ROME, "--set", "covariance.corpus=none.txt"), "can't read the corpus none.txt"),
-    "layer that is not there": ((*ROME, "--layer", "4"), "has 4 layers, 0 to 3; layer 4 is none of them"),
+    "layer that is not there": ((*ROME, "--layer", "4"), "there is no layer 4: "),
     "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "there is no layer 9: "),
     "unknown dtype": ((*ROME, "--dtype", "int8"), "dtype 'int8' is unknown; use auto, float32"),
     "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here"),

@@ -60,7 +60,7 @@ def test_part_of_a_word_is_not_the_subject() -> None:
 def test_a_prompt_with_two_places() -> None:
     assert fault(prompt="{} and {} play") == (
         "prompt",
-        "'{} and {} play' has 2 places {}; keep one, where the subject's name stands",
+        "'{} and {} play' has 2 places {}; keep one, in the place of the subject's name",
     )
 
 
