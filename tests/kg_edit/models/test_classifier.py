@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_a_class_is_a_target() -> None:
 
 def test_the_head_sees_what_the_models_own_head_sees() -> None:
     """With the model's own head the classes' scores are its logits."""
-    model = tiny("llama")
+    model = copy.deepcopy(tiny("llama"))  # a classifier's head is frozen
     head = model.model.get_output_embeddings()
     same = with_head(model, head, [str(n) for n in range(400)])
     with torch.no_grad():

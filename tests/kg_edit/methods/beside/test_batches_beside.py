@@ -110,5 +110,5 @@ def test_routes_name_an_expert_for_each_text() -> None:
 
 
 def test_more_experts_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"top = 5 of 4 experts"):
+    with pytest.raises(ValueError, match=r"top = 5 is more than the 4 experts"):
         ExpertSettings(experts=4, top=5)
