@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
-from kg_edit.evaluate.plots import COLOURS, figure, legend_below, save_figure
+from kg_edit.evaluate.plots import COLOURS, figure, is_share, legend_below, save_figure
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.settings import DataSource
 from kg_edit.evaluate.statistics import Estimate
@@ -201,6 +201,8 @@ def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -
     labels = None if _is_numeric(shown[axis]) else list(map(str, shown[axis]))
     panel.set_xticks(list(shown[axis]) if labels is None else range(len(labels)), labels)
     panel.set_xlabel(axis)
+    if metric in CATALOGUE and is_share(metric):
+        panel.set_ylim(-0.02, 1.02)
     legend_below(panel)
     panel.spines[["top", "right"]].set_visible(False)
 
