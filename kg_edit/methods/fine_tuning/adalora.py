@@ -84,18 +84,27 @@ class AdaLora(Lora):
         """Encode every edit's prompt, and check that the model is on one device.
 
         Raises:
-            UnsupportedModelError: it is not; PEFT compares the ranks of all layers in one tensor.
+            UnsupportedModelError: it is not.
         """
+        self._check_device()
+        super().check(edits)
+
+    def _check_device(self) -> None:
+        """PEFT compares the triplets of all layers in one tensor, so they have to be on one device."""
         places = sorted({str(parameter.device) for parameter in self.model.model.parameters()})
         if len(places) > 1:
             raise UnsupportedModelError(
                 f"{self.model.name} is on {', '.join(places)}, and PEFT's AdaLoRA needs a model on one device; load it "
                 "without device_map, or use lora"
             )
-        super().check(edits)
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
-        """Train on ``row``; return the changes of the weights by their names, and the losses."""
+        """Train on ``row``; return the changes of the weights by their names, and the losses.
+
+        Raises:
+            UnsupportedModelError: the model is on several devices.
+        """
+        self._check_device()
         with svd_adapted(self.model, self.targets, self.config) as adapters:
             losses = RowLosses(self.model, 0, [row])
             seen = self.config.descent.run(
