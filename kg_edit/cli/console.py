@@ -32,7 +32,7 @@ _NO_TEMPORARY = (
 
 
 def stdout() -> Console:
-    """Where results go; made anew, so that it fits the terminal as it is now."""
+    """Where results go; made again for each output, so that it fits the terminal as it is now."""
     return Console(highlight=False, emoji=False)
 
 

@@ -1,6 +1,6 @@
 """Remove edits from a ledger, such that the result is as if they had never been asked for.
 
-Edits that were computed on a model with the removed ones are computed again from their own records (`made_anew`). This
+Edits that were computed on a model with the removed ones are computed again from their own records (`recomputed_patch`). This
 needs the same model, method and graph as before; the ``check_same_…`` functions refuse others, because the edits would
 silently change. `without` computes the new patch of every step, `recomputed_edits` finds the edits that were computed
 again.
@@ -157,7 +157,9 @@ class RecomputeContext:
         return found(self.model, config, graph=self.graph)
 
 
-def made_anew(patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext) -> Patch:
+def recomputed_patch(
+    patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext
+) -> Patch:
     """Compute ``patch`` again without the edits ``gone``, on the model with ``before`` applied.
 
     The edits before the first removed one are kept unchanged, if each is a column of the factors and nothing else
@@ -248,13 +250,13 @@ def without(
 
 def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, context: RecomputeContext) -> Patch:
     if moved:
-        return made_anew(patch, gone, before=before, moved=True, context=context)
+        return recomputed_patch(patch, gone, before=before, moved=True, context=context)
     own: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
     if own is not None:
         rest: Patch = own(gone)
         return rest
     if not find_method(method_said(patch)["name"]).separable or not _in_last_batch(patch, gone):
-        return made_anew(patch, gone, before=before, moved=False, context=context)
+        return recomputed_patch(patch, gone, before=before, moved=False, context=context)
     method: Any = context.method(patch)
     rest = method.without(patch, gone, before=before)
     check_same_method(patch, rest)

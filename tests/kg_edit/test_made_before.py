@@ -214,7 +214,7 @@ def test_a_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     assert after.keys() - before.keys() == {"patches/0003.safetensors"}
 
 
-def test_edits_of_a_ledger_are_made_anew(kg_edit: Run, place: Path) -> None:
+def test_edits_of_a_ledger_are_recomputed(kg_edit: Run, place: Path) -> None:
     """Those of the second step, of which the first one's were in the model; with the settings that the patches tell."""
     total, covariances = Ledger.open("ledger").patch, content(place / "cache")
     assert "removed james; 4 edits left" in done(kg_edit, "patch", "remove", "ledger", "james", *MODEL)

@@ -86,7 +86,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
-def test_a_report_that_is_missing_or_damaged_is_made_anew(cut: str, tmp_path: Path) -> None:
+def test_a_report_that_is_missing_or_damaged_is_recomputed(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path)
     files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT, PAGE)}
     (tmp_path / RECORDS).write_text(cut)

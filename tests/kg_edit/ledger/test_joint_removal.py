@@ -53,7 +53,7 @@ def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_later_batch_is_made_anew(tmp_path: Path) -> None:
+def test_a_later_batch_is_recomputed(tmp_path: Path) -> None:
     """Its values were found on the model with the first batch in it."""
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")

@@ -65,7 +65,7 @@ def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_was_computed_later_is_made_anew_and_the_rest_is_not(tmp_path: Path) -> None:
+def test_what_was_computed_later_is_recomputed_and_the_rest_is_not(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("rome", model), edits[:2], force=True)
@@ -169,7 +169,7 @@ def test_a_model_in_another_dtype_is_refused_where_the_patch_says_its_own(record
         assert len(ledger.events) == 1
     else:
         assert workbench.method(made).model is half
-    ledger.remove(["e1"], model=half)  # a column of its own, so nothing is made anew
+    ledger.remove(["e1"], model=half)  # a column of its own, so nothing is recomputed
 
 
 def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_terms_of_a_loss_stand_beside_it(tmp_path: Path) -> None:
     assert curve[-1].kl == record["kl_after"]
 
 
-def test_of_a_descent_that_was_made_anew_the_last_one_is_read(tmp_path: Path) -> None:
+def test_of_a_descent_that_was_recomputed_the_last_one_is_read(tmp_path: Path) -> None:
     file, lines = tmp_path / "losses.jsonl", LossLines()
     for edit, step, loss in (("a", 0, 3.0), ("a", 1, 2.0), ("b", 0, 5.0), ("a", 0, 3.5), ("b", 1, float("nan"))):
         lines.on_step(edit, step, loss)
