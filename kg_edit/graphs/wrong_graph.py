@@ -33,8 +33,8 @@ _UNKNOWN = (
 class WrongGraph(Control):
     """Subgraphs of the same size as those of ``right``, in which o* has the statements of other o* from ``pool``.
 
-    Donors are drawn from the edits in ``pool``, with a seed and separately for each edit, until o* has as many statements as
-    in the right subgraph. Their further hops are copied too. Statements that the right subgraph also has are not taken,
+    Donors are drawn from the edits in ``pool``, with a seed for each edit, until o* has as many statements as in the
+    right subgraph. Their further hops are copied too. Statements that the right subgraph also has are not taken,
     nor those about the edit's own s and o*. With the direction "both", statements that lead to o* count as its own, and
     those that lead to the donors are taken as well.
     """

@@ -1,9 +1,9 @@
 """Remove edits from a ledger, such that the result is as if they had never been asked for.
 
-Edits that were computed on a model with the removed ones are computed again from their own records (`recomputed_patch`). This
-needs the same model, method and graph as before; the ``check_same_…`` functions refuse others, because the edits would
-silently change. `without` computes the new patch of every step, `recomputed_edits` finds the edits that were computed
-again.
+Edits that were computed on a model with the removed ones are computed again from their own records
+(`recomputed_patch`). This needs the same model, method and graph as before; the ``check_same_…`` functions refuse
+others, because the edits would silently change. `without` computes the new patch of every step, `recomputed_edits`
+finds the edits that were computed again.
 """
 
 from __future__ import annotations
