@@ -141,8 +141,9 @@ class Regions:
         """The entry for each of ``points`` [points, d_in]: that of the nearest ball if the point is inside, else -1."""
         if not len(self.entries):
             return torch.full((len(points),), -1, device=points.device)
-        nearest = torch.cdist(points, self.centres).argmin(-1)
-        distance = (points - self.centres[nearest]).norm(dim=-1)  # `cdist` is inexact for near points
+        # for more than 25 rows `cdist` would use products, which are inexact for near points
+        nearest = torch.cdist(points, self.centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+        distance = (points - self.centres[nearest]).norm(dim=-1)
         inside = distance <= self.radii[nearest] * _SLACK
         return torch.where(inside, self.entries[nearest], -1)
 

@@ -90,13 +90,14 @@ class CodebookPatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """The model with a codebook lookup after each of the modules; no weight changes."""
         self.check_model(model)
-        modules = {name: module_of(model, name, shape=book.shape) for name, book in self.codebooks.items()}
+        books = {name: book for name, book in self.codebooks.items() if len(book)}
+        modules = {name: module_of(model, name, shape=book.shape) for name, book in books.items()}
         with ExitStack() as stack:
-            if any(book.deferral.lookup == "prompt-end" for book in self.codebooks.values()):
+            if any(book.deferral.lookup == "prompt-end" for book in books.values()):
                 stack.enter_context(wanting_prompt_ends(model))
             for name, module in modules.items():
-                places = stack.enter_context(_looked_up(model, name, self.codebooks[name].deferral.lookup))
-                handle = module.register_forward_hook(_replacer(self.codebooks[name], places))
+                places = stack.enter_context(_looked_up(model, name, books[name].deferral.lookup))
+                handle = module.register_forward_hook(_replacer(books[name], places))
                 stack.callback(handle.remove)
             yield model
 

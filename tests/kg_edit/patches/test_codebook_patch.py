@@ -102,6 +102,16 @@ def test_the_nearest_ball_answers_within_its_radius_alone() -> None:
     assert book.regions.of(points).tolist() == [0, 0, -1, 3, -1, 0]
 
 
+def test_near_keys_of_large_norm_are_told_apart_in_any_number() -> None:
+    """The distance 0.05 is small beside the norm 100, so products of keys would find the wrong one of two."""
+    draw = torch.Generator().manual_seed(0)
+    keys = (4 * torch.randn(20, 576, generator=draw)).repeat_interleave(2, 0)
+    keys[1::2] += 0.05 * torch.nn.functional.normalize(torch.randn(20, 576, generator=draw), dim=-1)
+    book = book_of(keys, range(40), list(range(40)))
+    assert book.regions.of(keys).tolist() == list(range(40))
+    assert [int(book.regions.of(key[None])) for key in keys] == list(range(40))
+
+
 def test_undo_is_the_codebook_of_a_call_that_never_made_the_edit() -> None:
     draw = torch.Generator().manual_seed(3)
     keys, labels = 4 * torch.rand(60, 2, generator=draw), torch.randint(3, (60,), generator=draw).tolist()
@@ -313,6 +323,10 @@ def test_codebooks_of_two_layers_stand_side_by_side() -> None:
     assert isinstance(both, CodebookPatch) and len(both.codebooks) == 2
     assert both.without([PROMPT, OTHER]).is_empty and not both.is_empty
     assert both.summary.count("1 keys for 1 edits") == 2
+    with second.applied(model):
+        expected = logits_of(model, model.encode(OTHER).ids)
+    with both.without([PROMPT]).applied(model):  # one codebook is empty
+        assert torch.equal(logits_of(model, model.encode(OTHER).ids), expected)
 
 
 def test_saved_and_read_back_bit_for_bit(tmp_path: Path) -> None:
