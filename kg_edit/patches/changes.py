@@ -108,7 +108,18 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
         stop = start + 1 + len(record.get("requests", ()))
         found.append(tuple(range(start, stop)))
         start = stop
-    return tuple(found) if all(pair.left.shape[1] == start for pair in factors.values()) else None
+    own = all(pair.left.shape[1] == start and not _is_dense(pair) for pair in factors.values())
+    return tuple(found) if own else None
+
+
+def _is_dense(pair: Any) -> bool:
+    """Whether one of the factors is the identity matrix, as of a dense change (`Factors.dense`)."""
+    return _is_identity(pair.left) or _is_identity(pair.right)
+
+
+def _is_identity(side: Any) -> bool:
+    rows, columns = side.shape
+    return rows == columns > 1 and bool((side.diagonal() == 1).all()) and float(abs(side).sum()) == rows
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:

@@ -29,6 +29,14 @@ def test_norms_by_hand() -> None:
     assert edit_norms(WeightPatch(factors={"w": pair}, provenance={"edits": [{}]})) == (None,), "rank 2, one edit"
 
 
+def test_a_dense_change_of_full_rank_has_no_column_for_an_edit() -> None:
+    """Four edits, trained into a weight of the rank four: the columns of the identity are nobody's."""
+    edits = {"edits": [{"edit": {"id": name}, "method": "ft"} for name in "abcd"]}
+    for change in (torch.arange(24.0).reshape(4, 6), torch.arange(24.0).reshape(6, 4)):
+        assert edit_norms(WeightPatch(factors={"w": Factors.dense(change)}, provenance=edits)) == (None,) * 4
+    assert None not in edit_norms(made_up(edits_of(4)))  # as many facts as the weight has rows
+
+
 def test_an_edit_far_above_the_others(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(made_up(edits_of(6)))
