@@ -94,7 +94,8 @@ def _near(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[
 def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
     """For each weight: the places of the edits in ``entries``, and the keys under which they were written, [in, edits].
 
-    The key is the one that the patch stores, or else the input direction to which the change reacts.
+    The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
+    of which only some store keys counts as one that stores none.
     """
     places, keys = dict[str, list[int]](), dict[str, list[Array]]()
     row = {entry.place: index for index, entry in enumerate(entries)}
@@ -106,5 +107,7 @@ def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str,
         firsts = [mine[0] for mine in own]  # the first column is the edit's own; further facts are about other subjects
         for name, pair in change.factors.items():
             places.setdefault(name, []).extend(rows)
-            keys.setdefault(name, []).append(change.keys.get(name, pair.right)[:, firsts].astype(np.float32))
+            stored = change.keys.get(name, pair.right)
+            written = stored if stored.shape == pair.right.shape else pair.right
+            keys.setdefault(name, []).append(written[:, firsts].astype(np.float32))
     return {name: (places[name], np.concatenate(found, 1)) for name, found in keys.items()}

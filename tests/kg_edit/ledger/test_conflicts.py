@@ -96,6 +96,16 @@ def test_keys_that_a_method_keeps_count_more_than_directions(tmp_path: Path) -> 
     assert ledger.conflicts() == ()
 
 
+@pytest.mark.parametrize("kept_first", [True, False])
+def test_a_sum_of_which_one_part_keeps_keys_is_compared_by_directions(kept_first: bool, tmp_path: Path) -> None:
+    """The kept keys are not those of all edits, so they can't tell which is whose."""
+    one, two = keyed(FRANCE, [1.0, 0.0], state=[0.0, 1.0]), keyed(ITALY, [0.9, 0.3])
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(one + two if kept_first else two + one)
+    (conflict,) = ledger.conflicts()
+    assert conflict.kind == "near keys" and conflict.cosine == pytest.approx(0.9 / 0.9**0.5, abs=1e-3)
+
+
 def test_what_was_removed_is_in_nobodys_way(tmp_path: Path) -> None:
     assert len(found_between(tmp_path, target_new="Oslo")) == 1
     ledger = Ledger.open(tmp_path / "ledger")
