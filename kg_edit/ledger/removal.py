@@ -31,6 +31,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
 from kg_edit.patches.codebook_patch import CodebookPatch
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.scope_patch import ScopePatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, chosen
 from kg_edit.storage.run_folder import difference
 
@@ -264,8 +266,13 @@ def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, cont
 
 
 def _knows(patch: Patch, earlier: Patch) -> bool:
-    """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks."""
-    return patch.kind != "prompt" and not (isinstance(patch, CodebookPatch) and isinstance(earlier, CodebookPatch))
+    """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks.
+
+    A memory (`ScopePatch`) holds hidden states of the model, which a patch of the prompt does not change.
+    """
+    if isinstance(patch, PromptPatch) or (patch.kind == "prompt" and earlier.kind == "prompt"):
+        return False
+    return not (isinstance(patch, CodebookPatch) and isinstance(earlier, CodebookPatch))
 
 
 def _in_last_batch(patch: Patch, gone: AbstractSet[str]) -> bool:
@@ -304,7 +311,8 @@ _Part = tuple[Mapping[str, Any], Mapping[str, Factors] | None]
 def _parts(patch: Patch) -> dict[str, _Part]:
     """Each edit's record and its columns of the weight changes; None if changes can't be attributed to single edits.
 
-    For a prompt or a codebook, from which single edits can be dropped, the record is enough.
+    For a prompt or a codebook, from which single edits can be dropped, the record is enough; a memory's edit also has
+    its vectors.
     """
     own = columns(patch)
     parts: dict[str, _Part] = {}
@@ -312,6 +320,8 @@ def _parts(patch: Patch) -> dict[str, _Part]:
         mine: Mapping[str, Factors] | None = {} if hasattr(patch, "without") else None
         if own is not None and isinstance(patch, WeightPatch):
             mine = {name: chosen(pair, own[place]) for name, pair in patch.factors.items()}
+        if isinstance(patch, ScopePatch):
+            mine = {"scope": Factors(left=patch.facts[place].vectors, right=patch.facts[place].weights)}
         parts[record["edit"]["id"]] = record, mine
     return parts
 

@@ -18,6 +18,7 @@ from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook_patch import CodebookPatch
+from kg_edit.patches.scope_patch import ScopePatch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
@@ -112,6 +113,25 @@ def test_a_text_in_the_prompt_goes_alone(tmp_path: Path) -> None:
     ledger.remove(["e1", "e0"])
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
     assert ledger.patch.kind == "prompt"
+
+
+def test_a_memory_of_states_is_recomputed_if_the_weights_below_change(tmp_path: Path) -> None:
+    """Its vectors are hidden states of the model with the first step; another memory does not change them."""
+    model, edits = tiny("llama"), edits_of(3)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("rome", model, layer=0), edits[:1], force=True)
+    ledger.make(method("serac", model, layer=2), edits[1:2])
+    ledger.make(method("serac", model, layer=2), edits[2:])
+    with pytest.raises(ConfigError, match="give the unedited model"):
+        ledger.remove(["e0"])
+    ledger.remove(["e0"], model=model)
+    memory, fresh = ledger.patch, method("serac", model, layer=2).edit(edits[1:])
+    assert isinstance(memory, ScopePatch) and isinstance(fresh, ScopePatch)
+    for fact, expected in zip(memory.facts, fresh.facts, strict=True):
+        assert torch.equal(fact.vectors, expected.vectors)
+    assert {place.id for place in ledger.recomputed} == {"e1", "e2"}
+    ledger.remove(["e1"])  # needs no model
+    assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
 
 
 @pytest.mark.slow
