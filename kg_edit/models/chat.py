@@ -23,6 +23,10 @@ COMPLETE = "Complete the sentence: "
 """The text before an open sentence in the user's turn, which asks the model to complete it."""
 
 _DATE = "26 Jul 2024"  # Llama 3.1's own default; other templates use the current date
+_DATE_PARTS = {
+    "%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%A": "Friday", "%a": "Fri",
+    "%H": "12", "%M": "00", "%S": "00", "%f": "000000",
+}  # fmt: skip
 _USER, _ANSWER = "<<kg-edit: user>>", "<<kg-edit: assistant>>"
 _FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
 Message = Mapping[str, str]
@@ -93,6 +97,7 @@ def _rendered(
     try:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
+            chat_template=_without_clock(str(tokenizer.get_chat_template())),
             tokenize=False,
             add_generation_prompt=answer,
             date_string=_DATE,
@@ -103,6 +108,14 @@ def _rendered(
             f"the chat template of {name!r} can't format the messages: {error}; ask in plain text"
         ) from error
     return str(text)
+
+
+def _without_clock(template: str) -> str:
+    """A template in which ``strftime_now``, by which some templates ask for the current date, gives the fixed date."""
+    if "strftime_now" not in template:
+        return template
+    filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
+    return "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}{{ '' }}" + template
 
 
 def user_turn(text: str) -> str:

@@ -71,6 +71,13 @@ def test_the_date_and_thinking_are_the_same_every_day() -> None:
     assert chat_form(tokenizer(DATED), name="tiny").before == "26 Jul 2024 False <s><user>"
 
 
+def test_a_template_that_formats_todays_date_gets_the_fixed_one() -> None:
+    """As the templates of Mistral Small do; also inside a macro of the template."""
+    day = "{% macro day() %}{{ strftime_now('%d %b') }}{% endmacro %}"
+    template = f"\n{{% set today = strftime_now('%Y-%m-%d') %}}{day}{{{{ today }}}}, {{{{ day() }}}} {WITH_BOS}"
+    assert chat_form(tokenizer(template), name="tiny").before == "\n2024-07-26, 26 Jul <s><user>"
+
+
 def test_what_decides_the_form_decides_its_digest() -> None:
     form = chat_form(tokenizer(WITH_BOS), name="tiny")
     assert form.sha256 == chat_form(tokenizer(WITH_BOS), name="other").sha256
