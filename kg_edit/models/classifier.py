@@ -75,7 +75,7 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
     """
     whole = copy.copy(model.model)
     whole._modules = dict(model.model._modules)
-    whole.set_output_embeddings(head.to(model.device).eval().requires_grad_(False))
+    whole.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
     setattr(whole, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
     said = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
     own = {"model": whole, "fingerprint": content_fingerprint(whole), "labels": tuple(labels)}

@@ -34,6 +34,12 @@ def test_other_families(family: str) -> None:
     assert trained_classifier(tiny(family), TEXTS, LABELS).classes(TEXTS) == LABELS
 
 
+def test_half_precision() -> None:
+    half = copy.deepcopy(tiny("llama"))
+    half.model.to(torch.bfloat16)
+    assert trained_classifier(half, TEXTS, LABELS).classes(TEXTS) == LABELS
+
+
 def test_a_class_is_a_target() -> None:
     found = trained_classifier(tiny("llama"), TEXTS, LABELS)
     prompt = found.encode(TEXTS[0], target="Lakers")
