@@ -88,7 +88,7 @@ def _factors(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
         raise PatchError(f"the factors of {name} don't fit: {tuple(up.shape)} and {tuple(down.shape)}; save it again")
     rank = down.shape[0]
-    alpha = _own(config.get("alpha_pattern"), name, config.get("lora_alpha", rank))
+    alpha = _own(config.get("alpha_pattern"), name.removeprefix(_PREFIX), config.get("lora_alpha", rank))
     scale = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
     return Factors(left=scale * up, right=down.T.contiguous())
 

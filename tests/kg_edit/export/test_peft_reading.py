@@ -43,6 +43,7 @@ def logits(model: Any) -> torch.Tensor:
         ("llama", {}),
         ("llama", {"use_rslora": True}),
         ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 9}}),
+        ("llama", {"alpha_pattern": {"^model.layers.1.self_attn.q_proj": 30}}),
         ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
     ],
 )
