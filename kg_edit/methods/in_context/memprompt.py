@@ -17,6 +17,7 @@ from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule
 from kg_edit.scoring.generation import ask
 from kg_edit.text.matching import begins_with
+from kg_edit.value.optimise import untouched
 
 CLARIFICATION = "Clarification: "
 _TOKENS = 24  # length of the model's answer that is checked for a mistake
@@ -89,5 +90,6 @@ class MemPrompt(PromptMethod):
 
     def _mistake(self, edit: Edit) -> dict[str, Any]:
         """The model's answer without the memory (``said``), and whether it is right already (``withheld``)."""
-        said = ask(self.model, edit.text, tokens=_TOKENS)
+        with untouched(self.model):
+            said = ask(self.model, edit.text, tokens=_TOKENS)
         return {"said": said, "withheld": begins_with(said, edit.target_new)}

@@ -152,7 +152,10 @@ class ValueMethod(EditingMethod):
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """The templates around the prompt; the first one is the bare ``{}``."""
-        return self.sampled_contexts() if self._given_contexts is None else self._given_contexts
+        if self._given_contexts is not None:
+            return self._given_contexts
+        with untouched(self.model):  # `check` may ask first, outside of `prepare`, for a model in training mode
+            return self.sampled_contexts()
 
     @abstractmethod
     def sampled_contexts(self) -> tuple[str, ...]:

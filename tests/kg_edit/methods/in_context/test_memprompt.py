@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
+import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.in_context.memprompt import CLARIFICATION, MemPrompt, MemPromptConfig
@@ -70,6 +72,15 @@ def test_with_mistakes_only_what_the_model_does_not_say_is_noted() -> None:
     assert right.edits[0]["withheld"] and right.edits[0]["said"] == said
     assert right.prompt_transform(TETRIS.text) == TETRIS.text
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
+
+
+def test_what_a_model_in_training_mode_says_is_asked_without_its_dropout() -> None:
+    model = copy.deepcopy(tiny("gpt2"))
+    quiet = made(TETRIS, model=model, feedback="mistakes").edits[0]["said"]
+    model.model.train()
+    before = torch.get_rng_state()
+    assert made(TETRIS, model=model, feedback="mistakes").edits[0]["said"] == quiet
+    assert model.model.training and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow

@@ -322,3 +322,14 @@ def test_parity_with_the_published_program(oracle: Any) -> None:
         published = tensors[f"memit.{layer}.resid"] @ tensors[f"memit.{layer}.adj_k"].T
         found = patch.factors[method.model.weight_name(layer)].product
         assert (found - published).norm() < 1e-3 * published.norm(), layer
+
+
+def test_contexts_of_a_model_in_training_mode_are_sampled_without_its_dropout() -> None:
+    """`check` asks for them before `prepare` does, and they are kept."""
+    training = copy.deepcopy(tiny("gpt2"))
+    training.model.train()
+    own = {"context_starts": ["The", "Paris"], "context_tokens": 6}
+    methods = [Memit(model, MemitConfig.preset("default", own)) for model in (tiny("gpt2"), training)]
+    for method in methods:
+        method.check(EDITS[:1])
+    assert methods[0].contexts == methods[1].contexts and training.model.training
