@@ -355,7 +355,7 @@ def guarded(
     from kg_edit.graphs.controls import WithoutAnswers
     from kg_edit.methods.config import GraphSettings
 
-    if graph is None or not isinstance(config, GraphSettings) or not config.guards_answers:
+    if graph is None or not isinstance(config, GraphSettings) or not config.exclude_answers:
         return graph
     names = {edit.id: found for record in records for edit in record.edits if (found := _answers_of(record))}
     return WithoutAnswers(graph, names=names) if names else graph

@@ -1,0 +1,48 @@
+"""The graph that an evaluation lets a method read: without the answers of the probes, where the settings ask for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.source import PrivateGraph
+from kg_edit.jobs.evaluation import guarded
+from kg_edit.methods import find_method
+from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
+
+EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy")
+ASKED = Query(prompt="What is the capital of the country of Ann?", answers=(("Rome",),))
+RECORD = BenchmarkRecord(id="1", edits=(EDIT,), probes=(Probe(measures="multihop", queries=(ASKED,)),))
+
+
+def facts() -> PrivateGraph:
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Italy", "Rome", label="P36")
+    graph.add_edge("Italy", "Europe", label="P30")
+    return PrivateGraph(graph)
+
+
+@pytest.mark.parametrize("name", ["glame-plus", "glame-net", "glame", "rome-kg"])
+def test_answers_of_probes_are_kept_out(name: str) -> None:
+    """As `exclude_answers` says, which glame-plus and glame-net set by default."""
+    own: dict[str, Any] = {"untrained": True} if name == "glame-net" else {}
+    kind = find_method(name).config_class
+    for excluded in (True, False):
+        config: Any = kind.preset("default", {**own, "exclude_answers": excluded})
+        source = guarded(facts(), config, [RECORD])
+        assert source is not None
+        graph = config.ask(source, EDIT)
+        assert ("Rome" in graph) is not excluded and "Europe" in graph
+    assert kind.preset("default", own).exclude_answers is (name in ("glame-plus", "glame-net"))  # type: ignore[attr-defined]
+
+
+def test_glame_plus_learns_no_answer_of_a_probe() -> None:
+    config: Any = find_method("glame-plus").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    assert source is not None
+    objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
+    assert [label for labels in objects.values() for label in labels] == ["Europe"]
