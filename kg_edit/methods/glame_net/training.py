@@ -199,13 +199,20 @@ class _Run(TrainingRun[Validation]):
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the loss of the step's batch and its gradient; return the loss terms to display."""
         batch = self._batch(step)
-        change = self._network(batch.graphs, batch.objective.value, batch.downhill)
+        change = self._change(batch)
         losses, gradient = batch.objective.gradient(change.detach())
         if not torch.isfinite(losses.total).all():
             raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate")
         change.backward(gradient / len(gradient))
         shown = {"nll": losses.nll, "kl": losses.kl, "further": losses.further}
         return {name: f"{float(loss.mean()):.2f}" for name, loss in shown.items()}
+
+    def _change(self, batch: Batch) -> Tensor:
+        """The network's changes of the clean values, [edits, d], on the device of the edited block."""
+        value, there = batch.objective.value, self._lesson.visits.model.device  # the network's device
+        downhill = None if batch.downhill is None else batch.downhill.to(there)
+        change: Tensor = self._network(batch.graphs, value.to(there), downhill)
+        return change.to(value.device)
 
     def _batch(self, step: int) -> Batch:
         """The batch of a step. Each round of ``kept`` batches is repeated ``visits`` times with cached clean states."""
@@ -245,7 +252,7 @@ class _Run(TrainingRun[Validation]):
         batch = self._lesson.batch(examples, [visits.check(one, one.composed) for one in examples])
         learned = batch.objective
         with torch.no_grad():
-            change = self._network(batch.graphs, learned.value, batch.downhill)
+            change = self._change(batch)
             losses = learned(change)
         found = {"nll": losses.nll, "kl": losses.kl, "greedy": learned.greedy(change).float()}
         found["composed"] = self._of_questions(losses.further, [bool(one.composed) for one in examples])

@@ -151,7 +151,8 @@ class States:
         """The states [tokens, d] of each text, as `text_states`."""
         for text in texts:
             if text not in self._known:
-                self._known[text] = text_states(self._model, text, self._layer)
+                found = text_states(self._model, text, self._layer)
+                self._known[text] = found.to(self._model.device)  # of the network; the block may be on another one
         return [self._known[text] for text in texts]
 
 
