@@ -138,16 +138,19 @@ def _edit(case: CaseRow, place: int, name: str) -> tuple[Edit, tuple[Remark, ...
         "target_true": old,
         "target_true_id": rewrite.target_true.id if old else None,
         "relation_id": rewrite.relation_id,
-        "subject_id": _subject_id(case.orig.edit_triples, rewrite),
+        "subject_id": _subject_id(case, place),
     }
     path = f"requested_rewrite[{place}]"
     names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
     return built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names), remarks
 
 
-def _subject_id(triples: Sequence[Triple], rewrite: Rewrite) -> str | None:
-    wanted = (rewrite.relation_id, rewrite.target_new.id)
-    return next((subject for subject, *fact in triples if tuple(fact) == wanted), None)
+def _subject_id(case: CaseRow, place: int) -> str | None:
+    """The subject's id from the edit's triple; edits of several subjects towards one object have theirs in order."""
+    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
+    subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[place]]
+    earlier = facts[:place].count(facts[place])
+    return subjects[earlier] if earlier < len(subjects) else None
 
 
 def _questions(case: CaseRow) -> tuple[Probe, ...]:

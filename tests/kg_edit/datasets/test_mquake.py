@@ -27,6 +27,21 @@ def test_a_case_makes_its_edits_together(tmp_path: Path) -> None:
     assert record.new_chain[1] == ("Q44461", "P27", "Q419")
 
 
+def test_two_subjects_of_one_new_object_have_their_own_ids(tmp_path: Path) -> None:
+    """Both become citizens of Peru, so relation and object alone don't tell whose triple is whose."""
+    second = MQUAKE["requested_rewrite"][1]
+    rewrites = [second, {**second, "subject": "Stephen King"}]
+    triples = [["Q44461", "P27", "Q419"], ["Q39829", "P27", "Q419"]]
+    row = {**MQUAKE, "requested_rewrite": rewrites, "orig": {**MQUAKE["orig"], "edit_triples": triples}}
+    (record,) = read(tmp_path, row)
+    assert [(edit.subject, edit.subject_id) for edit in record.edits] == [
+        ("Richard Dawkins", "Q44461"),
+        ("Stephen King", "Q39829"),
+    ]
+    (fewer,) = read(tmp_path, {**row, "orig": {**MQUAKE["orig"], "edit_triples": triples[:1]}})
+    assert [edit.subject_id for edit in fewer.edits] == ["Q44461", None]
+
+
 def test_one_edit_has_the_name_of_its_case(tmp_path: Path) -> None:
     (record,) = read(tmp_path, {**MQUAKE, "requested_rewrite": MQUAKE["requested_rewrite"][:1]})
     assert (record.id, record.edits[0].id) == ("2", "2")
