@@ -91,8 +91,7 @@ def continue_text(
 
     The model's own generation settings are ignored, and no global random generator changes.
     """
-    with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
-        torch.manual_seed(seed)
+    with plain_generation(model), seeded(model, seed):
         output = model.model.generate(  # type: ignore[operator]
             ids,
             attention_mask=mask,
@@ -108,6 +107,23 @@ def continue_text(
         )
     assert isinstance(output, Tensor)  # noqa: S101 - generate returns ids unless asked otherwise
     return output[:, ids.shape[1] :]
+
+
+@contextmanager
+def seeded(model: LanguageModel, seed: int) -> Iterator[None]:
+    """Inside the ``with`` block, the generators of the model's devices begin at ``seed``; then they are as before.
+
+    `torch.manual_seed` would also seed the generators of CUDA devices that hold no part of the model.
+    """
+    with torch.random.fork_rng(devices=model.cuda_devices):
+        if model.device.type in ("cpu", "cuda"):
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        for device in model.cuda_devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager

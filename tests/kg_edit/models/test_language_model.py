@@ -14,7 +14,7 @@ from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, dequantise, named_model_file
-from kg_edit.models.sampling import sample_contexts
+from kg_edit.models.sampling import sample_contexts, seeded
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
 
@@ -178,6 +178,17 @@ def test_the_fingerprint_sees_each_row_and_each_column(shape: tuple[int, int]) -
         changed.add_(1.0)
         assert content_fingerprint(model) != known
         changed.sub_(1.0)
+
+
+def test_generators_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    assert sample_contexts(tiny("llama"), lengths=((4, 1),), seed=1) and seeds == []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+    with seeded(tiny("llama"), 7):
+        assert torch.equal(torch.rand(3), expected)
 
 
 def test_text_is_drawn_from_the_model_and_not_from_its_generation_settings() -> None:
