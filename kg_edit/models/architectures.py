@@ -154,7 +154,8 @@ def content_fingerprint(model: PreTrainedModel) -> str:
     """A hash of the family and of every parameter: its name, its shape, and one element of each row and of each column.
 
     A change of a whole row or column changes the hash, and so does any change of many of them. The elements are rounded
-    to bfloat16, so that the hash does not change when the model is cast.
+    to bfloat16, so that the hash does not change when the model is cast between float32 and bfloat16; float16 may round
+    an element to another one.
     """
     import torch
 

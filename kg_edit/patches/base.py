@@ -106,7 +106,19 @@ class Patch(ABC):
             raise PatchMismatchError(
                 f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), but the "
                 f"loaded model is {model.name!r} ({model.fingerprint}); load the right model, or edit this one again"
+                f"{self._cast_hint(model)}"
             )
+
+    def _cast_hint(self, model: LanguageModel) -> str:
+        """How to load the model if a cast to float16, which rounds, may be all that differs; else \"\"."""
+        made, here = str(self.provenance["model"].get("dtype")), str(model.model.dtype)
+        if made == here or "torch.float16" not in (made, here) or "None" in (made, here):
+            return ""
+        said = made.removeprefix("torch.")
+        return (
+            f". The patch was made in {said}, and a model in float16 may have another fingerprint: try the model in "
+            f"{said} (CLI: --dtype {said})"
+        )
 
     @property
     @abstractmethod

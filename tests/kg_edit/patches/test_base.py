@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -123,6 +124,20 @@ def test_another_model_is_refused() -> None:
         pass
     with pytest.raises(PatchMismatchError, match="different models"):
         patch_of(tiny("llama")) + patch_of(tiny("mistral"))
+
+
+def test_a_cast_to_float16_is_told_apart_from_another_model() -> None:
+    """It rounds the elements in the fingerprint; a cast to bfloat16 does not."""
+    model = tiny("llama")
+    patch = patch_of(model)
+    patch.provenance["model"]["dtype"] = "torch.float32"  # type: ignore[index]
+    half, rough = (
+        LanguageModel.wrap(copy.deepcopy(model.model).to(dtype), model.tokenizer, name="tiny")
+        for dtype in (torch.float16, torch.bfloat16)
+    )
+    with pytest.raises(PatchMismatchError, match=r"made in float32, .* in float16 may .*--dtype float32"):
+        patch.check_model(half)
+    patch.check_model(rough)
 
 
 def test_another_shape_is_refused() -> None:
