@@ -23,7 +23,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
-from kg_edit.storage.atomic import write_text
+from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
 from kg_edit.value.callbacks import Callback, LossLines, LossStep, read_losses
 from wikidata_cache.errors import WikidataCacheError
@@ -152,9 +152,11 @@ def _patch(
     done = len(start.provenance["edits"]) if start else 0
     guard, losses = _stop_nothing if force else _guard(method), LossLines()
 
+    drop_cut_line(out / LOSSES)
+
     def keep(made: Patch) -> None:
+        losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
         made.save(partial)
-        losses.append_to(out / LOSSES)
 
     with _told_of(partial):
         patch = method.edit(

@@ -65,6 +65,23 @@ def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest
     assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
 
 
+def test_a_run_that_is_killed_on_the_way_keeps_every_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the files of an edit, and within a line of the losses."""
+    run(tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for between in ("kg_edit.patches.weight_patch.WeightPatch.save", "kg_edit.value.callbacks.LossLines.append_to"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(between, killed)
+            run(tmp_path / between)
+        with (tmp_path / between / LOSSES).open("a") as file:
+            file.write('{"edit": "1", "st')
+        run(tmp_path / between)
+        assert read_losses(tmp_path / between / LOSSES) == read_losses(tmp_path / "whole" / LOSSES)
+
+
 def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch is made; why there is no picture stands on the page."""
     made = method("glame", tiny("llama"))
