@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from kg_edit.evaluate.sequence import COMMITTED, TOGETHER, Job, SequenceRun, ahe
 from kg_edit.evaluate.settings import (
     DataSource,
     Method,
+    RunOptions,
     environment,
     note_environment,
     records_digest,
@@ -29,7 +30,7 @@ from kg_edit.evaluate.settings import (
 )
 from kg_edit.evaluate.summary import Summary
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.questions import answers
+from kg_edit.scoring.questions import Form, answers
 from kg_edit.storage.run_folder import (
     Settings,
     by_content,
@@ -96,45 +97,27 @@ def evaluate(
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
-    plan, all_records, extras = check_schedule(schedule, every), _distinct(records), find_extras(extras)
-    known = answers(all_records if pool is None else pool)
-    settings = run_settings(
-        method,
-        model,
-        all_records,
-        tuple(known.values()),
-        plan=plan,
+    options = RunOptions(
+        plan=check_schedule(schedule, every),
         shard=shard,
         general=general,
+        tasks=tasks,
         retention=retention,
         data=data,
         ceilings=ceilings,
-        extras=extras,
-        seed=seed,
+        extras=find_extras(extras),
         chat=chat,
-        tasks=tasks,
+        seed=seed,
     )
+    all_records = _distinct(records)
+    known = answers(all_records if pool is None else pool)
+    settings = run_settings(method, model, all_records, tuple(known.values()), options)
     if retention:
         retention.check(model)
-    claim(out, settings, grown=grown_from(out, settings, all_records, plan))
+    claim(out, settings, grown=grown_from(out, settings, all_records, options.plan))
     with folder_lock(out):
-        job = _job(
-            method,
-            model,
-            RunFolder(out),
-            plan,
-            settings,
-            general=general,
-            tasks=tasks,
-            retention=retention,
-            cache=cache,
-            ceilings=ceilings,
-        )
-        runs = [
-            SequenceRun(job=job, number=number, items=items(part, known, seed=seed, extras=extras, chat=chat))
-            for number, part in shard.deal(list(enumerate(cut(all_records, plan.schedule.sequence))))
-        ]
-        _run(job, runs, data=data, progress=progress)
+        job = _job(method, model, RunFolder(out), options, UneditedScores(settings, folder=cache))
+        _run(job, _sequences(job, all_records, known), progress=progress)
         return finish(out)
 
 
@@ -155,43 +138,32 @@ def grown_from(out: Path, settings: Settings, records: Sequence[BenchmarkRecord]
     return there if difference(by_content(there), by_content(first)) is None else None
 
 
-def _job(
-    method: Method,
-    model: LanguageModel,
-    folder: RunFolder,
-    plan: CurvePlan,
-    settings: Settings,
-    *,
-    general: str | None,
-    tasks: GeneralTasks | None,
-    retention: RetentionTest | None,
-    cache: Path | None,
-    ceilings: bool,
-) -> Job:
+def _job(method: Method, model: LanguageModel, folder: RunFolder, options: RunOptions, unedited: UneditedScores) -> Job:
     """The job of a run, with the phases and points that are already done."""
     folder.drop_cut_lines()
     done, points = found_in(folder)
-    return Job(
-        method=method,
-        model=model,
-        folder=folder,
-        plan=plan,
-        unedited=UneditedScores(settings, folder=cache),
-        general=general,
-        tasks=tasks,
-        retention=retention,
-        ceilings=ceilings,
-        done=done,
-        points=points,
-    )
+    return Job(method=method, model=model, folder=folder, options=options, unedited=unedited, done=done, points=points)
 
 
-def _run(job: Job, runs: Sequence[SequenceRun], *, data: DataSource | None, progress: bool) -> None:
+def _sequences(job: Job, records: Sequence[BenchmarkRecord], known: Mapping[Form, str]) -> list[SequenceRun]:
+    """The sequences of this shard; ``known`` are the answers that wrong choices are drawn from."""
+    options, parts = job.options, list(enumerate(cut(records, job.options.plan.schedule.sequence)))
+    return [
+        SequenceRun(
+            job=job,
+            number=number,
+            items=items(part, known, seed=options.seed, extras=options.extras, chat=options.chat),
+        )
+        for number, part in options.shard.deal(parts)
+    ]
+
+
+def _run(job: Job, runs: Sequence[SequenceRun], *, progress: bool) -> None:
     left = [run for run in runs if not run.is_done]
     total, rest = (sum(len(run.items) for run in some) for some in (runs, left))
     if left:
         job.method.prepare()
-        note_environment(job.folder.path, environment(job.method, job.model, data))
+        note_environment(job.folder.path, environment(job.method, job.model, job.options.data))
     with tqdm(desc=job.method.name, initial=total - rest, total=total, disable=None if progress else True) as bar:
 
         def begin(first: int, count: int) -> None:
@@ -219,10 +191,10 @@ def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], 
             begin(start, len(some))
         if alone and start % TOGETHER == 0:
             asked = [run.items[0] for run in runs[start : start + TOGETHER]]
-            keep_unedited(job.model, job.unedited, asked, job.done, ceilings=job.ceilings)
+            keep_unedited(job.model, job.unedited, asked, job.done, ceilings=job.options.ceilings)
         if alone and len(some) > 1:
             items = [run.items[0] for run in some]
-            ahead = ahead_of(job.method, job.model, job.unedited, items, job.done, ceilings=job.ceilings)
+            ahead = ahead_of(job.method, job.model, job.unedited, items, job.done, ceilings=job.options.ceilings)
             some = [replace(run, job=replace(job, ahead=ahead)) for run in some]
         yield list(some)
         start += size

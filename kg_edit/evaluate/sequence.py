@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.general_tasks import DocumentScores, GeneralTasks
+from kg_edit.evaluate.general_tasks import DocumentScores
 from kg_edit.evaluate.records import (
     BASE,
     EDIT,
@@ -30,10 +30,10 @@ from kg_edit.evaluate.records import (
     missing_points,
     phase_of,
 )
-from kg_edit.evaluate.retention import Reply, RetentionTest
-from kg_edit.evaluate.schedule import CurvePlan, Scoring
+from kg_edit.evaluate.retention import Reply
+from kg_edit.evaluate.schedule import Scoring
 from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, score_cases
-from kg_edit.evaluate.settings import EditsEach, Method
+from kg_edit.evaluate.settings import EditsEach, Method, RunOptions
 from kg_edit.evaluate.step import FAILURES, StepOutcome, finite, make_step, said
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -169,20 +169,11 @@ class Job:
     method: Method
     model: LanguageModel
     folder: RunFolder
-    plan: CurvePlan
+    options: RunOptions
     unedited: UneditedScores
-    general: str | None
-    retention: RetentionTest | None
-    ceilings: bool
     done: Done
     points: Points
-    tasks: GeneralTasks | None = None
     ahead: Ahead = field(default_factory=Ahead)
-
-    @property
-    def has_points(self) -> bool:
-        """Whether the points of the curve have more than the records' scores: general ability, retention or tasks."""
-        return self.general is not None or self.retention is not None or self.tasks is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +187,9 @@ class SequenceRun:
     @property
     def is_done(self) -> bool:
         """Whether all phases of its records, and all points of general ability, are recorded."""
-        job, ids = self.job, [item.id for item in self.items]
-        points = () if not job.has_points else missing_points(job.plan, self.number, len(ids), job.points)
-        return not any(True for _ in (*missing_phases(job.plan, ids, job.done), *points))
+        job, ids, plan = self.job, [item.id for item in self.items], self.job.options.plan
+        points = missing_points(plan, self.number, len(ids), job.points) if job.options.has_points else ()
+        return not any(True for _ in (*missing_phases(plan, ids, job.done), *points))
 
     def run(self, after_step: Callable[[int], object] = lambda _: None) -> None:
         """Do what is missing; ``after_step`` gets the number of records of each step.
@@ -211,7 +202,7 @@ class SequenceRun:
         usable = {item.id for some in _chunks(self.items) for item in self._bases(some)}
         self._find_general(0, None)
         patch: Patch | None = None
-        for step, scoring in enumerate(self.job.plan.scorings(len(self.items))):
+        for step, scoring in enumerate(self.job.options.plan.scorings(len(self.items))):
             edited, scored = (
                 [self.items[place] for place in places if self.items[place].id in usable]
                 for places in (scoring.step, scoring.places)
@@ -226,7 +217,7 @@ class SequenceRun:
     def _bases(self, items: Sequence[Item]) -> list[Item]:
         """Score the items on the unedited model, at once if possible; return the items without an error."""
         if len(self.items) > 1:
-            keep_unedited(self.job.model, self.job.unedited, items, self.job.done, ceilings=self.job.ceilings)
+            keep_unedited(self.job.model, self.job.unedited, items, self.job.done, ceilings=self.job.options.ceilings)
         return [item for item in items if self._base(item)]
 
     def _base(self, item: Item) -> bool:
@@ -234,7 +225,7 @@ class SequenceRun:
         key = (item.id, BASE)
         if key in self.job.done:
             return self.job.done[key] is None
-        cases = {BASE: item.case, **(ceiling_cases(item.case) if self.job.ceilings else {})}
+        cases = {BASE: item.case, **(ceiling_cases(item.case) if self.job.options.ceilings else {})}
         try:
             sections = self.job.unedited.sections(self.job.model, cases)
         except FAILURES as error:
@@ -299,13 +290,13 @@ class SequenceRun:
 
     def _find_general(self, edits: int, patch: Patch | None) -> None:
         job = self.job
-        if not job.has_points or (self.number, edits) in job.points:
+        if not job.options.has_points or (self.number, edits) in job.points:
             return
-        before = job.unedited.replies(job.model, job.retention) if job.retention else []
+        before = job.unedited.replies(job.model, job.options.retention) if job.options.retention else []
         scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
         try:
             with self._edited(patch) as model:
-                tasks = job.tasks.scores(model, edited=patch is not None) if job.tasks else {}
+                tasks = job.options.tasks.scores(model, edited=patch is not None) if job.options.tasks else {}
                 values = {name: found.value for name, found in tasks.items()}
                 scores = {**self._general(model, patch), **values, **self._retention(model, edits, before)}
         except FAILURES as fault:
@@ -314,18 +305,18 @@ class SequenceRun:
 
     def _general(self, model: LanguageModel, patch: Patch | None) -> dict[str, float | None]:
         """General ability of the model with ``patch`` applied."""
-        if self.job.general is None:
+        if self.job.options.general is None:
             return {}
         find = general_scores if patch else self.job.unedited.general
-        (scores,) = in_halves(lambda texts: [find(model, text) for text in texts], [self.job.general])
+        (scores,) = in_halves(lambda texts: [find(model, text) for text in texts], [self.job.options.general])
         return scores
 
     def _retention(self, model: LanguageModel, edits: int, before: Sequence[Reply]) -> dict[str, float | None]:
         """GRACE's retention rates of the model with the edits of the first ``edits`` records."""
-        if self.job.retention is None:
+        if self.job.options.retention is None:
             return {}
         made = [edit for item in self.items[:edits] for edit in item.record.edits]
-        return self.job.retention.scores(model, made, before=before)
+        return self.job.options.retention.scores(model, made, before=before)
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -11,6 +11,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -102,43 +103,61 @@ class DataSource(BaseModel):
             raise EditFileError(f"can't read {path}: {error.strerror}; check the path") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run measures, in which schedule; the arguments of `kg_edit.evaluate.run.evaluate` have the same names."""
+
+    plan: CurvePlan
+    shard: Shard = WHOLE
+    general: str | None = None
+    tasks: GeneralTasks | None = None
+    retention: RetentionTest | None = None
+    data: DataSource | None = None
+    ceilings: bool = False
+    extras: tuple[str, ...] = ()
+    chat: bool | None = None
+    seed: int = 0
+
+    @property
+    def has_points(self) -> bool:
+        """Whether the points of the curve have more than the records' scores: general ability, retention or tasks."""
+        return self.general is not None or self.retention is not None or self.tasks is not None
+
+    def settings(self) -> Settings:
+        """The options that are part of a run's settings, as JSON; ``data`` and ``chat`` are added with the records."""
+        plan = self.plan
+        return {
+            "schedule": str(plan.schedule),
+            **({"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}),
+            **({} if self.general is None else {"general_sha256": digest(self.general)}),
+            **({} if self.tasks is None else self.tasks.settings),
+            **({} if self.retention is None else {"retention_sha256": self.retention.digest}),
+            **({} if self.shard == WHOLE else {"shard": str(self.shard)}),
+            "ceilings": self.ceilings,
+            **({"extras": list(self.extras)} if self.extras else {}),
+            "seed": self.seed,
+        }
+
+
 def run_settings(
     method: Method,
     model: LanguageModel,
     records: Sequence[BenchmarkRecord],
     pool: Sequence[str],
-    *,
-    plan: CurvePlan,
-    shard: Shard,
-    general: str | None,
-    retention: RetentionTest | None,
-    data: DataSource | None,
-    ceilings: bool,
-    extras: Sequence[str],
-    seed: int,
-    chat: bool | None = None,
-    tasks: GeneralTasks | None = None,
+    options: RunOptions,
 ) -> Settings:
     """All settings that decide a run's scores."""
-    in_chat = any_in_chat(records, chat)
+    in_chat, data = any_in_chat(records, options.chat), options.data
     return {
         "job": "evaluate",
-        "schedule": str(plan.schedule),
-        **({"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}),
-        **({} if general is None else {"general_sha256": digest(general)}),
-        **({} if tasks is None else tasks.settings),
-        **({} if retention is None else {"retention_sha256": retention.digest}),
-        **({} if shard == WHOLE else {"shard": str(shard)}),
+        **options.settings(),
         **method_settings(method, model),
-        **chat_settings(model, (edit for record in records for edit in record.edits), chat),
+        **chat_settings(model, (edit for record in records for edit in record.edits), options.chat),
         "tokenizer_sha256": tokenizer_digest(model),
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
         "ids": [record.id for record in records],
         "records_sha256": records_digest(records),
         "pool_sha256": digest(pool),
-        "ceilings": ceilings,
-        **({"extras": list(extras)} if extras else {}),
-        "seed": seed,
         "protocols": dict.fromkeys(_metrics_of(records, in_chat=in_chat), _PROTOCOL),
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
