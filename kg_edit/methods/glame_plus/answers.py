@@ -191,7 +191,7 @@ class AnswerRows:
         of_read = place.to(self._fact.device)[self._fact[self._reads[0]]]
         wanted = of_read >= 0
         reads = (self._reads[0][wanted], self._reads[1][wanted])
-        hidden = self._above.start + change[self._fact]
+        hidden = self._above.start + change[self._fact].to(self._above.start)
         with quick_backward(hidden):
             logits = self._model.logits(self._above.run(hidden)[beside(reads, hidden)]).float()
         targets = self._targets[wanted.to(self._targets.device)].to(logits.device)

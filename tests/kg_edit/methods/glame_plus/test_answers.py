@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -108,6 +109,20 @@ def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch)
     values = found.descend(3)
     assert not values[easy].any() and found.seen[easy] == [before[easy]]
     assert values[1 - easy].any() and found.seen[1 - easy][-1] < found.seen[1 - easy][0] == before[1 - easy]
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype, layer: int) -> None:
+    """In the last block and before it: the values are float32, the blocks above get states of the model's type."""
+    whole = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(whole.model).to(dtype), whole.tokenizer, name="half")
+    fact = ComposedFact(hop="capital of the country of origin", target="Paris")
+    rough, exact = (written(model, layer, [fact], steps=4) for model in (half, whole))
+    for name, pair in rough.factors.items():
+        assert pair.left.dtype == pair.right.dtype == torch.float32
+        difference = (pair.product - exact.factors[name].product).norm()
+        assert difference < 0.2 * exact.factors[name].product.norm()
 
 
 @pytest.mark.slow
