@@ -18,6 +18,7 @@ from pydantic import Field
 from kg_edit.datasets.reading import document
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
@@ -152,9 +153,13 @@ class Neighbourhoods(Protocol):
 def statements(graph: SubgraphSource, edit: Edit) -> float:
     """The number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
 
+    A control changes what a graph says about o*; the subject is counted in the graph that it changes.
+
     Raises:
         ConfigError: the graph can't be asked about a single item.
     """
+    if isinstance(graph, Control):
+        return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
         return _in_networkx(graph.graph, edit)
     if not isinstance(graph, Neighbourhoods):

@@ -11,6 +11,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.graphs.controls import NoGraph
 from kg_edit.graphs.source import as_source
 from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval, best_threshold, statements
 from kg_edit.patches.prompt_patch import PromptPatch
@@ -63,6 +64,7 @@ def test_statements_are_counted_by_id_then_by_a_label_that_is_clear() -> None:
     twin = FAMOUS.model_copy(update={"subject": "Twin", "subject_id": None})
     assert [statements(source, edit) for edit in (FAMOUS, UNKNOWN, twin)] == [3, 1, 0]
     assert statements(source, FAMOUS.model_copy(update={"subject_id": "Q99"})) == 3, "not there: by its label"
+    assert statements(NoGraph(source), FAMOUS) == 3, "a control changes what is said about o*, not about s"
 
 
 class Cache:
