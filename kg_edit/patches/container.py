@@ -63,8 +63,19 @@ def write_patch(path: str | Path, *, format: str, provenance: Mapping[str, Any],
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the change of {name} is not finite; nothing was written")
     said = json.dumps({"format": format, "provenance": provenance}, sort_keys=True)
-    cleaned = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    cleaned = _apart({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
     return write_safetensors(Path(path), cleaned, {_METADATA: said})  # one key, because the order of keys is not fixed
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where an earlier one has the same memory, which safetensors refuses to write."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def read_patch(path: str | Path) -> PatchFile:

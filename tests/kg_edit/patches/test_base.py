@@ -116,6 +116,14 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["patch.safetensors"], "no scratch file stays"
 
 
+def test_weights_may_share_a_factor(tmp_path: Path) -> None:
+    model, left = tiny("llama"), torch.ones(32, 1)
+    factors = {model.weight_name(layer): Factors(left=left, right=torch.ones(48, 1)) for layer in (1, 2)}
+    again = Patch.load(WeightPatch(factors=factors).save(tmp_path / "patch.safetensors"))
+    assert isinstance(again, WeightPatch)
+    assert all(torch.equal(pair.left, left) for pair in again.factors.values()) and len(again.factors) == 2
+
+
 def test_another_model_is_refused() -> None:
     with (
         pytest.raises(PatchMismatchError, match=r"tiny-llama.*tiny-mistral"),
