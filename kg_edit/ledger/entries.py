@@ -146,7 +146,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
     """
     found: list[EditPosition] = []
     for name in names:
-        fitting = [entry for entry in known if _is_called(entry, name)]
+        fitting = _called(known, name)
         if not fitting:
             raise unknown_name("edit", name, (entry.name for entry in known))
         if len(fitting) > 1 and not name.endswith("/*"):
@@ -163,11 +163,18 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
         PatchError: there is such a name.
     """
     for name in names:
-        states = {entry.state for entry in known if _is_called(entry, name)}
+        states = {entry.state for entry in _called(known, name)}
         if states == {"removed"}:
             raise PatchError(
                 f"{name!r} is already removed; kg-edit patch show LEDGER says when, patch list LEDGER shows all edits"
             )
+
+
+def _called(known: Sequence[Entry], name: str) -> list[Entry]:
+    """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id."""
+    fitting = [entry for entry in known if _is_called(entry, name)]
+    own = [entry for entry in fitting if entry.name == name]
+    return own if len(own) == 1 and not name.endswith("/*") else fitting
 
 
 def _is_called(entry: Entry, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import (
     KgEditError,
     LedgerChangedError,
@@ -178,6 +180,24 @@ def test_stored_patches_without_their_log_are_left_alone(tmp_path: Path) -> None
     assert content(folder / "patches") == before
     (folder / "ledger.jsonl").write_bytes(log)
     assert same(Ledger.open(folder).patch, ONE + TWO)
+
+
+def test_an_id_that_looks_like_a_step_and_an_id(tmp_path: Path) -> None:
+    """It stands for its own edit, also once that is removed."""
+    strange = edits_of(1, start=3)[0].model_copy(update={"id": "1/e1"})
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made_up(edits_of(1, start=1)))
+    ledger.add(replace(made_up(edits_of(1)), provenance=provenance_of(strange)))
+    assert [entry.edit.subject for entry in ledger.remove(["1/e1"])] == [strange.subject]
+    with pytest.raises(PatchError, match="already removed"):
+        ledger.remove(["1/e1"])
+    assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e1"]
+
+
+def provenance_of(edit: Edit) -> dict[str, Any]:
+    """The provenance of a made-up patch of one edit."""
+    said = dict(made_up(edits_of(1)).provenance)
+    return {**said, "edits": [{**said["edits"][0], "edit": edit.model_dump(mode="json", exclude_defaults=True)}]}
 
 
 def test_files_that_no_line_names_are_not_overwritten(tmp_path: Path) -> None:
