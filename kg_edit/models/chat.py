@@ -115,7 +115,8 @@ def _without_clock(template: str) -> str:
     if "strftime_now" not in template:
         return template
     filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
-    return "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}{{ '' }}" + template
+    macro = "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}\n"  # the break after a block is no text
+    return macro + template
 
 
 def user_turn(text: str) -> str:

@@ -76,6 +76,8 @@ def test_a_template_that_formats_todays_date_gets_the_fixed_one() -> None:
     day = "{% macro day() %}{{ strftime_now('%d %b') }}{% endmacro %}"
     template = f"\n{{% set today = strftime_now('%Y-%m-%d') %}}{day}{{{{ today }}}}, {{{{ day() }}}} {WITH_BOS}"
     assert chat_form(tokenizer(template), name="tiny").before == "\n2024-07-26, 26 Jul <s><user>"
+    indented = f"  {{% if strftime_now is defined %}}{{{{ strftime_now('%B %Y') }}}}{{% endif %}} {WITH_BOS}"
+    assert chat_form(tokenizer(indented), name="tiny").before == "July 2024 <s><user>"
 
 
 def test_what_decides_the_form_decides_its_digest() -> None:
