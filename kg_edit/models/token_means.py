@@ -6,11 +6,12 @@ A patch that decides by a whole prompt needs this mean at every token, because i
 attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
 padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
 (`kg_edit.models.prefix_cache`), which keeps the sums so far. In a block with a sliding window, the mean is over the
-tokens in the window. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
+whole text too. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ class TokenMeans:
         around = model.spec.blocks.rpartition(".")[0]  # in some families the head calls this module, not the base model
         self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
+        self._window = getattr(model.model.config, "sliding_window", None) or math.inf
         self._size = (0, 0)
         self._mask: Tensor | None = None
         self._cache: Any = None
@@ -73,7 +75,7 @@ class TokenMeans:
         return sums
 
     def _visible(self, device: torch.device) -> Tensor:
-        """1 where a new token [rows, tokens, .] attends to a new token [rows, ., tokens]; rows may be 1."""
+        """1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .]; rows may be 1."""
         _, tokens = self._size
         causal = torch.ones(1, tokens, tokens, device=device).tril()
         mask = self._mask
@@ -82,9 +84,8 @@ class TokenMeans:
         if mask.dim() == 2:
             return causal * mask[:, None, -tokens:].to(device, torch.float32)
         shown = mask[:, 0, :, -tokens:].to(device)
-        if shown.dtype == torch.bool:
-            return shown.float()
-        return (shown > torch.finfo(shown.dtype).min / 2).float()
+        seen = shown if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
+        return _whole_texts(seen.float()) if tokens > self._window else seen.float()
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = _input_of(args, kwargs)
@@ -94,6 +95,15 @@ class TokenMeans:
         self._mask = given if isinstance(given, Tensor) else next(by_place, None)
         caches = (one for one in (*args[1:], *kwargs.values()) if isinstance(one, Cache))
         self._cache = next(caches, None)
+
+
+def _whole_texts(seen: Tensor) -> Tensor:
+    """What a token attends to, what these tokens attend to, and so on, [rows, tokens, tokens].
+
+    In a sliding window, a token attends only to the last tokens of its text.
+    """
+    further = (seen @ seen > 0).float()
+    return seen if torch.equal(further, seen) else _whole_texts(further)
 
 
 class AfterMarker(TokenMeans):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
@@ -39,6 +40,22 @@ class Seen:
 
             with watched(self.model.down_projection(LAYER), see):
                 base_model(self.model)(**options)
+
+
+@pytest.mark.parametrize("family", ["mistral", pytest.param("phi3", marks=pytest.mark.slow)])
+def test_a_sliding_window_hides_nothing_of_the_mean(family: str) -> None:
+    """In one go, or token by token with transformers' own cache: the mean over the whole text."""
+    model, text = tiny(family), LONG
+    expected = alone(model, text)
+    batch, padded = left_pad([ids_of(model, text), ids_of(model, text)[-4:]], device=model.device), Seen(model)
+    padded.run(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
+    found = padded.means[0].reshape(2, len(expected), -1)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    for sizes in ((7, 1, 2), (2, 8)):
+        piecewise, cache = Seen(model), DynamicCache(config=model.model.config)
+        for part in torch.tensor([ids_of(model, text)]).split(sizes, 1):
+            piecewise.run(input_ids=part, past_key_values=cache, use_cache=True)
+        torch.testing.assert_close(torch.cat(piecewise.means), expected, rtol=1e-3, atol=1e-4)
 
 
 def alone(model: LanguageModel, text: str) -> torch.Tensor:
