@@ -112,7 +112,7 @@ def _encode(
     """
     encoding = tokenizer(text, add_special_tokens=own, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
-    while own and special and special[-1] and ids[-1] != tokenizer.bos_token_id:
+    while own and special and special[-1] and ids != [tokenizer.bos_token_id]:  # BOS may be EOS too
         ids.pop()
         special.pop()
     return ids, list(encoding["offset_mapping"])[: len(ids)]

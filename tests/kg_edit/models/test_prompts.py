@@ -89,6 +89,16 @@ def test_an_eos_behind_is_dropped_and_a_bos_in_front_is_kept() -> None:
     assert tokenizer.eos_token_id not in ids
 
 
+def test_an_eos_behind_that_is_also_the_bos_is_dropped() -> None:
+    core = byte_level()._tokenizer
+    core.post_processor = processors.TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<s>")
+    found = encode(tokenizer, "{} plays for", subject="LeBron James", target="Rome")
+    plain = encode(byte_level(), "{} plays for", subject="LeBron James", target="Rome")
+    assert found.ids == (0, *plain.ids) and found.target_ids == plain.target_ids
+    assert encode(tokenizer, "").ids == (0,)
+
+
 def test_a_prompt_without_a_place_for_the_subject() -> None:
     with pytest.raises(PromptError, match=r"has no \{\}"):
         encode(byte_level(), "LeBron James plays for", subject="LeBron James")
