@@ -122,9 +122,10 @@ def edits(
 ) -> None:
     """Draw edits (s, r, o*) from a graph into a file, to train an editing network on or to make many edits.
 
-    The new object o* is of the class that the relation asks for. With `--questions`, each edit has questions about the
-    statements of o* in the graph (field `portability`), such as "What is the capital of the country of X?". The preset
-    `propmend` of `kg-edit mend train` learns from them.
+    The new object o* is of the class that the relation asks for. Each edit also has its old object, and prompts about
+    other subjects with the same old object (fields `target_true`, `neighborhood`). With `--questions`, each edit has
+    questions about the statements of o* in the graph (field `portability`), such as "What is the capital of the
+    country of X?". The preset `propmend` of `kg-edit mend train` learns from them.
 
     Example: `kg-edit data edits --graph wikidata.nt.gz --questions --exclude ripples-smollm2-135m --out train.jsonl`
     """
@@ -139,7 +140,7 @@ def edits(
         exclude=exclude or [],
         contact=contact,
     )
-    found = drawn.draw_with_questions() if questions else drawn.draw()[1]
+    found = drawn.draw_whole(questions=questions)
     write_edits(out, found)
     asked = sum(len(edit.portability) for edit in found)
     counts = f"{len(found)} edits" + (f", {asked} questions" if questions else "")

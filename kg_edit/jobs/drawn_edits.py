@@ -14,6 +14,7 @@ from kg_edit.jobs.method_plan import doing, open_graph, parse_relations
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
     from kg_edit.methods.glame_net.edits import Excluded
+    from kg_edit.ripples.facts import FactTable
     from wikidata_cache import WikidataCache
 
 Relations = Annotated[
@@ -54,6 +55,27 @@ class DrawnEdits:
             ConfigError: there is no graph, an option is wrong, or the graph gives no edit.
             WikidataCacheError: the graph can't be read.
         """
+        table, edits = self._drawn()
+        return table.graph, edits
+
+    def draw_whole(self, *, questions: bool) -> list[Edit]:
+        """The drawn edits with their old objects and neighbourhood prompts.
+
+        With ``questions``, edits whose o* the graph does not know are left out, and the others have questions about
+        what follows from them.
+
+        Raises:
+            ConfigError, WikidataCacheError: as `draw`.
+        """
+        from kg_edit.methods.glame_net.consequences import with_questions
+        from kg_edit.methods.glame_net.edits import with_neighbours
+
+        (table, edits), excluded = self._drawn(), self.excluded
+        with doing("reading what is known around the edits"):
+            edits = with_neighbours(table, edits, seed=self.seed, excluded=excluded)
+            return with_questions(table.graph, edits, seed=self.seed, excluded=excluded) if questions else edits
+
+    def _drawn(self) -> tuple[FactTable, list[Edit]]:
         from kg_edit.methods.glame_net.edits import training_edits
         from kg_edit.ripples.facts import FactTable
         from kg_edit.ripples.words import RippleWords
@@ -62,25 +84,9 @@ class DrawnEdits:
         graph = open_graph(self.graph, self.contact)
         if graph is None:
             raise ConfigError("edits are drawn from a graph: give --graph, such as --graph extract")
+        table, wanted = FactTable(graph, words), relations or tuple(words.edited)
         with doing("drawing edits from the graph"):
             edits = training_edits(
-                FactTable(graph, words),
-                relations or tuple(words.edited),
-                n=self.n,
-                seed=self.seed,
-                excluded=excluded,
-                per_subject=self.per_subject,
+                table, wanted, n=self.n, seed=self.seed, excluded=excluded, per_subject=self.per_subject
             )
-        return graph, edits
-
-    def draw_with_questions(self) -> list[Edit]:
-        """The drawn edits whose o* the graph knows, with questions about what follows from each.
-
-        Raises:
-            ConfigError, WikidataCacheError: as `draw`.
-        """
-        from kg_edit.methods.glame_net.consequences import with_questions
-
-        graph, edits = self.draw()
-        with doing("reading what follows from the edits"):
-            return with_questions(graph, edits, seed=self.seed, excluded=self.excluded)
+        return table, edits

@@ -8,7 +8,7 @@ taken. Each subject is edited with up to ``per_subject`` different o*. The thing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Self
@@ -23,6 +23,7 @@ from kg_edit.ripples.words import EditedRelation
 
 _OBJECTS = 1500  # only the most frequent objects of a relation, up to this number, may be an o*
 _CANDIDATES = 4  # candidates per wanted subject
+_NEIGHBOURS = 3  # prompts about other subjects with the same o, per edit, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,40 @@ def training_edits(
             f"the graph has no facts to edit for {', '.join(relations)}; give a larger graph or other relations"
         )
     return edits
+
+
+def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, excluded: Excluded) -> list[Edit]:
+    """The edits with their old object o, and prompts about other subjects that have the same o (``neighborhood``).
+
+    ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
+    """
+    old = {edit.id: o for edit in edits if (o := table.current(edit.subject_id or "", edit.relation_id or ""))}
+    wanted = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
+    alike = {
+        (relation, o): sorted(some, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
+        for relation in {relation for relation, _ in wanted}
+        for o, some in _subjects_by_object(table, relation).items()
+        if (relation, o) in wanted
+    }
+    labels = table.graph.labels(sorted({item for some in alike.values() for item in some}))
+    known = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
+    return [_beside(table, edit, old[edit.id], alike, known) if edit.id in old else edit for edit in edits]
+
+
+def _subjects_by_object(table: FactTable, relation: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for subject, target in table.pairs(relation):
+        found.setdefault(target, []).append(subject)
+    return found
+
+
+def _beside(
+    table: FactTable, edit: Edit, old: str, alike: Mapping[tuple[str, str], Sequence[str]], labels: Mapping[str, str]
+) -> Edit:
+    """The edit with its old object and up to `_NEIGHBOURS` prompts about other subjects of that object."""
+    others = [labels[item] for item in alike[edit.relation_id or "", old] if item in labels and item != edit.subject_id]
+    prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
+    return edit.model_copy(update={"target_true": table.label(old), "target_true_id": old, "neighborhood": prompts})
 
 
 def _template(templates: RelationTemplates, relation: str) -> str:

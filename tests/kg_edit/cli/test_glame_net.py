@@ -69,6 +69,10 @@ def test_edits_are_drawn_into_a_file(kg_edit: Run, place: Path) -> None:
         (edit.target_new, q.question.partition(" of the ")[0], q.answer) for edit in edits for q in edit.portability
     }
     assert ("Japan", "What is the capital", "Tokyo") in asked
+    of = {edit.subject: edit for edit in edits}
+    assert of["Osaka"].target_true == "Japan"
+    assert set(of["Osaka"].neighborhood) == {"Kyoto lies in the country of", "Tokyo lies in the country of"}
+    assert of["Oslo"].target_true == "Norway" and of["Oslo"].neighborhood == (), "no other city of Norway"
     assert f"{len(edits)} edits, {sum(len(edit.portability) for edit in edits)} questions" in done.out
     assert kg_edit(*options, "--out", "plain.jsonl").code == 0
     assert not any(edit.portability for edit in read_edits(place / "plain.jsonl").edits)
