@@ -75,26 +75,39 @@ class Builder:
         return self._document(knowledge, chosen, edits, around)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
-        """Make the document for given edits; edits without the ids of r and o* are dropped and counted.
+        """Make the document for given edits; edits without the ids of r and o* are dropped and counted, and those whose
+        o* the graph does not have.
 
         Raises:
             ConfigError: no edit is left.
         """
-        usable = [edit for edit in edits if self._usable(edit)]
-        if not usable:
-            raise ConfigError(
-                "no edit has relation_id and target_new_id, so the graph can't be asked; "
-                "fill them in with `wikidata-cache link`"
-            )
+        usable = self._in_graph([edit for edit in edits if self._usable(edit)])
         chosen = [_change_of(edit) for edit in usable]
-        items = sorted({item for change in chosen for item in (change.subject, change.old, change.new) if item})
-        self.table.read(items)
+        items = _items_of(chosen)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
         near = {one.relation: _by_object(one.subjects) for one in pools}
         around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
         targets = sorted({target for one in pools for target in one.targets})
         self.table.read(targets)
         return self._document(self._knowledge(targets, pools, spared=items), chosen, usable, around)
+
+    def _in_graph(self, edits: Sequence[Edit]) -> list[Edit]:
+        """The edits whose o* the graph has; the table reads all of them.
+
+        Raises:
+            ConfigError: no edit is left.
+        """
+        if not edits:
+            raise ConfigError(
+                "no edit has relation_id and target_new_id, so the graph can't be asked; "
+                "fill them in with `wikidata-cache link`"
+            )
+        self.table.read(_items_of(map(_change_of, edits)))
+        found = [edit for edit in edits if self.table.label(edit.target_new_id or "")]
+        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(edits) - len(found)))
+        if not found:
+            raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
+        return found
 
     def _usable(self, edit: Edit) -> bool:
         missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
@@ -150,7 +163,8 @@ class Builder:
         around: Sequence[Sequence[str]],
     ) -> Document:
         found = [
-            list(proposals(self.table, change, neighbours=near)) for change, near in zip(chosen, around, strict=True)
+            list(proposals(self.table, change, neighbours=near, name=edit.subject))
+            for change, edit, near in zip(chosen, edits, around, strict=True)
         ]
         asked = (fact for some in found for one in some for fact in (*one.knows, *one.lacks))
         knowledge.ask(asked, about="facts")
@@ -243,6 +257,11 @@ def write_ripples(path: Path, document: Document) -> Path:
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
     start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
+
+
+def _items_of(changes: Iterable[Change]) -> list[str]:
+    """The ids in some edits, as far as they are given, each once."""
+    return sorted({item for one in changes for item in (one.subject, one.old, one.new) if item})
 
 
 def _change_of(edit: Edit) -> Change:

@@ -73,16 +73,16 @@ class FactTable:
             self._aliases[_id(row["s"])] += (row["a"],)
 
     def objects(self, item: str, relation: str) -> tuple[str, ...]:
-        """The labelled objects of a relation; the item must have been read."""
-        return tuple(o for o in self._objects[item].get(relation, ()) if o in self._labels)
+        """The labelled objects of a relation; () for an item that was not read, or that the graph does not have."""
+        return tuple(o for o in self.relations(item).get(relation, ()) if o in self._labels)
 
     def relations(self, item: str) -> Mapping[str, tuple[str, ...]]:
         """All statements of an item that has been read: its objects by relation."""
-        return self._objects[item]
+        return self._objects.get(item, {})
 
     def current(self, item: str, relation: str) -> str | None:
         """The only object that is not of the past; None if there is none, or several, or it has no label."""
-        left = [o for o in self._objects[item].get(relation, ()) if self.is_now(o)]
+        left = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]
         return left[0] if len(left) == 1 and left[0] in self._labels else None
 
     def is_now(self, item: str) -> bool:

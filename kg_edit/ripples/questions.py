@@ -67,9 +67,12 @@ def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
     return (fact for fact in found if fact)
 
 
-def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str]) -> Iterator[Proposal]:
-    """Yield all questions that the graph has for an edit; ``neighbours`` are other subjects with the object o."""
-    subject = table.label(change.subject) or ""
+def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], name: str = "") -> Iterator[Proposal]:
+    """Yield all questions that the graph has for an edit; ``neighbours`` are other subjects with the object o.
+
+    ``name`` is the subject's name in the edit, for a subject that the graph does not have.
+    """
+    subject = table.label(change.subject) or name
     for of_hop in (_two_hops, _three_hops, _aliases, _descriptions, _inverse, _others):
         yield from of_hop(table, change, subject)
     yield from _objects_alone(table, change, subject)
@@ -114,7 +117,8 @@ def _descriptions(table: FactTable, change: Change, subject: str) -> Iterator[Pr
     """S as the only object of a relation of another thing: the capital of Italy."""
     for relation, thing in table.leads_to(change.subject):
         fact = fact_of(table, thing, relation) if relation in table.words.asked else None
-        if fact and thing not in (change.old, change.new):
+        names_s = table.current(thing, relation) == change.subject  # and not the one that came after s
+        if fact and names_s and thing not in (change.old, change.new):
             own = fact_of(table, change.subject, change.relation)
             old = own.names if own else ()
             hops = (relation, change.relation)
@@ -124,7 +128,8 @@ def _descriptions(table: FactTable, change: Change, subject: str) -> Iterator[Pr
 def _inverse(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
     if change.relation in table.words.inverse:
         new = table.label(change.new) or ""
-        yield Proposal("inverse", new, (f"-{change.relation}",), table.names(change.subject))
+        names = table.names(change.subject) if table.label(change.subject) else (subject,)
+        yield Proposal("inverse", new, (f"-{change.relation}",), names)
 
 
 def _others(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:

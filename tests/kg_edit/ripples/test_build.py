@@ -57,6 +57,15 @@ def test_all_that_is_proposed_for_an_edit(tmp_path: Path) -> None:
     assert next(one for one in found if one.lacks).lacks == hop.knows
 
 
+def test_a_description_names_the_subject_and_not_its_successor(tmp_path: Path) -> None:
+    """Rome lay in the Papal States: today "the country of Rome" is Italy, of which this edit says nothing."""
+    change = Change("Q13", "P30", "Q32", "Q31", "test")
+    found = list(proposals(table_of(tmp_path), change, neighbours=()))
+    assert not [one for one in found if one.kind == "description"]
+    now = list(proposals(table_of(tmp_path), Change("Q11", "P30", "Q32", "Q31", "test"), neighbours=()))
+    assert {(one.start, one.hops) for one in now if one.kind == "description"} >= {("Milan", ("P17", "P30"))}
+
+
 def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
     """A tiny random model knows nothing: what is left are the hops that it does not know."""
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
@@ -72,6 +81,26 @@ def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
     (edit,) = reading.records[0].edits
     assert edit == MINE.model_copy(update={"neighborhood": edit.neighborhood, "paraphrases": edit.paraphrases})
     assert json.loads(file.read_text())["provenance"]["graph"] == made["provenance"]["graph"]
+
+
+@pytest.mark.parametrize("lacking", ["target_true_id", "subject_id"])
+@pytest.mark.parametrize("instead", [None, "Q77777"])
+def test_ones_own_edits_need_no_ids_of_s_and_o(lacking: str, instead: str | None, tmp_path: Path) -> None:
+    """Only r and o* have to be in the graph."""
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    strange = MINE.model_copy(update={"id": "strange", "target_new_id": "Q77777"})
+    made = builder.build_for([MINE.model_copy(update={lacking: instead}), strange])
+    (row,) = made["records"]
+    assert [question["start"] for question in row["questions"] if question["kind"] == "two-hop"] == ["Rome"]
+    assert made["provenance"]["dropped"]["edit whose target_new_id is not in the graph"] == 1
+    assert not find_dataset("ripples").read(write_ripples(tmp_path / "mine.json", made)).problems
+    with pytest.raises(ConfigError, match="no label for any edit's target_new_id"):
+        builder.build_for([strange])
+
+
+def test_an_inverse_question_of_a_subject_that_the_graph_lacks(tmp_path: Path) -> None:
+    found = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
+    assert [asked(one) for one in found if one.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
 
 
 def test_what_can_not_be_made(tmp_path: Path) -> None:
