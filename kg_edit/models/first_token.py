@@ -9,8 +9,8 @@ SmolLM2 continues "France's capital is the city of" with Rome, but with Paris af
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -42,10 +42,23 @@ def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
     with ExitStack() as reading:  # transformers' own output_hidden_states leaves its hooks behind
         for block in model.blocks:
             reading.enter_context(watched(block, lambda _, state: found.append(state[0].float().norm(dim=-1).cpu())))
+        reading.enter_context(_evaluating(model))
         model.model(torch.tensor([list(ids)], device=model.device))
     sizes = torch.stack(found)  # [blocks, tokens]
     behind = sizes[:, place + 1 :].median(dim=-1).values
     return bool((sizes[:, place] > _TIMES * behind).any())
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    """Within the ``with`` block the model has no dropout, which would also use the random state of the caller."""
+    modes = {module: module.training for module in model.model.modules()}
+    try:
+        model.model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
+import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.rank_one.base import request_of
@@ -16,6 +18,17 @@ from tests.kg_edit.tiny import tiny
 
 CONTEXTS = (BARE, "It is late. {}")
 FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs")
+
+
+def test_a_model_in_training_mode_is_read_without_its_dropout() -> None:
+    """A method's check asks this; it leaves the modes and the random state as they were."""
+    model = copy.deepcopy(tiny("gpt2"))
+    model.model.train()
+    model.blocks[1].eval()
+    modes, before = [module.training for module in model.model.modules()], torch.get_rng_state()
+    begins_unread(model, encode(model.tokenizer, "{} is a letter", subject="T"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [module.training for module in model.model.modules()] == modes
 
 
 @pytest.mark.parametrize(
