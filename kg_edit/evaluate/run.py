@@ -40,6 +40,7 @@ from kg_edit.storage.run_folder import (
     is_run,
     read_settings,
 )
+from kg_edit.value.optimise import untouched
 
 
 def evaluate(
@@ -73,7 +74,7 @@ def evaluate(
 
     Args:
         method: computes the patches, for this ``model``.
-        model: the model; it is the same before and after.
+        model: the model, asked in evaluation mode; it is the same before and after.
         records: the records to edit and to ask.
         out: the folder of the run.
         pool: the records that give the wrong answers of portability.choice; by default ``records``.
@@ -115,7 +116,7 @@ def evaluate(
     if retention:
         retention.check(model)
     claim(out, settings, grown=grown_from(out, settings, all_records, options.plan))
-    with folder_lock(out):
+    with folder_lock(out), untouched(model):
         job = _job(method, model, RunFolder(out), options, UneditedScores(settings, folder=cache))
         _run(job, _sequences(job, all_records, known), progress=progress)
         return finish(out)

@@ -145,8 +145,16 @@ def open_named(name: str) -> SubgraphSource:
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
-    """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`."""
-    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
+    """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`.
+
+    Raises:
+        GraphError: a networkx graph is undirected, so it does not say which node of a statement is the subject.
+    """
+    if not isinstance(graph, nx.Graph):
+        return graph
+    if not graph.is_directed():
+        raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
+    return PrivateGraph(graph)
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,17 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
+
+
+def test_a_model_in_training_mode_is_asked_without_dropout(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """GPT-2 has dropout. The model is in training mode again afterwards."""
+    model = copy.deepcopy(tiny("gpt2"))
+    found = []
+    for mode in (False, True):
+        model.model.train(mode)
+        found.append(evaluate(Nudge(model), model, edits[:1], out=tmp_path / str(mode), progress=False))
+        assert model.model.training == mode
+    assert found[0].edited == found[1].edited and found[0].base == found[1].base
 
 
 def test_a_record_holds_what_decided_it(

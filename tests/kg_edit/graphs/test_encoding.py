@@ -63,6 +63,8 @@ def test_a_graph_at_hand_is_a_source() -> None:
     source = as_source(graph())
     assert isinstance(source, SubgraphSource)
     assert as_source(source) is source
+    with pytest.raises(GraphError, match="the graph is undirected"):
+        as_source(nx.Graph())  # type: ignore[arg-type]
     made = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers")
     check_graph(source.subgraph(made, hops=2, per_node=1, seed=0))
 
