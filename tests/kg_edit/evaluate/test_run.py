@@ -57,15 +57,19 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
 
 
-def test_a_model_in_training_mode_is_asked_without_dropout(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path) -> None:
     """GPT-2 has dropout. The model is in training mode again afterwards."""
-    model = copy.deepcopy(tiny("gpt2"))
-    found = []
+    model, found = copy.deepcopy(tiny("gpt2")), list[Summary]()
+    edit = Edit(
+        subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="Los Angeles Lakers"
+    )
     for mode in (False, True):
         model.model.train(mode)
-        found.append(evaluate(Nudge(model), model, edits[:1], out=tmp_path / str(mode), progress=False))
+        folders = {"out": tmp_path / f"run-{mode}", "cache": tmp_path / f"cache-{mode}"}
+        found.append(evaluate(Nudge(model), model, [edit], **folders, progress=False))
         assert model.model.training == mode
     assert found[0].edited == found[1].edited and found[0].base == found[1].base
+    assert found[0].base["efficacy.magnitude"].mean
 
 
 def test_a_record_holds_what_decided_it(
