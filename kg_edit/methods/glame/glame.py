@@ -60,7 +60,9 @@ class GraphConfig(GraphSettings):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout after g while the R-GNN is trained (public program)")
     self_loops: bool = Field(False, description="each node is its own neighbour too (public program)")
     warm_start: bool = Field(
-        False, description="start from the previous edit's R-GNN (public program); edits then depend on their order"
+        False,
+        description="start from the previous edit's R-GNN (public program); edits then depend on their order, and on "
+        "where a run was stopped and continued",
     )
     normalise: bool = Field(True, description="scale the labels' vectors to root mean square 1")
     gate: bool = Field(
