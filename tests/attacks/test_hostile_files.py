@@ -7,7 +7,6 @@ number of examples is hypothesis' own (tests/conftest.py; HYPOTHESIS_EXAMPLES).
 from __future__ import annotations
 
 import json
-import resource
 import sqlite3
 from collections.abc import Callable
 from functools import cache
@@ -23,7 +22,7 @@ from kg_edit.errors import KgEditError
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import read_changes
-from tests.attacks.commands import MEMORY_MB
+from tests.attacks.commands import bounded_memory
 from tests.kg_edit.command_line import EDITS, GRAPH
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from wikidata_cache import WikidataCache, packaged_extract
@@ -70,13 +69,12 @@ def damage(draw: st.DrawFn) -> Damage:
 
 def ends(read: Callable[[], Any]) -> Any:
     """What is read, or None where it is refused by an error of ours; and memory stays within bounds."""
-    try:
-        found = read()
-    except OURS as error:
-        assert str(error)
-        found = None
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY_MB * 1024
-    return found
+    with bounded_memory():
+        try:
+            return read()
+        except OURS as error:
+            assert str(error)
+            return None
 
 
 @cache
