@@ -72,13 +72,17 @@ class WrongGraph(Control):
         return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": graph_identity(self.right)}
 
     def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
-        """The pool's edits with another o*, in an order that depends on this edit and ``seed``."""
+        """The pool's edits with another o*, in an order that depends on this edit and ``seed``.
+
+        They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
+        """
         own = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
         others = {
             _name(donor): donor for donor in self.pool if not own & {donor.target_new, donor.target_new_id} - {None}
         }
         for name in sorted(others, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
-            yield others[name].model_copy(update={"subject": edit.subject, "subject_id": edit.subject_id})
+            own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
+            yield others[name].model_copy(update=own_names)
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:

@@ -333,13 +333,13 @@ def graph_for(
         if control:
             raise ConfigError(f"--control {control} needs a graph; give --graph")
         return None
-    hidden, pool = withheld_answers(records), [edit for record in records for edit in record.edits]
+    hidden, pool = withheld_answers(records), tuple(edit for record in records for edit in record.edits)
     right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
     match control:
         case "wrong":
-            return WrongGraph(right, tuple(pool))
-        case "shuffled":
-            return ShuffledObjects(right, pool=tuple(pool))
+            return WrongGraph(right, pool)
+        case "shuffled":  # another record's o* may have an answer that this record withholds
+            return Withheld(ShuffledObjects(right, pool=pool), names=hidden)
         case "none":
             return NoGraph(right)
     return right

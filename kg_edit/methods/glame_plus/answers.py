@@ -233,9 +233,11 @@ class AnswerValues:
         return nll
 
     def _learn(self, nll: Tensor, active: Sequence[int]) -> None:
-        """Take a step of Adam, then rescale the values of the ``active`` facts that exceed their bound."""
+        """Take a step of Adam for the ``active`` facts, then rescale their values that exceed their bound."""
         self._optimiser.zero_grad()
         nll.sum().backward()
+        for fact in set(range(len(self._values))) - set(active):
+            self._values[fact].grad = None  # Adam leaves out a value without a gradient; with zeros it would move on
         self._optimiser.step()
         with torch.no_grad():
             for fact in active:

@@ -10,7 +10,7 @@ import pytest
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
-from kg_edit.jobs.evaluation import guarded
+from kg_edit.jobs.evaluation import graph_for, guarded
 from kg_edit.methods import find_method
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 
@@ -46,3 +46,24 @@ def test_glame_plus_learns_no_answer_of_a_probe() -> None:
     assert source is not None
     objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
     assert [label for labels in objects.values() for label in labels] == ["Europe"]
+
+
+@pytest.mark.parametrize("control", [None, "wrong", "shuffled", "none"])
+def test_no_control_states_a_withheld_answer(control: str | None) -> None:
+    """The statements of another record's o* may name it: here both countries use the euro."""
+    shared = nx.MultiDiGraph()
+    for country, capital in (("Italy", "Rome"), ("France", "Paris"), ("Spain", "Madrid")):
+        shared.add_edge(country, "euro", label="P38")
+        shared.add_edge(country, capital, label="P36")
+    asked = Query(prompt="What is the currency of the country of Ann?", answers=(("euro",),))
+    hidden = (Probe(measures="ripples-unknown.withheld", queries=(asked,)),)
+    others = [
+        BenchmarkRecord(id=number, edits=(EDIT.model_copy(update={"id": number, "target_new": name}),))
+        for number, name in (("2", "France"), ("3", "Spain"))
+    ]
+    source = graph_for(PrivateGraph(shared), [RECORD.model_copy(update={"probes": hidden}), *others], control)
+    assert source is not None
+    graph = source.subgraph(EDIT)
+    assert "euro" not in graph
+    assert ("Rome" in graph) is (control is None)
+    assert {"Paris", "Madrid"} & set(graph) or control not in ("wrong", "shuffled")

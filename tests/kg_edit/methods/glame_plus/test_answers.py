@@ -94,13 +94,18 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
     return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
 
 
-def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adam's steps do not shrink with the loss: its value would be noise, which other subjects' prompts share."""
+def two_facts() -> tuple[LanguageModel, AnswerRows]:
+    """A tiny model, and two facts' questions in it."""
     model, hops = tiny("llama"), ("capital of the country of origin", "currency of the country of origin")
     facts = [ComposedFact(hop=hop, target="Paris") for hop in hops]
     asked = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
     starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in asked for row in rows))
-    rows = AnswerRows(model, 2, asked, starts)
+    return model, AnswerRows(model, 2, asked, starts)
+
+
+def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam's steps do not shrink with the loss: its value would be noise, which other subjects' prompts share."""
+    model, rows = two_facts()
     before = rows.nll(torch.zeros(2, rows.keys.shape[1], model.width), (0, 1)).tolist()
     torch.testing.assert_close(before[1:], rows.nll(torch.zeros(2, rows.keys.shape[1], model.width), (1,)).tolist())
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(before) / 2)
@@ -109,6 +114,21 @@ def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch)
     values = found.descend(3)
     assert not values[easy].any() and found.seen[easy] == [before[easy]]
     assert values[1 - easy].any() and found.seen[1 - easy][-1] < found.seen[1 - easy][0] == before[1 - easy]
+
+
+def test_an_answered_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam moves a value whose gradient is 0 as its moments say: also out of its bound."""
+    _, rows = two_facts()
+    options = AnswerOptions(steps=4)
+    once = AnswerValues(rows, options)
+    after_a_step = once.descend(2)
+    losses = [seen[-1] for seen in once.seen]
+    done = min((0, 1), key=losses.__getitem__)
+    monkeypatch.setattr(answers, "_STOP_BELOW", sum(losses) / 2)
+    found = AnswerValues(rows, options)
+    values = found.descend(4)
+    assert len(found.seen[done]) == 2 < len(found.seen[1 - done])
+    torch.testing.assert_close(values[done], after_a_step[done], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [2, 3])
