@@ -10,9 +10,9 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load, open_graph
+from kg_edit.jobs.method_plan import graph_name, load, open_graph
 from kg_edit.jobs.options import Contact, Graph
-from kg_edit.storage.packaged import EXTRACT, HUB, benchmark_hint, packaged_benchmark
+from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.run import check_schedule
     from kg_edit.evaluate.settings import DataSource
+    from kg_edit.jobs.evaluation import graph_for, guarded
     from kg_edit.storage.run_folder import check_folder
     from kg_edit.sweep.grid import cells_of
     from kg_edit.sweep.run import run_sweep
@@ -98,16 +99,16 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
-    source = _graph_of(cells, settings, contact)
     records = find_dataset(chosen.dataset)(chosen.file)
+    seen = graph_for(_graph_of(cells, settings, chosen.file, contact), records)
     for cell in cells:
-        cell.method.check_inputs(cell.config, source, ())
+        cell.method.check_inputs(cell.config, seen, ())
     return run_sweep(
         cells,
         load(settings.model, settings.dtype, settings.device),
         records[: chosen.limit],
         out=out,
-        graph=source,
+        graph=lambda config: guarded(seen, config, records),
         pool=records,
         data=DataSource.of(chosen.dataset, chosen.file),
         schedule=settings.schedule,
@@ -115,10 +116,10 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     )
 
 
-def _graph_of(cells: Sequence[Cell], settings: SweepSettings, contact: str | None) -> WikidataCache | None:
-    """The graph of the sweep; without one, the packaged extract if the method of a cell needs a graph."""
+def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contact: str | None) -> WikidataCache | None:
+    """The graph of the sweep; without one, the packaged graph for ``data`` if the method of a cell needs a graph."""
     reads = any(cell.method.needs_graph for cell in cells)
-    return open_graph(list(settings.graph) or ([EXTRACT] if reads else []), contact)
+    return open_graph(list(settings.graph) or ([graph_name(data)] if reads else []), contact)
 
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:

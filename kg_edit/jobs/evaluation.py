@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
+from kg_edit.jobs.method_plan import check_names, graph_name, graph_of, load, plan
 from kg_edit.jobs.options import (
     BothForms,
     Contact,
@@ -29,7 +29,6 @@ from kg_edit.jobs.options import (
     Preset,
     Settings,
 )
-from kg_edit.storage.packaged import EXTRACT, packaged_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,14 +198,13 @@ class Evaluation:
         from kg_edit.evaluate.run import check_schedule
 
         check_schedule(self.schedule, self.every)
-        default = str(self.data) if packaged_graph(str(self.data)) else EXTRACT
         return plan(
             self.method,
             preset=self.preset,
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=graph_of(self.method, self.graph, self.contact, default=default),
+            graph=graph_of(self.method, self.graph, self.contact, default=graph_name(self.data)),
             memory=self.memory,
         )
 

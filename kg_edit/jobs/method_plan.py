@@ -292,6 +292,11 @@ def graph_of(
     return open_graph([default], contact)
 
 
+def graph_name(data: Path) -> str:
+    """The packaged graph for a benchmark: the one of its name if ``data`` is a packaged name, else the extract."""
+    return str(data) if packaged_graph(str(data)) else EXTRACT
+
+
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
     """Open the graph of ``--graph``, which may be a packaged name; None if the option is absent.
 

@@ -7,7 +7,7 @@ model on top). `draw_sweep` makes a plot: lines over one numeric axis, or a heat
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from kg_edit.evaluate.settings import DataSource
 from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import Settings, claim, digest
 from kg_edit.sweep.grid import Cell
@@ -46,7 +47,7 @@ def run_sweep(
     records: Sequence[Edit | BenchmarkRecord],
     *,
     out: Path,
-    graph: SubgraphSource | None = None,
+    graph: Callable[[MethodConfig], SubgraphSource | None] = lambda _: None,
     pool: Sequence[Edit | BenchmarkRecord] | None = None,
     data: DataSource | None = None,
     schedule: str = "single",
@@ -58,13 +59,14 @@ def run_sweep(
 
     If it is started again, it continues where it stopped. The grid may have grown, because ``out`` belongs only to the
     model and the records. All methods are built before the first cell runs, so that a wrong layer fails at once.
+    ``graph`` returns the graph that a method with these settings reads.
 
     Raises:
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
         KgEditError: a method can't be built, or its run fails; finished cells are kept.
     """
     claim(out, _settings(model, records))
-    methods = [cell.method(model, cell.config, graph=graph) for cell in cells]
+    methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
     for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
         log.info("cell %d of %d: %s", place, len(cells), cell.folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
 from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
@@ -221,6 +222,27 @@ def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
         assert text.count("c True") == text.count("c False") == len(METRICS)
     again = draw_sweep(cells, METRICS, tmp_path / "again.svg")
     assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    """Without the withheld answers, and in a cell with `exclude_answers` without those of the probes."""
+    asked = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}
+    made = {"subject": "France", "prompt": "In {}, the capital is", "relation_id": "P36", "target_new": "Rome"}
+    one = {"id": "1", "edit": {**made, "target_new_id": "Q4"}, "questions": [asked]}
+    nouns = {"P36": "capital", "P17": "country"}
+    (place / "data.json").write_text(json.dumps({"format": FORMAT, "nouns": nouns, "records": [one]}))
+    (place / "sweep.toml").write_text(
+        "method = 'glame'\ndata.dataset = 'ripples'\ngraph = ['graph.tsv']\n"
+        "[settings]\nsteps = 1\ncontext_lengths = [[5, 2]]\ncovariance.tokens = 500\n[grid]\nlayer = [1]\n"
+    )
+    told = ("--data", "data.json", "--model", tiny_folder)
+    swept = kg_edit("sweep", "sweep.toml", *told, "--out", "out")
+    assert swept.code == 0, swept.err
+    own = ("--dataset", "ripples", "--set", "steps=1", "--set", "covariance.tokens=500", "--layer", "1")
+    run = kg_edit("evaluate", *told, *own, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
+    assert run.code == 0, run.err
+    cell, whole = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
+    assert cell["graph"] == whole["graph"] and "withheld_sha256" in json.dumps(cell["graph"])
 
 
 @pytest.mark.slow
