@@ -30,7 +30,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.generation import continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
@@ -145,7 +145,7 @@ def replies(model: LanguageModel, queries: Sequence[Query], *, says: Callable[[s
 
 def _limit(model: LanguageModel, pair: Pair) -> int:
     """The largest number of tokens of an answer: `_TOKENS`, or more if the right answer is longer."""
-    return max(_TOKENS, len(model.tokenizer(pair.candidate, add_special_tokens=False)["input_ids"]) + 2)
+    return max(_TOKENS, room_for(model.tokenizer, pair.candidate))
 
 
 def _share(found: Sequence[Reply]) -> float | None:

@@ -32,7 +32,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
-from kg_edit.scoring.generation import continuations, samples
+from kg_edit.scoring.generation import continuations, room_for, samples
 from kg_edit.scoring.likelihood import predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import fact, generated_from, recalled_fact
@@ -42,7 +42,6 @@ from kg_edit.storage.run_folder import Settings, digest
 ANSWER_TOKENS = 24  # the longest answer that a model may write
 STEP_TOKENS = 40  # the longest answer with written steps
 _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
-_SLACK = 2  # added to the number of tokens of a name alone
 _UNEDITED = -1
 # The settings on which an unedited model's scores of a case depend.
 _DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit", "chat_form_sha256")
@@ -150,8 +149,7 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     for prompt, name in _stated(case):
-        length = len(tokenizer(name, add_special_tokens=False)["input_ids"])
-        limits[prompt] = max(limits[prompt], length + _SLACK)
+        limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
     return limits
 
 

@@ -21,13 +21,13 @@ from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.generation import continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
-_TOKENS = 10  # to write after a probe
+_TOKENS = 10  # to write after a probe, or more for a longer target
 _CHAT_TOKENS = 24  # in chat form: a sentence
 _ROWS = 32  # queries in a batch; all prompts of a long file at once would fill the memory
 
@@ -76,13 +76,13 @@ def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int
 
     Raises:
         PromptError: a prompt's end and a candidate can't be separated.
-        ModelError: a prompt with a candidate, or with ``tokens`` more tokens, does not fit into the model's positions.
+        ModelError: a prompt with a candidate, or with the text after it, does not fit into the model's positions.
         ChatTemplateError: a query is in chat form, and the tokenizer has no chat template.
     """
     for query in queries:
         reader = _reader(model, query)
         check_lengths(model, [reader.encode(query.score, target=name) for name in query.candidates])
-        check_lengths(model, [reader.encode(query.ask)], more=max(tokens, _longest(query)))
+        check_lengths(model, [reader.encode(query.ask)], more=_limit(reader, query, tokens))
 
 
 def responses(
@@ -90,8 +90,8 @@ def responses(
 ) -> tuple[Response, ...]:
     """Ask the model, in its present state, each query; texts have ``tokens`` tokens, or fewer if they end earlier.
 
-    In chat form texts are longer: a sentence, which contains the answer somewhere. ``progress`` is the title of a
-    progress bar.
+    Texts may be longer where a candidate has more tokens, and in chat form: a sentence, which contains the answer
+    somewhere. ``progress`` is the title of a progress bar.
 
     Raises:
         PromptError: a prompt's end and a candidate can't be separated.
@@ -118,13 +118,16 @@ def _reader(model: LanguageModel, query: Query) -> LanguageModel:
     return model.in_chat() if query.chat else model
 
 
-def _longest(query: Query) -> int:
-    return _CHAT_TOKENS if query.chat else 0
+def _limit(model: LanguageModel, query: Query, tokens: int) -> int:
+    """The largest number of tokens of a text; a candidate that does not fit could not be said."""
+    rooms = (room_for(model.tokenizer, name) for name in query.candidates)
+    return max(tokens, _CHAT_TOKENS if query.chat else 0, *rooms)
 
 
 def _batch(model: LanguageModel, queries: Sequence[Query], tokens: int) -> list[Response]:
-    reader, most = _reader(model, queries[0]), max(tokens, _longest(queries[0]))
-    texts = continuations(reader, [query.ask for query in queries], limits=[most] * len(queries))
+    reader = _reader(model, queries[0])
+    limits = [_limit(reader, query, tokens) for query in queries]
+    texts = continuations(reader, [query.ask for query in queries], limits=limits)
     scores = score(reader, _pairs(queries))
 
     def cost(pair: Pair) -> CandidateCost:

@@ -22,6 +22,8 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import check_lengths
 
+_SLACK = 2  # added to the number of tokens of a name alone
+
 
 @torch.no_grad()
 def continuations(
@@ -53,6 +55,11 @@ def continuations(
         is_last=lambda token: token in ends or ends_line(model, token),
     )
     return tuple(_text(model.tokenizer, list(one.tokens), ends) for one in written)
+
+
+def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    """The least token limit of a text that may say ``name``: the tokens of the name alone, and two more."""
+    return len(tokenizer(name, add_special_tokens=False)["input_ids"]) + _SLACK
 
 
 def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:

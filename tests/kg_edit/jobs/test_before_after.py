@@ -14,6 +14,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from kg_edit.scoring.questions import format_question_with_shots
+from tests.kg_edit.evaluate.parrot import Lesson, parrot
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -110,6 +111,14 @@ def test_a_statement_is_said_when_the_text_begins_with_it(monkeypatch: pytest.Mo
         monkeypatch.setattr(before_after, "continuations", lambda *_, written=text, **__: (written,))
         (reading,) = read(model, [probe])
         assert (reading.said, reading.right) == (said, compared.get(probe, said))
+
+
+def test_a_target_of_more_than_ten_tokens_is_said() -> None:
+    cities = "Oslo Bern Cairo Lima Quito Delhi Kyoto Miami Rome London Suva Apia"
+    model = parrot("Paris", cities)
+    edit = Edit(id="4", subject="Ann", prompt="{} lives in", target_new=cities, target_true="Paris")
+    (row,) = before_and_after(model, Lesson(model, None).update([edit]), [edit])
+    assert row.after.text == cities and row.after.said and not row.before.said
 
 
 def test_many_prompts_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
