@@ -22,6 +22,7 @@ from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.evaluate import Summary
+    from kg_edit.evaluate.judge import Judge
 
 
 KEY = "KG_EDIT_JUDGE_KEY"
@@ -52,10 +53,11 @@ def evaluate(
     """
     if not resume:
         _refuse_to_resume(out)
+    asked = _judge_at(judge_url, judge_model) if judge_url else None
     summary = _run_on_ray(evaluation, out, shard=shard) if ray else evaluation.run(out, shard=shard)
     show(summary, out)
-    if judge_url:
-        judge(out, evaluation.data, judge_url, judge_model, evaluation.dataset)
+    if asked:
+        _judge(out, evaluation.data, evaluation.dataset, asked)
 
 
 def _refuse_to_resume(out: Path) -> None:
@@ -104,10 +106,21 @@ def judge(
     """
     if not run.is_dir():
         read_settings(run)
-    from kg_edit.datasets import find_dataset
-    from kg_edit.evaluate.judge import Judge, judge_run
+    _judge(run, data, dataset, _judge_at(url, model))
 
-    asked = Judge(url=url, model=model, key=os.environ.get(KEY))
+
+def _judge_at(url: str, model: str) -> Judge:
+    """The judge at a server; its address is checked, but it is not asked anything."""
+    from kg_edit.evaluate.judge import Judge
+
+    return Judge(url=url, model=model, key=os.environ.get(KEY))
+
+
+def _judge(run: Path, data: Path, dataset: str, asked: Judge) -> None:
+    """Let a judge judge a run, and print the shares of right answers."""
+    from kg_edit.datasets import find_dataset
+    from kg_edit.evaluate.judge import judge_run
+
     for section, shares in judge_run(run, find_dataset(dataset).read(data).records, asked).items():
         for name, share in shares.items():
             stdout().print(f"{plain(section)}  {name}  {'' if share is None else f'{share:.3f}'}", soft_wrap=True)

@@ -107,3 +107,9 @@ def test_a_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evalua
     (skipped,) = summary["provenance"]["data"]["skipped"]
     assert summary["n"] == 3
     assert skipped in result.err
+
+
+def test_a_wrong_address_of_a_judge_is_found_before_the_run(evaluate: Run, place: Path) -> None:
+    result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
+    assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
+    assert not (place / "out").exists()
