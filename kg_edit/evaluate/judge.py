@@ -144,6 +144,7 @@ def judge_run(
     that are yes; a reply that is neither yes nor no counts as no.
 
     Raises:
+        ConfigError: no answer of the run belongs to a question of ``records``.
         JudgeError: the judge can't be asked; the verdicts so far are kept.
         OutputError: the run's records or its verdicts can't be read or written.
     """
@@ -151,6 +152,10 @@ def judge_run(
     drop_cut_line(file)
     known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
     wanted = list(_questions(folder, {record.id: Case.of(record) for record in records}, judge))
+    if not wanted:
+        raise ConfigError(
+            f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
+        )
     for verdict, names in tqdm(wanted, desc="judge", disable=None if progress else True):
         if verdict.key not in known:
             right, reply = judge.says(verdict.question, names, verdict.text)

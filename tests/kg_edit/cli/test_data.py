@@ -65,6 +65,8 @@ def test_a_runs_answers_are_judged(kg_edit: Run, server: Server, tmp_path: Path)
     result = kg_edit("judge", run, "--data", data, "--judge", server.url, "--judge-model", "m")
     assert (result.code, len(server.asked)) == (0, 1)
     assert "edited  portability.judge  1.000" in result.out
+    other = kg_edit("judge", run, "--data", data, "--dataset", "zsre", "--judge", server.url)
+    assert (other.code, "give --data and --dataset of the run" in other.err, len(server.asked)) == (2, True, 1)
 
 
 def test_consistency_needs_texts(kg_edit: Run, tmp_path: Path) -> None:
