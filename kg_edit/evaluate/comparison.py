@@ -155,7 +155,15 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
     if any(run.records[name].choices != runs[0].records[name].choices for run in runs for name in ids):
         notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
+    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
+        notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
     return tuple(notes)
+
+
+def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """The records whose edits are in one model, for each of ``ids``."""
+    found = {name: names for names in sequences_of(run.settings).values() for name in names}
+    return [found[name] if plan_of(run.settings).schedule.sequence > 1 else (name,) for name in ids]
 
 
 def _failed(run: ComparedRun, ids: Sequence[str]) -> int:
@@ -252,14 +260,15 @@ def _read(folders: Sequence[Path]) -> list[ComparedRun]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is given twice; give each folder once")
     short = [folder.resolve().name for folder in folders]
-    names = short if len(set(short)) == len(short) and UNEDITED not in short else list(map(str, folders))
+    whole = [f"./{folder}" if str(folder) == UNEDITED else str(folder) for folder in folders]
+    names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
     return [ComparedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
 def _named(reference: str, sides: Mapping[str, Scores], folders: Sequence[Path]) -> str:
     """The side with the name ``reference``, which may be a run's folder."""
     by_folder = dict(zip(map(str, folders), [side for side in sides if side != UNEDITED], strict=True))
-    name = by_folder.get(reference, by_folder.get(reference.rstrip("/"), reference))
+    name = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
     if name not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
     return name

@@ -103,6 +103,24 @@ def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> Non
         compare(folders, against="third")
 
 
+def test_a_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [Path(run("unedited", seed=1).name), Path(run("second", seed=2).name)]
+    monkeypatch.chdir(run("here", seed=3).parent)
+    assert compare(folders).sides == ("./unedited", "second")
+    assert compare(folders, against="./unedited").sides == ("./unedited", "second")
+    assert compare(folders, against="unedited").sides == ("unedited", "./unedited", "second")
+    assert compare(folders[:1]).sides == ("unedited", "./unedited")
+
+
+def test_a_note_says_when_the_models_have_different_edits(run: Run) -> None:
+    for schedule, noted in (("batch:100", True), ("single", False)):
+        long = run(f"long-{schedule}", seed=1, schedule=schedule)
+        short = run(f"short-{schedule}", seed=2, schedule=schedule, records=20)
+        notes = compare([long, short], common=True).notes
+        assert any("different edits in a model" in note for note in notes) is noted
+    assert not any("different edits" in note for note in compare([short, run("third", seed=3, records=20)]).notes)
+
+
 def test_a_difference_is_that_of_the_shown_means(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = (second / "records.jsonl").read_text().splitlines()
