@@ -20,7 +20,7 @@ from kg_edit.datasets.building import Template, built, built_edit, fields_of, te
 from kg_edit.datasets.reading import RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
-from kg_edit.errors import EditError, EditFileError, Fault
+from kg_edit.errors import EditError, EditFileError, Fault, describe
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"
 
@@ -85,14 +85,22 @@ def read_spans(path: Path) -> tuple[Query, ...]:
     """Read the masked sentences of an ECBD file, each with its span; the other fields are not used.
 
     Raises:
-        EditFileError: the file can't be read, or has no masked span.
+        EditFileError: the file can't be read, a row is wrong, or there is no masked span; the message names it.
     """
-    rows = every_row(document(path))
-    records = [parse(row, str(number)) for number, row in enumerate(rows, 1) if isinstance(row, dict)]
+    records = [_span_record(path, number, row) for number, row in enumerate(every_row(document(path)), 1)]
     found = tuple(query for record in records for probe in record.group("span") for query in probe.queries)
     if not found:
         raise EditFileError(f"{path}: no record has a masked span; expected rows of ECBD, such as its specificity file")
     return found
+
+
+def _span_record(path: Path, number: int, row: object) -> BenchmarkRecord:
+    try:
+        if not isinstance(row, dict):
+            raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+        return parse(row, str(number))
+    except EditError as error:
+        raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
 
 
 def with_specificity(records: Iterable[BenchmarkRecord], spans: tuple[Query, ...]) -> tuple[BenchmarkRecord, ...]:

@@ -49,6 +49,9 @@ def test_spans_of_other_entities_are_asked_of_every_record(tmp_path: Path) -> No
     assert found[0].group("inference") == records[0].group("inference")
     with pytest.raises(EditFileError, match="no record has a masked span"):
         read_spans(written(tmp_path, ENTITY))
+    for wrong, fault in (({**ENTITY, "definition": "no mask"}, "field definition: "), ("ECBD", "found the text")):
+        with pytest.raises(EditFileError, match=rf"record 2, {fault}"):
+            read_spans(written(tmp_path, ENTITY, wrong))
 
 
 def test_a_masked_span_is_scored(tmp_path: Path) -> None:
