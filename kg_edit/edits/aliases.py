@@ -77,10 +77,13 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     if isinstance(old := found.get("target_true"), list) and old:
         found["target_true"] = old[0]
     # a locality prompt whose answer is the old object is a neighbour of the fact
-    if kept := [prompt for prompt, answer in _asked_elsewhere(fields) if answer == found.get("target_true")]:
+    if kept := [prompt for prompt, names in _asked_elsewhere(fields) if found.get("target_true") in names]:
         found.setdefault("neighborhood", kept)
     if isinstance(asked := found.get("portability"), Mapping):
-        found["portability"] = [{"question": prompt, "answer": answer} for prompt, answer in _pairs(asked)]
+        found["portability"] = [
+            {"question": prompt, "answer": answer, **({"aliases": others} if others else {})}
+            for prompt, (answer, *others) in _pairs(asked)
+        ]
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -92,16 +95,16 @@ def _with_place(prompt: object, subject: object) -> object:
     return "{}".join(parts) if len(parts) == 2 else prompt
 
 
-def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, object]]:
-    """Yield (prompt, answer) for each locality prompt."""
+def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, list[object]]]:
+    """Yield (prompt, names of the right answers) for each locality prompt."""
     prompt, answer = (fields.get(name) for name in LOCALITY)
     yield from _paired(prompt, answer)
     if isinstance(groups := fields.get("locality"), Mapping):
         yield from _pairs(groups)
 
 
-def _pairs(groups: Row) -> Iterator[tuple[object, object]]:
-    """Yield (prompt, answer) pairs from EasyEdit's or CounterFactPlus' field names, also from nested groups of them."""
+def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
+    """Yield prompts with their answers from EasyEdit's or CounterFactPlus' field names, also from nested groups."""
     if "New Question" in groups:
         yield from _paired(groups.get("New Question"), groups.get("New Answer"))
     elif "prompt" in groups:
@@ -113,17 +116,19 @@ def _pairs(groups: Row) -> Iterator[tuple[object, object]]:
                     yield from _pairs(part)
 
 
-def _paired(prompt: object, answer: object) -> Iterator[tuple[object, object]]:
-    """Yield (prompt, first answer), from one prompt or from a list of prompts with a list of answers."""
+def _paired(prompt: object, answer: object) -> Iterator[tuple[object, list[object]]]:
+    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers."""
     if isinstance(prompt, list) and isinstance(answer, list):
         for one, its in zip(prompt, answer, strict=False):
-            yield one, _first(its)
+            yield one, list(_names(its)) or [its]
     elif prompt is not None:
-        yield prompt, _first(answer)
+        yield prompt, list(_names(answer)) or [answer]
 
 
-def _first(answer: object) -> object:
-    """The first right answer, where the answer is a list of right answers."""
-    while isinstance(answer, list) and answer:
-        answer = answer[0]
-    return answer
+def _names(answer: object) -> Iterator[object]:
+    """All names of the right answers: EasyEdit has a text, a list of aliases, or a list of such lists."""
+    if isinstance(answer, list):
+        for part in answer:
+            yield from _names(part)
+    else:
+        yield answer

@@ -66,7 +66,8 @@ def test_a_row_of_easy_edit(tmp_path: Path) -> None:
     assert (edit.id, edit.prompt, edit.text) == ("3561", "In {}, the language spoken is", EASY_EDIT["prompt"])
     assert (edit.target_true, edit.paraphrases) == ("Spanish", (EASY_EDIT["rephrase_prompt"],))
     assert edit.neighborhood == ("In Peru, the language spoken is",)
-    assert [(asked.question, asked.answer) for asked in edit.portability] == [("Which country shares it?", "Brazil")]
+    (asked,) = edit.portability
+    assert (asked.question, asked.answer, asked.aliases) == ("Which country shares it?", "Brazil", ("Portugal",))
     (other,) = read(tmp_path, {**EASY_EDIT, "locality_ground_truth": "Quechua"})
     assert other.neighborhood == (), "what is asked elsewhere has another answer: it is no neighbour of the fact"
 
