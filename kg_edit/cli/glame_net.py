@@ -68,7 +68,7 @@ def train(
         drawn=drawn,
         out=out,
         preset=preset,
-        settings={**parse_settings(settings or []), **({} if steps is None else {"steps": steps})},
+        settings=parse_settings(settings or [], steps=steps),
         dtype=dtype,
         device=device,
     )

@@ -69,15 +69,15 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
         edits = learned_from(data, dataset, limit, leave_out or [])
         from kg_edit.storage.run_folder import check_folder
 
-        chosen, wanted = training(), parse_settings(settings or [])
-        config = chosen.settings.preset(preset, {**wanted, **({} if steps is None else {"steps": steps})})
+        chosen = training()
+        config = chosen.settings.preset(preset, parse_settings(settings or [], steps=steps))
         check_folder(out)
         chosen.show(chosen.train(load(model, dtype, device), edits, config, out), out)
 
 
 def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[Edit]:
     """The edits of a file but those of subjects in the files of ``leave_out``; says how many these are."""
-    found = _read(data, dataset)[:limit]
+    found = _read(data, dataset, limit)
     gone = {edit.subject.casefold() for path in leave_out for edit in _read(path, None)}
     left = [edit for edit in found if edit.subject.casefold() not in gone]
     if leave_out:
@@ -87,14 +87,15 @@ def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: 
     return left
 
 
-def _read(path: Path, dataset: str | None) -> list[Edit]:
+def _read(path: Path, dataset: str | None, limit: int | None = None) -> list[Edit]:
+    """The edits of the file's first ``limit`` records; a record may have several edits."""
     from kg_edit.datasets import find_dataset, guess_dataset
 
     chosen = find_dataset(dataset) if dataset else guess_dataset(path)
     reading = chosen.read(path)
     for problem in reading.problems:
         typer.echo(f"skipped: {problem}", err=True)
-    return [edit for record in reading.records for edit in record.edits]
+    return [edit for record in reading.records[:limit] for edit in record.edits]
 
 
 def show_validations(manifest: KeManifest | MendManifest, out: Path, *, method: str) -> None:

@@ -69,14 +69,18 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def parse_settings(pairs: list[str], layer: int | None = None, corpus: str | None = None) -> dict[str, Any]:
+def parse_settings(
+    pairs: list[str], *, layer: int | None = None, corpus: str | None = None, steps: int | None = None
+) -> dict[str, Any]:
     """Parse NAME=VALUE pairs; a dot in a name goes one level down, and a value is JSON if it can be parsed, else text.
+
+    ``layer``, ``corpus`` and ``steps`` are the values of options of these names.
 
     Raises:
         ConfigError: a pair has no ``=``, or a setting is given twice.
     """
     settings: dict[str, Any] = {}
-    options = {"layer": layer, "covariance.corpus": corpus}
+    options = {"layer": layer, "covariance.corpus": corpus, "steps": steps}
     for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -239,7 +243,7 @@ def plan(
 
     opened = open_graph(graph, contact) if isinstance(graph, list) else graph
     found = find_method(method)
-    wanted = parse_settings(settings or [], parse_layer(layer), corpus)
+    wanted = parse_settings(settings or [], layer=parse_layer(layer), corpus=corpus)
     config = found.config_class.preset(preset, wanted, method=method)
     if layer == AUTO:
         from kg_edit.locate.layer_sweep import check_choosable

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kg_edit.cli.training import learned_from
 from kg_edit.methods.mend.store import NETWORK, read_manifest
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.datasets.rows import MQUAKE, written
 from tests.kg_edit.methods.mend.examples import edits, quick
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 
 def settings() -> list[str]:
-    """The quick settings as options."""
-    said = quick(normalise_on=6).model_dump(mode="json", exclude_defaults=True)
+    """The quick settings as options, without the number of steps."""
+    said = quick(normalise_on=6).model_dump(mode="json", exclude_defaults=True, exclude={"steps"})
     return [part for name, value in said.items() for part in ("--set", f"{name}={json.dumps(value)}")]
 
 
@@ -51,3 +53,16 @@ def test_a_setting_that_is_none(kg_edit: Run, place: Path) -> None:
     said = kg_edit("mend", "train", "--data", "many.jsonl", "--out", "mend", "--set", "stepz=3")
     assert said.code == 2 and "did you mean 'steps'" in said.err
     assert not (place / "mend").exists()
+
+
+def test_steps_are_set_once(kg_edit: Run, place: Path) -> None:
+    many(place / "many.jsonl")
+    said = kg_edit("mend", "train", "--data", "many.jsonl", "--out", "mend", "--set", "steps=3", "--steps", "2")
+    assert said.code == 2 and "steps is set twice" in said.err
+
+
+def test_the_limit_counts_records_of_several_edits(place: Path) -> None:
+    data = written(place, MQUAKE, {**MQUAKE, "case_id": 3})
+    found = learned_from(data, "mquake", 1, [])
+    assert [edit.subject for edit in found] == ["Misery", "Richard Dawkins"]
+    assert len(learned_from(data, "mquake", None, [])) == 4
