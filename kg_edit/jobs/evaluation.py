@@ -29,6 +29,7 @@ from kg_edit.jobs.options import (
     Preset,
     Settings,
 )
+from kg_edit.methods.listing import reads_a_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,6 +199,8 @@ class Evaluation:
         from kg_edit.evaluate.run import check_schedule
 
         check_schedule(self.schedule, self.every)
+        if self.control and not reads_a_graph(self.method):
+            raise ConfigError(f"--control {self.control}: {self.method} reads no graph; remove --control")
         return plan(
             self.method,
             preset=self.preset,
@@ -216,6 +219,8 @@ class Evaluation:
 
         find_extras(self.extras or ())
         text_file, wanted = split_general(self.general)
+        if self.general_limit and not wanted:
+            raise ConfigError("--general-limit counts the documents of lm-eval tasks; name some with --general")
         return Beside(
             text=read_text(text_file) if text_file else None,
             tasks=GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,

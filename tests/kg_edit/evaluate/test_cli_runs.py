@@ -113,3 +113,8 @@ def test_a_wrong_address_of_a_judge_is_found_before_the_run(evaluate: Run, place
     result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
     assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
     assert not (place / "out").exists()
+
+
+def test_a_limit_of_documents_needs_tasks(evaluate: Run) -> None:
+    result = evaluate("--general", "text.txt", "--general-limit", "5", "--out", "out")
+    assert (result.code, "name some with --general" in result.err) == (2, True)
