@@ -52,6 +52,7 @@ _GOING_ON = (
     "judge",
     "locate",
     "sweep",
+    "drift",
     "mend",
     "ke",
     "serac",
