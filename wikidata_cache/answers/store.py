@@ -31,9 +31,9 @@ WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:id
 GROUP BY id"""
 _LOOK_UP = f"SELECT id, value, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
 _ORIGIN = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
-_LABELLED = """
+_LABELLED = f"""
 SELECT DISTINCT id FROM facts
-WHERE graph = ? AND kind = 'label' AND value IN (SELECT value FROM json_each(?)) AND fetched_at <= ?"""
+WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN ({", ".join("?" for _ in LANGUAGES)})"""  # noqa: S608
 _URLS = """
 SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
 _ANY_TIME = "9999"  # as text, later than every ISO time
@@ -92,8 +92,8 @@ class AnswerStore:
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
         """Return the ids that have exactly this label in any version."""
-        texts = dumps([pack([label, language]) for language in LANGUAGES])
-        return [entity for (entity,) in self.database.read(_LABELLED, (graph, texts, as_of or _ANY_TIME))]
+        stored = [pack([label, language]) for language in LANGUAGES]
+        return [entity for (entity,) in self.database.read(_LABELLED, (graph, as_of or _ANY_TIME, *stored))]
 
     def urls(self, graph: str) -> list[str]:
         """Return the URLs that have answered for a graph, sorted."""

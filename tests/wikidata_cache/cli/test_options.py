@@ -100,6 +100,11 @@ def test_links_find_what_either_knows(small: str) -> None:
     assert linker.link("born at", kind="property").candidates[0].id == "P19"
 
 
+def test_a_text_longer_than_any_label_names_nothing(small: str) -> None:
+    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    assert cache.find("no label is as long as this " * 20) == ()
+
+
 def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
     with AnswerStore(small) as store:
         exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
