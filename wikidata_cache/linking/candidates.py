@@ -85,13 +85,15 @@ class LinkResult:
     """The candidates for a text, the best first; `notes` say what could not be checked.
 
     The status is "none" without candidates; "exact" if the best candidate has `can_settle` and leads by at least `LEAD`
-    points; else "ambiguous", and a person has to choose.
+    points; else "ambiguous", and a person has to choose. `next_score` is the score of the best candidate that is not
+    listed, or None where all are.
     """
 
     text: str
     candidates: tuple[Candidate, ...]
     source: str
     notes: tuple[str, ...] = ()
+    next_score: float | None = None
 
     @property
     def status(self) -> Status:
@@ -99,7 +101,8 @@ class LinkResult:
         if not self.candidates:
             return "none"
         best, *others = self.candidates
-        leads = not others or round(best.score - others[0].score, 2) >= LEAD
+        second = others[0].score if others else self.next_score
+        leads = second is None or round(best.score - second, 2) >= LEAD
         return "exact" if best.can_settle and leads else "ambiguous"
 
     def only(self, *, policy: Policy = "clear") -> Candidate:

@@ -93,14 +93,17 @@ class Linker:
         self, text: str, builders: Sequence[CandidateBuilder], *, relation: str | None, role: Role, limit: int = 10
     ) -> LinkResult:
         """Return the result for the best `limit` builders, ranked, with the labels of their types."""
-        best = ranked(builders)[:limit]
+        everyone = ranked(builders)
+        best, cut = everyone[:limit], everyone[limit:]
         names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
         notes = (
             [f"types were not compared: {self._graph.source.name} has no {role}s of {relation} with a type"]
             if relation and self._at_end(relation, role) is None
             else []
         )
-        return LinkResult(text, tuple(builder.candidate(names) for builder in best), self.knowledge.name, tuple(notes))
+        listed = tuple(builder.candidate(names) for builder in best)
+        next_score = round(cut[0].score, 2) if cut else None
+        return LinkResult(text, listed, self.knowledge.name, tuple(notes), next_score)
 
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property.

@@ -197,6 +197,12 @@ def test_limit_cuts_the_list_after_ranking(linker: Linker) -> None:
     assert linker.link("Paris", limit=2).candidates == whole.candidates[:2]
 
 
+def test_a_candidate_beyond_the_limit_still_competes(linker: Linker) -> None:
+    assert [len(linker.link("French", limit=limit).candidates) for limit in (1, 2)] == [1, 2]
+    assert {linker.link("French", limit=limit).status for limit in (1, 2, 10)} == {"ambiguous"}
+    assert linker.link("Rome", limit=1).status == "exact"
+
+
 def test_a_tie_goes_to_no_one() -> None:
     def candidate(entity: str, score: float, can_settle: bool = True) -> Candidate:
         return Candidate(entity, "x", None, (), (Reason(score, "because"),), can_settle)
