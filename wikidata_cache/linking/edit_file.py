@@ -84,11 +84,16 @@ def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
     """Return the `requested_rewrite` of a CounterFact record with the ids filled in."""
     flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
     targets = {
-        name: {**target, "id": ids[f"{name}_id"]}
+        name: {**_target(rewrite.get(name)), "id": ids[f"{name}_id"]}
         for name in ("target_new", "target_true")
-        if f"{name}_id" in ids and isinstance(target := rewrite.get(name), Mapping)
+        if f"{name}_id" in ids
     }
     return {**rewrite, **flat, **targets}
+
+
+def _target(said: object) -> LinkRow:
+    """Return an object of a CounterFact record; some files have only its text."""
+    return said if isinstance(said, Mapping) else {"str": said}
 
 
 def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirects: Mapping[str, str]) -> str | None:

@@ -133,6 +133,16 @@ def test_counterfact_records_stay_counterfact_records(linker: Linker, tmp_path: 
     assert (edit.subject_id, edit.target_new_id, edit.target_true_id) == ("Q11", "Q300", "Q830149")
 
 
+def test_a_record_whose_objects_are_texts_gets_their_ids_too(linker: Linker, tmp_path: Path) -> None:
+    rewrite = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
+    rewrite |= {"target_new": "Rome", "target_true": "Paris"}
+    edits = written(tmp_path / "edits.jsonl", [{"requested_rewrite": rewrite}])
+    assert link_edits(linker, edits, tmp_path / "linked.jsonl").complete == 1
+    (edit,) = read_edits(tmp_path / "linked.jsonl")
+    assert (edit.target_new, edit.target_new_id) == ("Rome", "Q300")
+    assert (edit.target_true, edit.target_true_id) == ("Paris", "Q830149")
+
+
 def test_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
     edits, out = written(tmp_path / "edits.jsonl", [{"subject": "Anna"}]), tmp_path / "linked.jsonl"
     with pytest.raises(EditRowError, match=r"edits.jsonl, row 1, field target_new"):
