@@ -29,7 +29,7 @@ _LABELS = ("entities", "relations", "types")
 
 Kind = Literal["N-Triples", "TSV", "KGTK", "JSON dump", "CoDEx labels"]
 
-_NAMES = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?", re.IGNORECASE)
+_NAMES = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
 _EXPECTED = (
     "N-Triples, a Wikidata dump (RDF as .nt, or JSON), rows such as Q42<tab>P31<tab>Q5, KGTK edges, or a CoDEx folder"
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
-from wikidata_cache.ids import LANGUAGES, release
+from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
 from wikidata_cache.labels.label_index import LabelCounts
 from wikidata_cache.stores.chunks import Batch, Chunk, ChunkReader, add_hashes, batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, count_ids, index_names, store_write_errors
@@ -232,7 +232,7 @@ def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 def _labels_beside(work: Work, inputs: Sequence[Input]) -> list[Input]:
     """Return the labels file beside sources that have no labels, as `graph_files.py` does; else []."""
-    if len(work.progress.done) > len(inputs) or (work.progress.names and not work.progress.offset):
+    if len(work.progress.done) > len(inputs) or (not work.progress.offset and _has_labels(work)):
         return []
     sibling = sibling_labels([source.path for source in inputs])
     if sibling is None:
@@ -240,6 +240,13 @@ def _labels_beside(work: Work, inputs: Sequence[Input]) -> list[Input]:
         return []
     logger.info("No labels in these sources; also loading %s from the same folder", sibling.name)
     return [detect(sibling)]
+
+
+def _has_labels(work: Work) -> bool:
+    """Return whether a recorded text is a label; others are descriptions, aliases or times."""
+    label = f"> <{RDFS_LABEL}> ".encode()
+    with (work.folder / NAMES).open("rb") as file:
+        return any(label in line for line in file)
 
 
 def _check_kept(work: Work, inputs: Sequence[Input]) -> None:

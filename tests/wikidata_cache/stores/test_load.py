@@ -254,6 +254,24 @@ def test_labels_beside_a_graph_without_labels_are_loaded_too(tmp_path: Path) -> 
     assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
 
 
+@pytest.mark.parametrize(
+    "text", [f'{NODE} <{P}qualifier/P580> "2003-01-01T00:00:00Z"^^{TIME} .', f'<{WD}Q1> {ABOUT} "x"@en .']
+)
+def test_times_and_descriptions_are_no_labels(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "claims.nt", f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n{text}\n")
+    write(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
+    load([tmp_path / "claims.nt"], tmp_path / "wd")
+    assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
+
+
+def test_backups_and_unfinished_downloads_in_a_folder_are_not_loaded(tmp_path: Path) -> None:
+    write(tmp_path / "graphs" / "a.tsv", "Q1\tP31\tQ2\n")
+    for name in ("a.tsv.bak", "b.nt.gz.part", "edits.jsonl"):
+        write(tmp_path / "graphs" / name, "Q1\tP31\tQ3\n")
+    manifest = load([tmp_path / "graphs"], tmp_path / "wd").manifest
+    assert [source["name"] for source in manifest.sources] == ["a.tsv"]
+
+
 def test_a_folder_of_graph_files(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.nt", WANTED)
     write(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
