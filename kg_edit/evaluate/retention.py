@@ -42,22 +42,6 @@ PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
 _TOKENS = 24  # tokens of an answer
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
-Scores = Mapping[str, float | None]  # by the id of a record or a prompt
-
-
-def unrelated_retention(now: Scores) -> float | None:
-    """TRR: the mean score on test prompts that are unrelated to the edits."""
-    return mean(now.values())
-
-
-def edit_retention(now: Scores, made: Sequence[str]) -> float | None:
-    """ERR: the mean score ``now`` of all edits ``made`` so far (their ids)."""
-    return mean(now.get(name) for name in made)
-
-
-def accurate_retention(now: Scores, before: Scores) -> float | None:
-    """ARR: the mean score ``now`` of the prompts that the unedited model got right (a score of 1)."""
-    return mean(now.get(name) for name, score in before.items() if score == 1)
 
 
 class Reply(NamedTuple):

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluate.general_tasks import GeneralChange
+from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.records import BASE, Point, RunRecord, phase_of
-from kg_edit.evaluate.retention import ERR, PREFIX, edit_retention, rates
+from kg_edit.evaluate.retention import ERR, PREFIX, rates
 from kg_edit.evaluate.schedule import CurvePlan
 from kg_edit.evaluate.statistics import Estimate, MetricRow, counts, estimates, metric_names
 from kg_edit.storage.atomic import write_json
@@ -94,19 +95,14 @@ def _point(
         n=len(usable),
         failed=len(usable) - len(rows),
         scores=estimates(rows, names=metric_names(rows), seed=seed),
-        retention=rates(found, held) if held else {ERR: edit_retention(now, tuple(now))},
+        retention=rates(found, held) if held else {ERR: mean(now.values())},
         general={
-            name: _mean([point.scores.get(name) for point in general])
+            name: mean([point.scores.get(name) for point in general])
             for name in dict.fromkeys(name for point in general for name in point.scores)
             if name not in held
         },
         general_failed=sum(point.error is not None for point in general),
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return fmean(found) if found else None
 
 
 Estimates = dict[str, Estimate]

@@ -22,6 +22,7 @@ from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
+_RETENTION = "kg_edit.evaluate.retention.RetentionTest"
 RUN_METRICS: Mapping[str, RunMetric] = {
     "editing_score": RunMetric(
         where="kg_edit.evaluate.statistics.estimates",
@@ -56,30 +57,30 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         "metrics need no judge. Verdicts and replies are saved, because a judge's model may change.",
     ),
     "retention.TRR": RunMetric(
-        where="kg_edit.evaluate.retention.unrelated_retention",
+        where=_RETENTION,
         formula="After t edits: the share of the prompts of a test file (`--retention`), which have nothing to do with "
         "the edits, whose greedy answer says a right name as whole words. 0 where the edits broke the model.",
         source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
     ),
     "retention.ERR": RunMetric(
-        where="kg_edit.evaluate.retention.edit_retention",
+        where=_RETENTION,
         formula="After t edits: the share of edits 1 … t that the model then says greedily. Without a test file: the "
         "mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the model.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.average": RunMetric(
-        where="kg_edit.evaluate.retention.rates",
+        where=_RETENTION,
         formula="The mean of retention.TRR and retention.ERR.",
         source=f'The column "Avg." of the table of {_GRACE}.',
     ),
     "retention.ARR": RunMetric(
-        where="kg_edit.evaluate.retention.accurate_retention",
+        where=_RETENTION,
         formula="retention.TRR over only the test prompts that the unedited model answers correctly.",
         source=f"Accurate retention rate: {_GRACE}, there for sentences that were accurate before.",
     ),
     **{
         f"retention.{rate}.perplexity": RunMetric(
-            where="kg_edit.evaluate.retention.rates",
+            where=_RETENTION,
             formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token. "
             "Missing where the edits broke the model.",
             source=f"The perplexities of the table of {_GRACE}, there the mean of each sentence's perplexity.",

@@ -45,7 +45,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetric:
-    """A metric of a whole model or run; ``where`` is the module path of the function that computes it."""
+    """A metric of a whole model or run; ``where`` is the path of the function or class that computes it."""
 
     where: str
     formula: str
