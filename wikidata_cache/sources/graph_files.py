@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import logging
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,8 @@ def _load(store: Store, reader: CountingReader, path: Path) -> None:
         store.bulk_extend(_tsv_quads(reader, path))
     else:
         try:
-            store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES)
+            # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
+            store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
         except SyntaxError as error:
             raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
     if not reader.lines:
@@ -142,8 +144,9 @@ class CountingReader:
         self._raw.close()
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` unzipped bytes; all remaining bytes for -1."""
+        """Return up to `size` unzipped bytes, without a byte order mark; all remaining bytes for -1."""
         chunk = self._file.read(size)
+        chunk = chunk if self.lines else chunk.removeprefix(BOM_UTF8)
         self.lines += chunk.count(b"\n")
         if chunk and not self.lines:
             self.lines = 1

@@ -11,6 +11,7 @@ import bz2
 import gzip
 import hashlib
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -88,6 +89,7 @@ class ChunkReader:
                     raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
                 start += len(text)
                 whole = text if text.endswith(b"\n") else text + b"\n"
+                whole = whole.removeprefix(BOM_UTF8) if number == 1 else whole
                 yield Chunk(whole, number, start)
                 number += whole.count(b"\n")
             if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error

@@ -9,6 +9,7 @@ from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import open_source
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.sources.graph_files import load_files
+from wikidata_cache.stores.load import load
 
 WIKIDATA = b"http://www.wikidata.org/"
 LINE = b"<%sentity/Q%%d> <%sprop/direct/P1> <%sentity/Q2> .\n" % (WIKIDATA, WIKIDATA, WIKIDATA)
@@ -24,6 +25,22 @@ def test_tsv_with_and_without_header(tmp_path: Path) -> None:
         assert facts(source).labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
     (tmp_path / "c.tsv.gz").write_bytes(gzip.compress(rows.encode()))
     assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + LINE % 1,
+        LINE % 1 + b"<%sentity/Q1> <%sprop/direct/P856> <http://a.example/a b> .\n" % (WIKIDATA, WIKIDATA),
+        LINE % 1 + b'<%sentity/Q1> <http://a.example/p> "x"@zh-classical .\n' % WIKIDATA,
+    ],
+)
+def test_what_dumps_and_editors_write_is_read_in_memory_and_by_load(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "g.nt"
+    path.write_bytes(content)
+    load([path], tmp_path / "wd")
+    for source in (path, tmp_path / "wd"):
+        assert facts(open_source(source)).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
 def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
