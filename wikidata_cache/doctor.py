@@ -13,10 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
-from wikidata_cache.answers.store import Inventory, take_inventory
+from wikidata_cache.answers.store import AnswerStore, Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.endpoints.rate_limit import RateLimitState, after_clock_jump, offline_forced
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
@@ -56,7 +58,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         whole = yield from _store(graph)
         if not whole:  # on a damaged database, the engine may allocate any amount of memory
             return
-        yield _tried(f"source {graph}", lambda: _answers(WikidataCache(graph, cache=cache)))
+        yield _tried(f"source {graph}", lambda: _source(graph, cache))
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
@@ -98,6 +100,15 @@ def _sqlite() -> str:
     finally:
         connection.close()
     return f"{sqlite3.sqlite_version}, with full-text search"
+
+
+def _source(graph: SourceSpec, cache: Path | None) -> str:
+    """Return that a graph answers. Each endpoint is asked itself: its cache would hide that it is down."""
+    source = WikidataCache(graph, cache=cache).source
+    if not isinstance(source, CachedSource) or source.mode == "offline":
+        return _answers(WikidataCache(source))
+    limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
+    return "; ".join(_answers(WikidataCache(EndpointSource(url, limiter=limiter))) for url in source.fetch_hint.urls)
 
 
 def _answers(cache: WikidataCache) -> str:

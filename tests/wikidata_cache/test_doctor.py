@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import SPIKE, Server
+from tests.wikidata_cache.wikidata_helpers import SPIKE, Server, reply
 from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
@@ -75,3 +75,10 @@ def test_a_source_that_does_not_answer_is_broken(server: Server, cache_path: str
     server.close()
     findings = list(examine("nowhere.nt.gz", cache=Path(cache_path)))
     assert [finding.what for finding in findings if not finding.ok] == ["source nowhere.nt.gz"]
+
+
+def test_an_endpoint_that_is_down_is_broken_though_the_cache_knows_its_answers(server: Server, cache_path: str) -> None:
+    WikidataCache(server.url, cache=cache_path).neighbourhood("Q1345", per_node=10)
+    server.fault = lambda handler, body: reply(handler, 404, b"gone")
+    last = list(examine(server.url, cache=Path(cache_path)))[-1]
+    assert not last.ok and "HTTP 404" in last.found
