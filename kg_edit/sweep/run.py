@@ -192,16 +192,18 @@ def _named(metric: str) -> str:
 
 def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
     axis, *names = shown
-    for (name, some), colour in zip(_rows(outcomes, names).items(), COLOURS * len(outcomes), strict=False):
-        places = [_place(outcome, axis, shown[axis]) for outcome in some]
+    values = sorted(shown[axis]) if _is_numeric(shown[axis]) else shown[axis]
+    along = sorted(outcomes, key=lambda outcome: _place(outcome, axis, values))
+    for (name, some), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
+        places = [_place(outcome, axis, values) for outcome in some]
         mean, low, high = (_numbers(some, metric, end) for end in ("mean", "ci95_low", "ci95_high"))
         panel.plot(places, mean, color=colour, marker="o", ms=4, label=name or "edited")
         panel.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
     base = outcomes[0].summary.base.get(metric)
     if base is not None and base.mean is not None:
         panel.axhline(base.mean, color="#999999", ls="--", lw=1, label="unedited")
-    labels = None if _is_numeric(shown[axis]) else list(map(str, shown[axis]))
-    panel.set_xticks(list(shown[axis]) if labels is None else range(len(labels)), labels)
+    labels = None if _is_numeric(values) else list(map(str, values))
+    panel.set_xticks(list(values) if labels is None else range(len(labels)), labels)
     panel.set_xlabel(axis)
     if metric in CATALOGUE and is_share(metric):
         panel.set_ylim(-0.02, 1.02)

@@ -224,6 +224,14 @@ def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
+def test_a_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Path) -> None:
+    drawn = [
+        draw_sweep([outcome({"layer": layer}, layer / 9) for layer in layers], METRICS, tmp_path / name).read_bytes()
+        for name, layers in (("sorted.svg", (1, 4, 6)), ("grown.svg", (1, 6, 4)))
+    ]
+    assert drawn[0] == drawn[1]
+
+
 def test_a_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """Without the withheld answers, and in a cell with `exclude_answers` without those of the probes."""
     asked = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}
