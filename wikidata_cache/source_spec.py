@@ -15,7 +15,7 @@ from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
-from wikidata_cache.errors import GraphFileError, SourceStringError
+from wikidata_cache.errors import BadOptionError, GraphFileError, SourceStringError
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
@@ -63,9 +63,14 @@ def open_source(
     parts = _parts(spec) if spec is not None else []
     urls = [part for part in parts if part.startswith(REMOTE)]
     others = [part for part in parts if part not in urls]
-    stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part))]
+    stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part).expanduser())]
     if (urls or stores) and len(others) + bool(urls) > 1:
         raise SourceStringError(f"{(stores or urls)[0]} cannot be combined with other sources; give it alone.")
+    if others and as_of is not None:
+        raise BadOptionError(
+            f"as_of={as_of!r} replays the cache, but {others[0]} is a local graph without versions. Leave out as_of "
+            f"(--as-of), or leave out the graph."
+        )
     if stores:
         return OxigraphSource.from_store(Path(stores[0].removeprefix("oxigraph:")))
     if others:
@@ -112,13 +117,21 @@ def _parts(spec: SourceSpec) -> list[str]:
         parts = [part for item in spec for part in _parts(item)]
     elif spec.startswith(REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
-    elif Path(spec).exists():
+    elif _exists(spec):
         parts = [spec]  # a comma here belongs to the name
     else:
         parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
     return parts
+
+
+def _exists(spec: str) -> bool:
+    """Return whether a text is a path of something; the list of many files is longer than a file name may be."""
+    try:
+        return Path(spec).expanduser().exists()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _files(part: str) -> list[Path]:

@@ -7,7 +7,8 @@ from pyoxigraph import RdfFormat, Store
 
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import open_source, packaged_extract
-from wikidata_cache.errors import GraphFileError, SourceStringError
+from wikidata_cache.errors import BadOptionError, GraphFileError, SourceStringError
+from wikidata_cache.stores.load import load
 
 WIKIDATA = "http://www.wikidata.org"
 LINE = f"<{WIKIDATA}/entity/Q1> <{WIKIDATA}/prop/direct/P1> <{WIKIDATA}/entity/Q2> .\n"
@@ -34,6 +35,38 @@ def test_a_comma_in_a_name(tmp_path: Path) -> None:
     path = tmp_path / "a,b.nt"
     path.write_text(LINE)
     assert open_source(str(path)).name == "a,b.nt"
+
+
+def test_a_list_longer_than_a_file_name_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{'part' * 8}-{number}.nt" for number in range(10)]
+    for name in names:
+        Path(name).write_text(LINE)
+    assert facts(open_source(",".join(names))).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+
+
+def test_two_files_of_one_name_are_both_in_the_provenance(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "g.nt").write_text(LINE.replace("P1", "P1" if folder == "a" else "P2"))
+    files = open_source([tmp_path / "a" / "g.nt", tmp_path / "b" / "g.nt"]).provenance()["files"]
+    assert isinstance(files, list)
+    assert [entry["name"] for entry in files] == [str(tmp_path / folder / "g.nt") for folder in ("a", "b")]
+
+
+def test_a_store_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "g.nt").write_text(LINE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    load([tmp_path / "g.nt"], "~/wd")
+    assert facts(open_source("~/wd")).out(["Q1"]) == facts(open_source("~/g.nt")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+
+
+def test_a_time_is_only_replayed_from_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "g.nt").write_text(LINE)
+    with pytest.raises(BadOptionError, match=r"g\.nt is a local graph without versions.*Leave out as_of"):
+        open_source(tmp_path / "g.nt", as_of="2026-11-20")
+    with pytest.raises(BadOptionError, match="'' is not a time"):  # such as --as-of "$WHEN" without WHEN
+        open_source(None, as_of="", cache=tmp_path / "cache.sqlite")
 
 
 def test_a_folder_loads_all_its_graph_files(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class CachedSource:
         self.mode = effective_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
         self.request_counts = RequestCounts()
-        self._layers = CacheLayers(store, packs, graph=graph, as_of=utc(as_of) if as_of else None)
+        self._layers = CacheLayers(store, packs, graph=graph, as_of=None if as_of is None else utc(as_of))
         self._urls = tuple(urls)
         online = None if self.mode == "offline" else inner
         self._filler = (

@@ -45,7 +45,7 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
         raise BadOptionError(f"as_of={as_of!r} reads the cache only, so it needs mode='offline'; found mode={mode!r}.")
     if mode not in (None, "offline") and not endpoint:
         raise BadOptionError(f"mode={mode!r} needs an endpoint, but none is given. Give a SPARQL URL as the source.")
-    return "offline" if offline_forced() or as_of or not endpoint else mode or "cache_first"
+    return "offline" if offline_forced() or as_of is not None or not endpoint else mode or "cache_first"
 
 
 def cache_file(path: str | Path | None = None) -> Path:

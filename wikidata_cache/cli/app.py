@@ -201,7 +201,7 @@ def export(
     `wikidata-cache export paper.jsonl.gz --cache paper.sqlite --latest`
     """
     with AnswerStore(cache_file(cache), read_only=True) as store:
-        moment = utc(as_of) if as_of else None
+        moment = None if as_of is None else utc(as_of)
         summary = export_snapshot(
             store, out, newest_only=latest or as_of is not None, as_of=moment, graph_name=graph_name
         )

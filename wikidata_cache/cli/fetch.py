@@ -122,7 +122,7 @@ def _open(
     """The cache over the endpoints, by default Wikidata's; offline, and to replay a time, over none."""
     from wikidata_cache.cache import WikidataCache
 
-    is_online = mode != "offline" and not as_of
+    is_online = mode != "offline" and as_of is None
     return WikidataCache(
         endpoints or ([WIKIDATA] if is_online else None),
         contact=contact,

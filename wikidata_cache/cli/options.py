@@ -80,7 +80,7 @@ def open_cache(
     from wikidata_cache.source_spec import open_with_fallback
 
     mode, packs = mode_from_options(mode, offline=offline), tuple(packs or ())
-    if graph is None and not as_of and mode in (None, "offline"):
+    if graph is None and as_of is None and mode in (None, "offline"):
         if not (cache or pack_files(packs) or cache_file().exists()):
             return WikidataCache(packaged_extract(), contact=contact)
         if mode is None:

@@ -32,13 +32,17 @@ _LONGEST_LINE = 1 << 20  # bytes of a TSV row
 
 
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
-    """Load files into one store; return the store and {file name: sha256}.
+    """Load files into one store; return the store and {file name: sha256}; of files of one name, the paths.
 
     If the files have no labels, a labels file beside them is loaded too; without any label, a warning is logged.
     Raises GraphFileError for a missing, empty, corrupt or malformed file.
     """
     store = Store()
-    hashes = {path.name: load_file(store, path) for path in paths}
+    names = [path.name for path in paths]
+    hashes = {
+        name if names.count(name) == 1 else str(path): load_file(store, path)
+        for name, path in zip(names, paths, strict=True)
+    }
     if not len(store):
         raise GraphFileError(paths[0], "contains no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
     if not _has_labels(store) and (sibling := sibling_labels(paths)):

@@ -145,6 +145,12 @@ def test_packs_are_read_too(small: str, tmp_path: Path) -> None:
         run("show", "Q1", "--pack", "absent.sqlite")
 
 
+@pytest.mark.parametrize("command", [("show", "Q2"), ("fetch", "--kind", "label", "Q2"), ("export", "out.jsonl.gz")])
+def test_an_empty_time_is_no_time(small: str, command: tuple[str, ...]) -> None:
+    with pytest.raises(WikidataCacheError, match="'' is not a time"):
+        run(*command, "--cache", small, "--as-of", "")
+
+
 def test_the_help_says_so() -> None:
     said = re.sub(r"[\s│]+", " ", CliRunner().invoke(cli.app, ["show", "--help"]).output)
     assert "by default the cache file, if there is one" in said
