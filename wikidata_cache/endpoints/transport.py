@@ -103,4 +103,6 @@ class Transport:
         wrapper.addCustomHttpHeader("Accept-Encoding", "gzip")
         # SPARQLWrapper.query() would lose the headers of five statuses, and leave their bodies zipped.
         request: Request = wrapper._createRequest()
+        if "?" in self.url and request.data is None:  # SPARQLWrapper adds a second question mark
+            request.full_url = f"{self.url}&{request.full_url[len(self.url) + 1 :]}"
         return request

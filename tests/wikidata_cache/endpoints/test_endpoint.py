@@ -51,6 +51,22 @@ def test_a_long_question_goes_by_post(server: Server) -> None:
         assert server.requests[-1][0] == "POST"
 
 
+def test_a_url_may_have_parameters_of_its_own(server: Server) -> None:
+    paths: list[str] = []
+
+    def note(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+        paths.append(handler.path)
+        return False
+
+    server.fault = note
+    url = f"{server.url}?default-graph-uri=http%3A%2F%2Fwikidata&key=1"
+    source = facts(EndpointSource(url))
+    assert source.labels(["Q65"]) == {"Q65": "Los Angeles"}
+    assert source.named(["x" * 5_000]) == {"x" * 5_000: ()}  # by POST
+    assert paths[0].startswith("/query?default-graph-uri=http%3A%2F%2Fwikidata&key=1&query=PREFIX")
+    assert paths[1] == "/query?default-graph-uri=http%3A%2F%2Fwikidata&key=1"
+
+
 def test_what_is_too_long_for_a_url_goes_by_post_from_then_on(server: Server) -> None:
     server.fault = first(1, FAULTS["414"]())
     source = facts(EndpointSource(server.url))
