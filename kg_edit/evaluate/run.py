@@ -93,7 +93,8 @@ def evaluate(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: two records have the same id; the schedule or ``every`` is not possible.
+        ConfigError: two records have the same id; the schedule or ``every`` is not possible; an extra needs a package
+            that is not installed.
         UnknownNameError: there is no such schedule, or extra metric.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.

@@ -68,7 +68,6 @@ def score_cases(
     scored together.
 
     Raises:
-        ConfigError: an extra needs a package that is not installed.
         PromptError: a prompt and its target can't be separated in tokens.
         ModelError: a model's output is not finite, or a prompt does not fit into its positions.
         PatchMismatchError: a patch is for another model.

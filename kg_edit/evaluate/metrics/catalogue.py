@@ -17,7 +17,7 @@ from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
-from kg_edit.evaluate.metrics.sampled_text import EXTRAS
+from kg_edit.evaluate.metrics.sampled_text import EXTRAS, check_installed
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
 
@@ -115,10 +115,12 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: there is no such costly metric; the message suggests the nearest name.
+        ConfigError: an extra needs a package that is not installed.
     """
     wanted = set(names)
     for name in sorted(wanted - set(EXTRAS)):
         raise unknown_name("extra metric", name, EXTRAS)
+    check_installed(wanted)
     return tuple(name for name in EXTRAS if name in wanted)
 
 

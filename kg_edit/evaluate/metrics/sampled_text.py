@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError
@@ -46,16 +47,20 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
 
 
 def partial_ratio(text: str, name: str) -> float:
-    """The similarity, 0 to 100, between ``name`` and the most similar part of ``text``.
+    """The similarity, 0 to 100, between ``name`` and the most similar part of ``text``; needs the package rapidfuzz."""
+    from rapidfuzz import fuzz
+
+    return float(fuzz.partial_ratio(text, name))
+
+
+def check_installed(extras: Iterable[str]) -> None:
+    """Check that the packages of costly metrics are installed.
 
     Raises:
-        ConfigError: the package rapidfuzz is not installed.
+        ConfigError: a package is missing.
     """
-    try:
-        from rapidfuzz import fuzz
-    except ImportError as error:
-        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'") from error
-    return float(fuzz.partial_ratio(text, name))
+    if FUZZY in extras and find_spec("rapidfuzz") is None:
+        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'")
 
 
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:

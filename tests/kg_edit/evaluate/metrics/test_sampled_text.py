@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 
 import pytest
 
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
 from kg_edit.evaluate.case import Case, fuzzy_prompt
-from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS, metrics_for
+from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for
 from kg_edit.evaluate.metrics.metric import Evidence
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS, ngram_entropy, partial_ratio, tfidf_similarity
 from kg_edit.text.similarity import words
@@ -61,6 +64,15 @@ def test_extras_are_scored_on_request_only(edits: tuple[Edit, ...]) -> None:
 )
 def test_the_ratio_of_the_best_part(text: str, name: str, ratio: float) -> None:
     assert partial_ratio(text, name) == ratio
+
+
+def test_a_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.delitem(sys.modules, "rapidfuzz", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="pip install 'kg-edit\\[fuzzy\\]'"):
+        find_extras(["portability.glame_fuzzy"])
+    assert find_extras(["fluency.ngram_entropy"])
 
 
 def test_the_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
