@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # Options that keep a command offline, and those that `FetchHint` adds itself.
 _LEFT_OUT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
+# Options that have no effect with --kind.
+_SAMPLING = ("hops", "per_node", "seed", "policy", "direction", "statements", "root")
+_OF_EDITS = (*_SAMPLING, "out", "descriptions", "keep_going")
 _OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pack": "--pack", "as_of": "--as-of"}
 
 
@@ -83,6 +86,7 @@ def fetch(
     """
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
 
+    _check_options(context, kind, out)
     opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
     check_cached(context, opened.source)
     with add_fetch_hint(context, opened.source):
@@ -132,6 +136,18 @@ def _open(
         as_of=as_of,
         graph_name=graph_name,
     )
+
+
+def _check_options(context: typer.Context, kind: Kind | None, out: Path | None) -> None:
+    """Raise BadOptionError for options that have no effect on ids, or a file that surely cannot be written."""
+    names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    given = [names[name] for name in _OF_EDITS if _is_typed(context, name)]
+    if kind is not None and given:
+        raise BadOptionError(
+            f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
+        )
+    if out is not None and not out.parent.is_dir():
+        raise BadOptionError(f"--out {out}: there is no folder {out.parent}. Make it (mkdir -p), or give another name.")
 
 
 def _edit_file(arguments: list[str]) -> str:

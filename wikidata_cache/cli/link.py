@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,6 +57,8 @@ def link(
     is_file = out is not None or is_edit_file(text)
     if is_file:
         _check_files(text, out)  # before a graph is opened, which may take its time
+        ignored = {"--relation": relation, "--label": label, "--json": as_json}
+        _check_for_texts_only(ignored | {"--role": role != "object", "--kind": kind != "item"})
     facts = open_cache(graph, contact, cache=cache, offline=offline).facts
     linker = open_linker(facts, api=ActionApi(api, contact=contact) if online else None)
     if is_file and out is not None:
@@ -94,6 +97,15 @@ def _check_files(edits: str, out: Path | None) -> None:
         raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
     check_out(edits, out)
     read_edits(edits)
+
+
+def _check_for_texts_only(given: Mapping[str, object]) -> None:
+    """Raise BadOptionError for an option that has no effect on a file of edits."""
+    for option, value in given.items():
+        if value:
+            raise BadOptionError(
+                f"{option} is for a single text; leave it out. In a file, each row has its own fields."
+            )
 
 
 def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:

@@ -132,6 +132,16 @@ def test_what_contradicts_is_named(edits: str, monkeypatch: pytest.MonkeyPatch) 
         run("fetch", edits, "--mode", "refresh")
 
 
+def test_what_would_have_no_effect_is_refused(edits: str, tmp_path: Path) -> None:
+    with pytest.raises(BadOptionError, match="--kind fetches facts about ids, and --per-node, --out is for files"):
+        run("fetch", "--kind", "label", "Q65", "--out", str(tmp_path / "s.jsonl"), "--per-node", "3")
+    with pytest.raises(BadOptionError, match=r"there is no folder .*none\. Make it"):
+        run("fetch", edits, "--out", str(tmp_path / "none" / "s.jsonl"))
+    for option in (["--relation", "P19"], ["--role", "subject"], ["--kind", "property"], ["--label", "x"], ["--json"]):
+        with pytest.raises(BadOptionError, match=f"{option[0]} is for a single text"):
+            run("link", edits, "--out", str(tmp_path / "linked.jsonl"), *option)
+
+
 def test_all_of_it_in_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
     first = run("fetch", edits, "--endpoint", server.url, "--cache", cache)
