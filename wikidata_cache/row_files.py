@@ -183,10 +183,16 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
     if header is None:
         return
     problem = header.message if isinstance(header, RowFault) else header_fault(header) if header_fault else None
-    if isinstance(header, RowFault) or problem is not None:
+    if isinstance(header, RowFault) or (problem := problem or _repeated(header)) is not None:
         raise EditRowError(path, str(problem), place=f"line {line}")
     for line, cells in rows:
         yield RawRow(line, cells if isinstance(cells, RowFault) else _table_row(header, cells))
+
+
+def _repeated(header: Sequence[str]) -> str | None:
+    """Return what is wrong with a header that has a name twice, as `_object` does for JSON; else None."""
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    return twice and f"the column {twice!r} occurs twice; keep one"
 
 
 def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:

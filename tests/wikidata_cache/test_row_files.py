@@ -35,6 +35,12 @@ def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
     assert isinstance(open_quote.value, RowFault) and "close the quotes" in open_quote.value.message
 
 
+def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EditRowError, match=r"a\.csv, line 1: the column 'b' occurs twice; keep one"):
+        rows(tmp_path, "a.csv", "a,b,b\n1,2,3\n")
+    assert rows(tmp_path, "b.csv", "a,,\n1,,\n") == [RawRow(2, {"a": "1"})]  # a spreadsheet's empty columns
+
+
 def test_a_name_that_stands_twice_is_a_fault_however_deep(tmp_path: Path) -> None:
     (row,) = rows(tmp_path, "a.jsonl", '{"a": [{"b": 1}, {"b": {"c": 1, "c": 2}}]}')
     assert row.value == RowFault("a[1].b.c", "occurs twice; keep one")
