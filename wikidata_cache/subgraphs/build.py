@@ -18,7 +18,7 @@ import networkx as nx
 
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, is_item, is_property
-from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter, with_merged_answers
 from wikidata_cache.subgraphs.expand import Expansion, SampledStatement, expand
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
 from wikidata_cache.subgraphs.options import Leakage, Root, SubgraphPlan
@@ -37,7 +37,7 @@ def edit_subgraphs(
 
     Raises the errors of `find_ends` and `expand`.
     """
-    plans = [replace(plan, leakage=leakage) for leakage in leakages]
+    plans = with_merged_answers([replace(plan, leakage=leakage) for leakage in leakages], facts)
     ends = find_ends(edits, facts)
     expansions = [_expansion(end, own, facts) for end, own in zip(ends, plans, strict=True)]
     ids = {entity for end in ends for entity in end.ids}

@@ -8,12 +8,14 @@ old fact, an answer, or a statement of the subject.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
+    CacheMissError,
     EntityNotInGraphError,
     UnknownLabelError,
     WikidataCacheError,
@@ -269,6 +271,21 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
         else end
         for end in ends
     ]
+
+
+def with_merged_answers(plans: Sequence[SubgraphPlan], facts: Facts) -> list[SubgraphPlan]:
+    """Return the plans; answers that were merged are joined by the items that replace them, the only ones in the graph.
+
+    Offline, an answer whose redirect is not in the cache counts as not merged.
+    """
+    answers = [plan.leakage.answers for plan in plans]
+    ids = set(filter(is_item, chain.from_iterable(answers)))
+    try:
+        merged = facts.redirects(ids)
+    except CacheMissError as miss:
+        merged = facts.redirects(ids.difference(miss.ids))
+    more = [[merged[one] for one in some if one in merged] for some in answers]
+    return [replace(plan, leakage=plan.leakage.also(new)) for plan, new in zip(plans, more, strict=True)]
 
 
 def leakage_filter(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:

@@ -6,7 +6,7 @@ Both check their values when they are made.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -31,7 +31,8 @@ class Leakage:
     """What a subgraph must not contain, so that it does not reveal the answers of a test.
 
     The subgraph has no statement to or from one of the `answers`. These are item ids, or labels, which are compared
-    without case, width and extra spaces. The edit's own subject and new object are exempt, since the prompt has them.
+    without case, width and extra spaces. An id that was merged into another item stands for that item. The edit's own
+    subject and new object are exempt, since the prompt has them.
     `drop_old_edge=False` allows the replaced edge s -r-> o, for control experiments.
     Raises BadOptionError if `answers` is a single string or contains an empty string.
     """
@@ -48,6 +49,10 @@ class Leakage:
     def gives_away(self, node: str, label: str | None) -> bool:
         """Return whether a node is an answer, by its id or its label."""
         return bool(self.answers) and (node in self.answers or (label is not None and folded(label) in self._folded))
+
+    def also(self, answers: Iterable[str]) -> Leakage:
+        """Return the same with further answers."""
+        return Leakage((*self.answers, *answers), self.drop_old_edge)
 
     def provenance(self) -> dict[str, object]:
         """Return the settings as plain JSON values."""

@@ -1,13 +1,15 @@
 """No subgraph spells out what a test asks."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import networkx as nx
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Edit, triples
+from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Edit, Server, triples
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.ids import ENTITY
 
 EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id="Q2", target_true_id="Q6")
 BOTH_ENDS = ("target_new", "subject")
@@ -20,6 +22,21 @@ def test_no_path_leads_to_an_answer(toy: WikidataCache, answer: str) -> None:
     assert triples(graph) == {("Q1", "P2", "Q2"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
     assert graph.graph["dropped"]["answer"] == 2  # Q2 P1 Q3, Q4 P3 Q3
     assert graph.graph["leakage"] == {"answers": [answer], "drop_old_edge": True}
+
+
+def test_an_answer_that_was_merged_into_another_item(toy_file: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged.nt"
+    merged.write_text(f"<{ENTITY}Q33> <http://www.w3.org/2002/07/owl#sameAs> <{ENTITY}Q3> .\n")
+    toy = WikidataCache([toy_file, merged])
+    graph = toy.subgraph(EDIT, hops=4, leakage=Leakage(answers=("Q33",)))
+    assert "Q3" not in graph
+    assert graph.graph["leakage"]["answers"] == ["Q33", "Q3"]
+
+
+def test_offline_an_answer_needs_no_more_than_the_subgraph(server: Server, cache_path: str) -> None:
+    online = WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
+    offline = WikidataCache(cache=cache_path).subgraph(SPIKE, leakage=Leakage(answers=("Q30",)))
+    assert "Q30" in online and "Q30" not in offline
 
 
 def test_nothing_else_changes(toy: WikidataCache) -> None:
