@@ -11,8 +11,9 @@ edits, and the prompts of all t edits.
 All except the average also have a perplexity: exp of the mean over prompts of -log p(answer | prompt) per token, which
 the paper uses for sentences (there as the mean of each sentence's own perplexity). If a test file has sentences that
 are known to be accurate (WikiBio), ARR is measured on these, as a perplexity only. A greedy answer is right if it says
-a name of the answer as whole words. An edit is said if the continuation of its prompt begins with the target. A model
-that can't be asked, because its edits broke it, has rates of 0 and no perplexity.
+a name of the answer as whole words. An edit is said if the continuation of its prompt begins with the target; if it is
+asked in chat form, if the first sentence of the answer says the target. A model that can't be asked, because its edits
+broke it, has rates of 0 and no perplexity.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from kg_edit.scoring.generation import continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
-from kg_edit.text.matching import begins_with, mentions
+from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
@@ -65,7 +66,7 @@ class RetentionTest:
         return digest([said, [query.model_dump(mode="json") for query in self.accurate]] if self.accurate else said)
 
     def check(self, model: LanguageModel) -> None:
-        """Check that every prompt can be asked, before any other work.
+        """Check that every prompt can be asked in ``model``'s form, before any other work.
 
         Raises:
             PromptError: a prompt and its answer can't be separated in tokens.
@@ -79,20 +80,26 @@ class RetentionTest:
             model.encode(pair.prompt, target=pair.candidate)
 
     def replies(self, model: LanguageModel) -> list[Reply]:
-        """The model's answers to the prompts, in order.
+        """The model's answers to the prompts in its form, plain or chat, in order.
 
         Raises:
             ModelError: its output is not finite.
         """
         return replies(model, self.queries, says=mentions)
 
-    def scores(self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply]) -> dict[str, float | None]:
+    def scores(
+        self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
+    ) -> dict[str, float | None]:
         """All rates and perplexities of a model with the edits ``made``; ``before`` are the unedited model's `replies`.
+
+        ``chat``: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
+        test prompts in plain text.
 
         Raises:
             ModelError: its output is not finite.
         """
-        tested, edited = self.replies(model), replies(model, list(map(asked_of, made)), says=begins_with)
+        model = model.in_chat(chat=bool(chat))
+        tested, edited = self.replies(model), edit_replies(model, made, chat=chat)
         accurate = self._accurate(model) or [now for now, then in zip(tested, before, strict=True) if then.right]
         trr, err = _share(tested), _share(edited)
         return {
@@ -113,6 +120,21 @@ class RetentionTest:
 def asked_of(edit: Edit) -> Query:
     """A query with an edit's prompt and its target."""
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
+
+
+def edit_replies(model: LanguageModel, made: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
+    """The model's answers to the prompts of edits, those in plain text first; ``chat`` as in `RetentionTest.scores`."""
+    forms = [edit.forms[0] if chat is None else chat for edit in made]
+    return [
+        reply
+        for form, says in ((False, begins_with), (True, _says_in_chat))
+        if (asked := [asked_of(edit) for edit, own in zip(made, forms, strict=True) if own == form])
+        for reply in replies(model.in_chat(chat=form), asked, says=says)
+    ]
+
+
+def _says_in_chat(text: str, name: str) -> bool:
+    return mentions(first_sentence(text), name)
 
 
 def replies(model: LanguageModel, queries: Sequence[Query], *, says: Callable[[str, str], bool]) -> list[Reply]:

@@ -115,7 +115,7 @@ def evaluate(
     known = answers(all_records if pool is None else pool)
     settings = run_settings(method, model, all_records, tuple(known.values()), options)
     if retention:
-        retention.check(model)
+        retention.check(model.in_chat() if chat else model)
     claim(out, settings, grown=grown_from(out, settings, all_records, options.plan))
     with folder_lock(out), untouched(model):
         job = _job(method, model, RunFolder(out), options, UneditedScores(settings, folder=cache))

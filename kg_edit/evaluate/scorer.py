@@ -261,8 +261,8 @@ class UneditedScores:
         return known.scores
 
     def replies(self, model: LanguageModel, test: RetentionTest) -> list[Reply]:
-        """The unedited model's answers to a retention test; computed and stored if unknown."""
-        name = f"retention {test.digest}"
+        """The unedited model's answers to a retention test, in its form; computed and stored if unknown."""
+        name = f"retention {test.digest}" + (" in chat form" if model.chat else "")
         known = self._read(name)
         if known is None:
             found = test.replies(model)

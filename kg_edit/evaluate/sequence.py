@@ -292,7 +292,8 @@ class SequenceRun:
         job = self.job
         if not job.options.has_points or (self.number, edits) in job.points:
             return
-        before = job.unedited.replies(job.model, job.options.retention) if job.options.retention else []
+        asked = job.model.in_chat() if job.options.chat else job.model
+        before = job.unedited.replies(asked, job.options.retention) if job.options.retention else []
         scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
         try:
             with self._edited(patch) as model:
@@ -316,7 +317,7 @@ class SequenceRun:
         if self.job.options.retention is None:
             return {}
         made = [edit for item in self.items[:edits] for edit in item.record.edits]
-        return self.job.options.retention.scores(model, made, before=before)
+        return self.job.options.retention.scores(model, made, before=before, chat=self.job.options.chat)
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

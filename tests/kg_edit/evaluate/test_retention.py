@@ -14,12 +14,16 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, ModelError
 from kg_edit.evaluate import evaluate, merge
 from kg_edit.evaluate import retention as rates_of
-from kg_edit.evaluate.retention import Reply, RetentionTest, read_retention_test
+from kg_edit.evaluate.retention import Reply, RetentionTest, asked_of, edit_replies, read_retention_test
 from kg_edit.evaluate.schedule import Shard
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.datasets.rows import ZSRE, written
 from tests.kg_edit.evaluate.conftest import NudgeConfig
 from tests.kg_edit.evaluate.parrot import Lesson, parrot
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
+
+FORMS = (False, True)
 
 EDITS = tuple(
     Edit(id=str(n), subject=f"Player {n}", prompt="{} plays for", target_new=target)
@@ -48,6 +52,24 @@ def test_the_rates_of_a_model_that_says_one_thing() -> None:
     assert after["retention.TRR.perplexity"] == pytest.approx(math.exp(mean))
     assert after["retention.ARR.perplexity"] == pytest.approx(math.exp(replies[0].nll)), "of the first prompt alone"
     assert TEST.scores(model, (), before=before)["retention.ERR"] is None
+
+
+def test_everything_is_asked_in_the_form_of_the_run() -> None:
+    """Edits in the form in which they are made, unless the run asks all prompts in one form."""
+    model = chatting()
+    plain, chat = EDITS[0], EDITS[1].in_chat()
+    pairs = {
+        form: score(model.in_chat(chat=form), [pair_of(asked_of(plain)), pair_of(asked_of(chat))]) for form in FORMS
+    }
+    nll = {form: [found.nll for found in some.values()] for form, some in pairs.items()}
+    for form, wanted in ((None, [nll[False][0], nll[True][1]]), (True, nll[True]), (False, nll[False])):
+        replies = edit_replies(model, [plain, chat], chat=form)
+        assert [reply.nll for reply in replies] == pytest.approx(wanted, abs=1e-4)
+    before = {form: TEST.replies(model.in_chat(chat=form)) for form in FORMS}
+    for form in FORMS:
+        found = TEST.scores(model, (), before=before[form], chat=form)["retention.TRR.perplexity"]
+        assert found == pytest.approx(math.exp(sum(reply.nll for reply in before[form]) / 3), rel=1e-4)
+    assert before[True] != before[False]
 
 
 def test_of_a_model_that_was_broken_in_one_sequence() -> None:
