@@ -77,7 +77,9 @@ def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         target, key = old["object"] or OLD, old["property"]
         if target not in shown:
             shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
-        shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
+        replaced = shown.get_edge_data(old["subject"], target, key) or {}
+        if replaced.get("role") != "edit":  # an edit towards the old object replaces nothing
+            shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
     return shown
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import webbrowser
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def touching(shown: dict[str, list[dict[str, int]]]) -> list[tuple[object, objec
         if abs(a["x"] - b["x"]) < (a["width"] + b["width"]) / 2
         and abs(a["y"] - b["y"]) < (a["height"] + b["height"]) / 2
     ]
+
+
+def test_an_edit_towards_the_old_object_is_drawn_as_the_edit(cache: WikidataCache) -> None:
+    graph = cache.subgraph(replace(LEBRON, target_true=LEBRON.target_new, target_true_id=LEBRON.target_new_id))
+    assert {edge["role"] for edge in elements(graph)["edges"]} == {"edit", "statement"}
 
 
 def test_the_page_loads_nothing(cache: WikidataCache) -> None:
