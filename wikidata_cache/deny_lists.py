@@ -1,6 +1,6 @@
 """Deny-lists: housekeeping properties and internal classes of Wikimedia, whose statements stay out of subgraphs.
 
-A deny-list is a TSV file with a header row. The first column has the ids; the second has labels for human readers. To
+A deny-list is a TSV file. The first column has the ids; the second has labels for human readers. To
 change a list, copy `data/meta_properties.tsv` or `data/internal_classes.tsv`, and pass its path to `WikidataCache`.
 """
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from wikidata_cache.errors import DenyListError
-from wikidata_cache.ids import is_item, is_property
+from wikidata_cache.ids import is_entity, is_item, is_property
 
 DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a path too)
 
@@ -34,7 +34,7 @@ def internal_classes(given: DenyList | None = None) -> frozenset[str]:
 
 def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
     if given is None:
-        return _first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8"))
+        return frozenset(first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
     where = f"{given}" if isinstance(given, str | Path) else "the deny-list"
     found = _read(Path(given)) if isinstance(given, str | Path) else frozenset(given)
     if wrong := sorted(text for text in found if not is_id(text)):
@@ -44,13 +44,14 @@ def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], boo
 
 def _read(path: Path) -> frozenset[str]:
     try:
-        return _first_column(path.read_text(encoding="utf-8-sig"))
+        return frozenset(first_column(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
         raise DenyListError(
             f"{path} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
         ) from error
 
 
-def _first_column(table: str) -> frozenset[str]:
-    """Return the first cell of every row except the header."""
-    return frozenset(line.split("\t")[0].strip() for line in table.splitlines()[1:] if line.strip())
+def first_column(table: str) -> list[str]:
+    """Return the first cell of every row except a header; a first row that begins with an id is no header."""
+    cells = [line.split("\t")[0].strip() for line in table.split("\n") if line.strip()]
+    return cells if cells and is_entity(cells[0]) else cells[1:]

@@ -76,8 +76,13 @@ def check_out(out: Path) -> None:
 
 
 def read_seeds(path: Path) -> list[str]:
-    """Return the ids in the first column of a TSV file with a header row, such as `data/extract_seeds.tsv`."""
-    return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out.
+
+    Raises BadOptionError for a file without ids.
+    """
+    if not (ids := deny_lists.first_column(path.read_text(encoding="utf-8-sig"))):
+        raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")
+    return ids
 
 
 def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -> ExtractReport:

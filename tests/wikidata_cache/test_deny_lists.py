@@ -4,7 +4,8 @@ import pytest
 
 from tests.wikidata_cache.wikidata_helpers import triples
 from wikidata_cache import WikidataCache, deny_lists
-from wikidata_cache.errors import DenyListError
+from wikidata_cache.errors import BadOptionError, DenyListError
+from wikidata_cache.extract import read_seeds
 from wikidata_cache.ids import is_item, is_property
 
 PACKAGED = Path(deny_lists.__file__).parent / "data"
@@ -24,6 +25,19 @@ def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
         graph = WikidataCache(toy_file, meta_properties=given).neighbourhood("Q2")
         assert triples(graph) == {("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
         assert graph.graph["dropped"]["meta_property"] == 4
+
+
+@pytest.mark.parametrize("text", ["P1\nP910\n", "id\nP1\nP910\n", "\ufeffP1\tborders\u2028\r\nP910\r\n"])
+def test_a_list_without_a_header_loses_no_id(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.tsv").write_text(text, encoding="utf-8", newline="")
+    assert deny_lists.meta_properties(tmp_path / "mine.tsv") == {"P1", "P910"}
+    assert read_seeds(tmp_path / "mine.tsv") == ["P1", "P910"]
+
+
+def test_seeds_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "seeds.tsv").write_text("id\tlabel\n")
+    with pytest.raises(BadOptionError, match=r"seeds\.tsv has no ids"):
+        read_seeds(tmp_path / "seeds.tsv")
 
 
 def test_an_edited_copy_of_the_packaged_list(tmp_path: Path) -> None:

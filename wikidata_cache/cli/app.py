@@ -60,9 +60,7 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
 
 
 def extract(
-    seeds: Annotated[
-        Path, typer.Argument(metavar="SEEDS.tsv", help="TSV file: a header row, then ids in the first column.")
-    ],
+    seeds: Annotated[Path, typer.Argument(metavar="SEEDS.tsv", help="TSV file with ids in the first column.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.nt.gz", help="The file to write.")],
     graph: Graph = None,
     contact: Contact = None,
