@@ -76,9 +76,11 @@ def export_snapshot(
     `newest_only` exports only the newest version of each fact instead of all versions. `as_of` (as `utc` writes it)
     leaves out later rows, and `graph_name` leaves out other graphs. The file is written atomically. Rows that an import
     would refuse are left out with a warning: earlier releases kept rows without checking them. Raises CacheFileError
-    where there is nothing to export, or the file cannot be written.
+    where there is nothing to export, or the file cannot be written, and BadOptionError if its name does not end in .gz.
     """
     path = Path(path)
+    if not path.name.endswith(".gz"):  # else a cache that is named by mistake would be overwritten
+        raise BadOptionError(f"{path}: expected a name ending in .jsonl.gz. The cache to export is given by --cache.")
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")

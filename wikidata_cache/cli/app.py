@@ -21,7 +21,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli import fetch, link, show
 from wikidata_cache.cli.console import one_line, say, say_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, open_cache
-from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, check_out, read_seeds
 from wikidata_cache.ids import release
 
@@ -77,6 +77,8 @@ def extract(
     Example: `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
     """
     check_out(out)
+    if out.exists() and any(Path(part).exists() and out.samefile(part) for part in (graph or "").split(",")):
+        raise BadOptionError(f"{out} is the graph itself; give another name for the extract.")
     try:
         wanted = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:

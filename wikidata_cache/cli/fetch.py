@@ -15,7 +15,7 @@ import typer
 from wikidata_cache.answers.modes import WIKIDATA, Mode
 from wikidata_cache.cli.console import say
 from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, mode_from_options
-from wikidata_cache.edits import read_edits
+from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.sources.source import Kind
@@ -86,7 +86,8 @@ def fetch(
     """
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
 
-    _check_options(context, kind, out)
+    _check_options(context, kind)
+    _check_out(edits, out)
     opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
     check_cached(context, opened.source)
     with add_fetch_hint(context, opened.source):
@@ -138,16 +139,28 @@ def _open(
     )
 
 
-def _check_options(context: typer.Context, kind: Kind | None, out: Path | None) -> None:
-    """Raise BadOptionError for options that have no effect on ids, or a file that surely cannot be written."""
+def _check_options(context: typer.Context, kind: Kind | None) -> None:
+    """Raise BadOptionError for options that have no effect on ids."""
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     given = [names[name] for name in _OF_EDITS if _is_typed(context, name)]
     if kind is not None and given:
         raise BadOptionError(
             f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
         )
-    if out is not None and not out.parent.is_dir():
+
+
+def _check_out(edits: list[str], out: Path | None) -> None:
+    """Raise BadOptionError for a file that surely cannot be written, or that holds something else."""
+    if out is None:
+        return
+    if not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise BadOptionError(f"--out {out}: expected a name ending in .jsonl or .jsonl.gz.")
+    if not out.parent.is_dir():
         raise BadOptionError(f"--out {out}: there is no folder {out.parent}. Make it (mkdir -p), or give another name.")
+    if out.exists() and any(file_of(one).exists() and out.samefile(file_of(one)) for one in edits):
+        raise BadOptionError(
+            f"--out {out} is the file of the edits itself; give another name, such as subgraphs.jsonl."
+        )
 
 
 def _edit_file(arguments: list[str]) -> str:

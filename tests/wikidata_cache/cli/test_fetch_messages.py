@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,23 @@ def test_what_would_have_no_effect_is_refused(edits: str, tmp_path: Path) -> Non
     for option in (["--relation", "P19"], ["--role", "subject"], ["--kind", "property"], ["--label", "x"], ["--json"]):
         with pytest.raises(BadOptionError, match=f"{option[0]} is for a single text"):
             run("link", edits, "--out", str(tmp_path / "linked.jsonl"), *option)
+
+
+def test_no_file_that_holds_something_else_is_overwritten(edits: str, server: Server, tmp_path: Path) -> None:
+    cache, graph = tmp_path / "paper.sqlite", tmp_path / "graph.nt.gz"
+    run("fetch", edits, "--endpoint", server.url, "--cache", str(cache))
+    shutil.copy(packaged_extract(), graph)
+    (tmp_path / "seeds.tsv").write_text("Q1345\n")
+    for command, message in (
+        (["fetch", edits, "--offline", "--cache", str(cache), "--out", edits], "is the file of the edits itself"),
+        (["fetch", edits, "--offline", "--cache", str(cache), "--out", str(cache)], "expected a name ending in .jsonl"),
+        (["export", str(cache), "--cache", str(cache)], "expected a name ending in .jsonl.gz"),
+        (["extract", str(tmp_path / "seeds.tsv"), str(graph), "-g", str(graph)], "is the graph itself"),
+    ):
+        with pytest.raises(BadOptionError, match=message):
+            run(*command)
+    assert graph.read_bytes() == packaged_extract().read_bytes()
+    assert "requests" in run("fetch", edits, "--offline", "--cache", str(cache))
 
 
 def test_all_of_it_in_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
