@@ -179,13 +179,14 @@ def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
 
 
 def _write(path: Path, header: str, lines: Iterator[str]) -> None:
+    target = path.resolve()  # a symbolic link stays one
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as raw:
                 _zip(raw, header, lines)
             Path(name).chmod(0o644)
-            Path(name).replace(path)
+            Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
