@@ -8,8 +8,8 @@ from pathlib import Path
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """Write `content` to a temporary file in the same folder, rename it to `path`, and return `path`.
 
-    Where `path` is a symbolic link, the file it points to is replaced. Text is encoded as UTF-8; lone surrogates become "?". Raises OSError, which names `path`; an existing file at
-    `path` is then unchanged.
+    Where `path` is a symbolic link, the file that it points to is replaced. Text is encoded as UTF-8; lone surrogates
+    become "?". Raises OSError, which names `path`; an existing file at `path` is then unchanged.
     """
     path = Path(path)
     target = path.resolve()
