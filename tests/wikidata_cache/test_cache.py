@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE, Edit, as_json, read_shared, triples
@@ -272,6 +273,13 @@ def test_what_is_no_edit_is_told_what_it_lacks(toy: WikidataCache) -> None:
         toy.subgraph({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
     with pytest.raises(BadOptionError, match="type str without"):
         toy.subgraphs({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
+
+
+def test_the_integers_of_numpy_are_numbers_like_others(toy: WikidataCache) -> None:
+    options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
+    wanted = toy.subgraph(EDIT, **options)  # type: ignore[arg-type]
+    found = toy.subgraph(EDIT, **{name: np.int16(value) for name, value in options.items()})  # type: ignore[arg-type]
+    assert found.to_json() == wanted.to_json()
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,10 @@ class Leakage:
 
     def __post_init__(self) -> None:
         given: object = self.answers
-        if isinstance(given, str) or not all(isinstance(text, str) and text.strip() for text in self.answers):
-            raise BadOptionError(f"answers={self.answers!r}: expected a tuple of ids or labels, none of them empty.")
-        object.__setattr__(self, "answers", tuple(self.answers))
+        answers = tuple(self.answers)  # first, since a generator can be read only once
+        if isinstance(given, str) or not all(isinstance(text, str) and text.strip() for text in answers):
+            raise BadOptionError(f"answers={given!r}: expected a tuple of ids or labels, none of them empty.")
+        object.__setattr__(self, "answers", answers)
 
     def gives_away(self, node: str, label: str | None) -> bool:
         """Return whether a node is an answer, by its id or its label."""
@@ -78,21 +79,26 @@ class SubgraphPlan:
     leakage: Leakage = field(default_factory=Leakage)
 
     def __post_init__(self) -> None:
-        for name in ("hops", "per_node", "seed", "max_edges"):
-            value = getattr(self, name)
-            if not (isinstance(value, Integral) or (value is None and name == "max_edges")):
-                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise BadOptionError(f"{name}={value}: expected at least {least}.")
+        self._check_numbers()
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}.")
-        if isinstance(self.roots, str) or not set(self.roots) <= set(get_args(Root)):
+        if isinstance(self.roots, str) or not set(roots := tuple(self.roots)) <= set(get_args(Root)):
             raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
+        object.__setattr__(self, "roots", roots)
         if not isinstance(self.leakage, Leakage):
             raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
+
+    def _check_numbers(self) -> None:
+        for name in ("hops", "per_node", "seed", "max_edges"):
+            value = getattr(self, name)
+            if value is None and name == "max_edges":
+                continue
+            if not isinstance(value, Integral):
+                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
+            if name in _LEAST and value < _LEAST[name]:
+                raise BadOptionError(f"{name}={value}: expected at least {_LEAST[name]}.")
+            object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
 
     @property
     def incoming(self) -> bool:

@@ -76,6 +76,13 @@ def test_one_for_all_or_one_for_each(toy: WikidataCache) -> None:
         toy.subgraphs(edits, leakage=[Leakage()])
 
 
+def test_answers_and_roots_that_can_be_read_only_once(toy: WikidataCache) -> None:
+    answers = (answer for answer in ["Q3"])
+    graph = toy.subgraph(EDIT, roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers))  # type: ignore[arg-type]
+    wanted = toy.subgraph(EDIT, roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",)))
+    assert graph.to_json() == wanted.to_json()
+
+
 @pytest.mark.parametrize("answers", ["Q3", ("",), ("Q3", "  "), (3,)])
 def test_answers_that_would_guard_nothing(answers: object) -> None:
     with pytest.raises(BadOptionError, match="answers="):
