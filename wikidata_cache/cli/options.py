@@ -73,8 +73,9 @@ def open_cache(
     """Open the given graph; without one the cache, with the packaged extract for what it lacks.
 
     Offline it is the cache alone, and the extract only where there is no cache file. Raises BadOptionError
-    as `mode_from_options` does, and what `open_source` raises.
+    as `mode_from_options` does, and for options of the cache with a local graph; and what `open_source` raises.
     """
+    from wikidata_cache.answers.cached_source import CachedSource
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
     from wikidata_cache.source_spec import open_with_fallback
@@ -87,7 +88,7 @@ def open_cache(
             return WikidataCache(
                 open_with_fallback(packaged_extract(), cache=cache, packs=packs, graph_name=graph_name)
             )
-    return WikidataCache(
+    opened = WikidataCache(
         graph,
         cache=cache,
         mode=mode,
@@ -96,6 +97,9 @@ def open_cache(
         contact=contact,
         graph_name=graph_name,
     )
+    if (packs or mode in ("refresh", "online")) and not isinstance(opened.source, CachedSource):
+        raise BadOptionError(f"{opened.source.name} is a local graph and needs no cache; leave out --pack and --mode.")
+    return opened
 
 
 def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON
-from wikidata_cache import cli
+from wikidata_cache import cli, packaged_extract
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 
 runner = CliRunner()
@@ -72,6 +72,8 @@ def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.M
         (["Q1345", "--draw", "{edits}-none/a.svg"], r"there is no folder .*-none. Make it"),
         (["Q1345", "--draw", "a.pdf"], "ending in .svg or .png"),
         (["P31", "--html", "a.html"], "is a property"),
+        (["Q1345", "-g", str(packaged_extract()), "--mode", "refresh"], "local graph and needs no cache.*--mode"),
+        (["Q1345", "-g", str(packaged_extract()), "--pack", "p.sqlite"], "local graph and needs no cache.*--pack"),
         (["P3111111"], "not in the graph"),
         (["Q3111111"], "not in the graph"),
     ],
