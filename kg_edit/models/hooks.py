@@ -54,6 +54,11 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
         handle.remove()
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook, such as an adapter's, reads or changes ``module`` or a module in it."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
 @contextmanager
 def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
     """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import added, beside, run_at_positions, watched
+from kg_edit.models.hooks import added, beside, is_hooked, run_at_positions, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
 from kg_edit.models.prompts import Batch, Prompt
@@ -91,7 +91,9 @@ class TailForward:
         with added(module, lambda output: output + change.to(output).reshape(output.shape)):
             first = self._edited.run(self._edited.start)
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
-        with run_at_positions(self._model.mlp(len(self._model.blocks) - 1), self._reads):
+        last = self._model.mlp(len(self._model.blocks) - 1)
+        alone = None if last is None or is_hooked(last) else last  # a patch there may need all tokens of a row
+        with run_at_positions(alone, self._reads):
             return self._above.run(hidden)
 
 

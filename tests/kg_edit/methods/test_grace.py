@@ -9,12 +9,15 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
+from kg_edit.methods import find_method
 from kg_edit.methods.grace import Grace, GraceConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.codebook import Codebook
 from kg_edit.patches.codebook_patch import CodebookPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import tiny
 
@@ -58,6 +61,17 @@ def test_the_target_is_said_and_nothing_else_moves(family: str) -> None:
         assert [said(model, edit) for edit in EDITS] == [True] * 3
         assert torch.equal(logits(model, unrelated), clean)
     assert all(record["loss_after"] < record["loss_before"] for record in patch.edits)
+
+
+def test_a_value_is_found_below_a_codebook_in_the_last_block() -> None:
+    """The codebook counts the tokens of its block, so that block's MLP may not run on fewer of them."""
+    model = tiny("llama")
+    rome = find_method("rome").on(model, settings=QUICK["rome"])
+    first, alone = grace(model, layer=3).edit(EDITS[:1]), rome.edit(EDITS[1:2])
+    made = rome.update(EDITS[1:2], before=first)  # no prompt of this edit lies in the ball of the first one
+    assert isinstance(made, WeightPatch) and isinstance(alone, WeightPatch)
+    for name, pair in alone.factors.items():
+        torch.testing.assert_close(made.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

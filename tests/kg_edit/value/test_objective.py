@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.edits.edit import Edit
+from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
@@ -17,6 +19,7 @@ from kg_edit.value.plain_forward import PlainForward
 from kg_edit.value.rows import ForwardFactory
 from kg_edit.value.tail_forward import TailForward
 from tests.everyday import keep_first
+from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
@@ -175,3 +178,20 @@ def test_greedy_says_whether_all_of_a_target_comes_first() -> None:
     far = 100 * change(model, 2)
     plain = objective(model, [Request(rewrites=(one,)) for one in (wrong, right)], PlainForward)
     assert found.greedy(far).tolist() == plain.greedy(far).tolist()
+
+
+def test_a_module_beside_the_last_block_sees_whole_rows() -> None:
+    """It decides by the mean over the tokens so far, so the last MLP must not run at the read positions alone."""
+    model, own = tiny("llama"), QUICK["memoir"] | {"layer": 3, "learning_rate": 0.1}
+    edits = [Edit(id=s, subject=s, prompt=p, target_new=t) for p, s, t in EDITS]
+    patch = find_method("memoir").on(model, settings=own).edit(edits)
+    requests, at = [request(model, *edit) for edit in EDITS], change(model, len(EDITS))
+    without = objective(model, requests, TailForward)(at).nll
+    with patch.applied(model):
+        fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+        (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
+            losses_and_gradient(way, at) for way in (fast, plain)
+        )
+    assert (plain_losses.nll - without).abs().max() > 1e-2, "the test must be able to fail"
+    torch.testing.assert_close(fast_losses.total, plain_losses.total, rtol=1e-5, atol=1e-5)
+    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
