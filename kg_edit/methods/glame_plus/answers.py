@@ -278,9 +278,12 @@ def _end(row: Prompt) -> Prompt:
 
 
 def _break(model: LanguageModel) -> int:
-    """The token that ends an answer: the line break that also ends the example facts before a question."""
-    first: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][0]
-    return first
+    """The token that ends an answer: the line break that also ends the example facts before a question.
+
+    Some tokenizers, such as Llama-2's, put a token for a space before it.
+    """
+    last: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
+    return last
 
 
 def _of_others(

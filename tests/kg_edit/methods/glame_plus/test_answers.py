@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
@@ -36,7 +40,7 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score_each
 from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import TEXT, byte_level, tiny
 
 EXACT = {"ridge": 0.0, "softness": 0.0, "others": 0, "others_weight": 0.0}
 
@@ -92,6 +96,24 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
     assert found is not None and len(found.nll) == len(facts)
     assert all(after < before for before, after in found.nll)
     return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
+
+
+def llama2_style() -> PreTrainedTokenizerFast:
+    """A BPE that puts a space before a text, and writes a line break as a byte: as Llama-2's."""
+    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    core.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=specials))
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("reader", [byte_level, llama2_style])
+def test_an_answer_ends_with_a_line_break(reader: Callable[[], PreTrainedTokenizerFast]) -> None:
+    model = replace(tiny("llama"), tokenizer=reader())
+    rows = question_of(ComposedFact(hop="capital of the country", target="Paris"), shown=0).about(model, "Spike")
+    ends = [model.tokenizer.decode([row.ids[-1]]) for row in rows]
+    assert rows and all(end.strip(" ") in ("\n", "\n\n") for end in ends), ends
 
 
 def two_facts() -> tuple[LanguageModel, AnswerRows]:
