@@ -7,10 +7,10 @@ The router and the experts are trained on all edits of a call together. A later 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.methods.beside.base import BesideConfig
@@ -41,6 +41,12 @@ class MemoeConfig(BesideConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.top > self.experts:
+            raise ValueError(f"top={self.top} is more than the {self.experts} experts; give a smaller top")
+        return self
+
 
 class Memoe(SummedMethod):
     """A mixture of experts beside one frozen layer; the names in a text decide which expert is used."""
@@ -55,11 +61,7 @@ class Memoe(SummedMethod):
     config: MemoeConfig
 
     def side_settings(self) -> ExpertSettings:
-        """The settings of the side: the number of experts, the routing, the seed.
-
-        Raises:
-            ConfigError: ``top`` is larger than the number of experts.
-        """
+        """The settings of the side: the number of experts, the routing, the seed."""
         config = self.config
         return ExpertSettings(
             experts=config.experts, top=config.top, scale=config.scale, anchors=config.anchors, seed=config.seed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import EditError
+from kg_edit.errors import ConfigError, EditError
 from kg_edit.methods.beside.calinet import Calinet, CalinetConfig
 from kg_edit.methods.beside.memoe import Memoe, MemoeConfig
 from kg_edit.models.anchors import Anchors, name_tokens
@@ -112,3 +112,5 @@ def test_routes_name_an_expert_for_each_text() -> None:
 def test_more_experts_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match=r"top = 5 is more than the 4 experts"):
         ExpertSettings(experts=4, top=5)
+    with pytest.raises(ConfigError, match=r"top=5 is more than the 4 experts; give a smaller top"):
+        MemoeConfig.preset("default", {"top": 5})
