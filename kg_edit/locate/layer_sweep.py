@@ -53,7 +53,7 @@ _STEP = 15  # candidates next to the default are depth / _STEP layers away from 
 log = logging.getLogger(__name__)
 EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
 Make = Callable[[MethodConfig], EditingMethod]
-_PROTOCOL = 1  # raise it when the candidates or the scoring change
+_PROTOCOL = 2  # raise it when the candidates or the scoring change
 
 
 class Sweep(BaseModel):
@@ -211,8 +211,13 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
 
 
 def _shortened(config: MethodConfig) -> MethodConfig:
-    steps = getattr(config, "steps", None)
-    return config.model_copy(update={"steps": min(steps, STEPS)}) if isinstance(steps, int) else config
+    """The settings with at most `STEPS` steps, and none after them (``further_steps``)."""
+    steps, fewer = getattr(config, "steps", None), dict[str, int]()
+    if isinstance(steps, int):
+        fewer["steps"] = min(steps, STEPS)
+    if "further_steps" in type(config).model_fields:
+        fewer["further_steps"] = 0
+    return config.model_copy(update=fewer)
 
 
 def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:

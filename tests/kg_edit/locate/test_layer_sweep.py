@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.value.callbacks import Callback, watched
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import tiny
 
@@ -207,6 +209,20 @@ def test_the_layer_that_works_is_found() -> None:
     assert set(calls) == {(0, 10), (1, 10), (2, 10)}
     assert len(calls) == 9
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+
+
+def test_no_edit_of_a_sweep_goes_on_after_its_steps() -> None:
+    """Not even with the default preset, where an edit that is not said yet takes 28 more."""
+    model, seen = tiny("llama"), list[int]()
+    config = RomeConfig.preset("default", {"steps": 3, "hold": 0.0, "stop_below": -1.0})
+
+    class Steps(Callback):
+        def on_step(self, edit: str, step: int, loss: float) -> None:
+            seen.append(step)
+
+    with watched([Steps()], [edit.id for edit in EDITS]):
+        choose_layer(partial(toy_rome, model), model, config, EDITS, progress=False)
+    assert config.further_steps == 28 and set(seen) == {0, 1, 2}
 
 
 def test_an_edit_that_nowhere_works_says_nothing_about_layers() -> None:
