@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.statistics import harmonic_mean
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
-from kg_edit.models.prompts import encode, left_pad
+from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.likelihood import Pair
 
@@ -167,8 +167,8 @@ def _near(edit: Edit, edits: Sequence[Edit]) -> Iterator[str]:
 
 @torch.no_grad()
 def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
-    """log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
-    rows = [encode(model.tokenizer, prompt).ids for prompt in prompts]
+    """log p of the token after each prompt, as the model is asked, [prompts, vocabulary]; float32, on the CPU."""
+    rows = [model.encode(prompt).ids for prompt in prompts]
     together = mask_decides(model, max(map(len, rows)))
     found = [_last_logits(model, batch) for batch in ([rows] if together else [[row] for row in rows])]
     return torch.cat(found).float().log_softmax(-1).cpu()

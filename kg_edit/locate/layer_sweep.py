@@ -53,7 +53,7 @@ _STEP = 15  # candidates next to the default are depth / _STEP layers away from 
 log = logging.getLogger(__name__)
 EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
 Make = Callable[[MethodConfig], EditingMethod]
-_PROTOCOL = 2  # raise it when the candidates or the scoring change
+_PROTOCOL = 3  # raise it when the candidates or the scoring change
 
 
 class Sweep(BaseModel):
@@ -246,13 +246,13 @@ class _Tried:
         results: dict[int, EditScore] = {}
         for place, patch, scored in zip(made, good, likely, strict=True):
             first, *others = (torch.tensor(-scored[pair].nll).exp().item() for pair in self.probes[place].pairs)
-            results[place] = edit_score(first, fmean(others), self._specificity(self.probes[place], patch))
+            results[place] = edit_score(first, fmean(others), self._specificity(reader, self.probes[place], patch))
         return tuple(results.get(place) or _failure(patch) for place, patch in enumerate(patches))
 
-    def _specificity(self, probe: SweepProbes, patch: Patch) -> float:
-        before = next_token(self.model, probe.near)
+    def _specificity(self, reader: LanguageModel, probe: SweepProbes, patch: Patch) -> float:
+        before = next_token(reader, probe.near)
         with patch.applied(self.model):
-            after = next_token(self.model, probe.near)
+            after = next_token(reader, probe.near)
         return float(torch.tensor(-divergence(before, after)).exp())
 
 

@@ -39,7 +39,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.callbacks import Callback, watched
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -177,6 +177,20 @@ def test_the_next_token_of_prompts_of_unequal_length(family: str) -> None:
         with torch.no_grad():
             wanted = model.model(torch.tensor([model.tokenizer(prompt)["input_ids"]])).logits[0, -1].log_softmax(-1)
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_in_chat_form_costs_what_changes_in_a_chat() -> None:
+    model = chatting()
+    rome = toy_rome(model, RomeConfig(layer=2, steps=3))
+    probes, reader = sweep_probes(model, [edit.in_chat() for edit in EDITS[:2]]), model.in_chat()
+    found = layer_sweep._Tried(model, probes).scores(rome)
+    for probe, score, patch in zip(probes, found, rome.edit_each([probe.edit for probe in probes]), strict=True):
+        assert isinstance(score, EditScore) and isinstance(patch, WeightPatch)
+        plain, chat = next_token(model, probe.near), next_token(reader, probe.near)
+        assert not torch.allclose(plain, chat)
+        with patch.applied(model):
+            changed = divergence(chat, next_token(reader, probe.near))
+        assert score.specificity == pytest.approx(math.exp(-changed), rel=1e-4)
 
 
 def test_what_is_asked() -> None:
