@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,9 +31,6 @@ from kg_edit.jobs.options import (
     Templates,
 )
 from kg_edit.storage.packaged import EXTRACT, packaged_graph
-
-if TYPE_CHECKING:
-    from kg_edit.value.callbacks import Callback
 
 Force = Annotated[bool, typer.Option("--force", help="accept edits so large that they probably break the model")]
 RequireSuccess = Annotated[
@@ -76,6 +73,7 @@ def edit(
     """
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.value.callbacks import open_callbacks
 
     check_names(method, model)
     check_file(edits)
@@ -85,12 +83,10 @@ def edit(
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
     say, settle = partial(typer.echo, err=True), link_command(edits, graph)
     usable = planned.check(wanted, out, keep_going=keep_going, say=say, settle=settle)
-    callbacks = _callbacks(log or ())
-    language_model = load(model, dtype, device)
-    chosen = planned.with_layer(language_model, usable)
-    verdict = run(chosen.on(language_model), language_model, usable, out, force=force, callbacks=callbacks)
-    for callback in callbacks:
-        callback.close()
+    with open_callbacks(log or ()) as callbacks:
+        language_model = load(model, dtype, device)
+        chosen = planned.with_layer(language_model, usable)
+        verdict = run(chosen.on(language_model), language_model, usable, out, force=force, callbacks=callbacks)
     chosen.note_layer(out)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
@@ -104,12 +100,6 @@ def link_command(edits: Path, graph: Sequence[str] | None) -> str:
     linked = edits.with_name(f"{edits.stem}-linked.jsonl")
     parts = ["wikidata-cache link", shlex.quote(str(edits)), named, "--out", shlex.quote(str(linked))]
     return " ".join(filter(None, parts))
-
-
-def _callbacks(texts: Sequence[str]) -> list[Callback]:
-    from kg_edit.value.callbacks import open_callback
-
-    return [open_callback(text) for text in texts]
 
 
 def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:

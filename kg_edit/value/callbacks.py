@@ -2,14 +2,15 @@
 
 `EditingMethod.edit(…, callbacks=…)` registers callbacks; a descent reports each step with `report_losses`. `LossFile`
 writes JSON lines, which `read_losses` reads. `TensorBoard` and `WeightsAndBiases` need their packages installed.
-`open_callback` makes a callback from the text of the option ``--log``. A callback never changes a result.
+`open_callback` makes a callback from the text of the option ``--log``, and `open_callbacks` closes several after use.
+A callback never changes a result.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
@@ -134,6 +135,21 @@ def open_callback(text: str) -> Callback:
     if kind == "wandb":
         return WeightsAndBiases(where)
     return TensorBoard(Path(where)) if kind == "tensorboard" else LossFile(Path(where))
+
+
+@contextmanager
+def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
+    """The callbacks for several texts; all are closed after the ``with`` block, also if it raises.
+
+    Raises:
+        UnknownNameError, ConfigError: as `open_callback`; those opened before are closed.
+    """
+    with ExitStack() as stack:
+        opened = []
+        for text in texts:
+            opened.append(open_callback(text))
+            stack.callback(opened[-1].close)
+        yield opened
 
 
 def _package(module: str, install: str) -> Any:

@@ -15,6 +15,7 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.value.callbacks import LossFile
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -236,3 +237,14 @@ def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
         return whole(self, edits, before=before)
 
     return make
+
+
+def test_a_log_is_closed_after_a_run_that_fails(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Path] = []
+    monkeypatch.setattr(LossFile, "close", lambda file: closed.append(file.path))
+    monkeypatch.setattr(RankOneMethod, "make", _failing_at("lebron", PatchError("no")))
+    assert edit(*ROME, "--log", "file:a.jsonl", "--log", "file:b.jsonl").code == 2
+    assert closed == [Path("b.jsonl"), Path("a.jsonl")]
+    closed.clear()
+    assert edit(*ROME, "--log", "file:a.jsonl", "--log", "flie:b.jsonl").code == 2
+    assert closed == [Path("a.jsonl")]
