@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,10 @@ from kg_edit.jobs.options import (
     Templates,
 )
 from kg_edit.storage.packaged import EXTRACT, packaged_graph
+
+if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
+    from kg_edit.jobs.method_plan import MethodPlan
 
 Force = Annotated[bool, typer.Option("--force", help="accept edits so large that they probably break the model")]
 RequireSuccess = Annotated[
@@ -73,6 +77,7 @@ def edit(
     """
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.storage.run_folder import check_folder
     from kg_edit.value.callbacks import open_callbacks
 
     check_names(method, model)
@@ -81,8 +86,8 @@ def edit(
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
-    say, settle = partial(typer.echo, err=True), link_command(edits, graph)
-    usable = planned.check(wanted, out, keep_going=keep_going, say=say, settle=settle)
+    check_folder(out)
+    usable = usable_edits(planned, wanted, edits, graph, keep_going=keep_going)
     with open_callbacks(log or ()) as callbacks:
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
@@ -92,6 +97,18 @@ def edit(
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and verdict.missed:
         raise typer.Exit(1)
+
+
+def usable_edits(
+    planned: MethodPlan, edits: Sequence[Edit], file: Path, graph: Sequence[str] | None, *, keep_going: bool
+) -> tuple[Edit, ...]:
+    """The edits of a file that can be made; the others are refused, or with ``keep_going`` listed on stderr.
+
+    Raises:
+        KgEditError, WikidataCacheError: an edit can't be made; with ``keep_going`` only if none can.
+    """
+    say, settle = partial(typer.echo, err=True), link_command(file, graph)
+    return planned.usable(edits, keep_going=keep_going, say=say, settle=settle)
 
 
 def link_command(edits: Path, graph: Sequence[str] | None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.edit import usable_edits
 from kg_edit.cli.patch_output import (
     failed,
     failed_at_server,
@@ -181,8 +182,8 @@ def edit(
     opened = Ledger.open(ledger)
     wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
-    planned.method.check_inputs(planned.config, planned.graph, wanted)
-    say_added(opened, opened.make(planned.on(load(model, dtype, device)), wanted, force=force))
+    usable = usable_edits(planned, wanted, edits, graph, keep_going=keep_going)
+    say_added(opened, opened.make(planned.on(load(model, dtype, device)), usable, force=force))
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 

@@ -122,20 +122,29 @@ class MethodPlan:
         """The graph that the method reads."""
         return self.around or self.graph
 
-    def check(
+    def check(self, edits: Sequence[Edit], out: Path) -> None:
+        """Check the edits and the folder that the run is to write, as far as possible without a model.
+
+        Raises:
+            KgEditError, WikidataCacheError: something is wrong.
+        """
+        from kg_edit.storage.run_folder import check_folder
+
+        check_folder(out)
+        self.usable(edits)
+
+    def usable(
         self,
         edits: Sequence[Edit],
-        out: Path,
         *,
         keep_going: bool = False,
         say: Callable[[str], None] = log.warning,
         settle: str | None = None,
     ) -> tuple[Edit, ...]:
-        """Check the edits and the output folder, as far as possible without a model; return the edits that can be made.
+        """Check the edits as far as possible without a model; return the edits that can be made.
 
         Args:
             edits: the edits to check.
-            out: the folder that the run is to write.
             keep_going: leave out edits that can't be made.
             say: called with a line for each edit that is left out.
             settle: the command that resolves names to entities; shown if names are ambiguous or unknown.
@@ -143,9 +152,6 @@ class MethodPlan:
         Raises:
             KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made.
         """
-        from kg_edit.storage.run_folder import check_folder
-
-        check_folder(out)
         with doing("looking at the edits"):
             if not keep_going and self._is_good(edits, settle):
                 return tuple(edits)

@@ -15,7 +15,19 @@ from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, refused, tiny_folder
+from tests.kg_edit.command_line import (
+    GLAME,
+    GOOD,
+    QUICK,
+    Run,
+    cache,
+    content,
+    kg_edit,
+    place,
+    refused,
+    rows,
+    tiny_folder,
+)
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -223,6 +235,16 @@ def test_edits_made_on_a_ledger_and_taken_out_again(kg_edit: Run, place: Path, t
     said = kg_edit("patch", "remove", "ledger", "lebron", "--model", tiny_folder)
     assert said.code == 0 and "removed lebron; 1 edit left" in said.out
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
+
+
+def test_keep_going_skips_what_the_graph_does_not_know(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows({**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}, GOOD))
+    arguments = ("patch", "edit", "ledger", "edits.jsonl", *GLAME, "--model", tiny_folder, "--layer", 1)
+    refused(kg_edit, *arguments, message="Poseidonis", out=place / "ledger")
+    said = kg_edit(*arguments, *QUICK, "--set", "steps=1", "--force", "--keep-going")
+    assert said.code == 0, said.err
+    assert "skipped: row-1: " in said.err
+    assert len(Ledger.open(place / "ledger").patch.edits) == 1
 
 
 def test_a_ledger_is_compared_with_the_model_too(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
