@@ -11,7 +11,8 @@ that predicts it. The neuron (k, b, v) of a mistake is trained on
     S(x) = mean of the `hardest` largest exp(x)
 
 The memory has the MLP's inputs in texts that the model writes itself, which replace the published training data, and
-the queries of earlier edits' mistakes. `kg_edit.patches.sides.neurons` has the equation of the neurons.
+the queries of earlier edits' mistakes, except those of a prompt that is edited again.
+`kg_edit.patches.sides.neurons` has the equation of the neurons.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from kg_edit.patches.sides.neurons import Neurons, fired
 from kg_edit.storage.seeds import Seed
 from kg_edit.value.optimise import untouched
 
+_SAME = 1e-3  # distance below which two queries count as the same, relative to their norm
 _EXP = 30.0  # arguments of exp are clamped here, so that products of a few such numbers stay finite in float32
 
 
@@ -112,7 +114,7 @@ class TPatcher(BesideMethod):
         wrong = self._mistakes(losses, row, held)
         queries = inputs_at(self, [row], reads="mlp")
         queries = queries[torch.tensor(wrong, dtype=torch.long, device=queries.device)]
-        memory = torch.cat([self.memory_queries, earlier.queries.to(queries)])
+        memory = torch.cat([self.memory_queries, _others(earlier.queries.to(queries), queries)])
         found, seen = self._descend(losses, held, queries, memory)
         keys, biases, values = (tensor.detach().cpu() for tensor in found)
         side = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
@@ -155,6 +157,13 @@ class TPatcher(BesideMethod):
         silent = _hardest(elsewhere + config.margin, config.hardest)
         apart = _hardest(elsewhere - here + config.margin, config.hardest)
         return config.activation_weight * speaks + config.memory_weight * (silent + apart)
+
+
+def _others(earlier: Tensor, queries: Tensor) -> Tensor:
+    """The ``earlier`` queries [n, d] without those in ``queries``, which a prompt has that is edited again."""
+    distances = torch.cdist(earlier, queries, compute_mode="donot_use_mm_for_euclid_dist")
+    same = distances <= _SAME * queries.norm(dim=-1)
+    return earlier[~same.any(-1)]
 
 
 def _hardest(values: Tensor, count: int) -> Tensor:

@@ -71,6 +71,16 @@ def test_a_neuron_is_silent_in_the_memory() -> None:
     assert (quiet.queries * quiet.keys).sum(-1).add(quiet.biases).gt(0).all(), "each speaks at its own mistake"
 
 
+def test_a_prompt_that_is_edited_again_learns_its_new_target() -> None:
+    """The query of its first neuron is not in the memory: there the new one could not be active."""
+    model = tiny("llama")
+    chosen = patcher(model, texts=4)
+    first = chosen.edit(EDITS[:1])
+    again = EDITS[0].model_copy(update={"id": "again", "target_new": "Paris"})
+    (record,) = chosen.update([again], before=first).edits
+    assert record["loss_after"] < 0.5
+
+
 @pytest.mark.slow
 def test_what_is_known_needs_no_neuron() -> None:
     model = tiny("llama")
