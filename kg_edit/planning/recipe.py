@@ -76,7 +76,8 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
     if beyond := [layer for layer in layers if not 0 <= layer < shape.layers]:
         raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
     load = config.workload(edits=edits)
-    written = Written(load=load, layers=layers, shape=shape, facts=edits * load.facts)
+    own = layers[:1] if method.family == "rank-one" else layers[-1:]
+    written = Written(load=load, layers=layers, searched=own[0] if own else 0, shape=shape, facts=edits * load.facts)
     recipe = _RECIPES[method.family](written) if method.family in _RECIPES else _undeclared(written, method.name)
     trained = trained_numbers(method, written)
     corpus = load.covariance.corpus if load.covariance else "self"
@@ -96,10 +97,15 @@ def recipe_of(method: type[EditingMethod], config: MethodConfig, shape: ModelSha
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The work that a method declares, on a model: the layers that are written, and the ``facts`` of all edits."""
+    """The work that a method declares, on a model: the layers that are written, and the ``facts`` of all edits.
+
+    The values are those of the layer ``searched``: the last one that is written, but the first one of a rank-one
+    method, which may write a late layer too (`glame-plus`).
+    """
 
     load: Workload
     layers: tuple[int, ...]
+    searched: int
     shape: ModelShape
     facts: int
 
@@ -108,7 +114,7 @@ class Written:
         """FLOP of one fact's value; the work that is done once for all facts is shared."""
         load = self.load
         shared = round(load.context_tokens / self.facts)
-        return descent_flop(self.shape, self.layers[-1], contexts=load.rows, context_tokens=shared, steps=load.steps)
+        return descent_flop(self.shape, self.searched, contexts=load.rows, context_tokens=shared, steps=load.steps)
 
     @property
     def own_keys(self) -> float:
@@ -117,7 +123,7 @@ class Written:
 
     def calls(self, *, passes: float, essences: int = 1) -> float:
         """Small calls of one fact, which takes part in ``passes`` passes a step (a share of one, with others)."""
-        load, above = self.load, self.shape.layers - self.layers[-1]
+        load, above = self.load, self.shape.layers - self.searched
         descent = descent_calls(
             steps=load.steps, rows=load.rows + essences, blocks=self.shape.layers, above=above, passes=passes
         )
@@ -129,7 +135,7 @@ class Written:
         load, found = self.load, self.load.network
         if found is None:
             return 0.0
-        layer = self.layers[-1] if found.layer is None else found.layer
+        layer = self.searched if found.layer is None else found.layer
         return graph_flop(self.shape, layer, hops=found.hops, per_node=found.per_node, steps=load.steps)
 
     @property

@@ -271,6 +271,17 @@ def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: Lang
     assert tuple(found.layers) == tuple(written)
 
 
+def test_the_late_block_of_glame_plus_comes_on_top_of_the_descent() -> None:
+    """The descent runs in the early one of the two written layers, with as many blocks above it as ROME's."""
+    method, shape = find_method("glame-plus"), shape_of("smollm2-135m")
+    alone, late = (
+        recipe_of(method, method.config_class.preset("default", {"answers": answers}), shape, edits=1)
+        for answers in (None, {})
+    )
+    assert (len(alone.layers), len(late.layers)) == (1, 2)
+    assert late.each >= alone.each and late.calls >= alone.calls
+
+
 def test_the_beginnings_of_questions_that_are_kept_have_a_limit() -> None:
     """70 MB after one edit of `glame-plus`, and no more than the store's limit after a thousand; ROME keeps none."""
     held = {edits: _beginnings("glame-plus", edits) for edits in (1, 2, 1000)}
