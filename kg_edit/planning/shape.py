@@ -74,7 +74,8 @@ def _without_storage(config: PretrainedConfig) -> Any:
 def _attended(config: PretrainedConfig) -> int:
     """The width of the keys, all heads together; less than d if heads share keys."""
     heads = config.num_attention_heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon
+    kept = 1 if shared else getattr(config, "num_key_value_heads", None) or heads
     return int(kept * (getattr(config, "head_dim", None) or config.hidden_size // heads))
 
 

@@ -61,7 +61,7 @@ def shape_in_memory(model: LanguageModel, folder: Path) -> ModelShape:
     return shape_of(str(folder))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "qwen2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "qwen2", "gpt_neox", "opt", "falcon"])
 def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     found = shape_in_memory(model, tmp_path / family)
