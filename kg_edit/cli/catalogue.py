@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument, complete_method
 from kg_edit.models.loading import check_model_name
@@ -25,6 +26,7 @@ MethodToShow = Annotated[
 
 
 def methods(
+    context: typer.Context,
     name: MethodToShow = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/methods.md")] = False,
     table: Annotated[bool, typer.Option("--table", help="print kg_edit/data/methods.tsv", hidden=True)] = False,
@@ -34,6 +36,7 @@ def methods(
     Example: `kg-edit methods rome`
     """
     if markdown or table:
+        refuse_unused(context, ("name",), f"with --{'markdown' if markdown else 'table'}, which prints all methods")
         from kg_edit.methods.listing import table_text
         from kg_edit.methods.overview import methods_page
 

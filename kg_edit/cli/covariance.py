@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import CorpusName, Device, Dtype, ModelName
@@ -113,6 +114,7 @@ def covariance(
     `kg-edit covariance --layers 6 --corpus hf:wikitext:wikitext-103-raw-v1 --tokens 1000000 --shard 0/4`,
     `kg-edit covariance list`
     """
+    _refuse_unmeasured(context, corpus)
     if context.invoked_subcommand is not None:
         return
     parse_layers(layers, None)  # a typing error is told before the model is loaded
@@ -134,6 +136,15 @@ def covariance(
         stdout().print(f"{plain(str(found))}: shard {part} is finished; other shards are missing", soft_wrap=True)
     else:
         show(found.values(), folder)
+
+
+def _refuse_unmeasured(context: typer.Context, corpus: str | None) -> None:
+    """Raise ConfigError for options of measuring before another command, and for the seed of a given text."""
+    if command := context.invoked_subcommand:
+        every = [parameter.name for parameter in context.command.params if parameter.name]
+        refuse_unused(context, every, f"before {command}", way=f"give options of {command} after it")
+    elif corpus not in (None, "self"):
+        refuse_unused(context, ("seed",), f"with --corpus {corpus}, which is the same for every seed")
 
 
 @app.command()
@@ -166,6 +177,7 @@ def list_stored(folder: Folder = None) -> None:
 
 @app.command()
 def push(
+    context: typer.Context,
     target: Target,
     ids: Annotated[list[str] | None, typer.Argument(help="ids or their first characters; default: all")] = None,
     folder: Folder = None,
@@ -175,11 +187,13 @@ def push(
 
     Example: `kg-edit covariance push someone/covariances 3f2a 77b0`
     """
-    from kg_edit.covariance.hub import open_place
+    from kg_edit.covariance.hub import FolderPlace, open_place
     from kg_edit.covariance.hub import push as copy
     from kg_edit.covariance.store import store_folder, stored_covariances
 
     place = open_place(target, private=private)
+    if isinstance(place, FolderPlace):
+        refuse_unused(context, ("private",), "for a folder", way="give a data set OWNER/NAME")
     chosen = choose(stored_covariances(folder), ids or ())
     copied = copy(place, chosen, folder or store_folder())
     stdout().print(f"{plain(place.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, Relations
 from kg_edit.jobs.method_plan import open_graph
 from kg_edit.jobs.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
@@ -26,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Check and create benchmark files."
 
 @app.command()
 def check(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")],
     dataset: Annotated[str | None, typer.Option(help="name of the benchmark; default: detected from the file")] = None,
     graph: Graph = None,
@@ -40,6 +42,8 @@ def check(
     from kg_edit.datasets import find_dataset, guess_dataset
     from kg_edit.datasets.lint import lint
 
+    if as_json:
+        refuse_unused(context, ("every",), "with --json, which prints all faults")
     chosen = find_dataset(dataset) if dataset else guess_dataset(file)
     reading = chosen.read(file)
     findings = lint(reading, labels=open_graph(graph, contact))
@@ -57,6 +61,7 @@ def check(
 
 @app.command()
 def ripples(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="file to write, such as ripples.json")],
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
@@ -87,6 +92,10 @@ def ripples(
     """
     from kg_edit.jobs.ripples_run import RipplesRun
 
+    if edits is None:
+        refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")
+    else:
+        refuse_unused(context, ("n",), "with --edits, which reads your own", way="leave out --edits")
     run = RipplesRun(
         model=model,
         graph=graph or [],

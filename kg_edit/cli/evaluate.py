@@ -14,6 +14,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.fields import with_fields_of
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.evaluation import Evaluation
 from kg_edit.jobs.options import Out
@@ -40,6 +41,7 @@ OnRay = Annotated[
 def evaluate(
     evaluation: Evaluation,
     *,
+    context: typer.Context,
     out: Out,
     shard: ShardText = None,
     resume: Resume = True,
@@ -53,6 +55,8 @@ def evaluate(
     """
     if not resume:
         _refuse_to_resume(out)
+    if not judge_url:
+        refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
     asked = _judge_at(judge_url, judge_model) if judge_url else None
     summary = _run_on_ray(evaluation, out, shard=shard) if ray else evaluation.run(out, shard=shard)
     show(summary, out)

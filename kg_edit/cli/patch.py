@@ -27,7 +27,7 @@ from kg_edit.cli.patch_output import (
     show_ledger,
 )
 from kg_edit.cli.patch_shipping import Known, Standing, export, merge
-from kg_edit.errors import ConfigError
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.jobs.options import (
     AsChat,
@@ -114,6 +114,7 @@ def show(
 
 @app.command()
 def add(
+    context: typer.Context,
     ledger: LedgerPath,
     patches: Annotated[
         list[Path],
@@ -135,6 +136,8 @@ def add(
     from kg_edit.ledger.log import open_store
     from kg_edit.ledger.paths import additions, check_patches
 
+    if model is None:
+        refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
     open_store(ledger)
     check_patches(patches)
     from kg_edit.ledger import Ledger
@@ -190,6 +193,7 @@ def edit(
 
 @app.command()
 def remove(
+    context: typer.Context,
     ledger: LedgerPath,
     names: Annotated[list[str], typer.Argument(metavar="EDITS", help="names of edits; 3/* means all edits of step 3")],
     model: Annotated[
@@ -208,6 +212,9 @@ def remove(
     """
     from kg_edit.ledger.log import open_store
 
+    if model is None:
+        unused = ("graph", "dtype", "device", "contact")
+        refuse_unused(context, unused, "without --model", way="also give --model")
     open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
 
@@ -233,6 +240,7 @@ def undo(ledger: LedgerPath) -> None:
 
 @app.command()
 def check(
+    context: typer.Context,
     ledger: Standing,
     model: Known = None,
     merged: Annotated[
@@ -275,10 +283,7 @@ def check(
     from kg_edit.ledger.paths import check_patches, standing_at
 
     kinds = parse_kinds(strict or ())
-    if server and (model or merged):
-        raise ConfigError("--server checks the model of the server; remove --model and --merged")
-    if served and not server:
-        raise ConfigError("--served is the name of a model on a server; also give --server URL")
+    _refuse_unchecked(context, server=server, merged=merged)
     check_patches([ledger])
     if server:
         asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
@@ -289,6 +294,17 @@ def check(
         _say_nothing_to_check(ledger)
     elif failed(_checked(patch, entries, model, merged=merged, chat=chat, dtype=dtype, device=device), kinds):
         raise typer.Exit(1)
+
+
+def _refuse_unchecked(context: typer.Context, *, server: str | None, merged: str | None) -> None:
+    """Raise ConfigError for options of a model that is not the one to check."""
+    if server:
+        unused = ("model", "merged", "dtype", "device")
+        refuse_unused(context, unused, "with --server, which checks the model of the server")
+    else:
+        refuse_unused(context, ("served", "timeout"), "without --server", way="also give --server URL")
+    if merged:
+        refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
 
 
 def _checked(

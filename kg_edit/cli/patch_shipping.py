@@ -18,6 +18,7 @@ from kg_edit.cli.patch_output import (
     model_for,
     say_pushed,
 )
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype
@@ -48,6 +49,7 @@ Private = Annotated[bool, typer.Option("--private", help="with --push: make a ne
 
 
 def merge(
+    context: typer.Context,
     ledger: Standing,
     out: Annotated[Path, typer.Option("--out", help="new folder for the edited model")],
     model: Known = None,
@@ -80,6 +82,8 @@ def merge(
 
     if to not in FORMS:
         raise unknown_name("form", to, FORMS)
+    _refuse_unmerged(context, to)
+    _refuse_private(context, push)
     check_push(push, to)
     check_patches([ledger])
     from kg_edit.export.merged_model import check_mergeable
@@ -101,6 +105,19 @@ def merge(
     say_pushed(out, push, private=private)
 
 
+def _refuse_unmerged(context: typer.Context, to: str) -> None:
+    """Raise ConfigError for options of the other form of a merged model."""
+    if to == "gguf":
+        refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
+    else:
+        refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
+
+
+def _refuse_private(context: typer.Context, push: str | None) -> None:
+    if push is None:
+        refuse_unused(context, ("private",), "without --push", way="also give --push OWNER/NAME")
+
+
 def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[ReportRow, ...]:
     from kg_edit.jobs.before_after import before_and_after
 
@@ -108,6 +125,7 @@ def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[R
 
 
 def export(
+    context: typer.Context,
     ledger: Standing,
     out: Annotated[Path, typer.Argument(help="new folder for the adapter, or patch file to write")],
     to: Annotated[str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all edits")],
@@ -132,16 +150,20 @@ def export(
         raise unknown_name("format", to, TARGETS)
     if to == "gguf" and out.suffix == ".gguf":
         raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
+    if to == "patch":
+        unused = ("model", "base", "license", "scores")
+        refuse_unused(context, unused, "with --to patch, which has no model card", way="give --to peft or --to gguf")
+    _refuse_private(context, push)
     check_push(push, to)
     check_patches([ledger])
     patch, entries = standing_at(ledger)
     check_export(patch, out)
-    name, edits = model_for(patch, model), [entry.edit for entry in entries]
     if to == "patch":
         export_patch(patch, out)
     else:
         from kg_edit.jobs.shipping import Shipment, measured_rows
 
+        name, edits = model_for(patch, model), [entry.edit for entry in entries]
         rows = _asked(patch, edits, load(name)) if scores else measured_rows(patch_file(ledger), edits)
         shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
         check_push(push, to, base=shipment.base)

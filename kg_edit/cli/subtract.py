@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.jobs.method_plan import load
 from kg_edit.jobs.options import Device, Dtype
@@ -27,6 +28,7 @@ Model = Annotated[str | None, typer.Option(help="the model of the adapters; patc
 
 
 def subtract(
+    context: typer.Context,
     expert: Expert,
     anti: Anti,
     out: Out,
@@ -48,6 +50,8 @@ def subtract(
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
+    if not adapters:
+        refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
     loaded = load(model, dtype, device) if adapters and model else None
     minuend, subtrahend = (_read(path, loaded if path in adapters else None) for path in (expert, anti))
     made = subtracted(minuend, subtrahend, strength=strength, extract=not whole)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.jobs.method_plan import graph_name, load, open_graph
 from kg_edit.jobs.options import Contact, Graph
@@ -27,6 +28,7 @@ Out = Annotated[Path, typer.Option("--out", help="output folder; the same comman
 
 
 def sweep(
+    context: typer.Context,
     file: File = None,
     out: Out = Path("sweep"),
     data: Annotated[Path | None, typer.Option(help="the benchmark's file; overrides the sweep file")] = None,
@@ -45,7 +47,10 @@ def sweep(
 
     Example: `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
     """
-    _check_there(file if not example else None, data)
+    if example:
+        unused = ("file", "out", "data", "graph", "model", "limit", "cells", "contact")
+        refuse_unused(context, unused, "with --example, which only prints a sweep file")
+    _check_there(file, data)
     from kg_edit.sweep.grid import cells_of, read_sweep
     from kg_edit.sweep.grid import example as text_of_example
 

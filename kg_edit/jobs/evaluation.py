@@ -156,7 +156,7 @@ class Evaluation:
         """Read all records of the data set, and the faults of the rows that can't be read.
 
         Raises:
-            ConfigError: an extra metric lacks its reference texts.
+            ConfigError: an extra metric lacks its reference texts, or no metric reads them.
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
@@ -167,6 +167,11 @@ class Evaluation:
 
         if "consistency.tfidf" in (self.extras or ()) and not self.references:
             raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
+        if self.references and "consistency.tfidf" not in (self.extras or ()):
+            raise ConfigError(
+                "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
+                "consistency.tfidf"
+            )
         dataset = find_dataset(self.dataset)
         whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
         part = part_of(whole.records, self.split)

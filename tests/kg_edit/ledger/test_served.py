@@ -204,7 +204,7 @@ def test_the_commands_exit_code_says_whether_all_hold(
     down = kg_edit("patch", "check", "ledger", "--server", "http://127.0.0.1:9")
     assert down.code == 2 and "can't be reached" in down.err
     mixed = kg_edit("patch", "check", "ledger", "--server", standin.url, "--model", "m")
-    assert mixed.code == 2 and "remove --model and --merged" in mixed.err
+    assert mixed.code == 2 and "--model has no effect with --server" in mixed.err
     alone = kg_edit("patch", "check", "ledger", "--served", "m")
     assert alone.code == 2 and "give --server URL" in alone.err
 

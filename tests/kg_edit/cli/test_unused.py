@@ -1,0 +1,49 @@
+"""Options that would have no effect are refused before any file is read, with the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused
+
+__all__ = ["cache", "kg_edit", "place"]  # fixtures
+
+UNUSED: dict[str, str] = {
+    "patch check l --merged m --model n": "--model has no effect with --merged, which is the model to check; leave it "
+    "out, or leave out --merged",
+    "patch check l --server http://s --model m --device cpu": "--model, --device have no effect with --server",
+    "patch check l --served m --timeout 3": "--served, --timeout have no effect without --server; leave them out, or "
+    "also give --server URL",
+    "patch add l p --dtype float32": "--dtype has no effect without --model",
+    "patch remove l e --graph extract": "--graph has no effect without --model",
+    "patch merge l --out o --gguf m.gguf": "--gguf has no effect with --to folder; leave it out, or give --to gguf",
+    "patch merge l --out o --gguf-type F16": "--gguf-type has no effect with --to folder",
+    "patch merge l --out o --to gguf --shard 1GB": "--shard has no effect with --to gguf",
+    "patch merge l --out o --private": "--private has no effect without --push; leave it out, or also give --push",
+    "patch export l o --to peft --private": "--private has no effect without --push",
+    "patch export l o --to patch --scores --base b": "--base, --scores have no effect with --to patch, which has no "
+    "model card; leave them out, or give --to peft or --to gguf",
+    "patch subtract e a --out o --model m": "--model has no effect where neither change is a PEFT adapter",
+    "data check f --json --all": "--all has no effect with --json, which prints all faults",
+    "data ripples --out o --edits e --n 3": "--n has no effect with --edits",
+    "data ripples --out o --templates t": "--templates has no effect without --edits",
+    "evaluate --data d --out o --judge-model m": "--judge-model has no effect without --judge",
+    "evaluate --data d --out o --references r": "--references has no effect without consistency.tfidf",
+    "covariance --folder f list": "--folder has no effect before list; leave it out, or give options of list after it",
+    "covariance --layers 1 --corpus t.txt --seed 2": "--seed has no effect with --corpus t.txt",
+    "covariance push ./f --private": "--private has no effect for a folder",
+    "sweep f.toml --example": "FILE has no effect with --example",
+    "methods rome --markdown": "NAME has no effect with --markdown",
+}
+
+
+@pytest.mark.parametrize("command", UNUSED)
+def test_an_option_without_effect_is_refused(command: str, kg_edit: Run, place: Path) -> None:
+    refused(kg_edit, *command.split(), message=UNUSED[command], out=place)
+
+
+def test_an_option_with_its_default_value_is_refused_too(kg_edit: Run, place: Path) -> None:
+    command = ("patch", "merge", "l", "--out", "o", "--gguf-type", "F32")
+    refused(kg_edit, *command, message="--gguf-type has no effect", out=place)
