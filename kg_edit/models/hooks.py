@@ -36,8 +36,11 @@ def beside(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
 
 @contextmanager
 def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Call ``see(input, output)`` whenever ``module`` runs."""
-    handle = module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output)))
+    """Call ``see(input, output)`` whenever ``module`` runs.
+
+    The output is a copy, because Falcon adds the attention's output to its MLP's in place.
+    """
+    handle = module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output).clone()))
     try:
         yield
     finally:

@@ -63,6 +63,14 @@ def test_the_target_is_said_and_nothing_else_moves(family: str) -> None:
     assert all(record["loss_after"] < record["loss_before"] for record in patch.edits)
 
 
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_the_loss_found_is_the_loss_asked(family: str) -> None:
+    model, edit = tiny(family), EDITS[1]
+    patch, pair = grace(model, layer=1).edit([edit]), Pair(edit.text, edit.target_new)
+    with patch.applied(model):
+        assert score(model, [pair])[pair].nll == pytest.approx(patch.edits[0]["loss_after"], abs=1e-4)
+
+
 def test_a_value_is_found_below_a_codebook_in_the_last_block() -> None:
     """The codebook counts the tokens of its block, so that block's MLP may not run on fewer of them."""
     model = tiny("llama")

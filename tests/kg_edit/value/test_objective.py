@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.closed_form.spread import subject_states
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
@@ -68,6 +69,23 @@ def test_fast_equals_plain(family: str, bos: bool) -> None:
         torch.testing.assert_close(getattr(fast_losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
     assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
     assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_the_value_is_the_modules_own_output(family: str) -> None:
+    """Not what Falcon makes of it, which adds the attention's output in place."""
+    model, seen = tiny(family), list[Tensor]()
+    asked = request(model, *EDITS[0])
+    row = asked.rewrites[0]
+    handle = model.down_projection(LAYER).register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    with torch.no_grad():
+        model.model(torch.tensor([row.ids]))
+    handle.remove()
+    value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
+    for forward in (TailForward, PlainForward):
+        torch.testing.assert_close(objective(model, [asked], forward).value[0], value, rtol=1e-5, atol=1e-5)
+    _, states = subject_states(model, [row], layer=LAYER, last=LAYER, place="value")
+    torch.testing.assert_close(states[0], value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
