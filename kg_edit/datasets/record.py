@@ -126,6 +126,12 @@ class BenchmarkRecord(Record):
             raise PydanticCustomError("blank", "has no edits; expected at least one", {"field": "edits"})
         return self
 
+    @property
+    def has_ceilings(self) -> bool:
+        """Whether it has portability questions, or probes with recalled facts, which can be told in the prompt."""
+        recalled = any(query.recalled for probe in self.probes for query in probe.queries)
+        return recalled or any(edit.portability for edit in self.edits)
+
     def group(self, name: str) -> tuple[Probe, ...]:
         """The probes of a family, or of one of its sub-categories, in the record's order."""
         return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))

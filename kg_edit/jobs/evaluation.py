@@ -156,7 +156,7 @@ class Evaluation:
         """Read all records of the data set, and the faults of the rows that can't be read.
 
         Raises:
-            ConfigError: an extra metric lacks its reference texts, or no metric reads them.
+            ConfigError: an extra metric lacks its reference texts, or no metric reads them; or no record has a ceiling.
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
@@ -181,7 +181,15 @@ class Evaluation:
             found = with_references(found, read_references(self.references))
         if self.specificity:
             found = with_specificity(found, read_spans(self.specificity))
+        self._check_ceilings(found)
         return FileContent(tuple(found), whole.problems)
+
+    def _check_ceilings(self, records: Sequence[BenchmarkRecord]) -> None:
+        if self.ceilings and not any(record.has_ceilings for record in records[: self.limit]):
+            raise ConfigError(
+                "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
+                "out, or use another data set, such as counterfact-plus or ripples"
+            )
 
     def ready(self, out: Path) -> Ready:
         """Check the options, read the data and load the model; ``out`` is checked, but not written.

@@ -118,3 +118,11 @@ def test_a_wrong_address_of_a_judge_is_found_before_the_run(evaluate: Run, place
 def test_a_limit_of_documents_needs_tasks(evaluate: Run) -> None:
     result = evaluate("--general", "text.txt", "--general-limit", "5", "--out", "out")
     assert (result.code, "name some with --general" in result.err) == (2, True)
+
+
+def test_ceilings_need_questions_that_can_be_told_facts(evaluate: Run, place: Path) -> None:
+    bare = {name: value for name, value in row(1, CITIES[0]).items() if name != "portability"}
+    (place / "data.json").write_text(json.dumps([bare, row(2, CITIES[1])]))
+    none = evaluate("--dataset", "counterfact", "--ceilings", "--limit", "1", "--out", "out")
+    assert none.code == 2 and "no record has portability questions or recalled facts; leave it out" in none.err
+    assert not (place / "out").exists()
