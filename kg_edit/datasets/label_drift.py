@@ -8,7 +8,9 @@ Court by issue. GRACE's form has two parts, with rows ``{"text": â€¦, "label": â
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +20,8 @@ from kg_edit.datasets.building import without_null
 from kg_edit.datasets.reading import document, every_row
 from kg_edit.edits.edit import Edit, Name, Record, Text, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
+
+log = logging.getLogger(__name__)
 
 PROMPT = "Text: {}\nClass:"
 """The prompt of a classifier: the class is read after the colon."""
@@ -88,8 +92,8 @@ def read_label_drift(
     """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
     stream.
 
-    ``test_share`` of the old texts, evenly spaced, test what the classifier keeps; the others train it. A stream with
-    years is sorted by year.
+    ``test_share`` of the old texts, evenly spaced, test what the classifier keeps; the others train it. A warning
+    appears if there are too few for a test. A stream with years is sorted by year.
 
     Raises:
         EditFileError: a file can't be read, or a row is wrong.
@@ -106,6 +110,9 @@ def read_label_drift(
     if not 0 < test_share < 1:
         raise ConfigError(f"test_share is {test_share}; give a share between 0 and 1")
     test = tuple(text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share))
+    if not test:
+        needed = ceil(1 / test_share)
+        log.warning("TRR is not measured: a test needs at least %d older texts, found %d", needed, len(older))
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years keeps its order
     return LabelDrift(train=_without(older, test), test=test, stream=tuple(stream))
 

@@ -179,6 +179,13 @@ def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         points("ft-m", drift, tmp_path / "stopped", steps=11)
 
 
+@pytest.mark.parametrize("older", [3, 4])
+def test_too_few_older_texts_for_a_test_are_told(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drift = read_label_drift(written(tmp_path, [*ROWS[:older], *ROWS[8:]]), since=2000)
+    said = "TRR is not measured: a test needs at least 4 older texts, found 3"
+    assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [said]))
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
     out, file = tmp_path / "drift", written(tmp_path)
