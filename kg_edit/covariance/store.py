@@ -148,6 +148,7 @@ def measure_shard(
 
     Raises:
         CovarianceError: as `find_covariance`, or there is no such shard.
+        PatchError: a patch is applied to the model, and a covariance is not stored yet.
     """
     if not 0 <= part < parts or parts < 2:
         raise CovarianceError(
@@ -157,6 +158,7 @@ def measure_shard(
     corpus = open_corpus(config.corpus, seed=config.seed)
     identities = _identities(model, layers, corpus, config)
     if _missing(identities, folder):
+        refuse_patched(model)  # as in `_ensure`
         sums = start(model, identities, folder, ridge=config.ridge, part=part, parts=parts)
         if not sums.position.finished:
             run(model, corpus, sums, folder, progress=progress)

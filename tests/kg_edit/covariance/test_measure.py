@@ -17,7 +17,13 @@ from kg_edit.covariance.files import Identity
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
 from kg_edit.covariance.measure import KEYS, ProbeKeys, Sums
 from kg_edit.covariance.moment import Covariance, doubling
-from kg_edit.covariance.store import CovarianceConfig, find_covariance, find_covariances, measure_covariances
+from kg_edit.covariance.store import (
+    CovarianceConfig,
+    find_covariance,
+    find_covariances,
+    measure_covariances,
+    measure_shard,
+)
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -315,6 +321,8 @@ def test_a_merged_patch_has_a_covariance_of_its_own(tmp_path: Path) -> None:
     config = CovarianceConfig(tokens=CHUNK)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
         find_covariance(model, 2, config, folder=tmp_path, progress=False)
+    with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
+        measure_shard(model, [2], config, part=0, parts=2, folder=tmp_path, progress=False)
     assert list(tmp_path.glob("*.safetensors")) == []
     patch.merge_into(model)
     edited = find_covariance(model, 2, config, folder=tmp_path, progress=False)
