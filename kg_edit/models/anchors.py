@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from kg_edit.models.hooks import told_tokens
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
 
@@ -29,7 +30,7 @@ class Anchors:
         embedding = model.model.get_input_embeddings()
         assert isinstance(embedding, nn.Module)  # noqa: S101 - true of every causal language model
         self._embedding, self._names = embedding, name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
-        self._means = TokenMeans(model, layer, name=name)
+        self._model, self._means = model, TokenMeans(model, layer, name=name)
         self._ids: Tensor | None = None
 
     @contextmanager
@@ -46,11 +47,12 @@ class Anchors:
     @torch.no_grad()
     def of(self, inputs: Tensor) -> Tensor:
         """The anchors [tokens, d] in float32 for ``inputs`` [tokens, .]; 0 if the token ids are not known."""
-        weight = self._embedding.weight
+        weight, told = self._embedding.weight, told_tokens(self._model)
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
-        if self._ids is None or self._ids.numel() != len(inputs):
+        found = self._ids if told is None else told
+        if found is None or found.numel() != len(inputs):
             return torch.zeros(len(inputs), weight.shape[1], device=inputs.device)
-        ids = self._ids.reshape(-1).to(weight.device)
+        ids = found.reshape(-1).to(weight.device)
         mine = self._names.to(ids.device)[ids][:, None]
         means = self._means.of(torch.cat([mine * weight[ids].float(), mine], -1).to(inputs.device))
         return means[:, :-1] / means[:, -1:].clamp(min=torch.finfo(means.dtype).eps)

@@ -2,7 +2,7 @@
 
 `watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward pass
 early. `exclusive` and `refuse_patched` keep a second patch off a model. `telling_prompt_ends` tells a patch at which
-tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`.
+tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `telling_tokens` tells it the tokens.
 """
 
 from __future__ import annotations
@@ -169,4 +169,23 @@ def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
         found[:, -1] = tokens > 1
     elif told[0] is not None and told[0].shape == found.shape:
         found = told[0].cpu()
+    return found
+
+
+_TOKENS = "_kg_edit_tokens"
+
+
+@contextmanager
+def telling_tokens(model: LanguageModel, ids: Tensor) -> Iterator[None]:
+    """Tell the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
+    setattr(model.model, _TOKENS, ids)
+    try:
+        yield
+    finally:
+        delattr(model.model, _TOKENS)
+
+
+def told_tokens(model: LanguageModel) -> Tensor | None:
+    """The token ids that `telling_tokens` tells; None outside of its ``with`` block."""
+    found: Tensor | None = getattr(model.model, _TOKENS, None)
     return found

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, watched
+from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, telling_tokens, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, base_model
 from kg_edit.models.prompts import Batch
@@ -33,7 +33,8 @@ class RecordedBlocks:
     states [rows, tokens, d].
 
     ``calls`` holds the calls of the blocks from block ``first`` on. ``inputs`` maps a block to its input hidden states
-    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request.
+    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request. ``ids`` are the
+    rows' tokens, which a patch may read.
 
     Memory: [rows, tokens, d] for each kept input. The other arguments are mostly the same tensors for all blocks.
     """
@@ -42,6 +43,7 @@ class RecordedBlocks:
     first: int
     calls: tuple[Call, ...]
     inputs: Mapping[int, Tensor]
+    ids: Tensor
 
     @classmethod
     def record(
@@ -78,7 +80,7 @@ class RecordedBlocks:
                 stack.enter_context(_call_seen(model.block(layer), layer, see))
             output = block_output(model, batch, layers.stop - 1, prefix=prefix)
         inputs = inputs or {layers.start: output.detach()}
-        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs), output
+        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, ids=batch.ids), output
 
     @property
     def start(self) -> Tensor:
@@ -92,8 +94,9 @@ class RecordedBlocks:
         ``first`` is by default the first recorded block. Differentiable in ``hidden`` and in what hooks change.
         """
         first = self.first if first is None else first
-        for layer, (args, kwargs) in enumerate(self.calls[first - self.first :], start=first):
-            hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
+        with telling_tokens(self.model, self.ids):
+            for layer, (args, kwargs) in enumerate(self.calls[first - self.first :], start=first):
+                hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
 
 

@@ -198,15 +198,22 @@ def test_greedy_says_whether_all_of_a_target_comes_first() -> None:
     assert found.greedy(far).tolist() == plain.greedy(far).tolist()
 
 
-def test_a_module_beside_the_last_block_sees_whole_rows() -> None:
-    """It decides by the mean over the tokens so far, so the last MLP must not run at the read positions alone."""
-    model, own = tiny("llama"), QUICK["memoir"] | {"layer": 3, "learning_rate": 0.1}
+@pytest.mark.parametrize("method, layer", [("memoir", 3), ("memoe", 3), ("memoe", 2)])
+def test_a_module_beside_a_late_block_sees_whole_rows(method: str, layer: int) -> None:
+    """It decides by the tokens so far, so the last MLP must not run at the read positions alone.
+
+    MEMoE reads the tokens themselves, which are not embedded again at every step.
+    """
+    model, own = tiny("llama"), QUICK[method] | {"layer": layer, "learning_rate": 0.1}
     edits = [Edit(id=s, subject=s, prompt=p, target_new=t) for p, s, t in EDITS]
-    patch = find_method("memoir").on(model, settings=own).edit(edits)
+    patch = find_method(method).on(model, settings=own).edit(edits)
     requests, at = [request(model, *edit) for edit in EDITS], change(model, len(EDITS))
     without = objective(model, requests, TailForward)(at).nll
     with patch.applied(model):
-        fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+        fast, plain = (
+            Objective(model, LAYER, requests, kl_weight=0.5, forward=forward, tokens=12)  # in several passes
+            for forward in (TailForward, PlainForward)
+        )
         (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
             losses_and_gradient(way, at) for way in (fast, plain)
         )
