@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.export.test_gguf_files import as_gguf
@@ -62,6 +64,14 @@ def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: 
         (("merge", file, "--out", out, "--push", "a b"), "expected OWNER/NAME"),
     ):
         refused(kg_edit, "patch", *command, message=message, out=out)
+
+
+def test_a_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> None:
+    factors = {"w": Factors(left=torch.ones(2, 1), right=torch.ones(3, 1))}
+    edits = [{"edit": HEAT.model_dump(mode="json", exclude_defaults=True), "method": "rome"}]
+    WeightPatch(factors=factors, provenance={"edits": edits}).save(place / "nameless.safetensors")
+    said = kg_edit("patch", "export", "nameless.safetensors", "--to", "patch", "all.safetensors")
+    assert said.code == 0 and (place / "all.safetensors").exists(), said.err
 
 
 @pytest.mark.slow
