@@ -99,17 +99,6 @@ class SecondMoment:
             product = rows[:, start : start + _BLOCK].T @ rows[:, start:]
             block += product.to(block.device)
 
-    def mean(self) -> Tensor:
-        """E[k k^T], [size, size] in float64.
-
-        Raises:
-            CovarianceError: nothing was added.
-        """
-        if self.count == 0:
-            raise CovarianceError("the second moment of no keys is undefined; give a corpus that holds text")
-        self.flush()
-        return square(self.total / self.count, self.size)
-
 
 def square(flat: Tensor, size: int) -> Tensor:
     """The symmetric matrix [size, size] whose upper block triangle is ``flat``, as in `SecondMoment`."""

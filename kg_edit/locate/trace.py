@@ -94,11 +94,6 @@ class Trace(BaseModel):
     restored: Grid
 
     @property
-    def total_effect(self) -> float:
-        """The total effect p[clean] - p[corrupted] of the noise on the answer's probability."""
-        return self.clean - self.corrupted
-
-    @property
     def effects(self) -> Grid:
         """Indirect effects p[restored] - p[corrupted], [tokens][layers]."""
         return tuple(tuple(value - self.corrupted for value in row) for row in self.restored)

@@ -69,7 +69,6 @@ def test_the_grid_is_the_restored_runs(kind: str) -> None:
         wanted = run.restored(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
         assert [row[layer] for row in found.restored] == pytest.approx(wanted.tolist(), rel=1e-3)
     assert found.effects[-1][0] == pytest.approx(found.restored[-1][0] - found.corrupted)
-    assert found.total_effect == pytest.approx(found.clean - found.corrupted)
     assert found.roles == roles(prompt)
     assert "".join(found.tokens) == "Today LeBron James plays for"
     assert found.answer == model.tokenizer.decode([answer])
@@ -148,10 +147,11 @@ def test_a_known_fact_of_the_small_model(smollm2: LanguageModel, shared: Path) -
     prompts = [encode(smollm2.tokenizer, fact.prompt, subject=fact.subject) for fact in facts.values()]
     found = trace(smollm2, fact, TraceSettings(kind="hidden", samples=3), level=noise_level(smollm2, prompts))
     assert (found.answer, found.known) == (" Europe", True)
-    assert found.total_effect > 0.1
+    total = found.clean - found.corrupted
+    assert total > 0.1
     last = dict(zip(found.roles, found.effects, strict=True))
     early = range(3, 10)
-    assert max(last[LAST][layer] for layer in early) > 0.5 * found.total_effect
+    assert max(last[LAST][layer] for layer in early) > 0.5 * total
     assert abs(last[LAST][29]) < 1e-3  # after the last layer nothing reads it any more
-    assert max(last[END][layer] for layer in early) < 0.2 * found.total_effect
-    assert last[END][29] == pytest.approx(found.total_effect, rel=1e-3)
+    assert max(last[END][layer] for layer in early) < 0.2 * total
+    assert last[END][29] == pytest.approx(total, rel=1e-3)
