@@ -7,7 +7,6 @@ column of each, -lambda_1 t + lambda_2 t' [d] is added, where t and t' are the e
 The paper refines the choice. The prompts have different wordings, so that they share only the fact and no words. The
 share p of prompts that must agree starts at .7 and changes by .05 until 2 to 5 neurons are left (``neurons``).
 
-
 - `KnConfig`, `Kn`: the settings and the method.
 - `neuron_attributions`: attributions [prompts, layers, d_ff], by `integrated_gradients`.
 - `shared_neurons`: the plain choice of neurons; `refined_neurons`: the paper's refined choice.
@@ -129,8 +128,7 @@ class Kn(EditingMethod):
 
     The embeddings are the output ones (the rows of the head), because the head compares a column's output with them. If
     they are tied to the input embeddings, they are the paper's. If the head has a projection before it, the vector is
-    mapped back through it. The paper's neurons are almost non-negative (GELU); in a gated MLP they have either sign
-    (see ``signed``).
+    mapped back through it. The paper's neurons (GELU) are almost non-negative; a gated MLP's are not (``signed``).
     """
 
     name = "kn"
@@ -330,8 +328,7 @@ def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *,
     """Integrated gradients: x_i times the mean of df/dx_i on the straight line from 0 to x, for each row x.
 
     ``function`` maps [rows, n] to one number per row, which may depend only on that row. The integral is a Riemann sum
-    at the midpoints of ``steps`` intervals. With growing ``steps``, each row of the result sums to f(x) - f(0)
-    (completeness).
+    at the midpoints of ``steps`` intervals. With growing ``steps``, each row sums to f(x) - f(0).
     """
     total = torch.zeros_like(point)
     for step in range(steps):

@@ -279,16 +279,10 @@ class RankOneMethod(ValueMethod):
             stop_below=self.config.stop_below,
             further_steps=self.config.further_steps,
         )
+        states = zip(requests, objective.value, objective.bare_key, objective.mean_key, descents, notes, strict=True)
         return [
-            FoundValue(
-                request=requests[place],
-                clean=objective.value[place],
-                bare_key=objective.bare_key[place],
-                mean_key=objective.mean_key[place],
-                descent=descent,
-                notes=notes[place],
-            )
-            for place, descent in enumerate(descents)
+            FoundValue(request=request, clean=clean, bare_key=bare, mean_key=mean, descent=descent, notes=said)
+            for request, clean, bare, mean, descent, said in states
         ]
 
     @torch.no_grad()
