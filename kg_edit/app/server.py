@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from kg_edit import __version__
 from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
@@ -190,11 +191,18 @@ def _add_problems(app: FastAPI) -> None:
     def misread(request: Request, error: RequestValidationError) -> JSONResponse:
         return refused(request, _in_plain_words(request.url.path, error))
 
+    @app.exception_handler(HTTPException)
+    def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}; GET /api/openapi.json lists all requests"
+        answer = _problem(error.status_code, "RequestError", message, (), {})
+        answer.headers.update(error.headers or {})
+        return answer
+
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
         log.error("%s failed", request.url.path, exc_info=error)
         message = f"internal error: {error}; see the terminal of kg-edit serve for details"
-        return _problem(_FAILED, type(error).__name__, message, (), {})
+        return _refused(Refusal(_FAILED, type(error).__name__, message))  # starlette answers outside of `_guard`
 
 
 def _in_plain_words(path: str, error: RequestValidationError) -> KgEditError:

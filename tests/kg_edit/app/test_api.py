@@ -105,6 +105,20 @@ def test_what_is_no_request_is_answered_in_json_too(server: Served) -> None:
     assert (code, json.loads(text)["kind"]) == (404, "UnknownNameError")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "code"),
+    [("GET", "/api/nothing", None, 404), ("DELETE", "/api/try", None, 405), ("POST", "/api/try", "[" * 100_000, 400)],
+)
+def test_a_request_that_nobody_answers_is_told_as_a_problem(
+    server: Served, method: str, path: str, body: str | None, code: int
+) -> None:
+    found, text, headers = server.send(method, path, body, {"Content-Type": "application/json"})
+    problem = json.loads(text)
+    assert (found, problem["kind"], problem["fields"]) == (code, "RequestError", {})
+    assert "/api/openapi.json" in problem["message"]
+    assert (code == 405) == ("allow" in headers)
+
+
 def test_another_sites_name_leads_nowhere(server: Served) -> None:
     code, _, _ = server.send("GET", "/api/state", headers={"Host": "evil.example"})
     assert code == 400
@@ -160,9 +174,11 @@ def test_a_failure_is_told_and_leaves_the_model_alone(server: Served, monkeypatc
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(server.workshop.method, "update", broken)
-    code, problem = server.post("/api/try", EDIT)
+    code, text, headers = server.send("POST", "/api/try", json.dumps(EDIT), {"Content-Type": "application/json"})
+    problem = json.loads(text)
     assert (code, problem["kind"]) == (500, "RuntimeError")
     assert "a bug" in problem["message"]
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
     monkeypatch.undo()
     assert server.post("/api/try", EDIT)[0] == 200  # the lock is free again
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
