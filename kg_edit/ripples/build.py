@@ -182,7 +182,9 @@ class Builder:
                 "facts": "Wikidata, CC0 1.0",
                 "seed": self.seed,
                 "knowledge": list(words.knowledge),
-                "examples": {r: [[one.thing, one.object] for one in some] for r, some in sorted(knowledge.examples.items())},
+                "examples": {
+                    r: [[one.thing, one.object] for one in some] for r, some in sorted(knowledge.examples.items())
+                },
                 "questions": dict(sorted(counts.items())),
                 "dropped": dict(sorted(self.dropped.items())),
             },

@@ -72,6 +72,7 @@ def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
     made = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
     (row,) = made["records"]
     assert made["provenance"]["dropped"]["edit without relation_id"] == 1
+    assert list(made["provenance"]["examples"]) == ["P17", "P36"]  # sorted: the same file under any PYTHONHASHSEED
     assert {question["kind"] for question in row["questions"]} <= {"two-hop"}
     assert all(not question["known"] for question in row["questions"])
     file = write_ripples(tmp_path / "mine.json", made)
