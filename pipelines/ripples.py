@@ -24,6 +24,8 @@ from tables import CEILINGS, ROOT, rows_of, table
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.ripples import part_of
+from kg_edit.edits.templates import utf8_text
+from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.jobs.evaluation import graph_for
 from kg_edit.jobs.method_plan import open_graph
@@ -81,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing; write OUT/table.md, and with --readme the table of a README."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.readme:
+        around(options.readme)  # finds errors before anything is run
     text = results_table(made(options))
     write_text(options.out / "table.md", f"{text}\n")
     if options.readme:
@@ -114,17 +118,29 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
     """Yield the requested rows, and with --controls a row per control of each method that reads a graph.
 
     Raises:
-        UnknownNameError: there is no such method.
+        UnknownNameError: there is no such method or control, or a --set is for a method without a row.
     """
-    for row in options.rows.split(","):
-        rest, _, control = row.partition("+")
-        name, _, preset = rest.partition(":")
+    rows = [_parsed(row) for row in options.rows.split(",")]
+    names = {name for name, _, _ in rows}
+    for method, _, _ in options.set:
+        if method not in names:
+            raise unknown_name("method of --set", method, names)
+    for name, preset, control in rows:
         kind = find_method(name)
         settings = {key: value for method, key, value in options.set if method == name}
         if options.seed and "seed" in kind.config_class.model_fields:
             settings["seed"] = options.seed
-        for other in (control or None, *(CONTROLS if options.controls and kind.needs_graph else ())):
-            yield Run(method=name, preset=preset or "default", control=other, settings=settings)
+        for other in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
+            yield Run(method=name, preset=preset, control=other, settings=settings)
+
+
+def _parsed(row: str) -> tuple[str, str, str | None]:
+    """Split METHOD[:PRESET][+CONTROL]."""
+    rest, _, control = row.partition("+")
+    if control and control not in CONTROLS:
+        raise unknown_name("control", control, CONTROLS)
+    name, _, preset = rest.partition(":")
+    return name, preset or "default", control or None
 
 
 def results_table(found: Mapping[str, Summary]) -> str:
@@ -139,9 +155,22 @@ def results_table(found: Mapping[str, Summary]) -> str:
 
 def put(readme: Path, text: str) -> None:
     """Write the table between the two markers of a file."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
+    before, after = around(readme)
     write_text(readme, f"{before}{START}\n{text}\n{END}{after}")
+
+
+def around(readme: Path) -> tuple[str, str]:
+    """Return what is before and after the two markers of a file.
+
+    Raises:
+        EditFileError: the file can't be read.
+        ConfigError: it does not have both markers.
+    """
+    before, start, rest = utf8_text(readme).partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ConfigError(f"{readme} has no place for the table; add the lines {START} and {END}")
+    return before, after
 
 
 def _setting(text: str) -> tuple[str, str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from kg_edit.edits.files import read_edits
+from kg_edit.errors import KgEditError
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.methods import EditingMethod, find_method, method_names, registry
 from kg_edit.methods.rank_one.rome import Rome
@@ -299,6 +301,25 @@ def test_a_rows_own_settings_seed_and_folder(ripples: ModuleType, tmp_path: Path
     rome, net = ripples.runs(options)
     assert rome.name == "rome, no graph" and rome.folder(options) == Path("out/rome-none-seed1-batch8")
     assert (rome.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--rows", "glame+wrng"), "unknown control 'wrng', did you mean 'wrong'"),
+        (("--rows", "glame", "--set", "glame-net.steps=3"), "unknown method of --set 'glame-net'"),
+        (("--readme", "README.md"), "README.md has no place for the table"),
+    ],
+)
+def test_an_option_of_the_table_without_effect_is_named_before_a_run(
+    ripples: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.delattr(ripples, "evaluate")
+    kept = "before\n<!-- results -->\nno end, and text to keep\n"
+    (tmp_path / "README.md").write_text(kept)
+    with pytest.raises(KgEditError, match=re.escape(said)):
+        ripples.main([*given, "--data", "absent.json"])
+    assert (tmp_path / "README.md").read_text() == kept
 
 
 @pytest.mark.slow
