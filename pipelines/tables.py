@@ -273,10 +273,18 @@ def study(options: argparse.Namespace) -> None:
     """Run what is missing of a part, unless --tables; write OUT/tables.md of all runs that are there."""
     if not options.tables:
         names = options.methods.split(",") if options.methods else [*method_names()]
-        run_part(PARTS[options.part], [name for name in names if name != "mend" or options.mend], options)
+        run_part(PARTS[options.part], [name for name in names if _is_trained(name, options.mend)], options)
     text = "\n".join(f"## {name}\n\n{study_table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
     log.info("%s", options.out / "tables.md")
+
+
+def _is_trained(name: str, mend: str | None) -> bool:
+    """Return whether a method needs no trained network, or has one."""
+    trained = "network" not in find_method(name).config_class.model_fields or (name == "mend" and mend is not None)
+    if not trained:
+        log.info("no run of %s, which needs a trained network; MEND's is given by --mend FOLDER", name)
+    return trained
 
 
 def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> None:
@@ -355,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=PARTS, default="single")
-    parser.add_argument("--methods", help="names with commas; all by default. Several processes may share a part so")
+    parser.add_argument("--methods", help="names with commas; by default all that need no training")
     parser.add_argument("--preset", default="default", help="of every method")
     parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
     parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")

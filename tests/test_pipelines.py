@@ -374,6 +374,17 @@ def test_glame_plus_against_rome_and_a_wrong_graph(tables: ModuleType, tmp_path:
         assert f"- {against}" in (tmp_path / "out" / f"against-{against}.md").read_text()
 
 
+def test_the_study_leaves_out_methods_without_their_network(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(tables, "run_part", lambda part, names, options: asked.append(names))
+    for mend in ((), ("--mend", "mend/")):
+        tables.main(["study", "--out", str(tmp_path), *mend])
+    bare, trained = (set(method_names()) - set(names) for names in asked)
+    assert (bare, trained) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "ke", "serac"})
+
+
 @pytest.mark.slow
 def test_a_part_of_the_study(script: Script, tmp_path: Path, shared: Path) -> None:
     assert script("tables", "study", "--limit", "2", "--methods", "definition", "--out", "out") == 0
