@@ -197,6 +197,7 @@ def _copy(
     """Copy the fields and the tensors of a GGUF file, and replace the changed tensors."""
     arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
     writer = gguf.GGUFWriter(path, arch.contents() if arch else "", endianess=reader.endianess)
+    writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
     _copy_fields(reader, writer)
     _sign(writer, patch)
     for tensor in reader.tensors:

@@ -23,6 +23,7 @@ from tests.kg_edit.tiny import tiny
 def as_gguf(model: LanguageModel, path: Path, *, kind: str = "F32") -> Path:
     """The down-projections of a tiny model, and an embedding, as a GGUF file of the kind of numbers."""
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_custom_alignment(1024)  # not the default
     writer.add_name("tiny")
     writer.add_array("tokenizer.ggml.tokens", ["a", "b", "ü"])
     writer.add_block_count(model.model.config.num_hidden_layers)
