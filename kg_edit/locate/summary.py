@@ -176,7 +176,7 @@ def draw_trace(trace: Trace, path: Path) -> Path:
     names = [repr(token)[1:-1].replace("$", r"\$") + ("*" if "subject token" in role else "") for token, role in pairs]
     title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "
     title += f"{_NAMES[trace.kind]} restored, {_layers(trace.window)}"
-    return _draw(trace.effects, names, path, kind=trace.kind, title=title.replace("$", r"\$"))
+    return _draw(trace.effects, names, path, kind=trace.kind, title=title)
 
 
 def _draw(
@@ -195,7 +195,7 @@ def _draw(
     axes.set_yticks(range(len(names)), labels=list(names), fontsize=8)
     axes.set_xlabel("layer (middle of the window)", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title.replace("$", r"\$"), fontsize=8)  # no formula
     if mark is not None:
         axes.axvline(mark, color="black", lw=0.8, ls=":")
     drawn.colorbar(image, ax=axes, label="p[restored] - p[corrupted]", extend="min")

@@ -71,14 +71,15 @@ def test_facts_that_agree_leave_no_doubt_and_others_do() -> None:
 @pytest.mark.slow
 def test_pictures(tmp_path: Path) -> None:
     summary = LocateSummary.of([ONE, TWO])
-    svg = draw_summary(summary, tmp_path / "all.svg", model="tiny").read_text()
+    svg = draw_summary(summary, tmp_path / "all.svg", model="my/$t^$iny").read_text()
     assert [svg.index(role) for role in (FIRST, MIDDLE, LAST, END)] == sorted(
         svg.index(role) for role in (FIRST, MIDDLE, LAST, END)
     )
     assert NEXT not in svg
     assert "mean of 2 facts" in svg
     again = LocateSummary.model_validate_json(summary.model_dump_json())
-    assert draw_summary(again, tmp_path / "again.svg", model="tiny").read_text() == svg
+    assert draw_summary(again, tmp_path / "again.svg", model="my/$t^$iny").read_text() == svg
+    assert "my/$t^$iny: MLP output" in svg  # no formula
     one = draw_trace(ONE, tmp_path / "one.svg").read_text()
     assert all(name in one for name in ("t0", "t1*", "t2*", "$x_1$", "2 layers at once"))
     assert draw_trace(ONE, tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
