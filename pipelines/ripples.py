@@ -27,7 +27,7 @@ from kg_edit.datasets.ripples import part_of
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluate import Summary, evaluate
-from kg_edit.jobs.evaluation import graph_for
+from kg_edit.jobs.evaluation_graph import graph_for
 from kg_edit.jobs.method_plan import open_graph
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel

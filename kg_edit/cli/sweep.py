@@ -94,7 +94,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.run import check_schedule
     from kg_edit.evaluate.settings import DataSource
-    from kg_edit.jobs.evaluation import graph_for, guarded
+    from kg_edit.jobs.evaluation_graph import graph_for, guarded
     from kg_edit.storage.run_folder import check_folder
     from kg_edit.sweep.grid import cells_of
     from kg_edit.sweep.run import run_sweep

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.evaluation_graph import graph_for, guarded
 from kg_edit.jobs.method_plan import check_names, graph_name, graph_of, load, plan
 from kg_edit.jobs.options import (
     BothForms,
@@ -40,14 +41,12 @@ if TYPE_CHECKING:
     from kg_edit.evaluate import Shard, Summary
     from kg_edit.evaluate.general_tasks import GeneralTasks
     from kg_edit.evaluate.retention import RetentionTest
-    from kg_edit.graphs.source import SubgraphSource
     from kg_edit.jobs.method_plan import MethodPlan
-    from kg_edit.methods import EditingMethod, MethodConfig
+    from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
 
 
 log = logging.getLogger(__name__)
-_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about the consequences of an edit
 
 DatasetName = Annotated[
     str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
@@ -331,56 +330,6 @@ def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -
     from kg_edit.edits.files import in_form
 
     return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
-
-
-def graph_for(
-    graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
-) -> SubgraphSource | None:
-    """The graph that a method may read: without the answers of the records' withheld questions, or a control of it.
-
-    Raises:
-        ConfigError: a control is asked for, but there is no graph.
-    """
-    from kg_edit.datasets.ripples import withheld_answers
-    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
-    from kg_edit.graphs.wrong_graph import WrongGraph
-
-    if graph is None:
-        if control:
-            raise ConfigError(f"--control {control} needs a graph; give --graph")
-        return None
-    hidden, pool = withheld_answers(records), tuple(edit for record in records for edit in record.edits)
-    right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
-    match control:
-        case "wrong":
-            return WrongGraph(right, pool)
-        case "shuffled":  # another record's o* may have an answer that this record withholds
-            return Withheld(ShuffledObjects(right, pool=pool), names=hidden)
-        case "none":
-            return NoGraph(right)
-    return right
-
-
-def guarded(
-    graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
-) -> SubgraphSource | None:
-    """The graph without the answers of the records' probes, if the method's config asks for that (``exclude_answers``).
-
-    A method itself leaves out the answers of an edit's own questions (CounterFactPlus).
-    """
-    from kg_edit.graphs.controls import WithoutAnswers
-    from kg_edit.methods.config import GraphSettings
-
-    if graph is None or not isinstance(config, GraphSettings) or not config.exclude_answers:
-        return graph
-    names = {edit.id: found for record in records for edit in record.edits if (found := _answers_of(record))}
-    return WithoutAnswers(graph, names=names) if names else graph
-
-
-def _answers_of(record: BenchmarkRecord) -> frozenset[str]:
-    """The names of all answers to a record's probes about the consequences of its edits."""
-    probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
-    return frozenset(name for probe in probes for query in probe.queries for some in query.answers for name in some)
 
 
 def _shard(text: str | None) -> Shard:

@@ -10,7 +10,7 @@ import pytest
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
-from kg_edit.jobs.evaluation import graph_for, guarded
+from kg_edit.jobs.evaluation_graph import graph_for, guarded
 from kg_edit.methods import find_method
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 

@@ -1,0 +1,70 @@
+"""The graph that an evaluation lets a method read: without the answers that its questions withhold, or a control of it.
+
+- `graph_for`: the right graph, or a control of it, without the answers of withheld questions.
+- `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kg_edit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kg_edit.datasets.record import BenchmarkRecord
+    from kg_edit.graphs.source import SubgraphSource
+    from kg_edit.methods import MethodConfig
+
+_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about the consequences of an edit
+
+
+def graph_for(
+    graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
+) -> SubgraphSource | None:
+    """The graph that a method may read: without the answers of the records' withheld questions, or a control of it.
+
+    Raises:
+        ConfigError: a control is asked for, but there is no graph.
+    """
+    from kg_edit.datasets.ripples import withheld_answers
+    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
+    from kg_edit.graphs.wrong_graph import WrongGraph
+
+    if graph is None:
+        if control:
+            raise ConfigError(f"--control {control} needs a graph; give --graph")
+        return None
+    hidden, pool = withheld_answers(records), tuple(edit for record in records for edit in record.edits)
+    right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
+    match control:
+        case "wrong":
+            return WrongGraph(right, pool)
+        case "shuffled":  # another record's o* may have an answer that this record withholds
+            return Withheld(ShuffledObjects(right, pool=pool), names=hidden)
+        case "none":
+            return NoGraph(right)
+    return right
+
+
+def guarded(
+    graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
+) -> SubgraphSource | None:
+    """The graph without the answers of the records' probes, if the method's config asks for that (``exclude_answers``).
+
+    A method itself leaves out the answers of an edit's own questions (CounterFactPlus).
+    """
+    from kg_edit.graphs.controls import WithoutAnswers
+    from kg_edit.methods.config import GraphSettings
+
+    if graph is None or not isinstance(config, GraphSettings) or not config.exclude_answers:
+        return graph
+    names = {edit.id: found for record in records for edit in record.edits if (found := _answers_of(record))}
+    return WithoutAnswers(graph, names=names) if names else graph
+
+
+def _answers_of(record: BenchmarkRecord) -> frozenset[str]:
+    """The names of all answers to a record's probes about the consequences of its edits."""
+    probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
+    return frozenset(name for probe in probes for query in probe.queries for some in query.answers for name in some)
