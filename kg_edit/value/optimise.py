@@ -74,13 +74,15 @@ def optimise_values(
     *,
     steps: int,
     stop_below: float,
+    stop_nll: float = 0.0,
     further_steps: int = 0,
 ) -> list[Descent]:
     """Minimise the loss of all edits of ``objective`` at once; return one `Descent` per edit.
 
     ``proposals`` has the parameters of each edit's change. The objective is evaluated at most ``steps`` times, with an
-    update of the parameters between two evaluations. An edit stops if its loss is below ``stop_below`` or NaN. As in
-    the published code, no update follows the last evaluation, so the loss of the returned change is known.
+    update of the parameters between two evaluations. An edit stops if its loss is below ``stop_below`` or NaN, or its
+    target's own loss (L_p) below ``stop_nll``. As in the published code, no update follows the last evaluation, so the
+    loss of the returned change is known.
 
     After ``steps`` evaluations, an edit continues if its target is not the greedy continuation in each context. It
     stops when it is, by a margin, or after ``further_steps`` more evaluations. Edits that already succeed after
@@ -95,7 +97,7 @@ def optimise_values(
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
         _report(step, {edit: seen[edit][-1] for edit in running}, of=len(proposals))
-        done = {edit for edit in running if not seen[edit][-1][0] >= stop_below}  # true for NaN too
+        done = {edit for edit in running if _enough(seen[edit][-1], stop_below=stop_below, stop_nll=stop_nll)}
         if further_steps and step >= steps - 1:
             done |= _said(objective, now, margin=_MARGIN if step >= steps else 0.0)
         running = {edit: proposal for edit, proposal in running.items() if edit not in done}
@@ -107,6 +109,11 @@ def optimise_values(
             proposal.learn()
             changes[edit] = proposal.change()
     return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
+
+
+def _enough(losses: tuple[float, float, float], *, stop_below: float, stop_nll: float) -> bool:
+    total, nll, _ = losses
+    return not total >= stop_below or nll < stop_nll  # true for NaN too
 
 
 def _said(objective: Objective, changes: Tensor, *, margin: float) -> set[int]:

@@ -228,6 +228,7 @@ class JointMethod(ValueMethod):
             steps=config.steps,
             further_steps=config.further_steps,
             stop_below=config.stop_below,
+            stop_nll=config.stop_nll,
             kl_weight=config.kl_weight,
             weight_decay=self.norm_penalty,
             memory=self.memory,

@@ -54,6 +54,7 @@ class Search:
     steps: int
     further_steps: int
     stop_below: float
+    stop_nll: float = 0.0
     kl_weight: float
     weight_decay: float
     memory: float
@@ -97,6 +98,7 @@ class Search:
             proposals,
             steps=self.steps,
             stop_below=self.stop_below,
+            stop_nll=self.stop_nll,
             further_steps=self.further_steps,
         )
         return [

@@ -73,6 +73,12 @@ class ValueConfig(MethodConfig):
     learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
+    stop_nll: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=lambda least: not least,
+        description="the descent also stops when the target's loss (mean over the contexts) is below this value",
+    )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
         CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
@@ -277,6 +283,7 @@ class RankOneMethod(ValueMethod):
             proposals,
             steps=self.config.steps,
             stop_below=self.config.stop_below,
+            stop_nll=self.config.stop_nll,
             further_steps=self.config.further_steps,
         )
         states = zip(requests, objective.value, objective.bare_key, objective.mean_key, descents, notes, strict=True)
