@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from kg_edit.errors import ConfigError, OutputError, unknown_name
 from kg_edit.evaluate.finish import plan_of, sequences_of
 from kg_edit.evaluate.records import BASE, EDITED, RunFolder, RunRecord, found_in, joined, missing_phases
+from kg_edit.evaluate.schedule import CurvePlan
 from kg_edit.evaluate.statistics import (
     EDITING_SCORE,
     SCORED,
@@ -70,7 +71,7 @@ class ComparedRun:
         plan, (done, _) = plan_of(settings), found_in(files)
         parts = sequences_of(settings).values()
         missing = frozenset(record for ids in parts for record, _ in missing_phases(plan, ids, done))
-        records = {record.id: record for record in joined(files.entries())}
+        records = {record.id: record for record in joined(files.entries()) if _is_compared(record, plan)}
         return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
 
     def base(self, name: str) -> RecordScores:
@@ -84,6 +85,11 @@ class ComparedRun:
     def ids(self) -> list[str]:
         """The ids of the finished records, in the data set's order."""
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
+
+
+def _is_compared(record: RunRecord, plan: CurvePlan) -> bool:
+    """Whether the edited model was asked about a record: with a sample, the last point's records alone."""
+    return plan.sample is None or EDITED in record.scores
 
 
 def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:

@@ -41,7 +41,7 @@ def finish(out: Path) -> Summary:
     """
     settings, folder = read_settings(out), RunFolder(out)
     plan, records = plan_of(settings), joined(folder.entries())
-    if plan.schedule.has_steps:
+    if plan.schedule.has_steps and plan.sample is None:
         records = _with_just_edited(records, sequences_of(settings), plan)
     summary = summarise(
         records,
@@ -59,7 +59,8 @@ def finish(out: Path) -> Summary:
 
 def plan_of(settings: Settings) -> CurvePlan:
     """The plan of a run with these settings."""
-    return CurvePlan.of(Schedule.parse(settings["schedule"]), settings.get("evaluate_every"))
+    schedule = Schedule.parse(settings["schedule"])
+    return CurvePlan.of(schedule, settings.get("evaluate_every"), sample=settings.get("score_sample"))
 
 
 def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
@@ -75,7 +76,7 @@ def cut(items: Sequence[Thing], size: int) -> list[tuple[Thing, ...]]:
 
 
 def _sections(settings: Settings, plan: CurvePlan) -> tuple[str, ...]:
-    between = (JUST_EDITED,) if plan.schedule.has_steps else ()
+    between = (JUST_EDITED,) if plan.schedule.has_steps and plan.sample is None else ()
     return ("base", *between, "edited", *(CEILINGS if settings["ceilings"] else ()))
 
 

@@ -220,7 +220,7 @@ def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[
     A record that the unedited model could not be scored on needs no other phase.
     """
     usable = [name for name in ids if done.get((name, BASE)) is None]
-    yield from ((name, BASE) for name in ids if (name, BASE) not in done)
+    yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
     yield from ((name, EDIT) for name in usable if (name, EDIT) not in done)
     for scoring in plan.scorings(len(ids)):
         wanted = ((ids[place], phase_of(scoring)) for place in scoring.places)

@@ -52,6 +52,7 @@ def evaluate(
     pool: Sequence[Edit | BenchmarkRecord] | None = None,
     schedule: str = "single",
     every: int | None = None,
+    sample: int | None = None,
     general: str | None = None,
     tasks: GeneralTasks | None = None,
     retention: RetentionTest | None = None,
@@ -80,6 +81,8 @@ def evaluate(
         pool: the records that give the wrong answers of portability.choice; by default ``records``.
         schedule: single, batch:N, sequential:N or batch:B,sequential:N, counted in records; see `Schedule`.
         every: the number of edits between two points of the curve, if edits accumulate; by default about ten points.
+        sample: score only at the points of the curve, and there at most so many records, evenly spread over those
+            edited so far; by default each record is scored after its own step and at the end.
         general: a text; the model's perplexity on it is measured at each point of the curve.
         tasks: tasks of lm-eval; the model is asked them at each point of the curve.
         retention: unrelated prompts; GRACE's retention rates are measured at each point of the curve.
@@ -100,7 +103,7 @@ def evaluate(
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
     options = RunOptions(
-        plan=check_schedule(schedule, every),
+        plan=check_schedule(schedule, every, sample=sample),
         shard=shard,
         general=general,
         tasks=tasks,
@@ -202,20 +205,21 @@ def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], 
         start += size
 
 
-def check_schedule(schedule: str, every: int | None = None) -> CurvePlan:
-    """Parse a schedule and return its plan, with a point of the curve after every ``every`` edits.
+def check_schedule(schedule: str, every: int | None = None, *, sample: int | None = None) -> CurvePlan:
+    """Parse a schedule and return its plan: a point of the curve after every ``every`` edits, ``sample`` records there.
 
     Raises:
         UnknownNameError: there is no such schedule.
-        ConfigError: a number in it is not possible, or ``every`` makes no sense under it.
+        ConfigError: a number in it is not possible, or ``every`` or ``sample`` makes no sense under it.
     """
     found = Schedule.parse(schedule)
-    if every is not None and (every < 1 or not found.has_steps):
-        raise ConfigError(
-            f"evaluate every {every} edits under the schedule {found}: expected a number of at least 1, and a schedule "
-            "under which edits accumulate, such as sequential:100"
-        )
-    return CurvePlan.of(found, every)
+    for what, number in ((f"evaluate every {every} edits", every), (f"score a sample of {sample} records", sample)):
+        if number is not None and (number < 1 or not found.has_steps):
+            raise ConfigError(
+                f"{what} under the schedule {found}: expected a number of at least 1, and a schedule under which "
+                "edits accumulate, such as sequential:100"
+            )
+    return CurvePlan.of(found, every, sample=sample)
 
 
 def _distinct(records: Sequence[Edit | BenchmarkRecord]) -> tuple[BenchmarkRecord, ...]:

@@ -104,29 +104,42 @@ class CurvePlan:
 
     Each record is scored right after its own step, and after the last step. At each point of the curve, earlier records
     are scored too: all of them, or `CURVE_RECORDS` evenly spread ones if there are more.
+
+    With ``sample`` only the points of the curve are scored, each with at most so many evenly spread records.
     """
 
     schedule: Schedule
     every: int
+    sample: int | None = None
 
     @classmethod
-    def of(cls, schedule: Schedule, every: int | None = None) -> CurvePlan:
+    def of(cls, schedule: Schedule, every: int | None = None, *, sample: int | None = None) -> CurvePlan:
         """The plan with ``every``; by default with about ten points."""
-        return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS))
+        return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS), sample=sample)
 
     def scorings(self, records: int) -> Iterator[Scoring]:
         """Yield the scorings of a sequence of ``records``, step by step."""
         for step in self.schedule.steps(records):
             last = step.stop == records
             on_curve = last or step.stop // self.every > step.start // self.every
-            earlier = range(step.start) if last else _spread(step.start) if on_curve else ()
-            places = (*earlier, *step)
+            places = self._places(step, on_curve=on_curve, last=last)
             yield Scoring(step=step, edits=step.stop, places=places, on_curve=on_curve, last=last)
 
+    def _places(self, step: range, *, on_curve: bool, last: bool) -> tuple[int, ...]:
+        if self.sample is not None:
+            return _spread(step.stop, most=self.sample) if on_curve else ()
+        return (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
 
-def _spread(records: int) -> tuple[int, ...]:
-    """At most `CURVE_RECORDS` places below ``records``, evenly spread, beginning with 0."""
-    some = min(records, CURVE_RECORDS)
+    def scored(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
+        if self.sample is None:
+            return ids
+        return [ids[place] for place in sorted({place for one in self.scorings(len(ids)) for place in one.places})]
+
+
+def _spread(records: int, *, most: int = CURVE_RECORDS) -> tuple[int, ...]:
+    """At most ``most`` places below ``records``, evenly spread, beginning with 0."""
+    some = min(records, most)
     return tuple(place * records // some for place in range(some))
 
 

@@ -199,7 +199,7 @@ class SequenceRun:
         Raises:
             OutputError: a result can't be written; all earlier results are kept.
         """
-        usable = {item.id for some in _chunks(self.items) for item in self._bases(some)}
+        usable = self._usable()
         self._find_general(0, None)
         patch: Patch | None = None
         for step, scoring in enumerate(self.job.options.plan.scorings(len(self.items))):
@@ -213,6 +213,13 @@ class SequenceRun:
             if scoring.on_curve:
                 self._find_general(scoring.edits, patch)
             after_step(len(scoring.step))
+
+    def _usable(self) -> set[str]:
+        """Score the unedited model on the records that are scored at all; return the ids of those to edit."""
+        ids = {item.id for item in self.items}
+        asked = set(self.job.options.plan.scored([item.id for item in self.items]))
+        wanted = [item for item in self.items if item.id in asked]
+        return (ids - asked) | {item.id for some in _chunks(wanted) for item in self._bases(some)}
 
     def _bases(self, items: Sequence[Item]) -> list[Item]:
         """Score the items on the unedited model, at once if possible; return the items without an error."""

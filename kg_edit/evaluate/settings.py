@@ -129,6 +129,7 @@ class RunOptions:
         return {
             "schedule": str(plan.schedule),
             **({"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}),
+            **({} if plan.sample is None else {"score_sample": plan.sample}),
             **({} if self.general is None else {"general_sha256": digest(self.general)}),
             **({} if self.tasks is None else self.tasks.settings),
             **({} if self.retention is None else {"retention_sha256": self.retention.digest}),

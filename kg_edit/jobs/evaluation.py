@@ -58,6 +58,14 @@ Every = Annotated[
     int | None,
     typer.Option("--evaluate-every", min=1, help="edits between two points of the curve; default: about ten points"),
 ]
+Sample = Annotated[
+    int | None,
+    typer.Option(
+        "--sample",
+        min=1,
+        help="for long sequences: score only at the curve's points, N evenly spread records at each",
+    ),
+]
 General = Annotated[
     str | None,
     typer.Option(
@@ -121,6 +129,7 @@ class Evaluation:
     limit: Annotated[int | None, typer.Option(min=1, help="score only the first N records")] = None
     schedule: ScheduleText = "single"
     every: Every = None
+    sample: Sample = None
     general: General = None
     general_limit: GeneralLimit = None
     retention: RetentionFile = None
@@ -210,7 +219,7 @@ class Evaluation:
     def _planned(self) -> MethodPlan:
         from kg_edit.evaluate.run import check_schedule
 
-        check_schedule(self.schedule, self.every)
+        check_schedule(self.schedule, self.every, sample=self.sample)
         if self.control and not reads_a_graph(self.method):
             raise ConfigError(f"--control {self.control}: {self.method} reads no graph; remove --control")
         return plan(
@@ -310,6 +319,7 @@ class Ready:
             out=out,
             schedule=options.schedule,
             every=options.every,
+            sample=options.sample,
             general=self.beside.text,
             tasks=self.beside.tasks,
             retention=self.beside.retention,

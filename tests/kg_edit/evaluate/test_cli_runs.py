@@ -70,6 +70,7 @@ def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Ru
     [
         (("--schedule", "sequentail:3"), "did you mean 'sequential'"),
         (("--evaluate-every", "3"), "under the schedule single"),
+        (("--sample", "3"), "a sample of 3 records under the schedule single"),
         (("--shard", "4/4"), "expected i/n"),
         (("--schedule", "batch:2", "--general", "none.txt"), "can't read the text none.txt"),
     ],

@@ -92,6 +92,14 @@ def test_of_many_earlier_records_some_are_scored_evenly_spread() -> None:
     assert found[1000] == tuple(range(1000))
 
 
+def test_with_a_sample_only_points_are_scored_each_with_so_many_records() -> None:
+    plan = CurvePlan.of(Schedule.parse("batch:2,sequential:9"), 4, sample=3)
+    found = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
+    assert found == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
+    assert plan.scored("abcdefghi") == ["a", "b", "c", "d", "f", "g"]
+    assert CurvePlan.of(Schedule.parse("sequential:9")).scored("abcdefghi") == "abcdefghi"
+
+
 def test_shards_deal_every_item_once() -> None:
     items = list(range(10))
     dealt = [Shard.parse(f"{part}/4").deal(items) for part in range(4)]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,31 @@ def test_a_sequence_is_scored_after_each_at_points_and_after_all(
     assert (summary.just_edited or {})["portability.nll"].mean == pytest.approx(sum(just) / 5)
     assert summary.just_edited != summary.edited
     assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_with_a_sample_all_records_are_edited_and_few_are_scored(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    run = partial(
+        evaluate, Depends(model), model, edits[:8], schedule="batch:2,sequential:8", every=4, sample=2, progress=False
+    )
+    summary = run(out=tmp_path / "whole")
+    found = [(line["id"], line["phase"]) for line in phases(tmp_path / "whole")]
+    assert [name for name, phase in found if phase == "edit"] == [f"case-{place}" for place in range(8)]
+    assert [name for name, phase in found if phase == "base"] == ["case-0", "case-2", "case-4"]
+    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    assert scored == [("case-0", "after:4"), ("case-2", "after:4"), ("case-0", "edited"), ("case-4", "edited")]
+    assert summary.just_edited is None
+    assert [(point.edits, point.n) for point in summary.curve or ()] == [(0, 3), (4, 2), (8, 2)]
+    assert summary.provenance["counts"]["edited"]["efficacy.prob"] == 2
+
+    cut = tmp_path / "cut"  # killed after the second step: the last lines are missing
+    shutil.copytree(tmp_path / "whole", cut)
+    (cut / "summary.json").unlink()
+    kept = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)[:8]
+    (cut / "records.jsonl").write_bytes(b"".join(kept))
+    again = run(out=cut)
+    assert (again.edited, again.curve) == (summary.edited, summary.curve)
 
 
 def test_in_a_batch_nothing_lies_between(
