@@ -17,7 +17,7 @@ from kg_edit.errors import CovarianceError, PatchError
 _SMALLEST_PIVOT = 1e-6
 
 
-def joint_directions(keys: Tensor, solved: Tensor, *, weight: float) -> Tensor:
+def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int | None = None) -> Tensor:
     """M K (K^T M K + weight I)^-1, which is (weight I + M K K^T)^-1 M K: [d_ff, edits] in float64.
 
     R [d, edits] are the wanted changes of the values. The update of W [d, d_ff] is R times the result transposed:
@@ -33,6 +33,7 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float) -> Tensor:
         keys: K, one column per edit, [d_ff, edits].
         solved: M K, [d_ff, edits], for a symmetric M without negative eigenvalues.
         weight: the number added to the diagonal.
+        first: only return the columns of the first so many edits, [d_ff, first].
 
     Raises:
         PatchError: the system is singular, because two edits have the same key, or a number is not finite.
@@ -40,10 +41,11 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float) -> Tensor:
     keys, solved = keys.double(), solved.double()
     size, edits = keys.shape
     if edits > size:
-        solution: Tensor = torch.linalg.solve_ex(solved @ keys.T + weight * _identity(keys, size), solved)[0]
+        system = solved @ keys.T + weight * _identity(keys, size)
+        solution: Tensor = torch.linalg.solve_ex(system, solved[:, :first])[0]
         return solution  # not finite if the system is singular; the caller checks this
     lower = _cholesky(keys.T @ solved + weight * _identity(keys, edits))
-    return torch.cholesky_solve(solved.T, lower).T
+    return torch.cholesky_solve(solved.T, lower).T[:, :first]
 
 
 def _identity(like: Tensor, size: int) -> Tensor:

@@ -78,7 +78,7 @@ class AlphaEdit(JointMethod):
         rows = self.config.hold**0.5 * held.rows.to(keys)
         known = torch.cat([keys, earlier, rows.T], 1)
         solved = self._within(layer, known, held.moment)
-        return joint_directions(known, solved, weight=self.config.ridge)[:, : keys.shape[1]]
+        return joint_directions(known, solved, weight=self.config.ridge, first=keys.shape[1])
 
     def _within(self, layer: int, keys: Tensor, moment: Tensor | None) -> Tensor:
         """(I + hold P H / ridge)^-1 P K for H = ``moment``: P K, reduced along the keys of other tokens."""
