@@ -19,9 +19,10 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import FreeDelta, Rome, RomeConfig
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective
 from kg_edit.value.optimise import optimise_values
 from kg_edit.value.plain_forward import PlainForward

@@ -12,8 +12,9 @@ from pathlib import Path
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.methods.rank_one.rome import FreeDelta, RomeConfig
+from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective, Request
 from kg_edit.value.optimise import Descent, optimise_values
 from kg_edit.value.rows import ForwardFactory

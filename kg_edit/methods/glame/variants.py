@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import networkx as nx
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
@@ -22,6 +22,7 @@ from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphVa
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import WriteRequest
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.value.optimise import FAST
 
 # Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
 POOL = (
@@ -118,7 +119,15 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": MemitConfig.default, "fast": MemitConfig.fast}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": MemitConfig.default, "fast": {**FAST, "hold": 1.0}}
+
+    @field_validator("optimiser")
+    @classmethod
+    def _trains_a_network(cls, name: str) -> str:
+        """The R-GNN has AdamW; `FreeDelta` alone reads this setting."""
+        if name != "adam":
+            raise ValueError(f"the R-GNN is trained by AdamW; remove optimiser={name}")
+        return name
 
 
 class GlameBatch(GraphValues, Memit):

@@ -29,10 +29,10 @@ from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, load_
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 from kg_edit.methods.rank_one.base import FoundValue, request_of
-from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import FAST, DeltaParameters
 

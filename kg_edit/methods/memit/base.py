@@ -27,12 +27,12 @@ from kg_edit.methods.config import Layers, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.memit.values import Search, Target, WriteRequest
 from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of
-from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
 
 _MOST_BESIDE = 2
@@ -42,8 +42,9 @@ class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
 
     default: ClassVar[dict[str, Any]] = {**DEFAULT, "hold": 1.0}
-    fast: ClassVar[dict[str, Any]] = {**FAST, "hold": 1.0}
+    fast: ClassVar[dict[str, Any]] = {**FAST, **MOMENTUM, "hold": 1.0}
 
+    optimiser: Optimiser = Field("adam", exclude_if=lambda name: name == "adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
     context_starts: tuple[str, ...] = Field(STARTS, description="first words of the contexts; one context for each")

@@ -24,7 +24,7 @@ class EmmetConfig(LayerConfig, JointConfig):
     }
 
     steps: int = Field(12, gt=0, description="maximum number of evaluations of the objective")
-    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
     clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: .75")
     relaxation: float = Field(

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kg_edit.methods import find_method
-from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.value import optimise
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective, Request
 from kg_edit.value.optimise import Descent, optimise_values
 from tests.kg_edit.tiny import tiny
@@ -33,7 +33,7 @@ def descended(*, further_steps: int) -> tuple[list[Descent], list[bool]]:
     """The descents to the likeliest and to the second likeliest token, and whether they are said then."""
     requests = [Request(rewrites=(next_tokens(rank),)) for rank in (0, 1)]
     found = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
-    settings = SimpleNamespace(learning_rate=0.5, clamp_norm_factor=50.0)
+    settings = SimpleNamespace(optimiser="adam", learning_rate=0.5, clamp_norm_factor=50.0)
     proposals = [FreeDelta(value, settings) for value in found.value]
     descents = optimise_values(found, proposals, steps=STEPS, stop_below=-1.0, further_steps=further_steps)
     again = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
