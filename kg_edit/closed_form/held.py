@@ -14,7 +14,7 @@ factorisation of C.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -25,9 +25,10 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import block_output
+from kg_edit.models.replay import Ascending, block_output
 from kg_edit.value.objective import Request
 
+_TOKENS = 1024  # in a pass
 HELD_ROWS = 2  # rewrites used per edit; more are not needed, because C already covers the ordinary text of contexts
 
 
@@ -72,20 +73,56 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     """
     keys = list[Tensor]()
     batch = left_pad([row.ids for row in rows], device=model.device)
-    with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(*batch.ids.shape, -1))):
+    with watched(model.down_projection(layer), lambda key, _: keys.append(key)):
         block_output(model, batch, layer)
-    width = batch.ids.shape[1]
-    other = torch.tensor([[False] * (width - len(row.ids)) + _is_other(row) for row in rows])
-    return keys[0][other.to(keys[0].device)].float()
+    return torch.cat(list(_others(keys[0], rows)))
 
 
-def held_keys(model: LanguageModel, requests: Iterable[Request], layer: int) -> HeldKeys:
-    """H of all ``requests`` together, from two rewrites of each; an edit in both forms has one of each form."""
-    held = HeldKeys.none(weight_matrix(model.down_projection(layer)).shape[1])
-    for request in requests:
-        some = request.rewrites[:: -(-len(request.rewrites) // HELD_ROWS)]
-        held = held.plus(other_keys(model, some, layer).cpu())
-    return held
+class HeldTokens:
+    """The other tokens of all ``requests``, whose keys are read in one layer after the other.
+
+    Two rewrites of each request are read; an edit in both forms has one of each form. ``memory`` is as in `Ascending`.
+    """
+
+    def __init__(
+        self, model: LanguageModel, requests: Sequence[Request], layers: Sequence[int], *, memory: float
+    ) -> None:
+        self._model = model
+        read = [request.rewrites[:: -(-len(request.rewrites) // HELD_ROWS)] for request in requests]
+        self._portions = list(_portions(read))
+        batches = [left_pad([row.ids for rows in some for row in rows], device=model.device) for some in self._portions]
+        self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
+
+    @torch.no_grad()
+    def at(self, layer: int) -> HeldKeys:
+        """H of all requests together in block ``layer``, on the model in its present state."""
+        held = HeldKeys.none(weight_matrix(self._model.down_projection(layer)).shape[1])
+        seen: dict[str, Tensor] = {}
+        with watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)):
+            for some, _ in zip(self._portions, self._runs.outputs(layer), strict=True):
+                others = _others(seen["key"], [row for rows in some for row in rows])
+                for rows in some:
+                    held = held.plus(torch.cat([next(others) for _ in rows]).cpu())
+        return held
+
+
+def _portions(read: Sequence[Sequence[Prompt]]) -> Iterator[list[Sequence[Prompt]]]:
+    """Yield runs of requests, whose rows have at most `_TOKENS` tokens together with their padding."""
+    some, count, longest = list[Sequence[Prompt]](), 0, 0
+    for rows in read:
+        count, longest = count + len(rows), max(longest, *(len(row.ids) for row in rows))
+        if some and count * longest > _TOKENS:
+            yield some
+            some, count, longest = [], len(rows), max(len(row.ids) for row in rows)
+        some.append(rows)
+    if some:
+        yield some
+
+
+def _others(keys: Tensor, rows: Sequence[Prompt]) -> Iterator[Tensor]:
+    """Yield each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
+    for row, own in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
+        yield own[len(own) - len(row.ids) :][torch.tensor(_is_other(row), device=own.device)].float()
 
 
 def _is_other(row: Prompt) -> list[bool]:

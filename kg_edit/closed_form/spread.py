@@ -22,7 +22,7 @@ from kg_edit.errors import PatchError, UnsupportedModelError
 from kg_edit.models.hooks import added, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import block_output
+from kg_edit.models.replay import Ascending
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import Request
 
@@ -54,6 +54,7 @@ def write_jointly(
     layers: Sequence[int],
     place: SpreadSite,
     directions: Directions,
+    memory: float = 1000.0,
 ) -> Written:
     """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to ``wanted``.
 
@@ -67,15 +68,17 @@ def write_jointly(
         layers: the layers to write, in ascending order.
         place: which output of the last layer ``wanted`` is.
         directions: the closed form; it is called with the updates of the earlier layers in the model.
+        memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
 
     Raises:
         PatchError: an update is not finite.
     """
     done = WeightPatch(factors={})
     keys = dict[str, Tensor]()
+    states = _SubjectStates(model, [row for request in requests for row in request.rewrites], layers, place, memory)
     for number, layer in enumerate(layers):
         with done.stacked_on(model):
-            key, state = _mean_keys(model, requests, layer, layers[-1], place)
+            key, state = _means(requests, *states.at(layer))
             right = directions(layer, key.double()).float()
         missing = (wanted.to(state.device) - state) / (len(layers) - number)
         factors = Factors(left=missing.T.to(right.device), right=right)
@@ -86,16 +89,12 @@ def write_jointly(
     return Written(factors=done.factors, keys=keys)
 
 
-def _mean_keys(
-    model: LanguageModel, requests: Sequence[Request], layer: int, last: int, place: SpreadSite
-) -> tuple[Tensor, Tensor]:
-    """The facts' keys [d_ff, facts] in block ``layer``, and their states [facts, d] in the bare prompts.
+def _means(requests: Sequence[Request], keys: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """The facts' keys [d_ff, facts], and their states [facts, d] in the bare prompts, from those of all rewrites.
 
     A fact's key is the mean of two keys: the key of the bare prompt, and the mean key of the other contexts.
     """
-    rows = [row for request in requests for row in request.rewrites]
     counts = [len(request.rewrites) for request in requests]
-    keys, states = subject_states(model, rows, layer=layer, last=last, place=place)
     means = [_mean(own) for own in keys.split(counts)]
     return torch.stack(means, 1), torch.stack([own[0] for own in states.split(counts)])
 
@@ -112,31 +111,39 @@ def subject_states(
 
     Both are read at the subject's last token. Later tokens and the blocks above ``last`` do not run.
     """
-    keys: dict[int, Tensor] = {}
-    states: dict[int, Tensor] = {}
-    for places in _alike(prompts):
-        key, state = _forward(model, [_ids(prompts[at]) for at in places], layer, last, place)
-        keys |= dict(zip(places, key, strict=True))
-        states |= dict(zip(places, state, strict=True))
-    return _in_order(keys), _in_order(states)
+    return _SubjectStates(model, prompts, (layer, last), place, memory=0.0).at(layer)
 
 
-def _forward(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], layer: int, last: int, place: SpreadSite
-) -> tuple[Tensor, Tensor]:
-    """Keys [rows, d_ff] and states [rows, d] at the last token of rows of equal length, in float32."""
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
+class _SubjectStates:
+    """The keys and states of ``prompts`` at the subject's last token, for one layer after the other."""
 
-    def at_end(state: Tensor) -> Tensor:
-        return state.reshape(len(rows), len(rows[0]), -1)[:, -1].float()
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], place: SpreadSite, memory: float
+    ) -> None:
+        self._model, self._last, self._place = model, layers[-1], place
+        self._groups = list(_alike(prompts))
+        batches = [left_pad([_ids(prompts[at]) for at in places], device=model.device) for places in self._groups]
+        self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
-    with (
-        watched(model.down_projection(layer), lambda key, _: keys.append(at_end(key))),
-        watched(model.down_projection(last), lambda _, value: values.append(at_end(value))),
-    ):
-        output = block_output(model, left_pad(rows, device=model.device), last)
-    return keys[0], at_end(output) if place == "block" else values[0]
+    def at(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys of block ``layer`` [prompts, d_ff] and the states of the last block [prompts, d], in float32."""
+        keys: dict[int, Tensor] = {}
+        states: dict[int, Tensor] = {}
+        seen: dict[str, Tensor] = {}
+        with (
+            watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)),
+            watched(self._model.down_projection(self._last), lambda _, value: seen.update(value=value)),
+        ):
+            for places, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
+                state = output if self._place == "block" else seen["value"]
+                keys |= dict(zip(places, _at_end(seen["key"], len(places)), strict=True))
+                states |= dict(zip(places, _at_end(state, len(places)), strict=True))
+        return _in_order(keys), _in_order(states)
+
+
+def _at_end(state: Tensor, rows: int) -> Tensor:
+    """The last token's states [rows, d] in float32; some models flatten rows and tokens."""
+    return state.reshape(rows, state.numel() // state.shape[-1] // rows, -1)[:, -1].float()
 
 
 def _alike(prompts: Sequence[Prompt]) -> Iterator[list[int]]:

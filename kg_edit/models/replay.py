@@ -2,12 +2,12 @@
 
 A change in block l does not change the blocks below it. So rows of tokens go through the whole model once, and after
 that only through the blocks from l on. These blocks get the hidden states under test, and the same other arguments that
-the model gave them in the recorded pass.
+the model gave them in the recorded pass. `Ascending` runs rows again while block after block is being changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,17 +87,69 @@ class RecordedBlocks:
         """The input of block ``first``, [rows, tokens, d]."""
         return self.inputs[self.first]
 
-    def run(self, hidden: Tensor, *, first: int | None = None) -> Tensor:
-        """The last recorded block's output [rows, tokens, d] for the input ``hidden`` [rows, tokens, d] of block
+    def run(self, hidden: Tensor, *, first: int | None = None, stop: int | None = None) -> Tensor:
+        """The output of the block before ``stop`` [rows, tokens, d] for the input ``hidden`` [rows, tokens, d] of block
         ``first``.
 
-        ``first`` is by default the first recorded block. Differentiable in ``hidden`` and in what hooks change.
+        By default all recorded blocks run. Differentiable in ``hidden`` and in what hooks change.
         """
         first = self.first if first is None else first
+        calls = self.calls[first - self.first : None if stop is None else stop - self.first]
         with telling_tokens(self.model, self.ids):
-            for layer, (args, kwargs) in enumerate(self.calls[first - self.first :], start=first):
+            for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
+
+
+class Ascending:
+    """Batches of rows that run again each time a higher block has been changed.
+
+    A method that writes the blocks l_1 < ... < l_n one after the other needs, before each, what the model computes with
+    the blocks below already changed. The blocks below l_1 run once. From then on each batch keeps the input of the last
+    block that was asked for, and runs from there.
+
+    Memory: [tokens, d] for each batch, as long as all batches together stay within ``memory`` MB. Further batches keep
+    nothing and run from the first block each time.
+    """
+
+    def __init__(self, model: LanguageModel, batches: Sequence[Batch], layers: range, *, memory: float) -> None:
+        self._model, self._batches, self._layers = model, batches, layers
+        self._records: dict[int, RecordedBlocks] = {}
+        self._inputs: dict[int, Tensor] = {}
+        self._at, self._left = layers.start, memory * 1e6
+
+    def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
+        """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
+
+        ``layer`` is the block that is written next, and may not be lower than in an earlier call. Blocks from it on may
+        have been changed since, and the blocks below it since they last ran.
+        """
+        last = layer if last is None else last
+        for number, batch in enumerate(self._batches):
+            if number in self._records:
+                yield self._again(number, layer, last)
+            elif self._fits(batch):
+                yield self._recorded(number, last)
+            else:
+                yield block_output(self._model, batch, last)
+        self._at = layer
+
+    def _recorded(self, number: int, last: int) -> Tensor:
+        """Record a batch for later calls; return the output of block ``last``."""
+        record, output = RecordedBlocks.record(self._model, self._batches[number], self._layers)
+        self._records[number], self._inputs[number] = record, record.start
+        return output if last == self._layers.stop - 1 else record.run(record.start, stop=last + 1)
+
+    def _again(self, number: int, layer: int, last: int) -> Tensor:
+        record = self._records[number]
+        self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
+        return record.run(self._inputs[number], first=layer, stop=last + 1)
+
+    def _fits(self, batch: Batch) -> bool:
+        if self._at > self._layers.start:
+            return False
+        self._left -= 2 * 4 * batch.ids.numel() * self._model.width  # the first input, and the present one
+        return self._left >= 0
 
 
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, held_keys, held_solve
+from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, HeldTokens, held_solve
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.methods.base import annotate_errors, attempt
@@ -259,9 +259,10 @@ class JointMethod(ValueMethod):
         """The patch that moves the states of a model with ``before`` applied to ``wanted`` [facts, d]."""
 
         requests = [fact.prompts for fact in chain(*asked)]
+        others = HeldTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
 
         def directions(layer: int, keys: Tensor) -> Tensor:
-            held = held_keys(self.model, requests if self.config.hold else (), layer)
+            held = others.at(layer)
             protected = state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
             return self.directions(layer, keys, held, protected)
 
@@ -272,6 +273,7 @@ class JointMethod(ValueMethod):
             layers=self.layers,
             place=self.place,
             directions=directions,
+            memory=self.memory / 2,
         )
         keys = {KEY + name: own for name, own in written.keys.items()} if self.keeps_keys else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
