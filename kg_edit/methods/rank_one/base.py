@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -295,16 +295,21 @@ class RankOneMethod(ValueMethod):
     @torch.no_grad()
     def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
         """The proposed changes without a descent; the blocks above the edited one do not run."""
-        rows = [row for request in requests for row in request.rewrites]
-        keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
-        counts, found = [len(request.rewrites) for request in requests], list[FoundValue]()
-        each = zip(edits, requests, keys.split(counts), values.split(counts), strict=True)
-        for edit, request, own, clean in each:
-            proposal, notes = self.proposal(edit, clean[0])
+        found = list[FoundValue]()
+        for edit, request, clean, bare, mean in zip(edits, requests, *self._clean_states(requests), strict=True):
+            proposal, notes = self.proposal(edit, clean)
+            states = {"clean": clean, "bare_key": bare, "mean_key": mean}
             descent = Descent(change=proposal.change().detach(), losses=())
-            states = {"clean": clean[0], "bare_key": own[0], "mean_key": own.mean(0)}
             found.append(FoundValue(request=request, descent=descent, notes=notes, **states))
         return found
+
+    def _clean_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+        """m [requests, d] in the bare prompts, the keys there and the mean keys, [requests, d_ff] each."""
+        rows = [row for request in requests for row in request.rewrites]
+        keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
+        counts = [len(request.rewrites) for request in requests]
+        bare = torch.tensor([0, *counts[:-1]]).cumsum(0)
+        return values[bare], keys[bare], torch.stack([own.mean(0) for own in keys.split(counts)])
 
     def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """The loss of ``edits`` with their prompts ``requests``, on the model in its present state."""
@@ -314,8 +319,7 @@ class RankOneMethod(ValueMethod):
         """The loss on ``rough``, the model or a copy of it in bfloat16; m and the keys always come from the model."""
         loss = self._loss(rough, requests)
         if rough is not self.model:
-            exact = self._loss(self.model, [replace(request, further=()) for request in requests])
-            loss.value, loss.bare_key, loss.mean_key = exact.value, exact.bare_key, exact.mean_key
+            loss.value, loss.bare_key, loss.mean_key = self._clean_states(requests)
         return loss
 
     def _loss(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
