@@ -27,6 +27,10 @@ def descent_calls(*, steps: int, rows: int, blocks: int, above: int, passes: flo
     return own + passes * (steps * above * _BOTH_WAYS + _SETUP * (blocks * _FORWARD + _PASS))
 
 
-def held_calls(layers: Sequence[int]) -> float:
-    """Calls of the passes that find the keys of a fact's other tokens: one pass up to each of ``layers``."""
-    return float(sum((layer + 1) * _FORWARD + _PASS for layer in layers))
+def held_calls(layers: Sequence[int], *, passes: float = 1.0) -> float:
+    """Calls of the passes that find the keys of a fact's other tokens, up to the last of ``layers`` and between them.
+
+    ``passes`` is a fraction of one if many facts run together.
+    """
+    blocks = layers[-1] + 1 + 2 * (len(layers) - 1)
+    return passes * (blocks * _FORWARD + len(layers) * _PASS)

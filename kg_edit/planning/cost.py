@@ -13,6 +13,7 @@ dozen tokens. `kg_edit.planning.calls` counts the time outside matrix products, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -176,10 +177,12 @@ def keys_flop(
 ) -> float:
     """Keys and states of one edit in several ``layers``: its prompt up to the subject's end in every context.
 
-    For each layer one pass up to the last of ``layers``: (N (before + 1) + context tokens) 2 P (l + 1).
+    N (before + 1) + context tokens, each 2 P for a block. Up to the last of ``layers`` once; then, for each further
+    layer, from the layer before it (`kg_edit.models.replay.Ascending`).
     """
     tokens = contexts * ((prompts or Prompts()).before + 1) + context_tokens
-    return len(layers) * tokens * 2.0 * shape.block * (layers[-1] + 1)
+    blocks = layers[-1] + 1 + sum(layers[-1] - layer + 1 for layer in layers[:-1])
+    return tokens * 2.0 * shape.block * blocks
 
 
 def held_tokens(load: Workload, *, prompts: Prompts | None = None) -> float:
@@ -189,8 +192,12 @@ def held_tokens(load: Workload, *, prompts: Prompts | None = None) -> float:
 
 
 def held_flop(shape: ModelShape, layers: Sequence[int], *, load: Workload) -> float:
-    """The keys of one fact's other tokens: its rows run once more up to each layer, 2 P (l + 1) a token."""
-    return held_tokens(load) * 2.0 * shape.block * sum(layer + 1 for layer in layers)
+    """The keys of one fact's other tokens, 2 P for a token and block.
+
+    Its rows run once more, up to the last of ``layers``; then from each layer to the next (`Ascending`).
+    """
+    between = sum(after - before + 1 for before, after in itertools.pairwise(layers)) + (len(layers) > 1)
+    return held_tokens(load) * 2.0 * shape.block * (layers[-1] + 1 + between)
 
 
 def held_solve_flop(shape: ModelShape, *, layers: int, keys: float) -> float:

@@ -127,7 +127,7 @@ class Written:
         descent = descent_calls(
             steps=load.steps, rows=load.rows + essences, blocks=self.shape.layers, above=above, passes=passes
         )
-        return descent + (held_calls(self.layers) if load.held else 0.0)
+        return descent + (held_calls(self.layers, passes=min(1.0, passes)) if load.held else 0.0)
 
     @property
     def network(self) -> float:

@@ -32,7 +32,7 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser
+from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser, expected_steps
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
 
 _MOST_BESIDE = 2
@@ -60,7 +60,7 @@ class JointConfig(ValueConfig):
         """One descent on the fact's prompt in every context, and one covariance C for each layer."""
         rows = 1 + len(self.context_starts)
         return Workload(
-            steps=self.steps,
+            steps=expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll),
             rows=rows,
             held=min(rows, HELD_ROWS) if self.hold else 0,
             context_tokens=len(self.context_starts) * self.context_tokens,

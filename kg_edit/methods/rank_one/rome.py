@@ -6,6 +6,7 @@ key k* also in the residual and in the denominator of the update (`rank_one_upda
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
@@ -14,7 +15,8 @@ from torch import Tensor
 from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
-from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser
+from kg_edit.methods.workload import Workload
+from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser, expected_steps
 from kg_edit.value.optimise import DeltaParameters
 
 
@@ -33,6 +35,11 @@ class RomeConfig(RankOneConfig):
         "fast": fast,
         "paper": RankOneConfig.published,
     }
+
+    def workload(self, *, edits: int) -> Workload:
+        """The workload of a rank-one method, with the evaluations that its optimiser needs."""
+        steps = expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll)
+        return replace(super().workload(edits=edits), steps=steps)
 
 
 class Rome(RankOneMethod):
