@@ -20,14 +20,15 @@ from torch import Tensor
 Optimiser = Literal["adam", "momentum"]
 OPTIMISER = "how the change is trained: adam (published), or momentum, whose learning_rate is a share of the norm limit"
 # In the preset "fast"; chosen on the first 24 records of CounterFactPlus.
-MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
-_EVALUATIONS = 8  # of an edit that stops at MOMENTUM's loss; means of 6.4 to 9.3 were measured (ROME, MEMIT)
+MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15}
+STOP_NLL = 0.1  # for a single edit; edits that share a model go on, because that lowers the KL term (docs/speed.md)
+_EVALUATIONS = 8  # of an edit that stops at STOP_NLL; means of 6.4 to 9.3 were measured
 _KEPT = 0.7  # of the last step's direction
 
 
 def expected_steps(steps: int, optimiser: Optimiser, *, stop_nll: float) -> int:
     """How many of at most ``steps`` evaluations an edit needs on average, for estimates of time."""
-    return min(steps, _EVALUATIONS) if optimiser == "momentum" and stop_nll >= MOMENTUM["stop_nll"] else steps
+    return min(steps, _EVALUATIONS) if optimiser == "momentum" and stop_nll >= STOP_NLL else steps
 
 
 class StepSettings(Protocol):

@@ -42,7 +42,7 @@ class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
 
     default: ClassVar[dict[str, Any]] = {**DEFAULT, "hold": 1.0}
-    fast: ClassVar[dict[str, Any]] = {**FAST, **MOMENTUM, "hold": 1.0}
+    fast: ClassVar[dict[str, Any]] = {**FAST, **MOMENTUM, "steps": 12, "hold": 1.0}
 
     optimiser: Optimiser = Field("adam", exclude_if=lambda name: name == "adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")

@@ -16,14 +16,14 @@ from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import Workload
-from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser, expected_steps
+from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, STOP_NLL, FreeDelta, Optimiser, expected_steps
 from kg_edit.value.optimise import DeltaParameters
 
 
 class RomeConfig(RankOneConfig):
     """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer."""
 
-    fast: ClassVar[dict[str, Any]] = {**RankOneConfig.fast, **MOMENTUM}
+    fast: ClassVar[dict[str, Any]] = {**RankOneConfig.fast, **MOMENTUM, "stop_nll": STOP_NLL}
 
     steps: PositiveInt = Field(12, description="maximum number of evaluations of the objective")
     learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
