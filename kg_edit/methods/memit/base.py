@@ -26,7 +26,8 @@ from kg_edit.methods.base import annotate_errors, attempt
 from kg_edit.methods.config import Layers, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.memit.values import Search, Target, WriteRequest
-from kg_edit.methods.rank_one.base import ValueConfig, ValueMethod, request_of
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts

@@ -5,34 +5,31 @@
    With 0 steps there is no descent, and the change that the method proposes is written unchanged.
 3. k* is the mean key over the contexts; C [d_ff, d_ff] is the second moment of the down-projection's inputs.
 4. `rank_one_update` (Eq. 8): W + left right^T, a `WeightPatch`.
-
-`ValueMethod` handles layers, contexts and covariances. Methods that write many values, such as MEMIT, use it too.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar
 
 import networkx as nx
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from kg_edit.closed_form.held import other_keys
 from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
 from kg_edit.closed_form.spread import subject_states
-from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
-from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
-from kg_edit.methods.config import ContextLengths, LayerConfig, MethodConfig
-from kg_edit.methods.workload import Trains, Workload
+from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.config import ContextLengths, LayerConfig
+from kg_edit.methods.value_method import ValueConfig, ValueMethod
+from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
@@ -40,15 +37,12 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.seeds import Seed
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import (
     DEFAULT,
-    DESCENT_DTYPE,
     FAST,
     DeltaParameters,
     Descent,
-    DescentDtype,
     descent_model,
     optimise_values,
     untouched,
@@ -56,34 +50,6 @@ from kg_edit.value.optimise import (
 from kg_edit.value.tail_forward import TailForward
 
 _ESSENCE = "{} is a"
-
-
-class ValueConfig(MethodConfig):
-    """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C.
-
-    ``written_layers`` gives the layers that the method writes.
-    """
-
-    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
-    further_steps: NonNegativeInt = Field(
-        0,
-        exclude_if=lambda more: not more,
-        description="maximum of further evaluations until the target is said in each context (preset default: 28)",
-    )
-    learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
-    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
-    stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
-    stop_nll: float = Field(
-        0.0,
-        ge=0,
-        exclude_if=lambda least: not least,
-        description="the descent also stops when the target's loss (mean over the contexts) is below this value",
-    )
-    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
-    covariance: CovarianceConfig = Field(
-        CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
-    )
-    descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 
 
 class RankOneConfig(ValueConfig, LayerConfig):
@@ -129,65 +95,6 @@ class RankOneConfig(ValueConfig, LayerConfig):
         )
 
 
-class ValueMethod(EditingMethod):
-    """A method that finds values by descent and writes them under keys; it holds layers, contexts and covariances.
-
-    Contexts and covariances may be passed in. Otherwise the model samples the contexts, and C is loaded or measured.
-    """
-
-    trains: ClassVar[Trains] = "value"
-    config: ValueConfig
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        config: ValueConfig,
-        *,
-        graph: SubgraphSource | nx.DiGraph | None = None,
-        contexts: tuple[str, ...] | None = None,
-        covariances: Mapping[int, Covariance] | None = None,
-        progress: bool = True,
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self._given_contexts, self._given_covariances = contexts, covariances
-        self._progress = progress
-        self.layers = config.written_layers(len(model.blocks))
-        for layer in self.layers:
-            model.block(layer)  # raises early if the model has no such layer
-
-    @cached_property
-    def contexts(self) -> tuple[str, ...]:
-        """The templates around the prompt; the first one is the bare ``{}``."""
-        if self._given_contexts is not None:
-            return self._given_contexts
-        with untouched(self.model):  # `check` may ask first, outside of `prepare`, for a model in training mode
-            return self.sampled_contexts()
-
-    @abstractmethod
-    def sampled_contexts(self) -> tuple[str, ...]:
-        """Sample contexts from the model, as the settings say."""
-
-    @cached_property
-    def covariances(self) -> Mapping[int, Covariance]:
-        """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
-        given = self._given_covariances or {}
-        wanted = [layer for layer in self.layers if layer not in given]
-        found = find_covariances(self.model, wanted, self.config.covariance, progress=self._progress) if wanted else {}
-        return {**given, **found}
-
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and open the corpus that C is measured from."""
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
-        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
-
-    def prepare(self) -> None:
-        """Sample the contexts, and load or measure the covariances."""
-        with untouched(self.model):
-            _ = self.contexts, self.covariances
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoundValue:
     """The result of the descent for one edit.
@@ -202,12 +109,15 @@ class FoundValue:
     """
 
     request: Request
-
     clean: Tensor
     bare_key: Tensor
     mean_key: Tensor
     descent: Descent
     notes: dict[str, Any]
+
+
+_States = tuple[Tensor, Tensor, Tensor]  # m [edits, d], the bare keys and the mean keys, [edits, d_ff] each
+_Found = tuple[_States, Sequence[dict[str, Any]], Sequence[Descent]]
 
 
 class RankOneMethod(ValueMethod):
@@ -274,36 +184,34 @@ class RankOneMethod(ValueMethod):
     def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
         if not edits:
             return []
-        if not self.config.steps:
-            return self._proposed(edits, requests)
-        objective = self.objective(edits, requests)
+        find = self._descended if self.config.steps else self._proposed
+        states, notes, descents = find(edits, requests)
+        return [
+            FoundValue(request=request, clean=clean, bare_key=bare, mean_key=mean, descent=descent, notes=said)
+            for request, clean, bare, mean, descent, said in zip(requests, *states, descents, notes, strict=True)
+        ]
+
+    def _descended(self, edits: Sequence[Edit], requests: Sequence[Request]) -> _Found:
+        config, objective = self.config, self.objective(edits, requests)
         proposals, notes = zip(*map(self.proposal, edits, objective.value), strict=True)
         descents = optimise_values(
             objective,
             proposals,
-            steps=self.config.steps,
-            stop_below=self.config.stop_below,
-            stop_nll=self.config.stop_nll,
-            further_steps=self.config.further_steps,
+            steps=config.steps,
+            stop_below=config.stop_below,
+            stop_nll=config.stop_nll,
+            further_steps=config.further_steps,
         )
-        states = zip(requests, objective.value, objective.bare_key, objective.mean_key, descents, notes, strict=True)
-        return [
-            FoundValue(request=request, clean=clean, bare_key=bare, mean_key=mean, descent=descent, notes=said)
-            for request, clean, bare, mean, descent, said in states
-        ]
+        return (objective.value, objective.bare_key, objective.mean_key), notes, descents
 
     @torch.no_grad()
-    def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
+    def _proposed(self, edits: Sequence[Edit], requests: Sequence[Request]) -> _Found:
         """The proposed changes without a descent; the blocks above the edited one do not run."""
-        found = list[FoundValue]()
-        for edit, request, clean, bare, mean in zip(edits, requests, *self._clean_states(requests), strict=True):
-            proposal, notes = self.proposal(edit, clean)
-            states = {"clean": clean, "bare_key": bare, "mean_key": mean}
-            descent = Descent(change=proposal.change().detach(), losses=())
-            found.append(FoundValue(request=request, descent=descent, notes=notes, **states))
-        return found
+        states = self._clean_states(requests)
+        proposals, notes = zip(*map(self.proposal, edits, states[0]), strict=True)
+        return states, notes, [Descent(change=proposal.change().detach(), losses=()) for proposal in proposals]
 
-    def _clean_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+    def _clean_states(self, requests: Sequence[Request]) -> _States:
         """m [requests, d] in the bare prompts, the keys there and the mean keys, [requests, d_ff] each."""
         rows = [row for request in requests for row in request.rewrites]
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, place="value")
