@@ -5,7 +5,8 @@ With g the gradient of the loss at the change delta, and r = clamp_norm_factor |
 - ``adam``: Adam, as published.
 - ``momentum``: u <- 0.7 u + g / |g|, delta <- delta - learning_rate r u. The gradient of a loss that starts near 8 nats
   says more by its direction than by its length, and the minimum usually lies at the limit. Steps that are a share of
-  the limit reach it in about half of Adam's evaluations (docs/speed.md).
+  the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better: hundreds of
+  changes found by ``momentum`` cost more of the model's other text (docs/speed.md).
 
 After each step delta is rescaled if its norm exceeds r.
 """
@@ -19,9 +20,9 @@ from torch import Tensor
 
 Optimiser = Literal["adam", "momentum"]
 OPTIMISER = "how the change is trained: adam (published), or momentum, whose learning_rate is a share of the norm limit"
-# In the preset "fast"; chosen on the first 24 records of CounterFactPlus.
+# In the preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
 MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15}
-STOP_NLL = 0.1  # for a single edit; edits that share a model go on, because that lowers the KL term (docs/speed.md)
+STOP_NLL = 0.1
 _EVALUATIONS = 8  # of an edit that stops at STOP_NLL; means of 6.4 to 9.3 were measured
 _KEPT = 0.7  # of the last step's direction
 

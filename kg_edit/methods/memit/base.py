@@ -33,7 +33,7 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, FreeDelta, Optimiser, expected_steps
+from kg_edit.value.free_delta import OPTIMISER, FreeDelta, Optimiser, expected_steps
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
 
 _MOST_BESIDE = 2
@@ -43,7 +43,7 @@ class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
 
     default: ClassVar[dict[str, Any]] = {**DEFAULT, "hold": 1.0}
-    fast: ClassVar[dict[str, Any]] = {**FAST, **MOMENTUM, "steps": 12, "hold": 1.0}
+    fast: ClassVar[dict[str, Any]] = {**FAST, "steps": 12, "learning_rate": 1.0, "hold": 1.0}
 
     optimiser: Optimiser = Field("adam", exclude_if=lambda name: name == "adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
