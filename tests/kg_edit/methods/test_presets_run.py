@@ -21,7 +21,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods import find_method, grace, kn
+from kg_edit.methods import find_method, grace, kn, value_method
 from kg_edit.methods.memit import alphaedit, emmet, memit
 from kg_edit.methods.memit import values as joint_values
 from kg_edit.methods.presets import model_presets
@@ -131,7 +131,7 @@ def _note_covariances(found: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
         moment = rows @ rows.T / size  # of half rank: AlphaEdit's null space
         return {layer: Covariance(moment=moment, tokens=1, ridge=1e-2, id="toy") for layer in layers}
 
-    monkeypatch.setattr(rank_one_base, "find_covariances", several)
+    monkeypatch.setattr(value_method, "find_covariances", several)
 
 
 def run(seen: Seen, model: str, key: str) -> dict[str, Any]:
