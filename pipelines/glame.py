@@ -193,8 +193,15 @@ class Glame(GraphReader):
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
         objective.value = loss.value  # m of the original model, not of the copy
-        steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
-        (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
+        steps, more, enough, least = (
+            self.config.steps,
+            self.config.further_steps,
+            self.config.stop_below,
+            self.config.stop_nll,
+        )
+        (found,) = optimise_values(
+            objective, [delta], steps=steps, further_steps=more, stop_below=enough, stop_nll=least
+        )
         found.check_finite()
         return found
 

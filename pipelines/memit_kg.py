@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.cli.console import friendly
-from kg_edit.closed_form.held import held_keys, held_solve
+from kg_edit.closed_form.held import HeldTokens, held_solve
 from kg_edit.closed_form.joint import joint_directions
 from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
 from kg_edit.covariance.moment import Covariance
@@ -37,12 +37,12 @@ from kg_edit.methods.glame.kg_baselines import GraphRequestMethod, MemitKgConfig
 from kg_edit.methods.memit.records import VALUE, new_record, with_updates
 from kg_edit.methods.memit.values import Target
 from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import descent_model, optimise_values, untouched
 from kg_edit.value.tail_forward import TailForward
@@ -151,8 +151,8 @@ class MemitKg(GraphRequestMethod):
         )
         objective.value = states  # the norm penalty is relative to these states
         deltas = [FreeDelta(state, config) for state in states]
-        steps, more, enough = config.steps, config.further_steps, config.stop_below
-        found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough)
+        steps, more, enough, least = config.steps, config.further_steps, config.stop_below, config.stop_nll
+        found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough, stop_nll=least)
         return [Target(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
 
     @torch.no_grad()
@@ -164,7 +164,8 @@ class MemitKg(GraphRequestMethod):
             # a. With the updates of the lower layers: keys (a row per context), and outputs of the last edited block.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
-                held = held_keys(self.model, requests if self.config.hold else (), layer)  # H: keys of other tokens
+                read = requests if self.config.hold else ()
+                held = HeldTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
             keys = keys.unflatten(0, (len(requests), contexts))  # [facts, contexts, d_ff]
             bare, others = keys[:, 0], keys[:, 1:]
             mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, facts]

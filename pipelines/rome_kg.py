@@ -30,12 +30,12 @@ from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.glame.kg_baselines import GraphRequestMethod, RomeKgConfig
 from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import FreeDelta
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.free_delta import FreeDelta
 from kg_edit.value.objective import Objective, Request, tokens_within
 from kg_edit.value.optimise import Descent, descent_model, optimise_values, untouched
 from kg_edit.value.tail_forward import TailForward
@@ -166,8 +166,15 @@ class RomeKg(GraphRequestMethod):
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
         objective.value = loss.value  # m of the original model, not of the copy
-        steps, more, enough = self.config.steps, self.config.further_steps, self.config.stop_below
-        (found,) = optimise_values(objective, [delta], steps=steps, further_steps=more, stop_below=enough)
+        steps, more, enough, least = (
+            self.config.steps,
+            self.config.further_steps,
+            self.config.stop_below,
+            self.config.stop_nll,
+        )
+        (found,) = optimise_values(
+            objective, [delta], steps=steps, further_steps=more, stop_below=enough, stop_nll=least
+        )
         found.check_finite()
         return found
 

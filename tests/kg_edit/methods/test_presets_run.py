@@ -96,9 +96,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     for module in (memit, emmet, alphaedit):
         whole = module.joint_directions
 
-        def noting(keys: Tensor, solved: Tensor, *, weight: float, whole: Any = whole) -> Tensor:
+        def noting(*systems: Tensor, weight: float, whole: Any = whole, **options: Any) -> Tensor:
             found.weights.append(weight)
-            directions: Tensor = whole(keys, solved, weight=weight)
+            directions: Tensor = whole(*systems, weight=weight, **options)
             return directions
 
         monkeypatch.setattr(module, "joint_directions", noting)
