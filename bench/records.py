@@ -53,7 +53,7 @@ def plainly(model: LanguageModel, records: list[Edit | BenchmarkRecord]) -> floa
     for record in records:
         case = Case.of(record)
         score_cases(model, [case])
-        with rome.edit(case.edit).applied(model):
+        with rome.edit([case.edit]).applied(model):
             score_cases(model, [case])
     return (time.perf_counter() - start) / len(records)
 

@@ -1,14 +1,14 @@
 """Teacher-forced scores of many (prompt, candidate) pairs: mean NLL per token, token accuracy, arg-max tokens.
 
 Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
-attends only to its own sequence. Nothing is padded. A prompt that does not fit into the model's positions is refused.
+attends only to its own sequence. A prompt that does not fit into the model's positions is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,10 +21,12 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
+from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 
-_NODES = 768  # in one forward pass; with more nodes, attention costs more than a second pass
+_NODES = 768  # in one forward pass
+_WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
 _ROWS = 32
-Ends = tuple[Tensor, list[int]]  # rows and columns at which prompts end
+Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
 
 
 class Pair(NamedTuple):
@@ -39,64 +41,6 @@ class TokenScores(NamedTuple):
 
     nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
     accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
-
-
-class TokenTree:
-    """Prefix trees of token sequences, packed into one row. A node attends to its ancestors and itself; position =
-    depth.
-
-    One forward pass over the nodes, without padding, gives each sequence the same hidden states as a pass of its own.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: list[int] = []
-        self._parents: list[int] = []
-        self._depths: list[int] = []
-        self._owners: list[int] = []
-        self._children: dict[tuple[int, int, bool], int] = {}
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def add(self, ids: Sequence[int], *, owner: int = 0, end: int | None = None) -> list[int]:
-        """Add a sequence, and return its nodes, one for each token. Sequences of different owners share no nodes.
-
-        If ``end`` is given, the token at ``end`` and the tokens after it are shared only with sequences of the same
-        ``end``.
-        """
-        path: list[int] = []
-        for depth, token in enumerate(ids):
-            path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner, depth == end))
-        return path
-
-    def _child(self, parent: int, token: int, depth: int, owner: int, ends: bool) -> int:
-        node = self._children.setdefault((parent, token, ends), len(self._tokens))
-        if node == len(self._tokens):
-            self._tokens.append(token)
-            self._parents.append(parent)
-            self._depths.append(depth)
-            self._owners.append(owner)
-        return node
-
-    def ids(self) -> Tensor:
-        """Token ids of all nodes in one row, [1, nodes]."""
-        return torch.tensor([self._tokens])
-
-    def positions(self) -> Tensor:
-        """Position ids (the depth of a node in its tree), [1, nodes]."""
-        return torch.tensor([self._depths])
-
-    def owners(self) -> Tensor:
-        """The owner of each node, as given to `add`, [1, nodes]."""
-        return torch.tensor([self._owners])
-
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """The additive attention mask [1, 1, nodes, nodes]: 0 where a node attends, else the dtype's minimum."""
-        seen = torch.eye(len(self), dtype=torch.bool)
-        for node, parent in enumerate(self._parents):
-            if parent >= 0:  # parents stand before their children
-                seen[node] |= seen[parent]
-        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
 
 
 def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
@@ -145,28 +89,52 @@ def score_each(
         for pair in pairs
     ]
     check_lengths(model, [one.prompt for one in encoded])
-    found = (scores for chunk in _chunks(encoded) for scores in _score_chunk(model, chunk, patches))
-    return [dict(zip(pairs, islice(found, len(pairs)), strict=True)) for pairs in distinct]
+    found: list[TokenScores | None] = [None] * len(encoded)
+    for rows in _passes(encoded):
+        flat = [place for row in rows for place in row]
+        scores = _score_rows(model, [[encoded[place] for place in row] for row in rows], patches)
+        for place, one in zip(flat, scores, strict=True):
+            found[place] = one
+    whole = (one for one in found if one is not None)
+    return [dict(zip(pairs, islice(whole, len(pairs)), strict=True)) for pairs in distinct]
 
 
-def _chunks(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
-    """Split the prompts into chunks whose trees have at most `_NODES` nodes, if each prompt has fewer."""
-    tree, chunk = TokenTree(), list[_Asked]()
-    for one in asked:
-        if len(tree) + len(one.prompt.ids) > _NODES and chunk:
-            yield chunk
-            tree, chunk = TokenTree(), []
-        tree.add(one.prompt.ids[:-1], owner=one.owner)
-        chunk.append(one)
-    if chunk:
-        yield chunk
+def _passes(asked: Sequence[_Asked]) -> Iterator[list[list[int]]]:
+    """Split the prompts (their numbers) into forward passes of rows, such that prompts that begin alike share a row."""
+    groups = _groups(asked)
+    for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=_NODES):
+        yield [[place for group in row for place in groups[group].places] for row in rows]
 
 
-def _score_chunk(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Prompts of one owner (their numbers) that begin with the same token, and their tree."""
+
+    places: list[int] = field(default_factory=list)
+    tree: TokenTree = field(default_factory=TokenTree)
+
+
+def _groups(asked: Sequence[_Asked]) -> list[_Group]:
+    """Group the prompts. A tree has at most `_NODES` nodes, if each prompt has fewer."""
+    groups: list[_Group] = []
+    filling: dict[tuple[int, int], _Group] = {}
+    for place, one in enumerate(asked):
+        key = (one.owner, one.prompt.ids[0])
+        if key not in filling or len(filling[key].tree) + len(one.prompt.ids) > _NODES:
+            filling[key] = _Group()
+            groups.append(filling[key])
+        filling[key].places.append(place)
+        filling[key].tree.add(one.prompt.ids[:-1], owner=one.owner)
+    return groups
+
+
+def _score_rows(
+    model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> Iterator[TokenScores]:
+    """The scores of all prompts, row by row."""
+    asked = [one for row in rows for one in row]
     takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
-    logits, places = (_tree_logits if takes_trees else _row_logits)(model, asked, patches)
+    logits, places = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, asked, patches)
     targets = torch.tensor([token for one in asked for token in one.prompt.target_ids])
     nll = logits.logsumexp(-1)[places] - logits[places, targets]
     if not torch.isfinite(nll).all():
@@ -181,21 +149,29 @@ def _score_chunk(
 
 
 def _tree_logits(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
+    model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """Logits [nodes, vocabulary] of the nodes that predict a target token, and for each target token its node."""
-    tree, reads, ends = TokenTree(), list[int](), list[int]()
+    trees, reads, ends = [TokenTree() for _ in rows], list[tuple[int, int]](), list[tuple[int, int]]()
     wanted = wants_prompt_ends(model)
-    for one in asked:
-        last = one.prompt.target_start - 1
-        path = tree.add(one.prompt.ids[:-1], owner=one.owner, end=last if wanted else None)
-        reads += path[last:]  # the last token is left out: it predicts no target token
-        ends.append(path[last])
-    nodes, places = torch.tensor(reads).unique(return_inverse=True)
-    mask = tree.mask(model.model.dtype)
-    with each_patched(model, patches, tree.owners()):
-        at = (torch.zeros_like(nodes), nodes)
-        logits = _forward(model, tree.ids(), mask, tree.positions(), at=at, ends=(torch.zeros(len(ends)).long(), ends))
+    for row, (tree, asked) in enumerate(zip(trees, rows, strict=True)):
+        for one in asked:
+            last = one.prompt.target_start - 1
+            path = tree.add(one.prompt.ids[:-1], owner=one.owner, end=last if wanted else None)
+            reads += [(row, node) for node in path[last:]]  # the last token is left out: it predicts no target token
+            ends.append((row, path[last]))
+    nodes, places = torch.tensor(reads).unique(dim=0, return_inverse=True)
+    whole = TreeRows(trees)
+    with each_patched(model, patches, whole.owners()):
+        ending = torch.tensor(ends)
+        logits = _forward(
+            model,
+            whole.ids(),
+            whole.mask(model.model.dtype),
+            whole.positions(),
+            at=(nodes[:, 0], nodes[:, 1]),
+            ends=(ending[:, 0], ending[:, 1]),
+        )
     return logits, places
 
 
@@ -217,7 +193,7 @@ def _row_logits(
 
 def _row_ends(prompts: Sequence[Prompt]) -> Ends:
     """The places (rows, columns) at which the prompts end in left-padded rows."""
-    return torch.arange(len(prompts)), [-len(prompt.target_ids) - 1 for prompt in prompts]
+    return torch.arange(len(prompts)), torch.tensor([-len(prompt.target_ids) - 1 for prompt in prompts])
 
 
 def _marked(shape: torch.Size, ends: Ends) -> Tensor:

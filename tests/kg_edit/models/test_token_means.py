@@ -11,7 +11,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import base_model, run_prefix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.token_means import TokenMeans
-from kg_edit.scoring.likelihood import TokenTree
+from kg_edit.scoring.token_tree import TokenTree, TreeRows
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import KINDS_OF_FAMILY, tiny
 
@@ -85,7 +85,8 @@ def test_packed_texts_do_not_mix() -> None:
     model, tree = tiny("llama"), TokenTree()
     paths = [tree.add(ids_of(model, text)) for text in (LONG, SHORT)]
     seen = Seen(model)
-    seen.run(input_ids=tree.ids(), position_ids=tree.positions(), attention_mask=tree.mask(model.model.dtype))
+    rows = TreeRows([tree])
+    seen.run(input_ids=rows.ids(), position_ids=rows.positions(), attention_mask=rows.mask(model.model.dtype))
     for path, text in zip(paths, (LONG, SHORT), strict=True):
         torch.testing.assert_close(seen.means[0][path], alone(model, text), rtol=1e-3, atol=1e-4)
 

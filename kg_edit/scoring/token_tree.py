@@ -1,0 +1,114 @@
+"""Token sequences that share their beginnings: each beginning is computed once.
+
+A `TokenTree` is a row of distinct (beginning, token) nodes. A node attends to its ancestors and itself. Its position
+is its depth. `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many
+narrow rows cost less than one wide row with the same number of nodes; `packed` fills rows with groups of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Places = list[tuple[int, int]]  # (row, column) of nodes
+
+
+class TokenTree:
+    """Prefix trees of token sequences, packed into one row. A node attends to its ancestors and itself.
+
+    One forward pass over the nodes gives each sequence the same hidden states as a pass of its own.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.depths: list[int] = []
+        self.owners: list[int] = []
+        self._parents: list[int] = []
+        self._children: dict[tuple[int, int, bool], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, ids: Sequence[int], *, owner: int = 0, end: int | None = None) -> list[int]:
+        """Add a sequence, and return its nodes, one for each token. Sequences of different owners share no nodes.
+
+        If ``end`` is given, the token at ``end`` and the tokens after it are shared only with sequences of the same
+        ``end``.
+        """
+        path: list[int] = []
+        for depth, token in enumerate(ids):
+            path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner, depth == end))
+        return path
+
+    def _child(self, parent: int, token: int, depth: int, owner: int, ends: bool) -> int:
+        node = self._children.setdefault((parent, token, ends), len(self.tokens))
+        if node == len(self.tokens):
+            self.tokens.append(token)
+            self._parents.append(parent)
+            self.depths.append(depth)
+            self.owners.append(owner)
+        return node
+
+    def seen(self, width: int) -> Tensor:
+        """Which nodes each node attends to, bool [width, width]; a place behind the nodes attends to itself alone."""
+        seen = torch.eye(width, dtype=torch.bool)
+        for node, parent in enumerate(self._parents):
+            if parent >= 0:  # parents stand before their children
+                seen[node] |= seen[parent]
+        return seen
+
+
+@dataclass(frozen=True, eq=False)
+class TreeRows:
+    """One tree in each row, padded behind its nodes to the longest tree. The padding belongs to no owner (-1)."""
+
+    trees: Sequence[TokenTree]
+
+    def ids(self) -> Tensor:
+        """Token ids of the nodes, [rows, width]."""
+        return self._padded(lambda tree: tree.tokens, 0)
+
+    def positions(self) -> Tensor:
+        """Position ids (the depth of a node in its tree), [rows, width]."""
+        return self._padded(lambda tree: tree.depths, 0)
+
+    def owners(self) -> Tensor:
+        """The owner of each node, as given to `TokenTree.add`, [rows, width]."""
+        return self._padded(lambda tree: tree.owners, -1)
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """The additive attention mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
+        seen = torch.stack([tree.seen(self._width) for tree in self.trees])[:, None]
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+    @property
+    def _width(self) -> int:
+        return max(map(len, self.trees))
+
+    def _padded(self, values: Callable[[TokenTree], list[int]], fill: int) -> Tensor:
+        return torch.tensor([values(tree) + [fill] * (self._width - len(tree)) for tree in self.trees])
+
+
+def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
+    """Yield passes: lists of rows, each a list of group numbers. ``sizes``: the nodes of each group.
+
+    The rows of a pass have ``width`` places, or as many as its largest group needs; a pass has about ``nodes`` places.
+    Groups are placed from the largest to the smallest, each in the first row with room.
+    """
+    left = sorted(range(len(sizes)), key=lambda group: -sizes[group])
+    while left:
+        places = max(width, sizes[left[0]])
+        room = [places] * max(1, nodes // places)
+        rows, rest = [list[int]() for _ in room], list[int]()
+        for group in left:
+            row = next((row for row, free in enumerate(room) if sizes[group] <= free), None)
+            if row is None:
+                rest.append(group)
+            else:
+                rows[row].append(group)
+                room[row] -= sizes[group]
+        yield [row for row in rows if row]
+        left = rest
