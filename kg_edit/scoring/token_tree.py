@@ -1,8 +1,8 @@
 """Token sequences that share their beginnings: each beginning is computed once.
 
-A `TokenTree` is a row of distinct (beginning, token) nodes. A node attends to its ancestors and itself. Its position
-is its depth. `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many
-narrow rows cost less than one wide row with the same number of nodes; `packed` fills rows with groups of nodes.
+A `TokenTree` is a row of distinct (beginning, token) nodes. A node attends to its ancestors and itself. Its position is
+its depth. `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many
+narrow rows cost less than one wide row with the same number of nodes. `packed` distributes groups of nodes to rows.
 """
 
 from __future__ import annotations
