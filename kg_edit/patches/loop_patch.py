@@ -34,7 +34,7 @@ class LoopRule(TellingRule):
 class LoopPatch(PromptPatch):
     """The memory of facts for the loop. The facts of all books form one memory, under the rule of the last book.
 
-    While the patch is applied, the dialogue about each text is cached, so each text is processed once.
+    While the patch is applied, the dialogue about each question is cached, so texts that ask the same share it.
     """
 
     format: ClassVar[str] = LOOP
@@ -69,11 +69,12 @@ class LoopPatch(PromptPatch):
         writers = list[GreedyWriter]()  # built at the first question, because building it runs the examples
 
         def transform(text: str) -> str:
-            if text not in known:
+            question = bare_question(text)
+            if question not in known:
                 if not writers:
                     writers.append(GreedyWriter(model, tokens=self.rule.tokens, before=before))
-                known[text] = self.dialogue(text, writer=writers[0])
-            return before + known[text].text
+                known[question] = self.dialogue(text, writer=writers[0])
+            return before + known[question].text
 
         return transform
 

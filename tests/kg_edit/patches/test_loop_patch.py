@@ -59,6 +59,7 @@ def test_the_model_reads_the_dialogue_and_is_asked_once() -> None:
             read = edited.encode(ASKED).text
             first = len(calls)
             assert first and edited.encode(ASKED).text == read and len(calls) == first
+            assert edited.encode(f"Question: Who?\nAnswer: me\n\n{ASKED}").text == read and len(calls) == first
     finally:
         handle.remove()
     assert read.startswith("Question: In which city does LeBron James work?") and read.endswith(FINAL)
