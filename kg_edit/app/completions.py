@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMPLETIONS = "/v1/completions"
 _PROMPTS, _TOKENS = 32, 512  # in a request, at most
-_UNUSED = ("logprobs", "echo", "suffix", "best_of", "stop")
+_UNUSED = ("logprobs", "echo", "suffix", "stop")
 
 
 class CompletionRequest(Record):
@@ -42,7 +42,7 @@ class CompletionRequest(Record):
     logprobs: int | None = Field(None, description="not supported")
     echo: bool | None = Field(None, description="not supported")
     suffix: str | None = Field(None, description="not supported")
-    best_of: int | None = Field(None, description="not supported")
+    best_of: int = Field(1, description="only 1: one continuation is written")
     stop: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="not supported: a continuation ends with its line"
     )
@@ -95,10 +95,10 @@ def check_request(wanted: CompletionRequest, model: str) -> None:
     if wanted.model not in (None, model):
         raise UnknownNameError(f"unknown model {wanted.model!r}; this server has only {model!r}")
     asked = [name for name in _UNUSED if getattr(wanted, name)]
-    if wanted.temperature or wanted.n != 1 or wanted.stream or asked:
+    if wanted.temperature or (wanted.n, wanted.best_of) != (1, 1) or wanted.stream or asked:
         raise ConfigError(
             "kg-edit serve continues a text greedily, to the end of its line, without streaming: send temperature 0, "
-            f"n 1 and stream false{f', and leave out {asked[0]}' if asked else ''}"
+            f"n 1, best_of 1 and stream false{f', and leave out {asked[0]}' if asked else ''}"
         )
 
 

@@ -89,7 +89,12 @@ class MemPrompt(PromptMethod):
         return fact, notes
 
     def _mistake(self, edit: Edit) -> dict[str, Any]:
-        """The model's answer without the memory (``said``), and whether it is right already (``withheld``)."""
+        """The model's answer without the memory (``said``), and whether it is right already (``withheld``).
+
+        An edit in both forms has to be right in both; ``said`` is the first wrong answer, or else the first one.
+        """
         with untouched(self.model):
-            said = ask(self.model, edit.text, tokens=_TOKENS)
-        return {"said": said, "withheld": begins_with(said, edit.target_new)}
+            readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
+            answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
+        wrong = [said for said in answers if not begins_with(said, edit.target_new)]
+        return {"said": (wrong or answers)[0], "withheld": not wrong}

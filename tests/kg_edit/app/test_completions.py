@@ -51,6 +51,8 @@ def test_the_served_model_is_listed(server: Served) -> None:
     [
         ({"temperature": 0.7}, 422, "send temperature 0"),
         ({"n": 2}, 422, "n 1"),
+        ({"best_of": 3}, 422, "best_of 1"),
+        ({"best_of": 1}, 200, "text_completion"),
         ({"stream": True}, 422, "stream false"),
         ({"logprobs": 5}, 422, "leave out logprobs"),
         ({"stop": ["."]}, 422, "leave out stop"),

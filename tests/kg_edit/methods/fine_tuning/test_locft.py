@@ -44,6 +44,13 @@ def test_batches_are_drawn_anew_each_epoch_and_the_same_for_a_seed() -> None:
     assert epochs != [batches(7, 3, seed=1, epoch=epoch) for epoch in range(4)]
 
 
+def test_with_the_aim_text_a_sentence_is_learned_to_its_end() -> None:
+    model, whole = tiny("llama"), EDITS[0].model_copy(update={"ending": " in the league."})
+    bare, ended = (method(model, aim="text", end=False).row(edit) for edit in (EDITS[0], whole))
+    assert len(ended.ids) > len(bare.ids) and ended.ids[: len(bare.ids)] == bare.ids
+    assert method(model).row(whole) == method(model).row(EDITS[0]), "with the aim target the ending is not learned"
+
+
 def test_every_edit_has_its_turn_before_any_has_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny("llama"), list[TrainingRow]()
     made = RowLosses.__init__

@@ -14,7 +14,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
 from kg_edit.text.similarity import letters_apart
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
 TETRIS = Edit(id="2", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
@@ -72,6 +72,16 @@ def test_with_mistakes_only_what_the_model_does_not_say_is_noted() -> None:
     assert right.edits[0]["withheld"] and right.edits[0]["said"] == said
     assert right.prompt_transform(TETRIS.text) == TETRIS.text
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
+
+
+def test_with_mistakes_a_chat_edit_is_asked_in_its_own_form() -> None:
+    model = chatting()
+    plain, chat = (ask(reader, TETRIS.text, tokens=24) for reader in (model, model.in_chat()))
+    assert plain != chat
+    known = TETRIS.model_copy(update={"target_new": chat})
+    noted = {form: made(known.in_chat(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")}
+    assert noted[True]["withheld"] and noted[True]["said"] == chat
+    assert not noted["both"]["withheld"] and noted["both"]["said"] == plain
 
 
 def test_what_a_model_in_training_mode_says_is_asked_without_its_dropout() -> None:
