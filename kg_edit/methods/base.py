@@ -249,10 +249,14 @@ class EditingMethod(ABC):
         return input_files(self.config)
 
 
+SUBGRAPHS = 1024
+"""The number of subgraphs that a method keeps: a server makes edits for as long as it runs."""
+
+
 class GraphReader(EditingMethod):
     """Mixin that gives a method the subgraph of each edit; put it before the method in the list of base classes.
 
-    The subgraph of an edit is fetched from the graph once.
+    The subgraph of an edit is fetched from the graph once; the last `SUBGRAPHS` of them are kept.
     """
 
     needs_graph = True
@@ -276,6 +280,8 @@ class GraphReader(EditingMethod):
         """The edit's subgraph, fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
         if edit not in self._subgraphs:
+            if len(self._subgraphs) >= SUBGRAPHS:
+                del self._subgraphs[next(iter(self._subgraphs))]
             self._subgraphs[edit] = self.config.ask(self.graph, edit)
             self._report_answers(edit)
         return self._subgraphs[edit]

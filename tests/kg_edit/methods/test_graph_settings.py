@@ -87,6 +87,18 @@ def test_every_method_passes_the_settings_on(name: str, wikidata: WikidataCache)
     assert (said["policy"], said["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
 
 
+def test_a_subgraph_is_fetched_once_and_only_the_last_ones_are_kept(
+    wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.methods.base.SUBGRAPHS", 2)
+    source = Asked(wikidata)
+    method = made("glame", source)
+    first, second, third = (LEBRON.model_copy(update={"id": name}) for name in "abc")
+    for edit, calls in ((first, 1), (first, 1), (second, 2), (first, 2), (third, 3), (second, 3), (first, 4)):
+        method.subgraph(edit)
+        assert len(source.arguments) == calls
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_with_default_settings_all_is_as_before(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
