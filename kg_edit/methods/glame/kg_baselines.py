@@ -106,6 +106,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": RankOneConfig.default,
+        "fast": RomeConfig.fast,
         "paper": {**RankOneConfig.published, "statements": 0, "composed": 0, "chained": 20},
     }
 
@@ -166,6 +167,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": MemitConfig.default,
+        "fast": MemitConfig.fast,
         "paper": {**MemitConfig.presets["paper"], "statements": 0, "composed": 0, "chained": 20},
     }
 

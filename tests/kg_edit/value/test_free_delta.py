@@ -42,10 +42,10 @@ def test_the_norm_is_limited(optimiser: Optimiser, rate: float) -> None:
 
 
 def test_fast_has_it_for_single_edits() -> None:
-    for name in ("rome", "r-rome", "glame-plus"):
+    for name in ("rome", "r-rome", "rome-kg", "glame-plus"):
         settings = find_method(name).config_class.preset("fast", {})
         assert settings.model_dump().items() >= MOMENTUM.items(), name
-    for name in ("glame", "glame-batch", "glame-net", "memit", "alphaedit", "emmet", "comeba"):
+    for name in ("glame", "glame-batch", "glame-net", "memit", "memit-kg", "alphaedit", "emmet", "comeba"):
         assert "optimiser" not in find_method(name).config_class.preset("fast", {}).model_dump(), name
 
 
