@@ -15,7 +15,7 @@ from kg_edit.methods.registry import find_method, is_packaged, method_names
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod
 
-HEADER = ("method", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
+HEADER = ("method", "family", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
 _TABLE = ("data", "methods.tsv")
 _GRAPH = HEADER.index("graph")
 
@@ -41,7 +41,7 @@ def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
     """The row of a method, from its class."""
     batch, undo = "together" if found.joint else "in turn", "exact" if found.separable else "recomputed"
     graph = "yes" if found.needs_graph else "no"
-    return (found.name, found.kind, batch, "yes", undo, graph, found.about, found.paper)
+    return (found.name, found.family or "its own", found.kind, batch, "yes", undo, graph, found.about, found.paper)
 
 
 def table_text() -> str:

@@ -14,11 +14,12 @@ from kg_edit.text.display import markdown_table
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
 # Methods
 
-Every method takes edits and gives a patch. *kind*: what the patch changes, weights, a layer's output (adapter) or the
-prompt; only weights can be merged into the model or exported. *batch*: whether the edits of one call are computed
-together or in turn, each on the model as the earlier ones left it. *sequence*: whether a later call can build on an
-earlier one's patch. *undo*: exact where one edit can be taken out of a patch of many by itself, else the ledger
-computes the others again ([patches.md](patches.md)). *graph*: whether a knowledge graph is needed.
+Every method takes edits and gives a patch. *family*: how the change is computed. *kind*: what the patch changes,
+weights, a layer's output (adapter) or the prompt; only weights can be merged into the model or exported. *batch*:
+whether the edits of one call are computed together or in turn, each on the model as the earlier ones left it.
+*sequence*: whether a later call can build on an earlier one's patch. *undo*: exact where one edit can be taken out of a
+patch of many by itself, else the ledger computes the others again ([patches.md](patches.md)). *graph*: whether a
+knowledge graph is needed.
 """
 
 

@@ -16,6 +16,7 @@ Family = Literal[
     "joint",  # values by descent, written together in one or several layers (MEMIT)
     "fine-tuning",  # descent on a whole weight
     "adapters",  # descent on low-rank factors (LoRA)
+    "beside",  # a trained module beside a layer (MEMOIR, T-Patcher)
     "codebook",  # a value by descent, kept beside a layer (GRACE)
     "neurons",  # integrated gradients in all layers (KN)
     "hypernetwork",  # one gradient, changed by a trained network (MEND)

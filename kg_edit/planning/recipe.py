@@ -256,6 +256,7 @@ _RECIPES: Mapping[Family | None, Callable[[Written], Recipe]] = {
     "joint": _joint,
     "fine-tuning": _tuning,
     "adapters": _tuning,
+    "beside": _tuning,
     "codebook": _codebook,
     "neurons": _neurons,
     "hypernetwork": _hypernetwork,

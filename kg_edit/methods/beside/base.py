@@ -42,7 +42,7 @@ class BesideConfig(LayerConfig, TuningConfig):
 class BesideMethod(EditingMethod):
     """A method that trains a side of one kind. Subclasses define the training (`trained`)."""
 
-    family = "fine-tuning"
+    family = "beside"
     trains: ClassVar[Trains] = "weight"
     kind = "adapter"
     side_kind: ClassVar[str]
