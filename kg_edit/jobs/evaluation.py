@@ -126,7 +126,10 @@ class Evaluation:
     known_only: Annotated[
         bool, typer.Option("--known-only", help="keep only questions whose other hops the unedited model knows")
     ] = False
-    limit: Annotated[int | None, typer.Option(min=1, help="score only the first N records")] = None
+    skip: Annotated[
+        int, typer.Option(min=0, help="leave out the first N records, such as those on which settings were chosen")
+    ] = 0
+    limit: Annotated[int | None, typer.Option(min=1, help="score only N records, the first after --skip")] = None
     schedule: ScheduleText = "single"
     every: Every = None
     sample: Sample = None
@@ -151,6 +154,11 @@ class Evaluation:
     contact: Contact = None
     memory: Memory = None
 
+    @property
+    def span(self) -> slice:
+        """The part of the records that is scored."""
+        return slice(self.skip, None if self.limit is None else self.skip + self.limit)
+
     def run(self, out: Path, *, shard: str | None = None) -> Summary:
         """Check the options, load the model, and score.
 
@@ -165,6 +173,7 @@ class Evaluation:
 
         Raises:
             ConfigError: an extra metric lacks its reference texts, or no metric reads them; or no record has a ceiling.
+            ConfigError: no record is left after ``skip``.
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
@@ -189,11 +198,13 @@ class Evaluation:
             found = with_references(found, read_references(self.references))
         if self.specificity:
             found = with_specificity(found, read_spans(self.specificity))
+        if self.skip and len(found) <= self.skip:
+            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(found)}; skip fewer")
         self._check_ceilings(found)
         return FileContent(tuple(found), whole.problems)
 
     def _check_ceilings(self, records: Sequence[BenchmarkRecord]) -> None:
-        if self.ceilings and not any(record.has_ceilings for record in records[: self.limit]):
+        if self.ceilings and not any(record.has_ceilings for record in records[self.span]):
             raise ConfigError(
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
@@ -213,7 +224,7 @@ class Evaluation:
         model = load(self.model, self.dtype, self.device)
         self._check_chat(model, reading)
         reading = self._known(model, reading)
-        chosen = planned.with_layer(model, sweep_edits(reading.records, self.limit)) if planned.auto else planned
+        chosen = planned.with_layer(model, sweep_edits(reading.records, self.span)) if planned.auto else planned
         return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, beside=beside)
 
     def _planned(self) -> MethodPlan:
@@ -314,7 +325,7 @@ class Ready:
         summary = evaluate(
             self.method,
             self.model,
-            self.reading.records[: options.limit],
+            self.reading.records[options.span],
             pool=self.reading.records,
             out=out,
             schedule=options.schedule,
@@ -348,11 +359,12 @@ def _shard(text: str | None) -> Shard:
     return WHOLE if text is None else Shard.parse(text)
 
 
-def sweep_edits(records: Sequence[Edit | BenchmarkRecord], limit: int | None) -> tuple[Edit, ...]:
+def sweep_edits(records: Sequence[Edit | BenchmarkRecord], scored: slice) -> tuple[Edit, ...]:
     """The edits on which a layer is chosen: those of records that are not scored; if all are scored, of all records."""
     from kg_edit.datasets.record import as_record
 
-    others = records[limit:] if limit is not None else ()
+    start, stop, _ = scored.indices(len(records))
+    others = [*records[:start], *records[stop:]]
     if not others:
-        log.warning("--layer auto uses records that are also scored; with --limit N, it uses the records after N")
+        log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
     return tuple(edit for record in others or records for edit in as_record(record).edits)

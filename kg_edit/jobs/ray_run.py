@@ -49,7 +49,7 @@ def evaluate_on_ray(
     ray = _ray()
     check_folder(out)
     size = check_schedule(evaluation.schedule, evaluation.every).schedule.sequence
-    sequences = -(-len(evaluation.read().records[: evaluation.limit]) // size)
+    sequences = -(-len(evaluation.read().records[evaluation.span]) // size)
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]

@@ -127,3 +127,13 @@ def test_ceilings_need_questions_that_can_be_told_facts(evaluate: Run, place: Pa
     none = evaluate("--dataset", "counterfact", "--ceilings", "--limit", "1", "--out", "out")
     assert none.code == 2 and "no record has portability questions or recalled facts; leave it out" in none.err
     assert not (place / "out").exists()
+
+
+def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
+    found = evaluate("--skip", "2", "--limit", "1", "--out", "out")
+    assert found.code == 0, found.err
+    scored = [json.loads(line)["id"] for line in (place / "out" / "records.jsonl").read_text().splitlines()]
+    assert set(scored) == {"2"}
+    none = evaluate("--skip", "4", "--out", "none")
+    assert none.code == 2
+    assert "--skip 4 leaves no record: data.json has 4; skip fewer" in " ".join(none.err.split())
