@@ -10,6 +10,9 @@ that predicts it. The neuron (k, b, v) of a mistake is trained on
     l_m2 = S(k . (m - q) + margin)                          with a distance between both
     S(x) = mean of the `hardest` largest exp(x)
 
+k starts at q / |q|^2 and b at 0, so that the neuron starts with output 1 at its mistake. v starts at 0, or is trained
+as u * a with a random u and a = `amplify` at the start, as in the published program.
+
 The memory has the MLP's inputs in texts that the model writes itself, which replace the published training data, and
 the queries of earlier edits' mistakes, except those of a prompt that is edited again.
 `kg_edit.patches.sides.neurons` has the equation of the neurons.
@@ -18,6 +21,7 @@ the queries of earlier edits' mistakes, except those of a prompt that is edited 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -29,7 +33,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.beside.base import BesideConfig, BesideMethod
 from kg_edit.methods.beside.own_text import own_text_inputs
 from kg_edit.methods.beside.summed import inputs_at
-from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow, record
+from kg_edit.methods.fine_tuning.base import Descent, RowLosses, TrainingRow, record
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.side_patch import Side
 from kg_edit.patches.sides.answering import answering
@@ -65,11 +69,33 @@ class TPatcherConfig(BesideConfig):
     hardest: PositiveInt = Field(
         100, description="l_m1 and l_m2 use this many inputs of the memory, those with the largest loss"
     )
+    amplify: float = Field(
+        0.0, ge=0, description="v is trained as u * a, with a random u and this a at the start; 0: v itself, from 0 on"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of Adam")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; unset: any")
     texts: PositiveInt = Field(64, description="texts sampled from the model, whose inputs are the memory")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
     seed: Seed = Field(0, description="random seed of the sampled texts")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "paper": {
+            "steps": 2000,
+            "stop_below": 0.1,
+            "hardest": 1000,
+            "amplify": 10.0,
+            "weight_decay": 0.01,
+            "clip": 5.0,
+            "texts": 625,
+            "text_tokens": 63,
+        },
+    }
+
+    @property
+    def descent(self) -> Descent:
+        """Adam's descent with these settings."""
+        return replace(super().descent, weight_decay=self.weight_decay, clip=self.clip)
 
     def layer_in(self, blocks: int) -> int:
         """The layer in the settings, or the last layer."""
@@ -132,20 +158,18 @@ class TPatcher(BesideMethod):
     def _descend(
         self, losses: RowLosses, held: tuple[Tensor, Tensor, Tensor], queries: Tensor, memory: Tensor
     ) -> tuple[tuple[Tensor, Tensor, Tensor], list[float]]:
-        """Train the new neurons by Adam. Keys start along their queries, so each neuron starts with output 1 there."""
-        keys = (queries / queries.square().sum(-1, keepdim=True).clamp(min=1e-12)).clone().requires_grad_()
-        biases = torch.zeros(len(queries), device=queries.device, requires_grad=True)
-        values = torch.zeros_like(queries, requires_grad=True)
+        """Train the new neurons by Adam; return their keys, biases and values, and the losses."""
+        new = NewNeurons.at(queries, amplify=self.config.amplify, seed=self.config.seed)
 
         def answer(inputs: Tensor, output: Tensor) -> Tensor:
-            return output + fired(inputs, *held) + fired(inputs, keys, biases, values)
+            return output + fired(inputs, *held) + fired(inputs, *new.found)
 
         def penalty() -> Tensor:
-            return self._silence(keys, biases, queries, memory)
+            return self._silence(new.keys, new.biases, queries, memory)
 
         with answering(self.model, self.layer, answer, reads="mlp"):
-            seen = self.config.descent.run([keys, biases, values], lambda: losses().mean(), penalty=penalty)
-        return (keys, biases, values), seen
+            seen = self.config.descent.run(new.parameters, lambda: losses().mean(), penalty=penalty)
+        return new.found, seen
 
     def _silence(self, keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
         """activation_weight l_a + memory_weight (l_m1 + l_m2)."""
@@ -159,6 +183,41 @@ class TPatcher(BesideMethod):
         return config.activation_weight * speaks + config.memory_weight * (silent + apart)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NewNeurons:
+    """Neurons in training: ``keys`` [n, d], ``biases`` [n], ``values`` [n, d], and their ``factors`` [n, d] or None.
+
+    The neurons' values are ``values``, or ``values * factors``.
+    """
+
+    keys: Tensor
+    biases: Tensor
+    values: Tensor
+    factors: Tensor | None
+
+    @classmethod
+    def at(cls, queries: Tensor, *, amplify: float, seed: int) -> NewNeurons:
+        """Return neurons with output 1 at their queries [n, d]; the values are 0, or random ones times ``amplify``."""
+        keys = (queries / queries.square().sum(-1, keepdim=True).clamp(min=1e-12)).clone()
+        drawn = torch.randn(queries.shape, generator=torch.Generator().manual_seed(seed)).to(queries)
+        return cls(
+            keys=keys.requires_grad_(),
+            biases=torch.zeros(len(queries), device=queries.device, requires_grad=True),
+            values=(drawn if amplify else torch.zeros_like(queries)).requires_grad_(),
+            factors=torch.full_like(queries, amplify).requires_grad_() if amplify else None,
+        )
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is trained."""
+        return [self.keys, self.biases, self.values, *([] if self.factors is None else [self.factors])]
+
+    @property
+    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The keys, the biases and the values."""
+        return self.keys, self.biases, self.values if self.factors is None else self.values * self.factors
+
+
 def _others(earlier: Tensor, queries: Tensor) -> Tensor:
     """The ``earlier`` queries [n, d] without those in ``queries``, which a prompt has that is edited again."""
     distances = torch.cdist(earlier, queries, compute_mode="donot_use_mm_for_euclid_dist")
@@ -167,5 +226,5 @@ def _others(earlier: Tensor, queries: Tensor) -> Tensor:
 
 
 def _hardest(values: Tensor, count: int) -> Tensor:
-    """S: the mean over neurons of the mean of the ``count`` largest exp(values [memory, neurons])."""
-    return values.clamp(max=_EXP).topk(min(count, len(values)), dim=0).values.exp().mean()
+    """S: the mean of the ``count`` largest exp(values [memory, neurons])."""
+    return values.clamp(max=_EXP).flatten().topk(min(count, values.numel())).values.exp().mean()

@@ -251,11 +251,16 @@ class WeightChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Settings of a descent by Adam: at most ``steps`` evaluations; it stops when the loss is below ``stop_below``."""
+    """Settings of a descent by Adam: at most ``steps`` evaluations; it stops when the loss is below ``stop_below``.
+
+    ``weight_decay`` is added to the gradient as in Adam's paper; ``clip`` is the largest norm of the gradient.
+    """
 
     steps: int
     learning_rate: float
     stop_below: float
+    weight_decay: float = 0.0
+    clip: float | None = None
 
     def run(
         self,
@@ -273,7 +278,7 @@ class Descent:
         Raises:
             PatchError: a loss is not finite.
         """
-        optimizer = torch.optim.Adam(list(parameters), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(list(parameters), lr=self.learning_rate, weight_decay=self.weight_decay)
         losses: list[float] = []
         for step in range(self.steps):
             found = loss()
@@ -281,15 +286,17 @@ class Descent:
             report_losses(step, {0: losses[-1]})
             if losses[-1] < self.stop_below or step == self.steps - 1:
                 break
-            take_step(optimizer, found if penalty is None else found + penalty())
+            take_step(optimizer, found if penalty is None else found + penalty(), clip=self.clip)
             constrain()
         return losses
 
 
-def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one step of the optimiser along the negative gradient of ``loss``."""
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """Take one step of the optimiser along the negative gradient of ``loss``, its norm at most ``clip``."""
     optimizer.zero_grad()
     loss.backward()
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], clip)
     optimizer.step()
 
 

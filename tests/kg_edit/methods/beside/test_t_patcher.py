@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.beside.t_patcher import TPatcher, TPatcherConfig, _hardest
+from kg_edit.methods.beside.t_patcher import NewNeurons, TPatcher, TPatcherConfig, _hardest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.side_patch import SidePatch
@@ -42,8 +42,8 @@ def test_neurons_by_hand() -> None:
 
 def test_the_hardest_by_hand() -> None:
     values = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-5.0, -5.0]])
-    expected = (torch.exp(torch.tensor([2.0, 0.0, 1.0, 1.0]))).mean()
-    torch.testing.assert_close(_hardest(values, 2), expected)
+    torch.testing.assert_close(_hardest(values, 2), torch.exp(torch.tensor([2.0, 1.0])).mean())
+    torch.testing.assert_close(_hardest(values, 9), values.exp().mean())
 
 
 @pytest.mark.slow
@@ -55,6 +55,27 @@ def test_the_edits_are_said_with_a_neuron_for_each_mistake() -> None:
         assert [said(model, edit) for edit in EDITS] == [True] * 3
     assert len(neurons_of(patch).keys) == sum(record["neurons"] for record in patch.edits)
     assert chosen.layer == 3, "the last one"
+
+
+def test_values_from_a_random_start() -> None:
+    """v = u a, with the gradients dL/du = a dL/dv and dL/da = u dL/dv."""
+    queries = torch.tensor([[3.0, 4.0]])
+    new = NewNeurons.at(queries, amplify=10.0, seed=0)
+    keys, biases, values = new.found
+    assert float(((keys * queries).sum() + biases).detach()) == pytest.approx(1.0)
+    values.sum().backward()
+    assert new.factors is not None
+    torch.testing.assert_close(new.values.grad, torch.full((1, 2), 10.0))
+    torch.testing.assert_close(new.factors.grad, new.values.detach())
+    assert NewNeurons.at(queries, amplify=0.0, seed=0).found[2].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.slow
+def test_an_edit_is_said_from_a_random_start() -> None:
+    model = tiny("llama")
+    patch = patcher(model, amplify=10.0, weight_decay=0.01, clip=5.0, steps=600).edit(EDITS[:1])
+    with patch.applied(model):
+        assert said(model, EDITS[0])
 
 
 @pytest.mark.slow
