@@ -59,6 +59,7 @@ class Entry(BaseModel):
     sha256: str  # of the record's JSON
     error: str | None = None
     seconds: float | None = None  # to compute the edit: the record's share of its batch
+    memory: int | None = None  # largest memory while the batch was computed, in bytes
     batch: int | None = None  # number of records edited by one call, if memory forced smaller batches
     choices: tuple[tuple[str, ...], ...] = ()  # one tuple for each question, the right answer first
     sections: dict[str, Section] = {}
@@ -146,6 +147,7 @@ class RunRecord(BaseModel):
     sha256: str
     error: str | None = None  # of its first phase with an error
     seconds: float | None = None
+    memory: int | None = None
     choices: tuple[tuple[str, ...], ...] = ()
     scores: dict[str, dict[str, float | None]] = {}  # section -> metric
 
@@ -156,7 +158,7 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     for entry in entries:
         record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
         record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
-        for field in ("error", "seconds", "choices"):
+        for field in ("error", "seconds", "memory", "choices"):
             record[field] = record.get(field) or getattr(entry, field)
     return tuple(RunRecord(**record) for record in found.values())
 

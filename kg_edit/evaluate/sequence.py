@@ -7,13 +7,13 @@ same scores (`Ahead`). If that fails, each record is done alone, which shows whi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.cost import Cost, measured
 from kg_edit.evaluate.general_tasks import DocumentScores
 from kg_edit.evaluate.records import (
     BASE,
@@ -91,17 +91,17 @@ def _unedited_cases(items: Sequence[Item], *, ceilings: bool) -> Iterator[tuple[
 
 
 def _edited(method: EditsEach, items: Sequence[Item]) -> Iterator[tuple[str, StepOutcome]]:
-    start = time.perf_counter()
-    results = in_halves(method.edit_each, [item.record.edits[0] for item in items]) if items else []
-    seconds = (time.perf_counter() - start) / max(1, len(items))
+    with measured() as cost:
+        results = in_halves(method.edit_each, [item.record.edits[0] for item in items]) if items else []
+    cost.seconds /= max(1, len(items))
     for item, result in zip(items, results, strict=True):
-        yield item.id, _step(item, result, seconds)
+        yield item.id, _step(item, result, cost)
 
 
-def _step(item: Item, result: Patch | Exception, seconds: float) -> StepOutcome:
+def _step(item: Item, result: Patch | Exception, cost: Cost) -> StepOutcome:
     if isinstance(result, Patch):
         try:
-            return StepOutcome(patch=finite(result), seconds=seconds)
+            return StepOutcome(patch=finite(result), seconds=cost.seconds, memory=cost.memory)
         except FAILURES as error:
             result = error
     return StepOutcome(errors={item.id: said(result)})
@@ -133,10 +133,10 @@ def _tried(work: Callable[[], object]) -> None:
 
 def edit_entry(item: Item, step: StepOutcome) -> Entry:
     """The entry of an item's edit, which was made in ``step``."""
-    error = step.errors.get(item.id)
-    return (
-        entry_of(item, EDIT, error=error) if error else entry_of(item, EDIT, seconds=step.seconds, batch=step.halved_to)
-    )
+    if error := step.errors.get(item.id):
+        return entry_of(item, EDIT, error=error)
+    made = entry_of(item, EDIT)
+    return made.model_copy(update={"seconds": step.seconds, "memory": step.memory, "batch": step.halved_to})
 
 
 def entry_of(
@@ -144,8 +144,6 @@ def entry_of(
     phase: str,
     *,
     error: str | None = None,
-    seconds: float | None = None,
-    batch: int | None = None,
     choices: tuple[tuple[str, ...], ...] = (),
     sections: Mapping[str, Section] | None = None,
 ) -> Entry:
@@ -155,8 +153,6 @@ def entry_of(
         phase=phase,
         sha256=item.sha256,
         error=error,
-        seconds=seconds,
-        batch=batch,
         choices=choices,
         sections=dict(sections or {}),
     )

@@ -5,13 +5,13 @@ A record that can't be edited fails alone and does not affect its batch. If memo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.evaluate.cost import measured
 from kg_edit.evaluate.scorer import memory_failure, release
 from kg_edit.evaluate.settings import Method
 from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
@@ -28,6 +28,7 @@ class StepOutcome:
     patch: Patch | None = None  # of the edits that could be made
     errors: Mapping[str, str] = field(default_factory=dict)  # by the record's id
     seconds: float = 0.0  # per record, for the calls that made the patch
+    memory: int | None = None  # largest memory during these calls, in bytes
     halved_to: int | None = None  # largest number of records edited by one call, if memory forced smaller batches
 
 
@@ -39,12 +40,12 @@ def make_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Pat
     runs out, the batch is split into halves that are made one after the other.
     """
     try:
-        start = time.perf_counter()
-        patch, batch = _edit(method, records, before)
+        with measured() as cost:
+            patch, batch = _edit(method, records, before)
     except FAILURES as error:
         return _without_culprits(method, records, before, error)
-    seconds = (time.perf_counter() - start) / len(records)
-    return StepOutcome(patch=patch, seconds=seconds, halved_to=batch if batch < len(records) else None)
+    halved = batch if batch < len(records) else None
+    return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved)
 
 
 def said(error: BaseException) -> str:
@@ -60,9 +61,7 @@ def _without_culprits(
     if not good:
         return StepOutcome(errors=found)
     rest = make_step(method, good, before=before) if found else _in_turn(method, good, before)
-    return StepOutcome(
-        patch=rest.patch, errors={**found, **rest.errors}, seconds=rest.seconds, halved_to=rest.halved_to
-    )
+    return replace(rest, errors={**found, **rest.errors})
 
 
 def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> StepOutcome:
@@ -73,7 +72,9 @@ def _in_turn(method: Method, records: Sequence[BenchmarkRecord], before: Patch |
     patch = one.patch + other.patch if one.patch and other.patch else one.patch or other.patch
     seconds = (one.seconds * len(first) + other.seconds * len(second)) / len(records)
     sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
-    return StepOutcome(patch=patch, errors={**one.errors, **other.errors}, seconds=seconds, halved_to=max(sizes))
+    memory = max((step.memory for step in (one, other) if step.memory is not None), default=None)
+    errors = {**one.errors, **other.errors}
+    return StepOutcome(patch=patch, errors=errors, seconds=seconds, memory=memory, halved_to=max(sizes))
 
 
 def _culprits(

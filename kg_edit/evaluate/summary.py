@@ -119,6 +119,7 @@ class Summary(BaseModel):
     told before the question; None if they were not asked for. If edits accumulate, ``just_edited`` has the scores right
     after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
     measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
+    ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluate.cost`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,6 +133,7 @@ class Summary(BaseModel):
     curve: tuple[CurvePoint, ...] | None = None
     general: dict[str, GeneralChange] | None = None
     seconds_per_edit: float | None
+    peak_memory: int | None = None
     provenance: dict[str, Any]
 
     @property
@@ -174,6 +176,7 @@ def summarise(
     return Summary(
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
+        peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
         curve=curve,
         general=general,
         provenance={

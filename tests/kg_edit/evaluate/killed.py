@@ -46,9 +46,11 @@ def found(out: Path) -> dict[str, object]:
     }
     patches = {file.name: file.read_bytes().hex() for file in sorted((out / "patches").glob("*"))}
     return {
-        "records": [{name: value for name, value in line.items() if name != "seconds"} for line in lines],
+        "records": [
+            {name: value for name, value in line.items() if name not in ("seconds", "memory")} for line in lines
+        ],
         "general": (out / "general.jsonl").read_text() if (out / "general.jsonl").exists() else None,
-        "summary": {name: value for name, value in summary.items() if name != "seconds_per_edit"},
+        "summary": {name: value for name, value in summary.items() if name not in ("seconds_per_edit", "peak_memory")},
         "patches": patches,
         "curve": (out / "curve.svg").read_text() if (out / "curve.svg").exists() else None,
     }

@@ -134,6 +134,7 @@ def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
     assert found.code == 0, found.err
     scored = [json.loads(line)["id"] for line in (place / "out" / "records.jsonl").read_text().splitlines()]
     assert set(scored) == {"2"}
+    assert json.loads((place / "out" / "summary.json").read_text())["peak_memory"] > 1e8
     none = evaluate("--skip", "4", "--out", "none")
     assert none.code == 2
     assert "--skip 4 leaves no record: data.json has 4; skip fewer" in " ".join(none.err.split())

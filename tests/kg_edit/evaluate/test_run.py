@@ -242,7 +242,7 @@ def test_the_summarys_keys(
     evaluate(method, model, edits[:1], out=tmp_path, ceilings=ceilings, progress=False)
     summary = json.loads((tmp_path / "summary.json").read_text())
     sections = {"base", "edited"} | ({"fact_in_prompt", "fact_and_relation_in_prompt"} if ceilings else set())
-    assert set(summary) == {"n", "seconds_per_edit", "provenance"} | sections
+    assert set(summary) == {"n", "seconds_per_edit", "peak_memory", "provenance"} | sections
     for section in sections:
         assert all(set(found) == {"mean", "ci95_low", "ci95_high"} for found in summary[section].values())
         assert set(summary["provenance"]["counts"][section]) == set(summary[section])

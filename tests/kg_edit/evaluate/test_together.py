@@ -25,7 +25,7 @@ EDITS = [EDIT, SECOND, THIRD]
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    return [entry.model_dump(mode="json", exclude={"seconds"}) for entry in RunFolder(folder).entries()]
+    return [entry.model_dump(mode="json", exclude={"seconds", "memory"}) for entry in RunFolder(folder).entries()]
 
 
 def run(out: Path, chosen: RankOneMethod, cache: Path, edits: Sequence[Edit] = EDITS) -> list[dict[str, Any]]:
