@@ -1,13 +1,9 @@
-"""Tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped. Ripples: `ripples.py`.
+"""Tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped.
 
-python pipelines/tables.py paper --limit 50 --mend mend/     # Tables 1 and 2 of the paper: every editor, the ablations
+python pipelines/tables.py paper --network mend=mend/        # Tables 1 and 2 of the paper: every editor, the ablations
 python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph
-python pipelines/tables.py study --part single --limit 100 --methods rome,memit,glame      # docs/results.md
-python pipelines/tables.py study --part mquake --limit 50    # mquake-1, mquake-100, mquake-all: 2 to 4 hops apart
-python pipelines/tables.py study --part sequence --limit 300
-python pipelines/tables.py study --tables                    # of all runs that are there
 
-`tables.py TABLE --help` says more of one. Two runs record by record: `kg-edit compare out/study/single/rome …`.
+`tables.py TABLE --help` says more of one. Other tables: `ripples.py`, `study.py`.
 """
 
 from __future__ import annotations
@@ -16,18 +12,16 @@ import argparse
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.datasets.record import as_record
 from kg_edit.evaluate import Summary, compare, evaluate
 from kg_edit.evaluate.reports import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
-from kg_edit.methods import EditingMethod, find_method, method_names
+from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
@@ -93,6 +87,11 @@ def seconds(run: Summary) -> str:
     return f"{run.seconds_per_edit or 0:.1f}"
 
 
+def memory(run: Summary) -> str:
+    """Return the largest memory while an edit was computed, as text; empty if it is unknown."""
+    return f"{run.peak_memory / 1e9:.1f}" if run.peak_memory else ""
+
+
 def failed(run: Summary) -> str:
     """Return the number of edits that could not be made, as text."""
     return str(run.provenance["failed"])
@@ -123,11 +122,8 @@ PAPER = {
 
 def paper(options: argparse.Namespace) -> None:
     """Run what is missing, and write OUT/table.md."""
-    own: dict[str, dict[str, Any]] = {"mend": {"network": options.mend}}
-    rows = {name: key for name, key in PAPER.items() if key != "mend" or options.mend}
-    if not options.mend:
-        log.info("no row for MEND: give --mend FOLDER, of an editor that `kg-edit mend train` made")
-    configs = {key: _config(key, options.preset, own.get(key)) for key in rows.values()}
+    rows = {name: key for name, key in PAPER.items() if is_trained(key, dict(options.network))}
+    configs = {key: config_of(key, options.preset, network_of(key, options)) for key in rows.values()}
     records = find_dataset("counterfact-plus")(options.data)
     model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
     runs = {}
@@ -147,12 +143,27 @@ def paper_table(runs: Mapping[str, Summary]) -> str:
     made = table(
         rows_of(runs, {f"*{name}*": key for name, key in CEILINGS.items()}),
         {**EDITS, **FOLLOWS, "editing score": "editing_score"},
-        {"s an edit": seconds, "failed": failed},
+        {"s an edit": seconds, "GB": memory, "failed": failed},
     )
     return f"{made}\n\n{first.n} records of CounterFactPlus on {first.provenance['model']['name']}, single edits.\n"
 
 
-def _config(key: str, preset: str, settings: dict[str, Any] | None) -> MethodConfig:
+def is_trained(name: str, networks: Mapping[str, str]) -> bool:
+    """Return whether a method needs no trained network, or has one in ``networks`` (method: folder)."""
+    if name in networks or "network" not in find_method(name).config_class.model_fields:
+        return True
+    log.info("no run of %s, which needs a trained network: --network %s=FOLDER", name, name)
+    return False
+
+
+def network_of(key: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the setting ``network`` of a method that has a --network, else no setting."""
+    folders = dict(options.network)
+    return {"network": folders[key]} if key in folders else {}
+
+
+def config_of(key: str, preset: str, settings: dict[str, Any]) -> MethodConfig:
+    """Return a method's settings: the preset, or its default if it has no such preset."""
     known = find_method(key).config_class
     has = preset in (*known.presets, *preset_names([key]))
     return known.preset(preset if has else "default", settings)
@@ -194,144 +205,6 @@ def glame_plus(options: argparse.Namespace) -> None:
         log.info("%s", write_comparison(made, options.out / f"against-{against}.md"))
 
 
-# The study: all methods on single edits, on MQuAKE's two hops, in a long sequence, in batches of a hundred.
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the study: the records, the schedule of their edits, and the columns of the table."""
-
-    dataset: str
-    file: str
-    schedule: str
-    columns: dict[str, str]
-    hops: int | None = None
-    ceilings: bool = False
-    spread: bool = False  # take records of 2, 3 and 4 hops in turn
-
-    def records(self, limit: int) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
-        """Return the first ``limit`` records, and all records: the pool of answers to choose from."""
-        every = list(find_dataset(self.dataset)(SHARED / self.file))
-        fitting = [record for record in every if self.hops in (None, len(record.chain))]
-        return in_turn(fitting)[:limit] if self.spread else fitting[:limit], every
-
-    def schedule_for(self, limit: int) -> str:
-        """Return the schedule in the form of `evaluate --schedule`, with the number of edits."""
-        return self.schedule.format(n=limit)
-
-
-def in_turn(records: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
-    """Return records of 2, 3 and 4 hops in turn, each group in the order of the file."""
-    groups = [[record for record in records if len(record.chain) == hops] for hops in (2, 3, 4)]
-    rows = zip_longest(*groups)
-    return [record for row in rows for record in row if record is not None]
-
-
-GREEDY = {"efficacy": EDITS["efficacy"], "greedy": "efficacy.greedy", **EDITS}
-SCORED = {name: metric for name, metric in FOLLOWS.items() if name != "teacher-forced"}
-SCORED |= {"editing score": "editing_score"}
-HOPS = {"two hops": "multihop.any_of_3", "edits": "multihop.edit_wise", "all hops": "multihop.instance_wise"}
-BY_HOPS = {
-    "edits": "multihop.edit_wise",
-    "hops": "multihop.hop_share",
-    "instance": "multihop.instance_wise",
-    "hop-wise": "multihop.hop_wise",
-    "any of 3": "multihop.any_of_3",
-    **{f"{hops} hops": f"multihop.{hops}_hops.any_of_3" for hops in (2, 3, 4)},
-    "old answer": "multihop.old.any_of_3",
-    "new likelier": "multihop.prob",
-    **{f"{hops} hops likelier": f"multihop.{hops}_hops.prob" for hops in (2, 3, 4)},
-    "nll new": "multihop.nll",
-    "nll old": "multihop.old.nll",
-}
-MQUAKE = Part(
-    dataset="mquake",
-    file="mquake/MQuAKE-CF-3k.dev.json",
-    schedule="single",
-    columns={**GREEDY, **HOPS},
-    hops=2,
-)
-SPREAD = replace(MQUAKE, columns=BY_HOPS, hops=None, spread=True)
-PLUS_DEV = ("counterfact-plus", "counterfact_plus/dev.json")
-PARTS = {
-    "single": Part(*PLUS_DEV, schedule="single", columns={**GREEDY, **SCORED}, ceilings=True),
-    "sequence": Part(*PLUS_DEV, schedule="sequential:{n}", columns={**GREEDY, **SCORED}),
-    "batches": Part(
-        dataset="counterfact",
-        file="counterfact/counterfact-edit.json",
-        schedule="batch:100,sequential:{n}",
-        columns={**GREEDY, "locality: unchanged": "locality.unchanged"},
-    ),
-    "mquake": MQUAKE,
-    "mquake-1": SPREAD,
-    "mquake-100": replace(SPREAD, schedule="batch:100"),
-    "mquake-all": replace(SPREAD, schedule="batch:{n}"),
-}
-
-
-def study(options: argparse.Namespace) -> None:
-    """Run what is missing of a part, unless --tables; write OUT/tables.md of all runs that are there."""
-    if not options.tables:
-        names = options.methods.split(",") if options.methods else [*method_names()]
-        run_part(PARTS[options.part], [name for name in names if _is_trained(name, options.mend)], options)
-    text = "\n".join(f"## {name}\n\n{study_table(part, options.out / name)}" for name, part in PARTS.items())
-    write_text(options.out / "tables.md", text)
-    log.info("%s", options.out / "tables.md")
-
-
-def _is_trained(name: str, mend: str | None) -> bool:
-    """Return whether a method needs no trained network, or has one."""
-    trained = "network" not in find_method(name).config_class.model_fields or (name == "mend" and mend is not None)
-    if not trained:
-        log.info("no run of %s, which needs a trained network; MEND's is given by --mend FOLDER", name)
-    return trained
-
-
-def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> None:
-    """Evaluate each method with the same preset.
-
-    With a --seed other than 0, evaluate only the methods that have a seed, and use separate folders.
-    """
-    model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(GRAPH)
-    records, pool = part.records(options.limit)
-    text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
-    for name in names:
-        found = find_method(name)
-        own: dict[str, Any] = {"network": options.mend} if name == "mend" else {}
-        if options.seed:
-            if "seed" not in found.config_class.model_fields:
-                log.info("%s draws nothing: no run with another seed", name)
-                continue
-            own["seed"] = options.seed
-        method = found(model, found.config_class.preset(options.preset, own), graph=graph)
-        evaluate(
-            method,
-            model,
-            records,
-            out=options.out / options.part / (f"{name}-seed{options.seed}" if options.seed else name),
-            pool=pool,
-            schedule=part.schedule_for(len(records)),
-            every=options.every,
-            general=text,
-            ceilings=part.ceilings,
-        )
-        log.info("%s: done", name)
-
-
-def study_table(part: Part, folder: Path) -> str:
-    """Return the Markdown of all finished runs of a part: unedited model, one row per method, and the ceilings."""
-    runs = {file.parent.name: Summary.load(file) for file in sorted(folder.glob("*/summary.json"))}
-    if not runs:
-        return "No run yet.\n"
-    first = next(iter(runs.values()))
-    if other := {name: run.n for name, run in runs.items() if run.n != first.n}:
-        return f"Runs of different numbers of records ({first.n}; {other}) don't belong in one table; run them anew.\n"
-    ceilings = {f"*{name.replace('_', ' ')}*": name for name in first.sections if name.startswith("fact")}
-    costs = {"perplexity": perplexity, "s an edit": seconds, "failed": failed}
-    made = table(rows_of(runs, ceilings), part.columns, costs)
-    return f"{made}\n\n{first.n} records; schedule {first.provenance['schedule']}.\n"
-
-
 # The command line.
 
 
@@ -355,20 +228,22 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--graph", default=str(GRAPH), help="N-Triples, TSV, folder, or SPARQL URL")
         one.add_argument("--model", default="smollm2-135m")
     found["paper"].add_argument("--preset", default="default", help="of every method that has it; else default")
-    found["paper"].add_argument("--mend", help="folder of MEND's trained editor; without it there is no row for MEND")
+    network_option(found["paper"])
     found["glame-plus"].add_argument("--preset", default="default", help="of glame-plus: default, or fast (bfloat16)")
-    _study_options(add("study", study, "study", 100))
     return parser
 
 
-def _study_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", choices=PARTS, default="single")
-    parser.add_argument("--methods", help="names with commas; by default all that need no training")
-    parser.add_argument("--preset", default="default", help="of every method")
-    parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")
-    parser.add_argument("--mend", help="folder of MEND's trained editor")
-    parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
+def network_option(parser: argparse.ArgumentParser) -> None:
+    """Add --network to a parser."""
+    said = "METHOD=FOLDER, a trained network of mend, ke, serac or glame-net; without it there is no row; repeatable"
+    parser.add_argument("--network", type=_pair, action="append", default=[], metavar="METHOD=FOLDER", help=said)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, folder = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD=FOLDER, as in mend=mend/")
+    return name, folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -45,7 +45,7 @@ PAGES: dict[str, dict[str, Any]] = {
     "memit": JOINT,
     "memit_kg": JOINT,
 }
-OTHERS = {"edit", "tables", "ripples", "popqa"}
+OTHERS = {"edit", "tables", "study", "ripples", "popqa"}
 Script = Callable[..., int]
 
 
@@ -253,6 +253,13 @@ def ripples(monkeypatch: pytest.MonkeyPatch, script: Script) -> ModuleType:
 
 
 @pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch, script: Script) -> ModuleType:
+    """`study.py` as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return module("study")
+
+
+@pytest.fixture
 def places(tmp_path: Path, tiny_folder: Path) -> tuple[str, ...]:
     """Options for a Ripples file of two records, their graph and a model."""
     edits = {"ripples-0001": ("Japan", "Q17"), "ripples-0002": ("Kenya", "Q114")}
@@ -323,13 +330,13 @@ def test_an_option_of_the_table_without_effect_is_named_before_a_run(
 
 
 @pytest.mark.slow
-def test_the_study_of_runs_that_are_there(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
-    model, records = LanguageModel.load(str(tiny_folder)), tables.find_dataset("counterfact-plus")(Path("data.json"))
+def test_the_study_of_runs_that_are_there(study: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    model, records = LanguageModel.load(str(tiny_folder)), study.find_dataset("counterfact-plus")(Path("data.json"))
     for name in ("glame", "rome"):
         evaluate(Nudge(model), model, records[:2], out=tmp_path / "out" / "single" / name, ceilings=True)
-    tables.main(["study", "--tables", "--out", "out"])
-    study = (tmp_path / "out" / "tables.md").read_text()
-    assert first_cells(study) == [
+    study.main(["--tables", "--out", "out"])
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert first_cells(text) == [
         "",
         "---",
         "unedited",
@@ -338,10 +345,10 @@ def test_the_study_of_runs_that_are_there(tables: ModuleType, tmp_path: Path, ti
         "*fact in prompt*",
         "*fact and relation in prompt*",
     ]
-    assert study.startswith(
+    assert text.startswith(
         "## single\n\n|  | efficacy | greedy | paraphrase | neighborhood | portability: greedy | nll"
     )
-    assert "2 records; schedule single." in study and "## mquake\n\nNo run yet.\n" in study
+    assert "2 records; schedule single." in text and "## mquake\n\nNo run yet.\n" in text
 
 
 def test_a_score_with_its_interval(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
@@ -375,20 +382,33 @@ def test_glame_plus_against_rome_and_a_wrong_graph(tables: ModuleType, tmp_path:
 
 
 def test_the_study_leaves_out_methods_without_their_network(
-    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(tables, "run_part", lambda part, names, options: asked.append(names))
-    for mend in ((), ("--mend", "mend/")):
-        tables.main(["study", "--out", str(tmp_path), *mend])
+    monkeypatch.setattr(study, "run_part", lambda part, names, options: asked.append(names))
+    for network in ((), ("--network", "mend=mend/", "--network", "ke=ke/")):
+        study.main(["--out", str(tmp_path), *network])
     bare, trained = (set(method_names()) - set(names) for names in asked)
-    assert (bare, trained) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "ke", "serac"})
+    assert (bare, trained) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "serac"})
 
 
 @pytest.mark.slow
-def test_a_part_of_the_study(script: Script, tmp_path: Path, shared: Path) -> None:
-    assert script("tables", "study", "--limit", "2", "--methods", "definition", "--out", "out") == 0
-    assert first_cells((tmp_path / "out" / "tables.md").read_text())[2:4] == ["unedited", "definition"]
+@pytest.mark.parametrize("part", ["single", "knowedit", "retention"])
+def test_a_part_of_the_study(
+    part: str, script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: Path
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)  # as a script's own folder is
+    assert script("study", "--part", part, "--limit", "2", "--methods", "definition", "--out", "out") == 0
+    table = (tmp_path / "out" / "tables.md").read_text().partition(f"## {part}\n")[2]
+    assert first_cells(table)[2:4] == ["unedited", "definition"]
+    row = next(line for line in table.splitlines() if line.startswith("| definition"))
+    assert row.count("[") >= 3, "scores with intervals"
+
+
+def test_the_study_leaves_out_the_records_on_which_settings_were_chosen(study: ModuleType, shared: Path) -> None:
+    every = study.find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
+    assert study.PARTS["single"].every()[0].id == every[24].id
+    assert study.PARTS["sequence"].every()[0].id == every[0].id
 
 
 def test_popqa_with_and_without_a_paragraph(script: Script, tmp_path: Path, tiny_folder: Path) -> None:

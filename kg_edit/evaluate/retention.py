@@ -59,6 +59,14 @@ class RetentionTest:
     queries: tuple[Query, ...]
     accurate: tuple[Query, ...] = ()  # sentences that are known to be right; ARR is their perplexity
 
+    @classmethod
+    def of(cls, records: Iterable[BenchmarkRecord], *, limit: int = TESTED) -> RetentionTest:
+        """Return the first ``limit`` unrelated prompts and accurate sentences of ``records``, each prompt once."""
+        every = list(records)
+        found = dict.fromkeys(query for record in every for query in _unrelated(record))
+        accurate = [query for record in every for probe in record.group("accurate") for query in probe.queries]
+        return cls(tuple(found)[:limit], tuple(accurate[:limit]))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
@@ -188,15 +196,13 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
     """
-    records = guess_dataset(Path(path)).read(Path(path)).records
-    found = tuple(dict.fromkeys(query for record in records for query in _unrelated(record)))
-    accurate = tuple(query for record in records for probe in record.group("accurate") for query in probe.queries)
-    if not found and not accurate:
+    test = RetentionTest.of(guess_dataset(Path(path)).read(Path(path)).records, limit=limit)
+    if not test.queries and not test.accurate:
         raise EditFileError(
             f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "
             "such as zsRE's, whose rows have loc and loc_ans, or PopQA's, with question and possible_answers"
         )
-    return RetentionTest(found[:limit], accurate[:limit])
+    return test
 
 
 def _unrelated(record: BenchmarkRecord) -> list[Query]:

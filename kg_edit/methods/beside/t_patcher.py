@@ -52,11 +52,11 @@ class TPatcherConfig(BesideConfig):
         None, ge=0, description="block whose MLP gets the neurons, 0-based; default the last block"
     )
     steps: PositiveInt = Field(
-        100, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+        1000, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
     learning_rate: float = Field(0.01, gt=0, description="learning rate of Adam")
     stop_below: float = Field(
-        0.0, description="training stops when the target's loss is below this value; 0: train for all steps"
+        0.1, description="training stops when the target's loss is below this value; 0: train for all steps"
     )
     most: PositiveInt = Field(5, description="maximum number of neurons for an edit; the first wrong tokens get them")
     activation_weight: float = Field(
