@@ -1,9 +1,9 @@
 """IKE (Zheng et al., EMNLP 2023, arXiv 2305.12740): the new fact in the prompt, after demonstrations of its use.
 
 A demonstration is a fact of a training file with a prompt and its answer: the fact's own prompt (copy), a paraphrase
-(update), or a prompt about a neighbour whose answer does not change (retain), in the ratio 1 : 3 : 4. The facts most
-similar to the edit are used, as many as fit into the model's context. Without a training file, the other facts of the
-patch are the demonstrations, each as a copy. With a single edit there are none, and the prompt only has the fact.
+(update), or a prompt about a neighbour whose answer does not change (retain), by default 1 : 3 : 4 (`ratio`). The facts
+most similar to the edit are used, as many as fit into the model's context. Without a training file, the other facts of
+the patch are the demonstrations, each as a copy. With a single edit there are none, and the prompt only has the fact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, field_validator
 
 from kg_edit.datasets import guess_dataset
 from kg_edit.datasets.record import BenchmarkRecord
@@ -38,8 +38,7 @@ NEW_FACT, PROMPT = "New Fact: ", "Prompt: "
 Kind = Literal["copy", "update", "retain"]
 Retained = tuple[tuple[str, str], ...]  # prompts and their answers
 
-# Published: copy, update and retain as 1 : 3 : 4, shuffled.
-_KINDS: tuple[Kind, ...] = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")
+_KINDS: tuple[Kind, ...] = ("copy", "update", "retain")
 _ROOM = 256  # tokens reserved for the prompt and its answer; at most a quarter of the model's context
 
 
@@ -62,12 +61,29 @@ class IkeConfig(PromptConfig):
     count: NonNegativeInt = Field(
         16, description="maximum number of demonstrations before a fact; fewer if the model's context is too short"
     )
+    ratio: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(
+        (1, 3, 4),
+        exclude_if=lambda found: found == (1, 3, 4),
+        description="copies : updates : retained answers among the demonstrations of a training file",
+    )
     seed: Seed = Field(0, description="random seed: which demonstrations copy, update or retain")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "paper": {"source": "file", "count": 32, "threshold": 0.0, "most": 1},
     }
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of demonstrations in the ``ratio``, before they are shuffled."""
+        return tuple(kind for kind, count in zip(_KINDS, self.ratio, strict=True) for _ in range(count))
+
+    @field_validator("ratio")
+    @classmethod
+    def _some(cls, ratio: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not any(ratio):
+            raise ValueError("0 copies, 0 updates and 0 retained answers; set one above 0, or count=0 for none")
+        return ratio
 
     def check_source(self) -> None:
         """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.
@@ -148,7 +164,9 @@ class Ike(PromptMethod):
         return fact, {"demonstrations": len(examples)}
 
     def _examples(self, edit: Edit) -> tuple[str, ...]:
-        return self._pool.examples(edit, count=self.config.count, seed=self.config.seed) if self._pool else ()
+        if self._pool is None:
+            return ()
+        return self._pool.examples(edit, count=self.config.count, kinds=self.config.kinds, seed=self.config.seed)
 
     def _fitting(self, examples: tuple[str, ...], *, beside: str) -> tuple[str, ...]:
         """The first (most similar) ``examples`` that fit into the model's context with the fact ``beside``."""
@@ -175,8 +193,8 @@ class Demonstrations:
     records: tuple[BenchmarkRecord, ...]
     alike: Similarity = field(repr=False)
 
-    def examples(self, edit: Edit, *, count: int, seed: int) -> tuple[str, ...]:
-        """``count`` demonstrations for ``edit``, the most similar one first.
+    def examples(self, edit: Edit, *, count: int, kinds: Sequence[Kind], seed: int) -> tuple[str, ...]:
+        """``count`` demonstrations for ``edit``, the most similar one first, their ``kinds`` in turn and shuffled.
 
         Records about the edit's subject are left out, because they may contain the prompts that test the edit.
         """
@@ -185,9 +203,9 @@ class Demonstrations:
         scores = self._index.scores(new_fact(edit))
         near = [self._facts[allowed[n]] for n in best([scores[n] for n in allowed], count)]
         draw = random.Random(f"{seed}/{edit.id}")  # noqa: S311 - nothing secret
-        kinds = [_KINDS[n % len(_KINDS)] for n in range(len(near))]
-        draw.shuffle(kinds)
-        shown = zip(near, kinds, strict=True)
+        drawn = [kinds[n % len(kinds)] for n in range(len(near))]
+        draw.shuffle(drawn)
+        shown = zip(near, drawn, strict=True)
         return tuple(demonstration(other, kind, draw, retained=kept) for (other, kept), kind in shown)
 
     @cached_property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
@@ -97,6 +98,17 @@ def test_demonstrations_of_a_file(training: Path) -> None:
     assert len(patch.provenance["methods"][0]["files_sha256"]["demonstrations"]) == 64
 
 
+def test_demonstrations_without_retained_answers(training: Path) -> None:
+    patch = made(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
+    told = patch.prompt_transform("LeBron James plays for")
+    assert told.count("'s team") == 6 and "Keeper" not in told.replace("New Fact: Keeper", "")
+
+
+def test_a_ratio_of_nothing() -> None:
+    with pytest.raises(ValidationError, match="set one above 0, or count=0 for none"):
+        IkeConfig(ratio=(0, 0, 0))
+
+
 def test_the_edits_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
     patch = made(EDIT, demonstrations=str(training), count=32)
@@ -117,7 +129,7 @@ def test_an_edit_without_paraphrases_or_neighbours_is_copied(training: Path) -> 
         assert demonstration(OTHER, kind, random.Random(0)) == (  # noqa: S311 - nothing secret
             "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo"
         )
-    assert Demonstrations(records=(), alike=TfIdf()).examples(EDIT, count=3, seed=0) == ()
+    assert Demonstrations(records=(), alike=TfIdf()).examples(EDIT, count=3, kinds=("copy",), seed=0) == ()
 
 
 def test_a_file_that_is_not_there() -> None:
