@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, ModelError
@@ -18,7 +19,7 @@ from kg_edit.evaluate.retention import Reply, RetentionTest, asked_of, edit_repl
 from kg_edit.evaluate.schedule import Shard
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
-from tests.kg_edit.datasets.rows import ZSRE, written
+from tests.kg_edit.datasets.rows import MQUAKE, ZSRE, written
 from tests.kg_edit.evaluate.conftest import NudgeConfig
 from tests.kg_edit.evaluate.parrot import Lesson, parrot
 from tests.kg_edit.tiny import chatting, tiny
@@ -100,6 +101,26 @@ def test_a_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
         parts.append(tmp_path / str(part))
         evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=parts[-1], shard=shard, **options)
     assert merge(tmp_path / "merged", parts).curve == summary.curve
+
+
+def test_mquakes_edits_count_one_by_one(tmp_path: Path) -> None:
+    """A record has two edits, "Richard Dawkins" and "Peru": the model that says Peru keeps one of the two."""
+    model = parrot("Paris", "Peru")
+    records = find_dataset("mquake")(written(tmp_path, MQUAKE))
+    assert len(records[0].edits) == 2
+    summary = evaluate(
+        Lesson(model, config=NudgeConfig()),
+        model,
+        records,
+        out=tmp_path / "run",
+        schedule="sequential:1",
+        retention=TEST,
+        progress=False,
+        cache=tmp_path / "c",
+    )
+    assert summary.curve is not None
+    assert [point.retention["retention.ERR"] for point in summary.curve] == [None, 0.5]
+    assert [point.retention["retention.TRR"] for point in summary.curve] == [pytest.approx(1 / 3), 0]
 
 
 def test_prompts_of_zsre_are_asked_as_questions(tmp_path: Path) -> None:
