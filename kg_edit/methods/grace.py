@@ -39,7 +39,7 @@ _BATCH = 32  # edits in one descent; each is trained as if it were alone, so thi
 
 
 class GraceConfig(LayerConfig):
-    """GRACE's settings. The preset ``paper`` has those of the published code, except the layer and the replaced output.
+    """GRACE's settings. The preset ``paper`` has those of the published code, except layer, replaced output and growth.
 
     The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
     ``paper`` has one more. With the presets, only the prompt's last token is looked up, and radii grow as in Algorithm

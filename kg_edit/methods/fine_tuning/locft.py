@@ -43,7 +43,7 @@ class LocFt(FineTuning):
     """Breadth first: each epoch trains every edit once, in mini-batches that are drawn again for each epoch."""
 
     name = "locft"
-    paper = "LocFT-BF, ICLR 2026"
+    paper = "LocFT-BF, ICLR 2026, arXiv 2509.22072"
     about = "fine-tune one down-projection on all edits at once, in mini-batches over many epochs"
     joint = True
     config_class = LocFtConfig

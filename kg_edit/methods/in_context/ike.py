@@ -45,7 +45,8 @@ _ROOM = 256  # tokens reserved for the prompt and its answer; at most a quarter 
 class IkeConfig(PromptConfig):
     """IKE's settings.
 
-    The preset ``paper`` is as published: 32 demonstrations from a file, and the fact before every prompt.
+    The preset ``paper`` has the published 32 demonstrations from a file, and the fact before every prompt. Unlike the
+    published program it adds no copy of the edit itself, and it searches by TF-IDF unless ``encoder`` is set.
     """
 
     demonstrations: str | None = Field(

@@ -43,7 +43,8 @@ class EmmetConfig(LayerConfig, JointConfig):
 class Emmet(JointMethod):
     """The smallest change of one layer's W, in the norm given by C, that changes the output for every key as wanted.
 
-    A key is the mean over the contexts; the wanted change is measured at the bare prompt, as in the public code.
+    A key is the mean of the bare prompt's key and the mean of the other contexts' keys; the wanted change is measured
+    at the bare prompt, as in the public code.
     """
 
     name = "emmet"
