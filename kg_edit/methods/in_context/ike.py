@@ -45,8 +45,8 @@ _ROOM = 256  # tokens reserved for the prompt and its answer; at most a quarter 
 class IkeConfig(PromptConfig):
     """IKE's settings.
 
-    The preset ``paper`` has the published 32 demonstrations from a file, and the fact before every prompt. Unlike the
-    published program it adds no copy of the edit itself, and it searches by TF-IDF unless ``encoder`` is set.
+    The preset ``paper`` has 32 demonstrations from a file, then a copy of the edit itself, and the fact before every
+    prompt, as published. The published program searches with all-MiniLM-L6-v2: set ``encoder`` for this.
     """
 
     demonstrations: str | None = Field(
@@ -67,11 +67,16 @@ class IkeConfig(PromptConfig):
         exclude_if=lambda found: found == (1, 3, 4),
         description="copies : updates : retained answers among the demonstrations of a training file",
     )
+    own_copy: bool = Field(
+        False,
+        exclude_if=lambda found: not found,
+        description="the edit itself is one more demonstration, the last one, as a copy",
+    )
     seed: Seed = Field(0, description="random seed: which demonstrations copy, update or retain")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
-        "paper": {"source": "file", "count": 32, "threshold": 0.0, "most": 1},
+        "paper": {"source": "file", "count": 32, "own_copy": True, "threshold": 0.0, "most": 1},
     }
 
     @property
@@ -165,9 +170,12 @@ class Ike(PromptMethod):
         return fact, {"demonstrations": len(examples)}
 
     def _examples(self, edit: Edit) -> tuple[str, ...]:
+        """The demonstrations of a training file, the one that is shown last first."""
+        config = self.config
+        own = (copied(edit),) if config.own_copy else ()
         if self._pool is None:
-            return ()
-        return self._pool.examples(edit, count=self.config.count, kinds=self.config.kinds, seed=self.config.seed)
+            return own
+        return own + self._pool.examples(edit, count=config.count, kinds=config.kinds, seed=config.seed)
 
     def _fitting(self, examples: tuple[str, ...], *, beside: str) -> tuple[str, ...]:
         """The first (most similar) ``examples`` that fit into the model's context with the fact ``beside``."""
@@ -251,4 +259,13 @@ def demonstration(edit: Edit, kind: Kind, draw: random.Random, *, retained: Reta
         prompt = draw.choice(edit.paraphrases)
     if kind == "retain" and retained:
         prompt, answer = draw.choice(retained)
+    return _shown(edit, prompt, answer)
+
+
+def copied(edit: Edit) -> str:
+    """The demonstration of an edit's own prompt and target."""
+    return _shown(edit, edit.text, edit.target_new)
+
+
+def _shown(edit: Edit, prompt: str, answer: str) -> str:
     return f"{NEW_FACT}{new_fact(edit)}\n{PROMPT}{join(prompt.rstrip(), answer)}"

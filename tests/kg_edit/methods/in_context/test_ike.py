@@ -104,6 +104,14 @@ def test_demonstrations_without_retained_answers(training: Path) -> None:
     assert told.count("'s team") == 6 and "Keeper" not in told.replace("New Fact: Keeper", "")
 
 
+def test_a_copy_of_the_edit_itself_is_the_last_demonstration(training: Path) -> None:
+    patch = made(EDIT, demonstrations=str(training), count=3, own_copy=True)
+    blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
+    assert len(blocks) == 5
+    assert blocks[-2] == "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James plays for Miami Heat"
+    assert made(EDIT, own_copy=True).prompt_transform("LeBron James is").split("\n\n")[0] == blocks[-2]
+
+
 def test_a_ratio_of_nothing() -> None:
     with pytest.raises(ValidationError, match="set one above 0, or count=0 for none"):
         IkeConfig(ratio=(0, 0, 0))
