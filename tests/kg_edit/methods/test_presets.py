@@ -84,6 +84,14 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
     assert table.source.strip()
 
 
+@pytest.mark.parametrize("key", model_presets("smollm2-135m").methods)
+def test_the_small_models_own_preset_is_the_default_with_its_layers(key: str) -> None:
+    found = find_method(key).config_class
+    own, default = found.preset("smollm2-135m").model_dump(), found.preset("default").model_dump()
+    differ = {name for name in own.keys() | default.keys() if own.get(name) != default.get(name)}
+    assert differ <= {"layer", "representation_layer"}
+
+
 @first_of_each_model
 def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
