@@ -67,8 +67,10 @@ class Part:
 
     def every(self) -> list[BenchmarkRecord]:
         """Return all records of the part that can be read, in its order."""
-        found = find_dataset(self.dataset).read(SHARED / self.file).records
-        fitting = [record for record in found if self.hops in (None, len(record.chain))]
+        found = find_dataset(self.dataset).read(SHARED / self.file)
+        for problem in found.problems:
+            log.warning("left out: %s", problem)
+        fitting = [record for record in found.records if self.hops in (None, len(record.chain))]
         return (in_turn(fitting) if self.spread else fitting)[self.skip :]
 
     def retention(self, later: Sequence[BenchmarkRecord]) -> RetentionTest | None:
