@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ModelError
 from kg_edit.methods.ke.store import FORMAT, KeManifest, KeTraining, embedding_width
+from kg_edit.methods.mend.editor_run import EditorRun
 from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
+from kg_edit.methods.mend.losses import Losses, losses_after
 from kg_edit.methods.mend.store import Validation
-from kg_edit.methods.mend.training import Losses, losses_after
-from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, keep_trained
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.lower_states import LowerStates
 from kg_edit.storage.run_folder import digest
 
 
@@ -68,28 +69,21 @@ def train(
     )
 
 
-class _Run(TrainingRun[Validation]):
+class _Run(EditorRun):
     """A training run of KE."""
 
     name = "ke"
 
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: KeManifest, path: Path) -> None:
-        self._model, self._order, self._manifest = model, order, manifest
+        self._manifest = manifest
         self._network = manifest.network().to(model.device)
-        state = State(
-            format=FORMAT,
-            network=self._network,
-            optimizer=torch.optim.Adam(self._network.parameters(), lr=manifest.training.learning_rate),
-            progress=Progress[Validation](),
-        )
-        super().__init__(state, manifest.training, path)
-
-    def learned_from(self) -> Mapping[str, int]:
-        return {"examples": len(self._order.examples)}
+        optimizer = torch.optim.Adam(self._network.parameters(), lr=manifest.training.learning_rate)
+        state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
+        super().__init__(model, order, tuple(manifest.shapes), state, path)
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Backpropagate the Lagrangian of the step's rows, then update the multiplier; return losses to display."""
-        losses, training = self._losses(self._order.rows(step)), self._manifest.training
+        losses, training = self.losses(self.order.rows(step)), self._manifest.training
         beyond = losses.locality - training.margin
         (losses.edit + self._network.multiplier * beyond).backward()
         with torch.no_grad():
@@ -99,22 +93,13 @@ class _Run(TrainingRun[Validation]):
 
     def validation(self, step: int) -> Validation:
         """The mean losses on the held-out edits; the total is L_e plus ten times the excess over the bound."""
-        sums, count = torch.zeros(2, dtype=torch.float64), 0
-        for rows in self._order.validation():
-            losses, size = self._losses(rows), len(rows.edits)
-            sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
-            count += size
-        edit, locality = (sums / count).tolist()
+        edit, locality = self.held_out()
         total = edit + _EXCESS * max(0.0, locality - self._manifest.training.margin)
         return Validation(step=step, edit=edit, locality=locality, total=total)
 
-    def _losses(self, rows: Rows) -> Losses:
-        network = self._network.conditioned(self._model, rows.edits)
-        losses = losses_after(self._model, network, rows, edit_weight=1.0, locality_weight=1.0)
-        if not torch.isfinite(losses.total):
-            step = self.state.progress.step
-            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate or edit_lr")
-        return losses
+    def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        network = self._network.conditioned(self.model, rows.edits)
+        return losses_after(self.model, network, rows, edit_weight=1.0, locality_weight=1.0, lower=lower)
 
 
 _EXCESS = 10.0

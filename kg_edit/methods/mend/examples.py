@@ -132,7 +132,7 @@ class BatchOrder:
     """
 
     def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
-        self._settings, self._texts = settings, texts
+        self.settings, self._texts = settings, texts
         order = shuffled(examples, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
         self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
@@ -162,18 +162,25 @@ class BatchOrder:
 
     def rows(self, step: int) -> Rows:
         """The rows of a step (from 0). Each pass over the examples has another order."""
-        random = Random(f"step {step} {self._settings.seed}")  # noqa: S311 - no secret
+        random = Random(f"step {step} {self.settings.seed}")  # noqa: S311 - no secret
         return self._drawn(self._passes.batch(step), random)
 
     def validation(self) -> Iterator[Rows]:
         """Yield the held-out rows in batches; they are the same in each call."""
-        random = Random(f"validation {self._settings.seed}")  # noqa: S311 - no secret
-        for start in range(0, len(self._held_out), self._settings.batch):
-            yield self._drawn(self._held_out[start : start + self._settings.batch], random)
+        random = Random(f"validation {self.settings.seed}")  # noqa: S311 - no secret
+        for start in range(0, len(self._held_out), self.settings.batch):
+            yield self._drawn(self._held_out[start : start + self.settings.batch], random)
 
     def _drawn(self, examples: Sequence[Example], random: Random) -> Rows:
-        return Rows.of(examples, self._texts, random, questions=self._settings.questions)
+        return Rows.of(examples, self._texts, random, questions=self.settings.questions)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Yield all prompts of which the rows of a step or of the validation are drawn."""
+        for example in (*self.examples, *self._held_out):
+            yield from (example.edit, example.statement, *example.equivalents, *example.unrelated)
+            yield from example.questions if self.settings.questions else ()
+        yield from self._texts
 
     def for_normalising(self) -> list[Prompt]:
         """The prompts of the edits from which the mean and the deviation of the factors are computed."""
-        return [example.statement for example in self.examples[: self._settings.normalise_on]]
+        return [example.statement for example in self.examples[: self.settings.normalise_on]]

@@ -12,7 +12,7 @@ dict; by default they are all matrices of the MLPs of the last blocks (`mlp_weig
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.lower_states import LowerStates
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import RecordedBlocks
 from kg_edit.value.plain_forward import read_index
@@ -98,19 +99,26 @@ class EditedPasses:
 
     ``inputs`` has the input of each module [rows, length, in], by weight name. ``leaves`` has zeros that were added to
     its output: the gradient of the loss there is MEND's delta. The model is frozen, so below the first of these modules
-    nothing is kept for the backward pass.
+    nothing is kept for the backward pass. With ``lower`` the blocks below do not run at all.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Prompt], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Prompt],
+        names: Sequence[str],
+        *,
+        lower: LowerStates | None = None,
+    ) -> None:
         self._model, self._modules = model, edited_modules(model, names)
-        rows = [prompt.ids[:-1] for prompt in prompts]  # the last token predicts nothing
+        rows = [read_tokens(prompt) for prompt in prompts]
         self._batch = left_pad(rows, device=model.device)
         length = self._batch.ids.shape[1]
         self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
         self._padding = ~self._batch.mask.bool()[..., None]
         self.inputs, self.leaves = dict[str, Tensor](), dict[str, Tensor]()
         layers = range(first_block(model, names), len(model.blocks))
-        with self._with_leaves():
+        with self._with_leaves(), lower.replayed(rows, length) if lower else nullcontext():
             self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
     @contextmanager
@@ -186,6 +194,11 @@ class EditedPasses:
     def _by_row(self, state: Tensor) -> Tensor:
         """``state`` as [rows, length, size]; some model families flatten the input of their MLP."""
         return state.reshape(*self._batch.ids.shape, -1)
+
+
+def read_tokens(prompt: Prompt) -> tuple[int, ...]:
+    """The tokens of a row that a model reads: the last one predicts nothing."""
+    return tuple(prompt.ids[:-1])
 
 
 def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -95,8 +95,9 @@ class MendNetwork(nn.Module):
         """The factors (left [..., out], right [..., in]) of each weight's change; tokens without a gradient give 0."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (inputs, deltas) in factors.items():
-            better, direction = self(name, inputs, deltas)
-            found[name] = (-self.rate(name) * direction * felt(deltas)[..., None].to(direction.device), better)
+            alive = felt(deltas)
+            better, direction = self(name, inputs[alive], deltas[alive])
+            found[name] = (_at(alive, -self.rate(name) * direction), _at(alive, better))
         return found
 
     @torch.no_grad()
@@ -121,6 +122,12 @@ class MendNetwork(nn.Module):
         place = self._places[name]
         mean, deviation = getattr(self, f"mean_{place}"), getattr(self, f"deviation_{place}")
         return mean, deviation
+
+
+def _at(tokens: Tensor, rows: Tensor) -> Tensor:
+    """``rows`` [n, size] at the n tokens where ``tokens`` [...] is true, and 0 elsewhere: [..., size]."""
+    tokens = tokens.to(rows.device)
+    return rows.new_zeros(*tokens.shape, rows.shape[-1]).index_put(tokens.nonzero(as_tuple=True), rows)
 
 
 def _key(shape: Shape) -> str:

@@ -167,12 +167,16 @@ class TrainingRun(ABC, Generic[Measured]):
     def begin(self) -> None:
         """Prepare a new run, before its first validation; not called when a run continues."""
 
+    def prepare(self, *, progress: bool) -> None:
+        """Compute what no step changes; called before a new run begins, and before an interrupted run continues."""
+
     def rate(self, step: int) -> float:
         """The factor of all learning rates in a step; steps count from 0."""
         return 1.0
 
     def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
         """Train from the checkpoint, or from the start, to the last step."""
+        self.prepare(progress=progress)
         self._start()
         state, saved = self.state, time.monotonic()
         with tqdm(

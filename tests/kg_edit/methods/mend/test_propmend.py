@@ -11,10 +11,11 @@ import torch
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples, whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
+from kg_edit.methods.mend.losses import losses_after
 from kg_edit.methods.mend.method import Mend, MendConfig
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import MendTraining, load_editor
-from kg_edit.methods.mend.training import losses_after, train
+from kg_edit.methods.mend.training import train
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import edits, quick, with_questions

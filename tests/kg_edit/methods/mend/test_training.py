@@ -15,9 +15,10 @@ from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.methods.mend import training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
+from kg_edit.methods.mend.losses import losses_after
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Manifest, MendTraining, load_editor, read_manifest
-from kg_edit.methods.mend.training import losses_after, train
+from kg_edit.methods.mend.training import train
 from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.optimise import untouched

@@ -1,0 +1,164 @@
+"""The hidden states below a block, computed once for many rows of tokens.
+
+A training that only changes blocks from ``first`` on runs the same rows again and again through the same lower blocks.
+`LowerStates` holds the input [tokens, d] of block ``first`` for each row; while it is `replayed`, the lower blocks let
+their input pass, and block ``first`` gets the stored states.
+
+A row's states do not depend on the batch in which the row is used: rows of equal length are computed together, in a
+fixed order, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.replay import block_output
+from kg_edit.storage.atomic import write_safetensors
+
+__all__ = ["LowerStates", "lower_states"]
+
+Row = tuple[int, ...]
+_BATCH = 32  # rows of equal length in one pass
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LowerStates:
+    """The input of block ``first`` for each row: ``places`` has a row's first place in ``states`` [all tokens, d].
+
+    ``outputs``: the length of the tuple that a block returns, or 0 if it returns the hidden state alone.
+    """
+
+    model: LanguageModel
+    first: int
+    places: dict[Row, int]
+    states: Tensor
+    outputs: int
+
+    @contextmanager
+    def replayed(self, rows: Sequence[Row], length: int) -> Iterator[None]:
+        """A forward pass of ``rows``, left-padded to ``length``, starts at block ``first``, with the stored states.
+
+        Rows that are not stored are run as usual.
+        """
+        if not all(row in self.places for row in rows):
+            yield
+            return
+        state = self._padded(rows, length)
+        with ExitStack() as stack:
+            for layer in range(self.first):
+                stack.enter_context(_passing(self.model.block(layer), self.outputs))
+            stack.enter_context(_entered_by(self.model.block(self.first), state))
+            yield
+
+    def _padded(self, rows: Sequence[Row], length: int) -> Tensor:
+        """The states of ``rows``, [rows, length, d]; 0 at padding."""
+        found = self.states.new_zeros(len(rows), length, self.states.shape[-1])
+        for number, row in enumerate(rows):
+            place = self.places[row]
+            found[number, length - len(row) :] = self.states[place : place + len(row)]
+        return found
+
+
+def lower_states(
+    model: LanguageModel, rows: Iterable[Row], first: int, file: Path, *, progress: bool = False
+) -> LowerStates:
+    """The input of block ``first`` (0-based, above 0) for each different row; read from ``file``, or computed and
+    written.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    ordered = sorted(set(rows), key=lambda row: (len(row), row))
+    places, total = dict[Row, int](), 0
+    for row in ordered:
+        places[row] = total
+        total += len(row)
+    states = _read(file, (total, model.width))
+    if states is None:
+        write_safetensors(file, {"states": _computed(model, ordered, first, total, progress=progress)}, {})
+        states = _read(file, (total, model.width))
+    assert states is not None  # noqa: S101 - just written
+    return LowerStates(model=model, first=first, places=places, states=states, outputs=_outputs(model, ordered[0]))
+
+
+@torch.no_grad()
+def _computed(model: LanguageModel, rows: Sequence[Row], first: int, total: int, *, progress: bool) -> Tensor:
+    """The states [total, d] of ``rows``, which are sorted by length."""
+    found, place = torch.empty(total, model.width, dtype=model.model.dtype), 0
+    with tqdm(total=len(rows), desc="states of the lower blocks", disable=None if progress else True) as bar:
+        for _, same in groupby(rows, len):
+            group = list(same)
+            for start in range(0, len(group), _BATCH):
+                batch = left_pad(group[start : start + _BATCH], device=model.device)
+                output = block_output(model, batch, first - 1).flatten(0, 1)
+                found[place : place + len(output)] = output.cpu()
+                place += len(output)
+                bar.update(len(batch.ids))
+    return found
+
+
+def _read(file: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The states of a file; None if there is no file, or it is damaged or of other rows."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            states: Tensor = opened.get_tensor("states")
+    except (OSError, SafetensorError):
+        return None
+    return states if states.shape == shape else None
+
+
+def _outputs(model: LanguageModel, row: Row) -> int:
+    """The length of the tuple that a block returns, or 0 if it returns the hidden state alone."""
+    seen: list[Any] = []
+    batch = left_pad([row], device=model.device)
+    handle = model.block(0).register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        block_output(model, batch, 0)
+    finally:
+        handle.remove()
+    return len(seen[0]) if isinstance(seen[0], tuple) else 0
+
+
+@contextmanager
+def _passing(block: nn.Module, outputs: int) -> Iterator[None]:
+    """Let ``block`` return its input."""
+
+    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        return (hidden_states, *[None] * (outputs - 1)) if outputs else hidden_states
+
+    own = block.__dict__.get("forward")  # accelerate's, if there is one
+    block.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del block.__dict__["forward"]
+        if own is not None:
+            block.__dict__["forward"] = own
+
+
+@contextmanager
+def _entered_by(block: nn.Module, state: Tensor) -> Iterator[None]:
+    """Replace the hidden state that ``block`` gets by ``state`` [rows, tokens, d]."""
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        own = args[0] if args else kwargs["hidden_states"]
+        mine = state.to(own.device)
+        return ((mine, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": mine})
+
+    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

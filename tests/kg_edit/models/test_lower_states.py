@@ -1,0 +1,72 @@
+"""Rows that start at an upper block with stored states give what the whole model gives, and the lower blocks rest."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.methods.mend.gradients import EditedPasses, edit_factors, mlp_weights, nll, read_tokens
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.lower_states import LowerStates, lower_states
+from kg_edit.models.prompts import Prompt
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.methods.mend.examples import hooks_of
+from tests.kg_edit.methods.mend.test_passes import prompts
+from tests.kg_edit.tiny import families, tiny
+
+
+def stored(model: LanguageModel, rows: list[Prompt], file: Path) -> LowerStates:
+    return lower_states(model, map(read_tokens, rows), 2, file)
+
+
+def lower_runs(model: LanguageModel, rows: list[Prompt], lower: LowerStates) -> int:
+    """How often the MLP of one of the lower two blocks runs."""
+    runs: list[int] = []
+    with untouched(model), ExitStack() as stack:
+        for layer in range(2):
+            stack.enter_context(watched(model.down_projection(layer), lambda *_: runs.append(1)))
+        EditedPasses(model, rows, mlp_weights(model, 2), lower=lower)
+    return len(runs)
+
+
+@pytest.mark.parametrize("family", families())
+def test_logits_and_gradients_are_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    names, rows = mlp_weights(model, 2), prompts(model)
+    with untouched(model):
+        whole = EditedPasses(model, rows, names)
+        upper = EditedPasses(model, rows, names, lower=stored(model, rows, tmp_path / "states"))
+        torch.testing.assert_close(upper.logits([2, 0, 1]), whole.logits([2, 0, 1]), rtol=1e-3, atol=1e-4)
+        ours, theirs = (edit_factors(passes, nll(passes, range(3)), rows=3) for passes in (upper, whole))
+    for name in names:
+        for one, other in zip(ours[name], theirs[name], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+    assert lower_runs(model, rows, stored(model, rows, tmp_path / "states")) == 0
+    assert hooks_of(model) == 0 and not any("forward" in block.__dict__ for block in model.blocks)
+
+
+def test_other_rows_run_through_the_whole_model(tmp_path: Path) -> None:
+    model = tiny("llama")
+    rows = prompts(model)
+    lower = stored(model, rows[:2], tmp_path / "states")
+    assert lower_runs(model, rows, lower) == 2
+    with untouched(model):
+        found = EditedPasses(model, rows, mlp_weights(model, 2), lower=lower).logits(range(3))
+        expected = EditedPasses(model, rows, mlp_weights(model, 2)).logits(range(3))
+    assert torch.equal(found, expected)
+
+
+def test_a_file_of_other_rows_is_written_again(tmp_path: Path) -> None:
+    model, file = tiny("llama"), tmp_path / "states"
+    rows = prompts(model)
+    stored(model, rows[:1], file)
+    first = file.read_bytes()
+    lower = stored(model, rows, file)
+    assert len(file.read_bytes()) > len(first) and lower_runs(model, rows, lower) == 0
+    file.unlink()
+    file.write_bytes(first[:50])  # damaged
+    assert torch.equal(stored(model, rows, file).states, lower.states)
