@@ -115,6 +115,7 @@ def _together(
     before: Sequence[Section | None],
     patches: Sequence[WeightPatch | None],
 ) -> tuple[Section, ...]:
+    model.foresee(text for case in cases for text in (*(pair.prompt for pair in case.pairs), *case.continued))
     scores = score_each(model, [case.pairs for case in cases], patches=patches)
     texts = _texts(model, cases, patches)
     sections = []

@@ -6,11 +6,11 @@ head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,14 @@ from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
 from kg_edit.models.prompts import Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A ``prompt_transform`` that can prepare many texts together."""
+
+    def foresee(self, texts: Iterable[str]) -> None:
+        """Prepare the prompts for ``texts``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -133,6 +141,12 @@ class LanguageModel:
         if fitting:
             self.check_length(found)
         return found
+
+    def foresee(self, texts: Iterable[str]) -> None:
+        """Tell a patch of the prompt which texts will be encoded, if it can prepare many together."""
+        transform: object = self.prompt_transform
+        if isinstance(transform, Foreseeing):
+            transform.foresee(texts)
 
     def encode_fact(
         self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False

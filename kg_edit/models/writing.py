@@ -17,6 +17,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
 from kg_edit.models.prompts import encode
 
+_ROWS = 16  # texts that are continued together
+
 
 class _Read(NamedTuple):
     """Tokens that were read, with their keys and values."""
@@ -45,21 +47,72 @@ class GreedyWriter:
         Returns "" if the model has no position left.
         """
         ids = self._ids(text)
-        room = self._tokens if self._model.positions is None else min(self._tokens, self._model.positions - len(ids))
+        room = self._room(ids)
         if room <= 0:
             return ""
-        prefix = self._read(ids[:-1], room + 1)
+        return self._written(self._read(ids[:-1], room + 1), [ids[-1]], room, stops)[0]
+
+    @torch.no_grad()
+    def write_each(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
+        """`write` for each of ``texts``; texts of similar length are continued together.
+
+        A text is continued alone if the model has too few positions for all tokens, or if padding could change what its
+        tokens attend to.
+        """
+        ids = [self._ids(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
+        found: dict[int, str] = {}
+        for start in range(0, len(order), _ROWS):
+            places = order[start : start + _ROWS]
+            rows = [ids[place] for place in places]
+            if len(rows) > 1 and self._fit(rows[-1]):
+                written = self._written(self._read_rows(rows), [row[-1] for row in rows], self._tokens, stops)
+            else:
+                written = [self.write(texts[place], stops=stops) for place in places]
+            found |= zip(places, written, strict=True)
+        return [found[place] for place in range(len(texts))]
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """The number of tokens that may follow ``ids``."""
+        positions = self._model.positions
+        return self._tokens if positions is None else min(self._tokens, positions - len(ids))
+
+    def _fit(self, longest: Sequence[int]) -> bool:
+        """Whether rows up to the ``longest`` one may be padded and continued together."""
+        most = len(longest) + self._tokens
+        return self._room(longest) == self._tokens and mask_decides(self._model, most)
+
+    def _written(self, prefix: Prefix, last: list[int], room: int, stops: Sequence[str]) -> list[str]:
+        """The texts after the rows of ``prefix`` and their ``last`` tokens; a finished row leaves the batch."""
         cache = prefix.growing(len(self._model.blocks), room=room + 1)
-        written, last = list[int](), ids[-1]
-        while len(written) < room:
-            last = self._next(cache, last, prefix.mask.shape[-1] + len(written), begins=not written)
-            if last == self._model.tokenizer.eos_token_id:
-                break
-            written.append(last)
-            whole = str(self._model.tokenizer.decode(written, skip_special_tokens=True))
-            if found := [place for stop in stops if (place := whole.find(stop)) >= 0]:
-                return whole[: min(found)]
-        return str(self._model.tokenizer.decode(written, skip_special_tokens=True))
+        rows = [list[int]() for _ in last]
+        texts, live, mask = list[str | None]([None] * len(last)), list(range(len(last))), prefix.mask
+        for _ in range(room):
+            last = self._next(cache, last, mask, begins=mask is prefix.mask)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+            going = list[int]()
+            for at, (row, token) in enumerate(zip(live, last, strict=True)):
+                texts[row] = self._ended(rows[row], token, stops)
+                going += [at] if texts[row] is None else []
+            if len(going) < len(live):
+                index = torch.tensor(going, dtype=torch.long, device=mask.device)
+                live, last, mask = [live[at] for at in going], [last[at] for at in going], mask[index]
+                if not live:
+                    break
+                cache.batch_select_indices(index)
+        return [self._text(row) if text is None else text for row, text in zip(rows, texts, strict=True)]
+
+    def _ended(self, written: list[int], token: int, stops: Sequence[str]) -> str | None:
+        """The whole text of a row, if ``token`` ends it; else None, with the token added to ``written``."""
+        if token == self._model.tokenizer.eos_token_id:
+            return self._text(written)
+        written.append(token)
+        whole = self._text(written)
+        found = [place for stop in stops if (place := whole.find(stop)) >= 0]
+        return whole[: min(found)] if found else None
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._model.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return encode(self._model.tokenizer, text).ids
@@ -82,22 +135,32 @@ class GreedyWriter:
         with telling_prompt_ends(self._model, None):
             return run_prefix(self._model, [ids], after=after)
 
-    def _next(self, cache: SummedCache, last: int, before: int, *, begins: bool) -> int:
-        """The most probable token after ``last``, which stands after ``before`` tokens.
+    def _read_rows(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
+        """The keys and values of ``rows`` without their last tokens, after those of ``before`` if all begin with it."""
+        start = self._start
+        if not start.ids or any(row[: len(start.ids)] != start.ids or len(row) == len(start.ids) for row in rows):
+            start = _Read((), empty_prefix(self._model, 1))
+        after = start.prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=self._model.device))
+        with telling_prompt_ends(self._model, None):
+            return run_prefix(self._model, [row[len(start.ids) : -1] for row in rows], after=after)
 
-        ``begins``: ``last`` is the last token of a prompt.
+    def _next(self, cache: SummedCache, last: Sequence[int], mask: Tensor, *, begins: bool) -> list[int]:
+        """The most probable token of each row after its ``last`` one, which stands after the tokens of ``mask``.
+
+        ``begins``: the last tokens are those of the prompts.
         """
         device, final = self._model.device, list[Tensor]()  # states before the final norm, which `logits` applies
-        ends = torch.ones(1, 1, dtype=torch.bool) if begins else None
+        ends = torch.ones(len(last), 1, dtype=torch.bool) if begins else None
         with (
             telling_prompt_ends(self._model, ends),
             watched(self._model.blocks[-1], lambda _, output: final.append(output)),
         ):
             base_model(self._model)(
-                input_ids=torch.tensor([[last]], device=device),
-                attention_mask=torch.ones(1, before + 1, dtype=torch.long, device=device),
-                position_ids=torch.tensor([[before]], device=device),
+                input_ids=torch.tensor([[token] for token in last], device=device),
+                attention_mask=torch.cat([mask, mask.new_ones(len(mask), 1)], -1),
+                position_ids=mask.sum(-1, keepdim=True),
                 past_key_values=cache,
                 use_cache=True,
             )
-        return int(self._model.logits(final[0][0, -1]).argmax())
+        found: list[int] = self._model.logits(final[0][:, -1]).argmax(-1).tolist()
+        return found

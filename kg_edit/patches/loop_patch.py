@@ -7,7 +7,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -19,7 +19,16 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.writing import GreedyWriter
 from kg_edit.patches.container import LOOP
 from kg_edit.patches.prompt_patch import FactBook, PromptPatch, TellingRule
-from kg_edit.text.subquestions import DEMONSTRATIONS, Dialogue, Writer, bare_question, decompose, demonstrations
+from kg_edit.text.subquestions import (
+    DEMONSTRATIONS,
+    STOPS,
+    Dialogue,
+    Writer,
+    bare_question,
+    decompose,
+    decompose_each,
+    demonstrations,
+)
 
 
 class LoopRule(TellingRule):
@@ -63,20 +72,7 @@ class LoopPatch(PromptPatch):
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """A function that turns a text into the dialogue that ``model`` writes about it."""
-        if self.is_empty:
-            return lambda text: text
-        before, known = demonstrations(self.rule.shots), dict[str, Dialogue]()
-        writers = list[GreedyWriter]()  # built at the first question, because building it runs the examples
-
-        def transform(text: str) -> str:
-            question = bare_question(text)
-            if question not in known:
-                if not writers:
-                    writers.append(GreedyWriter(model, tokens=self.rule.tokens, before=before))
-                known[question] = self.dialogue(text, writer=writers[0])
-            return before + known[question].text
-
-        return transform
+        return (lambda text: text) if self.is_empty else _Dialogues(self, model)
 
     def dialogue(self, text: str, *, writer: Writer) -> Dialogue:
         """The dialogue that ``writer`` writes about the question in ``text``.
@@ -85,11 +81,10 @@ class LoopPatch(PromptPatch):
             ConfigError: the books' encoder is not installed.
         """
         before = demonstrations(self.rule.shots)
-        return decompose(
-            bare_question(text), writer=writer, nearest=self._nearest, before=before, steps=self.rule.steps
-        )
+        return decompose(bare_question(text), writer=writer, nearest=self.nearest, before=before, steps=self.rule.steps)
 
-    def _nearest(self, subquestion: str) -> str | None:
+    def nearest(self, subquestion: str) -> str | None:
+        """The fact for a subquestion, without a full stop; None if no fact is similar enough."""
         found = self._memory.relevant(subquestion)
         return found[0].told if found else None
 
@@ -97,3 +92,30 @@ class LoopPatch(PromptPatch):
     def _memory(self) -> FactBook:
         facts = tuple(fact for book in self.books for fact in book.facts)
         return FactBook(rule=self.rule, facts=facts, alike=self.books[-1].alike)
+
+
+class _Dialogues:
+    """A model's dialogues about the questions that it is asked, each written once; those of `foresee` together."""
+
+    def __init__(self, patch: LoopPatch, model: LanguageModel) -> None:
+        self._patch, self._model = patch, model
+        self._before, self._known = demonstrations(patch.rule.shots), dict[str, Dialogue]()
+
+    def __call__(self, text: str) -> str:
+        self.foresee([text])
+        return self._before + self._known[bare_question(text)].text
+
+    def foresee(self, texts: Iterable[str]) -> None:
+        """Write the dialogues about ``texts`` that are not known yet."""
+        asked = [one for one in dict.fromkeys(map(bare_question, texts)) if one not in self._known]
+        if asked:
+            rule, nearest = self._patch.rule, self._patch.nearest
+            found = decompose_each(asked, write=self._write, nearest=nearest, before=self._before, steps=rule.steps)
+            self._known |= zip(asked, found, strict=True)
+
+    def _write(self, texts: Sequence[str]) -> list[str]:
+        return self._writer.write_each(texts, stops=STOPS)
+
+    @cached_property
+    def _writer(self) -> GreedyWriter:
+        return GreedyWriter(self._model, tokens=self._patch.rule.tokens, before=self._before)  # reads the examples

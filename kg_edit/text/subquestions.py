@@ -10,14 +10,15 @@ A language model writes after demonstrations, and is stopped where it would writ
     …
     Final answer: …
 
-`decompose` is the loop; it takes any object that writes (`Writer`) and any function that finds a fact. `demonstrations`
+`decompose` is the loop; it takes any object that writes (`Writer`) and any function that finds a fact. `decompose_each`
+writes the dialogues of many questions together. `demonstrations`
 are the examples; they are invented, so no benchmark contains their facts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 QUESTION, SUBQUESTION, BELIEVED = "Question:", "Subquestion:", "Generated answer:"
@@ -63,29 +64,65 @@ class Dialogue:
 def decompose(
     question: str, *, writer: Writer, nearest: Callable[[str], str | None], before: str = "", steps: int = 4
 ) -> Dialogue:
-    """Let ``writer`` ask and answer subquestions of ``question`` after the text ``before``, at most ``steps`` of them.
+    """`decompose_each` for one question, with any object that writes."""
 
+    def write(texts: Sequence[str]) -> list[str]:
+        return [writer.write(text, stops=STOPS) for text in texts]
+
+    return decompose_each([question], write=write, nearest=nearest, before=before, steps=steps)[0]
+
+
+def decompose_each(
+    questions: Sequence[str],
+    *,
+    write: Callable[[Sequence[str]], Sequence[str]],
+    nearest: Callable[[str], str | None],
+    before: str = "",
+    steps: int = 4,
+) -> list[Dialogue]:
+    """Let a model ask and answer subquestions of each question after the text ``before``, at most ``steps`` of them.
+
+    ``write`` continues texts up to the first of `STOPS`; in each step it gets all dialogues that are still open.
     ``nearest`` returns the fact for a subquestion, without a full stop, or None. The loop follows the published
     program, which uses the text unchanged. One difference: if the text has no subquestion, the program gives up; here
     the loop ends with a final answer still to be written.
     """
-    text, taken = f"{QUESTION} {question}", list[Step]()
+    talks = [_Talk(f"{QUESTION} {question}") for question in questions]
     for _ in range(steps):
-        written = writer.write(before + text, stops=STOPS).rstrip()
-        lines, final, answer = written.partition(FINAL)
-        text += _own_line(lines)
+        going = [talk for talk in talks if talk.ended == "limit"]
+        if not going:
+            break
+        for talk, written in zip(going, write([before + talk.text for talk in going]), strict=True):
+            talk.read(written, nearest)
+    return [talk.dialogue() for talk in talks]
+
+
+@dataclass
+class _Talk:
+    """A dialogue that is being written; ``ended`` is "limit" as long as it goes on."""
+
+    text: str
+    taken: list[Step] = field(default_factory=list)
+    answer: str | None = None
+    ended: Ended = "limit"
+
+    def read(self, written: str, nearest: Callable[[str], str | None]) -> None:
+        """Add the model's text, and the fact for its last subquestion."""
+        lines, final, answer = written.rstrip().partition(FINAL)
+        self.text += _own_line(lines)
         if final:
-            return _dialogue(text, taken, answer=answer.strip().partition("\n")[0], ended="answer")
+            self.answer, self.ended = answer.strip().partition("\n")[0] or None, "answer"
+            return
         subquestion = _last_subquestion(lines)
         if subquestion is None:
-            return _dialogue(text, taken, answer=None, ended="form")
-        taken.append(Step(subquestion, nearest(subquestion) or _UNKNOWN))
-        text += f"\n{RETRIEVED} {taken[-1].fact}."
-    return _dialogue(text, taken, answer=None, ended="limit")
+            self.ended = "form"
+            return
+        self.taken.append(Step(subquestion, nearest(subquestion) or _UNKNOWN))
+        self.text += f"\n{RETRIEVED} {self.taken[-1].fact}."
 
-
-def _dialogue(text: str, steps: Sequence[Step], *, answer: str | None, ended: Ended) -> Dialogue:
-    return Dialogue(text=f"{text}\n{FINAL}", steps=tuple(steps), answer=answer or None, ended=ended)
+    def dialogue(self) -> Dialogue:
+        """The dialogue, up to "Final answer:"."""
+        return Dialogue(text=f"{self.text}\n{FINAL}", steps=tuple(self.taken), answer=self.answer, ended=self.ended)
 
 
 def _own_line(written: str) -> str:

@@ -36,6 +36,26 @@ def test_as_plain_decoding_whatever_was_read_before(family: str) -> None:
         assert writer.write(text, stops=NEVER) == plain(model, text, 4)
 
 
+@pytest.mark.parametrize("family", families(everyday=("llama", "gpt2", "falcon-alibi", "mistral")))
+def test_texts_together_as_each_alone(family: str) -> None:
+    """Rows of unequal length, which end at different places; also where padding is not allowed."""
+    model = tiny(family)
+    texts = (START, LONGER, "Miami Heat", f"{LONGER}?", "LeBron James", START)
+    for before in ("", "LeBron James "):
+        writer = GreedyWriter(model, tokens=6, before=before)
+        stop = plain(model, LONGER, 6)[2:4]
+        alone = [GreedyWriter(model, tokens=6).write(text, stops=(*NEVER, stop)) for text in texts]
+        assert writer.write_each(texts, stops=(*NEVER, stop)) == alone
+    assert writer.write_each([], stops=NEVER) == []
+
+
+def test_more_texts_than_a_batch_holds() -> None:
+    model = tiny("llama")
+    texts = [f"LeBron James plays for {'the ' * count}" for count in range(20)]
+    writer = GreedyWriter(model, tokens=4)
+    assert writer.write_each(texts, stops=NEVER) == [plain(model, text, 4) for text in texts]
+
+
 def test_it_stops_at_the_first_of_the_words_and_leaves_them_out() -> None:
     model = tiny("llama")
     whole = plain(model, START, 12)

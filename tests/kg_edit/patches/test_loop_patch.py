@@ -69,6 +69,25 @@ def test_the_model_reads_the_dialogue_and_is_asked_once() -> None:
         assert edited.encode(ASKED).text == ASKED, "an empty memory asks nothing"
 
 
+def test_texts_that_are_foreseen_are_asked_together() -> None:
+    """The prompts are those of texts that are asked one after the other, in fewer passes."""
+    model, texts = tiny("llama"), [ASKED, "Spike Hughes comes from", "LeBron James plays for", ASKED]
+    calls = list[int]()
+    handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with patch(LAKERS, LONDON).applied(model) as edited:
+            alone = [edited.encode(text).text for text in texts]
+        passes = len(calls)
+        with patch(LAKERS, LONDON).applied(model) as edited:
+            edited.foresee(texts)
+            together = len(calls) - passes
+            assert [edited.encode(text).text for text in texts] == alone and len(calls) == passes + together
+    finally:
+        handle.remove()
+    assert 0 < together < passes
+    model.foresee(texts)  # without a patch there is nothing to prepare
+
+
 def test_saved_added_and_taken_back(tmp_path: Path) -> None:
     model, one, other = tiny("llama"), patch(LAKERS), patch(LONDON)
     both = one + other

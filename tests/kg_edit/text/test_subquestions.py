@@ -13,6 +13,7 @@ from kg_edit.text.subquestions import (
     SUBQUESTION,
     bare_question,
     decompose,
+    decompose_each,
     demonstrations,
 )
 
@@ -111,3 +112,18 @@ def test_the_demonstrations_are_what_the_loop_would_write() -> None:
         found = decompose(asked, writer=Script(*texts), nearest=lambda _, left=left: next(left))
         assert found.ended == "answer" and f"{found.text} {found.answer}" == example
     assert STOPS[0] == "Retrieved fact:"
+
+
+def test_many_questions_are_asked_in_the_same_steps() -> None:
+    """Each dialogue is the one that its question has alone; a dialogue that ended is not written on."""
+    scripts = {"A?": [*GOOD], "B?": ["\nno subquestion\n"], "C?": [GOOD[0], f"\n{FINAL} Rome"]}
+    sizes = list[int]()
+
+    def write(texts: Sequence[str]) -> list[str]:
+        sizes.append(len(texts))
+        return [scripts[text.splitlines()[0].removeprefix("Question: ")].pop(0) for text in texts]
+
+    expected = [decompose(one, writer=Script(*script), nearest=MEMORY.get) for one, script in scripts.items()]
+    assert decompose_each([*scripts], write=write, nearest=MEMORY.get) == expected
+    assert sizes == [3, 2, 1]
+    assert [found.ended for found in expected] == ["answer", "form", "answer"]
