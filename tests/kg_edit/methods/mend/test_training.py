@@ -12,7 +12,8 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
-from kg_edit.methods.mend import training
+from kg_edit.methods.mend import editor_run, training
+from kg_edit.methods.mend.editor_run import STATES
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.losses import losses_after
@@ -63,11 +64,27 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "part")
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
+    assert (tmp_path / "part" / STATES).is_file(), "the states of the lower blocks are not computed again"
     monkeypatch.setattr(training, "losses_after", whole)
     made(tmp_path / "part")
     for name in (NETWORK, "run.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (tmp_path / "part" / CHECKPOINT).exists()
+    assert not (tmp_path / "part" / CHECKPOINT).exists() and not (tmp_path / "part" / STATES).exists()
+
+
+def test_with_stored_states_it_learns_what_the_whole_model_teaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps draw each prompt twice, so the states are stored; one step does not, so they are not."""
+    stored = made(tmp_path / "stored")
+    monkeypatch.setattr(editor_run, "_STATES_GB", 0.0)
+    whole = made(tmp_path / "whole")
+    assert [found.total for found in stored.validations] == pytest.approx(
+        [found.total for found in whole.validations], rel=1e-3
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(editor_run, "lower_states", None)
+    assert made(tmp_path / "short", steps=1).steps <= 1
 
 
 def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
