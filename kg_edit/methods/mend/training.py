@@ -1,10 +1,7 @@
 """The training of MEND's editor network: Adam on the losses of models that were each edited once (MEND, Eq. 4).
 
-    L = c_edit L_e + c_loc L_loc
-
-L_e is -log p of the new target after the edit, in its own prompt and in paraphrases; with ``questions`` also of the
-answers to questions about what follows from the edit (PropMEND). L_loc is KL(unedited || edited) on unrelated prompts.
-`losses_after` computes both. A run that was killed continues from a checkpoint to the same result, bit for bit
+The losses are those of `kg_edit.methods.mend.losses`; `kg_edit.methods.mend.editor_run` has what this training shares
+with KE's. A run that was killed continues from a checkpoint to the same result, bit for bit
 (`kg_edit.methods.trained`). `kg_edit.methods.mend.method` makes edits with the network.
 """
 
