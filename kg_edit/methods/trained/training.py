@@ -44,6 +44,11 @@ class Validation(BaseModel):
     step: int
     total: float
 
+    def __str__(self) -> str:
+        """The step, and each loss that was measured, with three decimals."""
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in self if name != "step" and value is not None)
+        return f"step {self.step}: {losses}"
+
 
 Measured = TypeVar("Measured", bound=Validation)
 
@@ -228,10 +233,11 @@ class TrainingRun(ABC, Generic[Measured]):
     def _validate(self) -> None:
         """Validate the network, and keep it if it is the best one so far."""
         found = self.validation(self.state.progress.step)
-        log.info("validation: %s", found)
         self.state.progress = self.state.progress.plus(found)
-        if self.state.progress.best == found:
+        best = self.state.progress.best == found
+        if best:
             self.state.keep_best()
+        log.info("on held-out examples after %s%s", found, " (best so far)" if best else "")
 
 
 def keep_trained(

@@ -87,6 +87,15 @@ def test_with_stored_states_it_learns_what_the_whole_model_teaches(
     assert made(tmp_path / "short", steps=1).steps <= 1
 
 
+def test_validations_are_told_as_they_are_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no progress bar is shown, such as in a file, they are what can be followed."""
+    with caplog.at_level("INFO"):
+        manifest = made(tmp_path, steps=2)
+    first = manifest.validations[0]
+    said = f"step 0: total {first.total:.3f}, edit {first.edit:.3f}, locality {first.locality:.3f} (best so far)"
+    assert f"on held-out examples after {said}" in caplog.messages
+
+
 def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
