@@ -25,7 +25,7 @@ class MendTraining(MethodConfig):
 
     Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
     The preset ``propmend`` learns from questions about what follows from an edit (PropMEND, arXiv 2506.08920).
-    The preset ``smollm2-135m`` trains a small model until it stops improving: 10,000 steps at most, some four hours.
+    The preset ``smollm2-135m`` trains a small model until it stops improving: 10,000 steps at most, some two hours.
     """
 
     blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs are edited")
