@@ -17,7 +17,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
 from kg_edit.models.prompts import encode
 
-_ROWS = 16  # texts that are continued together
+_TOKENS = 8192  # in a batch of texts that are continued together; their keys and values are what takes memory
 
 
 class _Read(NamedTuple):
@@ -61,9 +61,10 @@ class GreedyWriter:
         """
         ids = [self._ids(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
+        size = max(1, _TOKENS // (max(map(len, ids), default=0) + self._tokens))
         found: dict[int, str] = {}
-        for start in range(0, len(order), _ROWS):
-            places = order[start : start + _ROWS]
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
             rows = [ids[place] for place in places]
             if len(rows) > 1 and self._fit(rows[-1]):
                 written = self._written(self._read_rows(rows), [row[-1] for row in rows], self._tokens, stops)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kg_edit.models import writing
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.writing import GreedyWriter
 from tests.kg_edit.tiny import families, tiny
@@ -49,8 +50,9 @@ def test_texts_together_as_each_alone(family: str) -> None:
     assert writer.write_each([], stops=NEVER) == []
 
 
-def test_more_texts_than_a_batch_holds() -> None:
+def test_more_texts_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
+    monkeypatch.setattr(writing, "_TOKENS", 100)
     texts = [f"LeBron James plays for {'the ' * count}" for count in range(20)]
     writer = GreedyWriter(model, tokens=4)
     assert writer.write_each(texts, stops=NEVER) == [plain(model, text, 4) for text in texts]
