@@ -1,4 +1,4 @@
-"""The study of docs/results.md: all methods on single edits, other benchmarks, MQuAKE's hops, sequences and batches.
+"""The study (tables of docs/results.md): all methods on single edits, other benchmarks, sequences and batches.
 
 python pipelines/study.py --part single --preset fast --methods rome,memit,glame  # records 25 to 124 of CounterFactPlus
 python pipelines/study.py --part single --methods ke --network ke=ke/      # with a network that `kg-edit ke train` made

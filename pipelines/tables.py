@@ -1,4 +1,4 @@
-"""Tables of docs/results.md and docs/measurements.md, from runs that go on where they stopped.
+"""Tables of docs/single_edits.md and docs/measurements.md, from runs that go on where they stopped.
 
 python pipelines/tables.py paper --network mend=mend/        # Tables 1 and 2 of the paper: every editor, the ablations
 python pipelines/tables.py glame-plus --limit 200            # glame-plus against ROME and against a wrong graph

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,12 +12,13 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.finish import cut, finish
 from kg_edit.evaluate.general_tasks import GeneralTasks
+from kg_edit.evaluate.groups import in_groups
 from kg_edit.evaluate.metrics.catalogue import find_extras
 from kg_edit.evaluate.records import RunFolder, found_in, items
 from kg_edit.evaluate.retention import RetentionTest
 from kg_edit.evaluate.schedule import WHOLE, CurvePlan, Schedule, Shard
 from kg_edit.evaluate.scorer import UneditedScores
-from kg_edit.evaluate.sequence import COMMITTED, TOGETHER, Job, SequenceRun, ahead_of, keep_unedited
+from kg_edit.evaluate.sequence import Job, SequenceRun
 from kg_edit.evaluate.settings import (
     DataSource,
     Method,
@@ -174,35 +174,9 @@ def _run(job: Job, runs: Sequence[SequenceRun], *, progress: bool) -> None:
         def begin(first: int, count: int) -> None:
             bar.set_postfix_str(f"records {total - rest + first + 1} to {total - rest + first + count}")
 
-        for some in _batches(job, left, begin):
-            for run in some:
-                run.run(bar.update)
-
-
-def _batches(job: Job, runs: Sequence[SequenceRun], begin: Callable[[int, int], object]) -> Iterator[list[SequenceRun]]:
-    """Yield the runs one after the other; runs of single records in groups, with what was computed for a group at once.
-
-    The unedited model is asked about `TOGETHER` records at once, and their scores are kept. The records are edited and
-    written in groups of `COMMITTED`, then of as many as this start has done, up to `TOGETHER`: 4, 4, 8, 16, 16, … So a
-    short run loses little when it is killed, and a long run loses no speed: a record in a group of sixteen takes 0.7 of
-    the time of one in a group of four. ``begin`` gets the place of a group's first record, and the group's size.
-    """
-    alone = all(len(run.items) == 1 for run in runs)
-    start = 0
-    while start < len(runs):
-        size = min(TOGETHER, max(COMMITTED, start)) if alone else 1
-        some = runs[start : start + size]
-        if alone:
-            begin(start, len(some))
-        if alone and start % TOGETHER == 0:
-            asked = [run.items[0] for run in runs[start : start + TOGETHER]]
-            keep_unedited(job.model, job.unedited, asked, job.done, ceilings=job.options.ceilings)
-        if alone and len(some) > 1:
-            items = [run.items[0] for run in some]
-            ahead = ahead_of(job.method, job.model, job.unedited, items, job.done, ceilings=job.options.ceilings)
-            some = [replace(run, job=replace(job, ahead=ahead)) for run in some]
-        yield list(some)
-        start += size
+        alone = all(len(run.items) == 1 for run in left)
+        for run in in_groups(job, left, begin) if alone else left:
+            run.run(bar.update)
 
 
 def check_schedule(schedule: str, every: int | None = None, *, sample: int | None = None) -> CurvePlan:

@@ -40,7 +40,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 
 TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
-COMMITTED = 4  # records to do together at the beginning of a run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,11 @@ class Patch(ABC):
         )
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of memory that the patch's tensors take; small tensors of some kinds are not counted."""
+        return 0
+
+    @property
     @abstractmethod
     def summary(self) -> str:
         """What the patch changes, in one line of text, such as the weights and their ranks."""
@@ -205,6 +210,11 @@ class PatchStack(Patch):
     def summary(self) -> str:
         """The summaries of all parts, on one line."""
         return "; ".join(part.summary for part in self.patches)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all parts."""
+        return sum(part.nbytes for part in self.patches)
 
     @property
     def is_empty(self) -> bool:

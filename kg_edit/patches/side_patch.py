@@ -100,6 +100,11 @@ class SidePatch(Patch):
         return ", ".join(f"{name}: {side.words}" for (_, name), side in self.sides.items())
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of the sides' tensors."""
+        return sum(tensor.nbytes for side in self.sides.values() for tensor in side.tensors().values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no side."""
         return not self.sides

@@ -114,6 +114,12 @@ class WeightPatch(Patch):
         return ", ".join(f"{name}: rank {pair.rank}" for name, pair in self.factors.items())
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of all factors and of the state."""
+        factors = sum(pair.left.nbytes + pair.right.nbytes for pair in self.factors.values())
+        return factors + sum(tensor.nbytes for tensor in self.state.values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether no weight is changed."""
         return not self.factors

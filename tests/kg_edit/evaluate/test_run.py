@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,8 +17,8 @@ from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
+from kg_edit.evaluate.groups import COMMITTED
 from kg_edit.evaluate.metrics.edit import PORTABILITY
-from kg_edit.evaluate.sequence import COMMITTED
 from kg_edit.evaluate.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -40,6 +40,20 @@ def lines(out: Path) -> list[dict[str, Any]]:
         record["sections"] |= line.get("sections", {})
         record |= {name: value for name, value in line.items() if name != "sections"}
     return list(found.values())
+
+
+@dataclass
+class Each(Nudge):
+    """Makes edits alone, many in one call, and notes how many; `stop_at` kills the run."""
+
+    stop_at: str = ""
+    sizes: list[int] = field(default_factory=list)
+
+    def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
+        self.sizes.append(len(edits))
+        if any(edit.id == self.stop_at for edit in edits):
+            raise KeyboardInterrupt
+        return [self.update([edit]) for edit in edits]
 
 
 def test_a_run_leaves_scores_evidence_and_a_summary(
@@ -157,20 +171,22 @@ def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
-    sizes: list[int] = []
-
-    class Each(Nudge):
-        def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
-            sizes.append(len(edits))
-            if any(edit.id == "case-5" for edit in edits):
-                raise KeyboardInterrupt
-            return [self.update([edit]) for edit in edits]
-
+    each = Each(model, stop_at="case-5")
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Each(model), model, edits[:6], out=tmp_path, pool=edits, progress=False)
+        evaluate(each, model, edits[:6], out=tmp_path, pool=edits, progress=False)
     scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
     assert scored == [f"case-{place}" for place in range(COMMITTED)]
-    assert sizes == [COMMITTED, 2]
+    assert each.sizes == [COMMITTED, 2]
+
+
+def test_the_patches_of_a_group_take_a_bounded_memory(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
+    each = Each(model)
+    monkeypatch.setattr("kg_edit.evaluate.groups.HELD", 2 * each.update(edits[:1]).nbytes)
+    evaluate(each, model, edits[:6], out=tmp_path, pool=edits, progress=False)
+    assert each.sizes == [1, 2, 2, 1]
 
 
 @pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])

@@ -14,6 +14,7 @@ from kg_edit.evaluate import sequence
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.scorer import score_cases
+from kg_edit.evaluate.sequence import Ahead
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -52,7 +53,7 @@ def chosen() -> RankOneMethod:
 
 def test_together_is_as_one_by_one(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = run(tmp_path / "many", chosen, tmp_path / "cache")
-    monkeypatch.setattr("kg_edit.evaluate.run.COMMITTED", 1)
+    monkeypatch.setattr("kg_edit.evaluate.groups.ahead_of", lambda *_, **__: Ahead())
     alone = run(tmp_path / "alone", chosen, tmp_path / "other")
     assert [without_nll(entry) for entry in many] == [approximately(entry) for entry in alone]
 
