@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ class BadLines:
     """Handles unreadable lines of a file: raises GraphFileError, or with `leave_out` counts them and warns once."""
 
     def __init__(self, path: Path, *, leave_out: bool) -> None:
-        self.count = 0
+        self._lines: list[int] = []  # their numbers, in order
         self._path = path
         self._leave_out = leave_out
 
@@ -140,9 +141,18 @@ class BadLines:
         if not self._leave_out:
             suggestion = "Correct the line, or leave out such lines with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
-        if not self.count:
+        if not self._lines:
             logger.warning("%s, line %d: %s. Such lines are left out", self._path, line, problem)
-        self.count += 1
+        self._lines.append(line)
+
+    @property
+    def count(self) -> int:
+        """The number of lines left out."""
+        return len(self._lines)
+
+    def until(self, line: int) -> int:
+        """The number of lines left out up to line number `line`, although later ones may have been read ahead."""
+        return bisect_right(self._lines, line)
 
     def cut_off(self, line: int, problem: str) -> None:
         """Report that a file ends too early, at line number `line`; raises GraphFileError unless `leave_out`."""

@@ -176,7 +176,7 @@ def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
 
 def _load_source(work: Work, database: Database, source: Input, options: LoadOptions) -> None:
     """Add the rest of one file, batch by batch, and record it as done."""
-    progress = work.progress
+    progress, before = work.progress, work.progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
     translate = source.translate(options.languages, keep_all=options.keep_all, bad=bad)
     with open_chunks(source.path) as reader:
@@ -185,10 +185,11 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
         with closing(read_ahead(read)) as coming:
             for batch in coming:
                 _add(database, batch, source.path)
+                progress.skipped = before + bad.until(batch.lines)
                 _record_batch(work, batch)
         progress.done.append(_source_file(source, reader, work))
     progress.offset = progress.lines = progress.kept = 0
-    progress.skipped += bad.count
+    progress.skipped = before + bad.count
     work.record()
 
 

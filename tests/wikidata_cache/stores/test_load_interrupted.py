@@ -12,6 +12,7 @@ from pyoxigraph import DefaultGraph, RdfFormat
 
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import GraphFileError, StoreError
+from wikidata_cache.stores import load as loading
 from wikidata_cache.stores.load import LoadOptions, load
 from wikidata_cache.stores.manifest import is_store, open_database, read_manifest
 
@@ -179,6 +180,24 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
         manifest = load([late], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True)).manifest
     assert "Continuing where an earlier load stopped" in caplog.text
     assert manifest.counts["statements"] == 200
+
+
+def test_lines_left_out_before_an_interruption_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
+    monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
+    lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
+    source = row(tmp_path / "g.tsv", "".join([*lines[:2], "no row\n", *lines[2:150], "nor this\n", *lines[150:]]))
+    options = LoadOptions(skip_bad_lines=True)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        add, left = loading._add, iter(range(3))
+        patch.setattr(loading, "_add", lambda *given: add(*given) if next(left) < 2 else stop())
+        with pytest.raises(KeyboardInterrupt):
+            load([source], tmp_path / "wd", options=options)
+    assert load([source], tmp_path / "wd", options=options).skipped == 2
 
 
 def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
