@@ -36,7 +36,7 @@ class MemoirConfig(BesideConfig):
     steps: PositiveInt = Field(
         30, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam, for the mask's columns")
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of Adam, for the mask's columns")
     columns: float = Field(
         2 / 7, gt=0, le=1, description="k: fraction of the columns in a mask; published: 4096 of 14336"
     )
