@@ -12,14 +12,13 @@ Two runs record by record: `kg-edit compare out/ripples/rome out/ripples/glame-p
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tables import CEILINGS, ROOT, rows_of, table
+from tables import CEILINGS, ROOT, rows_of, set_for, set_option, table
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -127,7 +126,7 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
             raise unknown_name("method of --set", method, names)
     for name, preset, control in rows:
         kind = find_method(name)
-        settings = {key: value for method, key, value in options.set if method == name}
+        settings = set_for(name, options)
         if options.seed and "seed" in kind.config_class.model_fields:
             settings["seed"] = options.seed
         for other in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
@@ -173,23 +172,11 @@ def around(readme: Path) -> tuple[str, str]:
     return before, after
 
 
-def _setting(text: str) -> tuple[str, str, Any]:
-    """Parse METHOD.KEY=VALUE; a VALUE that is not JSON is taken as text."""
-    place, equals, value = text.partition("=")
-    method, dot, key = place.partition(".")
-    if not (equals and dot):
-        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD.KEY=VALUE, as in glame-net.network=net/")
-    try:
-        return method, key, json.loads(value)
-    except json.JSONDecodeError:
-        return method, key, value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=ROWS, help="METHOD[:PRESET][+CONTROL], with commas; %(default)s by default")
     parser.add_argument("--controls", action="store_true", help="also each control of a method that reads a graph")
-    parser.add_argument("--set", type=_setting, action="append", default=[], metavar="METHOD.KEY=VALUE")
+    set_option(parser)
     parser.add_argument("--limit", type=int, default=30, help="so many records; %(default)s by default")
     parser.add_argument("--schedule", default="single", help="single, batch:N or sequential:N")
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw")

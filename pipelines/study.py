@@ -2,6 +2,7 @@
 
 python pipelines/study.py --part single --preset fast --methods rome,memit,glame  # records 25 to 124 of CounterFactPlus
 python pipelines/study.py --part single --methods ke --network ke=ke/      # with a network that `kg-edit ke train` made
+python pipelines/study.py --methods ike --label 16 --set ike.demonstrations=train.json --set ike.count=16
 python pipelines/study.py --part knowedit                                          # knowedit-recent, zsre
 python pipelines/study.py --part mquake --limit 50           # mquake-1, mquake-100, mquake-all: 2 to 4 hops apart
 python pipelines/study.py --part sequence --limit 300
@@ -35,14 +36,18 @@ from tables import (
     perplexity,
     rows_of,
     seconds,
+    set_for,
+    set_option,
     table,
 )
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.errors import unknown_name
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.retention import RetentionTest
+from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods import find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text
@@ -161,6 +166,9 @@ def study(options: argparse.Namespace) -> None:
     """Run what is missing of a part, unless --tables; write OUT/tables.md of all runs that are there."""
     if not options.tables:
         names = options.methods.split(",") if options.methods else [*method_names()]
+        for method, _, _ in options.set:
+            if method not in names:
+                raise unknown_name("method of --set", method, names)
         run_part(PARTS[options.part], [name for name in names if is_trained(name, dict(options.network))], options)
     text = "\n".join(f"## {name}\n\n{study_table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
@@ -178,18 +186,19 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
     for name in names:
         found = find_method(name)
-        own = network_of(name, options)
+        own = network_of(name, options) | set_for(name, options)
         if options.seed:
             if "seed" not in found.config_class.model_fields:
                 log.info("%s draws nothing: no run with another seed", name)
                 continue
             own["seed"] = options.seed
-        method = found(model, config_of(name, options.preset, own), graph=graph)
+        config = config_of(name, options.preset, own)
+        method = found(model, config, graph=guarded(graph, config, records))
         evaluate(
             method,
             model,
             records,
-            out=options.out / options.part / (f"{name}-seed{options.seed}" if options.seed else name),
+            out=options.out / options.part / row_of(name, options),
             schedule=part.schedule_for(len(records)),
             every=options.every,
             general=text,
@@ -197,6 +206,12 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
             ceilings=part.ceilings,
         )
         log.info("%s: done", name)
+
+
+def row_of(name: str, options: argparse.Namespace) -> str:
+    """Return the name of a run's row and folder: the method's, with --label and a --seed other than 0."""
+    seed = f"seed{options.seed}" if options.seed else None
+    return "-".join(part for part in (name, options.label, seed) if part)
 
 
 def study_table(part: Part, folder: Path) -> str:
@@ -222,7 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="default", help="of every method that has it; else default")
     parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
     parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")
+    parser.add_argument("--label", help="of rows with another preset or other settings: METHOD-LABEL")
     network_option(parser)
+    set_option(parser)
     parser.add_argument("--tables", action="store_true", help="run nothing; write OUT/tables.md")
     return parser
 

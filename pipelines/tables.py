@@ -9,6 +9,7 @@ python pipelines/tables.py glame-plus --limit 200            # glame-plus agains
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -162,6 +163,11 @@ def network_of(key: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"network": folders[key]} if key in folders else {}
 
 
+def set_for(key: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that --set gives to a method."""
+    return {name: value for method, name, value in options.set if method == key}
+
+
 def config_of(key: str, preset: str, settings: dict[str, Any]) -> MethodConfig:
     """Return a method's settings: the preset, or its default if it has no such preset."""
     known = find_method(key).config_class
@@ -237,6 +243,24 @@ def network_option(parser: argparse.ArgumentParser) -> None:
     """Add --network to a parser."""
     said = "METHOD=FOLDER, a trained network of mend, ke, serac or glame-net; without it there is no row; repeatable"
     parser.add_argument("--network", type=_pair, action="append", default=[], metavar="METHOD=FOLDER", help=said)
+
+
+def set_option(parser: argparse.ArgumentParser) -> None:
+    """Add --set to a parser."""
+    said = "a setting of one method, such as ike.count=16; repeatable"
+    parser.add_argument("--set", type=_setting, action="append", default=[], metavar="METHOD.KEY=VALUE", help=said)
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """Parse METHOD.KEY=VALUE; a VALUE that is not JSON is taken as text."""
+    place, equals, value = text.partition("=")
+    method, dot, key = place.partition(".")
+    if not (equals and dot):
+        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD.KEY=VALUE, as in glame-net.network=net/")
+    try:
+        return method, key, json.loads(value)
+    except json.JSONDecodeError:
+        return method, key, value
 
 
 def _pair(text: str) -> tuple[str, str]:

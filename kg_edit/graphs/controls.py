@@ -20,7 +20,7 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import target_of, without_answers
-from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, graph_identity, subject_of
+from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, graph_identity, subject_of, takes_guards
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.subgraphs.options import Direction, Leakage
 from wikidata_cache.subgraphs.sampling import Policy
@@ -164,11 +164,41 @@ class Withheld(Control):
 
 @dataclass(frozen=True, eq=False)
 class WithoutAnswers(Withheld):
-    """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions."""
+    """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions.
+
+    If the right graph has the guard (`Leakage`), statements about such nodes are left out before any is sampled.
+    """
+
+    def subgraph(
+        self,
+        edit: Edit,
+        *,
+        hops: int = 2,
+        per_node: int = 20,
+        seed: int = 0,
+        policy: Policy = "uniform",
+        direction: Direction = "out",
+        leakage: Leakage | None = None,
+    ) -> nx.MultiDiGraph:
+        """The subgraph of an edit without these nodes; the options are those of the right graph."""
+        hidden = [name for name in hidden_answers(self, edit) if name.strip()]
+        if hidden and takes_guards(self.right):
+            own = leakage or Leakage()
+            leakage = Leakage((*own.answers, *hidden), own.drop_old_edge)
+        return super().subgraph(
+            edit, hops=hops, per_node=per_node, seed=seed, policy=policy, direction=direction, leakage=leakage
+        )
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
         """The subgraph without these nodes and those that only they lead to; the edit's own subject and object stay."""
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
+
+
+def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
+    """The answers to the probes of an edit's record that are kept out of a graph (`WithoutAnswers`); () if none are."""
+    if isinstance(source, WithoutAnswers):
+        return tuple(sorted(source.names.get(edit.id, frozenset())))
+    return hidden_answers(source.right, edit) if isinstance(source, Control) else ()
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:

@@ -231,13 +231,13 @@ def edit_subgraph(
     """
     named = edit.model_copy(update={"relation": edit.relation_text or None})
     arguments = options.arguments()
-    if exclude and _takes_guards(source):
+    if exclude and takes_guards(source):
         own = options.leakage.guards
         arguments["leakage"] = Leakage((*own.answers, *exclude), own.drop_old_edge)
     return ask(source, named, hops=hops, per_node=per_node, seed=seed, arguments=arguments)
 
 
-def _takes_guards(source: SubgraphSource) -> bool:
+def takes_guards(source: SubgraphSource) -> bool:
     """Whether a graph, or the graph inside a control, can leave statements out before it samples."""
     inner: Any = source
     while isinstance(getattr(inner, "right", None), SubgraphSource):

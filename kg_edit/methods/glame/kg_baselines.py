@@ -86,10 +86,12 @@ class GraphRequestMethod(GraphReader):
         facts = self.config.facts(edit, graph)
         return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
 
-    def told_answers(self, edit: Edit) -> int:
-        """How many of the further facts have an object that overlaps an answer of the edit's test questions."""
-        answers = asked_answers(edit)
-        return sum(any(overlaps(fact.target_new, name) for name in answers) for fact in self.further_edits(edit))
+    def notes(self, edit: Edit) -> dict[str, Any]:
+        """How many further facts have an object that overlaps an answer; only for edits with test questions."""
+        if not edit.portability:
+            return {}
+        answers, facts = asked_answers(edit), self.further_edits(edit)
+        return {"answers_met": sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)}
 
     def provenance(self) -> dict[str, Any]:
         """The method's provenance, plus the identity of the graph."""
@@ -136,8 +138,7 @@ class RomeKg(GraphRequestMethod, Rome):
                 update = self._alone(fact)
             made = made + update
         first, *rest = made.edits
-        noted = {"answers_met": self.told_answers(edit)} if edit.portability else {}
-        provenance = {**made.provenance, "edits": [{**first, **noted, "requests": rest}]}
+        provenance = {**made.provenance, "edits": [{**first, **self.notes(edit), "requests": rest}]}
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
         return WeightPatch(factors=made.factors, provenance=provenance)
 

@@ -139,7 +139,7 @@ class GlameNet(GlamePlus):
     def _read(self, edit: Edit) -> ReadSubgraph:
         """The part of the subgraph that the network reads, selected as in its training."""
         settings = self._trained.manifest.training if self._trained else NetTraining()
-        objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
+        objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config, self.graph))
         return ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation)
 
     def provenance(self) -> dict[str, Any]:

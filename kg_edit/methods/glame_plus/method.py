@@ -125,9 +125,10 @@ class GlamePlus(GraphReader, Rome):
     def ripples(self, edit: Edit) -> RippleTargets:
         """The questions and facts around the edit; computed once, on the model in its present state."""
         if edit not in self._ripples:
-            objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config))
+            excluded = excluded_answers(edit, self.config, self.graph)
+            objects = objects_of(edit, self.subgraph(edit), exclude=excluded)
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
-            self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config)
+            self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config, excluded=excluded)
         return self._ripples[edit]
 
     def prepare(self) -> None:

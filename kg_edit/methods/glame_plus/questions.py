@@ -18,6 +18,7 @@ import networkx as nx
 from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
+from kg_edit.graphs.controls import hidden_answers
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rank_one.rome import RomeConfig
@@ -93,17 +94,13 @@ class RippleTargets:
     """All questions about an edit.
 
     ``objects`` has the objects of the graph's statements about o*, by the relation's noun; the likeliest object is
-    first.
+    first. ``excluded`` has the answers that must not be learned (`excluded_answers`).
     """
 
     edit: Edit
     objects: Mapping[str, Sequence[str]]
     config: RippleConfig
-
-    @property
-    def excluded(self) -> list[str]:
-        """The answers that must not be learned, see `excluded_answers`."""
-        return excluded_answers(self.edit, self.config)
+    excluded: Sequence[str]
 
     @property
     def own(self) -> list[ComposedFact]:
@@ -144,13 +141,14 @@ class RippleTargets:
         return ComposedFact(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
 
 
-def excluded_answers(edit: Edit, config: RippleConfig) -> list[str]:
+def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:
     """The answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
 
-    They are used for this filter only.
+    With the answers to the probes of the edit's record, if they are kept out of ``graph``. They are used for this
+    filter only.
     """
     answers = [answer for question in edit.portability for answer in right_answers(question)]
-    return answers if config.exclude_answers else []
+    return [*answers, *hidden_answers(graph, edit)] if config.exclude_answers else []
 
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:

@@ -19,12 +19,13 @@ from kg_edit.datasets import guess_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.config import MethodConfig, asked_answers
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
+from kg_edit.text.matching import mentions
 
 
 class DefinitionConfig(PromptConfig):
@@ -34,6 +35,11 @@ class DefinitionConfig(PromptConfig):
         None,
         description="the fact, the graph's descriptions of s and o*, both, or another entity's fact (random); unset: "
         "both if a graph is given",
+    )
+    exclude_answers: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="leave out descriptions that contain an answer of the edit's test questions",
     )
     others: str | None = Field(
         None,
@@ -122,7 +128,9 @@ class Definition(PromptMethod):
             return []
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
         found = known.descriptions([key for key in names if key])
-        return [f"{name}: {found[key]}." for key, name in names.items() if key in found]
+        hidden = asked_answers(edit) if self.config.exclude_answers else ()
+        shown = {key: text for key, text in found.items() if not any(mentions(text, answer) for answer in hidden)}
+        return [f"{name}: {shown[key]}." for key, name in names.items() if key in shown]
 
 
 def read_facts(path: str | Path) -> tuple[Edit, ...]:

@@ -205,7 +205,8 @@ class Demonstrations:
     def examples(self, edit: Edit, *, count: int, kinds: Sequence[Kind], seed: int) -> tuple[str, ...]:
         """``count`` demonstrations for ``edit``, the most similar one first, their ``kinds`` in turn and shuffled.
 
-        Records about the edit's subject are left out, because they may contain the prompts that test the edit.
+        Records about the edit's subject are left out, and the prompts of other records that name this subject or are
+        neighbours of the edit, because these prompts test the edit.
         """
         subject = edit.subject.casefold()
         allowed = [n for n, (other, _) in enumerate(self._facts) if other.subject.casefold() != subject]
@@ -215,7 +216,10 @@ class Demonstrations:
         drawn = [kinds[n % len(kinds)] for n in range(len(near))]
         draw.shuffle(drawn)
         shown = zip(near, drawn, strict=True)
-        return tuple(demonstration(other, kind, draw, retained=kept) for (other, kept), kind in shown)
+        return tuple(
+            demonstration(_without_tests(other, edit), kind, draw, retained=_untested(kept, edit))
+            for (other, kept), kind in shown
+        )
 
     @cached_property
     def _facts(self) -> list[tuple[Edit, Retained]]:
@@ -225,6 +229,22 @@ class Demonstrations:
     @cached_property
     def _index(self) -> Index:
         return self.alike.index([new_fact(edit) for edit, _ in self._facts])
+
+
+def _untested(kept: Retained, edit: Edit) -> Retained:
+    """Prompts with answers, without those that test ``edit``."""
+    return tuple((prompt, answer) for prompt, answer in kept if not _tests(prompt, edit))
+
+
+def _without_tests(other: Edit, edit: Edit) -> Edit:
+    """Another record's edit without the paraphrases that test ``edit``."""
+    left = tuple(prompt for prompt in other.paraphrases if not _tests(prompt, edit))
+    return other if left == other.paraphrases else other.model_copy(update={"paraphrases": left})
+
+
+def _tests(prompt: str, edit: Edit) -> bool:
+    """Whether a prompt names the edit's subject or is one of its neighbours."""
+    return edit.subject.casefold() in prompt.casefold() or prompt in edit.neighborhood
 
 
 def retained(edit: Edit, record: BenchmarkRecord) -> Retained:

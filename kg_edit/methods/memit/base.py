@@ -174,6 +174,10 @@ class JointMethod(ValueMethod):
         """The facts that are written for an edit: the edit itself; a subclass may add further facts after it."""
         return (edit,)
 
+    def notes(self, edit: Edit) -> dict[str, Any]:
+        """Further entries of an edit's record; none by default."""
+        return {}
+
     def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """The parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
         return FreeDelta(state, self.config), {}
@@ -250,7 +254,7 @@ class JointMethod(ValueMethod):
         records = []
         for edit, facts, own in zip(edits, asked, targets, strict=True):
             with annotate_errors(edit):
-                records.append(new_record(self.name, edit, [fact.edit for fact in facts], own))
+                records.append(new_record(self.name, edit, [fact.edit for fact in facts], own) | self.notes(edit))
         wanted = torch.stack([target.wanted for target in chain(*targets)])
         return self._written(asked, wanted, records, before)
 

@@ -12,7 +12,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
 from kg_edit.jobs.evaluation_graph import graph_for, guarded
 from kg_edit.methods import find_method
-from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
+from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers, objects_of
+from kg_edit.methods.glame_plus.teacher import Answer
+from wikidata_cache import WikidataCache, packaged_extract
 
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy")
 ASKED = Query(prompt="What is the capital of the country of Ann?", answers=(("Rome",),))
@@ -46,6 +48,39 @@ def test_glame_plus_learns_no_answer_of_a_probe() -> None:
     assert source is not None
     objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
     assert [label for labels in objects.values() for label in labels] == ["Europe"]
+
+
+def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
+    """The unedited model may know the answer too, which no graph can leave out."""
+    config: Any = find_method("glame-plus").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
+    asked = TeacherQuestion(noun="capital", of="Italy", examples=())
+    rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
+    assert targets.learned(asked, rome) is None
+    assert targets.learned(asked, milan) is not None
+    assert excluded_answers(EDIT, config, facts()) == []
+
+
+def test_answers_of_probes_take_no_place_in_the_sample() -> None:
+    """The guard of the right graph leaves them out before statements are drawn, as it does an edit's own answers."""
+    edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
+    graph = WikidataCache(packaged_extract())
+    whole = graph.subgraph(edit, hops=2, per_node=8, seed=0)
+    names = [str(label) for _, end, label in _labelled(whole)][:4]
+    probes = (Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(tuple(names),)),)),)
+    config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})
+    source = guarded(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
+    assert source is not None
+    found = config.ask(source, edit)
+    assert not set(names) & {label for _, label in found.nodes(data="label")}
+    assert len(_labelled(found)) == len(_labelled(whole)) == 8
+
+
+def _labelled(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:
+    """The statements about o* that were sampled, with the object's label."""
+    root = next(node for node, data in graph.nodes(data=True) if data.get("role") == "target_new")
+    return [(root, end, graph.nodes[end]["label"]) for _, end, data in graph.out_edges(root, data=True)]
 
 
 @pytest.mark.parametrize("control", [None, "wrong", "shuffled", "none"])

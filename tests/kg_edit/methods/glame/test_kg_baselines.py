@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kg_edit.covariance.moment import Covariance
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
@@ -110,6 +110,17 @@ def test_the_weights_are_those_of_the_plain_method_on_the_edit_and_its_facts(nam
     assert record["edit"]["id"] == "lebron" and record["method"] == name
     assert [request["edit"]["target_new"] for request in record["requests"]] == [edit.target_new for edit in further]
     assert all("loss_after" in request for request in record["requests"])
+
+
+@both
+def test_the_answers_that_are_edited_in_are_counted(name: str) -> None:
+    model, (with_graph, _) = tiny("llama"), MAKERS[name]
+    asked = Question(question="Where does LeBron James work?", answer="Los Angeles")
+    tested = LEBRON.model_copy(update={"portability": (asked,)})
+    (record,) = with_graph(model).edit([tested]).edits
+    facts = [made["edit"]["target_new"] for made in record["requests"]]
+    assert record["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
+    assert "answers_met" not in with_graph(model).edit([LEBRON]).edits[0]
 
 
 @pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))

@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 import pytest
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.methods.in_context.definition import Definition, DefinitionConfig
 from kg_edit.patches.prompt_patch import PromptPatch
@@ -62,6 +62,16 @@ def test_with_a_graph_definitions_come_first() -> None:
     assert told(graph, tell="fact") == told()
     assert told(Graph(Q1345="city"), tell="definition") == "Philadelphia: city.\nSpike Hughes was"
     assert told(Graph(), tell="both") == told(), "what has no description is left out"
+
+
+def test_a_description_that_answers_a_test_question_is_left_out_if_wanted() -> None:
+    asked = Question(question="In which state was Spike Hughes born?", answer="Pennsylvania")
+    graph, edit = Graph(Q7577017="British musician", Q1345="city in Pennsylvania"), {"portability": (asked,)}
+    for excluded, said in ((False, "Philadelphia: city in Pennsylvania. "), (True, "")):
+        config = DefinitionConfig.preset("default", {"exclude_answers": excluded})
+        patch = Definition(tiny("llama"), config, graph=graph).edit([EDIT.model_copy(update=edit)])
+        assert isinstance(patch, PromptPatch)
+        assert patch.prompt_transform("Spike Hughes was").startswith(f"Spike Hughes: British musician. {said}Spike")
 
 
 def test_an_entity_without_any_definition_is_told_nothing() -> None:

@@ -124,6 +124,25 @@ def test_the_edits_own_record_is_no_demonstration(training: Path) -> None:
     assert "LeBron James" not in told and "Kobe Bryant" not in told and "Cairo" in told
 
 
+def test_another_record_does_not_show_a_prompt_that_tests_the_edit(tmp_path: Path) -> None:
+    """CounterFact's neighbours are shared: the edit's subject is a neighbour of another record, and so is its own."""
+    other = {
+        "id": "p",
+        "subject": "Magic Johnson",
+        "prompt": "{} plays for",
+        "target_true": "the Lakers",
+        "target_new": "Chelsea",
+        "paraphrases": ["Unlike LeBron James, Magic Johnson plays for"],
+        "neighborhood": ["LeBron James plays for", "Kobe Bryant plays for"],
+    }
+    path = tmp_path / "training.jsonl"
+    path.write_text(json.dumps(other) + "\n", encoding="utf-8")
+    for ratio in ([1, 0, 0], [0, 1, 0], [0, 0, 1]):
+        told = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
+        shown = told.rpartition("\n\n")[0]
+        assert "Magic Johnson" in shown and "LeBron James" not in shown and "Kobe Bryant" not in shown
+
+
 def test_the_same_seed_gives_the_same_demonstrations(training: Path) -> None:
     texts = [
         made(EDIT, demonstrations=str(training), count=8, seed=seed).prompt_transform("LeBron James")
