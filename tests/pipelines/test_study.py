@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from kg_edit.errors import KgEditError
 from kg_edit.evaluate import evaluate
 from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel
@@ -52,6 +53,18 @@ def test_the_study_leaves_out_methods_without_their_network(
         study.main(["--out", str(tmp_path), *network])
     bare, trained = (set(method_names()) - set(names) for names in asked)
     assert (bare, trained) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "serac"})
+
+
+def test_a_row_with_other_settings_has_a_folder_of_its_own(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(study, "run_part", lambda *_: None)
+    options = ["--out", str(tmp_path), "--methods", "ike", "--set", "ike.count=16"]
+    study.main(options)
+    given = study._parser().parse_args([*options, "--label", "16", "--seed", "1"])
+    assert (study.set_for("ike", given), study.row_of("ike", given)) == ({"count": 16}, "ike-16-seed1")
+    with pytest.raises(KgEditError, match="unknown method of --set 'mello'"):
+        study.main([*options, "--set", "mello.count=3"])
 
 
 @pytest.mark.slow
