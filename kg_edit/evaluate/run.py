@@ -174,7 +174,7 @@ def _run(job: Job, runs: Sequence[SequenceRun], *, progress: bool) -> None:
         def begin(first: int, count: int) -> None:
             bar.set_postfix_str(f"records {total - rest + first + 1} to {total - rest + first + count}")
 
-        alone = all(len(run.items) == 1 for run in left)
+        alone = job.options.plan.schedule.sequence == 1
         for run in in_groups(job, left, begin) if alone else left:
             run.run(bar.update)
 
