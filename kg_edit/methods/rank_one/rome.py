@@ -64,8 +64,8 @@ class Rome(RankOneMethod):
 class RRomeConfig(RomeConfig):
     """ROME's settings with the key of R-ROME and the published clamp of 4.
 
-    With this key a single edit damages less and succeeds less often, so the larger clamp is affordable. In a sequence of
-    hundreds of edits it is not (docs/many_edits.md).
+    With this key a single edit damages less and succeeds less often, so the larger clamp is affordable. In a sequence
+    of hundreds of edits it is not (docs/many_edits.md).
     """
 
     key: KeyVariant = Field(
