@@ -35,7 +35,7 @@ class LocFtConfig(FineTuningConfig):
 
     steps: PositiveInt = Field(25, description="maximum number of epochs; an epoch trains every edit once")
     learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam; published: 5e-4")
-    batch_size: PositiveInt = Field(100, description="edits in a step")
+    batch_size: PositiveInt = Field(8, description="edits in a step; published: 100, for batches of thousands")
     end: bool = Field(True, description="add the end-of-text token to the target (not with aim prompt_last)")
     seed: Seed = Field(0, description="random seed of the order of the edits")
 
