@@ -16,6 +16,7 @@ from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
+    from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.methods.config import MethodConfig
     from kg_edit.methods.ke.store import KeManifest
@@ -75,27 +76,30 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
         chosen.show(chosen.train(load(model, dtype, device), edits, config, out), out)
 
 
-def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[Edit]:
-    """The edits of a file but those of subjects in the files of ``leave_out``; says how many these are."""
+def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[BenchmarkRecord]:
+    """The records of a file, without the edits of subjects in the files of ``leave_out``; says how many these are."""
     found = _read(data, dataset, limit)
-    gone = {edit.subject.casefold() for path in leave_out for edit in _read(path, None)}
-    left = [edit for edit in found if edit.subject.casefold() not in gone]
+    gone = {edit.subject.casefold() for path in leave_out for record in _read(path, None) for edit in record.edits}
+    left = [record.model_copy(update={"edits": _others(record, gone)}) for record in found]
     if leave_out:
-        typer.echo(
-            f"{len(found) - len(left)} of {len(found)} edits are left out: their subjects are in a --leave-out file"
-        )
-    return left
+        every, kept = (sum(len(record.edits) for record in some) for some in (found, left))
+        typer.echo(f"{every - kept} of {every} edits are left out: their subjects are in a --leave-out file")
+    return [record for record in left if record.edits]
 
 
-def _read(path: Path, dataset: str | None, limit: int | None = None) -> list[Edit]:
-    """The edits of the file's first ``limit`` records; a record may have several edits."""
+def _others(record: BenchmarkRecord, gone: set[str]) -> tuple[Edit, ...]:
+    return tuple(edit for edit in record.edits if edit.subject.casefold() not in gone)
+
+
+def _read(path: Path, dataset: str | None, limit: int | None = None) -> list[BenchmarkRecord]:
+    """The file's first ``limit`` records; a record may have several edits."""
     from kg_edit.datasets import find_dataset, guess_dataset
 
     chosen = find_dataset(dataset) if dataset else guess_dataset(path)
     reading = chosen.read(path)
     for problem in reading.problems:
         typer.echo(f"skipped: {problem}", err=True)
-    return [edit for record in reading.records[:limit] for edit in record.edits]
+    return list(reading.records[:limit])
 
 
 def show_validations(manifest: KeManifest | MendManifest, out: Path, *, method: str) -> None:

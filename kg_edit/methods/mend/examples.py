@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.methods.mend.store import MendTraining
+from kg_edit.methods.trained.lessons import lessons_of
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One edit: its prompt with the new target, paraphrases with the new target, neighbours with the old target.
+    """One edit: its prompt with the new target, paraphrases with the new target, and prompts whose answers must stay.
 
     ``statement`` is the row whose gradient is taken: the prompt with its target, of which all tokens may be targets.
     ``questions`` ask for what follows from the edit.
@@ -80,11 +82,16 @@ def whole_statement(prompt: Prompt) -> Prompt:
     return replace(prompt, target_start=1)
 
 
-def make_examples(model: LanguageModel, edits: Iterable[Edit], *, gradient_of: str = "target") -> list[Example]:
-    """Encode the prompts of ``edits``. Edits and paraphrases that can't be encoded are left out, with a warning."""
+def make_examples(
+    model: LanguageModel, items: Iterable[Edit | BenchmarkRecord], *, gradient_of: str = "target"
+) -> list[Example]:
+    """Encode the prompts of edits or records. Those that can't be encoded are left out, edits with a warning.
+
+    The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
+    """
     found: list[Example] = []
     left_out = 0
-    for edit in edits:
+    for edit, kept in lessons_of(items):
         own = _encoded(model, [lead_before(model, edit.text, subject=edit.subject) + edit.text], edit.target_new)
         left_out += not own
         found += [
@@ -92,7 +99,7 @@ def make_examples(model: LanguageModel, edits: Iterable[Edit], *, gradient_of: s
                 edit=prompt,
                 statement=whole_statement(prompt) if gradient_of == "text" else prompt,
                 equivalents=_encoded(model, edit.paraphrases, edit.target_new),
-                unrelated=_encoded(model, edit.neighborhood, edit.target_true or edit.target_new),
+                unrelated=tuple(prompt for text, answer in kept for prompt in _encoded(model, [text], answer)),
                 questions=tuple(_questions(model, edit)),
             )
             for prompt in own
@@ -138,7 +145,7 @@ class BatchOrder:
         self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
 
     @classmethod
-    def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> BatchOrder:
+    def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
         """The order for a model; the texts are sampled from the model.
 
         Raises:

@@ -12,23 +12,24 @@ from pathlib import Path
 
 import torch
 
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.mend.editor_run import EditorRun
 from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import felt_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.losses import Losses, losses_after
 from kg_edit.methods.mend.store import FORMAT, Manifest, MendTraining, Validation
+from kg_edit.methods.trained.lessons import digest_of, lessons_of
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, keep_trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates
-from kg_edit.storage.run_folder import digest
 
 __all__ = ["train"]
 
 
 def train(
     model: LanguageModel,
-    edits: Sequence[Edit],
+    edits: Sequence[Edit | BenchmarkRecord],
     settings: MendTraining,
     out: Path,
     *,
@@ -57,13 +58,13 @@ def train(
     )
 
 
-def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: MendTraining) -> Manifest:
+def _manifest(model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> Manifest:
     return Manifest(
         model=model.fingerprint,
         model_name=model.name,
         shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
         training=settings,
-        edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+        edits=digest_of(lessons_of(edits)),
     )
 
 

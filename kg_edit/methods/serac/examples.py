@@ -1,8 +1,8 @@
 """SERAC's training data: texts inside and outside the scope of each edit, and questions for the counterfactual model.
 
 - inside: the edit's paraphrases, or its own prompt;
-- outside: its neighbours (the same relation of other subjects), its subject in another edit's prompt, the texts of
-  other edits, and texts that the model writes itself.
+- outside: its neighbours (the same relation of other subjects) or its record's locality probes, its subject in another
+  edit's prompt, the texts of other edits, and texts that the model writes itself.
 
 A part of the texts, inside and outside, comes after a text by the model, because prompts rarely stand alone in
 practice. The seed and the number of a step determine its edits.
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Self
 
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.serac.store import SeracTraining
+from kg_edit.methods.trained.lessons import lessons_of
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import join
@@ -75,28 +77,30 @@ def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tup
 class ExampleOrder:
     """The edits of each training step, the texts drawn for them, and the held-out edits."""
 
-    def __init__(self, edits: Sequence[Edit], texts: Sequence[str], settings: SeracTraining) -> None:
-        self._settings, self._texts, self._all = settings, texts, list(edits)
-        order = shuffled(edits, f"split {settings.seed}")
+    def __init__(self, items: Sequence[Edit | BenchmarkRecord], texts: Sequence[str], settings: SeracTraining) -> None:
+        lessons = lessons_of(items)
+        self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in lessons]
+        self._kept = {edit.id: [prompt for prompt, _ in kept] for edit, kept in lessons}
+        order = shuffled(self._all, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
         self._scope = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
         self._questions = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
 
     @classmethod
-    def of(cls, model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> Self:
+    def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
         """The order for a model; the texts are sampled from the model.
 
         Raises:
             ConfigError: there are too few edits.
         """
         needed = settings.validation + max(settings.batch, settings.scope_batch)
-        if len(edits) < needed:
+        if (count := len(lessons_of(items))) < needed:
             raise ConfigError(
-                f"found {len(edits)} edits, expected at least {needed}: validation = {settings.validation} (held out), "
+                f"found {count} edits, expected at least {needed}: validation = {settings.validation} (held out), "
                 f"scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
             )
         texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
-        return cls(edits, texts, settings)
+        return cls(items, texts, settings)
 
     def scope_rows(self, step: int) -> ScopeRows:
         """The texts of a step (from 0)."""
@@ -128,9 +132,9 @@ class ExampleOrder:
 
     def _rows(self, edits: Sequence[Edit], draw: Random) -> ScopeRows:
         outside = [
-            (place, self._placed(draw.choice(edit.neighborhood)))
+            (place, self._placed(draw.choice(kept)))
             for place, edit in enumerate(edits)
-            if edit.neighborhood
+            if (kept := self._kept[edit.id])
         ]
         others = ((place, self._other_relation(edit)) for place, edit in enumerate(edits))
         outside += [(place, self._placed(text)) for place, text in others if text]

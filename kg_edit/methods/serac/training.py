@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import SeracNetwork, block_weights
 from kg_edit.methods.serac.store import FORMAT, SeracManifest, SeracTraining, Validation
+from kg_edit.methods.trained.lessons import digest_of, lessons_of
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
@@ -34,7 +36,6 @@ from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.scope import text_states
 from kg_edit.patches.scope_patch import ScopeRule
-from kg_edit.storage.run_folder import digest
 
 _SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
 _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
@@ -42,7 +43,7 @@ _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
 
 def train(
     model: LanguageModel,
-    edits: Sequence[Edit],
+    edits: Sequence[Edit | BenchmarkRecord],
     settings: SeracTraining,
     out: Path,
     *,
@@ -71,7 +72,7 @@ def train(
     )
 
 
-def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraining) -> SeracManifest:
+def _manifest(model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> SeracManifest:
     layer = settings.layer_in(len(model.blocks))
     model.block(layer)  # raises early if the model has no such layer
     return SeracManifest(
@@ -81,7 +82,7 @@ def _manifest(model: LanguageModel, edits: Sequence[Edit], settings: SeracTraini
         layer=layer,
         shapes=weight_shapes(model, block_weights(model, settings.blocks)),
         training=settings,
-        edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+        edits=digest_of(lessons_of(edits)),
     )
 
 

@@ -64,5 +64,5 @@ def test_steps_are_set_once(kg_edit: Run, place: Path) -> None:
 def test_the_limit_counts_records_of_several_edits(place: Path) -> None:
     data = written(place, MQUAKE, {**MQUAKE, "case_id": 3})
     found = learned_from(data, "mquake", 1, [])
-    assert [edit.subject for edit in found] == ["Misery", "Richard Dawkins"]
-    assert len(learned_from(data, "mquake", None, [])) == 4
+    assert [edit.subject for record in found for edit in record.edits] == ["Misery", "Richard Dawkins"]
+    assert [len(record.edits) for record in learned_from(data, "mquake", None, [])] == [2, 2]
