@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 from kg_edit.datasets.building import without_null
 from kg_edit.datasets.reading import document, every_row
-from kg_edit.edits.edit import Edit, Name, Record, Text, checked
+from kg_edit.edits.edit import Edit, Name, Record, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class LabelledText(Record):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     id: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
-    text: Text
+    text: Name
     label: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
     year: int | None = None
 
@@ -43,9 +43,14 @@ class LabelledText(Record):
         return PROMPT.replace("{}", self.text)
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the edit."""
+        return {"id": self.id, "subject": self.text, "prompt": PROMPT, "target_new": self.label}
+
+    @property
     def edit(self) -> Edit:
         """The edit that makes a classifier give this label to the text."""
-        return Edit(id=self.id, subject=self.text, prompt=PROMPT, target_new=self.label)
+        return Edit(**self.fields)
 
 
 class LabelDrift(NamedTuple):
@@ -83,7 +88,9 @@ def _texts(path: Path) -> Iterator[LabelledText]:
 def _text(row: Any, number: int) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
-    return checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
+    found = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
+    checked(Edit, found.fields)  # an edit of this text must be possible
+    return found
 
 
 def read_label_drift(

@@ -281,15 +281,18 @@ def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), task
 
 
+_FORM = ("num_fewshot", "description", "target_delimiter", "fewshot_delimiter", "generation_kwargs", "filter_list")
+
+
 def _digest(task: Any, limit: int | None) -> str:
-    """SHA-256 of the task's version and of the texts, targets and choices of its documents."""
+    """SHA-256 of a task: its documents with texts, targets and choices, and the form in which they are asked."""
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
         parts.append(task.doc_to_choice)
-    asked = [[str(part(one)) for part in parts] for one in list(task.eval_docs)[:limit]]
-    return digest(
-        [str(task.VERSION), str(task.OUTPUT_TYPE), str(task.config.num_fewshot), sorted(task.aggregation()), asked]
-    )
+    asked = [[str(one), *(str(part(one)) for part in parts)] for one in list(task.eval_docs)[:limit]]
+    form = [str(getattr(task.config, name, None)) for name in _FORM]
+    shown = [str(one) for one in task.fewshot_docs() or ()] if task.config.num_fewshot else []
+    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), asked])
 
 
 def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:

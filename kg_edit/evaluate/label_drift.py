@@ -106,7 +106,7 @@ class DriftFolder:
 
 def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
     """The texts, each cut to its first ``tokens`` tokens."""
-    return tuple(text.model_copy(update={"text": _cut(model, text.text, tokens)}) for text in texts)
+    return tuple(text.model_copy(update={"text": _cut(model, text.text, tokens).strip()}) for text in texts)
 
 
 def _cut(model: LanguageModel, text: str, tokens: int) -> str:

@@ -38,7 +38,9 @@ from kg_edit.value.optimise import untouched
 class ExtSubConfig(LoraConfig):
     """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
 
-    steps: PositiveInt = Field(30, description="maximum number of epochs for each adapter; published: 2")
+    steps: PositiveInt = Field(
+        30, description="maximum number of epochs for each adapter; the last only evaluates; published: 2 with updates"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam; published: 2e-5, for 52,000 rows")
     rank: PositiveInt = Field(16, description="r: rank of each adapter; the patch has rank 2 r")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapters' inputs")

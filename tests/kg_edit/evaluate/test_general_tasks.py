@@ -146,6 +146,17 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
 
 
 @needs_lm_eval
+@pytest.mark.parametrize("line", ['description: "Answer: "', 'target_delimiter: ""', "metadata: {version: 2.0}"])
+def test_a_task_that_is_asked_in_another_way_is_another_task(line: str, tmp_path: Path) -> None:
+    """So a run is not continued with it."""
+    path = cities(tmp_path)
+    before = GeneralTasks.open([str(path)]).sha256
+    assert GeneralTasks.open([str(path)]).sha256 == before
+    path.write_text(path.read_text() + line + "\n")
+    assert GeneralTasks.open([str(path)]).sha256 != before
+
+
+@needs_lm_eval
 def test_a_run_says_what_its_edits_cost_elsewhere(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     tasks = GeneralTasks.open([str(cities(tmp_path / "tasks"))], limit=5)
     records = [record(place, city) for place, city in enumerate(CITIES[:4])]

@@ -196,3 +196,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
     with pytest.raises(OutputError, match="another run"):
         CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
+
+
+def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:
+    """The edit's prompt is what the classifier reads; an edit's subject has no white space at its ends."""
+    (text,) = read_texts(written(tmp_path, [{"text": "\n\n Spike plays for the Heat. ", "label": 1}]))
+    assert text.edit.text == text.prompt and not text.text[0].isspace() and not text.text[-1].isspace()
+
+
+def test_a_text_that_can_not_be_edited_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"record 2, field subject: 'Q5' is a Wikidata id"):
+        read_texts(written(tmp_path, [{"text": "Spike", "label": 1}, {"text": "Q5", "label": 1}]))
