@@ -39,7 +39,7 @@ class ExtSubConfig(LoraConfig):
     """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
 
     steps: PositiveInt = Field(
-        30, description="maximum number of epochs for each adapter; the last only evaluates; published: 2 with updates"
+        30, description="maximum number of epochs for each adapter; the last has no steps; published: 2"
     )
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam; published: 2e-5, for 52,000 rows")
     rank: PositiveInt = Field(16, description="r: rank of each adapter; the patch has rank 2 r")
