@@ -47,7 +47,7 @@ def drift(
     """
     check_model_name(model)
     from kg_edit.datasets.label_drift import LabelDrift, read_label_drift
-    from kg_edit.evaluate.label_drift import check_editor, run_drift, shortened
+    from kg_edit.evaluate.label_drift import check_editor, check_labels, run_drift, shortened
     from kg_edit.models.classifier import trained_classifier
     from kg_edit.storage.run_folder import check_folder
 
@@ -56,6 +56,7 @@ def drift(
     found = read_label_drift(data, stream, since=since)
     chosen = plan(method, preset=preset, settings=settings)
     check_editor(method, chosen.config)
+    check_labels(found._replace(stream=found.stream[:limit]))
     loaded = load(model, dtype, device)
     cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in found))
     cut = cut._replace(stream=cut.stream[:limit])

@@ -44,6 +44,8 @@ def subtract(
     """
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
+    for path in (expert, anti):
+        _check_change(path)
     from kg_edit.closed_form.extraction import subtracted
     from kg_edit.export.peft_reading import is_adapter
 
@@ -57,6 +59,20 @@ def subtract(
     made = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     made.check_finite()
     stdout().print(plain(f"{made.save(out)}: {len(made.factors)} weights changed"), soft_wrap=True)
+
+
+def _check_change(path: Path) -> None:
+    """Check that a path is a file, or a folder with a PEFT adapter.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from kg_edit.export.peft_reading import is_adapter
+
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; give {_FORM}")
+    if path.is_dir() and not is_adapter(path):
+        raise ConfigError(f"the folder {path} has no PEFT adapter (adapter_config.json); give {_FORM}")
 
 
 def _read(path: Path, model: LanguageModel | None) -> Patch:

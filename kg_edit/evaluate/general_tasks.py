@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,13 +24,12 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.statistics import Difference, Estimate, estimates, paired_difference
+from kg_edit.evaluate.task_files import is_task_place, wanted_tasks
 from kg_edit.export.merged_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import digest
 
 PREFIX = "general."
-_NAME = re.compile(r"^(?:task|group):[ \t]*([^\s#]+)", re.MULTILINE)
-_YAML = (".yaml", ".yml")
 _CLOSE = 1e-6
 _ROWS = 16  # in a forward pass
 
@@ -88,7 +86,7 @@ class GeneralTasks:
         _check_installed()
         from lm_eval.tasks import TaskManager
 
-        folders, names, own = _found(wanted)
+        folders, names, own = wanted_tasks(wanted)
         try:
             manager = TaskManager(
                 include_path=[str(path) for path in folders],
@@ -102,9 +100,8 @@ class GeneralTasks:
         except ConfigError:
             raise
         except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
-            first = str(error).strip().splitlines()
             raise ConfigError(
-                f"the tasks {', '.join(names)} can't be opened: {type(error).__name__}: {first[0] if first else ''}; "
+                f"the tasks {', '.join(names)} can't be opened: {_reason(error)}; "
                 "look at the file and at the data that it names (a task that is not a file needs its data on this disk)"
             ) from error
         return cls(names=tuple(names), manager=manager, sha256=said, limit=limit)
@@ -233,36 +230,13 @@ def _check_installed() -> None:
 
 def _is_task(part: str) -> bool:
     path = Path(part)
-    return path.suffix.casefold() in _YAML or path.is_dir() or not (path.suffix or path.exists())
+    return is_task_place(path) or not (path.suffix or path.exists())
 
 
-def _found(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
-    """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too."""
-    folders, names, own = list[Path](), list[str](), False
-    for part in wanted:
-        path = Path(part)
-        if path.is_dir() or path.suffix.casefold() in _YAML:
-            folders.append(path if path.is_dir() else path.parent)
-            names += _names_in(path)
-        else:
-            names, own = [*names, part], True
-    return list(dict.fromkeys(folders)), list(dict.fromkeys(names)), own
-
-
-def _names_in(path: Path) -> list[str]:
-    """The tasks of a file, or of all files in a folder.
-
-    Raises:
-        ConfigError: there is no such file, or it has no task.
-    """
-    files = sorted(file for ending in _YAML for file in path.glob(f"*{ending}")) if path.is_dir() else [path]
-    try:
-        names = [name for file in files for name in _NAME.findall(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read the task {path}: {error}; give a file of lm-eval: NAME.yaml") from error
-    if not names:
-        raise ConfigError(f"{path} is not a task of lm-eval: expected a .yaml file with a line 'task: NAME'")
-    return [name.strip("'\"") for name in names]
+def _reason(error: Exception) -> str:
+    """The first line of an error; an error without a message is mostly that of a file without rows."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else f"{type(error).__name__} (is a data file empty?)"
 
 
 def _loaded(manager: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -125,6 +125,24 @@ def check_editor(name: str, config: BaseModel) -> None:
         raise ConfigError(f"{name} reads or trains more than the class of a text; take one of {', '.join(EDITORS)}")
 
 
+def check_labels(drift: LabelDrift) -> None:
+    """Check that the texts that train the classifier have all labels of the stream.
+
+    Raises:
+        ConfigError: a label is missing.
+    """
+    trained, held = ({text.label for text in part} for part in (drift.train, drift.test))
+    unknown = {text.label for text in drift.stream} - trained
+    if tested := sorted(unknown & held):
+        raise ConfigError(
+            f"the labels {', '.join(tested)} are only in older texts that test the classifier; add older texts"
+        )
+    if unknown:
+        raise ConfigError(
+            f"the labels {', '.join(sorted(unknown))} are in no older text; the classifier has none for them"
+        )
+
+
 def run_drift(
     model: ClassifierModel, method: Method, drift: LabelDrift, *, out: Path, every: int = 25
 ) -> Iterator[DriftPoint]:
@@ -138,9 +156,7 @@ def run_drift(
         OutputError: the folder has another run, or can't be written.
     """
     check_editor(method.name, method.config)
-    unknown = sorted({text.label for text in drift.stream} - set(model.labels))
-    if unknown:
-        raise ConfigError(f"the labels {', '.join(unknown)} are in no older text; the classifier has none for them")
+    check_labels(drift)
     claim(out, _settings(model, method, drift, every))
     with folder_lock(out):
         yield from _points(model, method, drift, DriftFolder(out), every)

@@ -42,3 +42,11 @@ def test_an_adapter_needs_a_model(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="give --model"):
         run(tmp_path / "adapter", tmp_path / "adapter", "--out", tmp_path / "3.safetensors")
+
+
+def test_what_is_no_change_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
+    for options in ((), ("--model", "smollm2-135m")):
+        with pytest.raises(ConfigError, match="lost does not exist; give a patch file"):
+            run(tmp_path / "lost", tmp_path / "lost", "--out", tmp_path / "3.safetensors", *options)
+        with pytest.raises(ConfigError, match="has no PEFT adapter"):
+            run(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from kg_edit.cli import drift as command
 from kg_edit.cli.app import app
-from kg_edit.datasets.label_drift import LabelDrift, read_label_drift, read_texts
+from kg_edit.datasets.label_drift import LabelDrift, LabelledText, read_label_drift, read_texts
 from kg_edit.errors import ConfigError, EditFileError, OutputError
-from kg_edit.evaluate.label_drift import EDITORS, DriftPoint, check_editor, run_drift, shortened
+from kg_edit.evaluate.label_drift import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shortened
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
 from kg_edit.models.classifier import ClassifierModel, trained_classifier
@@ -133,6 +133,13 @@ def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
     drift = read_label_drift(written(tmp_path, [*ROWS, {"text": "x", "label": 7, "year": 2010}]), since=2000)
     with pytest.raises(ConfigError, match="the labels 7 are in no older text"):
         points("grace", drift, tmp_path)
+
+
+def test_a_label_that_only_the_test_has() -> None:
+    known, rare = (LabelledText(id=label, text="a text", label=label) for label in ("known", "rare"))
+    with pytest.raises(ConfigError, match="the labels rare are only in older texts that test"):
+        check_labels(LabelDrift(train=(known,), test=(rare,), stream=(rare,)))
+    check_labels(LabelDrift(train=(known, rare), test=(), stream=(rare,)))
 
 
 def test_methods_that_need_a_vocabulary_are_refused() -> None:
