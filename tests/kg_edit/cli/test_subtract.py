@@ -44,6 +44,12 @@ def test_an_adapter_needs_a_model(tmp_path: Path) -> None:
         run(tmp_path / "adapter", tmp_path / "adapter", "--out", tmp_path / "3.safetensors")
 
 
+def test_a_model_for_two_patch_files_is_refused(tmp_path: Path) -> None:
+    one = patch(1, "a").save(tmp_path / "1.safetensors")
+    with pytest.raises(ConfigError, match="--model has no effect where neither change is a PEFT adapter"):
+        run(one, one, "--out", tmp_path / "2.safetensors", "--model", "smollm2-135m")
+
+
 def test_what_is_no_change_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
     for options in ((), ("--model", "smollm2-135m")):
         with pytest.raises(ConfigError, match="lost does not exist; give a patch file"):

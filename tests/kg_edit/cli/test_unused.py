@@ -25,7 +25,6 @@ UNUSED: dict[str, str] = {
     "patch export l o --to peft --private": "--private has no effect without --push",
     "patch export l o --to patch --scores --base b": "--base, --scores have no effect with --to patch, which has no "
     "model card; leave them out, or give --to peft or --to gguf",
-    "patch subtract e a --out o --model m": "--model has no effect where neither change is a PEFT adapter",
     "data check f --json --all": "--all has no effect with --json, which prints all faults",
     "data ripples --out o --edits e --n 3": "--n has no effect with --edits",
     "data ripples --out o --templates t": "--templates has no effect without --edits",
