@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
 from kg_edit.models.writing import GreedyWriter
 from kg_edit.patches.container import LOOP
 from kg_edit.patches.prompt_patch import FactBook, PromptPatch, TellingRule
@@ -29,6 +30,8 @@ from kg_edit.text.subquestions import (
     decompose_each,
     demonstrations,
 )
+
+_ANSWER = 32  # positions that a dialogue leaves free for the answer
 
 
 class LoopRule(TellingRule):
@@ -109,12 +112,22 @@ class _Dialogues:
         """Write the dialogues about ``texts`` that are not known yet."""
         asked = [one for one in dict.fromkeys(map(bare_question, texts)) if one not in self._known]
         if asked:
-            rule, nearest = self._patch.rule, self._patch.nearest
-            found = decompose_each(asked, write=self._write, nearest=nearest, before=self._before, steps=rule.steps)
+            found = decompose_each(
+                asked,
+                write=self._write,
+                nearest=self._patch.nearest,
+                before=self._before,
+                steps=self._patch.rule.steps,
+                fits=self._fits,
+            )
             self._known |= zip(asked, found, strict=True)
 
     def _write(self, texts: Sequence[str]) -> list[str]:
         return self._writer.write_each(texts, stops=STOPS)
+
+    def _fits(self, text: str) -> bool:
+        positions = self._model.positions
+        return positions is None or len(encode(self._model.tokenizer, text).ids) <= positions - _ANSWER
 
     @cached_property
     def _writer(self) -> GreedyWriter:

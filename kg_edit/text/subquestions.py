@@ -17,12 +17,13 @@ are the examples; they are invented, so no benchmark contains their facts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 QUESTION, SUBQUESTION, BELIEVED = "Question:", "Subquestion:", "Generated answer:"
-RETRIEVED, FINAL, ANSWER = "Retrieved fact:", "Final answer:", "Answer:"
+RETRIEVED, FINAL = "Retrieved fact:", "Final answer:"
 STOPS = (RETRIEVED, QUESTION, "\n\n")
 """The texts that stop a writer: the beginning of a fact or of a new question, and an empty line."""
 
@@ -30,7 +31,9 @@ _CONTRADICTS = "Retrieved fact contradicts to generated answer, so the intermedi
 _AGREES = "Retrieved fact does not contradict to generated answer, so the intermediate answer is:"
 _UNKNOWN = "nothing is known of it"
 
-Ended = Literal["answer", "form", "limit"]
+Ended = Literal["answer", "form", "context", "limit"]
+_ASKED = re.compile(r"(?m)^(?:Question|Q):")
+_ANSWERED = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
 
 
 class Writer(Protocol):
@@ -52,7 +55,8 @@ class Dialogue:
     """The text of the loop for one question.
 
     ``text`` goes from "Question:" to "Final answer:"; the answer is to follow. ``answer`` is the model's own answer, or
-    None. ``ended`` is the reason for the end: an answer, a text without a subquestion ("form"), or the limit of steps.
+    None. ``ended`` is the reason for the end: an answer, a text without a subquestion ("form"), no room for a further
+    step in the model's context, or the limit of steps.
     """
 
     text: str
@@ -79,13 +83,15 @@ def decompose_each(
     nearest: Callable[[str], str | None],
     before: str = "",
     steps: int = 4,
+    fits: Callable[[str], bool] = lambda _: True,
 ) -> list[Dialogue]:
     """Let a model ask and answer subquestions of each question after the text ``before``, at most ``steps`` of them.
 
     ``write`` continues texts up to the first of `STOPS`; in each step it gets all dialogues that are still open.
-    ``nearest`` returns the fact for a subquestion, without a full stop, or None. The loop follows the published
-    program, which uses the text unchanged. One difference: if the text has no subquestion, the program gives up; here
-    the loop ends with a final answer still to be written.
+    ``nearest`` returns the fact for a subquestion, without a full stop, or None. ``fits`` says whether the model has
+    room for a text and an answer; a step that doesn't fit is left out, and ends the dialogue. The loop follows the
+    published program, which uses the text unchanged. One difference: if the text has no subquestion, the program gives
+    up; here the loop ends with a final answer still to be written.
     """
     talks = [_Talk(f"{QUESTION} {question}") for question in questions]
     for _ in range(steps):
@@ -93,7 +99,10 @@ def decompose_each(
         if not going:
             break
         for talk, written in zip(going, write([before + talk.text for talk in going]), strict=True):
+            kept = talk.text
             talk.read(written, nearest)
+            if not fits(f"{before}{talk.text}\n{FINAL}"):
+                talk.give_up(kept)
     return [talk.dialogue() for talk in talks]
 
 
@@ -120,6 +129,11 @@ class _Talk:
         self.taken.append(Step(subquestion, nearest(subquestion) or _UNKNOWN))
         self.text += f"\n{RETRIEVED} {self.taken[-1].fact}."
 
+    def give_up(self, kept: str) -> None:
+        """Go back to the text ``kept``, and end there, because the model's context has no room for more."""
+        self.text, self.answer, self.ended = kept, None, "context"
+        self.taken = self.taken[: kept.count(f"\n{RETRIEVED}")]
+
     def dialogue(self) -> Dialogue:
         """The dialogue, up to "Final answer:"."""
         return Dialogue(text=f"{self.text}\n{FINAL}", steps=tuple(self.taken), answer=self.answer, ended=self.ended)
@@ -135,14 +149,13 @@ def _last_subquestion(written: str) -> str | None:
 
 
 def bare_question(prompt: str) -> str:
-    """The question of a prompt in this project's forms ("Question: …", then "Answer:"); else the prompt's last
-    paragraph.
+    """The question of a prompt ("Question: …", then "Answer:"; or "Q: …", then "A:"); else its last paragraph.
 
     Examples and facts before it are left out.
     """
     paragraph = prompt.rstrip().rpartition("\n\n")[2]
-    _, asked, rest = paragraph.rpartition(QUESTION)
-    return (rest.rpartition(ANSWER)[0] or rest).strip() if asked else paragraph.strip()
+    asked = list(_ASKED.finditer(paragraph))
+    return _ANSWERED.sub("", paragraph[asked[-1].end() :]).strip() if asked else paragraph.strip()
 
 
 def demonstrations(count: int) -> str:

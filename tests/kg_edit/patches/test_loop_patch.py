@@ -50,6 +50,16 @@ def test_a_threshold_leaves_what_is_unlike_unknown() -> None:
     assert [step.fact for step in found.steps] == ["nothing is known of it"]
 
 
+def test_a_dialogue_leaves_room_for_the_answer() -> None:
+    """The random model writes to the end of its table of positions."""
+    model = tiny("gpt2")
+    assert model.positions is not None
+    with patch(LAKERS, tokens=model.positions).applied(model) as edited:
+        assert len(edited.encode(ASKED).ids) <= model.positions - 32
+        pair = Pair(ASKED, " Los Angeles")
+        assert score(edited, [pair])[pair].nll > 0
+
+
 def test_the_model_reads_the_dialogue_and_is_asked_once() -> None:
     model = tiny("llama")
     calls = list[int]()

@@ -11,6 +11,7 @@ from kg_edit.text.subquestions import (
     FINAL,
     STOPS,
     SUBQUESTION,
+    Dialogue,
     bare_question,
     decompose,
     decompose_each,
@@ -87,6 +88,24 @@ def test_the_limit_of_steps() -> None:
     assert found.text.count(SUBQUESTION) == 3 and found.text.endswith(f"\n{FINAL}")
 
 
+def test_a_step_that_does_not_fit_ends_the_loop_before_it() -> None:
+    def nearest(_: str) -> str | None:
+        return None
+
+    def ended_within(size: int) -> Dialogue:
+        def write(texts: Sequence[str]) -> list[str]:
+            return [script.write(text, stops=STOPS) for text in texts]
+
+        script = Script(*GOOD)
+        return decompose_each([QUESTION], write=write, nearest=nearest, fits=lambda text: len(text) <= size)[0]
+
+    whole = ended_within(9999)
+    for size, steps in ((len(whole.text) - 1, 2), (250, 1), (50, 0)):
+        found = ended_within(size)
+        assert (found.answer, found.ended, len(found.steps)) == (None, "context", steps)
+        assert whole.text.startswith(found.text.removesuffix(FINAL))
+
+
 def test_an_answer_is_one_line_and_may_be_empty() -> None:
     assert decompose(QUESTION, writer=Script("\nFinal answer: Rome\nmore"), nearest=MEMORY.get).answer == "Rome"
     assert decompose(QUESTION, writer=Script("\nFinal answer: "), nearest=MEMORY.get).answer is None
@@ -96,6 +115,8 @@ def test_questions_of_prompts() -> None:
     shots = "Question: What colour is it?\nAnswer: Blue\n\n"
     assert bare_question(f"{shots}A fact.\nQuestion: {QUESTION}\nAnswer:") == QUESTION
     assert bare_question(f"{shots}Question: {QUESTION}") == QUESTION
+    assert bare_question(f"Q: What colour is it?\nA: Blue\nQ: {QUESTION}\nA:") == QUESTION
+    assert bare_question("The FAQ: who asks?\nAnswer:") == "The FAQ: who asks?\nAnswer:"
     assert bare_question(f"Some text.\n\n{QUESTION} ") == QUESTION
     assert bare_question("The author of Misery is") == "The author of Misery is"
 
