@@ -56,7 +56,7 @@ def drift(
     found = read_label_drift(data, stream, since=since)
     chosen = plan(method, preset=preset, settings=settings)
     check_editor(method, chosen.config)
-    check_labels(found._replace(stream=found.stream[:limit]))
+    check_labels(found._replace(stream=found.stream[:limit]), {text.label for text in found.train})
     loaded = load(model, dtype, device)
     cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in found))
     cut = cut._replace(stream=cut.stream[:limit])

@@ -14,7 +14,7 @@ A run keeps its results in a folder, text by text, and continues where it was st
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,15 +125,14 @@ def check_editor(name: str, config: BaseModel) -> None:
         raise ConfigError(f"{name} reads or trains more than the class of a text; take one of {', '.join(EDITORS)}")
 
 
-def check_labels(drift: LabelDrift) -> None:
-    """Check that the texts that train the classifier have all labels of the stream.
+def check_labels(drift: LabelDrift, known: Collection[str]) -> None:
+    """Check that a classifier that has the labels ``known`` has all labels of the stream.
 
     Raises:
         ConfigError: a label is missing.
     """
-    trained, held = ({text.label for text in part} for part in (drift.train, drift.test))
-    unknown = {text.label for text in drift.stream} - trained
-    if tested := sorted(unknown & held):
+    unknown = {text.label for text in drift.stream}.difference(known)
+    if tested := sorted(unknown.intersection(text.label for text in drift.test)):
         raise ConfigError(
             f"the labels {', '.join(tested)} are only in older texts that test the classifier; add older texts"
         )
@@ -156,7 +155,7 @@ def run_drift(
         OutputError: the folder has another run, or can't be written.
     """
     check_editor(method.name, method.config)
-    check_labels(drift)
+    check_labels(drift, model.labels)
     claim(out, _settings(model, method, drift, every))
     with folder_lock(out):
         yield from _points(model, method, drift, DriftFolder(out), every)

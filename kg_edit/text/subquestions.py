@@ -99,10 +99,7 @@ def decompose_each(
         if not going:
             break
         for talk, written in zip(going, write([before + talk.text for talk in going]), strict=True):
-            kept = talk.text
-            talk.read(written, nearest)
-            if not fits(f"{before}{talk.text}\n{FINAL}"):
-                talk.give_up(kept)
+            talk.read(written, nearest, fits=lambda text: fits(before + text))
     return [talk.dialogue() for talk in talks]
 
 
@@ -115,24 +112,22 @@ class _Talk:
     answer: str | None = None
     ended: Ended = "limit"
 
-    def read(self, written: str, nearest: Callable[[str], str | None]) -> None:
-        """Add the model's text, and the fact for its last subquestion."""
+    def read(self, written: str, nearest: Callable[[str], str | None], *, fits: Callable[[str], bool]) -> None:
+        """Add the model's text, and the fact for its last subquestion; or end here, if they don't fit."""
         lines, final, answer = written.rstrip().partition(FINAL)
-        self.text += _own_line(lines)
-        if final:
+        text, subquestion = self.text + _own_line(lines), None if final else _last_subquestion(lines)
+        step = Step(subquestion, nearest(subquestion) or _UNKNOWN) if subquestion else None
+        text += f"\n{RETRIEVED} {step.fact}." if step else ""
+        if not fits(f"{text}\n{FINAL}"):
+            self.ended = "context"
+            return
+        self.text = text
+        if step:
+            self.taken.append(step)
+        elif final:
             self.answer, self.ended = answer.strip().partition("\n")[0] or None, "answer"
-            return
-        subquestion = _last_subquestion(lines)
-        if subquestion is None:
+        else:
             self.ended = "form"
-            return
-        self.taken.append(Step(subquestion, nearest(subquestion) or _UNKNOWN))
-        self.text += f"\n{RETRIEVED} {self.taken[-1].fact}."
-
-    def give_up(self, kept: str) -> None:
-        """Go back to the text ``kept``, and end there, because the model's context has no room for more."""
-        self.text, self.answer, self.ended = kept, None, "context"
-        self.taken = self.taken[: kept.count(f"\n{RETRIEVED}")]
 
     def dialogue(self) -> Dialogue:
         """The dialogue, up to "Final answer:"."""

@@ -18,7 +18,7 @@ from kg_edit.patches.loop_patch import LoopPatch, LoopRule
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.text.subquestions import DEMONSTRATIONS, demonstrations
 
-_FACT = 64  # tokens of a subquestion's fact, and of the question; with what is written, at most half of the context
+_LINE = 64  # tokens reserved for the question, and for each fact that is put in
 
 
 class MelloConfig(PromptConfig):
@@ -79,8 +79,8 @@ class Mello(PromptMethod):
         context = getattr(self.model.model.config, "max_position_embeddings", None)
         if not isinstance(context, int):
             return self.config.shots
-        dialogue = _FACT + self.config.steps * (self.config.tokens + _FACT)
-        left = context - min(dialogue, context // 2)
+        dialogue = _LINE + self.config.steps * (self.config.tokens + _LINE)
+        left = context - min(dialogue, context // 2)  # the examples get half of a short context
         sizes = {count: self._tokens(demonstrations(count)) for count in range(self.config.shots + 1)}
         return max((count for count, size in sizes.items() if size <= left), default=0)
 

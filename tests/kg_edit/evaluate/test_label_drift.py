@@ -138,8 +138,8 @@ def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
 def test_a_label_that_only_the_test_has() -> None:
     known, rare = (LabelledText(id=label, text="a text", label=label) for label in ("known", "rare"))
     with pytest.raises(ConfigError, match="the labels rare are only in older texts that test"):
-        check_labels(LabelDrift(train=(known,), test=(rare,), stream=(rare,)))
-    check_labels(LabelDrift(train=(known, rare), test=(), stream=(rare,)))
+        check_labels(LabelDrift(train=(known,), test=(rare,), stream=(rare,)), {"known"})
+    check_labels(LabelDrift(train=(known, rare), test=(), stream=(rare,)), {"known", "rare"})
 
 
 def test_methods_that_need_a_vocabulary_are_refused() -> None:
