@@ -25,7 +25,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "emmet": {**_JOINT, "layer": 1},
     "ext-sub": {"steps": 4, "rank": 2, "learning_rate": 0.01, "dropout": 0.0},
     "ft": _TUNING,
-    "ft-all": {"steps": 4, "learning_rate": 0.005},
+    "ft-all": {"steps": 4, "learning_rate": 0.002},
     "ft-constrained": {**_TUNING, "radius": 0.02},
     "ft-ewc": {**_TUNING, "fisher_texts": 3, "fisher_tokens": 5},
     "ft-l": _TUNING,
