@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_picture_of_single_edits_has_the_rows_of_its_table(tmp_path: Path) -> None:
-    drawing = runpy.run_path(str(ROOT / "bench" / "draw_single_edits.py"))
+    drawing = runpy.run_path(str(ROOT / "pipelines" / "draw_single_edits.py"))
     page = (ROOT / "docs" / "single_edits.md").read_text(encoding="utf-8")
     table = {row.name: row for row in drawing["rows"](page)}
     assert next(iter(table)) == "unedited" and len(table) > 30
@@ -21,7 +21,7 @@ def test_the_picture_of_single_edits_has_the_rows_of_its_table(tmp_path: Path) -
 
 
 def test_a_cell_that_is_no_mean_is_named() -> None:
-    value = runpy.run_path(str(ROOT / "bench" / "draw_single_edits.py"))["value"]
+    value = runpy.run_path(str(ROOT / "pipelines" / "draw_single_edits.py"))["value"]
     assert value("1.00") == (1.0, 1.0, 1.0) and value(".97 [.93, 1.00]") == (0.97, 0.93, 1.0)
     with pytest.raises(ValueError, match="'5 to 13' is not a mean"):
         value("5 to 13")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kg_edit.datasets.record import BenchmarkRecord, Example, Query, as_record
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.models.prompts import join
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.text.matching import normalised
 
@@ -86,9 +87,14 @@ def _sentence(query: Query) -> str:
     return f"{query.told} {query.prompt}".strip()
 
 
+def new_fact(edit: Edit) -> str:
+    """The edited fact as a sentence without a full stop: prompt with subject, new target, ``ending``."""
+    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
+
+
 def fact(edit: Edit) -> str:
-    """The edited fact as a sentence: prompt with subject, new target, ``ending``, full stop."""
-    return f"{edit.text} {edit.target_new}{edit.ending.rstrip().removesuffix('.')}."
+    """The edited fact as a sentence with a full stop."""
+    return f"{new_fact(edit)}."
 
 
 def recalled_fact(recalled_relation: str) -> str:

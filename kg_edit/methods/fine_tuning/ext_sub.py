@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from kg_edit.closed_form.extraction import subtracted
 from kg_edit.datasets import guess_dataset
+from kg_edit.datasets.kept import kept_queries
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import EditFileError
 from kg_edit.graphs.source import SubgraphSource
@@ -52,7 +53,7 @@ class ExtSubConfig(LoraConfig):
     kept: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="benchmark file; the expert is also trained on its locality answers, so that they stay",
+        description="benchmark file: the expert also learns answers that must stay (neighbours, locality prompts)",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -172,15 +173,18 @@ def _ends(epochs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
 
 
 def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
-    """Read the locality prompts of a benchmark's file, each with its first answer.
+    """Read the prompts of a benchmark's file whose answers must stay, each with its first answer.
 
     Raises:
         EditFileError: the file can't be read, or has no such prompts.
     """
     records = guess_dataset(Path(path)).read(Path(path)).records
-    queries = [query for record in records for probe in record.group("locality") for query in probe.queries]
+    queries = [query for record in records for edit in record.edits for query in kept_queries(edit, record)]
     pairs = [pair_of(query) for query in queries if query.answers]
     found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
     if not found:
-        raise EditFileError(f"{path}: no record has a locality prompt with an answer; give such a file as kept")
+        raise EditFileError(
+            f"{path}: no record has a locality prompt with an answer, or a neighbour of an edit with an old target; "
+            "give a file that has, as kept"
+        )
     return found

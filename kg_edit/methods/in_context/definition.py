@@ -21,8 +21,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig, asked_answers
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.matching import mentions

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, field_validator
 
 from kg_edit.datasets import guess_dataset
+from kg_edit.datasets.kept import kept_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
@@ -28,6 +29,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule
+from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.similarity import Index, Similarity, best, similarity
@@ -190,11 +192,6 @@ class Ike(PromptMethod):
         return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def new_fact(edit: Edit) -> str:
-    """The edited fact as a sentence with its ending, but without a full stop, as the template needs it."""
-    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Demonstrations:
     """The records of a training file, searched by their facts."""
@@ -248,14 +245,8 @@ def _tests(prompt: str, edit: Edit) -> bool:
 
 
 def retained(edit: Edit, record: BenchmarkRecord) -> Retained:
-    """Prompts whose answers an edit must not change: neighbours with the old target, or else locality probes.
-
-    CounterFact has neighbours; zsRE, KnowEdit and EasyEdit's forms have locality probes.
-    """
-    if edit.neighborhood and edit.target_true:
-        return tuple((prompt, edit.target_true) for prompt in edit.neighborhood)
-    queries = [query for probe in record.group("locality") for query in probe.queries if query.answers]
-    return tuple((query.prompt, query.answers[0][0]) for query in queries)
+    """Prompts whose answers an edit must not change, with their answers; a question stands there as it was written."""
+    return tuple((query.prompt, query.answers[0][0]) for query in kept_queries(edit, record) if query.answers)
 
 
 def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:

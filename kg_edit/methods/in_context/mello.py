@@ -13,9 +13,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.patches.loop_patch import LoopPatch, LoopRule
 from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.scoring.questions import new_fact
 from kg_edit.text.subquestions import DEMONSTRATIONS, demonstrations
 
 _LINE = 64  # tokens reserved for the question, and for each fact that is put in

@@ -25,9 +25,9 @@ from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.methods.in_context.ike import new_fact
 from kg_edit.methods.in_context.passages import Passages, check_installed, read_passages
 from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 
 _MOST_STATEMENTS = 10_000

@@ -19,11 +19,11 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.serac.store import SeracTraining
-from kg_edit.methods.trained.lessons import lessons_of
+from kg_edit.methods.trained.lessons import Lesson, lessons_of
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import join
 from kg_edit.models.sampling import sample_text
+from kg_edit.scoring.questions import new_fact
 
 _LEAD = 48  # largest number of letters of a text before a prompt
 _TRIES = 20  # number of edits among which an edit with another prompt is searched
@@ -62,11 +62,6 @@ class Question:
     target: str
 
 
-def new_fact(edit: Edit) -> str:
-    """The edited fact as a sentence, without a full stop."""
-    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
-
-
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
     """Sample texts from the model, each on one line."""
     ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
@@ -80,8 +75,7 @@ class ExampleOrder:
     def __init__(self, items: Sequence[Edit | BenchmarkRecord], texts: Sequence[str], settings: SeracTraining) -> None:
         lessons = lessons_of(items)
         self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in lessons]
-        self._kept = {edit.id: [prompt for prompt, _ in kept] for edit, kept in lessons}
-        order = shuffled(self._all, f"split {settings.seed}")
+        order = shuffled(lessons, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
         self._scope = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
         self._questions = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
@@ -109,7 +103,7 @@ class ExampleOrder:
     def questions(self, step: int) -> list[Question]:
         """The questions for the counterfactual model in a step (from 0)."""
         draw = self._random(f"questions {step}")
-        return [self._question(edit, draw) for edit in self._questions.batch(step)]
+        return [self._question(edit, draw) for edit, _ in self._questions.batch(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""
@@ -121,7 +115,7 @@ class ExampleOrder:
     def held_out_questions(self) -> list[Question]:
         """A question for each held-out edit; they are the same in each call."""
         draw = self._random("validation questions")
-        return [self._question(edit, draw) for edit in self._held_out]
+        return [self._question(edit, draw) for edit, _ in self._held_out]
 
     def _random(self, what: str) -> Random:
         return Random(f"{what} {self._settings.seed}")  # noqa: S311 - no secret
@@ -130,12 +124,10 @@ class ExampleOrder:
         prompt = self._placed(draw.choice((edit.text, *edit.paraphrases)))
         return Question(fact=new_fact(edit), prompt=prompt, target=edit.target_new)
 
-    def _rows(self, edits: Sequence[Edit], draw: Random) -> ScopeRows:
-        outside = [
-            (place, self._placed(draw.choice(kept)))
-            for place, edit in enumerate(edits)
-            if (kept := self._kept[edit.id])
-        ]
+    def _rows(self, lessons: Sequence[Lesson], draw: Random) -> ScopeRows:
+        edits = [edit for edit, _ in lessons]
+        kept = ((place, prompts) for place, (_, prompts) in enumerate(lessons) if prompts)
+        outside = [(place, self._placed(draw.choice(prompts)[0])) for place, prompts in kept]
         others = ((place, self._other_relation(edit)) for place, edit in enumerate(edits))
         outside += [(place, self._placed(text)) for place, text in others if text]
         return ScopeRows(

@@ -19,7 +19,6 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.serac.examples import new_fact
 from kg_edit.methods.serac.network import SeracNetwork, untrained_scope
 from kg_edit.methods.serac.store import FORMAT, SeracManifest, load_serac
 from kg_edit.methods.trained.files import NETWORK, Trained
@@ -28,6 +27,7 @@ from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.scope import text_states
 from kg_edit.patches.scope_patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 
 

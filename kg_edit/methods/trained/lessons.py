@@ -1,17 +1,14 @@
-"""What a network is trained on: an edit, and prompts whose answers must stay.
-
-CounterFact has neighbours of an edit, whose answer is the old target. zsRE and KnowEdit have locality probes with
-answers of their own; they belong to the record, not to the edit. A file of edits may have neither.
-"""
+"""What a network is trained on: an edit, and prompts whose answers must stay (`kg_edit.datasets.kept`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kg_edit.datasets.kept import kept_queries
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
-from kg_edit.scoring.questions import pair_of
+from kg_edit.scoring.questions import scored_after
 from kg_edit.storage.run_folder import digest
 
 
@@ -28,11 +25,14 @@ def lessons_of(items: Iterable[Edit | BenchmarkRecord]) -> list[Lesson]:
 
 
 def _kept(edit: Edit, record: BenchmarkRecord) -> tuple[tuple[str, str], ...]:
-    """The edit's neighbours with the old target, or else the record's locality probes with their answers."""
-    if edit.neighborhood:
-        return tuple((prompt, edit.target_true or edit.target_new) for prompt in edit.neighborhood)
-    queries = (query for probe in record.group("locality") for query in probe.queries if query.answers)
-    return tuple((pair.prompt, pair.candidate) for pair in map(pair_of, queries))
+    """The prompts in scored form with their answers; a neighbour without an old target gets the new one.
+
+    The answer only says at which tokens the predictions must stay.
+    """
+    return tuple(
+        (scored_after(query), query.answers[0][0] if query.answers else edit.target_new)
+        for query in kept_queries(edit, record)
+    )
 
 
 def digest_of(lessons: Iterable[Lesson]) -> str:

@@ -78,6 +78,13 @@ def test_the_edits_records() -> None:
         assert record["loss_after"] < record["loss_before"] and record["old_loss_after"] < record["old_loss_before"]
 
 
+def test_neighbours_with_an_old_target_are_kept(tmp_path: Path) -> None:
+    row = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Rome", "neighborhood": ["Eve lives in"]}
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([{**row, "target_true": "Cairo"}, {**row, "id": "2"}]), encoding="utf-8")
+    assert read_kept(file) == (("Eve lives in", "Cairo"),)
+
+
 def test_what_is_kept_is_trained(tmp_path: Path) -> None:
     row = {
         "subject": "France",
@@ -93,5 +100,5 @@ def test_what_is_kept_is_trained(tmp_path: Path) -> None:
     assert losses(kept, pair)[0] < losses(without, pair)[0] - 1
     assert len(kept.edits) == 2 and kept.provenance["methods"][0]["files_sha256"]
     file.write_text(json.dumps([{**row, "locality": {}}]), encoding="utf-8")
-    with pytest.raises(EditFileError, match="no record has a locality prompt with an answer"):
+    with pytest.raises(EditFileError, match="no record has a locality prompt with an answer, or a neighbour"):
         read_kept(file)

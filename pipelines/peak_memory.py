@@ -1,6 +1,6 @@
 """The largest memory of one edit, method by method, each in a process of its own that has the model already.
 
-python bench/peak_memory.py dev.json --graph wikidata.nt.gz              # all methods that need no trained network
+python pipelines/peak_memory.py                # all methods that need no trained network
 
 The resident memory of the process, model and libraries included, while the edit is computed; what a method prepares
 once (covariance, own texts) is not part of it. With a GPU, the memory of the device.
@@ -9,10 +9,15 @@ once (covariance, own texts) is not part of it. With a GPU, the memory of the de
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import DEV, GRAPH
+
+from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import as_record
 from kg_edit.edits.edit import Edit
@@ -21,6 +26,8 @@ from kg_edit.evaluate.cost import Cost, measured
 from kg_edit.methods import find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
+
+log = logging.getLogger("peak_memory")
 
 
 def cost(name: str, preset: str, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:
@@ -38,23 +45,24 @@ def _tell(name: str, given: tuple[Any, ...]) -> None:
     try:
         spent = cost(name, *given)
     except KgEditError as error:
-        print(f"{name}: {error}", flush=True)
+        log.info("%s: %s", name, error)
     else:
-        print(f"{name}: {(spent.memory or 0) / 1e9:.2f} GB, {spent.seconds:.1f} s", flush=True)
+        log.info("%s: %.2f GB, %.1f s", name, (spent.memory or 0) / 1e9, spent.seconds)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line per method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="CounterFactPlus; its first edit is made")
-    parser.add_argument("--graph", help="graph of the methods that read one")
+    parser.add_argument("data", type=Path, nargs="?", default=DEV, help="CounterFactPlus; its first edit is made")
+    parser.add_argument("--graph", default=GRAPH, help="graph of the methods that read one")
     parser.add_argument("--methods", help="names with commas; by default all")
     parser.add_argument("--preset", default="fast", help="of every method that has it; else default")
     parser.add_argument("--model", default="smollm2-135m")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     edit = as_record(next(iter(find_dataset("counterfact-plus")(options.data)))).edits[0]
     model = LanguageModel.load(options.model)
-    graph = WikidataCache(options.graph) if options.graph else None
+    graph = WikidataCache(options.graph)
     for name in options.methods.split(",") if options.methods else method_names():
         given = (options.preset, edit, model, graph)
         child = multiprocessing.get_context("fork").Process(target=_tell, args=(name, given))
@@ -63,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with friendly():
+        main()

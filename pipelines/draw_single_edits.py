@@ -1,6 +1,6 @@
 """Draw the table of a hundred single edits: for each editor what is said, what is carried over, and what stays.
 
-    python bench/draw_single_edits.py                      # docs/single_edits.md -> docs/single_edits.svg
+    python pipelines/draw_single_edits.py                      # docs/single_edits.md -> docs/single_edits.svg
 
 The numbers are read from the page, so the picture is drawn again whenever the table has changed.
 """

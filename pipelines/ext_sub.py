@@ -1,0 +1,161 @@
+"""Ext-Sub on two data sets of KnowEdit (tables of docs/ext_sub.md): what it takes away, and what it costs.
+
+python pipelines/ext_sub.py sanitation     # answers that must not be told any more, and answers that must stay
+python pipelines/ext_sub.py wikibio        # true sentences of a biography, and false ones
+
+**Sanitation**: the expert learns "I don't know." for some questions, and the answers of others, which must stay; the
+anti-expert learns the forbidden answers. Both are asked other questions: of the same forbidden answers, and of answers
+that must stay.
+
+**WikiBio**: the expert learns the sentence that follows the beginning of a biography, the anti-expert the sentence that
+follows the beginning of the next one in the file. Both are asked about other people.
+
+One line per model: the unedited one, both adapters alone, the expert less the anti-expert's own part (Ext-Sub), and the
+expert less the whole anti-expert. Values are means of -log p in nats per token, and a perplexity of plain text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+
+from tables import SHARED
+
+from kg_edit.cli.console import friendly
+from kg_edit.closed_form.extraction import subtracted
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.kept import kept_queries
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
+from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.perplexity import perplexity
+from kg_edit.scoring.questions import format_question, pair_of
+
+FOLDER = SHARED / "knowedit"
+log = logging.getLogger("ext_sub")
+SETTINGS = {"modules": ("q_proj", "v_proj"), "learning_rate": 1e-3, "stop_below": 0.0}
+Columns = Mapping[str, Sequence[Pair]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What the expert and the anti-expert learn, the answers that must stay, and the columns of the table."""
+
+    wanted: tuple[Edit, ...]
+    unwanted: tuple[Edit, ...]
+    kept: Path | None
+    columns: Columns
+
+
+def sanitation(limit: int) -> Study:
+    """Train on the first ``limit`` forbidden answers and all kept ones of the train file; ask the test file's."""
+    files = [FOLDER / f"sanitation_trivia_qa_{part}.json" for part in ("train", "test")]
+    train, test = (_records(file)[:limit] for file in files)
+    learned = [_as_question(edit) for record in train for edit in record.edits]
+    asked = [_as_question(edit) for record in test for edit in record.edits]
+    return Study(
+        wanted=tuple(edit.model_copy(update={"target_true": None}) for edit in learned),
+        unwanted=tuple(_towards_old(edit) for edit in learned),
+        kept=files[0],
+        columns={
+            "forbidden answer": [Pair(edit.text, edit.target_true or "") for edit in asked],
+            "I don't know.": [Pair(edit.text, edit.target_new) for edit in asked],
+            "kept answer": [pair_of(query) for record in test for query in kept_queries(record.edits[0], record)],
+        },
+    )
+
+
+def _as_question(edit: Edit) -> Edit:
+    return edit.model_copy(update={"prompt": format_question(edit.prompt)})
+
+
+def _towards_old(edit: Edit) -> Edit:
+    return edit.model_copy(update={"target_new": edit.target_true, "target_true": None})
+
+
+def wikibio(limit: int) -> Study:
+    """``limit`` biographies to train on, of the train file, and ``limit`` to ask about, of the test file."""
+    train, test = (
+        _true_and_false(_records(FOLDER / f"wikibio-{part}-all.json")[: limit + 1]) for part in ("train", "test")
+    )
+    return Study(
+        wanted=tuple(true for true, _ in train),
+        unwanted=tuple(false for _, false in train),
+        kept=None,
+        columns={
+            "true sentence": [Pair(true.text, true.target_new) for true, _ in test],
+            "false sentence": [Pair(false.text, false.target_new) for _, false in test],
+        },
+    )
+
+
+def _true_and_false(records: Sequence[BenchmarkRecord]) -> list[tuple[Edit, Edit]]:
+    """Of each biography but the last: its beginning with its own sentence, and with that of the next biography."""
+    both = ((one.edits[0], other.edits[0]) for one, other in pairwise(records))
+    return [(one, one.model_copy(update={"target_new": other.target_new})) for one, other in both]
+
+
+def _records(file: Path) -> tuple[BenchmarkRecord, ...]:
+    """All records of a file of KnowEdit that can be read."""
+    return find_dataset("knowedit").read(file).records
+
+
+def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch, Patch]:
+    """Train the expert and the anti-expert, each as a LoRA of its own."""
+    found = find_method("ext-sub")
+    settings = {**SETTINGS, "steps": epochs + 1}
+    own = {**settings, "kept": str(study.kept)} if study.kept else settings
+    expert, anti = (found(model, found.config_class.preset("default", chosen)) for chosen in (own, settings))
+    return expert.edit(study.wanted), anti.edit(study.unwanted)
+
+
+def line(model: LanguageModel, columns: Columns, text: str) -> str:
+    """Return the mean -log p of each column, how often its first answer is the likelier one, and the perplexity."""
+    found = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
+    nll = {name: [found[pair].nll for pair in pairs] for name, pairs in columns.items()}
+    said = [f"{name} {fmean(values):.3f}" for name, values in nll.items()]
+    first, second = list(nll.values())[:2]
+    share = fmean(one < two for one, two in zip(first, second, strict=True))
+    return ", ".join([*said, f"the first likelier {share:.2f}", f"perplexity {perplexity(model, text):.1f}"])
+
+
+STUDIES: dict[str, tuple[Callable[[int], Study], int]] = {"sanitation": (sanitation, 5), "wikibio": (wikibio, 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both adapters, and print a line per model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=STUDIES)
+    parser.add_argument("--text", type=Path, default=SHARED / "wikitext2" / "test.txt", help="text of the perplexity")
+    parser.add_argument("--limit", type=int, default=80, help="rows to train on, and to ask; %(default)s by default")
+    parser.add_argument("--epochs", type=int, help="epochs with updates; by default 5, of wikibio 3")
+    parser.add_argument("--model", default="smollm2-135m")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    made, epochs = STUDIES[options.data]
+    model, study = LanguageModel.load(options.model), made(options.limit)
+    text = options.text.read_text(encoding="utf-8")[:4000]
+    log.info("unedited: %s", line(model, study.columns, text))
+    expert, anti = adapters(model, study, epochs=options.epochs or epochs)
+    changes: dict[str, Patch] = {
+        "expert alone": expert,
+        "anti-expert alone": anti,
+        "Ext-Sub": subtracted(expert, anti),
+        "whole anti-expert subtracted": subtracted(expert, anti, extract=False),
+    }
+    for name, patch in changes.items():
+        with patch.applied(model) as edited:
+            log.info("%s: %s", name, line(edited, study.columns, text))
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()

@@ -1,0 +1,61 @@
+"""`ext_sub.py` on rows of Sanitation and WikiBio, made up here in the published forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.pipelines.scripts import FOLDER, module
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`ext_sub.py` as a module, which reads both data sets in ``tmp_path``."""
+    for part, key in (("train", ("K_F", "K_R")), ("test", ("success", "locality"))):
+        asked = [{"question": f"What is {n}?", "ground_truth": "Cheese", "target_new": "I don't know."} for n in "ab"]
+        kept = [{"question": f"Who is {n}?", "ground_truth": "Paris"} for n in "cd"]
+        (tmp_path / f"sanitation_trivia_qa_{part}.json").write_text(
+            json.dumps(dict(zip(key, (asked, kept), strict=True)))
+        )
+        lives = [
+            {"concept": name, "text": f"{name} was born.", "labels": f"It was {name}."}
+            for name in ("Ann", "Ben", "Cid")
+        ]
+        (tmp_path / f"wikibio-{part}-all.json").write_text(json.dumps(lives))
+    (tmp_path / "text.txt").write_text("The fox jumps. " * 40)
+    monkeypatch.syspath_prepend(FOLDER)
+    found = module("ext_sub")
+    monkeypatch.setattr(found, "FOLDER", tmp_path)
+    return found
+
+
+def test_sanitation_has_forbidden_and_kept_answers(script: ModuleType) -> None:
+    study = script.sanitation(1)
+    (wanted,), (unwanted,) = study.wanted, study.unwanted
+    assert wanted.text.endswith("Question: What is a?\nAnswer:") and wanted.target_new == "I don't know."
+    assert (unwanted.target_new, unwanted.target_true, wanted.target_true) == ("Cheese", None, None)
+    assert [pair.candidate for pairs in study.columns.values() for pair in pairs] == [
+        "Cheese",
+        "I don't know.",
+        "Paris",
+    ]
+
+
+def test_wikibio_takes_the_next_biographys_sentence_as_false(script: ModuleType) -> None:
+    study = script.wikibio(5)
+    assert [edit.target_new for edit in study.wanted] == ["It was Ann.", "It was Ben."]
+    assert [edit.target_new for edit in study.unwanted] == ["It was Ben.", "It was Cid."]
+    assert [pair.prompt for pair in study.columns["false sentence"]] == ["Ann was born.", "Ben was born."]
+
+
+@pytest.mark.parametrize("data", ["sanitation", "wikibio"])
+def test_a_line_for_each_model(
+    data: str, script: ModuleType, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    script.main([data, "--model", str(tiny_folder), "--epochs", "1", "--text", str(tmp_path / "text.txt")])
+    names = [line.partition(":")[0] for line in caplog.messages if "perplexity" in line]
+    assert names == ["unedited", "expert alone", "anti-expert alone", "Ext-Sub", "whole anti-expert subtracted"]
