@@ -24,7 +24,8 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
     """The first special token that is used neither in plain text nor in chat; else the EOS token, else the unknown
     token.
 
-    The EOS token is not used if the chat template writes it. ``name`` is the model's name in the message.
+    The EOS token is not used if the chat template writes it, or if the tokenizer puts it before every text. ``name`` is
+    the model's name in the message.
 
     Raises:
         ConfigError: the tokenizer has no such token.
@@ -33,8 +34,8 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
         if tokenizer(marker.text, add_special_tokens=False)["input_ids"] == [marker.id]:
             return marker
     raise ConfigError(
-        f"the tokenizer of {name!r} has no free special token to mark a text: its chat template uses all of them; "
-        "add one (tokenizer.add_special_tokens) and save the model with it"
+        f"the tokenizer of {name!r} has no free special token to mark a text: its chat template or every text has all "
+        "of them; add one (tokenizer.add_special_tokens) and save the model with it"
     )
 
 
@@ -45,7 +46,10 @@ def _candidates(tokenizer: PreTrainedTokenizerBase) -> Iterator[Marker]:
     for number, token in added:
         if token.special and token.content not in used and token.content not in template:
             yield Marker(number, token.content)
+    always = tokenizer("")["input_ids"]
     for text in (tokenizer.eos_token, tokenizer.unk_token):
         written = isinstance(text, str) and (text in template or "eos_token" in template)
         if isinstance(text, str) and not written:
-            yield Marker(int(tokenizer.convert_tokens_to_ids(text)), text)  # type: ignore[arg-type]
+            number = int(tokenizer.convert_tokens_to_ids(text))  # type: ignore[arg-type]
+            if number not in always:
+                yield Marker(number, text)

@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
+from kg_edit.models.token_means import HeldSums
 
 
 class SharedContexts:
@@ -136,20 +137,12 @@ class Prefix:
         return SummedCache(layers, self.sums, keeps=keeps)
 
 
-class SummedCache(Cache):
-    """A cache that also holds the sums of `kg_edit.models.token_means`, [rows, d + 1], by name.
-
-    ``keeps_sums``: whether new tokens are added to the sums.
-    """
+class SummedCache(HeldSums, Cache):
+    """A cache that also holds the sums of `kg_edit.models.token_means`."""
 
     def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, keeps: bool) -> None:
         super().__init__(layers=layers)
         self.token_sums, self.keeps_sums = dict(sums), keeps
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices``."""
-        super().batch_select_indices(indices)
-        self.token_sums = {name: _picked(held, indices) for name, held in self.token_sums.items()}
 
 
 def _picked(rows: Tensor, index: Tensor) -> Tensor:

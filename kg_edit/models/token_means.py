@@ -20,7 +20,62 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
+
+
+class HeldSums:
+    """For a cache: the sums of `TokenMeans`, [rows, d + 1] by name; their rows follow the cache's rows.
+
+    ``keeps_sums``: whether the sums of new tokens are stored.
+    """
+
+    token_sums: dict[str, Tensor]
+    keeps_sums: bool = True
+
+    @classmethod
+    def of(cls, cache: Cache) -> HeldSums:
+        """The cache itself, which from now on holds sums too; they follow its beams and its batch."""
+        if not isinstance(cache, HeldSums):
+            kind = type(cache)
+            cache.__class__ = type(f"Summed{kind.__name__}", (HeldSums, kind), {})
+            cache.token_sums = {}  # type: ignore[attr-defined]
+        assert isinstance(cache, HeldSums)  # noqa: S101 - it is now
+        return cache
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take the rows ``beam_idx``, as a beam search does."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._take(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the rows ``indices``."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._take(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self.token_sums = {name: held.repeat_interleave(repeats, 0) for name, held in self.token_sums.items()}
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()  # type: ignore[misc]
+        self.token_sums = {}
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: the sums of fewer tokens are not known.
+
+        Raises:
+            PatchError: always.
+        """
+        raise PatchError(
+            "this patch sums up a text, so tokens can't be taken out of the cache; generate without an assistant model "
+            "and without prompt_lookup_num_tokens, or with use_cache=False"
+        )
+
+    def _take(self, rows: Tensor) -> None:
+        self.token_sums = {name: held[rows.to(held.device)] for name, held in self.token_sums.items()}
 
 
 class TokenMeans:
@@ -37,7 +92,7 @@ class TokenMeans:
         self._window = getattr(model.model.config, "sliding_window", None) or math.inf
         self._size = (0, 0)
         self._mask: Tensor | None = None
-        self._cache: Any = None
+        self._cache: Cache | None = None
 
     @contextmanager
     def attached(self) -> Iterator[TokenMeans]:
@@ -62,16 +117,15 @@ class TokenMeans:
         ones = states.new_ones(rows, tokens, 1)
         sums = self._visible(states.device) @ torch.cat([states, ones], -1)
         if self._cache is not None:
-            sums = self._with_cache(sums)
+            sums = self._with_cache(HeldSums.of(self._cache), sums)
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
 
-    def _with_cache(self, sums: Tensor) -> Tensor:
+    def _with_cache(self, cache: HeldSums, sums: Tensor) -> Tensor:
         """Add the cached sums of earlier tokens to ``sums`` [rows, tokens, d + 1], and update the cache."""
-        held = self._cache.__dict__.setdefault("token_sums", {})
-        if self._key in held:
-            sums = sums + held[self._key].to(sums.device)[:, None]
-        if self._cache.__dict__.get("keeps_sums", True):
-            held[self._key] = sums[:, -1].detach()
+        if self._key in cache.token_sums:
+            sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
+        if cache.keeps_sums:
+            cache.token_sums[self._key] = sums[:, -1].detach()
         return sums
 
     def _visible(self, device: torch.device) -> Tensor:
@@ -93,8 +147,7 @@ class TokenMeans:
         given = kwargs.get("attention_mask")
         by_place = (one for one in args[1:] if isinstance(one, Tensor) and one.dim() == 4)
         self._mask = given if isinstance(given, Tensor) else next(by_place, None)
-        caches = (one for one in (*args[1:], *kwargs.values()) if isinstance(one, Cache))
-        self._cache = next(caches, None)
+        self._cache = _cache_of(args, kwargs)
 
 
 def _whole_texts(seen: Tensor) -> Tensor:
@@ -109,14 +162,26 @@ def _whole_texts(seen: Tensor) -> Tensor:
 class AfterMarker(TokenMeans):
     """Whether the token ``marker`` has occurred in a text, at each of its tokens; ``name`` as in `TokenMeans`.
 
-    It is computed once a call from the token ids that the transformer gets. If a caller gives embeddings instead of
-    ids, the marker counts as absent.
+    It is computed once a call, before the first block, from the token ids that the transformer gets. If a caller gives
+    embeddings instead of ids, the marker counts as absent.
     """
 
     def __init__(self, model: LanguageModel, marker: int, *, name: str) -> None:
         super().__init__(model, None, name=name)
-        self._marker = marker
+        self._marker, self._first = marker, model.block(0)
+        self._ids: Tensor | None = None  # of a call of the transformer whose first block has not begun
         self._after: Tensor | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[AfterMarker]:
+        """Record the calls of the transformer inside the ``with`` block."""
+        handle = self._first.register_forward_pre_hook(self._begin, with_kwargs=True)
+        try:
+            with super().attached():
+                yield self
+        finally:
+            handle.remove()
+            self._ids = self._after = None
 
     def at(self, tokens: int) -> Tensor | None:
         """1 or 0 for each token of the last call, [tokens, 1].
@@ -125,14 +190,23 @@ class AfterMarker(TokenMeans):
         """
         return self._after if self._after is not None and len(self._after) == tokens else None
 
-    @torch.no_grad()
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._note(block, args, kwargs)
-        ids, self._after = _input_of(args, kwargs), None
-        if ids is not None:
-            marked = (ids.reshape(-1, 1) == self._marker).float()
+        self._ids, self._after = _input_of(args, kwargs), None
+
+    @torch.no_grad()
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compute the tokens after the marker. If no cache was given, the transformer has made one by now."""
+        if self._ids is not None:
+            self._cache = _cache_of(args, kwargs)
+            marked, self._ids = (self._ids.reshape(-1, 1) == self._marker).float(), None
             after = self.of(marked) > 0
             self._after = after.float() if bool(after.any()) else None
+
+
+def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
+    """The cache that a block or the transformer gets."""
+    return next((one for one in (*args[1:], *kwargs.values()) if isinstance(one, Cache)), None)
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -109,11 +109,13 @@ class Scope:
 def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
     """The hidden states [tokens, d] of a text after block ``layer``; empty if the text has no tokens.
 
+    Of a text with several paragraphs only the last one is read: the others are examples in a prompt.
+
     Raises:
         ModelError: the model has no such layer.
     """
     longest = min(_LONGEST, model.positions or _LONGEST)
-    ids = encode(model.tokenizer, text).ids[-longest:]
+    ids = encode(model.tokenizer, text.rstrip().rpartition("\n\n")[2]).ids[-longest:]
     if not ids:
         return torch.zeros(0, model.width, device=model.device)
     with untouched(model) if model.model.training else nullcontext(), torch.no_grad():

@@ -101,11 +101,8 @@ class ScopePatch(Patch):
         return not self.facts
 
     def nearest(self, model: LanguageModel, prompt: str) -> tuple[ScopedFact, float] | None:
-        """The edit with the largest probability g for ``prompt``, and g; None without edits or for an empty prompt.
-
-        For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
-        """
-        states = text_states(model, prompt.rstrip().rpartition("\n\n")[2], self.rule.layer)
+        """The edit with the largest probability g for ``prompt``, and g; None without edits or for an empty prompt."""
+        states = text_states(model, prompt, self.rule.layer)
         if not self.facts or not len(states):
             return None
         scope, memory = self._on(states.device)
@@ -158,7 +155,7 @@ class ScopePatch(Patch):
         with ExitStack() as stack:
             after = stack.enter_context(self._marked(model))
             for name, module in modules.items():
-                stack.callback(module.register_forward_hook(_adding(after, *self.changes[name])).remove)
+                stack.callback(module.register_forward_hook(changed_after(after, *self.changes[name])).remove)
             yield replace(model, prompt_transform=self._router(model))
 
     @contextmanager
@@ -263,7 +260,9 @@ def _fact(place: int, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     return ScopedFact(id=said["id"], about=said["about"], told=said["told"], vectors=vectors, weights=weights)
 
 
-def _adding(after: AfterMarker, left: Tensor, right: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
+def changed_after(
+    after: AfterMarker, left: Tensor, right: Tensor
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
     """A forward hook that adds ``left right x`` to the module's output at the tokens after the marker."""
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Patches of sides. A side is an extra module beside a weight that changes its output: a memory, a gate, neurons.
 
 - `Side`: the base class of sides; each kind is a subclass.
-- `SidePatch`: the sides by kind, and by the name of the weight beside which they stand. No weight changes.
+- `SidePatch`: the sides by kind, and by the name of the weight beside which they stand. No weight changes. The sides
+  act in their order; a side that later edits train further moves to the end, where it was trained.
 
 The sides of later edits are trained on the model with the earlier ones. So to take an edit out, the edits after it have
 to be computed again (`kg_edit.ledger`).
@@ -87,7 +88,10 @@ class Side(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SidePatch(Patch):
-    """Sides by kind and weight. Adding patches adds the sides of the same place; each kind defines its sum."""
+    """Sides by kind and weight, in the order in which they act.
+
+    Adding patches adds the sides of the same place; each kind defines its sum.
+    """
 
     kind: ClassVar[Kind] = "adapter"
 
@@ -110,14 +114,14 @@ class SidePatch(Patch):
         return not self.sides
 
     def _plus(self, other: SidePatch) -> SidePatch:
-        """The sides of both patches; sides of the same place are added.
+        """The sides of both patches; sides of the same place are added, and stand where those of ``other`` stand.
 
         Raises:
             PatchError: two sides of the same place have different settings.
         """
         sides = dict(self.sides)
         for place, more in other.sides.items():
-            sides[place] = sides[place].plus(more) if place in sides else more
+            sides[place] = sides.pop(place).plus(more) if place in sides else more
         return SidePatch(sides=sides, provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
@@ -149,10 +153,10 @@ class SidePatch(Patch):
             OutputError: the file can't be written.
         """
         tensors: dict[str, Tensor] = {}
-        said: dict[str, dict[str, Any]] = {}
+        said: list[tuple[str, str, dict[str, Any]]] = []
         for (kind, name), side in self.sides.items():
             tensors |= {f"{kind}/{name}/{own}": tensor for own, tensor in side.tensors().items()}
-            said.setdefault(kind, {})[name] = side.said()
+            said.append((kind, name, side.said()))
         return write_patch(path, format=SIDE, provenance={**self.provenance, _SAID: said}, tensors=tensors)
 
     @classmethod
@@ -167,12 +171,19 @@ class SidePatch(Patch):
         try:
             sides = {
                 (kind, name): _class(kind).read(own, _under(f"{kind}/{name}/", file.tensors))
-                for kind, names in said.items()
-                for name, own in names.items()
+                for kind, name, own in _in_order(said)
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(sides=sides, provenance=provenance)
+
+
+def _in_order(said: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The kind, weight and data of each side. Files of versions before 2026-11 have them by kind, in no order."""
+    if isinstance(said, Mapping):
+        yield from ((kind, name, own) for kind, names in said.items() for name, own in names.items())
+    else:
+        yield from ((kind, name, own) for kind, name, own in said)
 
 
 def side_of(patch: Patch, place: Place) -> Side | None:

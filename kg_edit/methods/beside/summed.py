@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
 from kg_edit.methods.beside.base import BesideConfig, BesideMethod
 from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow, record
 from kg_edit.models.hooks import watched
@@ -43,7 +44,7 @@ class SummedMethod(BesideMethod):
 
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
         """Train the change of the parameters on the rows of all ``edits`` together."""
-        side = own if isinstance(own, self.side_class) else self.side_class.empty(self.shape, self.side_settings())
+        side = self._start(own)
         held = side.parameters(next(self.module.parameters()).device)
         names = [name for name in held if self.learned() is None or name in (self.learned() or ())]
         change = {name: torch.zeros_like(held[name], requires_grad=True) for name in names}
@@ -55,6 +56,22 @@ class SummedMethod(BesideMethod):
         size = torch.cat([tensor.flatten() for tensor in found.values()])
         batch = {"batch": len(edits)} if self.joint else {}
         return made, [record(self, edit, change=size, losses=losses) | batch for edit in edits]
+
+    def _start(self, own: Side | None) -> SummedSide:
+        """The side of the earlier edits, or else an empty one.
+
+        Raises:
+            PatchError: the earlier side has other settings.
+        """
+        settings = self.side_settings()
+        if not isinstance(own, self.side_class):
+            return self.side_class.empty(self.shape, settings)
+        if own.settings != settings:
+            raise PatchError(
+                f"the earlier edits were made with other settings ({own.settings!r}) than these ({settings!r}); make "
+                "later edits with the same settings"
+            )
+        return own
 
     def _descend(
         self, edits: Sequence[Edit], side: SummedSide, held: Mapping[str, Tensor], change: Mapping[str, Tensor]

@@ -162,9 +162,12 @@ class JointMethod(ValueMethod):
             layer: the block that is written.
             keys: K, the facts' keys, [d_ff, facts], in float64.
             held: the keys of other tokens; empty if ``hold`` is 0.
-            protected: the keys of earlier batches, from the state of the patch before, [d_ff, earlier facts]; None if
-                there are none, or if the method does not set ``keeps_keys``.
+            protected: the keys of earlier batches (`protected`), [d_ff, earlier facts]; None if there are none.
         """
+
+    def protected(self, layer: int, before: Patch) -> Tensor | None:
+        """The keys of the facts of ``before`` in a layer, [d_ff, earlier facts], if the method keeps them."""
+        return state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
 
     def solved(self, layer: int, keys: Tensor, held: HeldKeys) -> Tensor:
         """(C + hold H)^-1 K, [d_ff, facts]."""
@@ -268,8 +271,7 @@ class JointMethod(ValueMethod):
 
         def directions(layer: int, keys: Tensor) -> Tensor:
             held = others.at(layer)
-            protected = state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
-            return self.directions(layer, keys, held, protected)
+            return self.directions(layer, keys, held, self.protected(layer, before))
 
         written = write_jointly(
             self.model,

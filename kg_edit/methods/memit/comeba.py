@@ -1,8 +1,12 @@
 """COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): batches of MEMIT one after the other, applied by gated hooks.
 
-Each batch is computed as in MEMIT, on the model with the full updates of the earlier batches. The weights themselves
-do not change: the update is added only at tokens whose keys are near to edited keys. The gate is defined in
-`kg_edit.patches.sides.gated_update`.
+With C the covariance of the keys, K_p the keys of all earlier batches and K those of the batch, a layer's update is
+
+    D = R K^T (lambda C + K_p K_p^T + K K^T)^-1                      [d, d_ff]
+
+R and K are taken on the model with the full updates of the earlier batches, as if every gate were open: at the edited
+keys the gates are open. The weights themselves do not change: the sum of all D is added only at tokens whose keys are
+near to edited keys. The gate is defined in `kg_edit.patches.sides.gated_update`.
 """
 
 from __future__ import annotations
@@ -101,6 +105,11 @@ class Comeba(Memit):
         patch = SidePatch(sides=sides, provenance=made.provenance)
         patch.check_finite()
         return patch
+
+    def protected(self, layer: int, before: Patch) -> Tensor | None:
+        """The keys of the earlier batches, which the sides of ``before`` hold, [d_ff, earlier facts]."""
+        side = side_of(before, (GatedUpdate.kind, self.model.weight_name(layer)))
+        return side.keys.T if isinstance(side, GatedUpdate) else None
 
     @property
     def _places(self) -> list[tuple[str, str]]:

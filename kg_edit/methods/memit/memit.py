@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class Memit(JointMethod):
     config: MemitConfig
 
     def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
-        """(lambda C + K K^T)^-1 K, [d_ff, facts] (MEMIT, Eq. 14)."""
+        """(lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (MEMIT, Eq. 14); MEMIT keeps no earlier keys K_p."""
         weight = self.config.mom2_weight or len(keys) / 10
-        return joint_directions(keys, self.solved(layer, keys, held), weight=weight)
+        known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
+        return joint_directions(known, self.solved(layer, known, held), weight=weight, first=keys.shape[1])

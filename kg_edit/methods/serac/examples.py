@@ -138,11 +138,17 @@ class ExampleOrder:
         )
 
     def _other_relation(self, edit: Edit) -> str | None:
-        """The edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit."""
+        """The edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit.
+
+        A prompt of the same relation is left out if the file names the relations, and so is one that states the edit.
+        """
         draw = self._random(f"other {edit.id}")
+        own = edit.relation_id or edit.relation
         for other in draw.sample(self._all, min(_TRIES, len(self._all))):
-            if other.prompt != edit.prompt:
-                return other.prompt.replace("{}", edit.subject)
+            text = other.prompt.replace("{}", edit.subject)
+            same = own is not None and own == (other.relation_id or other.relation)
+            if not same and text not in (edit.text, *edit.paraphrases):
+                return text
         return None
 
     def _placed(self, text: str) -> str:

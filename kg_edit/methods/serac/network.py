@@ -16,7 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.token_means import AfterMarker
 from kg_edit.patches.scope import Scope
+from kg_edit.patches.scope_patch import changed_after
 from kg_edit.patches.weight_patch import module_of
 
 _SCALE, _OFFSET = 20.0, -12.0  # initially a head's probability exceeds 1/2 if the mean cosine is above .6
@@ -52,23 +54,16 @@ class SeracNetwork(nn.Module):
         return {name: (self.left[n], self.right[n]) for n, name in enumerate(self.shapes)}
 
     @contextmanager
-    def counterfactual(self, model: LanguageModel) -> Iterator[None]:
-        """Within the ``with`` block ``model`` is the counterfactual model; gradients flow to the changes."""
+    def counterfactual(self, model: LanguageModel, marker: int) -> Iterator[None]:
+        """Within the ``with`` block ``model`` is the counterfactual model from the token ``marker`` on.
+
+        Gradients flow to the changes.
+        """
         with ExitStack() as stack:
+            after = stack.enter_context(AfterMarker(model, marker, name="serac").attached())
             for name, (left, right) in self.changes.items():
-
-                def add(
-                    _: nn.Module,
-                    args: tuple[Tensor, ...],
-                    output: Tensor,
-                    left: Tensor = left,
-                    right: Tensor = right,
-                ) -> Tensor:
-                    change = args[0].float() @ right.to(args[0].device).T @ left.to(args[0].device).T
-                    return output + change.to(output)
-
                 module = module_of(model, name, shape=self.shapes[name])
-                stack.callback(module.register_forward_hook(add).remove)
+                stack.callback(module.register_forward_hook(changed_after(after, left, right)).remove)
             yield
 
 

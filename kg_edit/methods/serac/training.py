@@ -210,7 +210,7 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
     if not prompts:
         return torch.zeros((), device=model.device)
     batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()
-    with network.counterfactual(model), watched(model.blocks[-1], partial(_keep, final)):
+    with network.counterfactual(model, marker.id), watched(model.blocks[-1], partial(_keep, final)):
         base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
     return torch.stack([_nll(model, row, prompt) for row, prompt in zip(final[0], prompts, strict=True)]).mean()
 

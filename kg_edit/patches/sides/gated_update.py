@@ -5,11 +5,12 @@ Li et al., EMNLP 2024, arXiv 2403.05330.
 With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
 
     r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
-    y    = W x + [z(x) >= alpha] D x,    alpha = min(most, share * min_i z(k_i))
+    y    = W x + [z(x) >= alpha] D x,    alpha = min(most, z - (1 - share) |z|),    z = min_i z(k_i)
 
-where k_i are the keys of the edits. The update is large at these keys and small at others, so r marks the edited tokens
-as outliers. The published program computes mean and deviation over the tokens of the current text. Here they come from
-texts that the model writes itself, so that the gate of a token does not depend on the text around it.
+where k_i are the keys of the edits; alpha is share * z while z is above 0. The update is large at these keys and small
+at others, so r marks the edited tokens as outliers. The published program computes mean and deviation over the tokens
+of the current text. Here they come from texts that the model writes itself, so that the gate of a token does not depend
+on the text around it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class GatedUpdate(Side):
             return self.settings.most
         mean, deviation = self.scale
         sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
-        return min(self.settings.most, self.settings.share * float((sizes.min() - mean) / deviation))
+        smallest = float((sizes.min() - mean) / deviation)
+        return min(self.settings.most, _below(smallest, 1 - self.settings.share))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The tensors of the side, by name."""
@@ -121,7 +123,7 @@ class GatedUpdate(Side):
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
         change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
-        (mean, deviation), alpha = self.scale, self.alpha * _SLACK if self.alpha > 0 else self.alpha
+        (mean, deviation), alpha = self.scale, _below(self.alpha, _SLACK)
 
         def answer(inputs: Tensor, output: Tensor) -> Tensor:
             found = inputs @ change.T
@@ -132,4 +134,9 @@ class GatedUpdate(Side):
             yield
 
 
-_SLACK = 1 - 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding
+_SLACK = 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding
+
+
+def _below(z: float, share: float) -> float:
+    """``z`` less a share of its size, also below 0."""
+    return z - share * abs(z)

@@ -56,6 +56,12 @@ def test_a_gate_by_hand() -> None:
     assert gated(keys=[], others=[1.0, 3.0], most=3.0).alpha == 3.0
 
 
+def test_a_key_below_the_mean_passes_its_own_gate() -> None:
+    """|D k| = 2 is 2 below the mean 4: z = -2 / (2 sqrt 2), and alpha is a tenth of |z| further below."""
+    found = gated(keys=[1.0, 10.0], others=[1.0, 3.0], most=2.2, share=0.9)
+    assert found.alpha == pytest.approx(-1.1 * 2 / 8**0.5)
+
+
 @pytest.mark.slow
 def test_the_update_is_memits() -> None:
     model = tiny("llama")
