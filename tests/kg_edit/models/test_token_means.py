@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from kg_edit.errors import PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import base_model, run_prefix
@@ -121,6 +122,24 @@ def test_read_piece_by_piece_with_a_cache(family: str) -> None:
             found = means_now.reshape(2, batch.ids.shape[1], -1)
             torch.testing.assert_close(found[0], alone(model, LONG)[2:], rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(found[1, -1], alone(model, SHORT)[-1], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_sums_follow_the_beams_of_a_cache_and_a_crop_is_refused() -> None:
+    model, seen = tiny("llama"), Seen(tiny("llama"))
+    rows = [ids_of(model, LONG)[:5], ids_of(model, "Rome and Paris in the river")[:5]]
+    cache = DynamicCache(config=model.model.config)
+    seen.run(input_ids=torch.tensor(rows), past_key_values=cache, use_cache=True)
+    cache.reorder_cache(torch.tensor([1, 0]))  # type: ignore[arg-type]
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([0, 2]))
+    seen.run(input_ids=torch.tensor([[5], [5]]), past_key_values=cache, use_cache=True)
+    whole = Seen(model)
+    whole.run(input_ids=torch.tensor([[*rows[1], 5], [*rows[0], 5]]))
+    torch.testing.assert_close(seen.means[-1], whole.means[0].reshape(2, 6, -1)[:, -1], rtol=1e-3, atol=1e-4)
+    assert isinstance(cache, DynamicCache)
+    with pytest.raises(PatchError, match="without an assistant model"):
+        cache.crop(1)
 
 
 def test_tokens_that_the_block_did_not_see_stand_for_themselves() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
@@ -143,6 +145,43 @@ def test_transformers_own_generation_and_padding_on_the_right() -> None:
         padded = edited.model(right).logits[0, ids.shape[1] - 1]
     torch.testing.assert_close(left, alone, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_loop_that_takes_the_cache_of_the_first_pass() -> None:
+    """The transformer makes the cache itself, after the patch has seen the token ids."""
+    patch, model = memory(), tiny("llama")
+    with patch.applied(model) as edited:
+        ids = torch.tensor([edited.encode(INSIDE).ids])
+        first = edited.model(ids, use_cache=True)
+        step = edited.model(torch.tensor([[5]]), past_key_values=first.past_key_values, use_cache=True)
+        whole = edited.model(torch.cat([ids, torch.tensor([[5]])], 1))
+    torch.testing.assert_close(step.logits[0, -1], whole.logits[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_of_two_paragraphs_is_in_its_own_scope() -> None:
+    edit = EDITS[0].model_copy(update={"prompt": f"Of the fox.\n\n{EDITS[0].prompt}"})
+    model = tiny("llama")
+    patch = Serac(model, SeracConfig(untrained=True)).edit([edit])
+    assert isinstance(patch, ScopePatch)
+    assert patch.prompt_transform(model, edit.text) == told(patch, 0, edit.text)
+
+
+def test_a_token_that_begins_every_text_is_no_marker() -> None:
+    """OPT's tokenizer puts its EOS token before each text."""
+    model = tiny("llama")
+    tokenizer = copy.deepcopy(model.tokenizer)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        assert token.content in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+        assert number is not None
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    tokenizer.unk_token = tokenizer.eos_token
+    assert tokenizer("")["input_ids"] == [end]
+    with pytest.raises(ConfigError, match="every text has all of them"):
+        find_marker(tokenizer, name="toy")
 
 
 def test_the_last_paragraph_decides_and_the_nearest_fact_is_told() -> None:

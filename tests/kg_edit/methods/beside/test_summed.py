@@ -123,15 +123,33 @@ def test_other_settings_do_not_add_and_broken_files_are_refused(tmp_path: Path) 
         MemoryNetwork.read(side.said(), {**side.tensors(), "keys": torch.zeros(3, 3)})
 
 
-@pytest.mark.slow
-def test_two_kinds_beside_one_layer() -> None:
-    """Patches of two methods stack in one, and the edits of both are listed."""
+def test_two_kinds_beside_one_layer_keep_their_order(tmp_path: Path) -> None:
+    """They act one after the other: the second was trained on the output of the first, also after loading."""
     model = tiny("llama")
-    both = defer(model, steps=2).edit(EDITS[:1]) + memory(model, steps=2).edit(EDITS[1:2])
-    assert isinstance(both, SidePatch) and len(both.sides) == 2
-    assert [record["method"] for record in both.edits] == ["defer", "memory"]
-    with both.applied(model):
-        assert torch.isfinite(logits(model, UNRELATED)).all()
+    first = memory(model).edit(EDITS[:1])
+    both = defer(model).edit(EDITS[1:2], start=first)
+    assert isinstance(both, SidePatch) and [kind for kind, _ in both.sides] == ["memory", "defer"]
+    assert [record["method"] for record in both.edits] == ["memory", "defer"]
+    again = Patch.load(both.save(tmp_path / "both.safetensors"))
+    for patch in (both, again):
+        with patch.applied(model):
+            assert said(model, EDITS[0]) and said(model, EDITS[1])
+
+
+def test_a_side_that_is_trained_further_acts_where_it_was_trained() -> None:
+    model = tiny("llama")
+    both = memory(model).edit(EDITS[1:2], start=defer(model).edit(EDITS[:1]))
+    whole = defer(model).edit(EDITS[2:], start=both)
+    assert isinstance(whole, SidePatch) and [kind for kind, _ in whole.sides] == ["memory", "defer"]
+    with whole.applied(model):
+        assert said(model, EDITS[2])
+
+
+def test_later_edits_with_other_settings_are_refused_before_the_training() -> None:
+    model = tiny("llama")
+    first = memory(model, steps=1).edit(EDITS[:1])
+    with pytest.raises(PatchError, match="make later edits with the same settings"):
+        memory(model, steps=1, slots=7).edit(EDITS[1:2], start=first)
 
 
 def test_presets_of_the_published_program() -> None:
