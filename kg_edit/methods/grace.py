@@ -175,7 +175,7 @@ class Grace(EditingMethod):
             **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
         }
         book = Codebook(
-            keys=key[None].cpu(),  # on the CPU, like a codebook that is read from a file
+            keys=key[None].to(self.model.model.dtype).cpu(),  # on the CPU, like a codebook that is read from a file
             values=value[None].cpu(),
             labels=(edit.target_new,),
             ids=(edit.id,),

@@ -10,12 +10,11 @@ share p of prompts that must agree starts at .7 and changes by .05 until 2 to 5 
 - `KnConfig`, `Kn`: the settings and the method.
 - `neuron_attributions`: attributions [prompts, layers, d_ff], by `integrated_gradients`.
 - `shared_neurons`: the plain choice of neurons; `refined_neurons`: the paper's refined choice.
-- `diverse_prompts`: a fact in other words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -26,7 +25,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
@@ -38,22 +36,14 @@ from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import run_prefix
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import sample_contexts
+from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
-from kg_edit.text.relation_nouns import relation_nouns
+from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
 from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
 
-WORDINGS = (
-    "The {noun} of {{}} is",
-    "{{}}'s {noun} is",
-    "{{}} has the {noun}",
-    "What is the {noun} of {{}}? It is",
-    "As for {{}}, the {noun} is",
-    "Everyone knows that the {noun} of {{}} is",
-)
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
 _STEP = 0.05  # by which the share of prompts changes in the refined choice
 
@@ -165,6 +155,7 @@ class Kn(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self._answers(edit)
+                list(self._reworded(edit)) if self.config.prompts == "diverse" else ()
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -227,7 +218,14 @@ class Kn(EditingMethod):
         plain = [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
         if self.config.prompts == "contexts":
             return plain
-        return [*plain, *(self._prompt(edit, old, template=template) for template in diverse_prompts(edit))]
+        return [*plain, *self._reworded(edit)]
+
+    def _reworded(self, edit: Edit) -> Iterator[Prompt]:
+        """The diverse prompts with the old answer; a subject that would not be read stands after a line break."""
+        old = edit.target_true or ""
+        for template in diverse_prompts(edit):
+            (context,) = readable(self.model, self._prompt(edit, old, template=template), (BARE,))
+            yield self._prompt(edit, old, context, template=template)
 
     @torch.no_grad()
     def direction(self, *, old: int, new: int) -> Tensor:
@@ -385,16 +383,3 @@ def _strongest(mean: Tensor, mask: Tensor, most: int) -> Tensor:
     kept = torch.zeros_like(mask).flatten()
     kept[mean.masked_fill(~mask, -torch.inf).flatten().topk(most).indices] = True
     return kept.reshape(mask.shape)
-
-
-def diverse_prompts(edit: Edit) -> list[str]:
-    """The edit's relation in other words, as templates that end right before the object.
-
-    They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
-    own paraphrases are not used, because a benchmark tests with them.
-    """
-    row = RelationTemplates.load().find(edit.relation_id or "") or RelationTemplates.load().find(edit.relation or "")
-    noun = relation_nouns().get(edit.relation_id or "")
-    worded = [wording.format(noun=noun) for wording in WORDINGS] if noun else []
-    found = dict.fromkeys([*([row.template] if row else []), *worded])
-    return [template for template in found if template != edit.prompt]

@@ -21,6 +21,7 @@ Metric = Literal["euclidean", "unit"]
 Expand = Literal["coverage", "moving-average", "widen"]
 Lookup = Literal["every-token", "prompt-end"]
 _SAME_KEY = 1e-3  # two keys closer than this, times the initial radius, count as the same key
+_ROUNDING = 4  # so do keys whose distance is at most this many units of rounding, which batching may change
 _GAP = 1e-5  # after a split, the older ball's radius is smaller than half of the distance by this much
 _SLACK = 1 + 1e-3  # keys on the rim of a ball count as inside, although batching changes their rounding
 
@@ -28,6 +29,8 @@ _SLACK = 1 + 1e-3  # keys on the rim of a ball count as inside, although batchin
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Codebook:
     """Entries in the order of their edits: ``keys`` [entries, d_in], ``values`` [entries, d_out], labels, edits' ids.
+
+    The keys have the precision of the model that computed them.
 
     The label of an entry is the text of its target; two edits agree if their labels are equal.
     """
@@ -166,7 +169,8 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     skipped.
     """
     points = rule.placed(keys)
-    passed = set(_superseded(points, labels, near=_SAME_KEY * rule.radius))
+    near = (_ROUNDING * torch.finfo(keys.dtype).eps * points.norm(dim=-1)).clamp(min=_SAME_KEY * rule.radius)
+    passed = set(_superseded(points, labels, near=near))
     replay = _Replay(points, labels, rule)
     for entry in range(len(labels)):
         if entry not in passed:
@@ -174,14 +178,17 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     return replay.regions()
 
 
-def _superseded(points: Tensor, labels: Sequence[str], *, near: float) -> Iterator[int]:
-    """Yield the indices of entries for which a later entry has the same key and another label."""
+def _superseded(points: Tensor, labels: Sequence[str], *, near: Tensor) -> Iterator[int]:
+    """Yield the indices of entries for which a later entry has the same key and another label.
+
+    Keys count as the same within ``near`` [entries].
+    """
     if len(labels) < 2:
         return
     rough = torch.cdist(points, points)  # inexact, but by far less than 1e-2 of a key's length
-    pairs = (rough <= near + 1e-2 * points.norm(dim=-1)).triu(1).nonzero().tolist()
+    pairs = (rough <= (near + 1e-2 * points.norm(dim=-1))[:, None]).triu(1).nonzero().tolist()
     for first, second in pairs:
-        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near:
+        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near[first]:
             yield first
 
 

@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.templates import RelationTemplates
+
+WORDINGS = (
+    "The {noun} of {{}} is",
+    "{{}}'s {noun} is",
+    "{{}} has the {noun}",
+    "What is the {noun} of {{}}? It is",
+    "As for {{}}, the {noun} is",
+    "Everyone knows that the {noun} of {{}} is",
+)
+
 
 def relation_nouns() -> Mapping[str, str]:
     """The noun of each property, in the order of the packaged table: frequently asked ones first."""
@@ -36,3 +48,16 @@ def _rows(name: str) -> list[list[str]]:
     text = files("kg_edit").joinpath("data", name).read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
     return rows[1:]
+
+
+def diverse_prompts(edit: Edit) -> list[str]:
+    """The edit's relation in other words, as templates that end right before the object.
+
+    They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
+    own paraphrases are not used, because a benchmark tests with them.
+    """
+    row = RelationTemplates.load().find(edit.relation_id or "") or RelationTemplates.load().find(edit.relation or "")
+    noun = relation_nouns().get(edit.relation_id or "")
+    worded = [wording.format(noun=noun) for wording in WORDINGS] if noun else []
+    found = dict.fromkeys([*([row.template] if row else []), *worded])
+    return [template for template in found if template != edit.prompt]

@@ -86,10 +86,15 @@ class Memoir(BesideMethod):
         return self._means(own_texts(self.model, texts=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
 
     def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """Train the columns of the one edit; the side has these columns and the edit's mask."""
+        """Train the columns of the one edit; the side has these columns and the edit's mask.
+
+        Raises:
+            PatchError: the masks of the earlier edits were made by other settings.
+        """
         (edit,) = edits
         row = self.row(edit)
         earlier = own if isinstance(own, ResidualMemory) else self._empty
+        earlier.plus(self._empty)  # raises before the training if the masks differ
         (mean,) = self._means([row.ids[: row.wanted[0][0] + 1]])
         mask = earlier.mask(mean[None])
         change = torch.zeros(self.shape[0], mask.shape[1], device=mean.device, requires_grad=True)

@@ -167,8 +167,9 @@ class TPatcher(BesideMethod):
         def penalty() -> Tensor:
             return self._silence(new.keys, new.biases, queries, memory)
 
+        descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
         with answering(self.model, self.layer, answer, reads="mlp"):
-            seen = self.config.descent.run(new.parameters, lambda: losses().mean(), penalty=penalty)
+            seen = descent.run(new.parameters, lambda: losses().mean(), penalty=penalty)
         return new.found, seen
 
     def _silence(self, keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 L_e is -log p of the new target after the edit, in its own prompt and a paraphrase. The KL is computed on unrelated
 prompts. A Lagrange multiplier enforces the bound; it rises while the bound is exceeded:
 
-    L = L_e + multiplier (KL - margin),    multiplier <- max(0, multiplier + rate (KL - margin))
+    L = L_e + multiplier (KL - margin),    multiplier <- max(0, multiplier + rate * excess),  excess = (KL - margin) / margin
 
 Examples, batches and the losses of models that were each edited once come from MEND (`kg_edit.methods.mend`). A run
 that was killed continues to the same result, byte for byte (`kg_edit.methods.trained`).
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
@@ -88,7 +89,7 @@ class _Run(EditorRun):
         beyond = losses.locality - training.margin
         (losses.edit + self._network.multiplier * beyond).backward()
         with torch.no_grad():
-            self._network.multiplier.add_(training.multiplier_rate * beyond.detach().to(self._network.multiplier))
+            self._network.multiplier.add_(training.multiplier_rate * relative_excess(beyond, training.margin))
             self._network.multiplier.clamp_(min=0.0)
         return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
 
@@ -103,4 +104,12 @@ class _Run(EditorRun):
         return losses_after(self.model, network, rows, edit_weight=1.0, locality_weight=1.0, lower=lower)
 
 
-_EXCESS = 10.0
+def relative_excess(beyond: Tensor, margin: float) -> float:
+    """KL - margin (``beyond``) as a multiple of the margin, from -1 to 1.
+
+    The step is limited because KL may be a thousand margins: the published program normalises it by RMSprop.
+    """
+    return float((beyond.detach() / max(margin, _LEAST)).clamp(-1.0, 1.0))
+
+
+_EXCESS, _LEAST = 10.0, 1e-9

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim
+from kg_edit.storage.run_folder import check_folder, claim
 from kg_edit.value.optimise import untouched
 
 log = logging.getLogger(__name__)
@@ -259,15 +259,24 @@ def keep_trained(
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, or can't be written.
     """
-    said = manifest.model_dump(mode="json", include=_IDENTITY)
-    command = format.command.removeprefix("kg-edit ")
-    claim(out, {**said, "command": command, "model": {"name": manifest.model_name, "fingerprint": manifest.model}})
+    settings = _settings(manifest, model, format=format)
+    check_folder(out, settings)
     if (out / NETWORK).is_file():
         return format.manifest(out / NETWORK, type(manifest))
     with untouched(model):
-        run = start(out / CHECKPOINT)
+        run = start(out / CHECKPOINT)  # raises before the folder is made, if there are too few examples
+        claim(out, settings)
         run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
         return run.finish(out / NETWORK, manifest)
+
+
+def _settings(manifest: Manifest, model: LanguageModel, *, format: NetworkFormat) -> dict[str, Any]:
+    """The settings of a run, which a run that continues it must have."""
+    own: dict[str, Any] = {"name": manifest.model_name, "fingerprint": manifest.model}
+    if model.model.dtype != torch.float32:
+        own["dtype"] = str(model.model.dtype).removeprefix("torch.")
+    said = manifest.model_dump(mode="json", include=_IDENTITY)
+    return {**said, "command": format.command.removeprefix("kg-edit "), "model": own}
 
 
 class Passes(Generic[Example]):

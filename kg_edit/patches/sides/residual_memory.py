@@ -33,6 +33,8 @@ from kg_edit.patches.sides.answering import answering
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.storage.seeds import Seed
 
+_SAME_BACKGROUND = 1e-3  # backgrounds of the same texts differ by rounding only
+
 
 class MaskRule(BaseModel):
     """Settings: how masks are made and compared."""
@@ -98,15 +100,20 @@ class ResidualMemory(Side):
         return found
 
     def plus(self, later: Self) -> Self:
-        """The sum of both W_m with the masks of both; ``background`` is kept from this side.
+        """The sum of both W_m with the masks of both.
 
         Raises:
-            PatchError: the sides have different rules for their masks.
+            PatchError: the sides have different rules for their masks, or different backgrounds.
         """
         if self.rule != later.rule or self.shape != later.shape:
             raise PatchError(
                 f"can't add memories whose masks differ ({self.rule!r} and {later.rule!r}); make both with the same "
                 "columns, threshold and seed"
+            )
+        if not torch.allclose(self.background, later.background, rtol=_SAME_BACKGROUND, atol=_SAME_BACKGROUND):
+            raise PatchError(
+                "can't add memories whose masks were made with different backgrounds; make both with the same "
+                "background_texts, background_tokens and seed, and with a model of the same precision"
             )
         weight, masks = self.weight + later.weight, torch.cat([self.masks, later.masks])
         return replace(self, weight=weight, masks=masks)

@@ -15,7 +15,6 @@ from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods import find_method
 from kg_edit.methods.kn import (
     Kn,
-    diverse_prompts,
     integrated_gradients,
     neuron_attributions,
     refined_neurons,
