@@ -1,9 +1,10 @@
 """Knowledge anchors: for each token, the mean embedding of the names so far in its text (MEMoE, arXiv 2405.19086).
 
 MEMoE routes a token by the named entities of its sentence. Here a simple rule finds the names, so no other model is
-needed: a token belongs to a name if it begins a word with a capital letter. The first word of a text always has a
-capital letter, and does not count (its token has no space in front). A token can't know what comes after it, so its
-anchor is the mean over the names up to it, and 0 before the first name (`kg_edit.models.token_means`).
+needed: a token belongs to a name if it begins a word with a capital letter. Only the first token of each word counts.
+The first word of a text has a capital letter in any case; it does not count if the tokenizer writes no space before it.
+A token can't know what comes after it, so its anchor is the mean over the names up to it, and 0 before the first name
+(`kg_edit.models.token_means`).
 """
 
 from __future__ import annotations
@@ -62,10 +63,24 @@ class Anchors:
 
 
 def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
-    """A vector [size] with 1 for each token id that begins a word with a capital letter, else 0."""
+    """A vector [size] with 1 for each token id that begins a word with a capital letter, else 0.
+
+    A tokenizer that puts a space before every text writes its first word as any other one. There the words of which
+    texts usually begin ("The", "Where") can't be told from names, and count.
+    """
     found = torch.zeros(size)
-    words: list[str] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))  # type: ignore[assignment]
-    for number, word in enumerate(words):
-        if word and word.startswith(_SPACES) and word[1:2].isupper():
-            found[number] = 1.0
+    numbers = list(range(min(size, len(tokenizer))))
+    words: list[str] = tokenizer.convert_ids_to_tokens(numbers)  # type: ignore[assignment]
+    for number, word in zip(numbers, words, strict=True):
+        found[number] = starts_a_name(tokenizer, word)
     return found
+
+
+def starts_a_name(tokenizer: PreTrainedTokenizerBase, word: str | None) -> bool:
+    """Whether a vocabulary entry begins a word with a capital letter.
+
+    A byte-level vocabulary writes letters beyond ASCII as bytes, so the entry is decoded first.
+    """
+    if not word or not word.startswith(_SPACES):
+        return False
+    return str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1].isupper()

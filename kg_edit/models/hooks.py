@@ -150,11 +150,12 @@ def telling_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[N
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
     """
+    before = getattr(model.model, _ENDS, None)
     setattr(model.model, _ENDS, (ends,))
     try:
         yield
     finally:
-        delattr(model.model, _ENDS)
+        delattr(model.model, _ENDS) if before is None else setattr(model.model, _ENDS, before)
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:

@@ -145,16 +145,42 @@ def _ends(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> t
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Left-padded rows: ids, mask (1 = token) and position ids, each [rows, length]."""
+    """Padded rows: ids, mask (1 = token) and position ids, each [rows, length].
+
+    ``ends`` [rows, length] marks the tokens at which a prompt ends; None if that is not known.
+    """
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
+    ends: Tensor | None = None
 
 
-def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, pad: int = 0) -> Batch:
-    """Pad rows of token ids on the left to the longest one; position ids count real tokens only."""
+def left_pad(
+    rows: Sequence[Sequence[int]], *, device: torch.device, pad: int = 0, ends: Sequence[int | None] | None = None
+) -> Batch:
+    """Pad rows of token ids on the left to the longest one; position ids count real tokens only.
+
+    ``ends`` has the index of the token at which the row's prompt ends; None for a row in which none does.
+    """
     length = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-    return Batch(ids=ids.long(), mask=mask, positions=(mask.cumsum(-1) - 1).clamp(min=0))
+    shifted = None if ends is None else shifted_ends(ends, [length - len(row) for row in rows])
+    return Batch(
+        ids=ids.long(),
+        mask=mask,
+        positions=(mask.cumsum(-1) - 1).clamp(min=0),
+        ends=None if shifted is None else end_mask(shifted, length),
+    )
+
+
+def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int | None]:
+    """The indices ``ends`` after a shift of each row."""
+    return [None if end is None else end + shift for end, shift in zip(ends, shifts, strict=True)]
+
+
+def end_mask(ends: Sequence[int | None], length: int) -> Tensor:
+    """The mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
+    places = torch.arange(length)
+    return torch.stack([places == (-1 if end is None else end) for end in ends])

@@ -8,14 +8,14 @@ the model gave them in the recorded pass. `Ascending` runs rows again while bloc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, telling_tokens, watched
+from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, telling_prompt_ends, telling_tokens, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, base_model
 from kg_edit.models.prompts import Batch
@@ -33,8 +33,8 @@ class RecordedBlocks:
     states [rows, tokens, d].
 
     ``calls`` holds the calls of the blocks from block ``first`` on. ``inputs`` maps a block to its input hidden states
-    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request. ``ids`` are the
-    rows' tokens, which a patch may read.
+    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request. ``batch`` has
+    the rows' tokens and the ends of their prompts, which a patch may read.
 
     Memory: [rows, tokens, d] for each kept input. The other arguments are mostly the same tensors for all blocks.
     """
@@ -43,7 +43,7 @@ class RecordedBlocks:
     first: int
     calls: tuple[Call, ...]
     inputs: Mapping[int, Tensor]
-    ids: Tensor
+    batch: Batch
 
     @classmethod
     def record(
@@ -80,7 +80,7 @@ class RecordedBlocks:
                 stack.enter_context(_call_seen(model.block(layer), layer, see))
             output = block_output(model, batch, layers.stop - 1, prefix=prefix)
         inputs = inputs or {layers.start: output.detach()}
-        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, ids=batch.ids), output
+        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, batch=batch), output
 
     @property
     def start(self) -> Tensor:
@@ -95,7 +95,7 @@ class RecordedBlocks:
         """
         first = self.first if first is None else first
         calls = self.calls[first - self.first : None if stop is None else stop - self.first]
-        with telling_tokens(self.model, self.ids):
+        with telling_tokens(self.model, self.batch.ids), telling_ends(self.model, self.batch):
             for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
@@ -166,7 +166,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
         seen.append(output)
         raise StopForwardError
 
-    with stopping(), watched(model.block(layer), stop):
+    with stopping(), watched(model.block(layer), stop), telling_ends(model, batch):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=batch.mask if prefix is None else torch.cat([prefix.mask, batch.mask], -1),
@@ -175,6 +175,11 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
             use_cache=prefix is not None,
         )
     return seen[0]
+
+
+def telling_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
+    """Tell a patch where the prompts of ``batch`` end, if that is known."""
+    return nullcontext() if batch.ends is None else telling_prompt_ends(model, batch.ends)
 
 
 @contextmanager

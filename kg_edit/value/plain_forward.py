@@ -14,6 +14,7 @@ from torch import Tensor
 from kg_edit.models.hooks import added, beside, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import telling_ends
 
 
 class PlainForward:
@@ -25,7 +26,8 @@ class PlainForward:
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
         self._model, self._layer, self._rows = model, layer, rows
-        self._batch = left_pad([row.ids for row in rows], device=model.device)
+        ends = [row.target_start - 1 for row in rows]
+        self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
         pads = torch.tensor([length - len(row.ids) for row in rows], device=model.device)
         last = torch.tensor([row.edited_at for row in rows], device=model.device)
@@ -49,9 +51,10 @@ class PlainForward:
 
     def _forward(self) -> Tensor:
         batch = self._batch
-        output = self._model.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        )
+        with telling_ends(self._model, batch):
+            output = self._model.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            )
         logits: Tensor = output.logits
         return logits
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kg_edit.models.hooks import added, beside, is_hooked, run_at_positions, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
-from kg_edit.models.prompts import Batch, Prompt
+from kg_edit.models.prompts import Batch, Prompt, end_mask
 from kg_edit.models.replay import RecordedBlocks
 from kg_edit.value.plain_forward import read_index, read_positions
 
@@ -72,7 +72,7 @@ class TailForward:
         self._clean_later = self._above.start[:, 1:]
 
     def _record(self, tails: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
-        batch = right_pad(tails, self._model.device)
+        batch = right_pad(tails, self._model.device, ends=tail_ends(self._rows))
         return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
 
     def logits(self, change: Tensor | None = None) -> Tensor:
@@ -102,9 +102,18 @@ def tail(row: Prompt) -> Sequence[int]:
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
-def right_pad(rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
-    """Right-pad tails into a batch. All begin at the subject's last token, so a column is the distance from it."""
+def tail_ends(rows: Sequence[Prompt]) -> list[int]:
+    """The column of each row's tail in which its prompt ends; it may be outside of the tail."""
+    return [row.target_start - 1 - row.edited_at for row in rows]
+
+
+def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequence[int] | None = None) -> Batch:
+    """Right-pad tails into a batch. All begin at the subject's last token, so a column is the distance from it.
+
+    ``ends`` has the column in which a row's prompt ends; it may be outside of the tail.
+    """
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return Batch(ids=ids, mask=mask, positions=torch.arange(width, device=device).expand(len(rows), -1))
+    positions = torch.arange(width, device=device).expand(len(rows), -1)
+    return Batch(ids=ids, mask=mask, positions=positions, ends=None if ends is None else end_mask(ends, width))

@@ -100,7 +100,8 @@ class SummedMethod(BesideMethod):
 def inputs_at(method: BesideMethod, rows: Sequence[TrainingRow], *, reads: Reads) -> Tensor:
     """The inputs of a side where a token of a row's target is predicted, [reads, in] in float32, row after row."""
     found: list[Tensor] = []
-    batch = left_pad([row.ids for row in rows], device=method.model.device)
+    ends = [row.prompt_end for row in rows]
+    batch = left_pad([row.ids for row in rows], device=method.model.device, ends=ends)
     width = batch.ids.shape[1]
 
     def see(inputs: Tensor, _: Tensor) -> None:

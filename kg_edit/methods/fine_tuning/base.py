@@ -155,10 +155,14 @@ def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequenc
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """A training row: token ids, and pairs (position, token that should be predicted there)."""
+    """A training row: token ids, and pairs (position, token that should be predicted there).
+
+    ``prompt_end`` is the position of the prompt's last token; None for a plain text.
+    """
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, int], ...]
+    prompt_end: int | None = None
 
 
 def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
@@ -171,10 +175,12 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
     """
     start = prompt.target_start
     if aim == "prompt_last":
-        return TrainingRow(ids=prompt.ids[:start], wanted=tuple((start - 1, token) for token in prompt.target_ids))
+        wanted = tuple((start - 1, token) for token in prompt.target_ids)
+        return TrainingRow(ids=prompt.ids[:start], wanted=wanted, prompt_end=start - 1)
     ids = prompt.ids if end is None else (*prompt.ids, end)
     first = start if aim == "target" else 1
-    return TrainingRow(ids=ids[:-1], wanted=tuple((at - 1, ids[at]) for at in range(first, len(ids))))
+    wanted = tuple((at - 1, ids[at]) for at in range(first, len(ids)))
+    return TrainingRow(ids=ids[:-1], wanted=wanted, prompt_end=start - 1)
 
 
 def statement_row(model: LanguageModel, edit: Edit, aim: Aim, *, method: str) -> TrainingRow:
@@ -195,7 +201,8 @@ class RowLosses:
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         self._model, self._layers = model, range(layer, len(model.blocks))
-        self._batch = left_pad([row.ids for row in rows], device=model.device)
+        ends = [row.prompt_end for row in rows]
+        self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
         pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
         wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
         self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))

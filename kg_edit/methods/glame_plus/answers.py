@@ -41,7 +41,7 @@ from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.value.plain_forward import read_index
-from kg_edit.value.tail_forward import right_pad, tail
+from kg_edit.value.tail_forward import right_pad, tail, tail_ends
 
 DEPTH = 0.87
 # Well-known things of many kinds, used if the edited relation has too few examples.
@@ -165,7 +165,7 @@ class AnswerRows:
     def _record(self, layer: int, rows: Sequence[Prompt], starts: SharedContexts) -> tuple[Tensor, Tensor]:
         """Record the calls of the blocks above ``layer``; return the keys and values in ``layer``, [rows, n, .]."""
         model, seen = self._model, list[Tensor]()
-        batch = right_pad([tail(row) for row in rows], model.device)
+        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
         with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)

@@ -5,7 +5,8 @@
 L_e is -log p of the new target after the edit, in its own prompt and a paraphrase. The KL is computed on unrelated
 prompts. A Lagrange multiplier enforces the bound; it rises while the bound is exceeded:
 
-    L = L_e + multiplier (KL - margin),    multiplier <- max(0, multiplier + rate * excess),  excess = (KL - margin) / margin
+    L = L_e + multiplier (KL - margin)
+    multiplier <- max(0, multiplier + rate * excess),    excess = (KL - margin) / margin, from -1 to 1
 
 Examples, batches and the losses of models that were each edited once come from MEND (`kg_edit.methods.mend`). A run
 that was killed continues to the same result, byte for byte (`kg_edit.methods.trained`).

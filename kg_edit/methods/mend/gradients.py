@@ -112,7 +112,8 @@ class EditedPasses:
     ) -> None:
         self._model, self._modules = model, edited_modules(model, names)
         rows = [read_tokens(prompt) for prompt in prompts]
-        self._batch = left_pad(rows, device=model.device)
+        ends = [prompt.target_start - 1 or None for prompt in prompts]  # 0: all of the text is learned
+        self._batch = left_pad(rows, device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
         self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
         self._padding = ~self._batch.mask.bool()[..., None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -69,6 +70,20 @@ def test_the_loss_found_is_the_loss_asked(family: str) -> None:
     patch, pair = grace(model, layer=1).edit([edit]), Pair(edit.text, edit.target_new)
     with patch.applied(model):
         assert score(model, [pair])[pair].nll == pytest.approx(patch.edits[0]["loss_after"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ft-m", "t-patcher", "memoir", "mend"])
+def test_a_later_edit_is_trained_with_the_codebook_at_the_end_of_its_prompt(name: str) -> None:
+    """The loss that it starts from, with a target of several tokens, is the one that the edited model scores."""
+    model = tiny("llama")
+    edit = EDITS[0].model_copy(update={"target_new": "Miami Heat and London"})
+    first = grace(model).edit([edit.model_copy(update={"id": "g", "target_new": "Paris in the river"})])
+    with first.applied(model) as edited:
+        (scored,) = score(edited, [Pair(edit.text, edit.target_new)]).values()
+    chosen = find_method(name)
+    patch = chosen(model, chosen.config_class.preset("default", QUICK[name])).edit([edit], start=first)
+    record = patch.edits[-1]
+    assert record["nll_before" if name == "mend" else "loss_before"] == pytest.approx(scored.nll, abs=1e-3)
 
 
 def test_a_value_is_found_below_a_codebook_in_the_last_block() -> None:
@@ -188,3 +203,17 @@ def test_the_key_within_a_longer_prompt_is_met_at_every_token_alone() -> None:
         with grace(model, deferral={"lookup": lookup}).edit(EDITS[:1]).applied(model):
             assert said(model, EDITS[0])
             assert torch.equal(logits(model, longer), clean) is not met
+
+
+def test_a_correction_holds_in_half_precision_however_it_is_asked() -> None:
+    """In bfloat16 the key of a prompt moves with the batch; it is still the same prompt."""
+    whole = tiny("llama")
+    model = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name="half")
+    first = grace(model).edit(EDITS)
+    for edit in EDITS:
+        pair = Pair(edit.text, "Heat")
+        both = grace(model).edit([edit.model_copy(update={"id": "later", "target_new": "Heat"})], start=first)
+        with both.applied(model) as edited:
+            alone = score(edited, [pair])[pair].nll
+            packed = score(edited, [pair, *(Pair(other.text, "Heat") for other in EDITS)])[pair].nll
+        assert alone < 1 and packed < 1

@@ -22,6 +22,7 @@ from kg_edit.methods.kn import (
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.text.relation_nouns import diverse_prompts
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
@@ -150,7 +151,8 @@ def test_refined_as_published_finds_two_to_five_neurons() -> None:
     refined, plain = chosen.preset("refined").model_dump(), chosen().model_dump()
     assert (refined["share"], refined["neurons"], refined["prompts"]) == (0.7, (2, 5), "diverse")
     assert not {"neurons", "prompts"} & set(plain)
-    patch = method(tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([EDIT])
+    edit = CAPITAL.model_copy(update={"relation_id": "P36"})
+    patch = method(tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([edit])
     assert 2 <= len(patch.edits[0]["neurons"]) <= 5
 
 

@@ -10,13 +10,13 @@ import torch
 from kg_edit.errors import ConfigError, EditError
 from kg_edit.methods.beside.calinet import Calinet, CalinetConfig
 from kg_edit.methods.beside.memoe import Memoe, MemoeConfig
-from kg_edit.models.anchors import Anchors, name_tokens
+from kg_edit.models.anchors import Anchors, name_tokens, starts_a_name
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.sides.experts import Experts, ExpertSettings
 from kg_edit.patches.sides.extra_ffn import ExtraNetwork, ExtraSettings
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.beside.edits import EDITS, UNRELATED, said
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import byte_level, tiny
 
 
 def calinet(model: LanguageModel, **settings: Any) -> Calinet:
@@ -69,6 +69,14 @@ def test_a_later_batch_is_trained_on_the_earlier(make: Any) -> None:
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
     with pytest.raises(EditError, match="one batch can't make both"):
         chosen.edit([EDITS[0], EDITS[0].model_copy(update={"id": "x", "target_new": "Rome"})])
+
+
+@pytest.mark.parametrize(("word", "is_name"), [(" Été", True), (" été", False), (" Это", True), (" это", False)])
+def test_a_name_begins_with_a_capital_letter_of_any_alphabet(word: str, is_name: bool) -> None:
+    """A byte-level vocabulary writes é and э as bytes, of which the first looks like a capital letter."""
+    tokenizer = byte_level()
+    written = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)[0][0]
+    assert starts_a_name(tokenizer, written) is is_name
 
 
 def test_anchors_are_the_names_so_far() -> None:

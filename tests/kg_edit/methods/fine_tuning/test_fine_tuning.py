@@ -59,10 +59,12 @@ def target_nll(model: LanguageModel, edit: Edit) -> float:
 
 
 def test_what_each_aim_predicts() -> None:
-    assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)))
-    assert row_of(PROMPT, "text") == TrainingRow(ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)))
-    assert row_of(PROMPT, "prompt_last") == TrainingRow(ids=(5, 6, 7), wanted=((2, 8), (2, 9)))
-    assert row_of(PROMPT, "target", end=1) == TrainingRow(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)))
+    assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)), prompt_end=2)
+    assert row_of(PROMPT, "text") == TrainingRow(
+        ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)), prompt_end=2
+    )
+    assert row_of(PROMPT, "prompt_last") == TrainingRow(ids=(5, 6, 7), wanted=((2, 8), (2, 9)), prompt_end=2)
+    assert row_of(PROMPT, "target", end=1) == TrainingRow(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)), prompt_end=2)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
