@@ -5,7 +5,7 @@ python pipelines/study.py --part single --methods ke --network ke=ke/      # wit
 python pipelines/study.py --methods ike --label 16 --set ike.demonstrations=train.json --set ike.count=16
 python pipelines/study.py --part knowedit                                          # knowedit-recent, zsre
 python pipelines/study.py --part mquake --limit 50           # mquake-1, mquake-100, mquake-all: 2 to 4 hops apart
-python pipelines/study.py --part sequence --limit 300
+python pipelines/study.py --part sequence --limit 300 --every 100 --sample 100 --preset fast
 python pipelines/study.py --part retention --limit 50 --methods grace,defer,memory,memoe,ft-m,ft-ewc,ft-retrain
 python pipelines/study.py --tables                           # of all runs that are there
 
@@ -201,6 +201,7 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
             out=options.out / options.part / row_of(name, options),
             schedule=part.schedule_for(len(records)),
             every=options.every,
+            sample=options.sample,
             general=text,
             retention=retention,
             ceilings=part.ceilings,
@@ -236,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", help="names with commas; by default all that need no training")
     parser.add_argument("--preset", default="default", help="of every method that has it; else default")
     parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
+    parser.add_argument("--sample", type=int, help="of a sequence: score so many records at each point; by default all")
     parser.add_argument("--seed", type=int, default=0, help="of the methods; another than 0 has rows of its own")
     parser.add_argument("--label", help="of rows with another preset or other settings: METHOD-LABEL")
     network_option(parser)
