@@ -25,7 +25,7 @@ from kg_edit.text.matching import sentences
 HALLUCINATION, ACCURATE = "hallucination", "accurate"
 _PLACE, _KEPT = "place", "kept"
 _MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")
-_NAME_ENDS = re.compile(r"\s*(?:\(|,|\b(?:is|was|were|are)\b)")
+_NAME_ENDS = re.compile(r"\s*(?:\(|,|\b(?:is|was|were|are|born)\b)")
 Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
 
 
@@ -102,8 +102,9 @@ def _concept(row: Mapping[str, Any]) -> str:
     own = row.get("concept")
     if isinstance(own, str) and own.strip():
         return own.strip()
-    found = _NAME_ENDS.search(row["wiki_bio_text"])
-    return " ".join(row["wiki_bio_text"][: found.start() if found else None].split()).lower()
+    first = next(sentences(row["wiki_bio_text"]), "").rstrip(".")
+    found = _NAME_ENDS.search(first)
+    return " ".join(first[: found.start() if found else None].split()).lower()
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:

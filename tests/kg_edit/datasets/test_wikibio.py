@@ -25,6 +25,18 @@ def test_an_inaccurate_sentence_is_edited_towards_the_true_one(tmp_path: Path) -
     assert (asked.prompt, asked.form, asked.others) == (edit.text, "sentence", ("Rome saw plays.",))
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Ada Byron born in 1815. She wrote notes.", "ada byron"),
+        ("J. R. Byron. He won a prize, and was a poet.", "j. r. byron"),
+    ],
+)
+def test_a_name_ends_with_its_sentence(text: str, name: str, tmp_path: Path) -> None:
+    (record,) = WIKIBIO_SET(written(tmp_path, {**WIKIBIO, "wiki_bio_text": text}))
+    assert record.edits[0].subject == name
+
+
 def test_accurate_sentences_stand_after_what_gpt3_wrote_before_them(tmp_path: Path) -> None:
     (record,) = WIKIBIO_SET(written(tmp_path, WIKIBIO))
     asked = [query for probe in record.group("accurate") for query in probe.queries]
