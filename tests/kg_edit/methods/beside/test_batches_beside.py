@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kg_edit.methods.beside.calinet import Calinet, CalinetConfig
 from kg_edit.methods.beside.memoe import Memoe, MemoeConfig
 from kg_edit.models.anchors import Anchors, name_tokens, starts_a_name
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.side_patch import SidePatch
 from kg_edit.patches.sides.experts import Experts, ExpertSettings
 from kg_edit.patches.sides.extra_ffn import ExtraNetwork, ExtraSettings
 from kg_edit.scoring.likelihood import Pair, score
@@ -109,12 +111,18 @@ def test_packed_and_single_texts_are_routed_alike() -> None:
 
 
 @pytest.mark.slow
-def test_routes_name_an_expert_for_each_text() -> None:
+def test_routes_name_the_experts_of_the_router() -> None:
+    """If the router's rows move on by one, every text goes to the next expert."""
     model = tiny("llama")
     chosen = memoe(model, steps=3)
-    patch = chosen.edit(EDITS)
-    found = chosen.routes(patch, [edit.text for edit in EDITS])
-    assert len(found) == 3 and set(found) <= {0, 1, 2, 3}
+    patch, texts = chosen.edit(EDITS), [edit.text for edit in EDITS]
+    assert isinstance(patch, SidePatch)
+    ((place, side),) = patch.sides.items()
+    assert isinstance(side, Experts)
+    started = side.start()["router"]
+    rolled = (started + side.changes["router"]).roll(1, 0) - started
+    moved = replace(patch, sides={place: replace(side, changes={**side.changes, "router": rolled})})
+    assert chosen.routes(moved, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
 
 
 def test_more_experts_than_there_are_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
 from kg_edit.methods.beside.memoir import Memoir, MemoirConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -44,6 +45,18 @@ def test_the_edits_are_said_and_other_text_is_as_before() -> None:
 
 
 @pytest.mark.slow
+def test_memories_whose_masks_were_made_otherwise_do_not_add() -> None:
+    model = tiny("llama")
+    first = memoir(model, steps=2).edit(EDITS[:1])
+    other = memoir(model, steps=2, background_texts=9).edit(EDITS[1:2])
+    with pytest.raises(PatchError, match="different backgrounds"):
+        first + other
+    with pytest.raises(PatchError, match="different backgrounds"):
+        memoir(model, steps=2, background_texts=9).edit(EDITS[1:2], start=first)
+    with pytest.raises(PatchError, match="same columns, threshold and seed"):
+        memoir(model, steps=2, columns=0.5).update(EDITS[1:2], before=first)
+
+
 def test_an_edit_changes_the_columns_of_its_mask_alone() -> None:
     model = tiny("llama")
     memory = memory_of(memoir(model).edit(EDITS[:1]))
@@ -74,7 +87,7 @@ def test_packed_padded_and_generated_text_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_the_real_model_edits_are_said_and_a_paraphrase_opens_the_mask(smollm2: LanguageModel) -> None:
+def test_on_the_real_model_an_edit_is_said_and_another_prompt_is_left_alone(smollm2: LanguageModel) -> None:
     edit = Edit(
         id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English",
         target_true="French",

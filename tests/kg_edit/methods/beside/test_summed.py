@@ -111,6 +111,8 @@ def test_later_edits_go_on_from_the_earlier(tmp_path: Path) -> None:
         assert torch.equal(tensor, side_of(first).changes[name] + side_of(update).changes[name])
     again = Patch.load(whole.save(tmp_path / "patch.safetensors"))
     assert side_of(again).settings == side_of(whole).settings
+    for name, tensor in side_of(whole).changes.items():
+        assert torch.equal(side_of(again).changes[name], tensor)
 
 
 def test_other_settings_do_not_add_and_broken_files_are_refused(tmp_path: Path) -> None:

@@ -107,8 +107,9 @@ def test_what_is_known_needs_no_neuron() -> None:
     model = tiny("llama")
     chosen = patcher(model)
     first = chosen.edit(EDITS[:1])
-    again = chosen.update([EDITS[0].model_copy(update={"id": "again"})], before=first)
-    assert len(neurons_of(again).keys) == 0 and again.edits[0]["neurons"] == 0
+    strict = patcher(model, stop_below=0.0)  # the loss alone would not end the training
+    again = strict.update([EDITS[0].model_copy(update={"id": "again"})], before=first)
+    assert len(neurons_of(again).keys) == 0 and again.edits[0]["neurons"] == 0 and again.edits[0]["steps"] == 1
     clean = logits(model, UNRELATED)
     with again.applied(model):
         assert torch.equal(logits(model, UNRELATED), clean)

@@ -192,7 +192,16 @@ def test_without_neighbours_the_models_own_texts_are_kept() -> None:
 
 def test_too_few_edits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found 18 usable edits, expected at least 38: validation = 30"):
-        made(tmp_path, validation=30)
+        made(tmp_path / "mend", validation=30)
+    assert not (tmp_path / "mend").exists()
+
+
+def test_a_run_is_not_continued_in_another_precision(tmp_path: Path) -> None:
+    made(tmp_path, steps=1)
+    whole = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name=whole.name)
+    with pytest.raises(OutputError, match=r'another run \(model.dtype: null in the folder, "bfloat16" now\)'):
+        train(half, edits(), quick(steps=1), tmp_path, progress=False)
 
 
 def test_a_folder_of_another_run(tmp_path: Path) -> None:

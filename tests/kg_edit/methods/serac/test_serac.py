@@ -105,7 +105,6 @@ def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(float(left.grad.abs().sum()) > 0 for left in network.left)  # type: ignore[union-attr]
     assert all(parameter.grad is None for parameter in model.model.parameters())
-    assert 0 <= scope.inside <= 1 and 0 <= scope.outside <= 1
 
 
 def test_it_learns_and_edits(tmp_path: Path) -> None:
