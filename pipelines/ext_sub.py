@@ -127,7 +127,10 @@ def line(model: LanguageModel, columns: Columns, text: str) -> str:
     return ", ".join([*said, f"the first likelier {share:.2f}", f"perplexity {perplexity(model, text):.1f}"])
 
 
-STUDIES: dict[str, tuple[Callable[[int], Study], int]] = {"sanitation": (sanitation, 5), "wikibio": (wikibio, 3)}
+STUDIES: dict[str, tuple[Callable[[int], Study], int, int]] = {
+    "sanitation": (sanitation, 80, 5),
+    "wikibio": (wikibio, 48, 3),
+}  # with the default numbers of rows and epochs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,13 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=STUDIES)
     parser.add_argument("--text", type=Path, default=SHARED / "wikitext2" / "test.txt", help="text of the perplexity")
-    parser.add_argument("--limit", type=int, default=80, help="rows to train on, and to ask; %(default)s by default")
+    parser.add_argument("--limit", type=int, help="rows to train on, and to ask; by default 80, of wikibio 48")
     parser.add_argument("--epochs", type=int, help="epochs with updates; by default 5, of wikibio 3")
     parser.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    made, epochs = STUDIES[options.data]
-    model, study = LanguageModel.load(options.model), made(options.limit)
+    made, limit, epochs = STUDIES[options.data]
+    model, study = LanguageModel.load(options.model), made(options.limit or limit)
     text = options.text.read_text(encoding="utf-8")[:4000]
     log.info("unedited: %s", line(model, study.columns, text))
     expert, anti = adapters(model, study, epochs=options.epochs or epochs)
