@@ -117,7 +117,7 @@ class MemitKg(GraphRequestMethod):
             ]
             found = iter(targets)
             records = [
-                new_record(self.name, edit, facts, [next(found) for _ in facts])
+                new_record(self.name, edit, facts, [next(found) for _ in facts]) | self.notes(edit)
                 for edit, facts in zip(edits, batch, strict=True)
             ]
 

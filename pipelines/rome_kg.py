@@ -101,7 +101,7 @@ class RomeKg(GraphRequestMethod):
         # 3. The patch: the sum of all updates, whose ranks add up, and the provenance: the facts belong to the edit.
         own, *further = made.edits
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of such
-        noted = {"answers_met": self.told_answers(edit)} if edit.portability else {}  # test answers among the facts
+        noted = self.notes(edit)  # how many test answers are among the facts
         provenance = {**self.provenance(), "edits": [{**own, **noted, "requests": further}]}
         return WeightPatch(factors=made.factors, provenance=provenance)
 
