@@ -155,7 +155,8 @@ class Kn(EditingMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self._answers(edit)
-                list(self._reworded(edit)) if self.config.prompts == "diverse" else ()
+                if self.config.prompts == "diverse":
+                    list(self._reworded(edit))  # encodes them
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
