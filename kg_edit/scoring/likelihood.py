@@ -23,7 +23,7 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 
-_NODES = 768  # in one forward pass
+_NODES = 768  # in one forward pass, or twice the first prompt of a tree if that is more
 _WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
 _ROWS = 32
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
@@ -108,20 +108,25 @@ def _passes(asked: Sequence[_Asked]) -> Iterator[list[list[int]]]:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Prompts of one owner (their numbers) that begin with the same token, and their tree."""
+    """Prompts of one owner (their numbers) that begin with the same token, and their tree of at most ``limit`` nodes."""
 
+    limit: int
     places: list[int] = field(default_factory=list)
     tree: TokenTree = field(default_factory=TokenTree)
 
+    def takes(self, one: _Asked) -> bool:
+        """Whether the tree has room for one more prompt."""
+        return len(self.tree) + self.tree.missing(one.prompt.ids[:-1], owner=one.owner) <= self.limit
+
 
 def _groups(asked: Sequence[_Asked]) -> list[_Group]:
-    """Group the prompts. A tree has at most `_NODES` nodes, if each prompt has fewer."""
+    """Group the prompts. A tree has at most `_NODES` nodes, or twice those of its first prompt if that is more."""
     groups: list[_Group] = []
     filling: dict[tuple[int, int], _Group] = {}
     for place, one in enumerate(asked):
         key = (one.owner, one.prompt.ids[0])
-        if key not in filling or len(filling[key].tree) + len(one.prompt.ids) > _NODES:
-            filling[key] = _Group()
+        if key not in filling or not filling[key].takes(one):
+            filling[key] = _Group(limit=max(_NODES, 2 * len(one.prompt.ids)))
             groups.append(filling[key])
         filling[key].places.append(place)
         filling[key].tree.add(one.prompt.ids[:-1], owner=one.owner)

@@ -43,6 +43,16 @@ class TokenTree:
             path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner, depth == end))
         return path
 
+    def missing(self, ids: Sequence[int], *, owner: int = 0) -> int:
+        """The number of nodes that `add` would make for a sequence without an ``end``."""
+        node = -1 - owner
+        for depth, token in enumerate(ids):
+            found = self._children.get((node, token, False))
+            if found is None:
+                return len(ids) - depth
+            node = found
+        return 0
+
     def _child(self, parent: int, token: int, depth: int, owner: int, ends: bool) -> int:
         node = self._children.setdefault((parent, token, ends), len(self.tokens))
         if node == len(self.tokens):

@@ -56,6 +56,24 @@ def test_trees_of_several_passes_equal_one_by_one(monkeypatch: pytest.MonkeyPatc
     check_equal(tiny("gpt2"), PAIRS)
 
 
+def test_long_prompts_share_their_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long text before every question (demonstrations, a dialogue) is read once, not once for each question."""
+    for limit in ("_NODES", "_WIDTH"):
+        monkeypatch.setattr(f"kg_edit.scoring.likelihood.{limit}", 12)
+    model, before = tiny("llama"), "LeBron James plays for the " * 3
+    read = list[int]()
+    watch = model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        pairs = [Pair(before + name, "Miami") for name in ("Bosh", "Wade", "Love", "Shaq")]
+        found = score(model, pairs)
+    finally:
+        watch.remove()
+    assert sum(read) < 2 * len(encode(model.tokenizer, before).ids)
+    assert found[pairs[3]] == pytest.approx(alone(model, pairs[3]), abs=1e-4)
+
+
 @pytest.mark.slow
 def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
     record = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[0]

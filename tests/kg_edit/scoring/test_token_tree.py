@@ -16,6 +16,15 @@ def test_shared_beginnings_share_nodes() -> None:
     assert rows.positions().tolist() == [[0, 1, 2, 2, 0]]
 
 
+def test_missing_is_what_add_adds() -> None:
+    tree = TokenTree()
+    for ids, owner in (((7, 8, 9), 0), ((7, 8, 5, 3), 0), ((7, 8), 0), ((7, 8), 1)):
+        missing, before = tree.missing(ids, owner=owner), len(tree)
+        tree.add(ids, owner=owner)
+        assert len(tree) - before == missing
+    assert len(tree) == 3 + 2 + 0 + 2
+
+
 def test_a_node_sees_its_ancestors_and_itself() -> None:
     tree = TokenTree()
     tree.add([7, 8, 9])
