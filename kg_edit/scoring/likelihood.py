@@ -108,7 +108,7 @@ def _passes(asked: Sequence[_Asked]) -> Iterator[list[list[int]]]:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Prompts of one owner (their numbers) that begin with the same token, and their tree of at most ``limit`` nodes."""
+    """Prompts of one owner (their numbers) that begin with the same token; their tree has at most ``limit`` nodes."""
 
     limit: int
     places: list[int] = field(default_factory=list)
