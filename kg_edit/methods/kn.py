@@ -45,6 +45,7 @@ from kg_edit.value.optimise import untouched
 from kg_edit.value.tail_forward import TailForward
 
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
+_ROWS = 64  # in one pass of the integral
 _STEP = 0.05  # by which the share of prompts changes in the refined choice
 
 
@@ -289,15 +290,23 @@ def neuron_attributions(
     asked = [(place, row) for place, prompt in enumerate(prompts) for row in _predictions(prompt, tokens)]
     owners = torch.tensor([place for place, _ in asked])
     rows = [row for _, row in asked]
-    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows])
+    together = _divisor(steps, most=_ROWS // len(rows))
+    repeated = torch.arange(len(rows), device=model.device).repeat(together)
+    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows]).rows(repeated)
     given, activity = list[Tensor](), list[Tensor]()
     for layer in layers:
-        tail = TailForward(model, layer, rows, prefix=prefix)
-        keys = tail.keys.float()
-        each = integrated_gradients(_Answer(model, layer, tail, rows), keys, steps=steps).cpu()
+        tail = TailForward(model, layer, rows * together, prefix=prefix)
+        keys = tail.keys[: len(rows)].float()
+        answer = _Answer(model, layer, tail, rows * together)
+        each = integrated_gradients(answer, keys, steps=steps, together=together).cpu()
         given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, owners, each))
         activity.append(keys.mean(0).cpu())
     return Attributions(given=torch.stack(given, 1), activity=torch.stack(activity))
+
+
+def _divisor(number: int, *, most: int) -> int:
+    """The largest divisor of ``number`` that is at most ``most``, but at least 1."""
+    return max(one for one in range(1, number + 1) if number % one == 0 and one <= max(most, 1))
 
 
 def _predictions(prompt: Prompt, tokens: int) -> list[Prompt]:
@@ -323,17 +332,20 @@ class _Answer:
         return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
 
 
-def integrated_gradients(function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int) -> Tensor:
-    """Integrated gradients: x_i times the mean of df/dx_i on the straight line from 0 to x, for each row x.
+def integrated_gradients(
+    function: Callable[[Tensor], Tensor], point: Tensor, *, steps: int, together: int = 1
+) -> Tensor:
+    """Integrated gradients: x_i times the mean of df/dx_i from 0 to x, for each row x of ``point``.
 
-    ``function`` maps [rows, n] to one number per row, which may depend only on that row. The integral is a Riemann sum
-    at the midpoints of ``steps`` intervals. With growing ``steps``, each row sums to f(x) - f(0).
+    ``function`` maps rows [together x rows, n] to one number per row, which may depend only on that row. It gets the
+    rows of ``together`` intervals at once; this number divides ``steps``. The integral is a Riemann sum at the
+    midpoints of ``steps`` intervals. With growing ``steps``, each row sums to f(x) - f(0).
     """
     total = torch.zeros_like(point)
-    for step in range(steps):
-        scaled = (point.detach() * ((step + 0.5) / steps)).requires_grad_()
+    for shares in ((torch.arange(steps) + 0.5) / steps).split(together):
+        scaled = torch.cat([point.detach() * float(share) for share in shares]).requires_grad_()
         (gradient,) = torch.autograd.grad(function(scaled).sum(), scaled)
-        total += gradient
+        total += gradient.reshape(len(shares), *point.shape).sum(0)
     return point.detach() * total / steps
 
 

@@ -52,6 +52,19 @@ def test_integrated_gradients_by_hand() -> None:
     wave = integrated_gradients(lambda x: x[:, 0].exp(), point, steps=100)
     torch.testing.assert_close(wave[:, 0], point[:, 0].exp() - 1, rtol=1e-4, atol=0)
     assert not wave[:, 1].any()
+    torch.testing.assert_close(integrated_gradients(lambda x: x[:, 0].exp(), point, steps=100, together=20), wave)
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
+def test_intervals_together_give_what_each_alone_gives(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(family)
+    prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
+    together = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
+    monkeypatch.setattr("kg_edit.methods.kn._ROWS", 1)
+    alone = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
+    assert alone.given.abs().max() > 1e-5
+    torch.testing.assert_close(together.given, alone.given, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(together.activity, alone.activity)
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "opt-350m", "gpt_neox", "falcon-alibi"]))

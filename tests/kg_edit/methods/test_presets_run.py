@@ -235,9 +235,9 @@ def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monke
     integrals, selections = list[tuple[int, int]](), list[dict[str, float]]()
     integrate, select = kn.integrated_gradients, kn.shared_neurons
 
-    def integrating(function: Any, point: Tensor, *, steps: int) -> Tensor:
+    def integrating(function: Any, point: Tensor, *, steps: int, together: int) -> Tensor:
         integrals.append((len(point), steps))
-        return integrate(function, point, steps=steps)
+        return integrate(function, point, steps=steps, together=together)
 
     def selecting(given: Tensor, **settings: float) -> Any:
         selections.append(settings)
