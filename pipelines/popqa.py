@@ -32,6 +32,7 @@ from kg_edit.methods.in_context.popularity import (
     PopularityConfig,
     PopularityRetrieval,
     fitted_limits,
+    popularity_in,
     read_popularity,
 )
 from kg_edit.models.language_model import LanguageModel
@@ -91,7 +92,7 @@ def popularities(path: Path, records: Mapping[str, BenchmarkRecord]) -> dict[str
     """Return {id of a record: the popularity of its subject}."""
     table = read_popularity(path)
     edits = {name: record.edits[0] for name, record in records.items()}
-    return {name: table[(edit.subject_id or edit.subject).casefold()] for name, edit in edits.items()}
+    return {name: popularity_in(table, edit) or 0.0 for name, edit in edits.items()}
 
 
 def run(

@@ -4,6 +4,7 @@
 - `ShuffledObjects`: each statement o* -r'-> o' keeps its r', but gets an object of another o* for this r'.
 - `Withheld`: without the entities that an edit's withheld questions ask for.
 - `WithoutAnswers`: without nodes that overlap an answer of the record's test questions.
+- `WithAnswersNamed`: the right graph, with the names of these answers, so that a method can report those that it reads.
 
 `wrong_graph.WrongGraph` is a further control, in which o* has the statements of other entities.
 """
@@ -67,7 +68,10 @@ class Control:
         """
         given = {"policy": policy, "direction": direction, "leakage": leakage}
         more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
-        sampling = Sampling(hops=hops, per_node=per_node, seed=seed, more=more)
+        return self.sampled(edit, Sampling(hops=hops, per_node=per_node, seed=seed, more=more))
+
+    def sampled(self, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+        """The changed subgraph of an edit with the options ``sampling``, and this control in its attributes."""
         true = sampling.ask(self.right, edit)
         check_graph(true)
         made = self.changed(true, edit, sampling)
@@ -194,11 +198,42 @@ class WithoutAnswers(Withheld):
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
 
 
+@dataclass(frozen=True, eq=False)
+class WithAnswersNamed(Control):
+    """The right graph, unchanged. ``names[edit id]`` are the answers to the probes of an edit's record.
+
+    They leave no trace in the subgraph: it has the identity of the right graph's.
+    """
+
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def sampled(self, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+        """The right graph's subgraph of an edit."""
+        return sampling.ask(self.right, edit)
+
+    def provenance(self) -> dict[str, Any]:
+        """The right graph's identity."""
+        return graph_identity(self.right)
+
+
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
     """The answers to the probes of an edit's record that are kept out of a graph (`WithoutAnswers`); () if none are."""
-    if isinstance(source, WithoutAnswers):
-        return tuple(sorted(source.names.get(edit.id, frozenset())))
-    return hidden_answers(source.right, edit) if isinstance(source, Control) else ()
+    return _names(source, edit, WithoutAnswers)
+
+
+def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
+    """The answers to the probes of an edit's record that a graph knows of, kept out or not; () if it knows none."""
+    return _names(source, edit, WithoutAnswers | WithAnswersNamed)
+
+
+def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
+    """All names that are kept out of a graph for an edit (`Withheld`, `WithoutAnswers`)."""
+    return _names(source, edit, Withheld)
+
+
+def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
+    own = source.names.get(edit.id, frozenset()) if isinstance(source, kind) else ()
+    return (*sorted(own), *_names(source.right, edit, kind)) if isinstance(source, Control) else ()
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:

@@ -92,6 +92,7 @@ def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
             id=name,
             subject="the subject",
             prompt="{} is",
+            relation="relation",  # the edit's own edge needs one, and is not used
             target_new=f"item {name}" if is_entity_id(name) else name,
             target_new_id=name if is_entity_id(name) else None,
         )

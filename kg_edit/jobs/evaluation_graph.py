@@ -1,7 +1,8 @@
 """The graph that an evaluation lets a method read: without the answers that its questions withhold, or a control of it.
 
 - `graph_for`: the right graph, or a control of it, without the answers of withheld questions.
-- `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``.
+- `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``; without this setting
+  the method is told which answers these are, and reports those that it reads.
 """
 
 from __future__ import annotations
@@ -53,15 +54,19 @@ def guarded(
 ) -> SubgraphSource | None:
     """The graph without the answers of the records' probes, if the method's config asks for that (``exclude_answers``).
 
-    A method itself leaves out the answers of an edit's own questions (CounterFactPlus).
+    If it does not, the graph is the same, and has the answers' names (`WithAnswersNamed`). A method itself knows the
+    answers of an edit's own questions (CounterFactPlus).
     """
-    from kg_edit.graphs.controls import WithoutAnswers
+    from kg_edit.graphs.controls import WithAnswersNamed, WithoutAnswers
     from kg_edit.methods.config import GraphSettings
+    from kg_edit.methods.in_context.definition import DefinitionConfig
 
-    if graph is None or not isinstance(config, GraphSettings) or not config.exclude_answers:
+    if graph is None or not isinstance(config, GraphSettings | DefinitionConfig):
         return graph
     names = {edit.id: found for record in records for edit in record.edits if (found := _answers_of(record))}
-    return WithoutAnswers(graph, names=names) if names else graph
+    if not names:
+        return graph
+    return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)
 
 
 def _answers_of(record: BenchmarkRecord) -> frozenset[str]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
+from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source, check_graph, graph_identity, open_named
 from kg_edit.methods.config import GraphSettings, MethodConfig, asked_answers
@@ -287,13 +288,17 @@ class GraphReader(EditingMethod):
         return self._subgraphs[edit]
 
     def answers_met(self, edit: Edit) -> list[str]:
-        """The labels in the edit's subgraph that overlap an answer of the edit's test questions.
+        """The labels in the edit's subgraph that overlap an answer of its test questions or of its record's probes.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*.
         """
-        answers, graph = asked_answers(edit), self.subgraph(edit)
+        answers, graph = self.test_answers(edit), self.subgraph(edit)
         return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
+
+    def test_answers(self, edit: Edit) -> tuple[str, ...]:
+        """The answers of the edit's test questions, and of its record's probes if the graph knows them."""
+        return (*asked_answers(edit), *probe_answers(self.graph, edit))
 
     def _report_answers(self, edit: Edit) -> None:
         """Log once per run that the subgraph holds answers to the edit's test questions, which leaks a benchmark.
@@ -301,7 +306,7 @@ class GraphReader(EditingMethod):
         It is only an info message: with a user's own graph, the method is meant to read these facts.
         """
         guarded = self.config.exclude_answers
-        if self._reported or guarded or not edit.portability or not _is_subgraph(self._subgraphs[edit]):
+        if self._reported or guarded or not self.test_answers(edit) or not _is_subgraph(self._subgraphs[edit]):
             return
         if met := self.answers_met(edit):
             self._reported = True

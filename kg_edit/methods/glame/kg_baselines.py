@@ -17,7 +17,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, overlaps
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
-from kg_edit.methods.config import GraphSettings, MethodConfig, asked_answers
+from kg_edit.methods.config import GraphSettings, MethodConfig
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.rank_one.base import RankOneConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
@@ -87,10 +87,11 @@ class GraphRequestMethod(GraphReader):
         return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
 
     def notes(self, edit: Edit) -> dict[str, Any]:
-        """How many further facts have an object that overlaps an answer; only for edits with test questions."""
-        if not edit.portability:
+        """How many further facts have an object that overlaps an answer; only for edits that have test questions."""
+        answers = self.test_answers(edit)
+        if not answers:
             return {}
-        answers, facts = asked_answers(edit), self.further_edits(edit)
+        facts = self.further_edits(edit)
         return {"answers_met": sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)}
 
     def provenance(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import Field
 from kg_edit.datasets import guess_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
+from kg_edit.graphs.controls import WithAnswersNamed, Withheld, withheld_names
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig, asked_answers
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
@@ -128,7 +129,7 @@ class Definition(PromptMethod):
             return []
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
         found = known.descriptions([key for key in names if key])
-        hidden = asked_answers(edit) if self.config.exclude_answers else ()
+        hidden = [*withheld_names(self.graph, edit), *(asked_answers(edit) if self.config.exclude_answers else ())]
         shown = {key: text for key, text in found.items() if not any(mentions(text, answer) for answer in hidden)}
         return [f"{name}: {shown[key]}." for key, name in names.items() if key in shown]
 
@@ -151,5 +152,7 @@ class Descriptions(Protocol):
 
 
 def _descriptions(graph: object) -> Descriptions | None:
+    while isinstance(graph, Withheld | WithAnswersNamed):  # `fact` leaves out what they withhold
+        graph = graph.right
     found: Descriptions | None = getattr(graph, "facts", None)
     return found if hasattr(found, "descriptions") else None

@@ -120,8 +120,7 @@ class PopularityRetrieval(PromptMethod):
     def _popularity(self, edit: Edit) -> float:
         """The subject's popularity; 0 if the file or the graph does not know the subject."""
         if self._table is not None:
-            names = (edit.subject_id or "", edit.subject)
-            return next((self._table[name.casefold()] for name in names if name.casefold() in self._table), 0.0)
+            return popularity_in(self._table, edit) or 0.0
         if self.graph is None:
             raise ConfigError(f"the method {self.name} needs a graph or a file of popularities; give one of them")
         return statements(self.graph, edit)
@@ -132,36 +131,46 @@ class PopularityRetrieval(PromptMethod):
         return next((limits[name] for name in names if name in limits), self.config.limit)
 
 
-def read_popularity(path: str | Path) -> Mapping[str, float]:
-    """Read the popularities by subject.
+def popularity_in(table: Mapping[str, float], edit: Edit) -> float | None:
+    """The popularity of an edit's subject in a table of `read_popularity`: by its id, its question, or its name."""
+    names = (edit.subject_id or "", edit.text, edit.subject)
+    return next((table[name.casefold()] for name in names if name.casefold() in table), None)
 
-    The file is a JSON object from names or ids to numbers, or PopQA's rows, in either form, with
-    ``s_pop``.
+
+def read_popularity(path: str | Path) -> Mapping[str, float]:
+    """Read the popularities by subject, and for PopQA's rows also by question and Wikidata id, all in lower case.
+
+    The file is a JSON object from names or ids to numbers, or PopQA's rows, in either form, with ``s_pop``. A name that
+    has several numbers (in PopQA, two subjects of the same name) is left out.
 
     Raises:
         EditFileError: the file can't be read, or has another form.
     """
     path = Path(path)
     pairs = _pairs(document(path))
-    table = {str(name).casefold(): number for name, value in pairs if (number := _number(value)) is not None}
-    if not table or len(table) < len(pairs) // 2:
+    found = [(str(name).casefold(), number) for name, value in pairs if (number := _number(value)) is not None]
+    if not found or len(found) < len(pairs) // 2:
         raise EditFileError(
             f'{path}: found no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
         )
-    return table
+    numbers = defaultdict[str, set[float]](set)
+    for name, number in found:
+        numbers[name].add(number)
+    return {name: number for name, (number, *others) in numbers.items() if not others}
 
 
 def _pairs(found: object) -> list[tuple[str, Any]]:
-    """Names or ids with their popularity, from an object of numbers or from PopQA's rows."""
+    """Names, ids or questions with their popularity, from an object of numbers or from PopQA's rows."""
     if isinstance(found, dict) and not isinstance(found.get("dev"), list):
         return list(found.items())
     return [pair for row in popqa.rows(found) if isinstance(row, dict) for pair in _popqa(row)]
 
 
 def _popqa(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """The popularity of a row's subject, by its name, and by its Wikidata id if the row has one."""
-    asked = popqa.asked_about(str(row.get("input", "")))
-    for name in (row.get("subj") or (asked and asked[1]), str(row.get("s_uri") or "").rpartition("/")[2]):
+    """The popularity of a row's subject, by its name, its question, and its Wikidata id if the row has one."""
+    question = str(row.get("input") or row.get("question") or "")
+    asked = popqa.asked_about(question)
+    for name in (row.get("subj") or (asked and asked[1]), question, str(row.get("s_uri") or "").rpartition("/")[2]):
         if name:
             yield name, row.get("s_pop")
 

@@ -9,11 +9,13 @@ import pytest
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.controls import hidden_answers, probe_answers
+from kg_edit.graphs.source import PrivateGraph, graph_identity
 from kg_edit.jobs.evaluation_graph import graph_for, guarded
 from kg_edit.methods import find_method
 from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers, objects_of
 from kg_edit.methods.glame_plus.teacher import Answer
+from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy")
@@ -40,6 +42,28 @@ def test_answers_of_probes_are_kept_out(name: str) -> None:
         graph = config.ask(source, EDIT)
         assert ("Rome" in graph) is not excluded and "Europe" in graph
     assert kind.preset("default", own).exclude_answers is (name in ("glame-plus", "glame-net"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_the_random_graph_works_behind_a_guard(excluded: bool) -> None:
+    graph = WikidataCache(packaged_extract())
+    edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
+    record = RECORD.model_copy(update={"edits": (edit,)})
+    chosen = find_method("glame-random")
+    config: Any = chosen.config_class.preset("default", {"exclude_answers": excluded, "per_node": 4})
+    source = guarded(graph, config, [record])
+    made: Any = chosen(tiny("llama"), config, graph=source)
+    plain: Any = chosen(tiny("llama"), config, graph=graph)
+    assert set(made.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
+
+
+def test_a_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
+    config: Any = find_method("glame").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    assert source is not None and probe_answers(source, EDIT) == ("Rome",) and hidden_answers(source, EDIT) == ()
+    named, plain = config.ask(source, EDIT), config.ask(facts(), EDIT)
+    assert named.graph == plain.graph and set(named.edges(keys=True)) == set(plain.edges(keys=True))
+    assert graph_identity(source) == graph_identity(facts())
 
 
 def test_glame_plus_learns_no_answer_of_a_probe() -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from kg_edit.covariance.moment import Covariance
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
+from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.glame.kg_baselines import MemitKg, MemitKgConfig, RomeKg, RomeKgConfig
 from kg_edit.methods.memit.memit import Memit, MemitConfig
@@ -121,6 +123,20 @@ def test_the_answers_that_are_edited_in_are_counted(name: str) -> None:
     facts = [made["edit"]["target_new"] for made in record["requests"]]
     assert record["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
     assert "answers_met" not in with_graph(model).edit([LEBRON]).edits[0]
+
+
+@both
+def test_the_answers_of_a_records_probes_are_counted_too(name: str) -> None:
+    """MQuAKE and RippleEdits ask them; the edit itself has no test questions."""
+    model, (with_graph, _) = tiny("llama"), MAKERS[name]
+    asked = Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(("Los Angeles",),)),))
+    record = BenchmarkRecord(id="1", edits=(LEBRON,), probes=(asked,))
+    method = with_graph(model)
+    method.graph = guarded(method.graph, method.config, [record])
+    (made,) = method.edit([LEBRON]).edits
+    facts = [one["edit"]["target_new"] for one in made["requests"]]
+    assert made["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
+    assert method.graph_identity == with_graph(model).graph_identity
 
 
 @pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))

@@ -10,8 +10,10 @@ from typing import Any
 import networkx as nx
 import pytest
 
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
+from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods.in_context.definition import Definition, DefinitionConfig
 from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny
@@ -72,6 +74,18 @@ def test_a_description_that_answers_a_test_question_is_left_out_if_wanted() -> N
         patch = Definition(tiny("llama"), config, graph=graph).edit([EDIT.model_copy(update=edit)])
         assert isinstance(patch, PromptPatch)
         assert patch.prompt_transform("Spike Hughes was").startswith(f"Spike Hughes: British musician. {said}Spike")
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_a_description_that_answers_a_probe_is_left_out_if_wanted(excluded: bool) -> None:
+    """The questions of MQuAKE and RippleEdits are probes of the record, not of the edit."""
+    asked = Probe(measures="multihop", queries=(Query(prompt="In which state?", answers=(("Pennsylvania",),)),))
+    record = BenchmarkRecord(id="1", edits=(EDIT,), probes=(asked,))
+    graph: Any = Graph(Q7577017="British musician", Q1345="city in Pennsylvania")
+    config = DefinitionConfig.preset("default", {"exclude_answers": excluded})
+    patch = Definition(tiny("llama"), config, graph=guarded(graph, config, [record])).edit([EDIT])
+    assert isinstance(patch, PromptPatch)
+    assert ("Pennsylvania" in patch.prompt_transform("Spike Hughes was")) is not excluded
 
 
 def test_an_entity_without_any_definition_is_told_nothing() -> None:

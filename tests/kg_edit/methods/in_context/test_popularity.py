@@ -13,7 +13,14 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.graphs.controls import NoGraph
 from kg_edit.graphs.source import as_source
-from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval, best_threshold, statements
+from kg_edit.methods.in_context.popularity import (
+    PopularityConfig,
+    PopularityRetrieval,
+    best_threshold,
+    popularity_in,
+    read_popularity,
+    statements,
+)
 from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny
 
@@ -108,6 +115,17 @@ def test_popularity_from_a_file(content: object, tmp_path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
     made = patch(FAMOUS, UNKNOWN, popularity=str(path))
     assert [record["withheld"] for record in made.edits] == [True, False]
+
+
+def test_two_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
+    """PopQA's rows: the genre is asked of one The Circle, the director of another."""
+    path = tmp_path / "popularity.json"
+    asked = {"What genre is The Circle?": 1244, "Who was the director of The Circle?": 498}
+    path.write_text(json.dumps([{"input": question, "s_pop": number} for question, number in asked.items()]))
+    table = read_popularity(path)
+    for prompt, number in (("What genre is {}?", 1244), ("Who was the director of {}?", 498), ("{} is", None)):
+        edit = Edit(id="1", subject="The Circle", prompt=prompt, target_new="drama")
+        assert popularity_in(table, edit) == number
 
 
 @pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], {"a": "much"}, 3])
