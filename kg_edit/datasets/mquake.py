@@ -154,8 +154,11 @@ def _subject_id(case: CaseRow, place: int) -> str | None:
 
 
 def _questions(case: CaseRow) -> tuple[Probe, ...]:
-    right, others = _right(case.new_answer, case.new_answer_alias), (case.answer,)
-    queries = tuple(Query(prompt=question, answers=(right,), others=others) for question in case.questions)
+    right = _right(case.new_answer, case.new_answer_alias)
+    old = tuple(name for name in _right(case.answer, case.answer_alias) if name not in right)
+    queries = tuple(
+        Query(prompt=question, answers=(right,), others=(case.answer,), old=old) for question in case.questions
+    )
     return (Probe(measures="multihop", queries=queries, passes="any"),)
 
 

@@ -43,8 +43,8 @@ def answer_prob(case: Case, evidence: Evidence) -> float | None:
 
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
-    """Whether the model answers any wording with the answer before the edits."""
-    said = [_says(query, evidence, name) for query in _wordings(case) for name in query.others]
+    """Whether the model answers any wording with the answer before the edits, or with an alias of it."""
+    said = [_says(query, evidence, name) for query in _wordings(case) for name in query.old]
     return float(any(said)) if said else None
 
 
@@ -105,8 +105,8 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "multihop.old.any_of_3": Metric(
         compute=old_answer,
-        formula="1 if at least one of the three wordings is answered with the old answer, as in multihop.any_of_3, but "
-        "without aliases.",
+        formula="1 if at least one of the three wordings is answered with the old answer or an alias of it, as in "
+        "multihop.any_of_3. A name that the new answer has too counts as new.",
         source="This project.",
         needs=("multihop",),
         better="lower",

@@ -13,7 +13,9 @@ from kg_edit.scoring.likelihood import Pair, TokenScores
 from kg_edit.scoring.questions import format_question, format_question_with_shots
 
 EDIT = Edit(id="1", subject="Misery", prompt="The author of {} is", target_new="Richard Dawkins")
-WORDINGS = tuple(Query(prompt=f"Whose {n}?", answers=(("Peru", "PE"),), others=("Italy",)) for n in range(3))
+WORDINGS = tuple(
+    Query(prompt=f"Whose {n}?", answers=(("Peru", "PE"),), others=("Italy",), old=("Italy", "Italia")) for n in range(3)
+)
 HOPS = (Query(prompt="Who wrote it?", answers=(("Dawkins",),)), Query(prompt="Of where?", answers=(("Peru",),)))
 CASE = Case(
     edit=EDIT,
@@ -52,6 +54,7 @@ def test_likelihoods_of_both_answers() -> None:
         (("x", "PE", "x", "Dawkins", "Peru"), 1, 1, 1, 1, 0),
         (("x", "Peru", "Italy", "Dawkins", "Italy"), 1, 0.5, 0, 0, 1),
         (("x", "Italy", "x", "Dawkins", "Peru"), 0, 1, 1, 0, 1),
+        (("x", "Italia", "x", "x", "x"), 0, 0, 0, 0, 1),
         (("x", "in Italy", "Peru and more", "x", "x"), 0, 0, 0, 0, 0),
     ],
 )
