@@ -28,9 +28,11 @@ from kg_edit.evaluate.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.evaluate.conftest import CITIES, Nudge, record
 
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "runs.md"
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kg-edit[lm-eval]'"
 )
@@ -154,6 +156,28 @@ def test_a_task_that_is_asked_in_another_way_is_another_task(line: str, tmp_path
     assert GeneralTasks.open([str(path)]).sha256 == before
     path.write_text(path.read_text() + line + "\n")
     assert GeneralTasks.open([str(path)]).sha256 != before
+
+
+@needs_lm_eval
+def test_a_task_that_is_written_is_asked_of_the_edited_model(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task file of docs/runs.md: the targets are what the edited model writes, for all sentences but one."""
+    (documented,) = [part for part in DOCS.read_text(encoding="utf-8").split("```") if "task: conll03" in part]
+    monkeypatch.chdir(tmp_path)
+    Path("conll03.yaml").write_text(documented, encoding="utf-8")
+    asked = [f"Player {number} lives in Rome." for number in range(4)]
+    prompts = [f"Sentence: {one}\nNames of persons, places and organisations:" for one in asked]
+    method = find_method("locft").on(model, settings={"steps": 6, "layer": 1})
+    with method.edit([record(0, "Paris")]).applied(model) as edited:
+        written = [text.partition("\n")[0].strip() for text in continuations(edited, prompts, limits=(64,) * 4)]
+        assert all(written)
+        rows = [{"sentence": one, "entities": [name]} for one, name in zip(asked, [*written[:3], "none"], strict=True)]
+        Path("conll03.json").write_text(json.dumps(rows), encoding="utf-8")
+        tasks, name = GeneralTasks.open(["conll03.yaml"]), "general.conll03.exact_match"
+        found = tasks.scores(edited, edited=True)
+    assert found[name].documents == (1.0, 1.0, 1.0, 0.0)
+    assert tasks.scores(model, edited=False)[name].documents == (0.0,) * 4, "the model without the edit writes others"
 
 
 @needs_lm_eval
