@@ -15,13 +15,14 @@ from typing import Any
 from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods import kn
+from kg_edit.methods.kn import neurons
+from kg_edit.methods.kn.method import Kn, KnConfig
 from kg_edit.models.language_model import LanguageModel
 
 
-def timed(method: kn.Kn, edits: Sequence[Edit], *, rows: int) -> tuple[float, list[Any]]:
+def timed(method: Kn, edits: Sequence[Edit], *, rows: int) -> tuple[float, list[Any]]:
     """Seconds for the edits, and the neurons of each, with at most ``rows`` rows in a pass."""
-    kn._ROWS = rows
+    neurons._ROWS = rows
     start = time.perf_counter()
     patches = [method.edit([edit]) for edit in edits]
     return time.perf_counter() - start, [patch.provenance["edits"][0]["neurons"] for patch in patches]
@@ -30,12 +31,12 @@ def timed(method: kn.Kn, edits: Sequence[Edit], *, rows: int) -> tuple[float, li
 def main() -> None:
     """Time both for the same edits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="default", choices=sorted(kn.KnConfig.presets))
+    parser.add_argument("--preset", default="default", choices=sorted(KnConfig.presets))
     parser.add_argument("--edits", type=int, default=2)
     options = parser.parse_args()
-    method = kn.Kn(LanguageModel.load("smollm2-135m"), kn.KnConfig.preset(options.preset))
+    method = Kn(LanguageModel.load("smollm2-135m"), KnConfig.preset(options.preset))
     method.prepare()
-    edits, rows = some_edits(options.edits), kn._ROWS
+    edits, rows = some_edits(options.edits), neurons._ROWS
     slow, expected = timed(method, edits, rows=1)
     quick, found = timed(method, edits, rows=rows)
     same = sum(map(list.__eq__, expected, found))

@@ -39,7 +39,7 @@ _METHODS = {
     "grace": "kg_edit.methods.grace:Grace",
     "ike": "kg_edit.methods.in_context.ike:Ike",
     "ke": "kg_edit.methods.ke.method:Ke",
-    "kn": "kg_edit.methods.kn:Kn",
+    "kn": "kg_edit.methods.kn.method:Kn",
     "locft": "kg_edit.methods.fine_tuning.locft:LocFt",
     "lora": "kg_edit.methods.fine_tuning.lora:Lora",
     "mello": "kg_edit.methods.in_context.mello:Mello",

@@ -13,8 +13,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods import find_method
-from kg_edit.methods.kn import (
-    Kn,
+from kg_edit.methods.kn.method import Kn
+from kg_edit.methods.kn.neurons import (
     integrated_gradients,
     neuron_attributions,
     refined_neurons,
@@ -60,7 +60,7 @@ def test_intervals_together_give_what_each_alone_gives(family: str, monkeypatch:
     model = tiny(family)
     prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
     together = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
-    monkeypatch.setattr("kg_edit.methods.kn._ROWS", 1)
+    monkeypatch.setattr("kg_edit.methods.kn.neurons._ROWS", 1)
     alone = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
     assert alone.given.abs().max() > 1e-5
     torch.testing.assert_close(together.given, alone.given, rtol=1e-3, atol=1e-7)

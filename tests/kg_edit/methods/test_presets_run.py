@@ -21,7 +21,9 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods import find_method, grace, kn, value_method
+from kg_edit.methods import find_method, grace, value_method
+from kg_edit.methods.kn import method as kn
+from kg_edit.methods.kn import neurons
 from kg_edit.methods.memit import alphaedit, emmet, memit
 from kg_edit.methods.memit import values as joint_values
 from kg_edit.methods.presets import model_presets
@@ -233,7 +235,7 @@ def test_a_preset_that_tunes(model: str, key: str, seen: Seen) -> None:
 @every("kn")
 def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     integrals, selections = list[tuple[int, int]](), list[dict[str, float]]()
-    integrate, select = kn.integrated_gradients, kn.shared_neurons
+    integrate, select = neurons.integrated_gradients, kn.shared_neurons
 
     def integrating(function: Any, point: Tensor, *, steps: int, together: int) -> Tensor:
         integrals.append((len(point), steps))
@@ -243,7 +245,7 @@ def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monke
         selections.append(settings)
         return select(given, **settings)
 
-    monkeypatch.setattr(kn, "integrated_gradients", integrating)
+    monkeypatch.setattr(neurons, "integrated_gradients", integrating)
     monkeypatch.setattr(kn, "shared_neurons", selecting)
     settings = run(seen, model, key)
     tokens = len(seen.model.tokenizer(f" {EDIT.target_true}")["input_ids"])

@@ -12,7 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.jobs.before_after import CandidateCost, Response
 from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
 from kg_edit.methods import find_method
-from kg_edit.methods.kn import Kn
+from kg_edit.methods.kn.method import Kn
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import PatchStack
