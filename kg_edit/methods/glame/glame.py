@@ -202,9 +202,8 @@ class GlameConfig(GraphConfig, RankOneConfig):
     with ROME's 20 steps and contexts; the public code has 25 to 50 steps, by data set (see the presets of the models).
     ``code`` has the settings of the public code (GPT-J on CounterFact), except the layers and m, which is the paper's
     20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists where that code differs from the paper. What still differs
-    from that code: the clamp rescales, and gradients see it; the value is that of the last step, dropout
-    included, whose loss was computed, and not of the best pass; statements are a seeded sample and not the file's first
-    ones.
+    from that code: the clamp rescales, and gradients see it; the value is that of the last step, dropout included, and
+    not of the best pass; statements are a seeded sample and not the file's first ones.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
