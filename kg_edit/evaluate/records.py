@@ -100,6 +100,10 @@ class RunFolder:
         """The file of the patch of a step of a sequence."""
         return self.path / "patches" / f"{sequence:05d}-{step:05d}.safetensors"
 
+    def sum_of(self, sequence: int, steps: int) -> Path:
+        """The file that takes the place of the patches of the first ``steps`` steps of a sequence."""
+        return self.path / "patches" / f"{sequence:05d}-sum-{steps:05d}.safetensors"
+
     def entries(self) -> Iterator[Entry]:
         """The recorded phases; an incomplete last line is ignored.
 

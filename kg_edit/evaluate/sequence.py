@@ -7,7 +7,7 @@ same scores (`Ahead`). If that fails, each record is done alone, which shows whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,7 @@ from kg_edit.evaluate.schedule import Scoring
 from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, score_cases
 from kg_edit.evaluate.settings import EditsEach, Method, RunOptions
 from kg_edit.evaluate.step import FAILURES, StepOutcome, finite, make_step, said
+from kg_edit.evaluate.step_files import StepFiles
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
@@ -196,18 +197,29 @@ class SequenceRun:
         """
         usable = self._usable()
         self._find_general(0, None)
-        patch: Patch | None = None
+        files = StepFiles(self.job.folder, self.number)
+        summed, patch = files.summed()
         for step, scoring in enumerate(self.job.options.plan.scorings(len(self.items))):
-            edited, scored = (
-                [self.items[place] for place in places if self.items[place].id in usable]
-                for places in (scoring.step, scoring.places)
-            )
-            update = self._make(step, edited, patch)
-            patch = patch + update if patch and update else update or patch
-            self._score(scoring, scored, patch)
-            if scoring.on_curve:
-                self._find_general(scoring.edits, patch)
+            if step >= summed:
+                patch = self._step(step, scoring, patch, usable=usable, files=files)
             after_step(len(scoring.step))
+
+    def _step(
+        self, number: int, scoring: Scoring, before: Patch | None, *, usable: Collection[str], files: StepFiles
+    ) -> Patch | None:
+        """Make the edits of a step and score them; the patch of all edits so far."""
+        edited, scored = (
+            [self.items[place] for place in places if self.items[place].id in usable]
+            for places in (scoring.step, scoring.places)
+        )
+        update = self._make(number, edited, before, files)
+        patch = before + update if before and update else update or before
+        self._score(scoring, scored, patch)
+        if scoring.on_curve:
+            self._find_general(scoring.edits, patch)
+        if update:
+            files.sum_up(number + 1, patch)
+        return patch
 
     def _usable(self) -> set[str]:
         """Score the unedited model on the records that are scored at all; return the ids of those to edit."""
@@ -236,18 +248,18 @@ class SequenceRun:
         self.job.folder.append([entry_of(item, BASE, sections=sections, choices=item.case.choices)])
         return True
 
-    def _make(self, number: int, items: Sequence[Item], before: Patch | None) -> Patch | None:
+    def _make(self, number: int, items: Sequence[Item], before: Patch | None, files: StepFiles) -> Patch | None:
         """The patch of step ``number``: loaded if it was saved, else made; None if none of its edits can be made."""
-        job, file = self.job, self.job.folder.step(self.number, number)
+        job = self.job
         new = [item for item in items if (item.id, EDIT) not in job.done]
         if not new and all(job.done[item.id, EDIT] for item in items):
             return None
-        if not new and file.is_file():
-            return Patch.load(file)
+        if not new and (saved := files.load(number)):
+            return saved
         ready = job.ahead.steps.get(items[0].id) if len(self.items) == 1 else None
         step = ready or make_step(job.method, [item.record for item in items], before=before)
         if step.patch and len(self.items) > 1:  # for one record, editing again is cheaper than storing its patch
-            step.patch.save(file)
+            files.save(number, step.patch)
         self.job.folder.append(edit_entry(item, step) for item in new)
         return step.patch
 

@@ -114,10 +114,11 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
 
 def _is_dense(pair: Any) -> bool:
     """Whether one of the factors is the identity matrix, as of a dense change (`Factors.dense`)."""
-    return _is_identity(pair.left) or _is_identity(pair.right)
+    return is_identity(pair.left) or is_identity(pair.right)
 
 
-def _is_identity(side: Any) -> bool:
+def is_identity(side: Any) -> bool:
+    """Whether a factor is the identity matrix with more than one row."""
     rows, columns = side.shape
     return rows == columns > 1 and bool((side.diagonal() == 1).all()) and float(abs(side).sum()) == rows
 

@@ -20,7 +20,7 @@ from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
-from kg_edit.patches.changes import STATE
+from kg_edit.patches.changes import STATE, is_identity
 from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
 
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
@@ -53,8 +53,10 @@ class Factors:
 
     @property
     def product(self) -> Tensor:
-        """The change as a full matrix left right^T, [out, in]."""
-        return self.left @ self.right.T
+        """The change as a full matrix left right^T, [out, in]; an identity matrix is not multiplied."""
+        if is_identity(self.left):
+            return self.right.T
+        return self.left if is_identity(self.right) else self.left @ self.right.T
 
     @property
     def is_finite(self) -> bool:
@@ -74,7 +76,11 @@ class Factors:
     @property
     def _product_is_finite(self) -> bool:
         """Whether the whole product is finite, which takes as much memory as the weight."""
-        return bool(torch.isfinite(self.left.float() @ self.right.float().T).all())
+        return bool(torch.isfinite(self.exact_on(self.left.device).product).all())
+
+    def exact_on(self, device: torch.device) -> Factors:
+        """The same factors on ``device``, in float32."""
+        return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
 
 def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
@@ -189,8 +195,7 @@ class WeightPatch(Patch):
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
             weight, pair = weight_matrix(module), self.factors[name]
-            left, right = pair.left.to(weight.device), pair.right.to(weight.device)
-            changed = (weight.float() + left.float() @ right.float().T).to(weight.dtype)
+            changed = (weight.float() + pair.exact_on(weight.device).product).to(weight.dtype)
             if pair.bound >= _SAFE * torch.finfo(weight.dtype).max and not torch.isfinite(changed).all():
                 raise PatchError(
                     f"the change makes {name} infinite in {weight.dtype}; use float32, or a smaller change"

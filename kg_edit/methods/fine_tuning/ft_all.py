@@ -50,8 +50,8 @@ class FtAllConfig(TuningConfig):
 class FtAll(EditingMethod):
     """Every matrix of the blocks is tuned on the edit's target; the most that fine-tuning can do for one fact.
 
-    The patch has whole matrices: it is as large as the model's blocks in float32 (424 MB for SmolLM2-135M), and a
-    sequence of edits keeps one such file for each step. ``layers`` restricts it to some blocks.
+    The patch has whole matrices: it is as large as the model's blocks in float32 (424 MB for SmolLM2-135M, in a file
+    632 MB), and so is the sum of many. ``layers`` restricts it to some blocks.
     """
 
     name = "ft-all"

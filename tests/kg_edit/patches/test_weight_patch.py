@@ -77,3 +77,18 @@ def test_a_patch_for_another_model_is_refused() -> None:
     (other,) = [patch for patch in patches(tiny("gpt2"))[1:2] if patch]
     with pytest.raises(PatchMismatchError):
         score_each(model, [ASKED[0]], patches=[other])
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+def test_a_dense_change_is_read_and_not_multiplied(shape: tuple[int, int]) -> None:
+    change = torch.randn(shape)
+    pair = Factors.dense(change)
+    assert torch.equal(pair.product, change)
+    assert torch.equal(pair.product, pair.left @ pair.right.T)
+    assert pair.product.data_ptr() in (pair.left.data_ptr(), pair.right.data_ptr())
+
+
+def test_one_number_beside_the_identity_is_multiplied() -> None:
+    left, right = torch.eye(3), torch.randn(5, 3)
+    left[0, 2] = 0.5
+    assert torch.equal(Factors(left=left, right=right).product, left @ right.T)
