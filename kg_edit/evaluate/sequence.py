@@ -217,7 +217,7 @@ class SequenceRun:
         self._score(scoring, scored, patch)
         if scoring.on_curve:
             self._find_general(scoring.edits, patch)
-        if update:
+        if update and patch:
             files.sum_up(number + 1, patch)
         return patch
 

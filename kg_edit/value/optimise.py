@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
@@ -161,5 +161,17 @@ def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
     """The model to run the descent on: ``model`` itself, or a frozen copy in ``dtype`` with its applied patches."""
     if dtype == "model" or model.model.dtype == torch.bfloat16:
         return model
-    rough = deepcopy(model.model).to(torch.bfloat16)  # type: ignore[arg-type]
+    rough = deepcopy(model.model, dict(_cast(model.model)))
     return replace(model, model=rough.eval().requires_grad_(False))
+
+
+def _cast(module: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """The weights and buffers in bfloat16 by the ids of the originals, so that `deepcopy` copies none in full size."""
+    for weight in module.parameters():
+        yield id(weight), nn.Parameter(_rough(weight), requires_grad=False)
+    for buffer in module.buffers():
+        yield id(buffer), _rough(buffer)
+
+
+def _rough(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.bfloat16 if tensor.is_floating_point() else tensor.dtype, copy=True)
