@@ -1,7 +1,7 @@
 """The base class of methods that train a side: an extra module beside one down-projection (`kg_edit.patches.sides`).
 
 An edit's row is its prompt with the new target. The loss is the mean of -log P over the target's tokens. A step runs
-only the blocks from the edited one on (`kg_edit.methods.fine_tuning.base.RowLosses`). An edit is trained with the side
+only the blocks from the edited one on (`kg_edit.methods.fine_tuning.rows.RowLosses`). An edit is trained with the side
 of earlier edits in place, and with all other earlier patches applied.
 """
 
@@ -19,7 +19,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.fine_tuning.base import TrainingRow, TuningConfig, row_of
+from kg_edit.methods.fine_tuning.base import TuningConfig
+from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Trains
 from kg_edit.models.language_model import LanguageModel, weight_matrix

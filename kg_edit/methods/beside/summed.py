@@ -12,7 +12,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.beside.base import BesideConfig, BesideMethod
-from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow, record
+from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output

@@ -33,7 +33,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.beside.base import BesideConfig, BesideMethod
 from kg_edit.methods.beside.own_text import own_text_inputs
 from kg_edit.methods.beside.summed import inputs_at
-from kg_edit.methods.fine_tuning.base import Descent, RowLosses, TrainingRow, record
+from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.descent import Descent
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.side_patch import Side
 from kg_edit.patches.sides.answering import answering

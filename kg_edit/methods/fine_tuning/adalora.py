@@ -21,8 +21,8 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow
 from kg_edit.methods.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, wrapped
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
 

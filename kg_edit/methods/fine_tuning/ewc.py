@@ -15,8 +15,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, RowLosses, TrainingRow, WeightChange
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.methods.fine_tuning.descent import WeightChange
 from kg_edit.methods.fine_tuning.ft import moved_before
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.patches.base import Patch

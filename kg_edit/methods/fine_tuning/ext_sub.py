@@ -25,8 +25,9 @@ from kg_edit.errors import EditFileError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow, batches, checked_loss, row_of, take_step
+from kg_edit.methods.fine_tuning.descent import checked_loss, take_step
 from kg_edit.methods.fine_tuning.lora import Adapters, Lora, LoraConfig, LoraSize, adapted
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, batches, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch

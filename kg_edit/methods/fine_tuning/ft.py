@@ -19,7 +19,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit, checked
-from kg_edit.methods.fine_tuning.base import Aim, FineTuning, FineTuningConfig, TrainingRow
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch

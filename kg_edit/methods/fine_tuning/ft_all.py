@@ -18,8 +18,10 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers
-from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, WeightChange, statement_row
+from kg_edit.methods.fine_tuning.base import TuningConfig
+from kg_edit.methods.fine_tuning.descent import WeightChange
 from kg_edit.methods.fine_tuning.lora import is_projection
+from kg_edit.methods.fine_tuning.rows import Aim, RowLosses, TrainingRow, statement_row
 from kg_edit.methods.statement import warn_of_lead
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

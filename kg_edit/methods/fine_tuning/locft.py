@@ -10,19 +10,10 @@ from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PromptError
-from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.fine_tuning.base import (
-    FineTuning,
-    FineTuningConfig,
-    RowLosses,
-    TrainingRow,
-    WeightChange,
-    batches,
-    checked_loss,
-    record,
-    row_of,
-    take_step,
-)
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
+from kg_edit.methods.fine_tuning.descent import WeightChange, checked_loss, take_step
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, batches, row_of
 from kg_edit.methods.statement import encode_statement
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
@@ -76,6 +67,10 @@ class LocFt(FineTuning):
         seen = torch.stack(epochs, 1).tolist()
         records = [record(self, edit, change=tuned.change, losses=own) for edit, own in zip(edits, seen, strict=True)]
         return self.patch(tuned.change.detach(), records)
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """Make each edit in turn; mini-batches are no descents that could share passes."""
+        return EditingMethod.edit_each(self, edits)
 
     def _tune(self, tuned: WeightChange, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
         """Train for some epochs; return the losses [rows] of each epoch, computed right before the step of a batch."""

@@ -23,7 +23,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
-from kg_edit.methods.fine_tuning.base import Aim, RowLosses, TrainingRow, TuningConfig, statement_row
+from kg_edit.methods.fine_tuning.base import TuningConfig
+from kg_edit.methods.fine_tuning.rows import Aim, RowLosses, TrainingRow, statement_row
 from kg_edit.methods.statement import warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel, weight_matrix

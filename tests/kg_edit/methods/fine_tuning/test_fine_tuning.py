@@ -13,9 +13,12 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PatchError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import Descent, FineTuning, RowLosses, TrainingRow, WeightChange, row_of
+from kg_edit.methods.fine_tuning import base
+from kg_edit.methods.fine_tuning.base import FineTuning
+from kg_edit.methods.fine_tuning.descent import Descent, WeightChange, no_change
 from kg_edit.methods.fine_tuning.ewc import diagonal_fisher
 from kg_edit.methods.fine_tuning.ft import FtRetrain, still_valid
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
@@ -131,12 +134,16 @@ def test_a_ball_is_never_left(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = RowLosses.__call__
 
     def watching(self: RowLosses) -> Tensor:
-        seen.append(tuned[-1].change.detach().clone())
+        seen.append(tuned[-1].detach().clone())
         return whole(self)
 
-    tuned: list[WeightChange] = []
-    made = WeightChange.__init__
-    monkeypatch.setattr(WeightChange, "__init__", lambda self, module: (tuned.append(self), made(self, module))[1])
+    tuned: list[Tensor] = []
+
+    def kept(module: torch.nn.Module) -> Tensor:
+        tuned.append(no_change(module))
+        return tuned[-1]
+
+    monkeypatch.setattr(base, "no_change", kept)
     monkeypatch.setattr(RowLosses, "__call__", watching)
     first = method("ft-constrained", model, radius=radius).edit([EDIT])
     assert len(seen) == 4 and all(change.abs().max() <= radius for change in seen)

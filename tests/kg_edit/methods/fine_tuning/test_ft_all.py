@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import RowLosses
 from kg_edit.methods.fine_tuning.ft_all import FtAll, matrices_of, tuned
+from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first

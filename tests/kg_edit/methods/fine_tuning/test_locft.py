@@ -12,8 +12,8 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.base import RowLosses, TrainingRow
 from kg_edit.methods.fine_tuning.locft import LocFt, batches
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import byte_level, tiny

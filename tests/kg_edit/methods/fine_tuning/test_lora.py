@@ -82,7 +82,7 @@ def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPat
     def failing(_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("kg_edit.methods.fine_tuning.base.RowLosses.__call__", failing)
+    monkeypatch.setattr("kg_edit.methods.fine_tuning.rows.RowLosses.__call__", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         method(model).edit([EDIT])
     assert anatomy(model.model) == before

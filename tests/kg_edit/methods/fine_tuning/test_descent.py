@@ -1,0 +1,127 @@
+"""Descents of several edits in the same passes: each is as it would be alone, and stops alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
+from kg_edit.methods import find_method
+from kg_edit.methods.fine_tuning import base
+from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, WeightChange, descend, no_change
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.value.optimise import untouched
+from tests.kg_edit.tiny import tiny
+
+LAYER = 1
+SETTINGS = Descent(steps=12, learning_rate=5e-3, stop_below=4.0)
+
+
+def row(ids: Sequence[int], wanted: int) -> TrainingRow:
+    """The last token of ``ids`` should predict the token ``wanted``."""
+    return TrainingRow(ids=tuple(ids), wanted=((len(ids) - 1, wanted),))
+
+
+ROWS = [[row((5, 6, 7), 11)], [row((9, 4), 3), row((8, 8, 2, 1), 6)], [row((30, 31, 32, 33, 34), 40)], [row((7,), 2)]]
+
+
+def own(model: LanguageModel, rows: Sequence[TrainingRow]) -> OwnDescent:
+    return OwnDescent(rows=rows, change=no_change(model.down_projection(LAYER)))
+
+
+def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: Descent) -> tuple[Tensor, list[float]]:
+    """The same descent with one change of the weight, and no other edit."""
+    tuned = WeightChange(model.down_projection(LAYER))
+    losses = RowLosses(model, LAYER, rows)
+    with tuned.applied():
+        seen = settings.run([tuned.change], lambda: losses().mean())
+    return tuned.change.detach(), seen
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_edit_is_as_alone_and_stops_alone(family: str, dtype: torch.dtype) -> None:
+    model = tiny(family)
+    model = replace(model, model=deepcopy(model.model).to(dtype))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
+    with untouched(model):
+        edits = [own(model, rows) for rows in ROWS]
+        descend(model, LAYER, edits, SETTINGS)
+        plain = [alone(model, rows, SETTINGS) for rows in ROWS]
+    for edit, (change, seen) in zip(edits, plain, strict=True):
+        assert change.abs().max() > 0 and edit.error is None
+        if dtype == torch.float32:
+            assert len(edit.losses) == len(seen)
+            torch.testing.assert_close(edit.change.detach(), change, **tolerance)
+        torch.testing.assert_close(edit.losses[:3], seen[:3], **tolerance)
+    if dtype == torch.float32:
+        assert len({len(edit.losses) for edit in edits}) > 2, "they stop at different steps"
+
+
+def test_a_loss_that_is_not_finite_ends_its_edit_only() -> None:
+    model = tiny("llama")
+    with untouched(model):
+        edits = [own(model, rows) for rows in ROWS]
+        broken = edits[0]
+        broken.constrain = lambda: broken.change.data.fill_(float("nan"))
+        descend(model, LAYER, edits, SETTINGS)
+        plain = [alone(model, rows, SETTINGS) for rows in ROWS]
+    assert isinstance(broken.error, PatchError) and len(broken.losses) == 1
+    for edit, (change, _) in list(zip(edits, plain, strict=True))[1:]:
+        assert edit.error is None
+        torch.testing.assert_close(edit.change.detach(), change, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rows_of_finished_edits_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = tiny("llama"), list[int]()
+    whole = RowLosses.__init__
+
+    def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
+        sizes.append(len(rows))
+        whole(self, model, layer, rows)
+
+    monkeypatch.setattr(RowLosses, "__init__", watching)
+    with untouched(model):
+        descend(model, LAYER, [own(model, rows) for rows in ROWS], SETTINGS)
+    assert sizes[0] == 5 and len(sizes) > 1
+    assert all(later < first for first, later in pairwise(sizes))
+
+
+EDITS = [Edit(id=str(place), subject="France", prompt="In {}, the capital is", target_new=name)
+         for place, name in enumerate(("Rome", "Paris", "London"))]  # fmt: skip
+
+
+def test_edits_that_take_much_memory_are_made_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, groups = tiny("llama"), list[int]()
+    whole = base.descend
+
+    def watching(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
+        groups.append(len(edits))
+        whole(model, layer, edits, settings)
+
+    monkeypatch.setattr(base, "descend", watching)
+    method = find_method("ft-m").on(model, settings={"steps": 3})
+    together = method.edit_each(EDITS)
+    monkeypatch.setattr(base, "_BYTES", 1)
+    single = method.edit_each(EDITS)
+    assert groups == [3, 1, 1, 1]
+    for one, other in zip(together, single, strict=True):
+        assert isinstance(one, Patch) and isinstance(other, Patch)
+        assert one.edits[0]["loss_after"] == pytest.approx(other.edits[0]["loss_after"], rel=1e-4)
+
+
+def test_an_edit_that_cannot_be_made_is_told_and_the_others_are_made() -> None:
+    method = find_method("ft-m").on(tiny("llama"), settings={"steps": 3})
+    broken = EDITS[1].model_copy(update={"subject": ""})
+    first, failed, last = method.edit_each([EDITS[0], broken, EDITS[2]])
+    assert isinstance(failed, Exception)
+    assert [patch.edits[0]["edit"]["id"] for patch in (first, last) if isinstance(patch, Patch)] == ["0", "2"]
