@@ -7,7 +7,7 @@ only the blocks from the tuned one on. The change [d, d_ff] becomes a dense patc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,10 +27,10 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.value.objective import tokens_within
 from kg_edit.value.optimise import untouched
 
 _COPIES = 6  # of a change, while it is trained: it, its gradient, two moments, and both once more in a stack
-_BYTES = 2**30  # of all these, for edits in the same passes
 
 
 class TuningConfig(MethodConfig):
@@ -113,18 +113,30 @@ class FineTuning(EditingMethod):
         return self._finished(edit, own)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone, many in the same passes (`descents`), as far as their changes take 1 GB at most."""
+        """Make each edit alone, but as many in the same passes (`descent`) as ``memory`` allows."""
         self._prepare_unpatched()
         with untouched(self.model):
             started = [attempt(edit, partial(self._start, edit, self.empty_patch())) for edit in edits]
             able = [own for own in started if not isinstance(own, Exception)]
-            at_once = max(1, _BYTES // (_COPIES * able[0].change.nbytes)) if able else 1
-            for first in range(0, len(able), at_once):
-                self._descend(able[first : first + at_once])
+            for group in self._groups(able):
+                self._descend(group)
         return tuple(
             own if isinstance(own, Exception) else attempt(edit, partial(self._finished, edit, own))
             for edit, own in zip(edits, started, strict=True)
         )
+
+    def _groups(self, edits: Sequence[OwnDescent]) -> Iterator[list[OwnDescent]]:
+        """The edits in groups; the changes of a group take half of ``memory`` at most, and so does a pass over its rows."""
+        room, group = tokens_within(self.model, self.layer, self.memory / 2), list[OwnDescent]()
+        for own in edits:
+            rows = [row for one in (*group, own) for row in one.rows]
+            tokens, taken = len(rows) * max(len(row.ids) for row in rows), (len(group) + 1) * own.change.nbytes
+            if group and (tokens > room or _COPIES * taken > self.memory * 5e5):
+                yield group
+                group = []
+            group.append(own)
+        if group:
+            yield group
 
     def _start(self, edit: Edit, before: Patch) -> OwnDescent:
         """The descent of an edit, before its first step."""

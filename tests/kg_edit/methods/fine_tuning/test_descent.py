@@ -17,7 +17,7 @@ from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, WeightChange, descend, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.tiny import tiny
@@ -100,7 +100,7 @@ EDITS = [Edit(id=str(place), subject="France", prompt="In {}, the capital is", t
          for place, name in enumerate(("Rome", "Paris", "London"))]  # fmt: skip
 
 
-def test_edits_that_take_much_memory_are_made_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_edits_share_passes_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups = tiny("llama"), list[int]()
     whole = base.descend
 
@@ -110,13 +110,16 @@ def test_edits_that_take_much_memory_are_made_one_after_the_other(monkeypatch: p
 
     monkeypatch.setattr(base, "descend", watching)
     method = find_method("ft-m").on(model, settings={"steps": 3})
-    together = method.edit_each(EDITS)
-    monkeypatch.setattr(base, "_BYTES", 1)
-    single = method.edit_each(EDITS)
-    assert groups == [3, 1, 1, 1]
-    for one, other in zip(together, single, strict=True):
-        assert isinstance(one, Patch) and isinstance(other, Patch)
-        assert one.edits[0]["loss_after"] == pytest.approx(other.edits[0]["loss_after"], rel=1e-4)
+    made = [method.edit_each(EDITS)]
+    method.memory = 2 * 6 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
+    made.append(method.edit_each(EDITS))
+    method.memory = 1000.0
+    monkeypatch.setattr(base, "tokens_within", lambda model, layer, megabytes: 10)  # fewer than two rows have
+    made.append(method.edit_each(EDITS))
+    assert groups == [3, 2, 1, 1, 1, 1]
+    for each in zip(*made, strict=True):
+        losses = [patch.edits[0]["loss_after"] for patch in each if isinstance(patch, Patch)]
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
 
 
 def test_an_edit_that_cannot_be_made_is_told_and_the_others_are_made() -> None:
