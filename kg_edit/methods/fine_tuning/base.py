@@ -126,7 +126,7 @@ class FineTuning(EditingMethod):
         )
 
     def _groups(self, edits: Sequence[OwnDescent]) -> Iterator[list[OwnDescent]]:
-        """The edits in groups; the changes of a group take half of ``memory`` at most, and so does a pass over its rows."""
+        """Groups of edits: the changes of a group take half of ``memory`` at most, and so does a pass of its rows."""
         room, group = tokens_within(self.model, self.layer, self.memory / 2), list[OwnDescent]()
         for own in edits:
             rows = [row for one in (*group, own) for row in one.rows]
