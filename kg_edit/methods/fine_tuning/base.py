@@ -30,6 +30,7 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.value.objective import tokens_within
 from kg_edit.value.optimise import untouched
 
+_WithRows = tuple[Edit, Sequence[TrainingRow]]
 _COPIES = 6  # of a change, while it is trained: it, its gradient, two moments, and both once more in a stack
 
 
@@ -108,44 +109,48 @@ class FineTuning(EditingMethod):
         (edit,) = edits
         with untouched(self.model):
             self.prepare()
-            own = self._start(edit, before)
-            self._descend([own])
-        return self._finished(edit, own)
+            (made,) = self._together([(edit, self.rows(edit, before))], before)
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descent`) as ``memory`` allows."""
         self._prepare_unpatched()
+        empty = self.empty_patch()
         with untouched(self.model):
-            started = [attempt(edit, partial(self._start, edit, self.empty_patch())) for edit in edits]
-            able = [own for own in started if not isinstance(own, Exception)]
-            for group in self._groups(able):
-                self._descend(group)
-        return tuple(
-            own if isinstance(own, Exception) else attempt(edit, partial(self._finished, edit, own))
-            for edit, own in zip(edits, started, strict=True)
-        )
+            asked = [attempt(edit, partial(self.rows, edit, empty)) for edit in edits]
+            able = [(edit, rows) for edit, rows in zip(edits, asked, strict=True) if not isinstance(rows, Exception)]
+            made = iter([patch for some in self._groups(able) for patch in self._together(some, empty)])
+        return tuple(rows if isinstance(rows, Exception) else next(made) for rows in asked)
 
-    def _groups(self, edits: Sequence[OwnDescent]) -> Iterator[list[OwnDescent]]:
+    def _groups(self, edits: Sequence[_WithRows]) -> Iterator[list[_WithRows]]:
         """Groups of edits: the changes of a group take half of ``memory`` at most, and so does a pass of its rows."""
-        room, group = tokens_within(self.model, self.layer, self.memory / 2), list[OwnDescent]()
-        for own in edits:
-            rows = [row for one in (*group, own) for row in one.rows]
-            tokens, taken = len(rows) * max(len(row.ids) for row in rows), (len(group) + 1) * own.change.nbytes
-            if group and (tokens > room or _COPIES * taken > self.memory * 5e5):
+        size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
+        most, room = int(self.memory * 5e5 / size), tokens_within(self.model, self.layer, self.memory / 2)
+        group = list[_WithRows]()
+        for one in edits:
+            rows = [row for _, own in (*group, one) for row in own]
+            if group and (len(group) >= most or len(rows) * max(len(row.ids) for row in rows) > room):
                 yield group
                 group = []
-            group.append(own)
+            group.append(one)
         if group:
             yield group
 
-    def _start(self, edit: Edit, before: Patch) -> OwnDescent:
+    def _together(self, edits: Sequence[_WithRows], before: Patch) -> list[Patch | Exception]:
+        """The patch of each edit, from descents in the same passes."""
+        started = [self._start(rows, before) for _, rows in edits]
+        descend(self.model, self.layer, started, self.config.descent)
+        return [
+            attempt(edit, partial(self._finished, edit, own)) for (edit, _), own in zip(edits, started, strict=True)
+        ]
+
+    def _start(self, rows: Sequence[TrainingRow], before: Patch) -> OwnDescent:
         """The descent of an edit, before its first step."""
         change = no_change(self.model.down_projection(self.layer))
         penalty, constrain = self.penalty(change, before), self.constraint(change, before)
-        return OwnDescent(rows=self.rows(edit, before), change=change, penalty=penalty, constrain=constrain)
-
-    def _descend(self, edits: Sequence[OwnDescent]) -> None:
-        descend(self.model, self.layer, edits, self.config.descent)
+        return OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain)
 
     def _finished(self, edit: Edit, own: OwnDescent) -> Patch:
         """The patch of an edit after its descent."""
