@@ -31,7 +31,7 @@ from kg_edit.value.objective import tokens_within
 from kg_edit.value.optimise import untouched
 
 _WithRows = tuple[Edit, Sequence[TrainingRow]]
-_COPIES = 6  # of a change, while it is trained: it, its gradient, two moments, and both once more in a stack
+_COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments
 
 
 class TuningConfig(MethodConfig):

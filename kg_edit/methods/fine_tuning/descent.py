@@ -175,28 +175,24 @@ class _Pass:
         self.edits = edits
         self._module = model.down_projection(layer)
         self._rows = RowLosses(model, layer, [row for edit in edits for row in edit.rows])
-        counts = torch.tensor([len(edit.rows) for edit in edits], device=model.device)
-        self._owners = torch.arange(len(edits), device=model.device).repeat_interleave(counts)
-        self._counts = counts
+        self._counts = [len(edit.rows) for edit in edits]
 
     def losses(self) -> Tensor:
         """The loss of each edit, [edits], differentiable in the changes."""
-        with _added(self._module, torch.stack([edit.change for edit in self.edits]), self._owners):
+        with _added(self._module, [edit.change for edit in self.edits], self._counts):
             found = self._rows()
-        sums = found.new_zeros(len(self.edits)).index_add(0, self._owners.to(found.device), found)
-        return sums / self._counts.to(found)
+        return torch.stack([own.mean() for own in found.split(self._counts)])
 
 
 @contextmanager
-def _added(module: nn.Module, changes: Tensor, owners: Tensor) -> Iterator[None]:
-    """Within the ``with`` block, the module's output for row r is y_r + D_e(r) x_r; ``owners`` are the e(r), [rows]."""
-    weights = felt(module, changes).transpose(1, 2)  # [edits, d_ff, d]
-    if len(owners) > len(changes):
-        weights = weights[owners]
+def _added(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int]) -> Iterator[None]:
+    """Within the ``with`` block, the output for row r is y_r + D_e(r) x_r; ``counts`` [edits] are the edits' rows."""
+    weights = [felt(module, change) for change in changes]
 
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        rows = args[0].to(weights).reshape(len(weights), -1, weights.shape[1])  # OPT's MLPs see rows and tokens as one
-        return output + torch.bmm(rows, weights).reshape(output.shape).to(output)
+        rows = args[0].to(weights[0]).reshape(sum(counts), -1, args[0].shape[-1])  # OPT has rows and tokens in one
+        moved = [linear(own, weight) for own, weight in zip(rows.split(list(counts)), weights, strict=True)]
+        return output + torch.cat(moved).reshape(output.shape).to(output)
 
     handle = module.register_forward_hook(add)
     try:

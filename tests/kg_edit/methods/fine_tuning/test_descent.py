@@ -111,7 +111,7 @@ def test_as_many_edits_share_passes_as_memory_allows(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(base, "descend", watching)
     method = find_method("ft-m").on(model, settings={"steps": 3})
     made = [method.edit_each(EDITS)]
-    method.memory = 2 * 6 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
+    method.memory = 2 * 4 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
     made.append(method.edit_each(EDITS))
     method.memory = 1000.0
     monkeypatch.setattr(base, "tokens_within", lambda model, layer, megabytes: 10)  # fewer than two rows have
