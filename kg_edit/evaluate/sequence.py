@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.cost import Cost, measured
@@ -198,11 +199,23 @@ class SequenceRun:
         usable = self._usable()
         self._find_general(0, None)
         files = StepFiles(self.job.folder, self.number)
-        summed, patch = files.summed()
+        summed, patch = files.summed(self._known_steps(usable))
         for step, scoring in enumerate(self.job.options.plan.scorings(len(self.items))):
             if step >= summed:
                 patch = self._step(step, scoring, patch, usable=usable, files=files)
             after_step(len(scoring.step))
+
+    def _known_steps(self, usable: Collection[str]) -> int:
+        """The number of steps, from the first one on, of which every result is recorded."""
+        scorings = self.job.options.plan.scorings(len(self.items))
+        return sum(1 for _ in takewhile(lambda scoring: self._is_known(scoring, usable), scorings))
+
+    def _is_known(self, scoring: Scoring, usable: Collection[str]) -> bool:
+        job, phase = self.job, phase_of(scoring)
+        edited, scored = ([self.items[place].id for place in places] for places in (scoring.step, scoring.places))
+        wanted = [*((name, EDIT) for name in edited), *((name, phase) for name in scored)]
+        has_point = not (scoring.on_curve and job.options.has_points) or (self.number, scoring.edits) in job.points
+        return has_point and all(key in job.done for key in wanted if key[0] in usable)
 
     def _step(
         self, number: int, scoring: Scoring, before: Patch | None, *, usable: Collection[str], files: StepFiles

@@ -23,13 +23,17 @@ class StepFiles:
         found = folder.path.glob(f"patches/{number:05d}-*.safetensors")
         self._sizes = {file: file.stat().st_size for file in sorted(found)}
 
-    def summed(self) -> tuple[int, Patch | None]:
-        """The sum in the files, and of how many steps it is; (0, None) if there is none."""
-        sums = [file for file in self._sizes if file.stem.startswith(f"{self.number:05d}-sum-")]
-        if not sums:
-            return 0, None
-        newest = sums[-1]
-        return int(newest.stem.rpartition("-")[2]), Patch.load(newest)
+    def summed(self, known: int) -> tuple[int, Patch | None]:
+        """The sum in the files, and of how many steps it is; (0, None) if there is none.
+
+        A sum of more than the ``known`` first steps is removed: results of its steps were deleted, and can only be
+        found again step by step.
+        """
+        sums = {int(file.stem.rpartition("-")[2]): file for file in self._sizes if self._is_sum(file)}
+        for steps in [steps for steps in sums if steps > known]:
+            self._remove(sums.pop(steps))
+        newest = max(sums, default=0)
+        return newest, Patch.load(sums[newest]) if newest else None
 
     def load(self, step: int) -> Patch | None:
         """The patch of a step; None if there is no file of it."""
@@ -57,8 +61,14 @@ class StepFiles:
         earlier = list(self._sizes)
         self._write(self.folder.sum_of(self.number, steps), total)
         for file in earlier:
-            file.unlink()
-            del self._sizes[file]
+            self._remove(file)
+
+    def _is_sum(self, file: Path) -> bool:
+        return file.stem.startswith(f"{self.number:05d}-sum-")
+
+    def _remove(self, file: Path) -> None:
+        file.unlink()
+        del self._sizes[file]
 
     def _write(self, file: Path, patch: Patch) -> None:
         patch.save(file)

@@ -81,3 +81,17 @@ def test_a_sequence_goes_on_from_a_sum(
     assert method.calls == ["case-3", "case-4"]
     assert without_times(part) == without_times(whole)
     assert names(part) == ["00000-00004", "00000-sum-00004"]
+
+
+@pytest.mark.parametrize("deleted", ["records.jsonl", "general.jsonl"])
+def test_steps_whose_results_were_deleted_are_made_again(
+    deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_files, "_FEW", 0)
+    expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, **OPTIONS)
+    (tmp_path / deleted).unlink()
+
+    found = evaluate(Dense(model), model, edits[:5], out=tmp_path, **OPTIONS)
+    cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
+    assert found.model_copy(update=cost) == expected.model_copy(update=cost)
+    assert names(tmp_path) == ["00000-sum-00005"]
