@@ -63,7 +63,7 @@ def plain_scores(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, Toke
             log_p = logits[-len(targets) - 1 : -1].log_softmax(-1)
             nll = -log_p[torch.arange(len(targets)), targets].mean()
             hits = (log_p.argmax(-1) == targets).float().mean()
-            found[distinct[row]] = TokenScores(nll=float(nll), accuracy=float(hits))
+            found[distinct[row]] = TokenScores(nll=float(nll), accuracy=float(hits), tokens=len(targets))
     return found
 
 

@@ -2,9 +2,10 @@
 
 Both mask one span of the definition and one span of a further sentence. The edit completes the definition up to its
 mask. The text after the mask is the edit's ``ending``, which is taught and told too. In Entity Inferences, the further
-sentence has labels to choose from; in ECBD the masked span itself is scored. `read_spans` and `with_specificity` add
-sentences about other entities to every record. They measure the cost of teaching a definition for these entities
-(specificity).
+sentence has labels to choose from; in ECBD the masked span itself is scored. A mask may stand within a word ("wide" and
+"-body"): a span is then scored without a space before it (`GLUE`), and an edit's target begins with the whole word, so
+the sentence is the published one. `read_spans` and `with_specificity` add sentences about other entities to every
+record. They measure the cost of teaching a definition for these entities (specificity).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kg_edit.datasets.reading import RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, EditFileError, Fault, describe
+from kg_edit.models.scripts import GLUE
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"
 
@@ -52,25 +54,25 @@ class EntityRow(Record):
 
 
 class Masked(NamedTuple):
-    """The texts before and after a mask."""
+    """The texts before and after a mask, and whether the mask follows without a space."""
 
     before: str
     after: str
+    glued: bool
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record with probes inference (labels to choose from) or span (the masked text).
 
-    A label is scored together with the rest of its sentence. If the definition does not name the entity before its
-    mask, the name and a colon are put in front.
+    If the definition does not name the entity before its mask, the name and a colon are put in front.
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
     found = fields_of(EntityRow, row)
     defined = _masked(found.definition, field="definition")
-    place = _named(defined.before, found.ent_str)
-    target = _unmasked(found.def_target, field="def_target")
+    before, begun = _cut(defined)
+    place, target = _named(before, found.ent_str), begun + _unmasked(found.def_target, field="def_target")
     ending = defined.after if defined.after.strip(" .") else ""
     fields = {"id": name, **place._asdict(), "target_new": target, "ending": ending}
     names = {"prompt": "definition", "target_new": "def_target", "subject": "ent_str"}
@@ -109,6 +111,12 @@ def with_specificity(records: Iterable[BenchmarkRecord], spans: tuple[Query, ...
     return tuple(record.model_copy(update={"probes": (*record.probes, added)}) for record in records)
 
 
+def _cut(masked: Masked) -> tuple[str, str]:
+    """The text before the mask without the word that the mask continues, and this word ("" if there is none)."""
+    begun = masked.before.split()[-1] if masked.glued else ""
+    return masked.before.removesuffix(begun), begun
+
+
 def _named(before: str, entity: str) -> Template:
     try:
         return template(before.rstrip(), entity, field="definition")
@@ -117,15 +125,16 @@ def _named(before: str, entity: str) -> Template:
 
 
 def _probe(sentence: Sentence, label: str, field: str) -> Probe:
-    before, after = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
+    masked = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
+    glue = GLUE if masked.glued else ""
     if not sentence.labels:
-        span = _unmasked(sentence.label, field=f"{field}.label")
-        return Probe(measures="span", queries=(Query(prompt=before, answers=((span,),), form="sentence"),))
+        span = glue + _unmasked(sentence.label, field=f"{field}.label")
+        return Probe(measures="span", queries=(Query(prompt=masked.before, answers=((span,),), form="sentence"),))
     labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
     if label not in labels:
         raise EditError([Fault("label", f"{label!r} is not among the labels of {field}")])
-    others = tuple(f"{other}{after}" for other in dict.fromkeys(labels) if other != label)
-    query = Query(prompt=before, answers=((f"{label}{after}",),), form="sentence", others=others)
+    others = tuple(glue + other for other in dict.fromkeys(labels) if other != label)
+    query = Query(prompt=masked.before, answers=((glue + label,),), form="sentence", others=others)
     return Probe(measures="inference", queries=(query,))
 
 
@@ -133,11 +142,11 @@ def _masked(text: str, *, field: str) -> Masked:
     before, mask, after = text.partition(_MASK)
     if not mask or not before.strip():
         raise EditError([Fault(field, f"{text[:60]!r} has no {_MASK} after its beginning; expected the masked place")])
-    return Masked(before.rstrip(), after.rstrip())
+    return Masked(before.rstrip(), after.rstrip(), glued=not before[-1].isspace())
 
 
 def _unmasked(text: str, *, field: str) -> str:
     found = re.fullmatch(rf"\s*{_MASK}(.*){_END}\s*", text, re.DOTALL)
     if not found or not found[1].strip():
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a text between {_MASK} and {_END}")])
-    return found[1].strip()
+    return found[1].strip(" ")  # a no-break space is part of the text

@@ -93,7 +93,10 @@ class CaseRequests:
         given = iter(answers)
         nll = {pair: -next(given)[0] / target.tokens for pair, target in self.targets.items()}
         shares = {pair: _share(own, [next(given) for _ in own]) for pair, own in self.parts.items()}
-        scores = {pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan)) for pair, loss in nll.items()}
+        scores = {
+            pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan), tokens=self.targets[pair].tokens)
+            for pair, loss in nll.items()
+        }
         texts = {prompt: str(next(given)).split(LINE_END, 1)[0] for prompt in self.limits}
         return Evidence(scores=scores, texts=texts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
 from kg_edit.models.chat import ChatForm, user_turn
-from kg_edit.models.scripts import is_unspaced
+from kg_edit.models.scripts import GLUE, is_unspaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +71,28 @@ def encode(
     text, span = _fill(context, template, subject)
     if chat:
         text, span = _as_turn(text, span, chat)
-    joined = text if target is None else f"{text}{chat.gap}{target.strip()}" if chat else join(text, target)
+    joined = (
+        text
+        if target is None
+        else f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
+        if chat
+        else join(text, target)
+    )
     own = chat is None  # a template brings its special tokens
     ids, offsets = _encode(tokenizer, joined, own=own)
-    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, own=own)
+    glued = target is not None and target.startswith(GLUE)
+    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, own=own, glued=glued)
     first, last = (None, None) if span is None else _ends(offsets, span, joined)
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
 
 
 def join(text: str, target: str) -> str:
-    """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces."""
+    """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces.
+
+    A target that begins with `GLUE` follows without a space.
+    """
+    if target.startswith(GLUE):
+        return text + target.removeprefix(GLUE)
     spaced = text[-1:].isspace() or target[:1].isspace()
     unspaced = all(side and is_unspaced(side) for side in (text[-1:], target[:1]))
     return text + target if spaced or unspaced else f"{text} {target}"
@@ -119,10 +132,13 @@ def _encode(
 
 
 def _target_start(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, own: bool = True
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, own: bool = True, glued: bool = False
 ) -> int:
+    """The index of the target's first token; of a ``glued`` target, of the first token that the prompt alone lacks."""
     prompt, _ = _encode(tokenizer, text, own=own)
-    if ids[: len(prompt)] != prompt:
+    if glued:
+        prompt = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))]
+    if ids[: len(prompt)] != prompt or (glued and not prompt):
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
             "end the prompt at a word's end, without trailing white space"

@@ -1,8 +1,13 @@
-"""Tell which characters are written without spaces between words: Chinese, Japanese, Thai and related scripts."""
+"""Tell which characters are written without spaces between words: Chinese, Japanese, Thai and related scripts.
+
+`GLUE` marks a target that follows its prompt without a space in other scripts too.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+
+GLUE = "\u2060"  # Unicode's word joiner, as the first character of the target
 
 # First and last code point: Thai and Lao, Myanmar, Khmer, kana, Han with its extensions, half-width kana.
 _UNSPACED = (

@@ -41,6 +41,12 @@ class TokenScores(NamedTuple):
 
     nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
     accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
+    tokens: int = 1  # of the candidate
+
+    @property
+    def total_nll(self) -> float:
+        """-log p of the whole candidate, in nats."""
+        return self.nll * self.tokens
 
 
 def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
@@ -150,7 +156,7 @@ def _score_rows(
     right = (logits.argmax(-1)[places] == targets).float()
     sizes = [len(one.prompt.target_ids) for one in asked]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
-        yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item())
+        yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item(), tokens=len(losses))
 
 
 def _tree_logits(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.evaluate.metrics.metric import CATEGORIES, Metric, mean
-from kg_edit.scoring.likelihood import TokenScores
+from kg_edit.scoring.likelihood import Pair, TokenScores
 from kg_edit.scoring.questions import generated_from, pair_of, scored_after
 from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
 
@@ -97,9 +97,9 @@ def ripple_passed(group: str) -> Callable[[Case, Evidence], float | None]:
 
 
 def _choice(query: Query, evidence: Evidence) -> float | None:
-    prompt = scored_after(query)
-    right = evidence.nll(prompt, query.answers[0][0])
-    return float(all(right < evidence.nll(prompt, other) for other in query.others))
+    prompt = scored_after(query).rstrip()
+    right, *others = (evidence.scores[Pair(prompt, label)].total_nll for label in (query.answers[0][0], *query.others))
+    return float(all(right < other for other in others))
 
 
 def inference_choice(case: Case, evidence: Evidence) -> float | None:
@@ -226,9 +226,9 @@ PROBE_METRICS: Mapping[str, Metric] = {
     ),
     "inference.choice": Metric(
         compute=inference_choice,
-        formula="1 if the right label has the lowest NLL per token of all labels of the sentence, each with the rest "
-        "of the sentence after it.",
-        source="Entity Inferences (Onoe et al. 2023); ties count as wrong.",
+        formula="1 if the right label is the most probable of all labels after the beginning of the sentence: the sum "
+        "of log p over the label's tokens, without the rest of the sentence.",
+        source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
         needs=("inference",),
     ),
     "span.nll": Metric(

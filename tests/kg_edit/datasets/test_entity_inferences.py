@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.entity_inferences import read_spans, with_specificity
 from kg_edit.errors import EditFileError
+from kg_edit.models.prompts import join
 from kg_edit.scoring.questions import fact
 from tests.kg_edit.datasets.rows import ENTITY, written
 
@@ -22,7 +24,7 @@ def test_a_definition_is_taught_and_labels_are_compared(tmp_path: Path) -> None:
     )
     (query,) = record.group("inference")[0].queries
     assert query.prompt == "Cyclone Niran left damage in"
-    assert (query.answers, query.others) == ((("Australia, they said.",),), ("Italy, they said.",))
+    assert (query.answers, query.others) == ((("Australia",),), ("Italy",))
 
 
 def test_an_entity_that_its_definition_does_not_name_stands_in_front(tmp_path: Path) -> None:
@@ -65,6 +67,20 @@ def test_a_masked_span_is_scored(tmp_path: Path) -> None:
     assert (query.prompt, query.answers) == ("The NFAC posted on", (("its page",),))
 
 
+def test_a_mask_within_a_word_adds_no_space(tmp_path: Path) -> None:
+    sentence = {"probe_sentence": "It is a wide<extra_id_0> jet.", "label": "<extra_id_0> -body <extra_id_1>"}
+    row = {name: value for name, value in ENTITY.items() if name != "label"} | {
+        "definition": "Severe Cyclone Niran (CN<extra_id_0> struck.",
+        "def_target": "<extra_id_0> ) was a cyclone that <extra_id_1>",
+        "probe_sentences": {"template_0": sentence},
+    }
+    (record,) = ENTITIES(written(tmp_path, row))
+    (edit,) = record.edits
+    assert (edit.text, edit.target_new) == ("Severe Cyclone Niran", "(CN) was a cyclone that")
+    (query,) = record.group("span")[0].queries
+    assert join(query.prompt, query.answers[0][0]) == "It is a wide-body"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -86,4 +102,8 @@ def test_published_rows(shared: Path) -> None:
     spans = ENTITIES(shared / "ecbd" / "all_ent_2020_2021_np_500samples.json")
     assert len(spans) == sum(len(record.group("span")) for record in spans) == 500
     assert sum(bool(record.edits[0].ending) for record in spans) == 493
+    rows = [json.loads(line) for line in (shared / "ecbd" / "all_ent_2020_2021_np_500samples.json").open()]
+    for row, (edit,) in zip(rows, (record.edits for record in spans), strict=True):
+        told = join(edit.text, edit.target_new).removeprefix(f"{row['ent_str']}: ")
+        assert told in row["definition"].replace("<extra_id_0>", row["def_target"][13:-13]), row["ex_id"]
     assert len(read_spans(shared / "ecbd" / "specificity_popular_20np_20random.json")) == 40

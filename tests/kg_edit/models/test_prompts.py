@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, join, left_pad
+from kg_edit.models.scripts import GLUE
 from tests.kg_edit.tiny import TEXT, byte_level
 
 
@@ -80,6 +81,17 @@ def test_a_merge_across_the_boundary_is_a_clear_error() -> None:
     """Where the prompt's end and the target's beginning are one token, the model can't be asked for the target."""
     with pytest.raises(PromptError, match="merges the end"):
         encode(without_words(), "{} plays for", subject="James", target="Miami")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("byte-level", " James plays"), ("sentencepiece", "s plays")])
+def test_a_target_within_a_word_follows_without_a_space(kind: str, said: str) -> None:
+    """Where the word is one token (byte-level), the target begins with this token."""
+    tokenizer = TOKENIZERS[kind]()
+    found = encode(tokenizer, "LeBron Jame", target=f"{GLUE}s plays")
+    assert found.text == "LeBron James plays" and found.ids == encode(tokenizer, "LeBron James plays").ids
+    assert tokenizer.decode(found.target_ids).strip() == said.strip()
+    with pytest.raises(PromptError, match="merges the end"):  # a single token: nothing could predict it
+        encode(byte_level(), "LeB", target=f"{GLUE}ron")
 
 
 def test_an_eos_behind_is_dropped_and_a_bos_in_front_is_kept() -> None:

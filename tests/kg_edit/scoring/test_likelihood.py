@@ -32,7 +32,8 @@ def alone(model: LanguageModel, pair: Pair) -> TokenScores:
     logits = model.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1].float()
     wanted = torch.tensor(prompt.target_ids)
     nll = torch.nn.functional.cross_entropy(logits, wanted)
-    return TokenScores(nll=nll.item(), accuracy=(logits.argmax(-1) == wanted).float().mean().item())
+    accuracy = (logits.argmax(-1) == wanted).float().mean().item()
+    return TokenScores(nll=nll.item(), accuracy=accuracy, tokens=len(wanted))
 
 
 def check_equal(model: LanguageModel, pairs: list[Pair]) -> None:

@@ -44,7 +44,7 @@ def test_left_padding_right_padding_and_the_shared_tree_agree(name: str, bos: bo
     for pair, (tokens, nll) in right.items():
         wanted = encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids
         hits = [token == want for token, want in zip(tokens, wanted, strict=True)]
-        assert tree[pair] == pytest.approx((nll, sum(hits) / len(hits)), abs=1e-4)
+        assert tree[pair] == pytest.approx((nll, sum(hits) / len(hits), len(hits)), abs=1e-4)
 
 
 def test_a_start_token_belongs_to_no_target() -> None:

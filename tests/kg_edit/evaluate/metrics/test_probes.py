@@ -164,6 +164,15 @@ def test_the_right_label_must_be_the_likeliest_alone(edit: Edit, nll: float, fou
     assert value("inference.choice", edit, probe("inference", query), scores=scores) == found
 
 
+def test_labels_are_compared_by_the_sum_over_their_tokens(edit: Edit) -> None:
+    query = said("It hit", (("Peru",),), others=("the Ivory Coast",))
+    scores = {
+        Pair("It hit", "Peru"): TokenScores(nll=4.0, accuracy=0.0, tokens=1),
+        Pair("It hit", "the Ivory Coast"): TokenScores(nll=2.0, accuracy=0.0, tokens=3),
+    }
+    assert value("inference.choice", edit, probe("inference", query), scores=scores) == 1.0
+
+
 def test_the_masked_span(edit: Edit) -> None:
     scores = {Pair("It hit", "Peru"): TokenScores(nll=2.5, accuracy=0.0)}
     assert value("span.nll", edit, probe("span", said("It hit", (("Peru",),))), scores=scores) == 2.5
