@@ -94,8 +94,8 @@ def memory(run: Summary) -> str:
 
 
 def failed(run: Summary) -> str:
-    """Return the number of edits that could not be made, as text."""
-    return str(run.provenance["failed"])
+    """Return the number of edits that could not be made, or broke the model, as text."""
+    return str(run.provenance["failed"] + run.provenance.get("broken", 0))
 
 
 def perplexity(run: Summary) -> str:

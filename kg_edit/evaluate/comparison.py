@@ -153,6 +153,9 @@ def _comparable(value: object, field: str) -> object:
 
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     notes = [f"{run.name}: {run.settings['method']}, {failed} failed" for run in runs if (failed := _failed(run, ids))]
+    for run in runs:
+        if broken := sum(bool(run.records[name].broken) for name in ids):
+            notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
     sets = [len(run.ids()) for run in runs]
     if max(sets) > len(ids):
         notes.append(f"only the {len(ids)} records that all runs have, of {', '.join(map(str, sets))}")
@@ -173,7 +176,7 @@ def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ..
 
 
 def _failed(run: ComparedRun, ids: Sequence[str]) -> int:
-    return sum(run.records[name].error is not None for name in ids)
+    return sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
 
 
 class MetricRow(BaseModel):

@@ -48,8 +48,8 @@ class Entry(BaseModel):
 
     ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` tells how the edit
     went. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K`` that with the
-    first K edits. A phase with an ``error`` has no section; but a record that was edited alone then counts with the
-    unedited model's scores.
+    first K edits. If the edited model could not be scored, such a phase has an ``error``, and shares that count as 0
+    (`kg_edit.evaluate.scorer.broken`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,6 +150,7 @@ class RunRecord(BaseModel):
     id: str
     sha256: str
     error: str | None = None  # of its first phase with an error
+    broken: tuple[str, ...] = ()  # phases in which the edited model could not be scored
     seconds: float | None = None
     memory: int | None = None
     choices: tuple[tuple[str, ...], ...] = ()
@@ -162,6 +163,8 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     for entry in entries:
         record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
         record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
+        if entry.error is not None and entry.phase not in (BASE, EDIT):
+            record["broken"] = (*record.get("broken", ()), entry.phase)
         for field in ("error", "seconds", "memory", "choices"):
             record[field] = record.get(field) or getattr(entry, field)
     return tuple(RunRecord(**record) for record in found.values())

@@ -112,6 +112,7 @@ def _caption(summary: Summary) -> str:
     run = summary.provenance
     like = "the model before the edit" if run.get("schedule", "single") == "single" else "the model without their edit"
     failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
+    failed += f", {run['broken']} broke the model, and their shares count as 0" if run.get("broken") else ""
     speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
     memory = "" if summary.peak_memory is None else f", at most {summary.peak_memory / 1e9:.1f} GB of memory"
     made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"

@@ -222,6 +222,12 @@ def _section(case: Case, evidence: Evidence, before: Section | None) -> Section:
     )
 
 
+def broken(case: Case) -> Section:
+    """The scores on a model whose output is not finite: 0 for each share where more is better; others are missing."""
+    shares = {name: 0.0 for name, one in metrics_for(case).items() if (one.values, one.better) == ("0 to 1", "higher")}
+    return Section(scores=shares, nll={}, texts={})
+
+
 def _evidence_of(case: Case, section: Section) -> Evidence:
     """The part of the evidence that a section keeps."""
     found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]

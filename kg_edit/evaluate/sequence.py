@@ -33,7 +33,7 @@ from kg_edit.evaluate.records import (
 )
 from kg_edit.evaluate.retention import Reply
 from kg_edit.evaluate.schedule import Scoring
-from kg_edit.evaluate.scorer import UneditedScores, ceiling_cases, in_halves, score_cases
+from kg_edit.evaluate.scorer import UneditedScores, broken, ceiling_cases, in_halves, score_cases
 from kg_edit.evaluate.settings import EditsEach, Method, RunOptions
 from kg_edit.evaluate.step import FAILURES, StepOutcome, finite, make_step, said
 from kg_edit.evaluate.step_files import StepFiles
@@ -287,23 +287,16 @@ class SequenceRun:
         for some in _chunks(items):  # whole chunks: a resumed run then rounds like an uninterrupted one
             wanted = {item.id for item in some} & {item.id for item in new}
             entries = self._scored(patch, some, phase) if wanted else []
-            self.job.folder.append(entry for entry in entries if entry.id in wanted and self._counts(entry))
-        if len(self.items) == 1 and not self._counts(entries[0]):
-            (unedited,) = self._scored(None, new, phase)
-            self.job.folder.append([unedited.model_copy(update={"error": entries[0].error})])
-
-    def _counts(self, entry: Entry) -> bool:
-        """Whether an entry is written as it is.
-
-        If a record was edited alone and its edited model can't be scored, the unedited model is scored instead.
-        """
-        return entry.error is None or len(self.items) > 1
+            self.job.folder.append(entry for entry in entries if entry.id in wanted)
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.job.model) if patch else nullcontext(self.job.model)
 
     def _scored(self, patch: Patch | None, items: Sequence[Item], phase: str) -> list[Entry]:
-        """Score the items all at once; if that fails, each alone, so that an error belongs to one item."""
+        """Score the items all at once; if that fails, each alone, so that an error belongs to one item.
+
+        An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
+        """
         try:
             known = self.job.unedited.sections(self.job.model, {item.id: item.case for item in items})
             pairs = [(item.case, known[item.id]) for item in items]
@@ -311,7 +304,7 @@ class SequenceRun:
                 sections = in_halves(partial(_compared, model), pairs)
         except FAILURES as error:
             if len(items) == 1:
-                return [entry_of(items[0], phase, error=said(error))]
+                return [entry_of(items[0], phase, error=said(error), sections={phase: broken(items[0].case)})]
             return [entry for item in items for entry in self._scored(patch, [item], phase)]
         return [entry_of(item, phase, sections={phase: own}) for item, own in zip(items, sections, strict=True)]
 

@@ -31,9 +31,9 @@ class CurvePoint(BaseModel):
     """A point of the curve: the model with ``edits`` edits, over all sequences of a run that have so many.
 
     ``scores`` are means over ``n`` records among those edited so far: do the edits still hold, are their neighbours
-    unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model. ``retention`` has
-    GRACE's rates (`kg_edit.evaluate.retention`) if the run has a test file; else only ERR, from efficacy.greedy over
-    the ``n`` records, where failed ones count as 0. ``general`` are means over sequences; ``general_failed`` counts the
+    unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model; their shares count as
+    0. ``retention`` has GRACE's rates (`kg_edit.evaluate.retention`) if the run has a test file; else only ERR, from
+    efficacy.greedy over the ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the
     sequences whose model could not be asked.
     """
 
@@ -93,7 +93,7 @@ def _point(
     return CurvePoint(
         edits=edits,
         n=len(usable),
-        failed=len(usable) - len(rows),
+        failed=sum(section in record.broken for record, section in usable),
         scores=estimates(rows, names=metric_names(rows), seed=seed),
         retention=rates(found, held) if held else {ERR: mean(now.values())},
         general={
@@ -113,7 +113,7 @@ class Summary(BaseModel):
 
     ``provenance`` has the run's settings, the number of ``failed`` records, and ``counts``: for each section and
     metric, the number of records behind its mean. A record whose edit could not be made is scored on the model without
-    it, and counts in the means.
+    it, and counts in the means. ``broken`` records could not be scored after their edits; their shares count as 0.
 
     The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
     told before the question; None if they were not asked for. If edits accumulate, ``just_edited`` has the scores right
@@ -181,7 +181,8 @@ def summarise(
         general=general,
         provenance={
             **provenance,
-            "failed": sum(record.error is not None for record in records),
+            "failed": sum(record.error is not None and not record.broken for record in records),
+            "broken": sum(bool(record.broken) for record in records),
             "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
         },
         **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},

@@ -132,7 +132,7 @@ def test_a_difference_is_that_of_the_shown_means(run: Run) -> None:
         assert row.n == RECORDS - 1
         means = [row.means[side].mean or 0.0 for side in ("first", "second")]
         assert row.differences["second"].mean == pytest.approx(means[1] - means[0])
-    assert "second: rome, 1 failed" in found.notes
+    assert "second: rome broke the model of 1, whose shares count as 0" in found.notes
 
 
 def test_the_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:

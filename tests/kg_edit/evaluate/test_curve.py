@@ -43,8 +43,9 @@ def test_a_curve_by_hand() -> None:
     assert [point.general_failed for point in (before, first, last)] == [0, 0, 1]
 
 
-def test_a_record_without_its_score_is_counted_as_failed() -> None:
-    broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="ModelError", scores={"base": row(0, 1)})}
+def test_a_record_whose_model_is_broken_counts_as_0() -> None:
+    scores = {"base": row(0, 1), "edited": {"efficacy.greedy": 0.0}}
+    broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="ModelError", broken=("edited",), scores=scores)}
     plan = CurvePlan.of(Schedule.parse("sequential:2"))
     last = curve([("a", "b")], broken, [], plan=plan, seed=0)[-1]
     assert (last.n, last.failed) == (2, 1)
@@ -53,7 +54,7 @@ def test_a_record_without_its_score_is_counted_as_failed() -> None:
     assert last.retention == {"retention.ERR": 0}
     with_one_that_holds = {**broken, "a": RECORDS["b"].model_copy(update={"id": "a"})}
     held = curve([("a", "b")], with_one_that_holds, [], plan=plan, seed=0)[-1]
-    assert held.scores["efficacy.greedy"].mean == 1 and held.retention == {"retention.ERR": 0.5}
+    assert held.scores["efficacy.greedy"].mean == 0.5 and held.retention == {"retention.ERR": 0.5}
 
 
 def test_a_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:

@@ -180,18 +180,27 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
-def test_a_model_broken_by_its_edits_is_missing_and_counted(
+def test_a_model_broken_by_its_edits_counts_as_0(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """The second edit is finite, and the model with it is not."""
     method = Overwhelming(model)
     summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", general=TEXT, progress=False)
-    assert summary.provenance["failed"] == 3
-    assert summary.edited == {}
+    assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 3)
+    assert {summary.edited[name].mean for name in ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")} == {0}
+    assert "portability.nll" not in summary.edited
     last = (summary.curve or ())[-1]
     assert (last.n, last.failed, last.general_failed) == (3, 3, 1)
     assert "not finite" in lines(tmp_path)[0]["error"]
     assert (summary.just_edited or {})["portability.nll"].mean is not None  # of the first, right after its edit
+
+
+def test_a_single_edit_that_breaks_the_model_counts_as_0(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path, progress=False)
+    assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 1)
+    assert summary.base["neighborhood.prob"].mean != 0 and summary.edited["neighborhood.prob"].mean == 0
 
 
 @dataclass
