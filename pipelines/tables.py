@@ -52,12 +52,23 @@ Row = tuple[str, Summary, str]  # name of the row, run, and the section of the r
 
 def cell(summary: Summary, section: str, metric: str) -> str:
     """Return a mean with its 95 % interval as text; a dash if no record has the metric."""
+    if metric.startswith("retention."):
+        return _rate(summary, section, metric)
     found = summary.sections[section].get(metric)
     if found is None or found.mean is None:
         return "\N{EN DASH}"
     digits = 1 if metric.endswith("nll") else 2
     low, high = (f"{value:.{digits}f}" for value in (found.ci95_low or 0.0, found.ci95_high or 0.0))
     return re.sub(r"\b0\.", ".", f"{found.mean:.{digits}f} [{low}, {high}]")
+
+
+def _rate(summary: Summary, section: str, metric: str) -> str:
+    """Return a rate of retention as text: that of the last point of the curve; of the unedited model, of the first."""
+    points = summary.curve or ()
+    found = points[0 if section == "base" else -1].retention.get(metric) if points else None
+    if found is None:
+        return "\N{EN DASH}"
+    return f"{found:,.1f}" if metric.endswith("perplexity") else f"{found:.2f}".removeprefix("0")
 
 
 def rows_of(runs: Mapping[str, Summary], ceilings: Mapping[str, str]) -> list[Row]:

@@ -16,6 +16,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark, Tripl
 from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
 from kg_edit.edits.rows import Target
 from kg_edit.errors import EditError, Fault
+from kg_edit.text.matching import normalised
 
 Triples = Annotated[tuple[Triple, ...], Field(strict=False)]
 # Unchecked names: the published files have empty aliases, which the lint reports.
@@ -155,7 +156,8 @@ def _subject_id(case: CaseRow, place: int) -> str | None:
 
 def _questions(case: CaseRow) -> tuple[Probe, ...]:
     right = _right(case.new_answer, case.new_answer_alias)
-    old = tuple(name for name in _right(case.answer, case.answer_alias) if name not in right)
+    new = {normalised(name) for name in right}
+    old = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in new)
     queries = tuple(
         Query(prompt=question, answers=(right,), others=(case.answer,), old=old) for question in case.questions
     )

@@ -72,7 +72,7 @@ class GeneralTasks:
     manager: Any
     sha256: Mapping[str, str]
     limit: int | None = None
-    _unedited: list[dict[str, DocumentScores]] = field(default_factory=list)
+    _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, wanted: Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
@@ -121,9 +121,10 @@ class GeneralTasks:
         """
         if edited:
             return dict(self._asked(model))
-        if not self._unedited:
-            self._unedited.append(dict(self._asked(model)))
-        return self._unedited[0]
+        key = (model.fingerprint, model.model.dtype, model.chat)
+        if key not in self._unedited:
+            self._unedited[key] = dict(self._asked(model))
+        return self._unedited[key]
 
     def _asked(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
         import lm_eval

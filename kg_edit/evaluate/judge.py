@@ -125,13 +125,15 @@ class Verdict(BaseModel):
     text: str
     judge: str  # the model's name
     prompt_sha256: str
+    answers_sha256: str = ""  # of the right answers; "": a verdict of an earlier version, which is asked for again
     right: bool | None
     reply: str
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The key of the verdict: judge, prompt, record, section, question and text."""
-        return self.judge, self.prompt_sha256, self.id, self.section, self.question, self.text
+        """The key of the verdict: judge, prompt, right answers, record, section, question and text."""
+        asked = (self.judge, self.prompt_sha256, self.answers_sha256)
+        return *asked, self.id, self.section, self.question, self.text
 
 
 def judge_run(
@@ -181,6 +183,7 @@ def _questions(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterato
                             text=found.texts[name],
                             judge=judge.model,
                             prompt_sha256=prompt,
+                            answers_sha256=digest(names),
                             right=None,
                             reply="",
                         ),

@@ -23,10 +23,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+import kg_edit
 from kg_edit.datasets.label_drift import LabelDrift, LabelledText
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.metrics.metric import mean
-from kg_edit.evaluate.settings import Method, method_settings, tokenizer_digest
+from kg_edit.evaluate.settings import Method, environment, method_settings, note_environment, tokenizer_digest
 from kg_edit.evaluate.step import FAILURES, finite, said
 from kg_edit.models.classifier import ClassifierModel
 from kg_edit.models.language_model import LanguageModel
@@ -158,6 +159,7 @@ def run_drift(
     check_labels(drift, model.labels)
     claim(out, _settings(model, method, drift, every))
     with folder_lock(out):
+        note_environment(out, environment(method, model))
         yield from _points(model, method, drift, DriftFolder(out), every)
 
 
@@ -170,6 +172,7 @@ def _settings(model: ClassifierModel, method: Method, drift: LabelDrift, every: 
         "tokenizer_sha256": tokenizer_digest(model),
         "texts_sha256": texts,
         "every": every,
+        "kg_edit": kg_edit.__version__,
     }
 
 
@@ -242,8 +245,14 @@ class _Run:
         return found
 
     def _share(self, texts: Sequence[LabelledText]) -> float | None:
-        with self.patch.applied(self.model) if self.patch else nullcontext(self.model):
-            labels = self.model.classes([text.prompt for text in texts])
+        """The share of texts that get their label; 0 if edits broke the classifier."""
+        try:
+            with self.patch.applied(self.model) if self.patch else nullcontext(self.model):
+                labels = self.model.classes([text.prompt for text in texts])
+        except ModelError:
+            if self.patch is None:
+                raise
+            return 0.0 if texts else None
         return mean(label == text.label for label, text in zip(labels, texts, strict=True))
 
 

@@ -18,6 +18,7 @@ broke it, has rates of 0 and no perplexity.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import begins_with, first_sentence, mentions
+
+log = logging.getLogger(__name__)
 
 PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
@@ -196,7 +199,10 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
     """
-    test = RetentionTest.of(guess_dataset(Path(path)).read(Path(path)).records, limit=limit)
+    found = guess_dataset(Path(path)).read(Path(path))
+    for problem in found.problems:
+        log.warning("left out of the retention test: %s", problem)
+    test = RetentionTest.of(found.records, limit=limit)
     if not test.queries and not test.accurate:
         raise EditFileError(
             f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "

@@ -145,20 +145,23 @@ def _texts(model: LanguageModel, cases: Sequence[Case], patches: Sequence[Weight
 
 
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
-    """The token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it."""
+    """The token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
+
+    A prompt has room for each name that counts as an answer to it.
+    """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
-    for prompt, name in _stated(case):
-        limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
+    for prompt, name in _accepted(case):
+        if prompt in limits:
+            limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
     return limits
 
 
-def _stated(case: Case) -> Iterator[tuple[str, str]]:
-    """Yield each edit's statement with its target, and with each name that its probes accept for the target."""
-    if case.ceiling:
-        return
-    yield from ((edit.text, edit.target_new) for edit in case.edits)
-    queries = (query for probe in case.group("edit") for query in probe.queries)
+def _accepted(case: Case) -> Iterator[tuple[str, str]]:
+    """Yield each edit's statement with its target, and each prompt of a probe with each name that is accepted."""
+    if not case.ceiling:
+        yield from ((edit.text, edit.target_new) for edit in case.edits)
+    queries = (query for probe in case.probes for query in probe.queries)
     yield from ((generated_from(query), name) for query in queries for names in query.answers for name in names)
 
 

@@ -39,7 +39,7 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
 
-_PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
+_PROTOCOL = 3  # raise it when a metric changes: runs of different protocols are not comparable
 
 
 class Method(Protocol):

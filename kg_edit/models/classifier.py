@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import ConfigError, PromptError
+from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import telling_prompt_ends
 from kg_edit.models.language_model import LanguageModel
@@ -48,7 +48,11 @@ class ClassifierModel(LanguageModel):
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> Tensor:
-        """The logits of the classes after each text, [texts, classes]; float32, on the CPU."""
+        """The logits of the classes after each text, [texts, classes]; float32, on the CPU.
+
+        Raises:
+            ModelError: a logit is not finite.
+        """
         found = list[Tensor]()
         for start in range(0, len(texts), _ROWS):
             rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
@@ -60,10 +64,17 @@ class ClassifierModel(LanguageModel):
                     input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                 )
             found.append(output.logits[:, -1].float().cpu())
-        return torch.cat(found) if found else torch.empty(0, len(self.labels))
+        whole = torch.cat(found) if found else torch.empty(0, len(self.labels))
+        if not whole.isfinite().all():
+            raise ModelError("the classifier's output is not finite; make a weaker edit, or load the model in float32")
+        return whole
 
     def classes(self, texts: Sequence[str]) -> list[str]:
-        """The most probable class of each text."""
+        """The most probable class of each text.
+
+        Raises:
+            ModelError: as `scores`.
+        """
         return [self.labels[place] for place in self.scores(texts).argmax(-1).tolist()] if texts else []
 
 

@@ -9,21 +9,22 @@ from collections.abc import Iterator
 from kg_edit.models.scripts import is_syllable
 
 _ARTICLES = {"a", "an", "the"}
+_ABBREVIATION = 3  # letters of an abbreviation whose capitals count, at most
 _SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"
 _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
-def normalised(text: str) -> tuple[str, ...]:
-    """The words of ``text`` in lower case, without accents, punctuation and articles.
+def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
+    """The words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
 
     A full stop is removed (U.S. is US), other punctuation separates words (Rome's contains Rome). A text of articles
     alone keeps them, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
     character.
     """
-    decomposed = unicodedata.normalize("NFKD", text.casefold().replace(".", ""))
+    decomposed = unicodedata.normalize("NFKD", (text.casefold() if fold else text).replace(".", ""))
     plain = unicodedata.normalize("NFC", "".join(map(_plain, decomposed)))
     words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
-    return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
+    return tuple(word for word in words if word.casefold() not in _ARTICLES) or tuple(words)
 
 
 def _plain(character: str) -> str:
@@ -33,15 +34,21 @@ def _plain(character: str) -> str:
     return " " if category[0] in "PZC" else character
 
 
+def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of both; capitals count in an abbreviation of two or three letters: IT and US are no it and us."""
+    fold = not (name.isupper() and 1 < sum(map(str.isalpha, name)) <= _ABBREVIATION)
+    return normalised(text, fold=fold), normalised(name, fold=fold)
+
+
 def begins_with(text: str, name: str) -> bool:
     """Whether the words of ``text`` begin with those of ``name``."""
-    words, wanted = normalised(text), normalised(name)
+    words, wanted = _compared(text, name)
     return bool(wanted) and words[: len(wanted)] == wanted
 
 
 def mentions(text: str, name: str) -> bool:
     """Whether the words of ``name`` occur in ``text``, one after the other."""
-    words, wanted = normalised(text), normalised(name)
+    words, wanted = _compared(text, name)
     starts = range(len(words) - len(wanted) + 1)
     return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
 

@@ -22,8 +22,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         )
         lives = [
             {"concept": name, "text": f"{name} was born.", "labels": f"It was {name}."}
-            for name in ("Ann", "Ben", "Cid")
+            for name in (("Ann", "Ben", "Cid") if part == "train" else ("Dan", "Ann", "Eve", "Fay"))
         ]
+        lives.insert(1, {**lives[0], "text": "More of the first.", "labels": "Another true one."})
         (tmp_path / f"wikibio-{part}-all.json").write_text(json.dumps(lives))
     (tmp_path / "text.txt").write_text("The fox jumps. " * 40)
     monkeypatch.syspath_prepend(FOLDER)
@@ -44,11 +45,12 @@ def test_sanitation_has_forbidden_and_kept_answers(script: ModuleType) -> None:
     ]
 
 
-def test_wikibio_takes_the_next_biographys_sentence_as_false(script: ModuleType) -> None:
+def test_wikibio_takes_the_next_persons_sentence_as_false(script: ModuleType) -> None:
+    """A person has several rows; who is in the train file is not asked about."""
     study = script.wikibio(5)
     assert [edit.target_new for edit in study.wanted] == ["It was Ann.", "It was Ben."]
     assert [edit.target_new for edit in study.unwanted] == ["It was Ben.", "It was Cid."]
-    assert [pair.prompt for pair in study.columns["false sentence"]] == ["Ann was born.", "Ben was born."]
+    assert [pair.prompt for pair in study.columns["false sentence"]] == ["Dan was born.", "Eve was born."]
 
 
 @pytest.mark.parametrize("data", ["sanitation", "wikibio"])

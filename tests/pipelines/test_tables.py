@@ -37,6 +37,15 @@ def test_a_score_with_its_interval(tables: ModuleType, tmp_path: Path, tiny_fold
     assert not tables.cell(found, "base", "neighborhood.prob").startswith("0.")
 
 
+def test_a_rate_of_retention_is_that_of_the_curve(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    model = LanguageModel.load(str(tiny_folder))
+    records = tables.find_dataset("counterfact-plus")(Path("data.json"))
+    found = evaluate(Nudge(model), model, records, out=tmp_path / "run", schedule="sequential:2")
+    rate = (found.curve or ())[-1].retention["retention.ERR"]
+    assert tables.cell(found, "edited", "retention.ERR") == f"{rate:.2f}".removeprefix("0")
+    assert tables.cell(found, "edited", "retention.TRR") == "\N{EN DASH}"
+
+
 @pytest.mark.slow
 def test_the_papers_table(tables: ModuleType, script: Script, tmp_path: Path, tiny_folder: Path) -> None:
     inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", tiny_folder, "--limit", "2", "--out", "out")

@@ -41,7 +41,7 @@ def prefers_true(case: Case, evidence: Evidence) -> float | None:
 
 
 def accurate_perplexity(case: Case, evidence: Evidence) -> float | None:
-    """The mean perplexity of the accurate sentences."""
+    """The mean perplexity of the record's accurate sentences."""
     return mean(_exp(first_score(query, evidence).nll) for query in _asked(case, "accurate"))
 
 
@@ -84,9 +84,9 @@ HALLUCINATION_METRICS: Mapping[str, Metric] = {
     ),
     "accurate.perplexity": Metric(
         compute=accurate_perplexity,
-        formula="Mean over the passages' accurate sentences of their perplexity, which is exp of the mean over "
-        "tokens of -log p(sentence | the passage before it).",
-        source=f"{_GRACE}: ARR, of the sentences that were accurate before.",
+        formula="Mean over the record's accurate sentences of their perplexity, which is exp of the mean over "
+        "tokens of -log p(sentence | the passage before it). A run's value is the mean over records.",
+        source=f"{_GRACE}: ARR, of the sentences that were accurate before; that is a mean over all sentences.",
         needs=("accurate",),
         values="1 to ∞",
         better="lower",

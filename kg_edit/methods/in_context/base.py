@@ -18,6 +18,7 @@ from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
 from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
+from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.text.similarity import Similarity, similarity
 
 
@@ -36,7 +37,9 @@ class PromptConfig(MethodConfig):
     )
     most: PositiveInt = Field(3, description="maximum number of facts before a prompt; the most similar ones are used")
     encoder: str | None = Field(
-        None, description="sentence encoder for similarity: a sentence-transformers name or folder; unset: TF-IDF"
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="sentence encoder for similarity: a sentence-transformers name or folder; unset: TF-IDF",
     )
 
 

@@ -55,6 +55,13 @@ def test_three_wordings_of_one_question_any_of_which_will_do(tmp_path: Path) -> 
     assert {query.others for query in probe.queries} == {("United States of America",)}
 
 
+def test_a_name_that_the_new_answer_has_in_another_spelling_is_no_old_name(tmp_path: Path) -> None:
+    row = {**MQUAKE, "answer": "U.K.", "answer_alias": ["Britain"], "new_answer": "UK", "new_answer_alias": []}
+    (record,) = read(tmp_path, row)
+    (query, *_) = record.group("multihop")[0].queries
+    assert query.old == ("Britain",)
+
+
 def test_hops_and_statements_with_aliases(tmp_path: Path) -> None:
     (record,) = read(tmp_path, MQUAKE)
     (hops,) = record.group("hops")

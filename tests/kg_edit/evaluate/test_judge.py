@@ -107,6 +107,17 @@ def test_verdicts_are_kept_and_asked_once(server: Server, run: tuple[Path, list[
     assert len(server.asked) == 4
 
 
+def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, (first, _) = run
+    server.replies = [(200, "no"), (200, "yes")]
+    judge = Judge(url=server.url, model="m")
+    assert judge_run(folder, [first], judge, progress=False) == {"edited": {"portability.judge": 0}}
+    (edit,) = first.edits
+    asked = edit.portability[0].model_copy(update={"answer": "Lyon"})
+    changed = first.model_copy(update={"edits": (edit.model_copy(update={"portability": (asked,)}),)})
+    assert judge_run(folder, [changed], judge, progress=False) == {"edited": {"portability.judge": 1}}
+
+
 def test_a_judge_that_goes_away_loses_nothing(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (400, "")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kg_edit.cli import drift as command
@@ -17,6 +18,7 @@ from kg_edit.evaluate.label_drift import EDITORS, DriftPoint, check_editor, chec
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
 from kg_edit.models.classifier import ClassifierModel, trained_classifier
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
 
 TEAMS = ("Lakers", "Heat")
@@ -118,6 +120,19 @@ def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
     assert (first.seen, first.edits, first.ERR) == (0, 0, None) and first.TRR == 1.0 and first.ARR == 1.0
     assert (last.seen, last.edits, last.failed) == (3, 2, 0)
     assert (last.ERR, last.TRR, last.ARR) == (1.0, 1.0, 1.0)
+
+
+def test_a_classifier_that_an_edit_broke_counts_as_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is finite, and the output with it is not."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+
+    def huge(method: FtM, edits: object, *, before: object = None) -> WeightPatch:
+        weight = method.model.down_projection(1).weight
+        return WeightPatch(factors={method.model.weight_name(1): Factors.dense(torch.full_like(weight, 1e38))})
+
+    monkeypatch.setattr(FtM, "update", huge)
+    first, *_, last = points("ft-m", drift, tmp_path)
+    assert first.TRR == 1.0 and (last.edits, last.TRR, last.ERR, last.ARR) == (2, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

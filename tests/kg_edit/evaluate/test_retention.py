@@ -130,6 +130,13 @@ def test_prompts_of_zsre_are_asked_as_questions(tmp_path: Path) -> None:
     assert query.prompt[0].isupper() and query.prompt.endswith("?")
 
 
+def test_a_row_that_can_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = {**ZSRE, "subject": ""}
+    test = read_retention_test(written(tmp_path, ZSRE, broken))
+    assert len(test.queries) == 1
+    assert "left out of the retention test" in caplog.text and "subject" in caplog.text
+
+
 def test_a_file_without_unrelated_prompts(tmp_path: Path) -> None:
     row = {"id": "a", "subject": "Rome", "prompt": "{} is in", "target_new": "Peru"}
     (tmp_path / "edits.jsonl").write_text(json.dumps(row), encoding="utf-8")

@@ -180,9 +180,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
-def test_a_model_broken_by_its_edits_counts_as_0(
-    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
+def test_a_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """The second edit is finite, and the model with it is not."""
     method = Overwhelming(model)
     summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", general=TEXT, progress=False)

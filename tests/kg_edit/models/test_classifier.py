@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, PromptError
+from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.models.classifier import fitted_head, trained_classifier, with_head
 from kg_edit.models.sampling import sample_text
 from tests.kg_edit.tiny import tiny
@@ -46,6 +46,13 @@ def test_a_class_is_a_target() -> None:
     assert prompt.target_ids == (1,) and prompt.ids[:-1] == found.encode(TEXTS[0]).ids
     with pytest.raises(PromptError, match="'Bulls' is not a class of this classifier; expected one of Heat, Lakers"):
         found.encode(TEXTS[0], target="Bulls")
+
+
+def test_a_class_is_not_guessed_from_an_output_that_is_not_finite() -> None:
+    found = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
+    found.down_projection(0).weight.data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="the classifier's output is not finite"):
+        found.classes(TEXTS)
 
 
 def test_the_head_sees_what_the_models_own_head_sees() -> None:
