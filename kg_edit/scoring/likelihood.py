@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -83,17 +82,18 @@ def score_each(
 ) -> list[dict[Pair, TokenScores]]:
     """Run `score` for each entry of ``asked`` on the model with its patch applied (None: unpatched), all in one batch.
 
+    A pair that several unpatched entries share is scored once.
+
     Raises:
         PromptError: a candidate can't be separated from its prompt's end.
         ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
-    distinct = [list(dict.fromkeys(pairs)) for pairs in asked]
-    encoded = [
-        _Asked(owner, model.encode(pair.prompt, target=pair.candidate))
-        for owner, pairs in enumerate(distinct)
-        for pair in pairs
-    ]
+    unpatched = patches.index(None) if None in patches else 0
+    owners = [unpatched if patch is None else place for place, patch in enumerate(patches)]
+    wanted = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
+    distinct = list(dict.fromkeys(key for own in wanted for key in own))
+    encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
     check_lengths(model, [one.prompt for one in encoded])
     found: list[TokenScores | None] = [None] * len(encoded)
     for rows in _passes(encoded):
@@ -101,8 +101,8 @@ def score_each(
         scores = _score_rows(model, [[encoded[place] for place in row] for row in rows], patches)
         for place, one in zip(flat, scores, strict=True):
             found[place] = one
-    whole = (one for one in found if one is not None)
-    return [dict(zip(pairs, islice(whole, len(pairs)), strict=True)) for pairs in distinct]
+    by_key = dict(zip(distinct, (one for one in found if one is not None), strict=True))
+    return [{pair: by_key[owner, pair] for owner, pair in own} for own in wanted]
 
 
 def _passes(asked: Sequence[_Asked]) -> Iterator[list[list[int]]]:

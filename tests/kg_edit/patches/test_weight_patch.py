@@ -7,6 +7,7 @@ import torch
 
 from kg_edit.errors import PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
@@ -46,6 +47,21 @@ def test_scores_of_many_patches_equal_each_in_turn(family: str) -> None:
             assert found[pair] == pytest.approx(alone[pair], abs=1e-4)
     heat = Pair("LeBron James plays for the", "Miami Heat")
     assert len({round(found[heat].nll, 3) for found in together}) == 3, "the patches must differ in effect"
+
+
+def test_a_pair_that_unpatched_entries_share_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encode, seen = tiny("llama"), LanguageModel.encode, list[str]()
+
+    def counted(self: LanguageModel, text: str, *, target: str | None = None) -> Prompt:
+        seen.append(text)
+        return encode(self, text, target=target)
+
+    monkeypatch.setattr(LanguageModel, "encode", counted)
+    first, second, third = score_each(model, [ASKED[0]] * 3, patches=[patches(model)[1], None, None])
+    assert len(seen) == 2 * len(ASKED[0]), "with the patch, and once without it"
+    assert second == third and first != second
+    for pair, alone in score(model, ASKED[0]).items():
+        assert second[pair] == pytest.approx(alone, abs=1e-4)
 
 
 def in_turn(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) -> dict[Pair, tuple[float, float]]:
