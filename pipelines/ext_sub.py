@@ -20,7 +20,7 @@ import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -83,16 +83,17 @@ def _towards_old(edit: Edit) -> Edit:
 
 def wikibio(limit: int) -> Study:
     """``limit`` people to train on, of the train file, and ``limit`` other people to ask about, of the test file."""
-    learned, asked = (_by_person(_records(FOLDER / f"wikibio-{part}-all.json")) for part in ("train", "test"))
-    others = [record for person, record in asked.items() if person not in learned]
-    train, test = (_true_and_false(some[: limit + 1]) for some in ([*learned.values()], others))
+    train, test = (_by_person(_records(FOLDER / f"wikibio-{part}-all.json")) for part in ("train", "test"))
+    learned = dict(islice(train.items(), limit + 1))
+    others = [record for person, record in test.items() if person not in learned]
+    train_pairs, test_pairs = _true_and_false([*learned.values()]), _true_and_false(others[: limit + 1])
     return Study(
-        wanted=tuple(true for true, _ in train),
-        unwanted=tuple(false for _, false in train),
+        wanted=tuple(true for true, _ in train_pairs),
+        unwanted=tuple(false for _, false in train_pairs),
         kept=None,
         columns={
-            "true sentence": [Pair(true.text, true.target_new) for true, _ in test],
-            "false sentence": [Pair(false.text, false.target_new) for _, false in test],
+            "true sentence": [Pair(true.text, true.target_new) for true, _ in test_pairs],
+            "false sentence": [Pair(false.text, false.target_new) for _, false in test_pairs],
         },
     )
 

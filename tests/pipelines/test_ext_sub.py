@@ -46,7 +46,7 @@ def test_sanitation_has_forbidden_and_kept_answers(script: ModuleType) -> None:
 
 
 def test_wikibio_takes_the_next_persons_sentence_as_false(script: ModuleType) -> None:
-    """A person has several rows; who is in the train file is not asked about."""
+    """A person has several rows; who is trained on is not asked about."""
     study = script.wikibio(5)
     assert [edit.target_new for edit in study.wanted] == ["It was Ann.", "It was Ben."]
     assert [edit.target_new for edit in study.unwanted] == ["It was Ben.", "It was Cid."]
