@@ -17,7 +17,6 @@ from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
-    from kg_edit.edits.edit import Edit
     from kg_edit.methods.config import MethodConfig
     from kg_edit.methods.ke.store import KeManifest
     from kg_edit.methods.mend.store import Manifest as MendManifest
@@ -27,7 +26,8 @@ DatasetName = Annotated[
     str | None, typer.Option("--dataset", help="name of the benchmark; default: detected from the file")
 ]
 Leave = Annotated[
-    list[Path] | None, typer.Option("--leave-out", help="file whose subjects are left out of the training; repeatable")
+    list[Path] | None,
+    typer.Option("--leave-out", help="test file: its subjects and prompts are left out of the training; repeatable"),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N records")]
 Steps = Annotated[int | None, typer.Option(min=1, help="maximum number of steps; same as --set steps=N")]
@@ -77,18 +77,21 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
 
 
 def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[BenchmarkRecord]:
-    """The records of a file, without the edits of subjects in the files of ``leave_out``; says how many these are."""
+    """The records of a file, without what the files of ``leave_out`` ask (`AskedInTest`); says how much that is."""
+    from kg_edit.datasets.kept import AskedInTest, prompts_kept
+
     found = _read(data, dataset, limit)
-    gone = {edit.subject.casefold() for path in leave_out for record in _read(path, None) for edit in record.edits}
-    left = [record.model_copy(update={"edits": _others(record, gone)}) for record in found]
-    if leave_out:
-        every, kept = (sum(len(record.edits) for record in some) for some in (found, left))
-        typer.echo(f"{every - kept} of {every} edits are left out: their subjects are in a --leave-out file")
-    return [record for record in left if record.edits]
-
-
-def _others(record: BenchmarkRecord, gone: set[str]) -> tuple[Edit, ...]:
-    return tuple(edit for edit in record.edits if edit.subject.casefold() not in gone)
+    if not leave_out:
+        return [record for record in found if record.edits]
+    test = AskedInTest(record for path in leave_out for record in _read(path, None))
+    left = [one for record in found if (one := test.without(record))]
+    every, kept = (sum(len(record.edits) for record in some) for some in (found, left))
+    prompts, others = prompts_kept(found), prompts_kept(left)
+    typer.echo(
+        f"{every - kept} of {every} edits, and {prompts - others} of {prompts} prompts that must not change, are left "
+        "out: a --leave-out file has their subjects or prompts"
+    )
+    return left
 
 
 def _read(path: Path, dataset: str | None, limit: int | None = None) -> list[BenchmarkRecord]:

@@ -1,4 +1,4 @@
-"""Prompts whose answers an edit must not change.
+"""Prompts whose answers an edit must not change, and what a training file shares with the prompts of a test.
 
 CounterFact has neighbours of an edit: prompts about other subjects, whose answer is the old target. zsRE and KnowEdit
 have locality probes with answers of their own; they belong to the record, not to the edit. A file of edits may have
@@ -7,7 +7,9 @@ neither.
 
 from __future__ import annotations
 
-from kg_edit.datasets.record import BenchmarkRecord, Query
+from collections.abc import Iterable, Iterator, Sequence
+
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 
 
@@ -21,3 +23,56 @@ def kept_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
         return tuple(Query(prompt=prompt, answers=answers, form="sentence") for prompt in edit.neighborhood)
     queries = (query for probe in record.group("locality") for query in probe.queries)
     return tuple(query for query in queries if query.answers)
+
+
+class AskedInTest:
+    """What a test asks: the subjects of its edits, and all prompts that are scored.
+
+    A training file may have the same neighbours and locality prompts: a network that is trained to leave them unchanged
+    has seen a part of the test.
+    """
+
+    def __init__(self, tests: Iterable[BenchmarkRecord]) -> None:
+        every = list(tests)
+        self._subjects = {edit.subject.casefold() for record in every for edit in record.edits}
+        self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
+
+    def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
+        """The record without what the test asks; None if no edit is left.
+
+        Edits of a tested subject and edits whose own prompt is asked go, and so do neighbours and locality prompts that
+        are asked or name a tested subject.
+        """
+        edits = tuple(self._kept(edit) for edit in record.edits if self._may_be_learned(edit))
+        if not edits:
+            return None
+        probes = tuple(self._probe(probe) for probe in record.probes)
+        return record.model_copy(update={"edits": edits, "probes": tuple(probe for probe in probes if probe.queries)})
+
+    def _may_be_learned(self, edit: Edit) -> bool:
+        return edit.subject.casefold() not in self._subjects and edit.text.strip().casefold() not in self._asked
+
+    def _kept(self, edit: Edit) -> Edit:
+        left = tuple(prompt for prompt in edit.neighborhood if not self.has(prompt))
+        return edit if left == edit.neighborhood else edit.model_copy(update={"neighborhood": left})
+
+    def _probe(self, probe: Probe) -> Probe:
+        left = tuple(query for query in probe.queries if not self.has(query.prompt))
+        return probe if left == probe.queries else probe.model_copy(update={"queries": left})
+
+    def has(self, prompt: str) -> bool:
+        """Whether the test asks ``prompt``, or has an edit of a subject that it names."""
+        said = prompt.strip().casefold()
+        return said in self._asked or any(subject in said for subject in self._subjects)
+
+
+def _asked(record: BenchmarkRecord) -> Iterator[str]:
+    for edit in record.edits:
+        yield from (edit.text, *edit.paraphrases, *edit.neighborhood)
+        yield from (question.question for question in edit.portability)
+    yield from (query.prompt for probe in record.probes for query in probe.queries)
+
+
+def prompts_kept(records: Sequence[BenchmarkRecord]) -> int:
+    """The number of prompts in ``records`` whose answers must not change."""
+    return sum(len(kept_queries(edit, record)) for record in records for edit in record.edits)

@@ -208,8 +208,14 @@ def first_edits(patch: Patch, count: int) -> WeightPatch:
 
 
 def _untouched(patch: Patch, gone: AbstractSet[str]) -> int:
-    """The number of first edits that do not depend on the removed ones and have their own columns."""
-    if not (columns(patch) and issubclass(find_method(method_said(patch)["name"]), RankOneMethod)):
+    """The number of first edits that do not depend on the removed ones and have their own columns.
+
+    None does if the method goes on from the network of the edit before (``warm_start``): the first edit after the gap
+    needs that of the last one before it.
+    """
+    if method_said(patch).get("config", {}).get("warm_start") or not (
+        columns(patch) and issubclass(find_method(method_said(patch)["name"]), RankOneMethod)
+    ):
         return 0
     ids: Sequence[str] = [record["edit"]["id"] for record in patch.edits]
     return next((place for place, name in enumerate(ids) if name in gone), len(ids))
@@ -257,7 +263,8 @@ def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, cont
     if own is not None:
         rest: Patch = own(gone)
         return rest
-    if not find_method(method_said(patch)["name"]).separable or not _in_last_batch(patch, gone):
+    opposed = any(record.get("opposed") for record in patch.edits)  # facts that an edit of the batch took out
+    if opposed or not find_method(method_said(patch)["name"]).separable or not _in_last_batch(patch, gone):
         return recomputed_patch(patch, gone, before=before, moved=False, context=context)
     method: Any = context.method(patch)
     rest = method.without(patch, gone, before=before)
@@ -268,8 +275,11 @@ def _rest(patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, cont
 def _knows(patch: Patch, earlier: Patch) -> bool:
     """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks.
 
-    A memory (`ScopePatch`) holds hidden states of the model, which a patch of the prompt does not change.
+    A text whose records have an answer of the model (``said``, MemPrompt) was made with this answer. A memory
+    (`ScopePatch`) holds hidden states of the model, which a patch of the prompt does not change.
     """
+    if isinstance(patch, PromptPatch) and any("said" in record for record in patch.edits):
+        return True
     if isinstance(patch, PromptPatch) or (patch.kind == "prompt" and earlier.kind == "prompt"):
         return False
     return not (isinstance(patch, CodebookPatch) and isinstance(earlier, CodebookPatch))

@@ -93,7 +93,7 @@ class LoopPatch(PromptPatch):
 
     @cached_property
     def _memory(self) -> FactBook:
-        facts = tuple(fact for book in self.books for fact in book.facts)
+        facts = tuple(fact for book in self._telling for fact in book.facts)
         return FactBook(rule=self.rule, facts=facts, alike=self.books[-1].alike)
 
 

@@ -9,7 +9,7 @@ Only the text of the prompt is used for the search, never the target, so no targ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +26,7 @@ from kg_edit.text.similarity import Index, Similarity, TfIdf, best, letters_apar
 from kg_edit.text.subquestions import bare_question
 
 _SAID = "facts"
+_ROOM = 256  # tokens reserved for the prompt's answer where examples are fitted; at most a quarter of the positions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,10 +62,28 @@ class PromptPatch(Patch):
         Raises:
             ConfigError: the books' encoder is not installed.
         """
+        return self._told(text)
+
+    def _told(self, text: str, *, examples: int | None = None) -> str:
+        """`prompt_transform` with at most so many other facts as examples; None: as many as the rules say."""
         whole = text
-        for book in self.books:
-            whole = book.prompt_transform(text).removesuffix(text) + whole
+        for book in self._telling:
+            whole = book.prompt_transform(text, examples=examples).removesuffix(text) + whole
         return whole
+
+    @cached_property
+    def _telling(self) -> tuple[FactBook, ...]:
+        """The books without facts for which another book has a later one, the book with the latest fact first."""
+        made = {record.get("edit", {}).get("id"): place for place, record in enumerate(self.edits)}
+        latest: dict[str, int] = {}
+        for fact in (fact for book in self.books for fact in book.facts):
+            about = fact.about.casefold()
+            latest[about] = max(latest.get(about, -1), made.get(fact.id, -1))
+        books = [
+            book.only([fact for fact in book.facts if made.get(fact.id, -1) == latest[fact.about.casefold()]])
+            for book in self.books
+        ]
+        return tuple(sorted(books, key=lambda book: -max((made.get(fact.id, -1) for fact in book.facts), default=-1)))
 
     def without(self, ids: Collection[str]) -> PromptPatch:
         """The patch without the edits with these ids, as if they had never been made.
@@ -80,8 +99,22 @@ class PromptPatch(Patch):
         return replace(self, books=books, provenance={**self.provenance, "edits": edits})
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
-        """The function that turns a text into the prompt for ``model``; here `prompt_transform`, without the model."""
-        return self.prompt_transform
+        """The function that turns a text into the prompt for ``model``.
+
+        It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more.
+        """
+        own, positions = max((book.rule.own_examples for book in self.books), default=0), model.positions
+        if positions is None or not own:
+            return self.prompt_transform
+        room = positions - min(_ROOM, positions // 4)
+
+        def fitted(text: str) -> str:
+            """The prompt with as many examples as leave room for the answer."""
+            tried = (self._told(text, examples=count) for count in range(own, 0, -1))
+            fits = (told for told in tried if len(model.tokenizer(told)["input_ids"]) <= room)
+            return next(fits, None) or self._told(text, examples=0)
+
+        return fitted
 
     def _plus(self, other: PromptPatch) -> PromptPatch:
         """The facts of both patches, this one's first; rules keep their order."""
@@ -150,8 +183,11 @@ class FactBook:
 
     def without(self, ids: Collection[str]) -> FactBook:
         """The book without the edits with these ids, as if they had never been made."""
-        kept = tuple(fact for fact in self.facts if fact.id not in ids)
-        return FactBook(rule=self.rule, facts=kept, alike=self.alike)
+        return self.only([fact for fact in self.facts if fact.id not in ids])
+
+    def only(self, facts: Sequence[PromptFact]) -> FactBook:
+        """The book with these facts of it; the same book if they are all."""
+        return self if len(facts) == len(self.facts) else replace(self, facts=tuple(facts))
 
     def relevant(self, prompt: str) -> tuple[PromptFact, ...]:
         """The facts to put before ``prompt``, the most similar first; for equal similarity, the earlier fact first.
@@ -170,8 +206,10 @@ class FactBook:
         chosen = best([scores[place] for place in fits], self.rule.most)
         return tuple(self._current[fits[place]] for place in chosen)
 
-    def prompt_transform(self, prompt: str) -> str:
+    def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
+
+        ``examples`` is the maximum number of other facts that are shown as examples; None: as the rule says.
 
         Raises:
             ConfigError: the encoder is not installed.
@@ -180,15 +218,16 @@ class FactBook:
         if not facts:
             return prompt
         rule = self.rule
-        examples = "".join(f"{example}\n\n" for example in reversed(self._examples(facts)))
+        most = rule.own_examples if examples is None else min(examples, rule.own_examples)
+        shown = "".join(f"{example}\n\n" for example in reversed(self._examples(facts, most)))
         lines = "".join(f"{rule.before_fact}{fact.told}\n" for fact in reversed(facts))
-        return f"{examples}{lines}{rule.before_prompt}{prompt}"
+        return f"{shown}{lines}{rule.before_prompt}{prompt}"
 
-    def _examples(self, facts: tuple[PromptFact, ...]) -> list[str]:
-        """The examples to show: those of the first fact, then other facts of the book as examples."""
+    def _examples(self, facts: tuple[PromptFact, ...], most: int) -> list[str]:
+        """The examples to show: those of the first fact, then at most ``most`` other facts of the book as examples."""
         rule, others = self.rule, [n for n, fact in enumerate(self._current) if fact not in facts]
-        scores = self._index.scores(facts[0].about) if rule.own_examples else []
-        near = [others[n] for n in best([scores[n] for n in others], rule.own_examples)] if scores else []
+        scores = self._index.scores(facts[0].about) if most else []
+        near = [others[n] for n in best([scores[n] for n in others], most)] if scores else []
         shown = [self._current[n].told for n in near]
         return [*facts[0].examples, *(f"{rule.before_fact}{told}\n{rule.before_prompt}{told}" for told in shown)]
 

@@ -76,7 +76,7 @@ class GraphRequestMethod(GraphReader):
                 config.facts(edit, config.ask(graph, edit))
 
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
-        """The subgraph's facts as edits, with ids ``ID/1``, ``ID/2``, … after the id of the edit they belong to.
+        """The subgraph's facts as edits in the edit's form, with ids ``ID/1``, ``ID/2``, … after the edit's id.
 
         Raises:
             KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
@@ -84,7 +84,8 @@ class GraphRequestMethod(GraphReader):
         graph = self.subgraph(edit)
         check_graph(graph)
         facts = self.config.facts(edit, graph)
-        return tuple(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
+        made = (fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
+        return tuple(fact.in_chat(chat=edit.chat) for fact in made)
 
     def notes(self, edit: Edit) -> dict[str, Any]:
         """How many further facts have an object that overlaps an answer; only for edits that have test questions."""

@@ -129,6 +129,14 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
             raise ValueError(f"the R-GNN is trained by AdamW; remove optimiser={name}")
         return name
 
+    @field_validator("warm_start")
+    @classmethod
+    def _makes_a_batch_at_once(cls, warm: bool) -> bool:
+        """The R-GNNs of a batch are trained together, so none can go on from another."""
+        if warm:
+            raise ValueError("the edits of a batch are made at once, so none can start from an earlier one; remove it")
+        return warm
+
 
 class GlameBatch(GraphValues, Memit):
     """z = h + z_s^n for every edit of a batch, where h is the output of the last edited block."""

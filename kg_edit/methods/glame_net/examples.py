@@ -1,8 +1,8 @@
 """The training examples of glame-net, and the prompts that a training step uses for each edit.
 
 An `Example` is an edit, the part of its subgraph that the network reads, and the composed facts that follow from it. A
-visit of an example asks for o* in the bare prompt and in one context, for o* in a question, and for some composed
-facts; questions come after example facts in the same form. The seed and the number of the step determine the choice.
+visit of an example asks for o* in the bare prompt, and for some composed facts; by the settings also for o* in one
+context (``context_lengths``) and in a question (``own``). Questions come after example facts in the same form. The seed and the number of the step determine the choice.
 """
 
 from __future__ import annotations

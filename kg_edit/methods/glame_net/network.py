@@ -3,7 +3,7 @@
 The subgraph of an edit is s -r-> o*, o* -r'-> o'. Each label is given as x, its hidden states in several blocks of the
 language model, [readings, d]. With the clean value m [d]:
 
-    z = P x                                   [h]      for the nodes s, o*, o' and the relations r, r'
+    z = P x                                   [h]      for the nodes s, o*, o'; the relations r, r' have their own P
     z_s, z_o* = RGNN(z)                       [h]      Eq. 5, two layers
     y = W_2 gelu(W_1 [z_s, z_o*, P r, m^, g^]) + S x_o* + G g^    [d]      m^ = m / rms(m), g^ = g / rms(g)
     m* - m = (|m| / sqrt(d)) y, no longer than ``limit`` |m|    [d]

@@ -202,11 +202,10 @@ class Demonstrations:
     def examples(self, edit: Edit, *, count: int, kinds: Sequence[Kind], seed: int) -> tuple[str, ...]:
         """``count`` demonstrations for ``edit``, the most similar one first, their ``kinds`` in turn and shuffled.
 
-        Records about the edit's subject are left out, and the prompts of other records that name this subject or are
-        neighbours of the edit, because these prompts test the edit.
+        Records about the edit's subject are left out, and those whose prompt is a neighbour of the edit. So are other
+        prompts of a record that name this subject or are neighbours of the edit, because these prompts test the edit.
         """
-        subject = edit.subject.casefold()
-        allowed = [n for n, (other, _) in enumerate(self._facts) if other.subject.casefold() != subject]
+        allowed = [n for n, (other, _) in enumerate(self._facts) if not _about_a_test(other, edit)]
         scores = self._index.scores(new_fact(edit))
         near = [self._facts[allowed[n]] for n in best([scores[n] for n in allowed], count)]
         draw = random.Random(f"{seed}/{edit.id}")  # noqa: S311 - nothing secret
@@ -237,6 +236,11 @@ def _without_tests(other: Edit, edit: Edit) -> Edit:
     """Another record's edit without the paraphrases that test ``edit``."""
     left = tuple(prompt for prompt in other.paraphrases if not _tests(prompt, edit))
     return other if left == other.paraphrases else other.model_copy(update={"paraphrases": left})
+
+
+def _about_a_test(other: Edit, edit: Edit) -> bool:
+    """Whether another record's edit is about the subject of ``edit``, or its prompt is a neighbour of ``edit``."""
+    return other.subject.casefold() == edit.subject.casefold() or other.text in edit.neighborhood
 
 
 def _tests(prompt: str, edit: Edit) -> bool:

@@ -223,13 +223,14 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
 
     ``without`` and ``retrieved`` tell for each question whether the model answers correctly alone, and with the fact.
     Call it for each relation separately, on questions that are not used for testing. (The paper uses log popularity,
-    which has the same order.) Of equally good limits the lowest is returned; 0 if no fact should be used.
+    which has the same order.) Of equally good limits the lowest is returned; -1 if no fact should be used
+    (an unknown subject has popularity 0).
 
     Raises:
         ValueError: the three arguments have different lengths.
     """
     rows = sorted(zip(popularity, without, retrieved, strict=True))
-    best, right = 0.0, sum(alone for _, alone, _ in rows)
+    best, right = -1.0, sum(alone for _, alone, _ in rows)
     most = right
     for place, (value, alone, with_fact) in enumerate(rows):
         right += with_fact - alone

@@ -24,6 +24,11 @@ class KeTraining(MendTraining):
     effect on the KE network. The preset ``paper`` has the published rate and sizes.
     """
 
+    @property
+    def at_once(self) -> dict[str, int]:
+        """As in MEND; KE does not normalise."""
+        return {"batch": self.batch}
+
     edit_lr: float = Field(3e-3, gt=0, lt=1, description="initial sigmoid(eta), the learning rate of the gradient step")
     hidden: PositiveInt = Field(128, description="size of the LSTM in each direction")
     inner: PositiveInt = Field(128, description="size of the MLP after the LSTM; published: 1024")

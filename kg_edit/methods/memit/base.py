@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from torch import Tensor
 from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, HeldTokens, held_solve
 from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.errors import PatchError
 from kg_edit.methods.base import annotate_errors, attempt
 from kg_edit.methods.config import Layers, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
@@ -114,8 +116,10 @@ class JointMethod(ValueMethod):
             asked, wanted = [], {edit.text: edit.target_new for edit in edits}
             for edit in edits:
                 with annotate_errors(edit):
-                    asked.append(_unopposed(self.facts(edit), wanted))
-            return self._new(edits, asked, self._targets(asked), before)
+                    asked.append(self.facts(edit))
+            unopposed = [_unopposed(facts, wanted) for facts in asked]
+            made = self._new(edits, unopposed, self._targets(unopposed), before)
+        return _noting_opposed(made, [len(all_) - len(left) for all_, left in zip(asked, unopposed, strict=True)])
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
@@ -138,8 +142,14 @@ class JointMethod(ValueMethod):
         that was applied to the model when ``patch`` was made.
 
         Raises:
-            PatchError: the patch was not made by this method with these settings, or it has no edit with such an id.
+            PatchError: the patch was not made by this method with these settings, it has no edit with such an id, or
+                facts of it were left out because an edit of the batch contradicts them.
         """
+        if opposed := [record["edit"]["id"] for record in patch.edits if record.get("opposed")]:
+            raise PatchError(
+                f"facts of {', '.join(map(repr, opposed))} were left out, because an edit of the batch contradicts "
+                "them; make the edits that stay again, as kg-edit ledger remove does"
+            )
         self.prepare()
         left = WeightPatch(factors={}, provenance=self.provenance())
         for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
@@ -285,6 +295,16 @@ class JointMethod(ValueMethod):
         keys = {KEY + name: own for name, own in written.keys.items()} if self.keeps_keys else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
+
+
+def _noting_opposed(patch: Patch, counts: Sequence[int]) -> Patch:
+    """The patch whose records say how many facts of an edit an edit of the batch took out (``opposed``), if any."""
+    if not any(counts) or not isinstance(patch, WeightPatch):
+        return patch
+    noted = [
+        {**record, **({"opposed": count} if count else {})} for record, count in zip(patch.edits, counts, strict=True)
+    ]
+    return replace(patch, provenance={**patch.provenance, "edits": noted})
 
 
 def _unopposed(facts: Sequence[WriteRequest], wanted: Mapping[str, str]) -> tuple[WriteRequest, ...]:

@@ -91,7 +91,10 @@ def make_examples(
     """
     found: list[Example] = []
     left_out = 0
-    for edit, kept in lessons_of(items):
+    lessons = lessons_of(items)
+    if chat := sum(edit.chat is not False for edit, _ in lessons):
+        log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
+    for edit, kept in lessons:
         own = _encoded(model, [lead_before(model, edit.text, subject=edit.subject) + edit.text], edit.target_new)
         left_out += not own
         found += [
@@ -152,11 +155,12 @@ class BatchOrder:
             ConfigError: there are too few edits, or questions are wanted and no edit has one.
         """
         examples = make_examples(model, edits, gradient_of=settings.gradient_of)
-        needed = settings.validation + max(settings.batch, settings.normalise_on)
+        at_once = settings.at_once
+        needed = settings.validation + max(at_once.values())
         if len(examples) < needed:
             raise ConfigError(
                 f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
-                f"(held out), normalise_on = {settings.normalise_on}, batch = {settings.batch}; give more edits, or "
+                f"(held out), {', '.join(f'{name} = {value}' for name, value in at_once.items())}; give more edits, or "
                 "lower these"
             )
         if settings.questions and not any(example.questions for example in examples):

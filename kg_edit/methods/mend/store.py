@@ -58,6 +58,11 @@ class MendTraining(MethodConfig):
     text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
     seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
 
+    @property
+    def at_once(self) -> dict[str, int]:
+        """The settings that say how many training edits are used at once; there must be as many as the largest."""
+        return {"batch": self.batch, "normalise_on": self.normalise_on}
+
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "paper": {

@@ -33,7 +33,7 @@ def test_train_and_edit(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     options = ["--data", data, "--dataset", "edits", "--leave-out", others, "--model", tiny_folder, "--steps", "2"]
     done = kg_edit("mend", "train", *options, *settings(), "--out", "mend")
     assert done.code == 0, done.err
-    assert "3 of 18 edits are left out" in done.out and "network.safetensors" in done.out
+    assert "3 of 18 edits, and 3 of 18 prompts" in done.out and "network.safetensors" in done.out
     manifest = read_manifest(place / "mend" / NETWORK)
     assert manifest.examples == 11 and manifest.training.steps == 2
     edited = kg_edit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kg_edit.ledger.view import entry_lines
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import ask
 from tests.everyday import keep_first
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
@@ -133,6 +135,29 @@ def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
         ledger.remove([EDIT.id], model=model)
     ledger.remove([EDIT.id], model=model, graph=graph())
     assert same(ledger.patch, method("glame", model, graph=graph()).edit([SECOND]))
+
+
+def test_a_network_that_goes_on_from_the_edit_before_is_trained_again(tmp_path: Path) -> None:
+    model, last = tiny("llama"), SECOND.model_copy(update={"id": "last"})
+    warm = partial(method, "glame", model, graph=graph(), warm_start=True)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(warm().edit([EDIT, SECOND, last]), force=True)
+    ledger.remove([SECOND.id], model=model, graph=graph())
+    assert same(ledger.patch, warm().edit([EDIT, last]))
+
+
+def test_a_fact_that_was_withheld_because_the_model_knew_it_is_told_again(tmp_path: Path) -> None:
+    """The first edit makes the model say the second one, so MemPrompt withholds it; without the first it is needed."""
+    model = tiny("llama")
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method("ft-m", model, steps=60, learning_rate=0.05), [EDIT], force=True)
+    with ledger.patch.applied(model) as edited:
+        said = ask(edited, EDIT.text, tokens=24).split()[0]
+    second = EDIT.model_copy(update={"id": "second", "target_new": said})
+    ledger.make(method("memprompt", model, feedback="mistakes"), [second], force=True)
+    assert ledger.patches[2].edits[0]["withheld"]
+    ledger.remove([EDIT.id], model=model)
+    assert not ledger.patches[2].edits[0]["withheld"]
 
 
 @pytest.mark.parametrize("name", keep_first(["glame", "glame-plus", "rome-kg"], keep=1))

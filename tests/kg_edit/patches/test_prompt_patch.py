@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
+from kg_edit.errors import ConfigError, ModelError, PatchError, PatchMismatchError
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import PROMPT, write_patch
 from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
@@ -175,13 +175,39 @@ def test_patches_add_by_rule() -> None:
     assert [record["edit"]["id"] for record in both.edits] == ["1", "2"]
     mixed = both + other
     assert isinstance(mixed, PromptPatch) and len(mixed.books) == 2
-    assert mixed.prompt_transform("LeBron James") == f"Note: {BORN.told}\n{LAKERS.told}\nLeBron James"
+    assert mixed.prompt_transform("LeBron James") == f"{LAKERS.told}\nNote: {BORN.told}\nLeBron James", (
+        "the later one is nearer"
+    )
     model = tiny("llama")
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
     foreign = PromptPatch(books=first.books, provenance={"model": {"name": "x", "fingerprint": "2-y"}})
     with pytest.raises(PatchMismatchError), foreign.applied(model):
         pass
+
+
+def test_a_later_fact_with_another_rule_takes_the_place_of_an_earlier_one() -> None:
+    later = LAKERS.model_copy(update={"id": "9", "told": "LeBron James plays for Boston."})
+    whole = patch(LAKERS, LONDON) + patch(later, before_fact="Note: ")
+    asked = "LeBron James plays for"
+    assert whole.prompt_transform(asked) == f"Note: {later.told}\n{asked}"
+    assert whole.without(["9"]).prompt_transform(asked) == f"{LAKERS.told}\n{asked}", "as before the later edit"
+    withheld = patch(LAKERS) + patch(later.model_copy(update={"withheld": True}), before_fact="Note: ")
+    assert withheld.prompt_transform(asked) == asked
+
+
+def test_as_many_other_facts_are_examples_as_the_model_holds() -> None:
+    model = tiny("gpt2")
+    others = [
+        PromptFact(id=f"x{n}", subject=f"Hughes {n}", about=f"Hughes {n} is", told=f"Hughes {n} is {'a ' * 9}man.")
+        for n in range(30)
+    ]
+    whole = patch(LAKERS, *others, own_examples=30)
+    with pytest.raises(ModelError):
+        model.encode(whole.prompt_transform("LeBron James plays for"))
+    with whole.applied(model) as edited:
+        prompt = edited.encode("LeBron James plays for")
+    assert LAKERS.told in prompt.text and 1 <= prompt.text.count("man.") < 60
 
 
 def test_saved_and_read_back(tmp_path: Path) -> None:

@@ -12,19 +12,20 @@ import torch
 from kg_edit.covariance.moment import Covariance
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.errors import ConfigError, GraphError
+from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.glame.kg_baselines import MemitKg, MemitKgConfig, RomeKg, RomeKgConfig
+from kg_edit.methods.glame.variants import GlameBatchConfig
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
 LEBRON = Edit(
@@ -237,3 +238,30 @@ def test_an_edit_of_the_batch_goes_before_a_fact_of_another_one() -> None:
     batch = memit_kg(model, PrivateGraph(known)).edit([LEBRON, against])
     said = [(request["edit"]["prompt"], request["edit"]["target_new"]) for request in batch.edits[0]["requests"]]
     assert said and (fact.prompt, fact.target_new) not in said
+
+
+def test_an_edit_that_took_a_fact_out_of_the_batch_is_not_simply_taken_back() -> None:
+    """Another edit of the batch contradicts a fact of the graph, so the fact is left out, and the record says so."""
+    model = tiny("llama")
+    config = MemitKgConfig(**MEMIT_SETTINGS, statements=5, composed=0)
+    covariances = {layer: identity(model, layer) for layer in (1, 2)}
+    method = MemitKg(model, config, graph=graph(), contexts=CONTEXTS, covariances=covariances)
+    fact = method.further_edits(LEBRON)[0]
+    against = Edit(id="against", subject=fact.subject, prompt=fact.prompt, target_new="Paris")
+    both = method.edit([LEBRON, against])
+    assert [record.get("opposed") for record in both.edits] == [1, None]
+    with pytest.raises(PatchError, match="facts of 'lebron' were left out"):
+        method.without(both, ["against"])
+
+
+def test_facts_are_made_in_the_form_of_their_edit() -> None:
+    model = chatting("llama")
+    config = RomeKgConfig(**ROME_SETTINGS, statements=2, composed=0)
+    method = RomeKg(model, config, graph=graph(), contexts=CONTEXTS, covariance=identity(model, 1))
+    assert {fact.chat for fact in method.further_edits(LEBRON.in_chat())} == {True}
+    assert {fact.chat for fact in method.further_edits(LEBRON)} == {False}
+
+
+def test_a_batch_has_no_edit_before() -> None:
+    with pytest.raises(ValueError, match="the edits of a batch are made at once"):
+        GlameBatchConfig(warm_start=True)

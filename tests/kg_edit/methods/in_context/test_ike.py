@@ -141,6 +141,10 @@ def test_another_record_does_not_show_a_prompt_that_tests_the_edit(tmp_path: Pat
         told = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
         shown = told.rpartition("\n\n")[0]
         assert "Magic Johnson" in shown and "LeBron James" not in shown and "Kobe Bryant" not in shown
+    asked = EDIT.model_copy(update={"neighborhood": ("Magic Johnson plays for",)})
+    assert "Magic Johnson" not in made(asked, demonstrations=str(path), count=8).prompt_transform(
+        "LeBron James plays for"
+    )
 
 
 def test_the_same_seed_gives_the_same_demonstrations(training: Path) -> None:

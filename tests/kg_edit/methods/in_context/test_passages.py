@@ -90,4 +90,4 @@ def test_each_relation_gets_its_own_limit() -> None:
         Asked("place of birth", 10, alone=False, told=False),
         Asked("genre", 5, alone=True, told=False),
     ]
-    assert fitted_limits(asked) == {"occupation": 10, "place of birth": 900, "genre": 0}
+    assert fitted_limits(asked) == {"occupation": 10, "place of birth": 900, "genre": -1}

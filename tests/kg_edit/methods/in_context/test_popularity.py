@@ -147,9 +147,11 @@ def test_the_threshold_that_answers_most_questions() -> None:
     """Alone the model is right about the two popular ones, with the fact about the two others and the most popular."""
     popularity = [1, 5, 50, 500]
     assert best_threshold(popularity, [False, False, True, True], [True, True, False, True]) == 5
-    assert best_threshold(popularity, [True] * 4, [False] * 4) == 0, "nothing is looked up"
+    assert best_threshold(popularity, [True] * 4, [False] * 4) == -1, (
+        "nothing is looked up, also for an unknown subject (0)"
+    )
     assert best_threshold(popularity, [False] * 4, [True] * 4) == 500
-    assert best_threshold([5, 5], [True, False], [False, True]) == 0, "equals can't be told apart"
-    assert best_threshold([], [], []) == 0
+    assert best_threshold([5, 5], [True, False], [False, True]) == -1, "equals can't be told apart"
+    assert best_threshold([], [], []) == -1
     with pytest.raises(ValueError, match="argument 2"):
         best_threshold([1], [], [True])

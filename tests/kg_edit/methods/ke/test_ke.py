@@ -14,6 +14,7 @@ from kg_edit.methods.ke.method import Ke, KeConfig
 from kg_edit.methods.ke.network import KeNetwork
 from kg_edit.methods.ke.store import KeManifest, KeTraining, embedding_width, load_ke
 from kg_edit.methods.ke.training import train
+from kg_edit.methods.mend.examples import BatchOrder
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.statement import encode_statement
 from kg_edit.methods.trained.files import NETWORK
@@ -124,3 +125,10 @@ def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
         Ke.check_inputs(KeConfig(), None, ())
     with pytest.raises(ModelError, match="kg-edit ke train"):
         Ke.check_inputs(KeConfig(network=str(tmp_path)), None, ())
+
+
+def test_a_small_file_is_enough() -> None:
+    """MEND measures the factors of 128 edits before it starts; KE does not."""
+    settings = KeTraining(validation=4, batch=4)
+    assert settings.normalise_on == 128
+    assert len(BatchOrder.of(tiny("llama"), edits(), settings).examples) == 14

@@ -1,0 +1,48 @@
+"""What a training file shares with the prompts of a test is left out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kg_edit.datasets import find_dataset
+from kg_edit.datasets.kept import AskedInTest, kept_queries, prompts_kept
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Edit, Question
+
+
+def record(edit: Edit, *asked: str) -> BenchmarkRecord:
+    queries = tuple(Query(prompt=prompt, answers=(("Rome",),)) for prompt in asked)
+    return BenchmarkRecord(id=edit.subject, edits=(edit,), probes=(Probe(measures="locality", queries=queries),))
+
+
+def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit:
+    return Edit(subject=subject, prompt=prompt, target_new="Miami", target_true="Rome", neighborhood=neighborhood)
+
+
+def test_what_a_test_asks_is_not_learned() -> None:
+    asked = Question(question="Where does LeBron live?", answer="Miami")
+    tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (asked,)})
+    test = AskedInTest([record(tested, "Who wrote Ulysses?")])
+    assert test.without(record(edit("lebron", prompt="{} lives in"))) is None, "its subject is tested"
+    assert test.without(record(edit("Wade"))) is None, "its own prompt is asked"
+    found = test.without(
+        record(edit("Kobe", "wade plays for", "Oden plays for", "LeBron lives in"), "Who wrote Ulysses?")
+    )
+    assert found is not None and found.edits[0].neighborhood == ("Oden plays for",) and not found.probes
+    assert [query.prompt for query in kept_queries(found.edits[0], found)] == ["Oden plays for"]
+    untouched = record(edit("Kobe", "Oden plays for"), "Who wrote Dubliners?")
+    assert test.without(untouched) == untouched
+
+
+def test_published_files_share_neighbours(shared: Path) -> None:
+    """A training file without the tested subjects still had a fifth of the tested neighbours."""
+    test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
+    train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]
+    asked = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
+    left = [one for record in train if (one := AskedInTest(test).without(record))]
+    before, after = (
+        {prompt for record in some for edit in record.edits for prompt in edit.neighborhood} & asked
+        for some in (train, left)
+    )
+    assert len(before) > 20 and not after
+    assert prompts_kept(left) < prompts_kept(train)
