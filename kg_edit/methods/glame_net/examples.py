@@ -2,7 +2,8 @@
 
 An `Example` is an edit, the part of its subgraph that the network reads, and the composed facts that follow from it. A
 visit of an example asks for o* in the bare prompt, and for some composed facts; by the settings also for o* in one
-context (``context_lengths``) and in a question (``own``). Questions come after example facts in the same form. The seed and the number of the step determine the choice.
+context (``context_lengths``) and in a question (``own``). Questions come after example facts in the same form. The seed
+and the number of the step determine the choice.
 """
 
 from __future__ import annotations
