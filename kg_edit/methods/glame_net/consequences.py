@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
 from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_plus.questions import ComposedFact, first_hop, objects_of
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
+_NOBODY = {"subject": "\u2205", "subject_id": None}  # a subject that no graph knows
 
 
 def known_objects(
@@ -20,17 +22,25 @@ def known_objects(
 ) -> Iterator[tuple[Edit, dict[str, list[str]]]]:
     """Yield each edit whose o* the graph knows, with the objects of o*'s statements by the relation's noun.
 
-    The statements depend only on o* and the relation, so the graph is asked once for each such pair.
+    The statements depend only on o* and the relation, so the graph is asked once for each such pair, without a subject;
+    objects that name the edit's subject are then left out.
     """
     known: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}
     for edit in edits:
         key = edit.target_new_id or edit.target_new, edit.relation_id
         try:
             if key not in known:
-                known[key] = _objects(source, edit, seed, excluded)
+                known[key] = _objects(source, edit.model_copy(update=_NOBODY), seed, excluded)
         except FAILURES:
             continue
-        yield edit, known[key]
+        yield edit, _without_subject(known[key], edit)
+
+
+def _without_subject(objects: Mapping[str, Sequence[str]], edit: Edit) -> dict[str, list[str]]:
+    others = {
+        noun: [label for label in labels if not overlaps(label, edit.subject)] for noun, labels in objects.items()
+    }
+    return {noun: labels for noun, labels in others.items() if labels}
 
 
 def _objects(source: SubgraphSource, edit: Edit, seed: int, excluded: Excluded) -> dict[str, list[str]]:

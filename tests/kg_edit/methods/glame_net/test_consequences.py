@@ -1,0 +1,26 @@
+"""What follows from edits by the graph does not depend on which edit comes first."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.source import as_source
+from kg_edit.methods.glame_net.consequences import with_questions
+from kg_edit.methods.glame_net.edits import Excluded
+
+
+@pytest.mark.parametrize("order", [("Oslo", "Paris"), ("Paris", "Oslo")])
+def test_an_edit_is_not_asked_for_its_own_subject(order: tuple[str, str]) -> None:
+    """Both edits share o* and r, so the graph is asked once; the capital of France is no question about Paris."""
+    graph = nx.MultiDiGraph()
+    graph.add_nodes_from((name, {"label": name}) for name in ("France", "Paris", "Oslo"))
+    graph.add_edge("France", "Paris", label="P36")
+    edits = [
+        Edit(subject=name, prompt="{} lies in", relation="country", relation_id="P17", target_new="France")
+        for name in order
+    ]
+    found = with_questions(as_source(graph), edits, seed=0, excluded=Excluded())
+    asked = {edit.subject: [(one.question, one.answer) for one in edit.portability] for edit in found}
+    assert asked == {"Oslo": [("What is the capital of the country of Oslo?", "Paris")], "Paris": []}
