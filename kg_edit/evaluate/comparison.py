@@ -37,6 +37,7 @@ _SAME = {
     "asked_in": "ask both in one form: both with --chat, or both with --plain",
     "chat_form_sha256": "make and ask both in one form, with one chat template",
     "protocols": "evaluate both with one version of kg-edit",
+    "abbreviations": "evaluate both with one version of kg-edit",
     "question_form_sha256": "evaluate both with one version of kg-edit",
     "model": "evaluate both on one model, in one dtype",
     "tokenizer_sha256": "evaluate both with one tokenizer",

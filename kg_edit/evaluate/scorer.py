@@ -44,7 +44,15 @@ STEP_TOKENS = 40  # the longest answer with written steps
 _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
 _UNEDITED = -1
 # The settings on which an unedited model's scores of a case depend.
-_DECIDES = ("model", "tokenizer_sha256", "protocols", "question_form_sha256", "kg_edit", "chat_form_sha256")
+_DECIDES = (
+    "model",
+    "tokenizer_sha256",
+    "protocols",
+    "abbreviations",
+    "question_form_sha256",
+    "kg_edit",
+    "chat_form_sha256",
+)
 
 log = logging.getLogger(__name__)
 # Parts of the messages of out-of-memory errors, on the CPU and on accelerators.

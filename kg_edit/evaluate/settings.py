@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -38,8 +38,9 @@ from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
+from kg_edit.text.matching import is_abbreviation
 
-_PROTOCOL = 3  # raise it when a metric changes: runs of different protocols are not comparable
+_PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
 
 
 class Method(Protocol):
@@ -160,6 +161,7 @@ def run_settings(
         "records_sha256": records_digest(records),
         "pool_sha256": digest(pool),
         "protocols": dict.fromkeys(_metrics_of(records, in_chat=in_chat), _PROTOCOL),
+        **({"abbreviations": "as written"} if any(map(is_abbreviation, _answers(records))) else {}),
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
     }
@@ -186,6 +188,16 @@ def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None
 def records_digest(records: Sequence[BenchmarkRecord]) -> str:
     """The SHA-256, in hex, of the records' JSON, in their order."""
     return digest([record.model_dump(mode="json") for record in records])
+
+
+def _answers(records: Sequence[BenchmarkRecord]) -> Iterator[str]:
+    """All names that count as answers; of abbreviations among them earlier versions did not compare the capitals."""
+    for record in records:
+        for edit in record.edits:
+            yield edit.target_new
+            yield from (name for question in edit.portability for name in (question.answer, *question.aliases))
+        for query in (query for probe in record.probes for query in (*probe.queries, *probe.conditions)):
+            yield from (name for names in query.answers for name in names)
 
 
 def _metrics_of(records: Sequence[BenchmarkRecord], *, in_chat: bool) -> list[str]:

@@ -120,7 +120,7 @@ def _row(outcome: Outcome, metrics: Sequence[str]) -> list[str]:
         *(_shown(value) for value in outcome.cell.values.values()),
         *(_cell(summary.edited.get(metric)) for metric in metrics),
         "" if seconds is None else f"{seconds:.1f}",
-        str(summary.provenance["failed"] + summary.provenance["broken"]),
+        str(summary.provenance["failed"] + summary.provenance.get("broken", 0)),
     ]
 
 

@@ -35,9 +35,14 @@ def _plain(character: str) -> str:
 
 
 def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of both; capitals count in an abbreviation of two or three letters: IT and US are no it and us."""
-    fold = not (name.isupper() and 1 < sum(map(str.isalpha, name)) <= _ABBREVIATION)
+    """The words of both; capitals count in an abbreviation."""
+    fold = not is_abbreviation(name)
     return normalised(text, fold=fold), normalised(name, fold=fold)
+
+
+def is_abbreviation(name: str) -> bool:
+    """Whether a name is an abbreviation of two or three letters: IT and US are not the words it and us."""
+    return name.isupper() and 1 < sum(map(str.isalpha, name)) <= _ABBREVIATION
 
 
 def begins_with(text: str, name: str) -> bool:

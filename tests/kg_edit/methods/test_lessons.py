@@ -65,6 +65,8 @@ def test_serac_reads_the_probe_as_out_of_scope(record: BenchmarkRecord) -> None:
 def test_a_subject_that_is_left_out_leaves_the_others_of_its_record(tmp_path: Path) -> None:
     """The command reads records, so that their probes are there, and leaves out edits."""
     data, other = written(tmp_path, ZSRE, {**ZSRE, "subject": "Ada", "src": "Who is Ada?"}), tmp_path / "other.json"
-    other.write_text(data.read_text(encoding="utf-8").replace("Ada", "Eve"), encoding="utf-8")
+    other.write_text(
+        data.read_text(encoding="utf-8").replace("Ada", "Eve").replace(ZSRE["loc"], "nq question: who wrote Dubliners")
+    )
     (left,) = learned_from(data, "zsre", None, [other])
     assert left.edits[0].subject == "Ada" and left.group("locality")
