@@ -71,19 +71,17 @@ def encode(
     text, span = _fill(context, template, subject)
     if chat:
         text, span = _as_turn(text, span, chat)
-    joined = (
-        text
-        if target is None
-        else f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
-        if chat
-        else join(text, target)
-    )
+    joined = text if target is None else _followed(text, target, chat)
     own = chat is None  # a template brings its special tokens
     ids, offsets = _encode(tokenizer, joined, own=own)
     glued = target is not None and target.startswith(GLUE)
     start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, own=own, glued=glued)
     first, last = (None, None) if span is None else _ends(offsets, span, joined)
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
+
+
+def _followed(text: str, target: str, chat: ChatForm | None) -> str:
+    return f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}" if chat else join(text, target)
 
 
 def join(text: str, target: str) -> str:

@@ -135,6 +135,11 @@ class TokenMeans:
         mask = self._mask
         if mask is None:
             return causal
+        if getattr(self._cache, "is_compileable", False):  # its mask is as wide as its buffer
+            raise PatchError(
+                "this patch sums up a text, and a static cache does not say which of its places are in the text; "
+                "generate without cache_implementation, or one text at a time"
+            )
         if mask.dim() == 2:
             return causal * mask[:, None, -tokens:].to(device, torch.float32)
         shown = mask[:, 0, :, -tokens:].to(device)

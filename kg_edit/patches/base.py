@@ -198,7 +198,8 @@ class PatchStack(Patch):
         parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
         kept: dict[type[Patch], Patch] = {}
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
-            kept[type(part)] = kept[type(part)] + part if type(part) in kept else part
+            # A class stands where its last part was made: what was made before it was applied first then too.
+            kept[type(part)] = kept.pop(type(part)) + part if type(part) in kept else part
         return next(iter(kept.values())) if len(kept) == 1 else cls(tuple(kept.values()))
 
     @cached_property

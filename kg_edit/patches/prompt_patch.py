@@ -26,7 +26,7 @@ from kg_edit.text.similarity import Index, Similarity, TfIdf, best, letters_apar
 from kg_edit.text.subquestions import bare_question
 
 _SAID = "facts"
-_ROOM = 256  # tokens reserved for the prompt's answer where examples are fitted; at most a quarter of the positions
+_ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +106,7 @@ class PromptPatch(Patch):
         own, positions = max((book.rule.own_examples for book in self.books), default=0), model.positions
         if positions is None or not own:
             return self.prompt_transform
-        room = positions - min(_ROOM, positions // 4)
+        room = positions - reserved(positions)
 
         def fitted(text: str) -> str:
             """The prompt with as many examples as leave room for the answer."""
@@ -158,6 +158,11 @@ class PromptPatch(Patch):
         except (TypeError, KeyError, ValidationError) as error:
             raise PatchError(f"can't read the facts of the patch {file.path}: {error}; make the patch again") from error
         return cls(books=books, provenance=provenance)
+
+
+def reserved(positions: int) -> int:
+    """The number of a model's positions that examples leave to a prompt and its answer; at most a quarter."""
+    return min(_ROOM, positions // 4)
 
 
 def _book(said: Mapping[str, Any], rule: type[TellingRule]) -> FactBook:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -90,11 +91,13 @@ class SummedMethod(BesideMethod):
         losses = RowLosses(self.model, self.layer, rows)
         with side.seen(self.model, self.layer) as seen:
 
-            def answer(inputs: Tensor, output: Tensor) -> Tensor:
-                return side.answer(now(), seen(inputs), output, training=True)
+            def answer(inputs: Tensor, output: Tensor, *, training: bool = True) -> Tensor:
+                return side.answer(now(), seen(inputs), output, training=training)
 
             with answering(self.model, self.layer, answer, reads=side.reads):
-                return self.config.descent.run(list(change.values()), lambda: losses().mean(), penalty=penalty)
+                found = self.config.descent.run(list(change.values()), lambda: losses().mean(), penalty=penalty)
+            with answering(self.model, self.layer, partial(answer, training=False), reads=side.reads), torch.no_grad():
+                return [*found[:-1], float(losses().mean())]  # the last one is that of the patch
 
 
 @torch.no_grad()

@@ -40,12 +40,12 @@ class WeightChange:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the ``with`` block, the module's output is y + change x."""
+        """Within the ``with`` block, the module's output is y + change x, as if it were in the weight: before hooks."""
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             return output + linear(args[0].to(self.change), felt(self._module, self.change)).to(output)
 
-        handle = self._module.register_forward_hook(add)
+        handle = self._module.register_forward_hook(add, prepend=True)
         try:
             yield
         finally:
@@ -126,8 +126,13 @@ def checked_loss(loss: Tensor, step: int) -> float:
     """The loss as a float.
 
     Raises:
-        PatchError: the loss is not finite.
+        PatchError: the loss is not finite, or what is trained has no effect on it.
     """
+    if not loss.requires_grad:
+        raise PatchError(
+            "what is trained has no effect on the model's answer, because an earlier patch replaces the output of this "
+            "layer; choose another layer, or leave that patch out"
+        )
     found = float(loss.detach())
     if not torch.isfinite(loss.detach()).all():
         raise PatchError(f"the loss is {found} at step {step}; lower the learning rate, or load the model in float32")
@@ -194,7 +199,7 @@ def _added(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int]) 
         moved = [linear(own, weight) for own, weight in zip(rows.split(list(counts)), weights, strict=True)]
         return output + torch.cat(moved).reshape(output.shape).to(output)
 
-    handle = module.register_forward_hook(add)
+    handle = module.register_forward_hook(add, prepend=True)
     try:
         yield
     finally:

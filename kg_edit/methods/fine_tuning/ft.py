@@ -19,6 +19,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit, checked
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow
 from kg_edit.methods.workload import Workload
@@ -153,19 +154,28 @@ class FtRetrain(FineTuning):
             draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
             chosen = sorted(draw.sample(range(len(earlier)), self.config.replayed))
             earlier = [earlier[place] for place in chosen]
-        return [self.row(one) for one in (edit, *earlier)]
+        rows = [self.row(edit)]
+        for old in earlier:
+            with annotate_errors(old):
+                rows.append(self.row(old))
+        return rows
 
 
 def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
-    """The edits recorded in ``before``, without those that were undone or that a later edit contradicts."""
-    recorded = [(checked(Edit, said["edit"]), float(said.get("scale", 1.0))) for said in before.edits]
-    strengths: defaultdict[tuple[str, str], float] = defaultdict(float)
+    """The edits recorded in ``before``, without those that were undone or that a later edit contradicts.
+
+    An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
+    """
+    every = [(checked(Edit, said["edit"]), float(said.get("scale", 1.0))) for said in before.edits]
+    recorded = [(old.in_chat(chat=form), scale) for old, scale in every for form in old.forms]
+    strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)
     for old, scale in recorded:
-        strengths[old.text, old.target_new] += scale
-    found: dict[str, Edit] = {}
+        strengths[old.text, old.chat, old.target_new] += scale
+    found: dict[tuple[str, object], Edit] = {}
     for old, scale in recorded:
-        if scale > 0 and strengths[old.text, old.target_new] > 0:
-            found.pop(old.text, None)  # so that the later edit's position counts
-            found[old.text] = old
-    found.pop(edit.text, None)
+        if scale > 0 and strengths[old.text, old.chat, old.target_new] > 0:
+            found.pop((old.text, old.chat), None)  # so that the later edit's position counts
+            found[old.text, old.chat] = old
+    for form in edit.forms:
+        found.pop((edit.text, form), None)
     return list(found.values())

@@ -259,13 +259,27 @@ def wrapped(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
             tuner = wrap(whole)
+        for name, module in modules.items():
+            _swap_hooks(module, whole.get_submodule(name))
         yield tuner
     finally:
         for name, module in modules.items():
+            _swap_hooks(module, whole.get_submodule(name))
             parent, _, leaf = name.rpartition(".")
             setattr(whole.get_submodule(parent), leaf, module)
         if hasattr(whole, "peft_config"):
             del whole.peft_config
+
+
+def _swap_hooks(module: nn.Module, other: nn.Module) -> None:
+    """Exchange the forward hooks of a module and its adapter.
+
+    So a patch beside the module reads an output with the adapter's change, as it does when the change is in the weight.
+    """
+    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        own, others = getattr(module, name), getattr(other, name)
+        setattr(module, name, others)
+        setattr(other, name, own)
 
 
 def find_peft() -> Any:

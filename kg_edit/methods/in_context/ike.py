@@ -28,7 +28,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
-from kg_edit.patches.prompt_patch import PromptFact, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, TellingRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
@@ -41,7 +41,6 @@ Kind = Literal["copy", "update", "retain"]
 Retained = tuple[tuple[str, str], ...]  # prompts and their answers
 
 _KINDS: tuple[Kind, ...] = ("copy", "update", "retain")
-_ROOM = 256  # tokens reserved for the prompt and its answer; at most a quarter of the model's context
 
 
 class IkeConfig(PromptConfig):
@@ -184,7 +183,7 @@ class Ike(PromptMethod):
         context = getattr(self.model.model.config, "max_position_embeddings", None)
         if not isinstance(context, int):
             return examples
-        left = context - min(_ROOM, context // 4) - self._tokens(f"{NEW_FACT}{beside}\n{PROMPT}")
+        left = context - reserved(context) - self._tokens(f"{NEW_FACT}{beside}\n{PROMPT}")
         ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
         return tuple(example for example, end in zip(examples, ends, strict=True) if end <= left)
 

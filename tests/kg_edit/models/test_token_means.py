@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import watched
@@ -140,6 +140,16 @@ def test_the_sums_follow_the_beams_of_a_cache_and_a_crop_is_refused() -> None:
     assert isinstance(cache, DynamicCache)
     with pytest.raises(PatchError, match="without an assistant model"):
         cache.crop(1)
+
+
+@torch.no_grad()
+def test_padded_rows_in_a_static_cache_are_refused() -> None:
+    """The mask of a static cache is as wide as its buffer: its last columns are not those of the new tokens."""
+    model, seen = tiny("llama"), Seen(tiny("llama"))
+    rows = left_pad([ids_of(model, LONG), ids_of(model, SHORT)], device=model.device)
+    cache = StaticCache(config=model.model.config, max_cache_len=64)
+    with pytest.raises(PatchError, match="generate without cache_implementation"):
+        seen.run(input_ids=rows.ids, attention_mask=rows.mask, past_key_values=cache, use_cache=True)
 
 
 def test_tokens_that_the_block_did_not_see_stand_for_themselves() -> None:

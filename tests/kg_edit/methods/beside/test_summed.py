@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from kg_edit.errors import PatchError
+from kg_edit.methods import find_method
 from kg_edit.methods.beside.defer import Defer, DeferConfig
 from kg_edit.methods.beside.memory import Memory, MemoryConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
+from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.patches.side_patch import SidePatch
 from kg_edit.patches.sides.deferral import DeferralSettings, DeferringGate
 from kg_edit.patches.sides.memory_network import MemoryNetwork, MemorySettings
 from kg_edit.patches.sides.summed import SummedSide
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.beside.edits import EDITS, UNRELATED, logits, said
+from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
 
@@ -145,6 +149,25 @@ def test_a_side_that_is_trained_further_acts_where_it_was_trained() -> None:
     assert isinstance(whole, SidePatch) and [kind for kind, _ in whole.sides] == ["memory", "defer"]
     with whole.applied(model):
         assert said(model, EDITS[2])
+
+
+def test_a_side_that_is_trained_after_a_codebook_is_applied_after_it() -> None:
+    """Also if an earlier edit of the side was made before the codebook."""
+    model, grace = tiny("llama"), find_method("grace")
+    keys = grace(model, grace.config_class.preset("default", {**QUICK["grace"], "layer": 2, "steps": 60}))
+    changed = EDITS[0].model_copy(update={"id": "changed", "target_new": EDITS[1].target_new})
+    side = memory(model, layer=2)
+    whole = side.edit([changed], start=keys.edit([EDITS[0]], start=side.edit([EDITS[1]])))
+    assert isinstance(whole, PatchStack) and [type(part) for part in whole.patches] == [CodebookPatch, SidePatch]
+    with whole.applied(model) as edited:
+        assert said(edited, changed)
+
+
+def test_the_loss_of_a_gate_that_stays_shut_is_that_of_the_patch() -> None:
+    model = tiny("llama")
+    record = defer(model, threshold=0.999999).edit(EDITS[:1]).edits[0]
+    pair = Pair(EDITS[0].text, EDITS[0].target_new)
+    assert record["loss_after"] == pytest.approx(score(model, [pair])[pair].nll, rel=1e-4), "as without the edit"
 
 
 def test_later_edits_with_other_settings_are_refused_before_the_training() -> None:

@@ -236,6 +236,34 @@ def test_retraining_sees_earlier_edits() -> None:
         assert target_nll(model, EDIT) < forgotten
 
 
+LORA = {"layers": (2,), "modules": ("down_proj",), "dropout": 0.0, "learning_rate": 1e-2}
+
+
+def beside(name: str, model: LanguageModel, **own: Any) -> Patch:
+    """A patch of SECOND by an editor that works beside layer 2, in a tiny model."""
+    chosen = find_method(name)
+    settings = {**QUICK[name], "layer": 2, "steps": 20, **own}
+    return chosen(model, chosen.config_class.preset("default", settings)).edit([SECOND])
+
+
+def test_a_weight_whose_output_is_replaced_is_not_trained() -> None:
+    """A memory replaces its layer's output, so a change of the weight below it does nothing."""
+    model = tiny("llama")
+    with pytest.raises(PatchError, match="replaces the output of this layer"):
+        method("ft-m", model, layer=2).edit([EDIT], start=beside("memory", model))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("ft-m", {"layer": 2}), ("lora", LORA)])
+def test_a_weight_is_trained_as_the_patch_changes_it(name: str, settings: dict[str, Any]) -> None:
+    """Where an open gate replaces the output, the weight's change does nothing; elsewhere it does."""
+    model, chosen = tiny("llama"), find_method(name)
+    gate = beside("defer", model, start="random", shut=0.0, texts=0)
+    trained = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
+    both = trained.edit([EDIT], start=gate)
+    with both.applied(model) as edited:
+        assert both.edits[-1]["loss_after"] == pytest.approx(target_nll(edited, EDIT), rel=1e-4)
+
+
 def test_what_no_longer_holds_is_not_retrained() -> None:
     model = tiny("llama")
     changed = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
@@ -248,6 +276,9 @@ def test_what_no_longer_holds_is_not_retrained() -> None:
     assert isinstance(one, WeightPatch) and still_valid(before + -one, THIRD) == [changed]
     assert still_valid(before + one.scaled(-0.5), THIRD) == [SECOND, changed], "half of it stands"
     assert still_valid(-before, THIRD) == []
+    both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
+    assert still_valid(both, SECOND) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
+    assert still_valid(both, changed) == [EDIT.in_chat()] and still_valid(both, changed.in_chat()) == [EDIT]
     assert isinstance(chosen, FtRetrain)
     few = method("ft-retrain", model, replayed=1).rows(THIRD, before)
     assert len(few) == 2 and few[0] == chosen.row(THIRD) and few[1] in (chosen.row(SECOND), chosen.row(changed))
