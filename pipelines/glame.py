@@ -53,7 +53,14 @@ log = logging.getLogger("glame")
 class GraphDelta:
     """m* - m = z (Eq. 6), [d]: the subject's vector after n layers of an R-GNN (Eq. 5) that is trained for the edit."""
 
-    def __init__(self, model: LanguageModel, subgraph: nx.MultiDiGraph, value: Tensor, config: GlameConfig) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        subgraph: nx.MultiDiGraph,
+        value: Tensor,
+        config: GlameConfig,
+        last: GraphDelta | None = None,
+    ) -> None:
         layer = config.representation_layer
         layer = round(0.1 * len(model.blocks)) if layer is None else layer
         # Nodes [nodes, d] and relations [edges, d]: the model's own early hidden states of their labels.
@@ -67,8 +74,13 @@ class GraphDelta:
             relations=config.relations,
             graph=config.use_graph,
             final_activation=config.final_activation,
+            slope=config.slope,
+            dropout=config.dropout,
+            self_loops=config.self_loops,
             seed=config.seed,
         ).to(value.device)
+        if config.warm_start and last is not None:  # of the public program, not in the paper
+            self.rgnn.load_state_dict(last.rgnn.state_dict())
         # Not in the paper: a learned factor that starts at 0, so that the first step starts from the unedited model.
         self.gate = nn.Parameter(value.new_zeros(())) if config.gate else None
         self.size, self.limit = value.norm(), config.clamp_norm_factor * value.norm()
@@ -96,6 +108,7 @@ class Glame(GraphReader):
     about = "rank-one editing with a knowledge graph: facts that follow from the edit change too"
     config_class = GlameConfig  # all settings, with their defaults: kg-edit methods glame
     config: GlameConfig
+    last: GraphDelta | None = None  # of the previous edit, for `warm_start`
 
     # Shared by all edits: the layer of W, the contexts around a prompt, the covariance.
 
@@ -143,7 +156,8 @@ class Glame(GraphReader):
 
             # 3. m* - m = z, [d]: an R-GNN, trained by gradient descent, reads (s, r, o*) and the statements about o*.
             subgraph = self.subgraph(edit)
-            found = self.optimise(loss, request, GraphDelta(model, subgraph, value, self.config))
+            self.last = GraphDelta(model, subgraph, value, self.config, self.last)
+            found = self.optimise(loss, request, self.last)
 
             # 4. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1;
             # C includes the keys of the other tokens of the prompts, whose outputs should stay the same (`hold`).

@@ -11,6 +11,7 @@ import torch
 
 from kg_edit.edits.files import read_edits
 from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.glame.glame import Glame, GlameConfig
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -87,6 +88,22 @@ def test_a_page_from_edits_to_the_patch_of_the_librarys_method(
     model = LanguageModel.load(str(tiny_folder))
     library = found(model, found.config_class.preset("default", PAGES[page]), graph=WikidataCache("graph.tsv"))
     same(Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits(Path("edits.jsonl")).edits))
+
+
+def test_glames_page_reads_the_settings_of_the_public_program(
+    script: Script, tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Both edits: the second one starts from the R-GNN of the first."""
+    own = {**RANK_ONE, **{name: GlameConfig.presets["code"][name] for name in ("slope", "self_loops", "warm_start")}}
+    own |= {"dropout": 0.15, "gate": False, "clamp_norm_factor": 0.5, "pooling": "mean"}
+    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv", "--out", "out", *settings_of(own))
+    assert script("glame", *options) == 0
+    library = Glame(
+        LanguageModel.load(str(tiny_folder)), GlameConfig.preset("default", own), graph=WikidataCache("graph.tsv")
+    )
+    edits = read_edits(Path("edits.jsonl")).edits
+    assert len(edits) > 1
+    same(Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(edits))
 
 
 def test_a_page_goes_on_where_it_stopped(
