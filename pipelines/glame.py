@@ -83,6 +83,7 @@ class GraphDelta:
             self.rgnn.load_state_dict(last.rgnn.state_dict())
         # Not in the paper: a learned factor that starts at 0, so that the first step starts from the unedited model.
         self.gate = nn.Parameter(value.new_zeros(())) if config.gate else None
+        self.dropout = config.dropout
         self.size, self.limit = value.norm(), config.clamp_norm_factor * value.norm()
         learned = [*self.rgnn.parameters(), *([] if self.gate is None else [self.gate])]
         self.optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -94,6 +95,15 @@ class GraphDelta:
             z = z * (self.gate * self.size / len(z) ** 0.5)
         shortened: Tensor = z * (self.limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
         return shortened
+
+    def settled(self) -> Tensor | None:
+        """Return z without dropout for the last evaluation, [d]; None if there is no dropout."""
+        if not self.dropout:
+            return None
+        self.rgnn.eval()
+        found = self.change().detach()
+        self.rgnn.train()
+        return found
 
     def learn(self) -> None:
         """Take a step of AdamW, after the gradient of `change` was computed."""

@@ -8,11 +8,11 @@ does not change (`untouched`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.value.callbacks import report_losses
 from kg_edit.value.objective import Losses, Objective
 
+_Evaluated = tuple[Tensor, tuple[float, float, float]]  # a change [d], and its losses (total, nll, kl)
+_WORSE = 0.1  # in nats: a change without noise may be so much worse than the best one with it
 _MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
 
 
@@ -33,6 +35,14 @@ class DeltaParameters(Protocol):
 
     def learn(self) -> None:
         """Take one step of the optimiser; the parameters already have their gradients."""
+
+
+@runtime_checkable
+class NoisyParameters(DeltaParameters, Protocol):
+    """Parameters whose change may have noise while they are trained, such as dropout."""
+
+    def settled(self) -> Tensor | None:
+        """The change without the noise, [d], detached; None if there is no noise."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,8 +97,10 @@ def optimise_values(
     After ``steps`` evaluations, an edit continues if its target is not the greedy continuation in each context. It
     stops when it is, by a margin, or after ``further_steps`` more evaluations. Edits that already succeed after
     ``steps`` evaluations get the same change as with ``further_steps=0``.
+
+    An edit whose change has noise (`NoisyParameters`) has one more evaluation at the end, without it (`_Settling`).
     """
-    running = dict(enumerate(proposals))
+    running, settling = dict(enumerate(proposals)), _Settling(proposals, enough=stop_below)
     changes = [proposal.change() for proposal in proposals]
     seen: list[list[tuple[float, float, float]]] = [[] for _ in proposals]
     for step in range(steps + further_steps):
@@ -96,12 +108,17 @@ def optimise_values(
         losses, gradient = objective.gradient(now)
         for edit in running:
             seen[edit].append(_numbers(losses, edit))
+            settling.note(edit, now[edit], seen[edit][-1])
         _report(step, {edit: seen[edit][-1] for edit in running}, of=len(proposals))
         done = {edit for edit in running if _enough(seen[edit][-1], stop_below=stop_below, stop_nll=stop_nll)}
         if further_steps and step >= steps - 1:
             done |= _said(objective, now, margin=_MARGIN if step >= steps else 0.0)
-        running = {edit: proposal for edit, proposal in running.items() if edit not in done}
-        if not running or step == steps + further_steps - 1:
+        ended = running.keys() if step == steps + further_steps - 1 else running.keys() & done
+        for edit, (change, numbers) in settling.settle(objective, now, ended).items():
+            changes[edit] = change
+            seen[edit].append(numbers)
+        running = {edit: proposal for edit, proposal in running.items() if edit not in ended}
+        if not running:
             break
         objective.drop(range(len(changes)) - running.keys())
         for edit, proposal in running.items():
@@ -109,6 +126,38 @@ def optimise_values(
             proposal.learn()
             changes[edit] = proposal.change()
     return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, seen, strict=True)]
+
+
+class _Settling:
+    """The last evaluation of edits whose change has noise.
+
+    As in GLAME's public program, the change is then the one without noise. If the loss of that is more than ``_WORSE``
+    above the lowest loss that was seen, and not below ``enough``, it is the change of that lowest loss.
+    """
+
+    def __init__(self, proposals: Sequence[DeltaParameters], *, enough: float) -> None:
+        self._noisy = {edit: one for edit, one in enumerate(proposals) if isinstance(one, NoisyParameters)}
+        self._enough = enough
+        self._best: dict[int, _Evaluated] = {}
+
+    def note(self, edit: int, change: Tensor, numbers: tuple[float, float, float]) -> None:
+        """Keep the change with the lowest loss."""
+        if edit in self._noisy and (edit not in self._best or numbers[0] < self._best[edit][1][0]):
+            self._best[edit] = change.clone(), numbers
+
+    @torch.no_grad()
+    def settle(self, objective: Objective, changes: Tensor, ended: Collection[int]) -> dict[int, _Evaluated]:
+        """The final change of each edit in ``ended`` that has noise, and its losses; ``changes`` [edits, d]."""
+        settled = {edit: self._noisy[edit].settled() for edit in self._noisy.keys() & ended}
+        final = {edit: change for edit, change in settled.items() if change is not None}
+        if not final:
+            return {}
+        losses = objective(torch.stack([final.get(edit, change) for edit, change in enumerate(changes)]))
+        found = {edit: (change, _numbers(losses, edit)) for edit, change in final.items()}
+        return {edit: self._best[edit] if self._is_worse(edit, own[1][0]) else own for edit, own in found.items()}
+
+    def _is_worse(self, edit: int, loss: float) -> bool:
+        return not loss < self._enough and not loss <= self._best[edit][1][0] + _WORSE
 
 
 def _enough(losses: tuple[float, float, float], *, stop_below: float, stop_nll: float) -> bool:

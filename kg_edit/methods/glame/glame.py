@@ -175,6 +175,7 @@ class _GraphChange:
 
     def __init__(self, value: _GraphValue, clean: Tensor, config: GraphConfig) -> None:
         self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
+        self._dropout = config.dropout
         self._optimizer = torch.optim.AdamW(
             value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -182,6 +183,16 @@ class _GraphChange:
     def change(self) -> Tensor:
         """The current change m* - m = z_s^n, [d], with its norm clamped to the limit (Eq. 6)."""
         return _shortened(self._value(), self._limit)
+
+    @torch.no_grad()
+    def settled(self) -> Tensor | None:
+        """The change without dropout, [d]; None if there is no dropout."""
+        if not self._dropout:
+            return None
+        self._value.eval()
+        found = self.change()
+        self._value.train()
+        return found
 
     def learn(self) -> None:
         """One step of AdamW on the R-GNN's parameters."""
@@ -202,8 +213,8 @@ class GlameConfig(GraphConfig, RankOneConfig):
     with ROME's 20 steps and contexts; the public code has 25 to 50 steps, by data set (see the presets of the models).
     ``code`` has the settings of the public code (GPT-J on CounterFact), except the layers and m, which is the paper's
     20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists where that code differs from the paper. What still differs
-    from that code: the clamp rescales, and gradients see it; the value is that of the last step, dropout included, and
-    not of the best pass; statements are a seeded sample and not the file's first ones.
+    from that code: the clamp rescales, and gradients see it; statements are a seeded sample and not the file's first
+    ones.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

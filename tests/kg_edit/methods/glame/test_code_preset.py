@@ -9,7 +9,9 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.glame.glame import Glame, GlameConfig
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.value.optimise import NoisyParameters
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
@@ -17,11 +19,14 @@ FIRST = Edit(id="1", subject="LeBron James", prompt="{} plays for", relation="te
 SECOND = FIRST.model_copy(update={"id": "2", "subject": "Dwyane Wade"})
 
 
-def made(*edits: Edit, **settings: Any) -> list[WeightPatch]:
+def method(model: LanguageModel, **settings: Any) -> Glame:
     graph = nx.DiGraph()
     graph.add_edge("Miami Heat", "Miami", label="city")
-    config = GlameConfig.preset("code", {**QUICK["glame"], "steps": 3, **settings})
-    found = Glame(tiny("llama"), config, graph=graph).edit_each(edits)
+    return Glame(model, GlameConfig.preset("code", {**QUICK["glame"], "steps": 3, **settings}), graph=graph)
+
+
+def made(*edits: Edit, **settings: Any) -> list[WeightPatch]:
+    found = method(tiny("llama"), **settings).edit_each(edits)
     assert all(isinstance(patch, WeightPatch) for patch in found)
     return [patch for patch in found if isinstance(patch, WeightPatch)]
 
@@ -40,6 +45,20 @@ def test_an_edit_begins_where_the_last_one_ended() -> None:
 def test_without_a_warm_start_edits_are_on_their_own() -> None:
     alone, after = (made(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
     torch.testing.assert_close(left(alone), left(after), rtol=1e-3, atol=1e-4)
+
+
+def test_the_value_is_without_dropout() -> None:
+    """The last evaluation follows those of the descent; it has no noise, so it can be repeated."""
+    (noisy,), (plain,) = (made(FIRST, clamp_norm_factor=0.5, dropout=share) for share in (0.15, 0.0))
+    assert (noisy.edits[0]["steps"], plain.edits[0]["steps"]) == (4, 3)
+    model = tiny("llama")
+    change, _ = method(model).proposal(FIRST, torch.ones(model.width))
+    assert isinstance(change, NoisyParameters)
+    final, again = change.settled(), change.settled()
+    assert final is not None and again is not None and torch.equal(final, again)
+    assert not torch.allclose(change.change(), final) and not torch.allclose(change.change(), change.change())
+    quiet, _ = method(model, dropout=0.0).proposal(FIRST, torch.ones(model.width))
+    assert isinstance(quiet, NoisyParameters) and quiet.settled() is None
 
 
 def test_what_the_preset_says() -> None:
