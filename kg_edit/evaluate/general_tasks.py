@@ -32,6 +32,7 @@ from kg_edit.storage.run_folder import digest
 PREFIX = "general."
 _CLOSE = 1e-6
 _ROWS = 16  # in a forward pass
+_SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1"})  # lm-eval's shares of right answers
 
 
 class DocumentScores(BaseModel):
@@ -48,7 +49,8 @@ class GeneralChange(BaseModel):
 
     ``before`` and ``after`` have 95 % bootstrap intervals over documents; ``difference`` (after - before) has a paired
     one. A metric that is no mean over documents has neither intervals nor a difference. ``failed`` counts the sequences
-    of edits whose model could not be asked; ``after`` leaves them out.
+    of edits whose model could not be asked: its documents count as 0 if the metric is a share of right answers; other
+    metrics then have no ``after``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -176,20 +178,22 @@ def changes(
     """Each metric before and after the edits.
 
     ``points`` has one pair (before, after) for each sequence of edits; documents' scores are averaged over the
-    sequences. The second part of a pair is empty if the edited model could not be asked.
+    sequences. The second part of a pair is empty if the edited model could not be asked (`GeneralChange`).
     """
     pairs = list(points)
     names = dict.fromkeys(name for before, _ in pairs for name in before)
-    return {
-        name: _change([one[name] for one, _ in pairs if name in one], [two[name] for _, two in pairs if two], seed)
-        for name in names
-    }
+    return {name: _change(name, [(one[name], two) for one, two in pairs if name in one], seed) for name in names}
 
 
-def _change(before: Sequence[DocumentScores], after: Sequence[DocumentScores], seed: int) -> GeneralChange:
-    failed = len(before) - len(after)
-    if not after or not all(one.documents for one in (*before, *after)):
-        return GeneralChange(n=0, before=_bare(before), after=_bare(after), failed=failed)
+def _change(
+    name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
+) -> GeneralChange:
+    failed, before = sum(not two for _, two in points), [one for one, _ in points]
+    found = [two[name] if two else _of_a_broken_model(name, one) for one, two in points]
+    after = [scores for scores in found if scores is not None]
+    if len(after) < len(before) or not all(one.documents for one in (*before, *after)):
+        known = after if len(after) == len(before) else []
+        return GeneralChange(n=0, before=_bare(before), after=_bare(known), failed=failed)
     first, second = (np.mean([one.documents for one in side], axis=0) for side in (before, after))
     return GeneralChange(
         n=len(first),
@@ -198,6 +202,13 @@ def _change(before: Sequence[DocumentScores], after: Sequence[DocumentScores], s
         difference=paired_difference(first, second, seed=seed),
         failed=failed,
     )
+
+
+def _of_a_broken_model(name: str, unedited: DocumentScores) -> DocumentScores | None:
+    """The scores of a model that could not be asked: 0 if the metric is a share of right answers, else None."""
+    if name.rpartition(".")[2] not in _SHARES:
+        return None
+    return DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents))
 
 
 def _estimate(scores: Any, seed: int) -> Estimate:

@@ -8,7 +8,7 @@ published multihop.any_of_3, multihop.edit_wise and multihop.instance_wise are i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kg_edit.datasets.record import Query
 from kg_edit.evaluate.metrics.metric import Metric, mean
@@ -130,7 +130,14 @@ _SPLIT: Mapping[str, tuple[Compute, str]] = {
     "any_of_3": (any_of_3, "multihop.any_of_3"),
     "prob": (answer_prob, "multihop.prob"),
     "nll": (answer_nll, "multihop.nll"),
+    "old.any_of_3": (old_answer, "multihop.old.any_of_3"),
+    "hop_share": (hop_share, "multihop.hop_share"),
     "instance_wise": (instance_wise, "multihop.instance_wise"),
+    "hop_wise": (hop_wise, "multihop.hop_wise"),
+}
+_OWN: Mapping[str, Mapping[str, Any]] = {
+    "nll": {"values": "0 to ∞ nats a token", "better": "lower"},
+    "old.any_of_3": {"better": "lower"},
 }
 MULTIHOP_METRICS: Mapping[str, Metric] = {
     **_WHOLE,
@@ -140,7 +147,7 @@ MULTIHOP_METRICS: Mapping[str, Metric] = {
             formula=f"{whole} of the records whose new chain has {hops} facts.",
             source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
             needs=("multihop", "hops"),
-            **({"values": "0 to ∞ nats a token", "better": "lower"} if name == "nll" else {}),  # type: ignore[arg-type]
+            **_OWN.get(name, {}),
         )
         for hops in (2, 3, 4)
         for name, (compute, whole) in _SPLIT.items()

@@ -118,6 +118,11 @@ TOLD = (
             **{"efficacy.prob": (0.5, 0.5), "efficacy.greedy": (0, 0.5)},
             **{"multihop.any_of_3": UP, "multihop.edit_wise": (0, 0.5), "multihop.instance_wise": NO},
             **{"multihop.2_hops.any_of_3": UP, "multihop.2_hops.prob": UP, "multihop.2_hops.instance_wise": NO},
+            **{
+                "multihop.2_hops.hop_share": (0, 0.5),
+                "multihop.2_hops.hop_wise": NO,
+                "multihop.2_hops.old.any_of_3": NO,
+            },
             **{"multihop.hop_share": (0, 0.5), "multihop.hop_wise": NO, "multihop.prob": UP},
             "multihop.old.any_of_3": NO,
         },
@@ -131,6 +136,11 @@ TOLD = (
             **{"efficacy.prob": (0.5, 0.5), "efficacy.greedy": NO},
             **{"multihop.any_of_3": NO, "multihop.edit_wise": (0, 0.5), "multihop.instance_wise": NO},
             **{"multihop.2_hops.any_of_3": NO, "multihop.2_hops.prob": NO, "multihop.2_hops.instance_wise": NO},
+            **{
+                "multihop.2_hops.hop_share": (0, 0.5),
+                "multihop.2_hops.hop_wise": NO,
+                "multihop.2_hops.old.any_of_3": NO,
+            },
             **{"multihop.hop_share": (0, 0.5), "multihop.hop_wise": NO, "multihop.prob": NO},
             "multihop.old.any_of_3": NO,
         },

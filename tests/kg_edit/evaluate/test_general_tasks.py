@@ -103,19 +103,26 @@ def test_scores_are_kept_where_the_value_is_their_mean() -> None:
 
 def test_before_and_after_are_compared_on_the_same_documents() -> None:
     """Two sequences: of four documents the first is lost in both, the second in one; the mean change is -3/8."""
-    before = {"a": DocumentScores(value=1.0, documents=(1.0,) * 4), "ppl": DocumentScores(value=9.0)}
-    one = {"a": DocumentScores(value=0.75, documents=(0.0, 1.0, 1.0, 1.0)), "ppl": DocumentScores(value=10.0)}
-    two = {"a": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "ppl": DocumentScores(value=12.0)}
+    before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
+    one = {"t.acc": DocumentScores(value=0.75, documents=(0.0, 1.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
+    two = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=12.0)}
     found = changes([(before, one), (before, two)], seed=0)
-    assert (found["a"].n, found["a"].before.mean, found["a"].after.mean) == (4, 1.0, 0.625)
-    difference = found["a"].difference
+    assert (found["t.acc"].n, found["t.acc"].before.mean, found["t.acc"].after.mean) == (4, 1.0, 0.625)
+    difference = found["t.acc"].difference
     assert difference is not None and difference.mean == -0.375
     assert difference.ci95_low <= -0.375 <= difference.ci95_high <= 0
-    assert (found["ppl"].after.mean, found["ppl"].difference, found["ppl"].after.ci95_low) == (11.0, None, None)
+    assert (found["t.ppl"].after.mean, found["t.ppl"].difference, found["t.ppl"].after.ci95_low) == (11.0, None, None)
     assert changes([], seed=0) == {}
-    broken = changes([(before, {}), (before, one)], seed=0)["a"]
-    assert (broken.failed, broken.after.mean) == (1, 0.75), "a model that can't be asked is counted"
-    assert changes([(before, {})], seed=0)["a"].after.mean is None
+
+
+def test_a_broken_model_counts_as_wrong() -> None:
+    before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
+    one = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
+    found = changes([(before, {}), (before, one)], seed=0)
+    assert (found["t.acc"].failed, found["t.acc"].after.mean, found["t.acc"].n) == (1, 0.25, 4)
+    assert (found["t.ppl"].failed, found["t.ppl"].before.mean, found["t.ppl"].after.mean) == (1, 9.0, None)
+    alone = changes([(before, {})], seed=0)
+    assert alone["t.acc"].after.mean == 0 and alone["t.ppl"].after.mean is None
 
 
 @needs_lm_eval

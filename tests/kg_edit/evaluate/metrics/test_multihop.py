@@ -70,3 +70,6 @@ def test_records_of_two_three_and_four_hops_are_apart() -> None:
     found = scores("x", "PE", "x", "Dawkins", "Peru")
     assert [found[f"multihop.{hops}_hops.any_of_3"] for hops in (2, 3, 4)] == [1, None, None]
     assert [found[f"multihop.{hops}_hops.nll"] for hops in (2, 3, 4)] == [pytest.approx(3.0), None, None]
+    for name in ("prob", "old.any_of_3", "hop_share", "instance_wise", "hop_wise"):
+        assert found[f"multihop.2_hops.{name}"] == found[f"multihop.{name}"], name
+        assert found[f"multihop.3_hops.{name}"] is None
