@@ -144,20 +144,21 @@ class Memit(EditingMethod):
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
         """Compute the updates that bring the last edited block's outputs to ``wanted``, [edits, d] (Algorithm 1)."""
-        rows, contexts = [row for request in requests for row in request.rewrites], len(self.contexts)
+        rows = [row for request in requests for row in request.rewrites]
+        counts = [len(request.rewrites) for request in requests]
         done = WeightPatch(factors={})
         for number, layer in enumerate(self.layers):
-            # a. With the updates of the lower layers: keys (a row per context), and outputs of the last edited block.
+            # a. With the updates of the lower layers: keys (a row per prompt), and outputs of the last edited block.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
                 read = requests if self.config.hold else ()
                 held = HeldTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
-            keys = keys.unflatten(0, (len(requests), contexts))  # [edits, contexts, d_ff]
-            bare, others = keys[:, 0], keys[:, 1:]
-            mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, edits]
+            means = [(own[0] + own[1:].mean(0)) / 2 if len(own) > 1 else own[0] for own in keys.split(counts)]
+            mean_keys = torch.stack(means, 1).double()  # K, [d_ff, edits]
 
             # b. This layer's share R, [d, edits], of the remaining difference.
-            missing = (wanted.to(states.device) - states[::contexts]).T / (len(self.layers) - number)
+            bare = torch.stack([own[0] for own in states.split(counts)])
+            missing = (wanted.to(states.device) - bare).T / (len(self.layers) - number)
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
             weight = self.config.mom2_weight or len(mean_keys) / 10

@@ -96,8 +96,7 @@ class MemitKg(GraphRequestMethod):
 
     def facts(self, edit: Edit, edits: Sequence[Edit]) -> list[Edit]:
         """Return the edit and the facts around it, in words of relation templates, unless they contradict an edit."""
-        found = self.config.facts(edit, self.subgraph(edit))  # numbers per kind: config.statements, composed, chained
-        facts = [fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(found, 1)]
+        facts = self.further_edits(edit)  # numbers per kind: config.statements, composed, chained
         wanted = {own.text: own.target_new for own in edits}
         return [edit, *(fact for fact in facts if wanted.get(fact.text, fact.target_new) == fact.target_new)]
 
@@ -158,20 +157,21 @@ class MemitKg(GraphRequestMethod):
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
         """Compute the updates that bring the last edited block's outputs to ``wanted``, [facts, d] (Algorithm 1)."""
-        rows, contexts = [row for request in requests for row in request.rewrites], len(self.contexts)
+        rows = [row for request in requests for row in request.rewrites]
+        counts = [len(request.rewrites) for request in requests]
         done = WeightPatch(factors={})
         for number, layer in enumerate(self.layers):
-            # a. With the updates of the lower layers: keys (a row per context), and outputs of the last edited block.
+            # a. With the updates of the lower layers: keys (a row per prompt), and outputs of the last edited block.
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
                 read = requests if self.config.hold else ()
                 held = HeldTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
-            keys = keys.unflatten(0, (len(requests), contexts))  # [facts, contexts, d_ff]
-            bare, others = keys[:, 0], keys[:, 1:]
-            mean_keys = ((bare + others.mean(1)) / 2 if contexts > 1 else bare).T.double()  # K, [d_ff, facts]
+            means = [(own[0] + own[1:].mean(0)) / 2 if len(own) > 1 else own[0] for own in keys.split(counts)]
+            mean_keys = torch.stack(means, 1).double()  # K, [d_ff, facts]
 
             # b. This layer's share R, [d, facts], of the remaining difference.
-            missing = (wanted.to(states.device) - states[::contexts]).T / (len(self.layers) - number)
+            bare = torch.stack([own[0] for own in states.split(counts)])
+            missing = (wanted.to(states.device) - bare).T / (len(self.layers) - number)
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
             weight = self.config.mom2_weight or len(mean_keys) / 10

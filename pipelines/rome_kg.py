@@ -86,10 +86,9 @@ class RomeKg(GraphRequestMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make the patch of one edit: a ROME update for the edit, then one for each fact around it."""
-        (edit,), config = edits, self.config
+        (edit,) = edits
         # 1. The facts, worded by relation templates; config.statements, composed and chained are the numbers per kind.
-        facts = config.facts(edit, self.subgraph(edit))
-        requests = [edit, *(fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))]
+        requests = [edit, *self.further_edits(edit)]
 
         # 2. A ROME update for each fact, on the model with the earlier updates.
         made: Patch = self.empty_patch()

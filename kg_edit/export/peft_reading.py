@@ -21,6 +21,7 @@ from kg_edit.export.peft_adapter import CONFIG, WEIGHTS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
+_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # of the adapter's factors alone
 _PREFIX, _SIDES = "base_model.model.", ("lora_A.weight", "lora_B.weight")
 
 
@@ -33,7 +34,8 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     """Read the adapter in ``folder`` as a patch for ``model`` with the same effect.
 
     Raises:
-        PatchError: the folder has no readable LoRA adapter, or one with more than low-rank factors (DoRA, biases).
+        PatchError: the folder has no readable LoRA adapter, or one with more than low-rank factors (DoRA, biases,
+            changed weights of the model).
         PatchMismatchError: the model has no such weights.
     """
     folder = Path(folder)
@@ -67,6 +69,11 @@ def _config(folder: Path) -> Mapping[str, Any]:
     more += ["bias"] if config.get("bias", "none") != "none" else []
     if more:
         raise PatchError(f"{path} uses {', '.join(more)}, which a patch can't have; only low-rank changes can be read")
+    if (start := config.get("init_lora_weights", True)) not in _STARTS:
+        raise PatchError(
+            f"{path} has init_lora_weights={start!r}, with which the model's own weights change too; save the adapter "
+            "with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes a plain LoRA of it"
+        )
     return config
 
 

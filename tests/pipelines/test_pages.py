@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import networkx as nx
 import pytest
 import torch
 
+from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.glame.glame import Glame, GlameConfig
@@ -17,6 +19,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
+from tests.kg_edit.tiny import chatting
 from tests.pipelines.scripts import FOLDER, JOINT, RANK_ONE, Script, module, settings_of
 from wikidata_cache import WikidataCache, packaged_extract
 
@@ -104,6 +107,22 @@ def test_glames_page_reads_the_settings_of_the_public_program(
     edits = read_edits(Path("edits.jsonl")).edits
     assert len(edits) > 1
     same(Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(edits))
+
+
+@pytest.mark.parametrize("form", [True, "both"])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_edits_the_forms_that_the_library_edits(page: str, form: Literal[True, "both"]) -> None:
+    """In chat form, an edit's further facts are in this form too; in both forms, an edit has twice as many prompts."""
+    model, graph = chatting(), nx.DiGraph()
+    graph.add_edge("Rome", "Italy", label="country")
+    edits = [
+        Edit(id="1", subject="LeBron", relation="plays for", prompt="{} plays for the", target_new="Rome", chat=form)
+    ]
+    edits += [Edit(id="2", subject="Mary", relation="city", prompt="{} lives in", target_new="Rome")]
+    found = find_method(method_name(page))
+    config = found.config_class.preset("default", PAGES[page])
+    made = from_page(page)(model, config, graph=graph).edit(edits)
+    same(made, found(model, config, graph=graph).edit(edits))
 
 
 def test_a_page_goes_on_where_it_stopped(

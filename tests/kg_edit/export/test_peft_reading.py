@@ -71,6 +71,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
     ],
 )
 def test_more_than_a_lora_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
