@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import DEV, GRAPH, config_of, is_trained, network_of, network_option
+from tables import DEV, GRAPH, check_methods, config_of, is_trained, network_option, own_settings
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = LanguageModel.load(options.model)
     graph = WikidataCache(options.graph)
     names = options.methods.split(",") if options.methods else [*method_names()]
-    for name in [name for name in names if is_trained(name, dict(options.network))]:
-        given = (config_of(name, options.preset, network_of(name, options)), edit, model, graph)
+    check_methods(options, names)
+    for name in [name for name in names if is_trained(name, own_settings(name, options))]:
+        given = (config_of(name, options.preset, own_settings(name, options)), edit, model, graph)
         child = multiprocessing.get_context("fork").Process(target=_tell, args=(name, given))
         child.start()
         child.join()

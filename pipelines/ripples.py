@@ -12,13 +12,14 @@ Two runs record by record: `kg-edit compare out/ripples/rome out/ripples/glame-p
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tables import CEILINGS, ROOT, rows_of, set_for, set_option, table
+from tables import CEILINGS, ROOT, check_methods, own_settings, rows_of, set_option, table
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def made(options: argparse.Namespace) -> dict[str, Summary]:
-    """Run or resume each row, and return {name of the row: summary}; the first run has the ceilings."""
+    """Run or resume each row, and return {name of the row: summary}; the first run has the ceilings, if it is new."""
     wanted = list(runs(options))
     records = part_of(find_dataset("ripples")(options.data), options.split)
     graph, model = open_graph([options.graph], None), LanguageModel.load(options.model)
@@ -100,6 +101,7 @@ def made(options: argparse.Namespace) -> dict[str, Summary]:
     for run in wanted:
         kind = find_method(run.method)
         config = kind.config_class.preset(run.preset, dict(run.settings), method=run.method)
+        config.refuse_idle()
         method = kind(model, config, graph=graph_for(graph, records, run.control))
         found[run.name] = evaluate(
             method,
@@ -107,10 +109,16 @@ def made(options: argparse.Namespace) -> dict[str, Summary]:
             records[: options.limit],
             out=run.folder(options),
             pool=records,
-            ceilings=not found,
+            ceilings=has_ceilings(run.folder(options), default=not found),
             schedule=options.schedule,
         )
     return found
+
+
+def has_ceilings(folder: Path, *, default: bool) -> bool:
+    """Return whether the run in ``folder`` scores the ceilings; ``default`` if there is no run yet."""
+    run = folder / "run.json"
+    return bool(json.loads(run.read_text(encoding="utf-8"))["ceilings"]) if run.is_file() else default
 
 
 def runs(options: argparse.Namespace) -> Iterator[Run]:
@@ -118,15 +126,15 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
 
     Raises:
         UnknownNameError: there is no such method or control, or a --set is for a method without a row.
+        ConfigError: a control is for a method that reads no graph.
     """
     rows = [_parsed(row) for row in options.rows.split(",")]
-    names = {name for name, _, _ in rows}
-    for method, _, _ in options.set:
-        if method not in names:
-            raise unknown_name("method of --set", method, names)
+    check_methods(options, {name for name, _, _ in rows})
     for name, preset, control in rows:
         kind = find_method(name)
-        settings = set_for(name, options)
+        settings = own_settings(name, options)
+        if control and not kind.needs_graph:
+            raise ConfigError(f"{name}+{control}: {name} reads no graph, so a control would change nothing; drop it")
         if options.seed and "seed" in kind.config_class.model_fields:
             settings["seed"] = options.seed
         for other in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
@@ -145,8 +153,9 @@ def _parsed(row: str) -> tuple[str, str, str | None]:
 def results_table(found: Mapping[str, Summary]) -> str:
     """Return the Markdown of all runs, and a line with the numbers of records and failures and the time per edit."""
     first = next(iter(found.values()))
-    ceilings = {f"*ceiling: {name}*": key for name, key in CEILINGS.items() if key in first.sections}
-    text = table(rows_of(found, ceilings), {**EDIT_HOLDS, **HOPS_FOLLOW, **STAYS})
+    having = next((run for run in found.values() if set(CEILINGS.values()) <= set(run.sections)), None)
+    ceilings = [(f"*ceiling: {name}*", having, key) for name, key in CEILINGS.items() if having]
+    text = table([*rows_of(found, {}), *ceilings], {**EDIT_HOLDS, **HOPS_FOLLOW, **STAYS})
     times = ", ".join(f"{name} {run.seconds_per_edit:.1f} s" for name, run in found.items() if run.seconds_per_edit)
     lost = sum(int(run.provenance["failed"]) for run in found.values())
     return f"{text}\n\n{first.n} records; {lost} edits failed; {times} an edit."

@@ -27,16 +27,16 @@ from tables import (
     GRAPH,
     ROOT,
     SHARED,
+    check_methods,
     config_of,
     failed,
     is_trained,
     memory,
-    network_of,
     network_option,
+    own_settings,
     perplexity,
     rows_of,
     seconds,
-    set_for,
     set_option,
     table,
 )
@@ -44,7 +44,6 @@ from tables import (
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import unknown_name
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.retention import RetentionTest
 from kg_edit.jobs.evaluation_graph import guarded
@@ -166,10 +165,10 @@ def study(options: argparse.Namespace) -> None:
     """Run what is missing of a part, unless --tables; write OUT/tables.md of all runs that are there."""
     if not options.tables:
         names = options.methods.split(",") if options.methods else [*method_names()]
-        for method, _, _ in options.set:
-            if method not in names:
-                raise unknown_name("method of --set", method, names)
-        run_part(PARTS[options.part], [name for name in names if is_trained(name, dict(options.network))], options)
+        check_methods(options, names)
+        run_part(
+            PARTS[options.part], [name for name in names if is_trained(name, own_settings(name, options))], options
+        )
     text = "\n".join(f"## {name}\n\n{study_table(part, options.out / name)}" for name, part in PARTS.items())
     write_text(options.out / "tables.md", text)
     log.info("%s", options.out / "tables.md")
@@ -186,13 +185,14 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
     text = (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8") if part.schedule != "single" else None
     for name in names:
         found = find_method(name)
-        own = network_of(name, options) | set_for(name, options)
+        own = own_settings(name, options)
         if options.seed:
             if "seed" not in found.config_class.model_fields:
                 log.info("%s draws nothing: no run with another seed", name)
                 continue
             own["seed"] = options.seed
         config = config_of(name, options.preset, own)
+        config.refuse_idle()
         method = found(model, config, graph=guarded(graph, config, records))
         evaluate(
             method,

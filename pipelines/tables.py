@@ -12,13 +12,14 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import as_record
+from kg_edit.errors import unknown_name
 from kg_edit.evaluate import Summary, compare, evaluate
 from kg_edit.evaluate.reports import write_comparison
 from kg_edit.graphs.wrong_graph import WrongGraph
@@ -134,8 +135,9 @@ PAPER = {
 
 def paper(options: argparse.Namespace) -> None:
     """Run what is missing, and write OUT/table.md."""
-    rows = {name: key for name, key in PAPER.items() if is_trained(key, dict(options.network))}
-    configs = {key: config_of(key, options.preset, network_of(key, options)) for key in rows.values()}
+    check_methods(options, PAPER.values())
+    rows = {name: key for name, key in PAPER.items() if is_trained(key, own_settings(key, options))}
+    configs = {key: config_of(key, options.preset, own_settings(key, options)) for key in rows.values()}
     records = find_dataset("counterfact-plus")(options.data)
     model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
     runs = {}
@@ -160,23 +162,32 @@ def paper_table(runs: Mapping[str, Summary]) -> str:
     return f"{made}\n\n{first.n} records of CounterFactPlus on {first.provenance['model']['name']}, single edits.\n"
 
 
-def is_trained(name: str, networks: Mapping[str, str]) -> bool:
-    """Return whether a method needs no trained network, or has one in ``networks`` (method: folder)."""
-    if name in networks or "network" not in find_method(name).config_class.model_fields:
+def is_trained(name: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a method needs no trained network, or ``settings`` name one or say that it does without."""
+    if "network" not in find_method(name).config_class.model_fields or settings.keys() & {"network", "untrained"}:
         return True
     log.info("no run of %s, which needs a trained network: --network %s=FOLDER", name, name)
     return False
 
 
-def network_of(key: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the setting ``network`` of a method that has a --network, else no setting."""
-    folders = dict(options.network)
-    return {"network": folders[key]} if key in folders else {}
+def own_settings(key: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that --network and --set give to a method."""
+    folders = dict(getattr(options, "network", ()))
+    network = {"network": folders[key]} if key in folders else {}
+    return network | {name: value for method, name, value in getattr(options, "set", ()) if method == key}
 
 
-def set_for(key: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that --set gives to a method."""
-    return {name: value for method, name, value in options.set if method == key}
+def check_methods(options: argparse.Namespace, names: Collection[str]) -> None:
+    """Check that each --network and --set is for one of the methods ``names``.
+
+    Raises:
+        UnknownNameError: it is for another method.
+    """
+    given = [("--network", method) for method, _ in getattr(options, "network", ())]
+    given += [("--set", method) for method, _, _ in getattr(options, "set", ())]
+    for option, method in given:
+        if method not in names:
+            raise unknown_name(f"method of {option}", method, names)
 
 
 def config_of(key: str, preset: str, settings: dict[str, Any]) -> MethodConfig:
@@ -252,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def network_option(parser: argparse.ArgumentParser) -> None:
     """Add --network to a parser."""
-    said = "METHOD=FOLDER, a trained network of mend, ke, serac or glame-net; without it there is no row; repeatable"
+    said = "METHOD=FOLDER, a trained network of mend, ke, serac or glame-net; repeatable"
     parser.add_argument("--network", type=_pair, action="append", default=[], metavar="METHOD=FOLDER", help=said)
 
 

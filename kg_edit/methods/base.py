@@ -193,9 +193,10 @@ class EditingMethod(ABC):
         """Check the inputs that need no model, before the model is loaded.
 
         Raises:
-            KgEditError: the method needs a graph and none is given.
+            KgEditError: the method needs a graph and none is given, or a setting that was changed has no effect.
         """
         cls._refuse_no_graph(graph)
+        config.refuse_idle()
 
     @classmethod
     def _refuse_no_graph(cls, graph: object | None) -> None:

@@ -111,6 +111,20 @@ class MethodConfig(BaseModel):
                 f"unknown preset {name!r} for {here}, known for {', '.join(having)}; {here} has: {names}"
             )
 
+    def idle(self) -> Mapping[str, str]:
+        """The settings that have no effect together with the others, and why; nested ones as ``group.name``."""
+        return {}
+
+    def refuse_idle(self) -> None:
+        """Check that settings without effect have their defaults.
+
+        Raises:
+            ConfigError: one of them was changed.
+        """
+        for name, why in self.idle().items():
+            if _changed(self, name):
+                raise ConfigError(f"setting {name}: it has no effect, because {why}; leave it out")
+
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The layers that the method writes in a model of ``blocks`` blocks, ascending; by default none."""
         return ()
@@ -118,6 +132,15 @@ class MethodConfig(BaseModel):
     def workload(self, *, edits: int) -> Workload:
         """How much computation one edit takes in a call of ``edits`` edits; `EditingMethod.family` says which kind."""
         return Workload()
+
+
+def _changed(config: BaseModel, name: str) -> bool:
+    """Whether the setting ``name`` (``group.name`` in a group) is not its default."""
+    first, _, rest = name.partition(".")
+    value = getattr(config, first)
+    if rest and isinstance(value, BaseModel):
+        return _changed(value, rest)
+    return bool(value != type(config).model_fields[first].get_default(call_default_factory=True))
 
 
 def _over(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

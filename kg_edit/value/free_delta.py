@@ -51,12 +51,13 @@ class StepSettings(Protocol):
 class FreeDelta:
     """The change m* - m as a free parameter.
 
-    It starts at ``start``, or at 0. After each step its norm is clamped to ``clamp_norm_factor`` times |m|.
+    It starts at ``start``, or at 0. Its norm is at most ``clamp_norm_factor`` times |m|, also at the start.
     """
 
     def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
         self._change = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
         self._limit = config.clamp_norm_factor * value.norm()
+        self._clamp()
         self._optimizer: torch.optim.Optimizer
         if config.optimiser == "adam":
             self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
@@ -77,4 +78,8 @@ class FreeDelta:
             gradient.div_(gradient.norm().clamp(min=1e-12))
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._clamp()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
         self._change.mul_((self._limit / self._change.norm().clamp(min=1e-12)).clamp(max=1.0))

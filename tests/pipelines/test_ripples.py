@@ -65,20 +65,24 @@ def test_a_method_and_its_controls(ripples: ModuleType, tmp_path: Path, places: 
     rows = ["rome", "glame:paper", *(f"glame:paper, {said}" for said in ripples.CONTROLS.values())]
     assert first_cells((tmp_path / "out" / "table.md").read_text())[2:7] == ["unedited", *rows[:4]]
     assert (tmp_path / "out" / "glame-paper-wrong" / "summary.json").is_file()
+    ripples.main([*places, "--rows", "glame:paper,rome"])  # the ceilings are those of the run that has them
+    rows = first_cells((tmp_path / "out" / "table.md").read_text())[2:]
+    assert rows[:3] == ["unedited", "glame:paper", "rome"] and all("ceiling" in name for name in rows[3:])
 
 
 def test_a_rows_own_settings_seed_and_folder(ripples: ModuleType, tmp_path: Path) -> None:
-    given = ["--rows", "rome+none,glame-net", "--set", "glame-net.network=net/", "--set", "glame-net.steps=3"]
+    given = ["--rows", "glame+none,glame-net", "--set", "glame-net.network=net/", "--set", "glame-net.steps=3"]
     options = ripples._parser().parse_args([*given, "--seed", "1", "--schedule", "batch:8", "--out", "out"])
-    rome, net = ripples.runs(options)
-    assert rome.name == "rome, no graph" and rome.folder(options) == Path("out/rome-none-seed1-batch8")
-    assert (rome.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
+    glame, net = ripples.runs(options)
+    assert glame.name == "glame, no graph" and glame.folder(options) == Path("out/glame-none-seed1-batch8")
+    assert (glame.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (("--rows", "glame+wrng"), "unknown control 'wrng', did you mean 'wrong'"),
+        (("--rows", "rome+wrong"), "rome reads no graph"),
         (("--rows", "glame", "--set", "glame-net.steps=3"), "unknown method of --set 'glame-net'"),
         (("--readme", "README.md"), "README.md has no place for the table"),
     ],

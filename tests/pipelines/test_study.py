@@ -49,10 +49,11 @@ def test_the_study_leaves_out_methods_without_their_network(
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(study, "run_part", lambda part, names, options: asked.append(names))
-    for network in ((), ("--network", "mend=mend/", "--network", "ke=ke/")):
+    untrained = ("--set", "serac.untrained=true", "--set", "glame-net.network=net/")
+    for network in ((), ("--network", "mend=mend/", "--network", "ke=ke/"), untrained):
         study.main(["--out", str(tmp_path), *network])
-    bare, trained = (set(method_names()) - set(names) for names in asked)
-    assert (bare, trained) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "serac"})
+    bare, trained, others = (set(method_names()) - set(names) for names in asked)
+    assert (bare, trained, others) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "serac"}, {"ke", "mend"})
 
 
 def test_a_row_with_other_settings_has_a_folder_of_its_own(
@@ -62,9 +63,11 @@ def test_a_row_with_other_settings_has_a_folder_of_its_own(
     options = ["--out", str(tmp_path), "--methods", "ike", "--set", "ike.count=16"]
     study.main(options)
     given = study._parser().parse_args([*options, "--label", "16", "--seed", "1"])
-    assert (study.set_for("ike", given), study.row_of("ike", given)) == ({"count": 16}, "ike-16-seed1")
+    assert (study.own_settings("ike", given), study.row_of("ike", given)) == ({"count": 16}, "ike-16-seed1")
     with pytest.raises(KgEditError, match="unknown method of --set 'mello'"):
         study.main([*options, "--set", "mello.count=3"])
+    with pytest.raises(KgEditError, match="unknown method of --network 'mned'"):
+        study.main([*options, "--network", "mned=mend/"])
 
 
 @pytest.mark.slow

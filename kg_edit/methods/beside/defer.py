@@ -64,6 +64,11 @@ class DeferConfig(BesideConfig):
         },
     }
 
+    def idle(self) -> dict[str, str]:
+        """The settings of the gate's own loss, if there are no texts for it."""
+        why = "with texts=0 the gate has no loss of its own"
+        return {} if self.texts else {"gate_weight": why, "text_tokens": why}
+
 
 class Defer(SummedMethod):
     """A gate beside one layer decides at each token whether a second layer's output is used; each edit trains both."""

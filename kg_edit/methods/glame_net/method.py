@@ -52,7 +52,12 @@ class GlameNetConfig(GlamePlusConfig):
         5, ge=0, description="maximum number of evaluations of glame-plus's objective after the network; 0: none"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {"descent_dtype": FAST["descent_dtype"]}}
+
+    def idle(self) -> dict[str, str]:
+        """As in `glame-plus`; without a descent also the number of recalled relations."""
+        recalled = {"recalled": "with steps=0 the model is asked nothing"}
+        return super().idle() | ({} if self.steps or self.answers is None else recalled)
 
     def workload(self, *, edits: int) -> Workload:
         """Without steps, one pass over the prompts; the cost of the network itself is small."""

@@ -83,6 +83,13 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         "one-value": {},
     }
 
+    def idle(self) -> dict[str, str]:
+        """The settings of the rows that the value at s learns, if a late block learns what follows instead."""
+        if self.answers is None:
+            return {}
+        why = "with answers set, a late block learns what follows"
+        return {"shown": f"{why}; set answers.shown", "ripple_weight": why}
+
     @property
     def guards_answers(self) -> bool:
         """False: the subgraph may hold answers; `kg_edit.methods.glame_plus.questions.objects_of` filters them."""

@@ -43,7 +43,11 @@ _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "count
 class RippleConfig(RomeConfig):
     """ROME's settings, and how many questions are asked besides the edit."""
 
-    own: int = Field(2, ge=0, description="how often the edit itself is learned as a question")
+    own: int = Field(
+        2,
+        ge=0,
+        description="how often the edit itself is learned as a question; with answers: once, or not at all if 0",
+    )
     stated: int = Field(6, ge=0, description="maximum number of facts that are learned from the graph")
     per_relation: PositiveInt = Field(
         1, description="maximum number of objects of one relation r'; the likeliest first"
@@ -51,7 +55,9 @@ class RippleConfig(RomeConfig):
     recalled: int = Field(
         4, ge=0, description="maximum number of further relations r' for which the model's own answer is learned"
     )
-    shown: int = Field(3, ge=0, description="number of facts about other things before a question")
+    shown: int = Field(
+        3, ge=0, description="number of facts about other things before a question; with answers: answers.shown counts"
+    )
     exclude_answers: bool = Field(
         True, description="learn no fact that shares a word with the answer of a test question"
     )

@@ -92,6 +92,10 @@ class IkeConfig(PromptConfig):
             raise ValueError("0 copies, 0 updates and 0 retained answers; set one above 0, or count=0 for none")
         return ratio
 
+    def idle(self) -> dict[str, str]:
+        """The ratio, if the demonstrations are the patch's other facts."""
+        return {} if self.demonstrations else {"ratio": "without a training file all demonstrations are copies"}
+
     def check_source(self) -> None:
         """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.methods.ke.network import KeNetwork
@@ -14,6 +14,7 @@ from kg_edit.methods.mend.store import MendTraining, Validation
 from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 
+_MEND_ALONE = ("rank", "rate_learning_rate", "edit_weight", "locality_weight", "normalise_on")
 FORMAT = NetworkFormat(key="kg_edit_ke", thing="KE network", command="kg-edit ke train")
 
 
@@ -21,8 +22,16 @@ class KeTraining(MendTraining):
     """Settings of the training; examples, batches and validations are as in MEND.
 
     MEND's settings ``rank``, ``rate_learning_rate``, ``edit_weight``, ``locality_weight`` and ``normalise_on`` have no
-    effect on the KE network. The preset ``paper`` has the published rate and sizes.
+    effect on the KE network, so other values than their defaults are refused. The preset ``paper`` has the published
+    rate and sizes.
     """
+
+    @model_validator(mode="after")
+    def _no_setting_of_mend_alone(self) -> Self:
+        for name in _MEND_ALONE:
+            if getattr(self, name) != MendTraining.model_fields[name].default:
+                raise ValueError(f"{name} is a setting of MEND that has no effect on KE; leave it out")
+        return self
 
     @property
     def at_once(self) -> dict[str, int]:

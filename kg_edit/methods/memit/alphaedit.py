@@ -42,6 +42,10 @@ class AlphaEditConfig(SpreadConfig):
         "paper": {"threshold": 0.02, "relative": False, "ridge": 10.0},
     }
 
+    def idle(self) -> dict[str, str]:
+        """The ridge of C, which only its inverse needs."""
+        return {"covariance.ridge": "AlphaEdit reads the eigenvectors of C, which a ridge does not change"}
+
     def workload(self, *, edits: int) -> Workload:
         """The workload of a joint method, plus the eigenvectors of C for the null space."""
         return replace(super().workload(edits=edits), eigenvectors=True)

@@ -44,6 +44,11 @@ class MendConfig(MethodConfig):
     edit_lr: float = Field(0.1, gt=0, description="learning rate of the step with untrained=true")
     blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs take the step with untrained=true")
 
+    def idle(self) -> dict[str, str]:
+        """The settings of the plain step, if there is a trained network."""
+        why = "the trained network has its own weights and rates"
+        return {"edit_lr": why, "blocks": why} if self.network else {}
+
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The last ``self.blocks`` layers. A trained editor names its own weights, by default in as many layers."""
         return tuple(range(max(0, blocks - self.blocks), blocks))

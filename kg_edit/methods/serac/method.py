@@ -49,6 +49,10 @@ class SeracConfig(MethodConfig):
         description="with untrained=true: block whose states are compared, 0-based; default 0.4 of the depth",
     )
 
+    def idle(self) -> dict[str, str]:
+        """The layer, if there is a trained network."""
+        return {"layer": "the trained network has its own layer"} if self.network else {}
+
 
 class Serac(EditingMethod):
     """An edit is a fact in a memory; the counterfactual model answers prompts in its scope, the model f all others."""

@@ -27,7 +27,7 @@ from tests.kg_edit.tiny import tiny
 
 
 def quick(**settings: Any) -> KeTraining:
-    small = {"blocks": 2, "hidden": 4, "inner": 4, "steps": 6, "batch": 4, "normalise_on": 2, "validation": 4}
+    small = {"blocks": 2, "hidden": 4, "inner": 4, "steps": 6, "batch": 4, "validation": 4}
     fast = {"learning_rate": 0.02, "validate_every": 2, "texts": 3, "text_tokens": 4}
     return KeTraining.preset("default", {**small, **fast, **settings})
 

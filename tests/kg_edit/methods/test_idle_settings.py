@@ -1,0 +1,56 @@
+"""A setting that has no effect together with the others is refused if it was changed, before the model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+from pydantic import ValidationError
+
+from kg_edit.errors import ConfigError
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.ke.store import KeTraining
+
+GRAPH = nx.DiGraph()
+GRAPH.add_edge("Rome", "Italy", label="country")
+IDLE: list[tuple[str, dict[str, Any], str]] = [
+    ("mend", {"untrained": False, "network": "mend/", "blocks": 2}, "setting blocks"),
+    ("ke", {"network": "ke/", "edit_lr": 0.5}, "setting edit_lr"),
+    ("serac", {"network": "serac/", "layer": 3}, "setting layer"),
+    ("alphaedit", {"covariance": {"ridge": 0.5}}, "setting covariance.ridge"),
+    ("ike", {"ratio": (1, 3, 0)}, "setting ratio"),
+    ("defer", {"texts": 0, "gate_weight": 2.0}, "setting gate_weight"),
+    ("glame-plus", {"shown": 1}, "set answers.shown"),
+    ("glame-net", {"network": "net/", "answers": {}, "steps": 0, "recalled": 1}, "setting recalled"),
+]
+
+
+def config_of(name: str, settings: dict[str, Any]) -> MethodConfig:
+    return find_method(name).config_class.preset("default", settings)
+
+
+@pytest.mark.parametrize(("name", "settings", "said"), IDLE)
+def test_a_changed_setting_without_effect_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(name, settings).refuse_idle()
+
+
+def test_it_is_refused_before_any_work() -> None:
+    chosen = find_method("alphaedit")
+    with pytest.raises(ConfigError, match=r"covariance\.ridge.*leave it out"):
+        chosen.check_inputs(config_of("alphaedit", {"covariance": {"ridge": 0.5}}), None, ())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_no_preset_of_a_method_has_such_a_setting(name: str) -> None:
+    chosen = find_method(name).config_class
+    for preset in chosen.presets:
+        chosen.preset(preset, method=name).refuse_idle()
+
+
+@pytest.mark.parametrize("setting", ["rank", "normalise_on"])
+def test_settings_of_mend_are_refused_for_ke(setting: str) -> None:
+    with pytest.raises(ValidationError, match=f"{setting} is a setting of MEND"):
+        KeTraining.model_validate({setting: 7})
