@@ -96,7 +96,7 @@ def covariance(
     corpus: CorpusName = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="minimum number of tokens; default: 10 x d_ff")] = None,
     seed: Annotated[int, typer.Option(help="random seed of the text that the model generates (--corpus self)")] = 0,
-    ridge: Annotated[float, typer.Option(min=0, help="relative ridge used to estimate the error")] = 1e-4,
+    ridge: Annotated[float, typer.Option(min=0, help="relative ridge for the error of a new measurement")] = 1e-4,
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure every n-th piece of the text; the last shard to end merges all")
     ] = None,

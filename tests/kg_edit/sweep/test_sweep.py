@@ -263,7 +263,9 @@ def test_from_the_command_line(kg_edit: Run, place: Path, tiny_folder: Path) -> 
         "[grid]\nlayer = [1, 2]\n"
     )
     given = ("sweep", "sweep.toml", "--model", tiny_folder, "--out", "out")
-    listed = kg_edit(*given, "--cells")
+    listed = kg_edit("sweep", "sweep.toml", "--cells")
+    unused = kg_edit(*given, "--cells")
+    assert unused.code == 2 and "--out" in unused.err and "with --cells" in unused.err
     assert listed.out.split("\n")[:2] == ["layer=1", "layer=2"] and not (place / "out").exists()
     missing = kg_edit(*given)
     assert missing.code == 2 and "--data" in missing.err
