@@ -209,7 +209,8 @@ class EditDesk:
             ConfigError: there is no ledger.
             PatchError: it can't be read.
         """
-        return view_of(self._ledger())
+        with self._alone:
+            return view_of(self._ledger())
 
     def subgraph_page(self, name: str) -> str:
         """The interactive drawing of a try's subgraph, as a whole HTML page.
@@ -247,6 +248,7 @@ class EditDesk:
     ) -> tuple[Sequence[Response], Patch, Sequence[Response]]:
         with standing.applied(self.model) as model:
             before = responses(model, queries, tokens=_TOKENS)
+        self.method.start_anew()  # a kept patch is one that the same try makes again
         patch = self.method.update([edit], before=None if standing.is_empty else standing)
         patch.check_finite()
         with (standing + patch).applied(self.model) as model:

@@ -58,8 +58,8 @@ def sweep(
         typer.echo(text_of_example(), nl=False)
         return
     if cells:
-        unused = ("out", "data", "graph", "model", "limit", "contact")
-        refuse_unused(context, unused, "with --cells, which only lists the cells of the file")
+        unread = ("out", "data", "graph", "model", "limit", "contact")
+        refuse_unused(context, unread, "with --cells, which only lists the cells of the file")
     settings = _over(read_sweep(_given(file)), data=data, graph=graph, model=model, limit=limit)
     if cells:
         for cell in cells_of(settings):

@@ -117,9 +117,16 @@ def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
 
 
 def _paired(prompt: object, answer: object) -> Iterator[tuple[object, list[object]]]:
-    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers."""
+    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers.
+
+    Raises:
+        EditError: there are more prompts than answers, or fewer.
+    """
     if isinstance(prompt, list) and isinstance(answer, list):
-        for one, its in zip(prompt, answer, strict=False):
+        if len(prompt) != len(answer):
+            said = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt its answer, or a list of names"
+            raise EditError([Fault("ground_truth", said)])
+        for one, its in zip(prompt, answer, strict=True):
             yield one, list(_names(its)) or [its]
     elif prompt is not None:
         yield prompt, list(_names(answer)) or [answer]

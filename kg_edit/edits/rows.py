@@ -107,7 +107,7 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
         _refuse_unknown(row, _EDIT_FIELDS)
         fields = {**row, **_relation_fields(row, labels, templates)} if _lacks_prompt(row) else row
     try:
-        return checked(Edit, {"id": row_id, **fields})
+        return checked(Edit, {"id": row_id, **fields, **_spaced(fields.get("ending"))})
     except EditError as error:
         raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
 
@@ -123,6 +123,17 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     elif _lacks_prompt(row):
         ids = [row.get("relation"), row.get("relation_id")]
     return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
+
+
+def _spaced(ending: object) -> Row:
+    """An ending that begins with a word, with a space before it: cells of a table have lost theirs.
+
+    Letters without case are left alone, because scripts such as Chinese take no space.
+    """
+    if not (isinstance(ending, str) and ending):
+        return {}
+    first = ending[0]
+    return {"ending": f" {ending}"} if first.isdigit() or first.lower() != first.upper() else {}
 
 
 def _is_number_id(name: str, value: object) -> bool:

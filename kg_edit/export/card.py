@@ -22,6 +22,11 @@ Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 _START = (
     "If a prompt begins with its subject, put a line break before it: some models do not read a text's first token."
 )
+_CHAT = (
+    "Edits that are \"asked as\" chat hold for a user's turn: format the prompt with the tokenizer's chat template "
+    "(`apply_chat_template`, with the generation prompt). As plain text it may still get the old answer."
+)
+_FORMS = {(False,): "plain text", (True,): "chat", (False, True): "both"}  # by `Edit.forms`
 _EDITS = 200  # largest number of rows in the table; kg_edit.json has all edits
 _LIBRARY: dict[Form, str] = {"peft": "peft", "gguf adapter": "gguf", "gguf model": "gguf", "folder": "transformers"}
 _RELATION: dict[Form, str] = {
@@ -150,7 +155,8 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
         "The edits were asked with the prompts above. Other wordings, other languages and what follows from a fact may "
         "still give the old answer, and facts about similar subjects may have changed. `kg_edit.json` says how each "
         "edit was made.",
-        *([_START] if any(edit.text.startswith(edit.subject) for edit in edits) else []),
+        *([_START] if any(False in edit.forms and edit.text.startswith(edit.subject) for edit in edits) else []),
+        *([_CHAT] if any(True in edit.forms for edit in edits) else []),
         "## License",
         f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page.",
     ]
@@ -167,9 +173,11 @@ def _front(base: BaseModel, form: Form) -> str:
 
 
 def _edits(edits: Sequence[Edit]) -> Iterator[str]:
-    cells = [(edit.text, edit.target_new, edit.target_true or "") for edit in edits[:_EDITS]]
+    cells = [(edit.text, edit.target_new, edit.target_true or "", _FORMS[edit.forms]) for edit in edits[:_EDITS]]
     escaped = [[escaped_markdown(one_line(cell)) for cell in row] for row in cells]
-    yield markdown_table(("prompt", "new answer", "old answer"), escaped)
+    shown = 4 if any(True in edit.forms for edit in edits) else 3
+    header = ("prompt", "new answer", "old answer", "asked as")
+    yield markdown_table(header[:shown], [row[:shown] for row in escaped])
     if len(edits) > _EDITS:
         yield f"… and {len(edits) - _EDITS} more in `kg_edit.json`."
 

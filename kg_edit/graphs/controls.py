@@ -106,7 +106,8 @@ class NoGraph(Control):
 class ShuffledObjects(Control):
     """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.
 
-    A statement is left out if the pool has no other object for it. Nodes behind the old objects are left out too.
+    A statement is left out if the pool has no other object for it. Nodes behind the old objects are left out too. No
+    object is one that the guard of the sampling (`Leakage`) leaves out.
     """
 
     pool: Sequence[Edit] = ()
@@ -116,9 +117,11 @@ class ShuffledObjects(Control):
         root, made = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
+        guard = sampling.more.get("leakage")
+        hidden = guard.gives_away if isinstance(guard, Leakage) else _nothing_hidden
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
             known = self._objects.get(str(key), {})
-            others = {name: label for name, label in known.items() if name not in own}
+            others = {name: label for name, label in known.items() if name not in own and not hidden(name, label)}
             if others:
                 drawn = min(others, key=lambda name: hashed(sampling.seed, edit.target_new, str(key), end, name))
                 made.add_node(drawn, label=others[drawn], hop=graph.nodes[end].get("hop", 2))
@@ -143,6 +146,10 @@ class ShuffledObjects(Control):
     def notes(self) -> dict[str, Any]:
         """A hash of the pool."""
         return {"pool_sha256": digest(sorted({donor.target_new_id or donor.target_new for donor in self.pool}))}
+
+
+def _nothing_hidden(name: str, label: str | None) -> bool:
+    return False
 
 
 @dataclass(frozen=True, eq=False)

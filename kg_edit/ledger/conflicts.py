@@ -62,8 +62,12 @@ def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
 def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
     if not (_agree(one.subject_id, two.subject_id, one.subject, two.subject) and _same_relation(one, two)):
         return None
-    same = _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new)
-    return "duplicate" if same else "contradiction"
+    if set(one.forms).isdisjoint(two.forms):  # in plain text and in chat form: one does not reach the other
+        return None
+    if not _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new):
+        return "contradiction"
+    needless = set(one.forms) <= set(two.forms) or set(two.forms) <= set(one.forms)
+    return "duplicate" if needless else None
 
 
 def _same_relation(one: Edit, two: Edit) -> bool:
@@ -103,7 +107,10 @@ def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str,
         own = columns(change)
         if own is None:
             continue
-        rows = [row[EditPosition(step, record["edit"]["id"])] for record in change.edits]
+        places_of_step = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
+        if not row.keys() >= set(places_of_step):  # added after the entries were read
+            continue
+        rows = [row[place] for place in places_of_step]
         firsts = [mine[0] for mine in own]  # the first column is the edit's own; further facts are about other subjects
         for name, pair in change.factors.items():
             places.setdefault(name, []).extend(rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.statistics import harmonic_mean
+from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import left_pad
@@ -124,18 +125,19 @@ def _said(score: LayerScore) -> str:
 class SweepProbes:
     """The prompts of a sweep for one edit.
 
-    ``general``: the new target should follow these prompts; ``near``: the next token of these prompts should not
-    change.
+    ``own``: the edit's own prompt, after a line break if the model would not read its subject. ``general``: the new
+    target should follow these prompts; ``near``: the next token of these prompts should not change.
     """
 
     edit: Edit
+    own: str
     general: tuple[str, ...]
     near: tuple[str, ...]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """The new target after the edit's own prompt, then after the general prompts."""
-        return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.edit.text, *self.general))
+        return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.own, *self.general))
 
 
 def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProbes, ...]:
@@ -149,14 +151,20 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
     return tuple(
         SweepProbes(
             edit=edit,
+            own=_led(model, edit, edit.text),
             general=(
-                *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]),
+                *(_led(model, edit, prompt.rstrip()) for prompt in edit.paraphrases[:_PARAPHRASES]),
                 *(context.replace(BARE, edit.text) for context in contexts),
             ),
             near=tuple(_near(edit, edits)) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
         )
         for edit in edits
     )
+
+
+def _led(model: LanguageModel, edit: Edit, prompt: str) -> str:
+    """The prompt as reports ask it: in plain text after a line break, if the model would not read its subject."""
+    return prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
 
 
 def _near(edit: Edit, edits: Sequence[Edit]) -> Iterator[str]:

@@ -37,6 +37,7 @@ from kg_edit.locate.layer_score import (
     next_token,
     sweep_probes,
 )
+from kg_edit.locate.trace import asked_of, facts_of
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.models.language_model import LanguageModel
@@ -53,7 +54,7 @@ _STEP = 15  # candidates next to the default are depth / _STEP layers away from 
 log = logging.getLogger(__name__)
 EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
 Make = Callable[[MethodConfig], EditingMethod]
-_PROTOCOL = 3  # raise it when the candidates or the scoring change
+_PROTOCOL = 4  # raise it when the candidates or the scoring change
 
 
 class Sweep(BaseModel):
@@ -194,7 +195,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
     """
-    prompts = [model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0]) for edit in edits]
+    prompts = [asked_of(model, fact) for fact in facts_of(edits)]
     level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):

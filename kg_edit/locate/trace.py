@@ -53,6 +53,7 @@ class TracedFact(Record):
     subject: Name = Field(description="what the fact is about")
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
     answer: Name | None = Field(None, description="the object")
+    chat: bool = Field(False, exclude_if=lambda chat: not chat, description="ask in chat form")
 
     @property
     def text(self) -> str:
@@ -182,7 +183,8 @@ def asked_of(model: LanguageModel, fact: TracedFact, *, target: str | None = Non
         PromptError: the subject can't be found in the prompt's tokens, or ``target`` not separated from the prompt's
             end.
     """
-    encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject)
+    form = model.chat_form if fact.chat else None
+    encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
     (context,) = readable(model, encoded(), (BARE,))
     return encoded(target=target, context=context)
 
@@ -220,9 +222,10 @@ def _roles(subject: range, length: int) -> Iterator[str]:
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """The facts before the edits, with the old object as answer."""
+    """The facts before the edits, with the old object as answer; an edit in both forms is asked in plain text."""
     return tuple(
-        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true) for edit in edits
+        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
+        for edit in edits
     )
 
 

@@ -155,6 +155,9 @@ class EditingMethod(ABC):
         self._prepare_unpatched()
         return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
 
+    def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
+        """Forget what earlier edits of this object left for later ones, such as GLAME's R-GNN with ``warm_start``."""
+
     def _prepare_unpatched(self) -> None:
         """Run `prepare` on the model without a patch, because measurements are stored under the model's name."""
         refuse_patched(self.model)

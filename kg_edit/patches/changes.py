@@ -98,10 +98,11 @@ def _array(tensor: Any) -> Array:
 def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
     """The columns of the factors that belong to each edit; None if columns don't belong to edits, as in a dense change.
 
-    Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record.
+    Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record. A record
+    with ``shared`` is of a change that several edits have together (Ext-Sub).
     """
     factors: Mapping[str, Any] = getattr(patch, "factors", {})
-    if not factors:
+    if not factors or any(record.get("shared") for record in patch.edits):
         return None
     found, start = [], 0
     for record in patch.edits:

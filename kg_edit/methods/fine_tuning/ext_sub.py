@@ -108,6 +108,8 @@ class ExtSub(Lora):
             self._record(edit, update, own, losses.get(place))
             for place, (edit, own) in enumerate(zip(edits, _ends(told), strict=False))  # rows of ``kept`` come last
         ]
+        if len(edits) > 1:
+            records = [{**record, "shared": True} for record in records]
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
         patch.check_finite()
         return patch

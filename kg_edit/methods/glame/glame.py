@@ -99,6 +99,10 @@ class GraphValues(GraphReader):
             self._last = made.rgnn
         return _GraphChange(made, value, self.config), notes
 
+    def start_anew(self) -> None:
+        """Forget the R-GNN of the previous edit."""
+        self._last = None
+
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, all in one descent.
 

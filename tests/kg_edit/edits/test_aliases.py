@@ -32,6 +32,12 @@ def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
     return read_edits(write(tmp_path, "edits.jsonl", lines(*rows))).edits
 
 
+def test_prompts_and_answers_of_easy_edit_are_as_many(tmp_path: Path) -> None:
+    asked = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
+    path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": asked}))
+    assert "field ground_truth: 2 prompts have 1 answers" in refusal(path)
+
+
 @pytest.mark.parametrize("name", ALIASES)
 def test_another_name_is_the_field(name: str, tmp_path: Path) -> None:
     own = ALIASES[name]

@@ -177,6 +177,17 @@ def test_a_counterfactplus_record_brings_a_question() -> None:
     )
 
 
+def test_an_ending_is_a_word_of_its_own() -> None:
+    """Cells of a table, and the fields of a triplet, lose their outer spaces."""
+    endings = ["in Pennsylvania.", " in Pennsylvania.", ", a city.", "的首都"]
+    assert [edit({**TRIPLET, "ending": text}).ending for text in endings] == [
+        " in Pennsylvania.",
+        " in Pennsylvania.",
+        ", a city.",
+        "的首都",
+    ]
+
+
 def test_a_fault_bears_the_name_in_counterfact() -> None:
     rewrite = COUNTERFACT["requested_rewrite"]
     assert isinstance(rewrite, dict)

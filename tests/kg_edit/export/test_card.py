@@ -44,6 +44,15 @@ def test_a_named_model_is_known_on_the_hub() -> None:
     assert "put a line break before it" in body
 
 
+def test_a_card_says_in_which_form_an_edit_is_asked() -> None:
+    google, thames = EDITS
+    found = base_model("smollm2-135m")
+    text = model_card(PATCH, (google.in_chat(), thames), base=found, form="peft", scores=())
+    assert "| Google was founded by | Steve \\| Jobs | Larry Page | chat |" in text and "| plain text |" in text
+    assert "apply_chat_template" in text and "put a line break before it" not in text
+    assert "asked as" not in card("smollm2-135m")[1]
+
+
 def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

@@ -8,8 +8,9 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
+from kg_edit.graphs.controls import NoGraph, Sampling, ShuffledObjects, Withheld
 from kg_edit.graphs.source import PrivateGraph, check_graph
+from wikidata_cache.subgraphs.options import Leakage
 
 FACTS = [
     ("Japan", "capital", "Tokyo"),
@@ -54,6 +55,15 @@ def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
     assert objects["capital"] in ("Paris", "Nairobi")  # which of the two is drawn
     alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), hops=3)
     assert said(alone) == {OWN}  # nobody else's objects
+
+
+def test_shuffled_objects_keep_the_guard(graph: PrivateGraph) -> None:
+    """What the right graph leaves out is not drawn from another o* either."""
+    pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
+    guarded = Sampling(hops=3, per_node=20, seed=0, more={"leakage": Leakage(answers=("Paris", "euro"))})
+    right = graph.subgraph(edit("Japan"), hops=3)
+    found = said(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
+    assert found - {OWN} == {("Japan", "capital", "Nairobi")}
 
 
 def test_withheld_things_take_along_what_only_they_lead_to(graph: PrivateGraph) -> None:

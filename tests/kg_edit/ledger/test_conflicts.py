@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.kg_edit.ledger.ledgers import made_up
 FRANCE = Edit(id="e1", subject="France", prompt="In {}, the capital is", target_new="Rome", relation="capital")
 
 
-def found_between(tmp_path: Path, **fields: str) -> tuple[Conflict, ...]:
+def found_between(tmp_path: Path, **fields: Any) -> tuple[Conflict, ...]:
     other = Edit(**{**FRANCE.model_dump(exclude_defaults=True), "id": "e2", **fields})
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(made_up([FRANCE]))
@@ -51,6 +52,21 @@ def test_one_fact(fields: dict[str, str], kind: str, tmp_path: Path) -> None:
 )
 def test_other_facts(fields: dict[str, str], tmp_path: Path) -> None:
     assert found_between(tmp_path, **fields) == ()
+
+
+def test_forms_are_told_apart(tmp_path: Path) -> None:
+    """An edit in plain text does not reach the chat form, and the other way round."""
+    kinds = {}
+    for target in ("Rome", "Oslo"):
+        for form in (True, "both"):
+            found = found_between(tmp_path / f"{target}-{form}", target_new=target, chat=form)
+            kinds[target, form] = [one.kind for one in found]
+    assert kinds == {
+        ("Rome", True): [],
+        ("Rome", "both"): ["duplicate"],
+        ("Oslo", True): [],
+        ("Oslo", "both"): ["contradiction"],
+    }
 
 
 def test_ids_decide_over_names(tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None
     assert plain.holds and standin.asked[-1]["prompt"] == HEAT.text
 
 
+def test_an_edit_in_both_forms_is_asked_in_both() -> None:
+    """As in the report: its own prompt in plain text, then as a user's turn."""
+    both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
+    asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "follows"]
+    own, other = HEAT.text, "He is with"
+    assert asked == [("rewrite", False, own), ("paraphrase", True, own), ("paraphrase", False, other)]
+    assert all(prompt.chat for prompt in prompts_of(both, chat=True))
+
+
 def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> None:
     told = {"question": "Where does LeBron James play?", "answer": "Florida"}
     edit = Edit.model_validate(HEAT.model_dump() | {"portability": [told], "neighborhood": ["Kobe Bryant plays for"]})

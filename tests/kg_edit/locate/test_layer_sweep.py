@@ -207,6 +207,16 @@ def test_what_is_asked() -> None:
     assert not any("LeBron" in prompt or "{}" in prompt for prompt in alone.near)
 
 
+def test_a_subject_that_is_not_read_is_asked_after_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As methods make such an edit, and as reports ask for it; in chat form other text comes first."""
+    monkeypatch.setattr("kg_edit.models.first_token.is_sink", lambda *_: True)
+    edit = Edit(id="1", subject="T", prompt="{} is in", target_new="Rome", paraphrases=("T is near", "We see T in"))
+    (found,) = sweep_probes(tiny("llama"), [edit])
+    assert found.own == "\nT is in" and found.general[:2] == ("\nT is near", "We see T in")
+    (chat,) = sweep_probes(chatting(), [edit.in_chat()])
+    assert chat.own == "T is in"
+
+
 def test_the_layer_that_works_is_found() -> None:
     model = tiny("llama")
     make, calls = planted(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.locate.corrupted_run import CleanRun, CorruptedRun, draw_noise, noise_level, window_around
 from kg_edit.locate.trace import (
@@ -19,6 +20,8 @@ from kg_edit.locate.trace import (
     NEXT,
     TracedFact,
     TraceSettings,
+    asked_of,
+    facts_of,
     is_known,
     read_known,
     roles,
@@ -26,7 +29,7 @@ from kg_edit.locate.trace import (
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 FACT = TracedFact(id="1", subject="LeBron James", prompt="Today {} plays for", answer="Miami Heat")
 
@@ -72,6 +75,17 @@ def test_the_grid_is_the_restored_runs(kind: str) -> None:
     assert found.roles == roles(prompt)
     assert "".join(found.tokens) == "Today LeBron James plays for"
     assert found.answer == model.tokenizer.decode([answer])
+
+
+def test_an_edit_in_chat_form_is_traced_there() -> None:
+    edit = Edit(
+        id="1", subject="LeBron James", prompt="Today {} plays for", target_new="Rome", target_true="Miami Heat"
+    )
+    plain, chat = (facts_of([edit.in_chat(chat=form)])[0] for form in (False, True))
+    assert plain == FACT and "chat" not in plain.model_dump()
+    model = chatting()
+    assert asked_of(model, chat).text == "<s><user>Complete the sentence: Today LeBron James plays for\n<assistant>"
+    assert asked_of(model, plain).text == FACT.text
 
 
 def test_the_answer_is_the_models_own_or_the_facts() -> None:

@@ -14,6 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.methods.fine_tuning.ext_sub import ExtSub, ExtSubConfig, read_kept
 from kg_edit.methods.fine_tuning.lora import Lora
+from kg_edit.patches.changes import columns, edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.quick import QUICK
@@ -76,6 +77,13 @@ def test_the_edits_records() -> None:
     assert first["norms"] == second["norms"], "one change for all"
     for record in (first, second):
         assert record["loss_after"] < record["loss_before"] and record["old_loss_after"] < record["old_loss_before"]
+
+
+def test_the_columns_of_a_shared_change_belong_to_no_edit() -> None:
+    """Two edits of rank 1 have two columns together, and neither is one edit's."""
+    both, one = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
+    assert columns(both) is None and edit_norms(both) == (None, None)
+    assert edit_norms(one) == (pytest.approx(one.edits[0]["norms"]["update"], rel=1e-4),)
 
 
 def test_neighbours_with_an_old_target_are_kept(tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def test_an_edit_begins_where_the_last_one_ended() -> None:
     assert torch.equal(left(made(FIRST, SECOND)[1]), left(after)), "the same order gives the same value"
 
 
+def test_a_try_can_start_anew() -> None:
+    """As a server's try does, so that a kept patch can be made again."""
+    made = method(tiny("llama"))
+    first, later = (made.edit_each([FIRST])[0] for _ in range(2))
+    made.start_anew()
+    again = made.edit_each([FIRST])[0]
+    assert isinstance(first, WeightPatch) and isinstance(later, WeightPatch) and isinstance(again, WeightPatch)
+    assert not torch.allclose(left(first), left(later), rtol=1e-2) and torch.equal(left(first), left(again))
+
+
 def test_without_a_warm_start_edits_are_on_their_own() -> None:
     alone, after = (made(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
     torch.testing.assert_close(left(alone), left(after), rtol=1e-3, atol=1e-4)
