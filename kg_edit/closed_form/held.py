@@ -2,7 +2,7 @@
 
 The descent finds m* as if the change were made at the subject's last token only. The written update also adds (n . u)
 times the change at every other token with key n. That is little in ordinary text, but up to half of the change for
-tokens that are rare in the text that C was measured from (a German word in pieces, docs/results.md). With the keys
+tokens that are rare in the text that C was measured from (a German word in pieces, docs/measurements.md). With the keys
 N_e [n_e, d_ff] of the other tokens in edit e's prompts
 
     H = sum_e N_e^T N_e / n_e,    U = (C + w H)^-1 K    [d_ff, edits]
