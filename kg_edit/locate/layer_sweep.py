@@ -164,10 +164,12 @@ def check_choosable(config: MethodConfig) -> LayerConfig:
     """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings.
 
     Raises:
-        ConfigError: the method has no setting ``layer``, or it is set already.
+        ConfigError: the method has no setting ``layer``, it is set already, or the method changes no weight.
     """
     if not isinstance(config, LayerConfig):
         raise ConfigError("--layer auto: this method has no setting layer (LayerConfig); leave --layer out")
+    if not config.writes_weight:
+        raise ConfigError("--layer auto: it scores changes of weights, and this method changes none; give --layer N")
     if config.layer is not None:
         raise ConfigError(f"layer is set twice: to {config.layer} and to auto; remove one of them")
     return config

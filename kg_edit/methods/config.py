@@ -162,9 +162,11 @@ class LayerConfig(MethodConfig):
 
     Attributes:
         depth: where the default layer is, as a fraction of the number of blocks.
+        writes_weight: whether the method changes the layer's weight, and not something beside it.
     """
 
     depth: ClassVar[float] = DEPTH
+    writes_weight: ClassVar[bool] = True
 
     layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
 

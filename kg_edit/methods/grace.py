@@ -48,6 +48,7 @@ class GraceConfig(LayerConfig):
     """
 
     depth: ClassVar[float] = 0.75
+    writes_weight: ClassVar[bool] = False
 
     layer: int | None = Field(None, ge=0, description="block with the codebook, 0-based; default 0.75 of the depth")
     steps: PositiveInt = Field(50, description="maximum number of loss evaluations")

@@ -34,6 +34,7 @@ class BesideConfig(LayerConfig, TuningConfig):
     """Settings of methods that train a side beside one layer."""
 
     depth: ClassVar[float] = 0.75
+    writes_weight: ClassVar[bool] = False
 
     layer: int | None = Field(
         None, ge=0, description="block whose down-projection gets the extra module, 0-based; default 0.75 of the depth"

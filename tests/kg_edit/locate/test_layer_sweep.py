@@ -30,6 +30,7 @@ from kg_edit.locate.layer_score import (
 from kg_edit.locate.layer_sweep import candidates, choose_layer, spread, traced_peak
 from kg_edit.locate.summary import LocateSummary
 from kg_edit.locate.trace import TraceSettings, facts_of, trace
+from kg_edit.methods import find_method
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
@@ -263,6 +264,9 @@ def test_what_can_not_be_chosen() -> None:
     make, _ = planted(model)
     with pytest.raises(ConfigError, match="no setting layer"):
         choose_layer(make, model, MethodConfig(), EDITS)
+    for name in ("grace", "memoir", "t-patcher"):
+        with pytest.raises(ConfigError, match="this method changes none; give --layer N"):
+            choose_layer(make, model, find_method(name).config_class(), EDITS)
     with pytest.raises(ConfigError, match="layer is set twice: to 0 and to auto"):
         choose_layer(make, model, RomeConfig(layer=0), EDITS)
     with pytest.raises(ConfigError, match="there are no edits for trying layers"):
