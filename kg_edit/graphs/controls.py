@@ -117,11 +117,12 @@ class ShuffledObjects(Control):
         root, made = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
-        guard = sampling.more.get("leakage")
-        hidden = guard.gives_away if isinstance(guard, Leakage) else _nothing_hidden
+        guard: Leakage = sampling.more.get("leakage") or Leakage()
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
             known = self._objects.get(str(key), {})
-            others = {name: label for name, label in known.items() if name not in own and not hidden(name, label)}
+            others = {
+                name: label for name, label in known.items() if name not in own and not guard.gives_away(name, label)
+            }
             if others:
                 drawn = min(others, key=lambda name: hashed(sampling.seed, edit.target_new, str(key), end, name))
                 made.add_node(drawn, label=others[drawn], hop=graph.nodes[end].get("hop", 2))
@@ -146,10 +147,6 @@ class ShuffledObjects(Control):
     def notes(self) -> dict[str, Any]:
         """A hash of the pool."""
         return {"pool_sha256": digest(sorted({donor.target_new_id or donor.target_new for donor in self.pool}))}
-
-
-def _nothing_hidden(name: str, label: str | None) -> bool:
-    return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -227,12 +227,11 @@ class ServedPrompt:
 def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
     """All prompts of an edit, like `kg_edit.jobs.before_after.probes` for a model in memory."""
     in_chat = edit.forms[0] if chat is None else chat
-    first, *others = _prompts(edit)
     both = chat is None and len(edit.forms) > 1
-    yield replace(first, chat=in_chat, leads=first.leads and not in_chat)
-    if both:
-        yield replace(first, kind="paraphrase", chat=True, leads=False)
-    yield from (replace(prompt, chat=in_chat, leads=prompt.leads and not in_chat) for prompt in others)
+    for prompt in _prompts(edit):
+        yield replace(prompt, chat=in_chat, leads=prompt.leads and not in_chat)
+        if both and prompt.kind == "rewrite":
+            yield replace(prompt, kind="paraphrase", chat=True, leads=False)
 
 
 def _prompts(edit: Edit) -> Iterator[ServedPrompt]:
