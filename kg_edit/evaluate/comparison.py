@@ -42,6 +42,7 @@ _SAME = {
     "model": "evaluate both on one model, in one dtype",
     "tokenizer_sha256": "evaluate both with one tokenizer",
 }
+_OF_THE_RECORDS = ("protocols", "abbreviations")  # decided by the records: a subset may lack a metric, or all abbreviations
 _SHARED = "--common compares the records that all have"
 
 RecordScores = Mapping[str, float | None]
@@ -104,6 +105,8 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     for run in runs:
         for field, way_out in same.items():
             there, here = (_comparable(one.settings.get(field), field) for one in (first, run))
+            if common and field in _OF_THE_RECORDS:
+                there, here = _in_both(there, here)
             found = difference({field: there}, {field: here})
             if found:
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
@@ -143,6 +146,14 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
         and name not in other.unfinished
         and one.records[name].sha256 == other.records[name].sha256
     )
+
+
+def _in_both(there: object, here: object) -> tuple[object, object]:
+    """Two runs' values of a setting without the parts that only one run has."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        shared = there.keys() & here.keys()
+        return {name: there[name] for name in shared}, {name: here[name] for name in shared}
+    return (None, None) if there is None or here is None else (there, here)
 
 
 def _comparable(value: object, field: str) -> object:

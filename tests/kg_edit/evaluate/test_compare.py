@@ -180,6 +180,18 @@ def test_other_records_are_refused_or_left_out(run: Run) -> None:
         compare([folders[0], nothing], common=True)
 
 
+def test_a_subset_may_lack_a_metric_and_all_abbreviations(run: Run) -> None:
+    """The settings name the metrics of the records at hand, and whether an abbreviation is among their answers."""
+    few = {"protocols": dict.fromkeys(METRICS[1:], 1), "abbreviations": None}
+    folders = [run("first", seed=1, abbreviations="as written"), run("second", seed=2, records=40, **few)]
+    with pytest.raises(OutputError, match=r"protocols\.|abbreviations"):
+        compare(folders)
+    assert compare(folders, common=True).records == 40
+    newer = {"protocols": dict.fromkeys(METRICS, 2)}
+    with pytest.raises(OutputError, match="one version"):
+        compare([folders[0], run("third", seed=3, records=40, **newer)], common=True)
+
+
 def test_a_record_that_was_changed_is_another_one(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     file = second / "records.jsonl"
