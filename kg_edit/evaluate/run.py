@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from kg_edit.evaluate.settings import (
     RunOptions,
     environment,
     note_environment,
-    records_digest,
+    record_settings,
     run_settings,
 )
 from kg_edit.evaluate.summary import Summary
@@ -119,16 +120,24 @@ def evaluate(
     settings = run_settings(method, model, all_records, tuple(known.values()), options)
     if retention:
         retention.check(model.in_chat() if chat else model)
-    claim(out, settings, grown=grown_from(out, settings, all_records, options.plan))
+    of_records = partial(record_settings, model, chat=chat)
+    claim(out, settings, grown=grown_from(out, settings, all_records, options.plan, of=of_records))
     with folder_lock(out), untouched(model):
         job = _job(method, model, RunFolder(out), options, UneditedScores(settings, folder=cache))
         _run(job, _sequences(job, all_records, known), progress=progress)
         return finish(out)
 
 
-def grown_from(out: Path, settings: Settings, records: Sequence[BenchmarkRecord], plan: CurvePlan) -> Settings | None:
+def grown_from(
+    out: Path,
+    settings: Settings,
+    records: Sequence[BenchmarkRecord],
+    plan: CurvePlan,
+    *,
+    of: Callable[[Sequence[BenchmarkRecord]], Settings],
+) -> Settings | None:
     """The settings of the run in ``out``, if this run extends it: the same run whose records are the first ones of
-    this.
+    this. ``of``: the settings that depend on the records.
 
     None if the results of the earlier records could change: for shards, and if the last sequence was not full.
     """
@@ -139,7 +148,8 @@ def grown_from(out: Path, settings: Settings, records: Sequence[BenchmarkRecord]
     known = isinstance(ids, list) and 0 < len(ids) < len(records) and len(ids) % plan.schedule.sequence == 0
     if not known or [record.id for record in records[: len(ids)]] != ids:
         return None
-    first = {**settings, "ids": ids, "records_sha256": records_digest(records[: len(ids)])}
+    fixed = {name: settings[name] for name in settings.keys() - of(records).keys()}
+    first = {**fixed, **of(records[: len(ids)])}
     return there if difference(by_content(there), by_content(first)) is None else None
 
 

@@ -149,21 +149,28 @@ def run_settings(
     options: RunOptions,
 ) -> Settings:
     """All settings that decide a run's scores."""
-    in_chat, data = any_in_chat(records, options.chat), options.data
+    data = options.data
     return {
         "job": "evaluate",
         **options.settings(),
         **method_settings(method, model),
-        **chat_settings(model, (edit for record in records for edit in record.edits), options.chat),
+        **record_settings(model, records, chat=options.chat),
         "tokenizer_sha256": tokenizer_digest(model),
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
-        "ids": [record.id for record in records],
-        "records_sha256": records_digest(records),
         "pool_sha256": digest(pool),
-        "protocols": dict.fromkeys(_metrics_of(records, in_chat=in_chat), _PROTOCOL),
-        **({"abbreviations": "as written"} if any(map(is_abbreviation, _answers(records))) else {}),
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
         "kg_edit": kg_edit.__version__,
+    }
+
+
+def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
+    """The settings that depend on the records. A run that grows had those of its first records."""
+    return {
+        **chat_settings(model, (edit for record in records for edit in record.edits), chat),
+        "ids": [record.id for record in records],
+        "records_sha256": records_digest(records),
+        "protocols": dict.fromkeys(_metrics_of(records, in_chat=any_in_chat(records, chat)), _PROTOCOL),
+        **({"abbreviations": "as written"} if any(map(is_abbreviation, _answers(records))) else {}),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
@@ -147,6 +148,18 @@ def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...
     changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
     with pytest.raises(OutputError, match="contains another run"):
         evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits, progress=False)
+
+
+def test_a_run_grows_by_records_that_bring_a_setting(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """The first abbreviation among the answers, and the first probe of a kind, are settings of the larger run alone."""
+    span = Probe(measures="specificity", queries=(Query(prompt="Where is it?", answers=(("Los Angeles",),)),))
+    probed = BenchmarkRecord(id=edits[1].id, edits=(edits[1],), probes=(span,))
+    short = edits[2].model_copy(update={"target_new": "HBO"})
+    evaluate(method, model, [edits[0]], out=tmp_path, pool=edits, progress=False)
+    assert evaluate(method, model, [edits[0], probed, short], out=tmp_path, pool=edits, progress=False).n == 3
+    assert [line["id"] for line in phases(tmp_path)].count("case-0") == 3  # base, edit, edited: once each
 
 
 @pytest.mark.parametrize(("first", "goes_on"), [(2, True), (1, False)])
