@@ -3,7 +3,7 @@
 python pipelines/edit.py edits.jsonl --method alphaedit --out out/
 python pipelines/edit.py edits.jsonl --method glame-plus --graph wikidata.nt.gz --out out/
 python pipelines/edit.py edits.jsonl --method glame-random --set 'pool=["Q1345", "Q220"]'    # whose statements o* gets
-python pipelines/edit.py edits.jsonl --method popularity-retrieval --set popularity=FILE     # else: degree in the graph
+python pipelines/edit.py edits.jsonl --method popularity-retrieval --set popularity=FILE  # else: the degree in --graph
 python pipelines/edit.py edits.jsonl --method mend --set network=mend/    # of `kg-edit mend train --data … --out mend/`
 
 `kg-edit methods NAME` says a method's settings and presets. OUT gets patch.safetensors, records.jsonl, losses.jsonl,

@@ -23,6 +23,7 @@ import numpy as np
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.errors import ConfigError
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.comparison import ComparedRun
 from kg_edit.evaluate.plots import COLOURS, figure, save_figure
@@ -62,17 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = {record.id: record for record in find_dataset("popqa")(options.data)}
     order = np.random.default_rng(options.seed).permutation(list(records)).tolist()[: options.limit]
     cut = round(options.train * len(order))
+    if not 0 < cut < len(order):
+        raise ConfigError(f"--train {options.train:g} of {len(order)} questions leaves a part empty; both need some")
     model = LanguageModel.load(options.model)
     popularity = popularities(options.data, records)
 
-    train = run(options, model, [records[name] for name in order[:cut]], "train", {})
+    train = run(options, model, [records[name] for name in order[:cut]], "train")
     relations = {name: record.edits[0].relation_text for name, record in records.items()}
     asked = zip(train.ids, train.alone, train.told, strict=True)
     limits = fitted_limits(Asked(relations[one], popularity[one], bool(a), bool(t)) for one, a, t in asked)
     write_text(options.out / "limits.json", f"{json.dumps(limits, indent=2)}\n")
 
     test = [records[name] for name in order[cut:]]
-    always, gated = run(options, model, test, "always", {}), run(options, model, test, "gated", limits)
+    always, gated = run(options, model, test, "always"), run(options, model, test, "gated", limits)
     values = np.array([popularity[one] for one in always.ids])
     below = np.array([popularity[one] <= limits.get(relations[one], 0) for one in always.ids])
     columns = {
@@ -100,11 +103,11 @@ def run(
     model: LanguageModel,
     records: Sequence[BenchmarkRecord],
     name: str,
-    limits: Mapping[str, float],
+    limits: Mapping[str, float] | None = None,
 ) -> Answers:
     """Run or continue the rows; without ``limits`` each question has a paragraph before it."""
-    settings = {"passages": str(options.data), "popularity": str(options.data), "limits": dict(limits)}
-    config = PopularityConfig.preset("default", {**settings, "limit": 0.0 if limits else NO_LIMIT})
+    settings = {"passages": str(options.data), "popularity": str(options.data), "limits": dict(limits or {})}
+    config = PopularityConfig.preset("default", {**settings, "limit": NO_LIMIT if limits is None else 0.0})
     out = options.out / name
     evaluate(PopularityRetrieval(model, config), model, records, out=out)
     found = ComparedRun.read(out, "popqa")

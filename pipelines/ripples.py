@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tables import CEILINGS, ROOT, check_methods, own_settings, rows_of, set_option, table
+from tables import CEILINGS, ROOT, check_methods, failed, own_settings, rows_of, set_option, table
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -135,7 +135,8 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
         settings = own_settings(name, options)
         if control and not kind.needs_graph:
             raise ConfigError(f"{name}+{control}: {name} reads no graph, so a control would change nothing; drop it")
-        if options.seed and "seed" in kind.config_class.model_fields:
+        config = kind.config_class.preset(preset, dict(settings), method=name)
+        if options.seed and "seed" in kind.config_class.model_fields and "seed" not in config.idle():
             settings["seed"] = options.seed
         for other in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
             yield Run(method=name, preset=preset, control=other, settings=settings)
@@ -157,7 +158,7 @@ def results_table(found: Mapping[str, Summary]) -> str:
     ceilings = [(f"*ceiling: {name}*", having, key) for name, key in CEILINGS.items() if having]
     text = table([*rows_of(found, {}), *ceilings], {**EDIT_HOLDS, **HOPS_FOLLOW, **STAYS})
     times = ", ".join(f"{name} {run.seconds_per_edit:.1f} s" for name, run in found.items() if run.seconds_per_edit)
-    lost = sum(int(run.provenance["failed"]) for run in found.values())
+    lost = sum(int(failed(run)) for run in found.values())
     return f"{text}\n\n{first.n} records; {lost} edits failed; {times} an edit."
 
 

@@ -82,8 +82,8 @@ class Part:
         return RetentionTest.of(later[: self.kept]) if self.kept else None
 
     def schedule_for(self, limit: int) -> str:
-        """Return the schedule in the form of `evaluate --schedule`, with the number of edits."""
-        return self.schedule.format(n=limit)
+        """Return the schedule in the form of `evaluate --schedule`; a batch has at most 100 edits."""
+        return self.schedule.format(n=limit, batch=min(limit, 100))
 
 
 def in_turn(records: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
@@ -151,7 +151,7 @@ PARTS = {
     "batches": Part(
         dataset="counterfact",
         file="counterfact/counterfact-edit.json",
-        schedule="batch:100,sequential:{n}",
+        schedule="batch:{batch},sequential:{n}",
         columns={**GREEDY, "locality: unchanged": "locality.unchanged"},
     ),
     "mquake": MQUAKE,
@@ -186,12 +186,12 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
     for name in names:
         found = find_method(name)
         own = own_settings(name, options)
+        config = config_of(name, options.preset, own)
         if options.seed:
-            if "seed" not in found.config_class.model_fields:
+            if "seed" not in found.config_class.model_fields or "seed" in config.idle():
                 log.info("%s draws nothing: no run with another seed", name)
                 continue
-            own["seed"] = options.seed
-        config = config_of(name, options.preset, own)
+            config = config_of(name, options.preset, {**own, "seed": options.seed})
         config.refuse_idle()
         method = found(model, config, graph=guarded(graph, config, records))
         evaluate(

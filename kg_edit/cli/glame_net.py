@@ -10,7 +10,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, PerSubject, Relations
 from kg_edit.jobs.method_plan import parse_settings
-from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, Preset, Settings
+from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, TrainingPreset, TrainingSettings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def train(
     model: ModelName = "smollm2-135m",
     seed: Seed = 0,
     steps: Steps = None,
-    preset: Preset = "default",
-    settings: Settings = None,
+    preset: TrainingPreset = "default",
+    settings: TrainingSettings = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,

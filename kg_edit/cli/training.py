@@ -11,7 +11,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.jobs.method_plan import load, parse_settings
-from kg_edit.jobs.options import Device, Dtype, ModelName, Preset, Settings
+from kg_edit.jobs.options import Device, Dtype, ModelName, TrainingPreset, TrainingSettings
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -61,8 +61,8 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
         leave_out: Leave = None,
         limit: Limit = None,
         steps: Steps = None,
-        preset: Preset = "default",
-        settings: Settings = None,
+        preset: TrainingPreset = "default",
+        settings: TrainingSettings = None,
         dtype: Dtype = "auto",
         device: Device = "auto",
     ) -> None:

@@ -5,6 +5,7 @@ An entry point of the group ``kg_edit.datasets`` has the data set's name, and it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -37,8 +38,10 @@ __all__ = [
     "find_dataset",
     "guess_dataset",
     "known_datasets",
+    "readable_records",
 ]
 
+log = logging.getLogger(__name__)
 ENTRY_POINTS = "kg_edit.datasets"
 _GUESS_ROWS = 20
 
@@ -177,6 +180,18 @@ def find_dataset(name: str) -> Dataset:
     if name not in known:
         raise unknown_name("dataset", name, known)
     return known[name]
+
+
+def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
+    """Return all records of a file of any benchmark; rows that can't be read are left out, with a warning.
+
+    Raises:
+        EditFileError: the file can't be read, or its records belong to no known benchmark.
+    """
+    found = guess_dataset(Path(path)).read(Path(path))
+    if found.problems:
+        log.warning("%d rows can't be read and are left out, such as: %s", len(found.problems), found.problems[0])
+    return found.records
 
 
 def guess_dataset(path: Path) -> Dataset:

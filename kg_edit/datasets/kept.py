@@ -40,8 +40,8 @@ class AskedInTest:
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
         """The record without what the test asks; None if no edit is left.
 
-        Edits of a tested subject and edits whose own prompt is asked go, and so do neighbours and locality prompts that
-        are asked or name a tested subject.
+        Edits of a tested subject and edits whose own prompt is asked go, and so do paraphrases, neighbours, questions
+        and locality prompts that are asked or name a tested subject.
         """
         edits = tuple(self._kept(edit) for edit in record.edits if self._may_be_learned(edit))
         if not edits:
@@ -53,8 +53,12 @@ class AskedInTest:
         return edit.subject.casefold() not in self._subjects and edit.text.strip().casefold() not in self._asked
 
     def _kept(self, edit: Edit) -> Edit:
-        left = tuple(prompt for prompt in edit.neighborhood if not self.has(prompt))
-        return edit if left == edit.neighborhood else edit.model_copy(update={"neighborhood": left})
+        neighbours, wordings = (
+            tuple(prompt for prompt in prompts if not self.has(prompt))
+            for prompts in (edit.neighborhood, edit.paraphrases)
+        )
+        asked = tuple(one for one in edit.portability if not self.has(one.question))
+        return edit.model_copy(update={"neighborhood": neighbours, "paraphrases": wordings, "portability": asked})
 
     def _probe(self, probe: Probe) -> Probe:
         left = tuple(query for query in probe.queries if not self.has(query.prompt))

@@ -146,7 +146,11 @@ def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
     place = template(row.text, row.concept, field="text")
     fields = {"id": name, "subject": place.subject, "prompt": place.prompt, "target_new": row.labels}
     edit = built_edit(fields, names={"subject": "concept", "prompt": "text", "target_new": "labels"})
-    probes = [*probe("efficacy", edit.text, ((row.labels,),), form="sentence"), *_categories("locality", row.locality)]
+    probes = [
+        *probe("efficacy", edit.text, ((row.labels,),), form="sentence"),
+        *_categories("portability", row.portability),
+        *_categories("locality", row.locality),
+    ]
     return built(name, [edit], probes, form="KnowEdit, WikiBio", remarks=_unanswered(row))
 
 

@@ -247,7 +247,8 @@ def compare(
     limits it to the records that all runs have.
 
     Raises:
-        ConfigError: no run is given, one is given twice, or ``against`` is none of them.
+        ConfigError: no run is given, one is given twice, ``against`` is none of them, or no record has one of
+            ``metrics`` on each side.
         UnknownNameError: a metric is in none of the runs.
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
             data set, its records, the schedule or the protocols.
@@ -262,6 +263,11 @@ def compare(
     first = _named(reference, sides, folders)
     ordered = {first: sides[first], **sides}
     rows = _rows(ordered, ids, _chosen(ordered, metrics), seed)
+    if lacking := set(metrics) - {row.metric for row in rows}:
+        raise ConfigError(
+            f"no record has {' and '.join(sorted(lacking))} on each side ({', '.join(ordered)}); leave it out, or "
+            "compare two edited runs"
+        )
     return Comparison(
         sides=tuple(ordered), records=len(ids), rows=_corrected(rows), notes=notes, seed=seed, **_shared(runs)
     )

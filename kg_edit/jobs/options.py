@@ -64,6 +64,13 @@ CorpusName = Annotated[
     str | None,
     typer.Option("--corpus", help="text for the covariance: self (the model's own), a text file or hf:NAME"),
 ]
+TrainingPreset = Annotated[
+    str, typer.Option("--preset", help="named settings of the training; an unknown name lists those of the method")
+]
+TrainingSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="a setting of the training, such as batch=8; repeatable"),
+]
 Templates = Annotated[Path | None, typer.Option(help="your relation templates (TSV); they override the packaged ones")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="skip bad rows and list them at the end")]
 AsChat = Annotated[

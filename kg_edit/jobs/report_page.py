@@ -307,7 +307,7 @@ def _marked(reading: Reading, *, coloured: bool) -> str:
 def _losses(entry: _Entry) -> str:
     if entry.curve:
         return f"<div><h3>Loss, step by step</h3>{_chart(entry.curve)}</div>"
-    if "loss_before" in entry.record:
+    if {"loss_before", "loss_after", "steps"} <= entry.record.keys():
         said = f"{entry.record['loss_before']:.4g} → {entry.record['loss_after']:.4g} in {entry.record['steps']} steps"
         return f'<div><h3>Loss</h3><p class="soft">{said}; the steps in between were not saved.</p></div>'
     return '<div><h3>Loss</h3><p class="soft">This method reports no separate loss for this edit.</p></div>'

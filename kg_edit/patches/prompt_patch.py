@@ -74,16 +74,28 @@ class PromptPatch(Patch):
     @cached_property
     def _telling(self) -> tuple[FactBook, ...]:
         """The books without facts for which another book has a later one, the book with the latest fact first."""
-        made = {record.get("edit", {}).get("id"): place for place, record in enumerate(self.edits)}
-        latest: dict[str, int] = {}
-        for fact in (fact for book in self.books for fact in book.facts):
+        made, latest = self._made, dict[str, int]()
+        for fact in made:
             about = fact.about.casefold()
-            latest[about] = max(latest.get(about, -1), made.get(fact.id, -1))
+            latest[about] = max(latest.get(about, -1), made[fact])
         books = [
-            book.only([fact for fact in book.facts if made.get(fact.id, -1) == latest[fact.about.casefold()]])
+            book.only([fact for fact in book.facts if made[fact] == latest[fact.about.casefold()]])
             for book in self.books
         ]
-        return tuple(sorted(books, key=lambda book: -max((made.get(fact.id, -1) for fact in book.facts), default=-1)))
+        return tuple(sorted(books, key=lambda book: -max((made[fact] for fact in book.facts), default=-1)))
+
+    @property
+    def _made(self) -> dict[PromptFact, int]:
+        """The place of each fact's edit among the edits; -1 if none has its id. A corrected file has an id again."""
+        places: dict[str, list[int]] = {}
+        for place, record in enumerate(self.edits):
+            places.setdefault(record.get("edit", {}).get("id"), []).append(place)
+        return {fact: self._last(fact, places.get(fact.id, [])) for book in self.books for fact in book.facts}
+
+    def _last(self, fact: PromptFact, places: Sequence[int]) -> int:
+        """The last of the places whose edit tells ``fact``; without such a place, the last one."""
+        telling = [place for place in places if _tells(self.edits[place], fact)]
+        return max(telling or places, default=-1)
 
     def without(self, ids: Collection[str]) -> PromptPatch:
         """The patch without the edits with these ids, as if they had never been made.
@@ -158,6 +170,12 @@ class PromptPatch(Patch):
         except (TypeError, KeyError, ValidationError) as error:
             raise PatchError(f"can't read the facts of the patch {file.path}: {error}; make the patch again") from error
         return cls(books=books, provenance=provenance)
+
+
+def _tells(record: Mapping[str, Any], fact: PromptFact) -> bool:
+    """Whether the record of an edit with the fact's id is that of the fact."""
+    target: str = record.get("edit", {}).get("target_new", "")
+    return record["told"] == fact.told if "told" in record else target in fact.told
 
 
 def reserved(positions: int) -> int:

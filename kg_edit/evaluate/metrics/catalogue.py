@@ -141,6 +141,7 @@ easier than generation; it is included because published numbers use it.
   that are in no benchmark come first. Sentences are used as they are. A continuation ends at the end of a line, at the
   end of the text, or at its limit.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
+  A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
 - `portability.choice` has {CHOICES} answers to choose from.
 """
 

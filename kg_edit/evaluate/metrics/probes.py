@@ -65,7 +65,10 @@ def teacher_forced(group: str) -> Callable[[Case, Evidence], float | None]:
 
 
 def unchanged(group: str) -> Callable[[Case, Evidence], float | None]:
-    """A metric: the share of places in a group's answers at which the arg-max token equals the unedited model's."""
+    """A metric: the share of places in a group's answers at which the arg-max token equals the unedited model's.
+
+    None for an answer that the edited model reads as another number of tokens.
+    """
     return lambda case, evidence: by_category(case, evidence, group, _same_tokens)
 
 
@@ -73,6 +76,8 @@ def _same_tokens(query: Query, evidence: Evidence) -> float | None:
     if evidence.before is None:
         return None
     before, after = (found.predicted[pair_of(query)] for found in (evidence.before, evidence))
+    if len(before) != len(after):  # MeLLo's "Final answer:" puts a space where the prompt has none: 日本的首都是
+        return None
     return mean(old == new for old, new in zip(before, after, strict=True))
 
 

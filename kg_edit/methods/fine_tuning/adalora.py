@@ -117,7 +117,7 @@ class AdaLora(Lora):
 
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
         """The number of remaining triplets of all weights together."""
-        return {"rank": sum(pair.rank for pair in factors.values())}
+        return {"rank": sum(int(pair.right.any(dim=0).sum()) for pair in factors.values())}
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
 from kg_edit.closed_form.extraction import subtracted
-from kg_edit.datasets import guess_dataset
+from kg_edit.datasets import readable_records
 from kg_edit.datasets.kept import kept_queries
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import EditFileError
@@ -97,7 +97,7 @@ class ExtSub(Lora):
         refuse_clash(edits)
         with untouched(self.model):
             wanted, old = self._rows(edits)
-            expert, told = self._trained([*wanted, *self._kept])
+            expert, told = self._trained([*wanted, *self._kept], edits=len(edits))
             anti, seen = self._trained(list(old.values())) if old else (WeightPatch(factors={}), [])
         config = self.config
         factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
@@ -129,15 +129,18 @@ class ExtSub(Lora):
         pairs = read_kept(self.config.kept) if self.config.kept else ()
         return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
 
-    def _trained(self, rows: Sequence[TrainingRow]) -> tuple[WeightPatch, list[list[float]]]:
-        """Train an adapter on ``rows``; return its patch, and the rows' losses in each epoch."""
+    def _trained(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
+        """Train an adapter on ``rows``; return its patch, and the rows' losses in each epoch.
+
+        The losses of the first ``edits`` rows are reported as those of the edits.
+        """
         config = self.config
         size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
         with adapted(self.model, self.targets, size) as adapters:
-            losses = self._epochs(adapters, rows)
+            losses = self._epochs(adapters, rows, edits)
             return WeightPatch(factors=adapters.factors()), losses
 
-    def _epochs(self, adapters: Adapters, rows: Sequence[TrainingRow]) -> list[list[float]]:
+    def _epochs(self, adapters: Adapters, rows: Sequence[TrainingRow], edits: int) -> list[list[float]]:
         """Train for some epochs; return the rows' losses of each epoch.
 
         The loss of a row is computed right before the step of its batch. The last epoch makes no steps.
@@ -154,7 +157,7 @@ class ExtSub(Lora):
                 if epoch < config.steps - 1:
                     take_step(optimizer, found.mean())
             epochs.append(losses.tolist())
-            report_losses(epoch, dict(enumerate(epochs[-1])), of=len(rows))
+            report_losses(epoch, dict(enumerate(epochs[-1][:edits])), of=edits)
             if float(losses.mean()) < config.stop_below:
                 break
         return epochs
@@ -162,8 +165,11 @@ class ExtSub(Lora):
     def _record(
         self, edit: Edit, norms: Mapping[str, float], own: tuple[float, float], old: tuple[float, float] | None
     ) -> dict[str, Any]:
-        """The record of one edit for the patch; the norms are those of the change of all edits of the call together."""
-        ends = dict(zip(("loss_before", "loss_after"), own, strict=True))
+        """The record of one edit for the patch; the norms are those of the change of all edits of the call together.
+
+        The losses are those of the two adapters, before the subtraction.
+        """
+        ends = dict(zip(("expert_loss_before", "expert_loss_after"), own, strict=True))
         anti = dict(zip(("old_loss_before", "old_loss_after"), old, strict=True)) if old else {}
         dumped = edit.model_dump(mode="json", exclude_defaults=True)
         return {"edit": dumped, "method": self.name, "norms": dict(norms), **ends, **anti}
@@ -181,7 +187,7 @@ def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
     Raises:
         EditFileError: the file can't be read, or has no such prompts.
     """
-    records = guess_dataset(Path(path)).read(Path(path)).records
+    records = readable_records(path)
     queries = [query for record in records for edit in record.edits for query in kept_queries(edit, record)]
     pairs = [pair_of(query) for query in queries if query.answers]
     found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))

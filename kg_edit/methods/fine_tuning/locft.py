@@ -24,7 +24,7 @@ from kg_edit.value.optimise import untouched
 class LocFtConfig(FineTuningConfig):
     """Settings of LocFT-BF. The paper tunes block 22 of 32 for LLaMA-3-8B, and 6 of 28 for Qwen2.5-7B."""
 
-    steps: PositiveInt = Field(25, description="maximum number of epochs; an epoch trains every edit once")
+    steps: PositiveInt = Field(25, description="maximum number of epochs; each but the last trains every edit once")
     learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam; published: 5e-4")
     batch_size: PositiveInt = Field(8, description="edits in a step; published: 100, for batches of thousands")
     end: bool = Field(True, description="add the end-of-text token to the target (not with aim prompt_last)")

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from kg_edit.datasets import guess_dataset
+from kg_edit.datasets import readable_records
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.controls import WithAnswersNamed, Withheld, withheld_names
@@ -49,6 +49,13 @@ class DefinitionConfig(PromptConfig):
         description="benchmark file whose facts are used with tell=random",
     )
     seed: Seed = Field(0, exclude_if=lambda found: found == 0, description="random seed of the choice of this fact")
+
+    def idle(self) -> dict[str, str]:
+        """The seed without ``tell=random``, and ``exclude_answers`` where no description is told."""
+        drawn = {} if self.tell == "random" else {"seed": "only tell=random draws a fact"}
+        if self.tell not in ("fact", "random"):
+            return drawn
+        return {**drawn, "exclude_answers": f"tell={self.tell} tells no description"}
 
 
 class Definition(PromptMethod):
@@ -140,8 +147,7 @@ def read_facts(path: str | Path) -> tuple[Edit, ...]:
     Raises:
         EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
-    records = guess_dataset(Path(path)).read(Path(path)).records
-    return tuple(edit for record in records for edit in record.edits)
+    return tuple(edit for record in readable_records(path) for edit in record.edits)
 
 
 class Descriptions(Protocol):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator
 
-from kg_edit.datasets import guess_dataset
+from kg_edit.datasets import readable_records
 from kg_edit.datasets.kept import kept_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
@@ -93,8 +93,10 @@ class IkeConfig(PromptConfig):
         return ratio
 
     def idle(self) -> dict[str, str]:
-        """The ratio, if the demonstrations are the patch's other facts."""
-        return {} if self.demonstrations else {"ratio": "without a training file all demonstrations are copies"}
+        """The ratio and the seed, if no demonstration is drawn: there is no training file, or ``count`` is 0."""
+        if self.demonstrations and self.count:
+            return {}
+        return dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")
 
     def check_source(self) -> None:
         """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.
@@ -262,8 +264,7 @@ def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:
     Raises:
         EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
-    path = Path(path)
-    return Demonstrations(records=guess_dataset(path).read(path).records, alike=alike)
+    return Demonstrations(records=readable_records(path), alike=alike)
 
 
 def demonstration(edit: Edit, kind: Kind, draw: random.Random, *, retained: Retained = ()) -> str:

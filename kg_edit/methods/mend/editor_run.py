@@ -19,11 +19,10 @@ from kg_edit.methods.mend.gradients import first_block, read_tokens
 from kg_edit.methods.mend.losses import Losses
 from kg_edit.methods.mend.store import Validation
 from kg_edit.methods.trained.files import Manifest
-from kg_edit.methods.trained.training import State, TrainingRun
+from kg_edit.methods.trained.training import STATES, State, TrainingRun
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates, lower_states
 
-STATES = "states.safetensors"
 _STATES_GB = 4.0  # more than that is not stored
 
 

@@ -120,10 +120,11 @@ class _Run(TrainingRun[Validation]):
     @torch.no_grad()
     def validation(self, step: int) -> Validation:
         """L on the held-out edits, its parts, and the shares of correctly classified texts."""
-        found = [scope_scores(self._network, self._states, rows) for rows in self._order.held_out_rows()]
-        loss, inside, outside = (
-            torch.tensor([[float(one.loss), one.inside, one.outside] for one in found]).mean(0).tolist()
-        )
+        batches = list(self._order.held_out_rows())
+        found = [scope_scores(self._network, self._states, rows) for rows in batches]
+        sizes = torch.tensor([float(len(rows.edits)) for rows in batches])
+        scores = torch.tensor([[float(one.loss), one.inside, one.outside] for one in found])
+        loss, inside, outside = ((sizes @ scores) / sizes.sum()).tolist()
         questions, size = self._order.held_out_questions(), self._manifest.training.batch
         parts = [questions[start : start + size] for start in range(0, len(questions), size)]
         losses = [

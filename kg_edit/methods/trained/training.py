@@ -22,12 +22,13 @@ from tqdm import tqdm
 
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import check_folder, claim
+from kg_edit.storage.run_folder import check_folder, claim, folder_lock
 from kg_edit.value.optimise import untouched
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
+STATES = "states.safetensors"  # of the lower blocks, where a method stores them
 CHECKPOINT_SECONDS = 60.0
 """Seconds between two checkpoints, which is about the work that a kill may lose; a step is always finished first."""
 
@@ -257,17 +258,20 @@ def keep_trained(
 
     Raises:
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
-        OutputError: ``out`` contains another run, or can't be written.
+        OutputError: ``out`` contains another run, can't be written, or another process trains in it.
     """
     settings = _settings(manifest, model, format=format)
     check_folder(out, settings)
     if (out / NETWORK).is_file():
+        for scratch in (CHECKPOINT, STATES):  # of a run that was killed right after it had written its network
+            (out / scratch).unlink(missing_ok=True)
         return format.manifest(out / NETWORK, type(manifest))
     with untouched(model):
         run = start(out / CHECKPOINT)  # raises before the folder is made, if there are too few examples
         claim(out, settings)
-        run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
-        return run.finish(out / NETWORK, manifest)
+        with folder_lock(out):
+            run.train(progress=progress, checkpoint_seconds=checkpoint_seconds)
+            return run.finish(out / NETWORK, manifest)
 
 
 def _settings(manifest: Manifest, model: LanguageModel, *, format: NetworkFormat) -> dict[str, Any]:

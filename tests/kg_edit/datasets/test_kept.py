@@ -30,6 +30,10 @@ def test_what_a_test_asks_is_not_learned() -> None:
     )
     assert found is not None and found.edits[0].neighborhood == ("Oden plays for",) and not found.probes
     assert [query.prompt for query in kept_queries(found.edits[0], found)] == ["Oden plays for"]
+    worded = edit("Kobe").model_copy(update={"paraphrases": ("LeBron PLAYS for", "Kobe's team is")})
+    learned = test.without(record(worded.model_copy(update={"portability": (asked,)})))
+    assert learned is not None and not learned.edits[0].portability
+    assert learned.edits[0].paraphrases == ("Kobe's team is",)
     untouched = record(edit("Kobe", "Oden plays for"), "Who wrote Dubliners?")
     assert test.without(untouched) == untouched
 

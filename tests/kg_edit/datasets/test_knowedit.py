@@ -41,9 +41,11 @@ def test_biographies_go_on_with_the_next_sentence(tmp_path: Path) -> None:
         "text": "About rick mahler. Rick Mahler was born",
         "labels": "He lived.",
         "locality": {},
+        "portability": {"Reasoning": [{"prompt": "His brother is", "ground_truth": ["Mickey"]}]},
     }
     (record,) = KNOWEDIT(written(tmp_path, row))
     assert (record.edits[0].prompt, record.edits[0].target_new) == ("About {}. Rick Mahler was born", "He lived.")
+    assert [probe.measures for probe in record.probes] == ["efficacy", "portability.Reasoning"]
 
 
 def test_opinions_are_compared(tmp_path: Path) -> None:

@@ -196,6 +196,19 @@ def test_a_later_fact_with_another_rule_takes_the_place_of_an_earlier_one() -> N
     assert withheld.prompt_transform(asked) == asked
 
 
+def test_a_corrected_fact_with_the_same_id_takes_the_place_of_the_earlier_one() -> None:
+    """Rows without an id are row-1, row-2, ...: a corrected file has the same ids again, here under another rule."""
+    first, then = (
+        LAKERS.model_copy(update={"told": f"LeBron James plays for {team}."}) for team in ("Miami Heat", "Oslo FC")
+    )
+    made = [{"edit": {"id": "1", "target_new": team}} for team in ("Miami Heat", "Oslo FC")]
+    books = (FactBook(rule=TellingRule(), facts=(first,)), FactBook(rule=TellingRule(most=2), facts=(then,)))
+    whole = PromptPatch(books=books, provenance={"edits": made})
+    assert whole.prompt_transform(LAKERS.about) == f"{then.told}\n{LAKERS.about}"
+    again = replace(whole, provenance={"edits": [*made, made[0]]})
+    assert again.prompt_transform(LAKERS.about) == f"{first.told}\n{LAKERS.about}"
+
+
 def test_as_many_other_facts_are_examples_as_the_model_holds() -> None:
     model = tiny("gpt2")
     others = [

@@ -113,6 +113,8 @@ def test_unchanged_compares_two_models_and_not_the_truth(edit: Edit) -> None:
     assert RECORD_METRICS["locality.unchanged"](case, same_but_wrong) == 1
     assert RECORD_METRICS["locality.teacher_forced"](case, same_but_wrong) == 0.5
     assert RECORD_METRICS["locality.unchanged"](case, Evidence(predicted={pair: (1, 2)})) is None
+    longer = Evidence(scores=scores, predicted={pair: (1, 2, 3)}, before=Evidence(predicted={pair: (1, 2)}))
+    assert RECORD_METRICS["locality.unchanged"](case, longer) is None, "an edit of the prompt split the answer anew"
 
 
 def test_teacher_forcing_is_kinder_than_generation(edit: Edit) -> None:

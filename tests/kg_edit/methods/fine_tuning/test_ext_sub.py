@@ -17,6 +17,7 @@ from kg_edit.methods.fine_tuning.lora import Lora
 from kg_edit.patches.changes import columns, edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.value.callbacks import Callback
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
@@ -39,6 +40,16 @@ def losses(patch: WeightPatch, *pairs: Pair) -> list[float]:
 
 
 NEW, OLD = ([Pair(edit.text, str(getattr(edit, name))) for edit in EDITS] for name in ("target_new", "target_true"))
+
+
+class Seen(Callback):
+    """Notes the edit and the step of each loss."""
+
+    def __init__(self, seen: list[tuple[str, int]]) -> None:
+        self.seen = seen
+
+    def on_step(self, edit: str, step: int, loss: float) -> None:
+        self.seen.append((edit, step))
 
 
 @pytest.mark.slow
@@ -69,14 +80,17 @@ def test_one_edit_without_an_old_target_is_an_adapter() -> None:
     assert isinstance(lora, WeightPatch)
     for name, pair in lora.factors.items():
         torch.testing.assert_close(own.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
-    assert "old_loss_before" not in own.edits[0] and "loss_after" in own.edits[0]
+    assert "old_loss_before" not in own.edits[0] and "expert_loss_after" in own.edits[0]
 
 
 def test_the_edits_records() -> None:
     first, second = made(*EDITS, steps=6).edits
     assert first["norms"] == second["norms"], "one change for all"
     for record in (first, second):
-        assert record["loss_after"] < record["loss_before"] and record["old_loss_after"] < record["old_loss_before"]
+        assert (
+            record["expert_loss_after"] < record["expert_loss_before"]
+            and record["old_loss_after"] < record["old_loss_before"]
+        )
 
 
 def test_the_columns_of_a_shared_change_belong_to_no_edit() -> None:
@@ -106,6 +120,10 @@ def test_what_is_kept_is_trained(tmp_path: Path) -> None:
     pair = Pair("The river in London is", "Thames")
     kept, without = (made(*EDITS, steps=8, **more) for more in ({"kept": str(file)}, {}))
     assert losses(kept, pair)[0] < losses(without, pair)[0] - 1
+    seen = list[tuple[str, int]]()
+    config = ExtSubConfig.preset("default", {**QUICK["ext-sub"], "steps": 2, "kept": str(file)})
+    ExtSub(tiny("llama"), config).edit(EDITS, callbacks=[Seen(seen)])
+    assert seen == [("1", 0), ("2", 0), ("1", 1), ("2", 1)], "of the expert, and of the edits alone"
     assert len(kept.edits) == 2 and kept.provenance["methods"][0]["files_sha256"]
     file.write_text(json.dumps([{**row, "locality": {}}]), encoding="utf-8")
     with pytest.raises(EditFileError, match="no record has a locality prompt with an answer, or a neighbour"):

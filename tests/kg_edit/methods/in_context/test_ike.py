@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.methods.in_context.ike import Demonstrations, Ike, IkeConfig, demonstration, read_demonstrations, retained
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.text.similarity import TfIdf
+from kg_edit.text.similarity import TfIdf, similarity
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -215,6 +215,14 @@ def test_as_many_as_the_models_context_holds(training: Path, monkeypatch: pytest
     told = fewer.prompt_transform("LeBron James plays for")
     assert 3 < fewer.edits[0]["demonstrations"] < 8, "a quarter is left for the prompt and its answer"
     assert eight.endswith(told), "those most like the fact are kept, nearest to it"
+
+
+def test_rows_that_are_left_out_are_named(training: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with training.open("a", encoding="utf-8") as file:
+        file.write('{"id": "bad", "subject": "Eve", "prompt": "{} plays for"}\n')
+    assert read_demonstrations(training, similarity("tfidf")).records
+    (said,) = caplog.messages
+    assert said.startswith("1 rows can't be read and are left out, such as: ") and "target_new" in said
 
 
 def test_what_stays_in_a_file_without_neighbours(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ import torch
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.methods.mend import editor_run, training
-from kg_edit.methods.mend.editor_run import STATES
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.losses import losses_after
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Manifest, MendTraining, load_editor, read_manifest
 from kg_edit.methods.mend.training import train
-from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.methods.trained.training import CHECKPOINT, STATES
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import folder_lock
 from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import edits, hooks_of, quick, weights_of
 from tests.kg_edit.tiny import tiny
@@ -99,7 +99,16 @@ def test_validations_are_told_as_they_are_made(tmp_path: Path, caplog: pytest.Lo
 def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
+    for scratch in (CHECKPOINT, STATES):  # as a kill right after the network was written leaves them
+        (tmp_path / scratch).write_bytes(b"")
     assert made(tmp_path) == first == read_manifest(tmp_path / NETWORK)
+    assert not {CHECKPOINT, STATES} & {file.name for file in tmp_path.iterdir()}
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="another process"):
+        made(tmp_path)
+    assert made(tmp_path).validations
 
 
 @pytest.mark.slow

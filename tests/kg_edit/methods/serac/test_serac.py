@@ -107,6 +107,12 @@ def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     assert all(parameter.grad is None for parameter in model.model.parameters())
 
 
+def test_every_held_out_edit_counts_alike(tmp_path: Path) -> None:
+    """Five edits in batches of four and one: shares are fifths, not the mean of quarters and one."""
+    for found in made(tmp_path, steps=2, validation=5).validations:
+        assert (5 * found.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * found.inside) % 1 == pytest.approx(1)
+
+
 def test_it_learns_and_edits(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=12, validate_every=4)
     first, *_, last = manifest.validations
