@@ -65,6 +65,10 @@ class GraceConfig(LayerConfig):
         "paper": {"steps": 101, "stop_below": 0.0, "start": "cold", "deferral": AS_PUBLISHED},
     }
 
+    def idle(self) -> dict[str, str]:
+        """The seed of a warm start."""
+        return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
+
     def workload(self, *, edits: int) -> Workload:
         """``steps`` steps of gradient descent on the edit's prompt alone."""
         return Workload(steps=self.steps, together=_BATCH)
@@ -135,6 +139,7 @@ class Grace(EditingMethod):
         yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        before.check_model(self.model)
         return super()._made(edits, without_codebooks(before) or self.empty_patch())
 
     def _request(self, edit: Edit) -> Request:

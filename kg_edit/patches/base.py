@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -156,6 +157,10 @@ class Patch(ABC):
             OutputError: the file can't be written.
         """
 
+    def meets(self, later: Any) -> bool:
+        """Whether a later patch of the same class changes this one's places, so that both have to be one patch."""
+        return True
+
     @abstractmethod
     def _plus(self, other: Any) -> Patch:
         """The sum with a patch of the same class and model; `__add__` calls this."""
@@ -187,7 +192,7 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 @dataclass(frozen=True, eq=False)
 class PatchStack(Patch):
-    """Several patches of different classes, at most one of each class, applied in order."""
+    """Several patches, applied in order: one of each class, or several whose changes are in different places."""
 
     patches: tuple[Patch, ...]
     kind: ClassVar[Kind] = "adapter"  # it can be applied, not merged
@@ -196,11 +201,12 @@ class PatchStack(Patch):
     def of(cls, *patches: Patch) -> Patch:
         """The sum of patches: stacks are flattened, patches of one class are added, empty patches are dropped."""
         parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
-        kept: dict[type[Patch], Patch] = {}
+        kept: list[Patch] = []
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
-            # A class stands where its last part was made: what was made before it was applied first then too.
-            kept[type(part)] = kept.pop(type(part)) + part if type(part) in kept else part
-        return next(iter(kept.values())) if len(kept) == 1 else cls(tuple(kept.values()))
+            same = [own for own in kept if type(own) is type(part) and (own is kept[-1] or own.meets(part))]
+            # The sum stands where its last part was made: what was made before it was applied first then too.
+            kept = [own for own in kept if own not in same] + [reduce(add, [*same, part])]
+        return kept[0] if len(kept) == 1 else cls(tuple(kept))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:  # type: ignore[override]

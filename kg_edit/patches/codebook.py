@@ -169,7 +169,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     skipped.
     """
     points = rule.placed(keys)
-    near = (_ROUNDING * torch.finfo(keys.dtype).eps * points.norm(dim=-1)).clamp(min=_SAME_KEY * rule.radius)
+    near = (_ROUNDING * _precision(keys) * points.norm(dim=-1)).clamp(min=_SAME_KEY * rule.radius)
     passed = set(_superseded(points, labels, near=near))
     replay = _Replay(points, labels, rule)
     for entry in range(len(labels)):
@@ -178,17 +178,27 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     return replay.regions()
 
 
+def _precision(keys: Tensor) -> Tensor:
+    """The eps of the type in which each key [entries, d_in] was computed: a sum of codebooks has the finer type."""
+    eps = torch.full(keys.shape[:1], torch.finfo(keys.dtype).eps, device=keys.device)
+    for coarser in (torch.float16, torch.bfloat16):
+        held = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)
+        eps = torch.where(held, eps.clamp(min=torch.finfo(coarser).eps), eps)
+    return eps
+
+
 def _superseded(points: Tensor, labels: Sequence[str], *, near: Tensor) -> Iterator[int]:
     """Yield the indices of entries for which a later entry has the same key and another label.
 
-    Keys count as the same within ``near`` [entries].
+    Keys count as the same within ``near`` [entries], the larger one of the two.
     """
     if len(labels) < 2:
         return
     rough = torch.cdist(points, points)  # inexact, but by far less than 1e-2 of a key's length
-    pairs = (rough <= (near + 1e-2 * points.norm(dim=-1))[:, None]).triu(1).nonzero().tolist()
+    wide = torch.maximum(near[:, None], near[None])
+    pairs = (rough <= wide + 1e-2 * points.norm(dim=-1)[:, None]).triu(1).nonzero().tolist()
     for first, second in pairs:
-        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= near[first]:
+        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= wide[first, second]:
             yield first
 
 

@@ -126,7 +126,8 @@ def _beyond(changes: Changes, norms: Mapping[str, float]) -> Iterator[str]:
     """Yield a message for each weight that an edit changes by more than `SHARE` of its norm.
 
     The edit with the largest change counts. If columns don't belong to edits, the mean edit counts: the norm of the
-    whole change divided by the square root of the number of edits.
+    whole change divided by the square root of the number of edits. A weight has no more edits than columns, if others
+    are in other weights.
     """
     own = columns(changes)
     for name, pair in changes.factors.items():
@@ -136,7 +137,7 @@ def _beyond(changes: Changes, norms: Mapping[str, float]) -> Iterator[str]:
             size, who = max((change_norm(pair, places), place) for place, places in enumerate(own))
             named = f"{changes.edits[who]['edit']['id']}: " if len(own) > 1 else ""
         else:
-            size, named = change_norm(pair) / max(1, len(changes.edits)) ** 0.5, ""
+            size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
         if size > SHARE * norm:
             times = f"{size / norm:.2g} times as large as the weight itself (limit {SHARE:g})"
             yield f"{named}the change of {name} is {times}"

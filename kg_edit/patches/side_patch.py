@@ -113,6 +113,10 @@ class SidePatch(Patch):
         """Whether there is no side."""
         return not self.sides
 
+    def meets(self, later: SidePatch) -> bool:
+        """Whether both have a side at one place."""
+        return not self.sides.keys().isdisjoint(later.sides)
+
     def _plus(self, other: SidePatch) -> SidePatch:
         """The sides of both patches; sides of the same place are added, and stand where those of ``other`` stand.
 

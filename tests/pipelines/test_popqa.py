@@ -26,5 +26,5 @@ def test_popqa_with_and_without_a_paragraph(script: Script, tmp_path: Path, tiny
     before = lines.read_bytes()
     assert script(*command) == 0
     assert lines.read_bytes() == before and (tmp_path / "out" / "table.md").read_text() == text
-    assert script(*command[:2], "--train", 0, "--model", tiny_folder, "--out", "none") == 1
+    assert script(*command[:2], "--train", 0, "--model", tiny_folder, "--out", "none") == 2
     assert not (tmp_path / "none").exists(), "a part without questions is refused before any work"

@@ -111,6 +111,7 @@ class BesideMethod(EditingMethod):
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         """Call `make` with all of ``before`` applied, except the side that is trained further."""
+        before.check_model(self.model)
         rest = without_side(before, self._place) or self.empty_patch()
         with rest.applied(self.model):
             made = self.make(edits, before=before)

@@ -65,9 +65,12 @@ class DeferConfig(BesideConfig):
     }
 
     def idle(self) -> dict[str, str]:
-        """The settings of the gate's own loss, if there are no texts for it."""
-        why = "with texts=0 the gate has no loss of its own"
-        return {} if self.texts else {"gate_weight": why, "text_tokens": why}
+        """The settings of the gate's own loss, if it has none: without texts, or with the weight 0."""
+        if not self.texts:
+            return dict.fromkeys(("gate_weight", "text_tokens"), "with texts=0 the gate has no loss of its own")
+        if not self.gate_weight:
+            return dict.fromkeys(("texts", "text_tokens"), "with gate_weight=0 the gate has no loss of its own")
+        return {}
 
 
 class Defer(SummedMethod):
@@ -83,7 +86,7 @@ class Defer(SummedMethod):
 
     def prepare(self) -> None:
         """Collect once the inputs for which the gate should stay shut."""
-        if self.config.texts:
+        if self.config.texts and self.config.gate_weight:
             with untouched(self.model):
                 _ = self.elsewhere
 

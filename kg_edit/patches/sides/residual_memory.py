@@ -105,7 +105,11 @@ class ResidualMemory(Side):
         Raises:
             PatchError: the sides have different rules for their masks, or different backgrounds.
         """
-        if self.rule != later.rule or self.shape != later.shape:
+        if self.shape != later.shape:
+            raise PatchError(
+                f"can't add memories beside weights of shapes {self.shape} and {later.shape}; make both on one model"
+            )
+        if self.rule != later.rule:
             raise PatchError(
                 f"can't add memories whose masks differ ({self.rule!r} and {later.rule!r}); make both with the same "
                 "columns, threshold and seed"

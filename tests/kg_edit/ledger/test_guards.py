@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,20 @@ def test_the_weights_norm_that_a_patch_notes_is_enough() -> None:
     (reason,) = disabling(noted, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
     assert (patch + noted).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum notes what its parts do"
+
+
+def test_an_edit_of_another_weight_hides_none() -> None:
+    """Columns of edits in different weights can't be told apart, but a weight has no more edits than columns."""
+    norms = {"w.weight": 2.0, "other.weight": 2.0}
+    parts = [
+        made_up(edits_of(1), size=3.0),
+        *(made_up(edits_of(1, start=n), weight="other.weight") for n in range(1, 7)),
+    ]
+    whole = reduce(
+        add, [WeightPatch(factors=p.factors, provenance={**p.provenance, "weight_norms": norms}) for p in parts]
+    )
+    (reason,) = disabling(whole, [])
+    assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
 
 
 def test_a_division_by_next_to_nothing() -> None:

@@ -72,7 +72,7 @@ def test_the_loss_found_is_the_loss_asked(family: str) -> None:
         assert score(model, [pair])[pair].nll == pytest.approx(patch.edits[0]["loss_after"], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ft-m", "t-patcher", "memoir", "mend"])
+@pytest.mark.parametrize("name", ["ft-m", "t-patcher", "memoir", "mend", "calinet", "memoe"])
 def test_a_later_edit_is_trained_with_the_codebook_at_the_end_of_its_prompt(name: str) -> None:
     """The loss that it starts from, with a target of several tokens, is the one that the edited model scores."""
     model = tiny("llama")

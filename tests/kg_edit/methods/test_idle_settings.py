@@ -26,6 +26,9 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("definition", {"seed": 1}, "setting seed"),
     ("definition", {"tell": "fact", "exclude_answers": True}, "setting exclude_answers"),
     ("defer", {"texts": 0, "gate_weight": 2.0}, "setting gate_weight"),
+    ("defer", {"texts": 9, "gate_weight": 0.0}, "setting texts"),
+    ("t-patcher", {"memory_weight": 0.0, "hardest": 9}, "setting hardest"),
+    ("grace", {"seed": 1}, "setting seed"),
     ("glame-plus", {"shown": 1}, "set answers.shown"),
     ("glame-net", {"network": "net/", "answers": {}, "steps": 0, "recalled": 1}, "setting recalled"),
 ]

@@ -112,6 +112,18 @@ def test_near_keys_of_large_norm_are_told_apart_in_any_number() -> None:
     assert [int(book.regions.of(key[None])) for key in keys] == list(range(40))
 
 
+def test_keys_of_a_coarse_type_stay_the_same_beside_finer_ones() -> None:
+    """Two edits of one prompt, read in bfloat16: the later one holds, also after a float32 patch is added."""
+    draw = torch.Generator().manual_seed(0)
+    key = 6 * torch.randn(1, 48, generator=draw)
+    keys = torch.cat([key, key + 0.02 * torch.randn(1, 48, generator=draw)]).bfloat16()
+    assert float((keys[0].float() - keys[1].float()).norm()) > 0.05
+    coarse, fine = book_of(keys, range(2), [0, 1]), book_of(torch.randn(1, 48, generator=draw), [2], [2])
+    assert coarse.regions.entries.tolist() == [1]
+    assert (coarse + fine).keys.dtype == torch.float32 and (coarse + fine).regions.entries.tolist() == [1, 2]
+    assert book_of(keys.float() + 1e-4, range(2), [0, 1]).regions.entries.tolist() == [0, 1], "two keys in float32"
+
+
 def test_undo_is_the_codebook_of_a_call_that_never_made_the_edit() -> None:
     draw = torch.Generator().manual_seed(3)
     keys, labels = 4 * torch.rand(60, 2, generator=draw), torch.randint(3, (60,), generator=draw).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import PatchError
+from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.beside.defer import Defer, DeferConfig
 from kg_edit.methods.beside.memory import Memory, MemoryConfig
@@ -67,8 +67,25 @@ def test_slots_by_hand() -> None:
         "bias": torch.zeros(2, 1),
         "values": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     }
-    answer = network.answer(own, torch.tensor([[0.0], [torch.log(torch.tensor(3.0))]]), torch.zeros(2, 2))
+    inputs = torch.tensor([[0.0], [torch.log(torch.tensor(3.0))]])
+    answer = network.answer(own, inputs, torch.zeros(2, 2))
     torch.testing.assert_close(answer, torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+    own["bias"] = torch.tensor([[0.0], [float(inputs[1, 0])]])  # the second slot counts three times as much
+    answer = network.answer(own, inputs, torch.zeros(2, 2))
+    torch.testing.assert_close(answer, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+
+
+def test_the_gates_loss_by_hand() -> None:
+    """It opens where a target is predicted, and stays shut elsewhere: softplus(-z) here, softplus(z) there."""
+    method, gate = defer(tiny("llama"), gate_weight=2.0, texts=1), DeferringGate.empty((2, 1), DeferralSettings())
+    own = {"gate": torch.tensor([[1.0]]), "bias": torch.tensor([[0.0]])}
+    vars(method)["elsewhere"] = torch.tensor([[-2.0], [0.0]])
+    found = method.penalty(gate, own, torch.tensor([[3.0]]))
+    shut, opened = (
+        [torch.log1p(torch.exp(torch.tensor(z))) for z in (-2.0, 0.0)],
+        torch.log1p(torch.exp(torch.tensor(-3.0))),
+    )
+    torch.testing.assert_close(found, 2.0 * (sum(shut) / 2 + opened))
 
 
 @pytest.mark.slow
@@ -113,6 +130,11 @@ def test_later_edits_go_on_from_the_earlier(tmp_path: Path) -> None:
     whole = chosen.edit(EDITS[1:2], start=first)
     for name, tensor in side_of(whole).changes.items():
         assert torch.equal(tensor, side_of(first).changes[name] + side_of(update).changes[name])
+    pair = Pair(EDITS[1].text, EDITS[1].target_new)
+    with first.applied(model) as edited:
+        scored = score(edited, [pair])[pair].nll
+    assert update.edits[0]["loss_before"] == pytest.approx(scored, abs=1e-3), "not that of the unedited model"
+    assert scored != pytest.approx(score(model, [pair])[pair].nll, abs=1e-2)
     again = Patch.load(whole.save(tmp_path / "patch.safetensors"))
     assert side_of(again).settings == side_of(whole).settings
     for name, tensor in side_of(whole).changes.items():
@@ -161,6 +183,32 @@ def test_a_side_that_is_trained_after_a_codebook_is_applied_after_it() -> None:
     assert isinstance(whole, PatchStack) and [type(part) for part in whole.patches] == [CodebookPatch, SidePatch]
     with whole.applied(model) as edited:
         assert said(edited, changed)
+
+
+def test_an_edit_in_another_place_leaves_what_the_codebook_says() -> None:
+    """The first side stays before the codebook, whose values were trained behind it."""
+    model, grace, patcher = tiny("llama"), find_method("grace"), find_method("t-patcher")
+    first = memory(model).edit(EDITS[:1])
+    second = grace(model, grace.config_class.preset("default", {"layer": 2})).edit(EDITS[1:2], start=first)
+    later = patcher(model, patcher.config_class.preset("default", {**QUICK["t-patcher"], "layer": 3}))
+    whole = later.edit(EDITS[2:3], start=second)
+    assert isinstance(whole, PatchStack)
+    assert [type(part) for part in whole.patches] == [SidePatch, CodebookPatch, SidePatch]
+    pair = Pair(EDITS[1].text, EDITS[1].target_new)
+    found = []
+    for patch in (second, whole):
+        with patch.applied(model) as edited:
+            found.append(score(edited, [pair])[pair].nll)
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+    assert len(whole.edits) == 3
+
+
+def test_a_patch_of_another_model_is_refused_before_any_training() -> None:
+    start = memory(tiny("gpt2")).edit(EDITS[:1])
+    grace = find_method("grace")
+    for method in (memory(tiny("llama")), grace(tiny("llama"), grace.config_class.preset("default", {}))):
+        with pytest.raises(PatchMismatchError, match="load the right model"):
+            method.edit(EDITS[1:2], start=start)
 
 
 def test_the_loss_of_a_gate_that_stays_shut_is_that_of_the_patch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -122,6 +123,16 @@ def test_no_more_than_so_many() -> None:
     assert len(neurons_of(patcher(model, most=2, steps=2).edit([long])).keys) == 2
 
 
+def test_the_losses_of_a_neuron_by_hand() -> None:
+    """l_a = exp(-z(q)); l_m1 = S(z(m) + margin), l_m2 = S(z(m) - z(q) + margin), z the neuron's input."""
+    chosen = patcher(tiny("llama"), activation_weight=2.0, memory_weight=5.0, margin=0.5, hardest=1)
+    keys, biases = torch.tensor([[1.0, 2.0]]), torch.tensor([0.25])
+    queries, memory = torch.tensor([[0.5, 0.5]]), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
+    here, hardest = 1.75, -0.75  # z of the query, and the larger z of the memory
+    wanted = 2 * math.exp(-here) + 5 * (math.exp(hardest + 0.5) + math.exp(hardest - here + 0.5))
+    assert float(chosen._silence(keys, biases, queries, memory)) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_later_edit_knows_the_earlier_mistakes() -> None:
     """Their queries are in the patch, and the later neurons are trained to be silent there."""
     model = tiny("llama")
@@ -129,4 +140,9 @@ def test_a_later_edit_knows_the_earlier_mistakes() -> None:
     first = chosen.edit(EDITS[:1])
     after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
     assert not torch.equal(neurons_of(after).keys, neurons_of(alone).keys)
+    seen = list[int]()
+    silence = chosen._silence
+    chosen._silence = lambda *given: seen.append(len(given[-1])) or silence(*given)  # type: ignore[func-returns-value, method-assign]
+    chosen.update(EDITS[1:2], before=first)
+    assert set(seen) == {len(chosen.memory_queries) + len(neurons_of(first).queries)}, "they are in the memory"
     assert len(neurons_of(first + after).queries) == len(neurons_of(first).queries) + len(neurons_of(after).queries)
