@@ -100,15 +100,22 @@ def read_edits(
     found = _edits_in(rows, path, make, allow_conflicts=allow_conflicts)
     if found.problems and not (keep_going and found.edits):
         raise EditFileError(_refusal(found.problems, keep_going=keep_going))
-    log.info("%s: read %d edits, skipped %d rows", path, len(found.edits), len(rows) - len(found.edits))
+    log.info(
+        "%s: read %s, skipped %s", path, _count(len(found.edits), "edit"), _count(len(rows) - len(found.edits), "row")
+    )
     return found
 
 
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number != 1)}"
+
+
 def _edits_in(rows: Iterable[NumberedRow], path: Path, make: Callable[..., Edit], *, allow_conflicts: bool) -> EditFile:
-    """The edits that ``make`` makes of the rows, and the faults of the other rows."""
+    """The edits that ``make`` makes of the rows, and the faults of the other rows; warns of rows that say the same."""
     edits: list[Edit] = []
     problems: list[RowProblem] = []
     taken: _Taken = {}
+    repeated: list[tuple[int, int]] = []
     for number, row in rows:
         try:
             edit = make(_fields(row), row_id=f"row-{number}")
@@ -117,7 +124,13 @@ def _edits_in(rows: Iterable[NumberedRow], path: Path, make: Callable[..., Edit]
             problems += [RowProblem(path, number, fault) for fault in error.faults]
         else:
             edits.append(edit)
+            if again := taken.get(_claims(edit)[1]):
+                repeated.append((number, again[0]))
             taken |= dict.fromkeys(_claims(edit), (number, edit))
+    if repeated and not allow_conflicts:
+        number, first = repeated[0]
+        unit, more = unit_of(path), f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
+        log.warning("%s: %s %d is the edit of %s %d again%s; it is made twice", path, unit, number, unit, first, more)
     return EditFile(tuple(edits), tuple(problems))
 
 
@@ -183,6 +196,9 @@ def check_file(path: Path) -> None:
 def _header_fault(header: Sequence[str]) -> str | None:
     if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES)]:
         near = did_you_mean(unknown[0], _COLUMNS)
+        if len(unknown) == len(header) and not near:
+            wanted = ", ".join(_SHAPES[0])
+            return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {wanted}"
         return f"unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}"
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"

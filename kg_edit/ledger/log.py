@@ -22,7 +22,7 @@ from kg_edit import __version__
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.run_folder import PATCH, folder_lock, is_run, read_settings
 
 if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.patches.base import Patch
@@ -165,6 +165,8 @@ class Store:
         if is_file:
             raise OutputError(f"{self.folder} is a file; give a folder for the ledger")
         self._check_log()
+        if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in shown:
+            raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
         if shown and not there and shown != [PATCHES]:
             raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
 

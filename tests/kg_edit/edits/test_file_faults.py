@@ -81,6 +81,10 @@ def test_json_beyond_the_parser(tmp_path: Path, content: str) -> None:
         ("subject,target_new", "line 1: lacks the column 'prompt'"),
         ("Subject,prompt,target_new", "line 1: unknown column 'Subject', did you mean 'subject'?"),
         ("subject,prompt,target_new,portability", "line 1: unknown column 'portability'; known: id, subject"),
+        (
+            "Marie Curie,was born in,Rome",
+            "line 1: no name of a column ('Marie Curie', …); the first line must be a header",
+        ),
         ("subject,prompt,target_new,prompt", "line 1: a column occurs twice in the header: subject, prompt"),
         ('"subject,prompt', "line 1: not a row of a table: unexpected end of data; close the quotes"),
     ],

@@ -101,6 +101,14 @@ def test_triplets_in_a_table(tmp_path: Path, suffix: str, separator: str) -> Non
     assert labels.asked == [["Q121783", "Q128109", "Q36159"]], "one call for the whole file"
 
 
+def test_a_row_that_is_there_twice_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert len(read_edits(write(tmp_path, "edits.csv", HEADER + ROW + ROW)).edits) == 2
+    (warned, counted) = caplog.messages
+    assert "line 3 is the edit of line 2 again; it is made twice" in warned
+    assert counted.endswith("read 2 edits, skipped 0 rows")
+
+
 def test_labels_are_not_asked_in_vain(tmp_path: Path) -> None:
     labels = Labels()
     read_edits(write(tmp_path, "edits.jsonl", lines(GOOD)), labels=labels)

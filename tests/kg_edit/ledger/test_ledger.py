@@ -319,6 +319,14 @@ def test_places_that_are_no_ledger(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "full")
     with pytest.raises(PatchError, match=r"no ledger at .*kg-edit patch add"):
         Ledger.open(tmp_path / "nowhere", create=False)
+    for job, said in (
+        ("edit", "a run that is not finished; give its `kg-edit edit` command"),
+        ("evaluate", "no ledger"),
+    ):
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "run.json").write_text(f'{{"job": "{job}"}}')
+        with pytest.raises(OutputError, match=said):
+            Ledger.open(tmp_path / job)
 
 
 def test_of_several_files_all_are_added_or_none(tmp_path: Path) -> None:
