@@ -17,6 +17,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
 _NAMED = 10  # missed edits that a verdict names, at most
+_LONG = 100  # characters of a text in a verdict; the table has all of it
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ class Verdict:
 
 def _miss(row: ReportRow) -> str:
     likelier = ", though it is likelier than the old target" if row.after.right else ""
-    return f"{row.edit} ({row.probe.prompt!r} should say {row.probe.wanted!r}, says {row.after.text!r}{likelier})"
+    prompt, wanted, said = map(_start, (row.probe.prompt, row.probe.wanted, row.after.text))
+    return f"{row.edit} ({prompt!r} should say {wanted!r}, says {said!r}{likelier})"
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 TITLES = {"rewrite": "rewrite", "paraphrase": "paraphrase", "follows": "what follows", "neighbour": "neighbour"}

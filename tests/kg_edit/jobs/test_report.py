@@ -58,6 +58,7 @@ def test_the_verdict_counts_the_edits_own_prompts() -> None:
     )
     assert str(Verdict.of(rows[:1])) == "1 of 1 said"
     assert str(Verdict.of([row("x", edit=str(number), said=False) for number in range(12)])).endswith("; and 2 more")
+    assert len(str(Verdict.of([row("x" * 5000, edit="long", said=False)]))) < 500
     assert "**1 of 3 said; 2 not: row-2" in markdown(rows, PATCH)
 
 
