@@ -55,6 +55,11 @@ class ValueConfig(MethodConfig):
     )
     descent_dtype: DescentDtype = Field("model", description=DESCENT_DTYPE)
 
+    def idle(self) -> dict[str, str]:
+        """The seed of the model's own text, if C is measured on another text."""
+        own = self.covariance.corpus == "self"
+        return {} if own else {"covariance.seed": "the corpus is read, not sampled from the model"}
+
 
 class ValueMethod(EditingMethod):
     """A method that finds values by descent and writes them under keys; it holds layers, contexts and covariances.

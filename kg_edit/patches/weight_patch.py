@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -146,8 +146,9 @@ class WeightPatch(Patch):
         return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
 
     def __sub__(self, other: WeightPatch) -> Patch:
-        """The sum of this change and the inverse of ``other``."""
-        return self + -other
+        """The sum of this change and the inverse of ``other``, without the columns of the state that both have."""
+        state = {name: _without_columns(tensor, other.state.get(name)) for name, tensor in self.state.items()}
+        return replace(self, state=state) + -other
 
     def scaled(self, factor: float) -> WeightPatch:
         """The same change, ``factor`` times as strong."""
@@ -233,6 +234,15 @@ class WeightPatch(Patch):
         """
         state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
         return cls(factors=_factors(file), provenance=file.provenance, state=state)
+
+
+def _without_columns(tensor: Tensor, taken: Tensor | None) -> Tensor:
+    """A tensor [n, columns] without its last column that equals each of ``taken`` [n, m]."""
+    left = list(range(tensor.shape[-1]))
+    for column in () if taken is None else taken.to(tensor).unbind(-1):
+        same = [place for place in left if torch.equal(tensor[..., place], column)]
+        left = [place for place in left if place not in same[-1:]]
+    return tensor[..., left]
 
 
 @torch.no_grad()

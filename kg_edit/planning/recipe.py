@@ -26,7 +26,7 @@ from kg_edit.planning.cost import (
     token_flop,
     tuning_flop,
 )
-from kg_edit.planning.memory import graph_parameters
+from kg_edit.planning.memory import graph_parameters, optimiser_bytes
 from kg_edit.planning.shape import ModelShape
 from kg_edit.value.objective import MOST_TOKENS
 
@@ -155,7 +155,8 @@ def trained_numbers(method: type[EditingMethod], written: Written) -> float:
         case "value":
             return width * (written.facts if method.joint else 1)
         case "graph network":
-            return graph_parameters(shape, hops=load.network.hops) if load.network else 0.0
+            each = graph_parameters(shape, hops=load.network.hops) if load.network else 0.0
+            return each * (_at_once(method, each, facts=written.facts) if each and method.joint else 1)
         case "weight":
             return width * shape.inner
         case "all weights":
@@ -164,6 +165,11 @@ def trained_numbers(method: type[EditingMethod], written: Written) -> float:
             return 2.0 * len(written.layers) * load.matrices * load.rank * width
         case "nothing":
             return 0.0
+
+
+def _at_once(method: type[EditingMethod], parameters: float, *, facts: int) -> int:
+    """The facts of a batch that are trained at once: as many as fit into the method's memory, at least one."""
+    return max(1, min(facts, int(method.memory * 1e6 / optimiser_bytes(parameters))))
 
 
 def _rank_one(of: Written) -> Recipe:

@@ -71,6 +71,11 @@ class GraphConfig(GraphSettings):
     clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
 
+    def idle(self) -> dict[str, str]:
+        """The settings of messages, if none is sent; not those of GLAME's presets, which its ablations share."""
+        names = () if self.use_graph else ("relations", "per_node")
+        return {**super().idle(), **dict.fromkeys(names, "use_graph=false sends no messages")}
+
     @property
     def subgraph_hops(self) -> int:
         """The number of hops of the subgraph: one for each layer of the R-GNN."""

@@ -148,6 +148,11 @@ class GlameBatch(GraphValues, Memit):
     config: GlameBatchConfig
 
     @property
+    def parameters(self) -> int:
+        """The number of values that are trained for a fact: those of its R-GNN, two matrices [d, d] for each hop."""
+        return 2 * self.config.hops * self.model.width**2
+
+    @property
     def norm_penalty(self) -> float:
         """Weight of MEMIT's penalty on the norm of delta: 0, because AdamW's decay is the only regulariser."""
         return 0.0

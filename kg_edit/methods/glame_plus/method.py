@@ -85,10 +85,9 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
     def idle(self) -> dict[str, str]:
         """The settings of the rows that the value at s learns, if a late block learns what follows instead."""
-        if self.answers is None:
-            return {}
         why = "with answers set, a late block learns what follows"
-        return {"shown": f"{why}; set answers.shown", "ripple_weight": why}
+        late = {"shown": f"{why}; set answers.shown", "ripple_weight": why} if self.answers else {}
+        return {**super().idle(), **late}
 
     @property
     def guards_answers(self) -> bool:

@@ -43,8 +43,9 @@ class AlphaEditConfig(SpreadConfig):
     }
 
     def idle(self) -> dict[str, str]:
-        """The ridge of C, which only its inverse needs."""
-        return {"covariance.ridge": "AlphaEdit reads the eigenvectors of C, which a ridge does not change"}
+        """The ridge of C too, which only its inverse needs."""
+        why = "AlphaEdit reads the eigenvectors of C, which a ridge does not change"
+        return {**super().idle(), "covariance.ridge": why}
 
     def workload(self, *, edits: int) -> Workload:
         """The workload of a joint method, plus the eigenvectors of C for the null space."""

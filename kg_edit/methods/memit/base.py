@@ -34,6 +34,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
+from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.value.free_delta import OPTIMISER, FreeDelta, Optimiser, expected_steps
 from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
@@ -156,8 +157,15 @@ class JointMethod(ValueMethod):
             held: Patch = before + left if before else left
             with held.applied(self.model), untouched(self.model):
                 facts = [tuple(map(self.fact, facts_of(record))) for record in batch.records]
-                left = left._plus(self._written(facts, batch.values.T, batch.records, held))
+                written = self._written(facts, batch.values.T, batch.records, held)
+                norms = with_weight_norms(written, self.model).provenance
+                left = left._plus(replace(written, provenance=norms))
         return left
+
+    @property
+    def parameters(self) -> int:
+        """The number of values that are trained for a fact: z - h."""
+        return self.model.width
 
     @property
     def norm_penalty(self) -> float:
@@ -251,6 +259,7 @@ class JointMethod(ValueMethod):
             kl_weight=config.kl_weight,
             weight_decay=self.norm_penalty,
             memory=self.memory,
+            parameters=self.parameters,
             dtype=config.descent_dtype,
         )
         found = iter(search.targets(self.model, list(chain(*asked)), self.proposal))

@@ -44,9 +44,15 @@ class Target:
         return self.state + self.descent.change
 
 
+_OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Settings of the search for targets: the layer, its output (``place``), the loss, the memory, the precision."""
+    """Settings of the search for targets: the layer, its output (``place``), the loss, the memory, the precision.
+
+    ``parameters``: how many numbers are trained for a fact.
+    """
 
     layer: int
     place: SpreadSite
@@ -58,6 +64,7 @@ class Search:
     kl_weight: float
     weight_decay: float
     memory: float
+    parameters: int = 0
     dtype: DescentDtype = "model"
 
     def targets(
@@ -120,12 +127,15 @@ class Search:
         )
 
     def _portions(self, model: LanguageModel, facts: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
-        """Split the facts so that the keys and values of their prompts, in every block, fit into ``memory``."""
+        """Split the facts so that what is held of each at once fits into ``memory``.
+
+        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
+        """
         token = 2 * model.width * len(model.blocks) * torch.finfo(model.model.dtype).bits // 8
         some: list[WriteRequest] = []
         held = 0
         for fact in facts:
-            size = token * sum(len(row.ids) for row in fact.prompts.rewrites)
+            size = token * sum(len(row.ids) for row in fact.prompts.rewrites) + _OPTIMISER_BYTES * self.parameters
             if some and held + size > self.memory * 1e6:
                 yield some
                 some, held = [], 0

@@ -30,6 +30,9 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("t-patcher", {"memory_weight": 0.0, "hardest": 9}, "setting hardest"),
     ("grace", {"seed": 1}, "setting seed"),
     ("glame-plus", {"shown": 1}, "set answers.shown"),
+    ("glame-mlp", {"relations": False}, "setting relations"),
+    ("rome", {"covariance": {"corpus": "text.txt", "seed": 7}}, r"setting covariance\.seed"),
+    ("alphaedit", {"covariance": {"corpus": "text.txt", "seed": 7}}, r"setting covariance\.seed"),
     ("glame-net", {"network": "net/", "answers": {}, "steps": 0, "recalled": 1}, "setting recalled"),
 ]
 

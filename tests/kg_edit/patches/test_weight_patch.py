@@ -104,6 +104,18 @@ def test_a_dense_change_is_read_and_not_multiplied(shape: tuple[int, int]) -> No
     assert pair.product.data_ptr() in (pair.left.data_ptr(), pair.right.data_ptr())
 
 
+def test_what_is_subtracted_leaves_the_state_too() -> None:
+    """AlphaEdit would go on protecting the keys of an edit that is gone; equal columns of another edit stay."""
+    pair = Factors(left=torch.ones(4, 1), right=torch.ones(6, 1))
+    first, second = (
+        WeightPatch(factors={"w": pair}, state={"key/w": torch.tensor([[1.0], [place]])}) for place in (2.0, 3.0)
+    )
+    left = first + second + first - second
+    assert isinstance(left, WeightPatch) and left.state["key/w"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    again = first + first - first
+    assert isinstance(again, WeightPatch) and again.state["key/w"].tolist() == [[1.0], [2.0]]
+
+
 def test_one_number_beside_the_identity_is_multiplied() -> None:
     left, right = torch.eye(3), torch.randn(5, 3)
     left[0, 2] = 0.5

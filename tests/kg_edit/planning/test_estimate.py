@@ -29,6 +29,7 @@ from kg_edit.planning import shape as shapes
 from kg_edit.planning.cost import Prompts, comparing_flop, covariance_flop, descent_flop
 from kg_edit.planning.estimate import Estimate, Rates, estimate, suggestions
 from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, free_memory, matmul_rate
+from kg_edit.planning.memory import optimiser_bytes
 from kg_edit.planning.recipe import recipe_of
 from kg_edit.planning.shape import ModelShape, shape_of
 from kg_edit.value.objective import Objective
@@ -304,6 +305,16 @@ def test_every_method_says_what_it_is() -> None:
         assert (method.trains == "graph network") == issubclass(method, GraphValues), name
     assert find_method("glame").family == find_method("rome").family == "rank-one"
     assert find_method("glame-batch").family == "joint"
+
+
+def test_a_batch_trains_an_rgnn_for_each_fact_that_fits_into_the_memory() -> None:
+    method = find_method("glame-batch")
+    shape = small()
+    one, few, many = (
+        recipe_of(method, method.config_class.preset("default", {}), shape, edits=edits).trained
+        for edits in (1, 3, 10**6)
+    )
+    assert few == 3 * one and method.memory * 1e6 / 2 < optimiser_bytes(many) <= method.memory * 1e6
 
 
 class PluggedConfig(MethodConfig):

@@ -94,3 +94,9 @@ def test_consecutive_batches_are_written_on_the_earlier_and_saved(tmp_path: Path
     for name, side in updates_of(again).items():
         assert len(side.keys) == 3 and side.alpha == pytest.approx(updates_of(both)[name].alpha)
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
+    for forgotten in ("protected", "_earlier"):
+        other = comeba(model)
+        vars(other)[forgotten] = (lambda *_: None) if forgotten == "protected" else (lambda *_: {})
+        for name, side in updates_of(other.edit(EDITS[1:], start=first)).items():
+            moved = (side.change - updates_of(both)[name].change).norm()
+            assert moved > 0.02 * (side.change - updates_of(first)[name].change).norm(), f"{name} without {forgotten}"

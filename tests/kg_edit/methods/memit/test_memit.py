@@ -118,6 +118,7 @@ def test_without_some_is_a_fresh_solve_of_the_rest(name: str) -> None:
     ]
     torch.testing.assert_close(left.state["value"], fresh.state["value"], rtol=1e-4, atol=1e-4)
     assert left.state.keys() == fresh.state.keys()
+    assert left.provenance["weight_norms"] == fresh.provenance["weight_norms"], "its size can be judged alone"
     again = method.without(left, ["1"])  # what is left can be taken apart as well
     alone = change(method.edit([EDITS[2]]), model, method.layers[-1])
     assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-4 * alone.norm()
