@@ -53,8 +53,9 @@ def check(
         typer.echo(json.dumps(whole, ensure_ascii=False, indent=2))
     else:
         _show(findings, len(findings) if every else _SHOWN)
-        faults = len(findings) or "no"
-        stdout().print(f"{plain(str(file))}: {len(reading.records)} records of {chosen.name}, {faults} faults")
+        found = f"{len(reading.records)} record{'s' * (len(reading.records) != 1)}"
+        faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
+        stdout().print(f"{plain(str(file))}: {found} of {chosen.name}, {faults}")
     if findings:
         raise typer.Exit(1)
 
@@ -217,5 +218,5 @@ def _show(findings: tuple[Finding, ...], shown: int) -> None:
         if seen[finding.kind] <= shown:
             table.add_row(finding.kind, plain(finding.id), plain(finding.message))
         elif seen[finding.kind] == totals[finding.kind]:
-            table.add_row(finding.kind, "", f"and {totals[finding.kind] - shown} more")
+            table.add_row(finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)")
     stdout().print(table)

@@ -191,7 +191,7 @@ def failing(arguments: list[str]) -> str:
     with pytest.MonkeyPatch.context() as patched, redirect_stderr(said), pytest.raises(SystemExit) as end:
         patched.setattr(sys, "argv", ["wikidata-cache", *arguments])
         cli.main()
-    errors = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+    errors = [line for line in said.getvalue().splitlines() if line.startswith("wikidata-cache: ")]
     assert end.value.code == 2 and len(errors) == 1, said.getvalue()
     return errors[0]
 

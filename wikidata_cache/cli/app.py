@@ -269,7 +269,7 @@ def main() -> None:
     try:
         _run()
     except (WikidataCacheError, OSError) as error:
-        say(f"error: {one_line(str(error))}", err=True)
+        say(f"wikidata-cache: {one_line(str(error))}", err=True)
         raise SystemExit(2) from None
     except Exception:  # exit code 1 means something else to whoever calls `link`, `find` and `doctor`
         logging.exception("internal error; please report it with the traceback below")

@@ -16,7 +16,7 @@ __all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
 def test_a_clean_file_exits_with_0(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, MQUAKE))
     assert result.code == 0
-    assert result.out.strip().endswith("records.json: 1 records of mquake, no faults")
+    assert result.out.strip().endswith("records.json: 1 record of mquake, no faults")
 
 
 def test_faults_are_a_table_and_exit_with_1(kg_edit: Run, tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_faults_are_a_table_and_exit_with_1(kg_edit: Run, tmp_path: Path) -> Non
     result = kg_edit("data", "check", written(tmp_path, *rows), "--dataset", "counterfact")
     assert result.code == 1
     assert result.out.count("'mother tongue' in") == 3
-    assert "and 2 more" in result.out
+    assert "and 2 more (--all lists them)" in result.out
     assert "5 records of counterfact, 5 faults" in result.out
     assert kg_edit("data", "check", tmp_path / "records.json", "--all").out.count("'mother tongue' in") == 5
 

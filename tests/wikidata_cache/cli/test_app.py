@@ -81,7 +81,7 @@ def test_errors_are_one_line_and_exit_code_2(
         cli.main()
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error and error.startswith("wikidata-cache: ") and error.count("\n") == 1
 
 
 def test_the_package_needs_neither_torch_nor_kg_edit() -> None:

@@ -210,7 +210,7 @@ def test_a_damaged_store_is_one_line_and_exit_code_2(
         cli.main()
     error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert error.startswith(f"error: {copy}: is damaged") and error.count("\n") == 1
+    assert error.startswith(f"wikidata-cache: {copy}: is damaged") and error.count("\n") == 1
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
