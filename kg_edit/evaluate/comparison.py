@@ -263,11 +263,14 @@ def compare(
     first = _named(reference, sides, folders)
     ordered = {first: sides[first], **sides}
     rows = _rows(ordered, ids, _chosen(ordered, metrics), seed)
-    if lacking := set(metrics) - {row.metric for row in rows}:
+    lacking = set(metrics) - {row.metric for row in rows}
+    if lacking and not rows:
         raise ConfigError(
             f"no record has {' and '.join(sorted(lacking))} on each side ({', '.join(ordered)}); leave it out, or "
             "compare two edited runs"
         )
+    if lacking:
+        notes += (f"no record has {' and '.join(sorted(lacking))} on each side",)
     return Comparison(
         sides=tuple(ordered), records=len(ids), rows=_corrected(rows), notes=notes, seed=seed, **_shared(runs)
     )

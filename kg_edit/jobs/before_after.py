@@ -21,7 +21,7 @@ from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.generation import continuations, room_for
+from kg_edit.scoring.generation import CUT, continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
@@ -127,7 +127,7 @@ def _limit(model: LanguageModel, query: Query, tokens: int) -> int:
 def _batch(model: LanguageModel, queries: Sequence[Query], tokens: int) -> list[Response]:
     reader = _reader(model, queries[0])
     limits = [_limit(reader, query, tokens) for query in queries]
-    texts = continuations(reader, [query.ask for query in queries], limits=limits)
+    texts = [text.rstrip(CUT) for text in continuations(reader, [query.ask for query in queries], limits=limits)]
     scores = score(reader, _pairs(queries))
 
     def cost(pair: Pair) -> CandidateCost:

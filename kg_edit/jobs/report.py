@@ -60,7 +60,7 @@ _COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
 _NOTE = (
     "✓: the text begins with what should be said, which is also more likely than the other target; for what follows, "
     "the answer is in the text. ~: it is more likely than the other target, but not said. ✗: anything else. "
-    "nats: the cost of what should be said, in nats per token, before → after; lower is better."
+    "nats/token: the cost per token of what should be said, before → after; lower is better."
 )
 _CHAT_NOTE = " Chat: asked as a user's turn, where ✓ wants it in the answer's first sentence."
 

@@ -22,7 +22,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import check_lengths
 
-_CUT = "\ufffd"  # a character whose last bytes are in a token after the limit
+CUT = "\ufffd"  # a character whose last bytes are in a token after the limit
 _SLACK = 2  # added to the number of tokens of a name alone
 
 
@@ -36,8 +36,8 @@ def continuations(
 ) -> tuple[str, ...]:
     """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
-    The text is decoded from the generated ids alone, without a last character that the limit cuts. Each token is the
-    arg-max; the model's own generation settings are ignored. ``patches`` has one entry for each prompt: its text is
+    The text is decoded from the generated ids alone. Each token is the arg-max; the model's own generation settings are
+    ignored. ``patches`` has one entry for each prompt: its text is
     written by the model with this patch applied (None: the unpatched model).
 
     Raises:
@@ -76,7 +76,7 @@ def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = Fal
     if chat:
         return reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
     (text,) = continuations(model, [prompt], limits=[tokens])
-    return text.strip()
+    return text.rstrip(CUT).strip()
 
 
 class Reply(NamedTuple):
@@ -107,7 +107,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     ends = _end_tokens(model)
     (written,) = greedy(model, [ids], limits=[tokens], is_last=lambda token: token in ends)
     own = [token for token in written.tokens if token not in ends]
-    answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).rstrip(_CUT).strip()
+    answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).strip()
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(own) < len(written.tokens))
 
 
@@ -120,7 +120,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Sequence[int
     stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
     assert isinstance(text, str)  # noqa: S101 - one row in, one text out
-    return text.split("\n", 1)[0].rstrip(_CUT)
+    return text.split("\n", 1)[0]
 
 
 def _end_tokens(model: LanguageModel) -> list[int]:

@@ -213,7 +213,8 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean 'efficacy\.prob'"):
         compare([first], metrics=["efficacy.prb"])
     with pytest.raises(ConfigError, match=r"no record has .* on each side \(unedited, first\); leave it out"):
-        compare([first], metrics=["efficacy.prob", "missing"])
+        compare([first], metrics=["missing"])
+    assert "no record has missing on each side" in compare([first], metrics=["efficacy.prob", "missing"]).notes
     with pytest.raises(ConfigError, match="given twice"):
         compare([first, tmp_path / "." / "first"])
     with pytest.raises(ConfigError, match="no run is given"):
