@@ -190,8 +190,12 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     """
     found = guess_dataset(Path(path)).read(Path(path))
     if found.problems:
-        log.warning("%d rows can't be read and are left out, such as: %s", len(found.problems), found.problems[0])
+        log.warning("left out, as it can't be read: %s%s", found.problems[0], _more(len(found.problems) - 1))
     return found.records
+
+
+def _more(rows: int) -> str:
+    return f" ({rows} more such rows)" if rows else ""
 
 
 def guess_dataset(path: Path) -> Dataset:

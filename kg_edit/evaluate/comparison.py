@@ -42,10 +42,8 @@ _SAME = {
     "model": "evaluate both on one model, in one dtype",
     "tokenizer_sha256": "evaluate both with one tokenizer",
 }
-_OF_THE_RECORDS = (
-    "protocols",
-    "abbreviations",
-)  # decided by the records: a subset may lack a metric, or all abbreviations
+# Settings that the records decide: a subset may lack a metric, or all abbreviations.
+_OF_THE_RECORDS = ("protocols", "abbreviations")
 _SHARED = "--common compares the records that all have"
 
 RecordScores = Mapping[str, float | None]

@@ -18,7 +18,6 @@ broke it, has rates of 0 and no perplexity.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from kg_edit.datasets import guess_dataset
+from kg_edit.datasets import readable_records
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
@@ -37,8 +36,6 @@ from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import begins_with, first_sentence, mentions
-
-log = logging.getLogger(__name__)
 
 PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
@@ -199,10 +196,7 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
     """
-    found = guess_dataset(Path(path)).read(Path(path))
-    for problem in found.problems:
-        log.warning("left out of the retention test: %s", problem)
-    test = RetentionTest.of(found.records, limit=limit)
+    test = RetentionTest.of(readable_records(path), limit=limit)
     if not test.queries and not test.accurate:
         raise EditFileError(
             f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "

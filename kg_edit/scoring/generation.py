@@ -37,8 +37,8 @@ def continuations(
     """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
     The text is decoded from the generated ids alone. Each token is the arg-max; the model's own generation settings are
-    ignored. ``patches`` has one entry for each prompt: its text is
-    written by the model with this patch applied (None: the unpatched model).
+    ignored. ``patches`` has one entry for each prompt: its text is written by the model with this patch applied (None:
+    the unpatched model).
 
     Raises:
         ModelError: a prompt and the text after it do not fit into the model's positions.

@@ -134,7 +134,7 @@ def test_a_row_that_can_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogC
     broken = {**ZSRE, "subject": ""}
     test = read_retention_test(written(tmp_path, ZSRE, broken))
     assert len(test.queries) == 1
-    assert "left out of the retention test" in caplog.text and "subject" in caplog.text
+    assert "left out, as it can't be read: " in caplog.text and "subject" in caplog.text
 
 
 def test_a_file_without_unrelated_prompts(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_rows_that_are_left_out_are_named(training: Path, caplog: pytest.LogCapt
         file.write('{"id": "bad", "subject": "Eve", "prompt": "{} plays for"}\n')
     assert read_demonstrations(training, similarity("tfidf")).records
     (said,) = caplog.messages
-    assert said.startswith("1 rows can't be read and are left out, such as: ") and "target_new" in said
+    assert said.startswith("left out, as it can't be read: ") and "target_new" in said
 
 
 def test_what_stays_in_a_file_without_neighbours(tmp_path: Path) -> None:
