@@ -6,7 +6,7 @@ python pipelines/study.py --methods ike --label 16 --set ike.demonstrations=trai
 python pipelines/study.py --part knowedit                                          # knowedit-recent, zsre
 python pipelines/study.py --part mquake --limit 50           # mquake-1, mquake-100, mquake-all: 2 to 4 hops apart
 python pipelines/study.py --part sequence --limit 300 --every 100 --sample 100 --preset fast
-python pipelines/study.py --part retention --limit 50 --methods grace,defer,memory,memoe,ft-m,ft-ewc,ft-retrain
+python pipelines/study.py --part retention --limit 50 --every 50 --methods grace,defer,memory,memoe,memoir,ft-m,locft
 python pipelines/study.py --tables                           # of all runs that are there
 
 Each run goes on where it stopped. Two runs record by record: `kg-edit compare out/study/single/rome …`.
