@@ -54,6 +54,8 @@ from wikidata_cache import WikidataCache
 
 log = logging.getLogger("study")
 
+RECORDS = 100  # of a table
+
 
 @dataclass(frozen=True)
 class Part:
@@ -193,11 +195,12 @@ def run_part(part: Part, names: Sequence[str], options: argparse.Namespace) -> N
                 continue
             config = config_of(name, options.preset, {**own, "seed": options.seed})
         config.refuse_idle()
-        method = found(model, config, graph=guarded(graph, config, records))
+        method = found(model, config, graph=guarded(graph, config, every))
         evaluate(
             method,
             model,
             records,
+            pool=every[: max(options.limit, RECORDS)],  # the same for fewer records, so that a run can grow
             out=options.out / options.part / row_of(name, options),
             schedule=part.schedule_for(len(records)),
             every=options.every,
@@ -231,7 +234,7 @@ def study_table(part: Part, folder: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=100, help="so many records; %(default)s by default")
+    parser.add_argument("--limit", type=int, default=RECORDS, help="so many records; %(default)s by default")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study", help="folder of the runs")
     parser.add_argument("--part", choices=PARTS, default="single")
     parser.add_argument("--methods", help="names with commas; by default all that need no training")

@@ -84,6 +84,16 @@ def test_a_part_of_the_study(
     assert part != "retention" or "\N{EN DASH}" not in row, "each rate has a value"
 
 
+@pytest.mark.slow
+def test_a_run_of_the_study_grows_with_its_limit(
+    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    for limit in ("2", "3"):
+        assert script("study", "--part", "single", "--limit", limit, "--methods", "definition", "--out", "out") == 0
+    assert "\n3 records" in (tmp_path / "out" / "tables.md").read_text()
+
+
 def test_the_study_leaves_out_the_records_on_which_settings_were_chosen(study: ModuleType, shared: Path) -> None:
     every = study.find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     assert study.PARTS["single"].every()[0].id == every[24].id
