@@ -18,14 +18,14 @@ from tools.model_edits import some_edits
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
+from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.locate_then_edit.optimise import optimise_values
+from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.methods.rank_one.rome import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.value.free_delta import FreeDelta
-from kg_edit.value.objective import Objective
-from kg_edit.value.optimise import optimise_values
-from kg_edit.value.plain_forward import PlainForward
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")
 BATCH = 32

@@ -13,7 +13,7 @@ import time
 
 from tools.model_edits import some_edits
 
-from kg_edit.methods.in_context.mello import Mello, MelloConfig
+from kg_edit.methods.mello.method import Mello, MelloConfig
 from kg_edit.models.language_model import LanguageModel
 
 

@@ -26,11 +26,11 @@ import networkx as nx
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import KgEditError
-from kg_edit.jobs.before_after import probes
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.registry import method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.reports.before_after import probes
 from kg_edit.scoring.generation import continuations
 from kg_edit.text.matching import begins_with
 

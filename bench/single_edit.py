@@ -14,13 +14,13 @@ from statistics import median
 import torch
 from tools.model_edits import LAYER, some_edits
 
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.plain_forward import PlainForward
+from kg_edit.locate_then_edit.rows import ForwardFactory
+from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.plain_forward import PlainForward
-from kg_edit.value.rows import ForwardFactory
-from kg_edit.value.tail_forward import TailForward
 
 EDITS = 6
 

@@ -16,6 +16,8 @@ imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kg_edit.version import __version__
+
 if TYPE_CHECKING:
     from kg_edit.datasets import find_dataset
     from kg_edit.edits.edit import Edit, Question
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
     from kg_edit.scoring.generation import ask
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Edit": "kg_edit.edits.edit",
@@ -57,6 +58,7 @@ __all__ = [
     "Question",
     "Rome",
     "RomeConfig",
+    "__version__",
     "ask",
     "find_dataset",
     "find_method",

@@ -30,10 +30,10 @@ import pandas as pd
 from transformers.utils import logging as transformers_logging
 
 from kg_edit.edits.files import read_edits
-from kg_edit.jobs.before_after import probes, read
 from kg_edit.ledger import Ledger
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.reports.before_after import probes, read
 from wikidata_cache import WikidataCache, packaged_extract
 
 transformers_logging.disable_progress_bar()

@@ -29,14 +29,14 @@ import torch
 from IPython.display import Markdown, display
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.closed_form.rank_one import rank_one_update
-from kg_edit.closed_form.spread import subject_states
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.jobs.before_after import before_and_after
-from kg_edit.jobs.report import markdown
+from kg_edit.locate_then_edit.optimise import optimise_values, untouched
+from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.locate_then_edit.spread import subject_states
 from kg_edit.methods.glame.glame import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.value.optimise import optimise_values, untouched
+from kg_edit.reports.before_after import before_and_after
+from kg_edit.reports.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
 
 transformers_logging.disable_progress_bar()

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kg_edit.cli.console import friendly
+from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.files import read_edits
-from kg_edit.jobs.edit_run import draw_subgraph, run_edits
-from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods import find_method, method_names
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.reports.edit_run import draw_subgraph, run_edits
 from wikidata_cache import WikidataCache, packaged_extract
 
 log = logging.getLogger("edit")

@@ -18,7 +18,7 @@ from tables import DEV
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord, as_record
-from kg_edit.methods.beside.memoe import Memoe, MemoeConfig
+from kg_edit.methods.memoe.method import Memoe, MemoeConfig
 from kg_edit.models.language_model import LanguageModel
 
 log = logging.getLogger("expert_consistency")

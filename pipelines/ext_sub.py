@@ -27,12 +27,12 @@ from statistics import fmean
 from tables import SHARED
 
 from kg_edit.cli.console import friendly
-from kg_edit.closed_form.extraction import subtracted
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.kept import kept_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
+from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score

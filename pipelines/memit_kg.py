@@ -23,15 +23,18 @@ import torch
 from torch import Tensor
 
 from kg_edit.cli.console import friendly
-from kg_edit.closed_form.held import HeldTokens, held_solve
-from kg_edit.closed_form.joint import joint_directions
-from kg_edit.closed_form.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.cli.method_plan import parse_settings
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.edits.files import read_edits
-from kg_edit.jobs.edit_run import draw_subgraph, run_edits
-from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.held import HeldTokens, held_solve
+from kg_edit.locate_then_edit.joint import joint_directions
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import descent_model, optimise_values, untouched
+from kg_edit.locate_then_edit.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.glame.kg_baselines import GraphRequestMethod, MemitKgConfig
 from kg_edit.methods.memit.records import VALUE, new_record, with_updates
@@ -42,10 +45,7 @@ from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.free_delta import FreeDelta
-from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import descent_model, optimise_values, untouched
-from kg_edit.value.tail_forward import TailForward
+from kg_edit.reports.edit_run import draw_subgraph, run_edits
 from wikidata_cache import WikidataCache, packaged_extract
 
 log = logging.getLogger("memit_kg")

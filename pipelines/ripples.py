@@ -22,13 +22,13 @@ from typing import Any
 from tables import CEILINGS, ROOT, check_methods, failed, own_settings, rows_of, set_option, table
 
 from kg_edit.cli.console import friendly
+from kg_edit.cli.evaluation_graph import graph_for
+from kg_edit.cli.method_plan import open_graph
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.ripples import part_of
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluate import Summary, evaluate
-from kg_edit.jobs.evaluation_graph import graph_for
-from kg_edit.jobs.method_plan import open_graph
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text

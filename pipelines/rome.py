@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from kg_edit.cli.console import friendly
-from kg_edit.closed_form.held import other_keys
-from kg_edit.closed_form.rank_one import rank_one_update
+from kg_edit.cli.method_plan import parse_settings
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.jobs.edit_run import run_edits
-from kg_edit.jobs.method_plan import parse_settings
+from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.held import other_keys
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import Descent, descent_model, optimise_values, untouched
+from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.methods.rank_one.rome import RomeConfig
@@ -34,10 +37,7 @@ from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.free_delta import FreeDelta
-from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import Descent, descent_model, optimise_values, untouched
-from kg_edit.value.tail_forward import TailForward
+from kg_edit.reports.edit_run import run_edits
 
 log = logging.getLogger("rome")
 

@@ -42,11 +42,11 @@ from tables import (
 )
 
 from kg_edit.cli.console import friendly
+from kg_edit.cli.evaluation_graph import guarded
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate import Summary, evaluate
 from kg_edit.evaluate.retention import RetentionTest
-from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods import find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.value.objective import Request
-from kg_edit.value.tail_forward import tail
 
 _PAGE = 4096
 _EVERY = 0.02  # seconds between looks at the memory

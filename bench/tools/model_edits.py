@@ -12,12 +12,12 @@ from pathlib import Path
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.optimise import Descent, optimise_values
+from kg_edit.locate_then_edit.rows import ForwardFactory
 from kg_edit.methods.rank_one.rome import RomeConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.value.free_delta import FreeDelta
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import Descent, optimise_values
-from kg_edit.value.rows import ForwardFactory
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"

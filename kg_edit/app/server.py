@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from kg_edit import __version__
 from kg_edit.app.completions import COMPLETIONS, CompletionRequest, add_completions
 from kg_edit.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
 from kg_edit.app.messages import (
@@ -33,6 +32,7 @@ from kg_edit.app.messages import (
 from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
+from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:

@@ -32,12 +32,12 @@ from kg_edit.app.messages import (
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.jobs.before_after import Query, Response, check_queries, responses
 from kg_edit.methods import EditingMethod
 from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.before_after import Query, Response, check_queries, responses
 from kg_edit.scoring.generation import continuations, reply
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError

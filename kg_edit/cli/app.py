@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from kg_edit import __version__
 from kg_edit.cli import (
     catalogue,
     covariance,
@@ -29,6 +28,7 @@ from kg_edit.cli import (
     sweep,
 )
 from kg_edit.cli.console import friendly
+from kg_edit.version import __version__
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_method
 from kg_edit.cli.unused import refuse_unused
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype, Layer, ModelArgument, complete_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -123,7 +123,7 @@ def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", dev
     Example: `kg-edit doctor smollm2-135m`
     """
     check_model_name(model)
-    from kg_edit.jobs.doctor import examine
+    from kg_edit.cli.doctor import examine
 
     for name, value in examine(load(model, dtype, device), layer=layer):
         stdout().print(f"[bold]{name}[/bold]: {plain(value)}", soft_wrap=True)

@@ -19,11 +19,11 @@ from kg_edit.text.display import one_line, plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
+    from kg_edit.callbacks import Callback
     from kg_edit.edits.edit import Edit
-    from kg_edit.jobs.report import Verdict
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
-    from kg_edit.value.callbacks import Callback
+    from kg_edit.reports.report import Verdict
 
 
 _NO_TEMPORARY = (
@@ -51,8 +51,8 @@ def run(
     callbacks: Sequence[Callback] = (),
 ) -> Verdict:
     """Make the edits, draw the first one's subgraph, show what changed; which of them are said."""
-    from kg_edit.jobs.edit_run import LOSSES, PAGE, RECORDS, REPORT, draw_subgraph, run_edits
-    from kg_edit.jobs.report import Verdict, terminal_table
+    from kg_edit.reports.edit_run import LOSSES, PAGE, RECORDS, REPORT, draw_subgraph, run_edits
+    from kg_edit.reports.report import Verdict, terminal_table
     from kg_edit.storage.run_folder import PATCH
 
     rows = run_edits(method, model, edits, out, force=force, callbacks=callbacks)

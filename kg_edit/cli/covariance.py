@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import CorpusName, Device, Dtype, ModelName
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 

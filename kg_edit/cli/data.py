@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.drawn_edits import DrawnEdits, Exclude, Number, Relations
+from kg_edit.cli.method_plan import open_graph
+from kg_edit.cli.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
 from kg_edit.cli.unused import refuse_unused
-from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, Relations
-from kg_edit.jobs.method_plan import open_graph
-from kg_edit.jobs.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def ripples(
 
     Example: `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
     """
-    from kg_edit.jobs.ripples_run import RipplesRun
+    from kg_edit.cli.ripples_run import RipplesRun
 
     if edits is None:
         refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")

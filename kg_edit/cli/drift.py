@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.jobs.method_plan import load, plan
-from kg_edit.jobs.options import Device, Dtype, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.method_plan import load, plan
+from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Preset, Settings
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.evaluate.label_drift import DriftPoint
+    from kg_edit.label_drift.run import DriftPoint
 
 _ROW = "rows with text and label"
 Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year for --since")]
@@ -46,9 +46,9 @@ def drift(
     Example: `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
     """
     check_model_name(model)
-    from kg_edit.datasets.label_drift import LabelDrift, read_label_drift
-    from kg_edit.evaluate.label_drift import check_editor, check_labels, run_drift, shortened
-    from kg_edit.models.classifier import trained_classifier
+    from kg_edit.label_drift.classifier import trained_classifier
+    from kg_edit.label_drift.run import check_editor, check_labels, run_drift, shortened
+    from kg_edit.label_drift.texts import LabelDrift, read_label_drift
     from kg_edit.storage.run_folder import check_folder
 
     check_folder(out)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import run
-from kg_edit.jobs.method_plan import check_names, graph_of, load, plan
-from kg_edit.jobs.options import (
+from kg_edit.cli.method_plan import check_names, graph_of, load, plan
+from kg_edit.cli.options import (
     AsChat,
     BothForms,
     Contact,
@@ -33,8 +33,8 @@ from kg_edit.jobs.options import (
 from kg_edit.storage.packaged import EXTRACT, packaged_graph
 
 if TYPE_CHECKING:
+    from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.edits.edit import Edit
-    from kg_edit.jobs.method_plan import MethodPlan
 
 Force = Annotated[bool, typer.Option("--force", help="accept edits so large that they probably break the model")]
 RequireSuccess = Annotated[
@@ -75,10 +75,10 @@ def edit(
 
     Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
+    from kg_edit.callbacks import open_callbacks
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.storage.run_folder import check_folder
-    from kg_edit.value.callbacks import open_callbacks
 
     check_names(method, model)
     check_file(edits)

@@ -1,7 +1,7 @@
 """`kg-edit evaluate` scores a method on a benchmark; `judge`, `compare` and `merge` go on with its runs.
 
 `judge` lets a language model judge a run's answers, `compare` compares runs record by record, `merge` puts the shards
-of a run together. The options of `evaluate` are the fields of `kg_edit.jobs.evaluation.Evaluation`.
+of a run together. The options of `evaluate` are the fields of `kg_edit.cli.evaluation.Evaluation`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
+from kg_edit.cli.options import Out
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.evaluation import Evaluation
-from kg_edit.jobs.options import Out
 from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import plain
 
@@ -74,7 +74,7 @@ def _run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summ
     """Score on a Ray cluster, which deals out shards of its own, so that none may be asked for."""
     if shard is not None:
         raise ConfigError("--ray splits the records into shards itself; remove --shard")
-    from kg_edit.jobs.ray_run import evaluate_on_ray
+    from kg_edit.cli.ray_run import evaluate_on_ray
 
     return evaluate_on_ray(evaluation, out)
 

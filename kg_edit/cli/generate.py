@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype, ModelName
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype, ModelName
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -46,7 +46,7 @@ def generate(
 
     check_model_name(model)
     check_patches(patch or (), ledgers=False)
-    from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
+    from kg_edit.cli.unread_prompts import warn_of_unread_prompts
     from kg_edit.scoring.generation import ask, continuations
 
     whole, language_model = _sum_of(patch or ()), load(model, dtype, device)

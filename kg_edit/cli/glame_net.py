@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.jobs.drawn_edits import DrawnEdits, Exclude, Number, PerSubject, Relations
-from kg_edit.jobs.method_plan import parse_settings
-from kg_edit.jobs.options import Contact, Device, Dtype, Graph, ModelName, TrainingPreset, TrainingSettings
+from kg_edit.cli.drawn_edits import DrawnEdits, Exclude, Number, PerSubject, Relations
+from kg_edit.cli.method_plan import parse_settings
+from kg_edit.cli.options import Contact, Device, Dtype, Graph, ModelName, TrainingPreset, TrainingSettings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train(
 
     Example: `kg-edit glame-net train --graph wikidata.nt.gz --relations P17,P19 --exclude ripples.json --out net/`
     """
-    from kg_edit.jobs.glame_net_run import GlameNetRun
+    from kg_edit.cli.glame_net_run import GlameNetRun
 
     drawn = DrawnEdits(
         graph=graph or [],

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype, ModelName
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype, ModelName
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.locate.summary import LocateSummary
-    from kg_edit.locate.trace import TracedFact, TraceSettings
+    from kg_edit.tracing.summary import LocateSummary
+    from kg_edit.tracing.trace import TracedFact, TraceSettings
 
 Edits = Annotated[Path | None, typer.Argument(help="file of edits whose facts to trace: .jsonl, .json, .csv or .tsv")]
 Known = Annotated[
@@ -66,7 +66,7 @@ def locate(
     """
     check_model_name(model)
     given = _edits_of(edits, known)
-    from kg_edit.locate.run import locate as trace_all
+    from kg_edit.tracing.run import locate as trace_all
 
     settings = _settings(kind, window, samples, answer, seed)
     facts = _facts(given, known)[:limit]
@@ -75,8 +75,8 @@ def locate(
 
 
 def _settings(kind: str, window: int | None, samples: int, answer: str, seed: int) -> TraceSettings:
-    from kg_edit.locate.corrupted_run import KINDS
-    from kg_edit.locate.trace import ANSWERS, TraceSettings
+    from kg_edit.tracing.corrupted_run import KINDS
+    from kg_edit.tracing.trace import ANSWERS, TraceSettings
 
     chosen = next((known for known in KINDS if known == kind), None)
     asked = next((known for known in ANSWERS if known == answer), None)
@@ -99,7 +99,7 @@ def _edits_of(edits: Path | None, known: Path | None) -> tuple[Edit, ...]:
 
 
 def _facts(edits: tuple[Edit, ...], known: Path | None) -> tuple[TracedFact, ...]:
-    from kg_edit.locate.trace import facts_of, read_known
+    from kg_edit.tracing.trace import facts_of, read_known
 
     return read_known(known) if known else facts_of(edits)
 

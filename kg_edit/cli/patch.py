@@ -15,21 +15,8 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.edit import usable_edits
-from kg_edit.cli.patch_output import (
-    failed,
-    failed_at_server,
-    model_for,
-    parse_kinds,
-    picture,
-    say_added,
-    say_removed,
-    show_entry,
-    show_ledger,
-)
-from kg_edit.cli.patch_shipping import Known, Standing, export, merge
-from kg_edit.cli.unused import refuse_unused
-from kg_edit.jobs.method_plan import check_names, graph_of, load, open_graph, plan
-from kg_edit.jobs.options import (
+from kg_edit.cli.method_plan import check_names, graph_of, load, open_graph, plan
+from kg_edit.cli.options import (
     AsChat,
     BothForms,
     Contact,
@@ -45,6 +32,19 @@ from kg_edit.jobs.options import (
     Settings,
     Templates,
 )
+from kg_edit.cli.patch_output import (
+    failed,
+    failed_at_server,
+    model_for,
+    parse_kinds,
+    picture,
+    say_added,
+    say_removed,
+    show_entry,
+    show_ledger,
+)
+from kg_edit.cli.patch_shipping import Known, Standing, export, merge
+from kg_edit.cli.unused import refuse_unused
 from kg_edit.ledger.served import KEY, CompletionServer, Kind
 from kg_edit.text.display import plain
 

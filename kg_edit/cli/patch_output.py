@@ -12,7 +12,6 @@ from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.export.card import BaseModel
-    from kg_edit.jobs.before_after import Kind
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.conflicts import Conflict
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from kg_edit.ledger.served import ServedEdit
     from kg_edit.ledger.view import Listed
     from kg_edit.patches.base import Patch
+    from kg_edit.reports.before_after import Kind
 
 _SHOWN = 20  # conflicts
 

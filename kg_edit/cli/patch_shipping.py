@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype
 from kg_edit.cli.patch_output import (
     FORMS,
     TARGETS,
@@ -20,15 +22,13 @@ from kg_edit.cli.patch_output import (
 )
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.jobs.before_after import ReportRow
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.reports.before_after import ReportRow
 
 Standing = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="folder of a ledger, a patch file, or an output folder of kg-edit edit")
@@ -87,7 +87,7 @@ def merge(
     check_push(push, to)
     check_patches([ledger])
     from kg_edit.export.merged_model import check_mergeable
-    from kg_edit.jobs.shipping import Shipment, gguf_of, measured_rows
+    from kg_edit.reports.shipping import Shipment, gguf_of, measured_rows
 
     patch, entries = standing_at(ledger)
     check_mergeable(patch, out, shard=shard)
@@ -119,7 +119,7 @@ def _refuse_private(context: typer.Context, push: str | None) -> None:
 
 
 def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[ReportRow, ...]:
-    from kg_edit.jobs.before_after import before_and_after
+    from kg_edit.reports.before_after import before_and_after
 
     return before_and_after(model, patch, edits, progress=True)
 
@@ -161,7 +161,7 @@ def export(
     if to == "patch":
         export_patch(patch, out)
     else:
-        from kg_edit.jobs.shipping import Shipment, measured_rows
+        from kg_edit.reports.shipping import Shipment, measured_rows
 
         name, edits = model_for(patch, model), [entry.edit for entry in entries]
         rows = _asked(patch, edits, load(name)) if scores else measured_rows(patch_file(ledger), edits)

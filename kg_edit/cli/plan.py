@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.jobs.method_plan import check_names, doing
-from kg_edit.jobs.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.method_plan import check_names, doing
+from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def plan(
     Example: `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
     check_names(method)
-    from kg_edit.jobs.method_plan import plan as planned
+    from kg_edit.cli.method_plan import plan as planned
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.estimate import estimate
     from kg_edit.planning.machine import this_machine

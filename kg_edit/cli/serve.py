@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_edit.cli.method_plan import check_names, doing, graph_of, load, plan
+from kg_edit.cli.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import check_names, doing, graph_of, load, plan
-from kg_edit.jobs.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

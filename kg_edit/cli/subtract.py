@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.jobs.method_plan import load
-from kg_edit.jobs.options import Device, Dtype
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def subtract(
         raise OutputError(f"{out} already exists; give another --out")
     for path in (expert, anti):
         _check_change(path)
-    from kg_edit.closed_form.extraction import subtracted
     from kg_edit.export.peft_reading import is_adapter
+    from kg_edit.methods.ext_sub.extraction import subtracted
 
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:

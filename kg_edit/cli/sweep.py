@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import graph_name, load, open_graph
+from kg_edit.cli.options import Contact, Graph
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.method_plan import graph_name, load, open_graph
-from kg_edit.jobs.options import Contact, Graph
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
 
@@ -94,10 +94,10 @@ def _over(
 
 def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outcome, ...]:
     """Check all, load the model, then score cell after cell."""
+    from kg_edit.cli.evaluation_graph import graph_for, guarded
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.run import check_schedule
     from kg_edit.evaluate.settings import DataSource
-    from kg_edit.jobs.evaluation_graph import graph_for, guarded
     from kg_edit.storage.run_folder import check_folder
     from kg_edit.sweep.grid import cells_of
     from kg_edit.sweep.run import run_sweep

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.jobs.method_plan import load, parse_settings
-from kg_edit.jobs.options import Device, Dtype, ModelName, TrainingPreset, TrainingSettings
+from kg_edit.cli.method_plan import load, parse_settings
+from kg_edit.cli.options import Device, Dtype, ModelName, TrainingPreset, TrainingSettings
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 

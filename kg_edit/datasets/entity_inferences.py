@@ -22,7 +22,7 @@ from kg_edit.datasets.reading import RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, EditFileError, Fault, describe
-from kg_edit.models.scripts import GLUE
+from kg_edit.text.scripts import GLUE
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"
 

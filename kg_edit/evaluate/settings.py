@@ -19,7 +19,6 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
-import kg_edit
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
@@ -39,6 +38,7 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import Settings, digest, input_files
 from kg_edit.text.matching import is_abbreviation
+from kg_edit.version import __version__
 
 _PROTOCOL = 2  # raise it when a metric changes: runs of different protocols are not comparable
 
@@ -159,7 +159,7 @@ def run_settings(
         **({} if data is None else {"data": data.model_dump(mode="json", exclude={"file"})}),
         "pool_sha256": digest(pool),
         "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
-        "kg_edit": kg_edit.__version__,
+        "kg_edit": __version__,
     }
 
 
@@ -251,7 +251,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": model.device.type,
-        "commit": commit(Path(kg_edit.__file__).parent),
+        "commit": commit(Path(__file__).parent.parent),
         "model_revision": getattr(model.model.config, "_commit_hash", None),
         "covariance": _covariance(method),
         "data_file": data.file if data else None,

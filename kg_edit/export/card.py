@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kg_edit import __version__
 from kg_edit.edits.edit import Edit
 from kg_edit.models.loading import NAMED_MODELS, resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
+from kg_edit.version import __version__
 
 Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 _START = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kg_edit.jobs.before_after import Kind, Reading, ReportProbe, check_probes, probes, read
 from kg_edit.ledger.entries import Entry
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.reports.before_after import Kind, Reading, ReportProbe, check_probes, probes, read
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

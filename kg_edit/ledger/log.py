@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
-from kg_edit import __version__
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import PATCH, folder_lock, is_run, read_settings
+from kg_edit.version import __version__
 
 if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.patches.base import Patch

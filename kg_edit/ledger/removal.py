@@ -26,13 +26,13 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, edit_of
 from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
-from kg_edit.patches.codebook_patch import CodebookPatch
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.patches.scope_patch import ScopePatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, chosen
 from kg_edit.storage.run_folder import difference
 

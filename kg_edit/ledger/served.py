@@ -225,7 +225,7 @@ class ServedPrompt:
 
 
 def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
-    """All prompts of an edit, like `kg_edit.jobs.before_after.probes` for a model in memory."""
+    """All prompts of an edit, like `kg_edit.reports.before_after.probes` for a model in memory."""
     in_chat = edit.forms[0] if chat is None else chat
     both = chat is None and len(edit.forms) > 1
     for prompt in _prompts(edit):

@@ -26,10 +26,10 @@ from kg_edit.text.display import one_line
 if TYPE_CHECKING:  # a ledger is listed without torch
     from matplotlib.axes import Axes
 
-    from kg_edit.jobs.before_after import Kind, Reading
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.ledger import Ledger
     from kg_edit.ledger.served import ServedEdit
+    from kg_edit.reports.before_after import Kind, Reading
 
 
 class Listed(Protocol):

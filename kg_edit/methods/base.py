@@ -17,7 +17,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from kg_edit import __version__
+from kg_edit.callbacks import Callback, watched
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.controls import probe_answers
@@ -32,7 +32,7 @@ from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
-from kg_edit.value.callbacks import Callback, watched
+from kg_edit.version import __version__
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -113,7 +113,7 @@ class EditingMethod(ABC):
             start: a patch made earlier; the result contains it, and the new edits are made on top of it.
             after_each: called with the patch so far after each batch of edits, so that a killed run can resume.
             guard: called with the new patch and the patch so far before the new one is added; it may raise.
-            callbacks: get the losses of each step (`kg_edit.value.callbacks`).
+            callbacks: get the losses of each step (`kg_edit.callbacks`).
             progress: whether to show a progress bar.
 
         Raises:

@@ -30,11 +30,11 @@ WEIGHTS, CODEBOOK, PROMPT, LOOP, SIDE, SCOPE = (
 
 _CLASSES = {
     WEIGHTS: "kg_edit.patches.weight_patch:WeightPatch",
-    CODEBOOK: "kg_edit.patches.codebook_patch:CodebookPatch",
+    CODEBOOK: "kg_edit.methods.grace.patch:CodebookPatch",
     PROMPT: "kg_edit.patches.prompt_patch:PromptPatch",
-    LOOP: "kg_edit.patches.loop_patch:LoopPatch",
-    SIDE: "kg_edit.patches.side_patch:SidePatch",
-    SCOPE: "kg_edit.patches.scope_patch:ScopePatch",
+    LOOP: "kg_edit.methods.mello.patch:LoopPatch",
+    SIDE: "kg_edit.patches.adapter_patch:SidePatch",
+    SCOPE: "kg_edit.methods.serac.patch:ScopePatch",
 }
 
 _METADATA = "kg_edit"

@@ -22,8 +22,8 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.container import PROMPT, PatchFile, write_patch
+from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, Similarity, TfIdf, best, letters_apart, similarity
-from kg_edit.text.subquestions import bare_question
 
 _SAID = "facts"
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
+from kg_edit.locate_then_edit.objective import MOST_TOKENS
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning import cost, memory
@@ -21,7 +22,6 @@ from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_r
 from kg_edit.planning.recipe import Recipe, recipe_of
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
-from kg_edit.value.objective import MOST_TOKENS
 
 _SHARE = 0.55  # speed of a whole pass relative to a matrix product: measured .50 for one edit, .54 for a batch
 _DOUBLE = 0.25  # speed of float64 factorisations relative to float32: .15 at size 1,536, more for larger sizes

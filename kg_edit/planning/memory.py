@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.covariance.keys import BATCH_TOKENS
+from kg_edit.locate_then_edit.objective import numbers_kept, tokens_at_once
 from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
-from kg_edit.value.objective import numbers_kept, tokens_at_once
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
 _FLOAT32, _FLOAT64 = 4, 8
@@ -60,7 +60,7 @@ def comparing_bytes(shape: ModelShape, *, layers: int) -> float:
 
 
 def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradients keeps for its backward pass, computed as in `kg_edit.value.objective.tokens_within`.
+    """What a pass with gradients keeps for its backward pass, computed as in `objective.tokens_within`.
 
     ``tokens`` is the number of tokens of all rows, ``limit`` the bytes that a pass should not exceed (--memory).
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.errors import ConfigError
+from kg_edit.locate_then_edit.objective import MOST_TOKENS
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.workload import Family, Workload
 from kg_edit.planning.calls import codebook_calls, descent_calls, held_calls, written_calls
@@ -28,7 +29,6 @@ from kg_edit.planning.cost import (
 )
 from kg_edit.planning.memory import graph_parameters, optimiser_bytes
 from kg_edit.planning.shape import ModelShape
-from kg_edit.value.objective import MOST_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

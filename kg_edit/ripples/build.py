@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kg_edit import __version__
 from kg_edit.datasets.ripples import FORMAT, RippleQuestion
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.edits.templates import RelationTemplates
@@ -26,6 +25,7 @@ from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact, Knowledge
 from kg_edit.ripples.questions import Proposal, fact_of, facts_of, kept, proposals
 from kg_edit.storage.atomic import write_text
+from kg_edit.version import __version__
 
 Document = dict[str, Any]  # the file's JSON
 _EXAMPLES = 3

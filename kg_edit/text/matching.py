@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from kg_edit.models.scripts import is_syllable
+from kg_edit.text.scripts import is_syllable
 
 _ARTICLES = {"a", "an", "the"}
 _ABBREVIATION = 3  # letters of an abbreviation whose capitals count, at most
@@ -86,3 +86,17 @@ def first_sentence(text: str) -> str:
     """
     found = _END.search(text.strip())
     return text.strip()[: found.end()] if found else text.strip()
+
+
+_ASKED = re.compile(r"(?m)^(?:Question|Q):")
+_ANSWERED = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
+
+
+def bare_question(prompt: str) -> str:
+    """The question of a prompt ("Question: …", then "Answer:"; or "Q: …", then "A:"); else its last paragraph.
+
+    Examples and facts before it are left out.
+    """
+    paragraph = prompt.rstrip().rpartition("\n\n")[2]
+    asked = list(_ASKED.finditer(paragraph))
+    return _ANSWERED.sub("", paragraph[asked[-1].end() :]).strip() if asked else paragraph.strip()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
-from kg_edit.models.scripts import is_syllable
+from kg_edit.text.scripts import is_syllable
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

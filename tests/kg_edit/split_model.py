@@ -20,13 +20,13 @@ from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluate import evaluate
-from kg_edit.locate.run import locate
-from kg_edit.locate.trace import TraceSettings, facts_of
 from kg_edit.methods.glame_net.training import train as train_net
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.tracing.run import locate
+from kg_edit.tracing.trace import TraceSettings, facts_of
 from tests.kg_edit import second_device
 from tests.kg_edit.methods.glame_net import examples as net
 from tests.kg_edit.methods.mend.examples import edits, quick

@@ -21,11 +21,11 @@ from kg_edit.covariance.files import read_manifest
 from kg_edit.covariance.store import stored_covariances
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluate import Summary
-from kg_edit.jobs.before_after import ReportRow, before_and_after
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.before_after import ReportRow, before_and_after
 from tests.data.made_before.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE, words
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.objective import tokens_within
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
@@ -27,8 +29,6 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.objective import tokens_within
-from kg_edit.value.optimise import untouched
 
 _WithRows = tuple[Edit, Sequence[TrainingRow]]
 _COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from kg_edit.callbacks import report_losses
 from kg_edit.errors import PatchError
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.value.callbacks import report_losses
 
 
 class WeightChange:

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.descent import WeightChange
 from kg_edit.methods.fine_tuning.ft import moved_before
@@ -23,7 +24,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
-from kg_edit.value.optimise import untouched
 
 
 def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int, seed: int) -> Tensor:

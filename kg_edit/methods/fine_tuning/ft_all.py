@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import TuningConfig
@@ -26,7 +27,6 @@ from kg_edit.methods.statement import warn_of_lead
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.optimise import untouched
 
 
 class FtAllConfig(TuningConfig):

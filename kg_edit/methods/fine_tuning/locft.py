@@ -8,8 +8,10 @@ import torch
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
+from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PromptError
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
 from kg_edit.methods.fine_tuning.descent import WeightChange, checked_loss, take_step
@@ -17,8 +19,6 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, batches, ro
 from kg_edit.methods.statement import encode_statement
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
-from kg_edit.value.callbacks import report_losses
-from kg_edit.value.optimise import untouched
 
 
 class LocFtConfig(FineTuningConfig):

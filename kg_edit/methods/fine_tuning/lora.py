@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
 from kg_edit.methods.fine_tuning.base import TuningConfig
@@ -31,7 +32,6 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
-from kg_edit.value.optimise import untouched
 
 ADAPTER = "edit"  # the adapter's name while it is in the model
 _ATTENTION = 4  # projections in the attention of most models: q, k, v and the output

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.optimise import DeltaParameters
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
-from kg_edit.value.objective import Request
-from kg_edit.value.optimise import DeltaParameters
 
 if TYPE_CHECKING:
     from kg_edit.graphs.rgnn import RGNN

@@ -17,12 +17,12 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
 from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
+from kg_edit.locate_then_edit.optimise import FAST
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphValues
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import WriteRequest
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.value.optimise import FAST
 
 # Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
 POOL = (

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
-from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_plus.questions import ComposedFact, first_hop, objects_of
+from kg_edit.ripples.drawn import Excluded
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
 _NOBODY = {"subject": "\u2205", "subject_id": None}  # a subject that no graph knows

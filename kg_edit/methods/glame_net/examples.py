@@ -16,17 +16,17 @@ from random import Random
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.objective import ExtraTarget, Request
 from kg_edit.methods.glame_net.consequences import composed_facts, known_objects
-from kg_edit.methods.glame_net.edits import Excluded
 from kg_edit.methods.glame_net.network import ReadSubgraph
 from kg_edit.methods.glame_net.store import NetTraining
 from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop
 from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
+from kg_edit.ripples.drawn import Excluded
 from kg_edit.ripples.edits import hashed
 from kg_edit.text.relation_nouns import relation_nouns
-from kg_edit.value.objective import ExtraTarget, Request
 
 _WORDINGS = WORDINGS[:2]  # few, because the prefixes of all wordings are cached during the whole training
 

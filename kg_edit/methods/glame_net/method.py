@@ -23,6 +23,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, check_graph
+from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import FAST, DeltaParameters
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
 from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, load_network, read_manifest
@@ -32,9 +35,6 @@ from kg_edit.methods.rank_one.base import FoundValue, request_of
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.value.free_delta import FreeDelta
-from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import FAST, DeltaParameters
 
 _UNTRAINED = "untrained"
 

@@ -23,7 +23,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, graph_identity
-from kg_edit.methods.glame_net.edits import Excluded
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.glame_net.examples import Example, Visits, make_examples, split
 from kg_edit.methods.glame_net.network import GraphBatch
 from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, Validation
@@ -31,9 +32,8 @@ from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Passes, Progres
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
+from kg_edit.ripples.drawn import Excluded
 from kg_edit.storage.run_folder import digest
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.tail_forward import TailForward
 
 _NOTHING = Excluded()
 

@@ -31,6 +31,8 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
+from kg_edit.locate_then_edit.plain_forward import read_index
+from kg_edit.locate_then_edit.tail_forward import right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched
@@ -40,8 +42,6 @@ from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.replay import RecordedBlocks
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
-from kg_edit.value.plain_forward import read_index
-from kg_edit.value.tail_forward import right_pad, tail, tail_ends
 
 DEPTH = 0.87
 # Well-known things of many kinds, used if the edited relation has too few examples.

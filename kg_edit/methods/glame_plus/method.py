@@ -24,10 +24,12 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.spread import refuse_norm_after_mlp
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
+from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
+from kg_edit.locate_then_edit.optimise import DeltaParameters, descent_model, untouched
+from kg_edit.locate_then_edit.spread import refuse_norm_after_mlp
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
 from kg_edit.methods.glame_plus.answers import AnswerOptions, WrittenAnswers, others_than, write_answers
@@ -48,8 +50,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.objective import ExtraTarget, Objective, Request
-from kg_edit.value.optimise import DeltaParameters, descent_model, untouched
 
 _KEPT = 150  # tokens that stand before the things that are asked about, for one relation r'; found with 3 edits
 

@@ -19,12 +19,12 @@ from itertools import islice
 import torch
 
 from kg_edit.errors import PromptError
+from kg_edit.locate_then_edit.rows import SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_store import PrefixStore
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.matching import begins_with
-from kg_edit.value.rows import SoftTarget
 
 # Examples for relations without examples of their own; they only show the form of an answer. The questions that score a
 # model have another form (`scoring.questions`).

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.patches.prompt_patch import PromptFact, TellingRule
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.questions import new_fact
 from kg_edit.text.matching import begins_with
-from kg_edit.value.optimise import untouched
 
 CLARIFICATION = "Clarification: "
 _TOKENS = 24  # length of the model's answer that is checked for a mistake

@@ -24,6 +24,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
 from kg_edit.methods.kn.neurons import Neurons, neuron_attributions, refined_neurons, shared_neurons
@@ -38,7 +39,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
-from kg_edit.value.optimise import untouched
 
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
 

@@ -18,12 +18,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kg_edit.locate_then_edit.tail_forward import right_pad, tail, tail_ends
 from kg_edit.models.hooks import added, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import quick_backward, run_prefix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.replay import RecordedBlocks
-from kg_edit.value.tail_forward import right_pad, tail, tail_ends
 
 _ROWS = 64  # in one pass of the integral
 _STEP = 0.05  # by which the share of prompts changes in the refined choice

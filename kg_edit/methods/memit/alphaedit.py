@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.closed_form.held import HeldKeys
-from kg_edit.closed_form.joint import NullSpace, joint_directions, null_space
+from kg_edit.locate_then_edit.held import HeldKeys
+from kg_edit.locate_then_edit.joint import NullSpace, joint_directions, null_space
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 from kg_edit.methods.workload import Workload
 

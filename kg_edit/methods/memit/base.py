@@ -20,24 +20,24 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.held import HELD_ROWS, HeldKeys, HeldTokens, held_solve
-from kg_edit.closed_form.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PatchError
+from kg_edit.locate_then_edit.free_delta import OPTIMISER, FreeDelta, Optimiser, expected_steps
+from kg_edit.locate_then_edit.held import HELD_ROWS, HeldKeys, HeldTokens, held_solve
+from kg_edit.locate_then_edit.optimise import DEFAULT, FAST, DeltaParameters, untouched
+from kg_edit.locate_then_edit.spread import SpreadSite, refuse_norm_after_mlp, write_jointly
 from kg_edit.methods.base import annotate_errors, attempt
 from kg_edit.methods.config import Layers, default_layer
 from kg_edit.methods.memit.records import VALUE, Record, batches_without, facts_of, new_record, state_of, with_updates
 from kg_edit.methods.memit.values import Search, Target, WriteRequest
 from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.value_method import ValueConfig, ValueMethod
+from kg_edit.methods.rank_one.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.free_delta import OPTIMISER, FreeDelta, Optimiser, expected_steps
-from kg_edit.value.optimise import DEFAULT, FAST, DeltaParameters, untouched
 
 _MOST_BESIDE = 2
 

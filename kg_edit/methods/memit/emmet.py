@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.closed_form.held import HeldKeys
-from kg_edit.closed_form.joint import joint_directions
+from kg_edit.locate_then_edit.held import HeldKeys
+from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.memit.base import JointConfig, JointMethod
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.closed_form.held import HeldKeys
-from kg_edit.closed_form.joint import joint_directions
+from kg_edit.locate_then_edit.held import HeldKeys
+from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.memit.base import JointMethod, SpreadConfig
 
 

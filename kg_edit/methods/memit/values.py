@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.closed_form.spread import SpreadSite, subject_states
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import DeltaParameters, Descent, DescentDtype, descent_model, optimise_values
+from kg_edit.locate_then_edit.spread import SpreadSite, subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import DeltaParameters, Descent, DescentDtype, descent_model, optimise_values
-from kg_edit.value.tail_forward import TailForward
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

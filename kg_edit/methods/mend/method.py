@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.examples import whole_statement
@@ -26,7 +27,6 @@ from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.value.optimise import untouched
 
 _UNTRAINED = "untrained"
 

@@ -20,25 +20,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.closed_form.held import other_keys
-from kg_edit.closed_form.rank_one import KeyVariant, rank_one_update
-from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import annotate_errors, attempt
-from kg_edit.methods.config import ContextLengths, LayerConfig
-from kg_edit.methods.value_method import ValueConfig, ValueMethod
-from kg_edit.methods.workload import Workload
-from kg_edit.models.first_token import readable, warn_of_unread
-from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import BARE, sample_contexts
-from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.objective import Objective, Request, tokens_within
-from kg_edit.value.optimise import (
+from kg_edit.locate_then_edit.held import other_keys
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import (
     DEFAULT,
     FAST,
     DeltaParameters,
@@ -47,7 +34,20 @@ from kg_edit.value.optimise import (
     optimise_values,
     untouched,
 )
-from kg_edit.value.tail_forward import TailForward
+from kg_edit.locate_then_edit.rank_one import KeyVariant, rank_one_update
+from kg_edit.locate_then_edit.spread import subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.config import ContextLengths, LayerConfig
+from kg_edit.methods.rank_one.value_method import ValueConfig, ValueMethod
+from kg_edit.methods.workload import Workload
+from kg_edit.models.first_token import readable, warn_of_unread
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.sampling import BARE, sample_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 _ESSENCE = "{} is a"
 

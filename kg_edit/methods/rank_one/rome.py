@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.closed_form.rank_one import KeyVariant
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.free_delta import MOMENTUM, OPTIMISER, STOP_NLL, FreeDelta, Optimiser, expected_steps
+from kg_edit.locate_then_edit.optimise import DeltaParameters
+from kg_edit.locate_then_edit.rank_one import KeyVariant
 from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import Workload
-from kg_edit.value.free_delta import MOMENTUM, OPTIMISER, STOP_NLL, FreeDelta, Optimiser, expected_steps
-from kg_edit.value.optimise import DeltaParameters
 
 
 class RomeConfig(RankOneConfig):

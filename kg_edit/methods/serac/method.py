@@ -1,8 +1,7 @@
 """SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
 
 Making an edit changes no weights and trains nothing: the edit is encoded for the classifier and put into the memory.
-`kg_edit.patches.scope_patch` has the equation of the edited model, `kg_edit.patches.scope` that of the classifier,
-`kg_edit.methods.serac.training` trains both.
+`serac.patch` has the equation of the edited model, `serac.scope` that of the classifier, `serac.training` trains both.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.serac.network import SeracNetwork, untrained_scope
+from kg_edit.methods.serac.patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.methods.serac.scope import text_states
 from kg_edit.methods.serac.store import FORMAT, SeracManifest, load_serac
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.models.marker import find_marker
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.scope import text_states
-from kg_edit.patches.scope_patch import ScopedFact, ScopePatch, ScopeRule
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 

@@ -1,6 +1,6 @@
 """SERAC's trainable network: the parameters of the scope classifier and the counterfactual model's low-rank changes.
 
-`kg_edit.patches.scope` has the equations of the classifier. The change of a weight [out, in] is left right, where left
+`serac.scope` has the equations of the classifier. The change of a weight [out, in] is left right, where left
 [out, r] starts at 0, so the counterfactual model starts equal to the edited model.
 """
 
@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.gradients import Shape
+from kg_edit.methods.serac.patch import changed_after
+from kg_edit.methods.serac.scope import Scope
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import AfterMarker
-from kg_edit.patches.scope import Scope
-from kg_edit.patches.scope_patch import changed_after
 from kg_edit.patches.weight_patch import module_of
 
 _SCALE, _OFFSET = 20.0, -12.0  # initially a head's probability exceeds 1/2 if the mean cosine is above .6

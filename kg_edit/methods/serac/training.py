@@ -26,6 +26,8 @@ from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.patch import ScopeRule
+from kg_edit.methods.serac.scope import text_states
 from kg_edit.methods.serac.store import FORMAT, SeracManifest, SeracTraining, Validation
 from kg_edit.methods.trained.lessons import digest_of, lessons_of
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
@@ -34,8 +36,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import Marker, find_marker
 from kg_edit.models.prefix_cache import base_model
 from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.patches.scope import text_states
-from kg_edit.patches.scope_patch import ScopeRule
 
 _SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
 _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g

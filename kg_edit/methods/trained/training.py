@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
-from kg_edit.value.optimise import untouched
 
 log = logging.getLogger(__name__)
 

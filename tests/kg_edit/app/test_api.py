@@ -17,9 +17,9 @@ import uvicorn
 
 from kg_edit.app.messages import PromptToTry, TryRequest
 from kg_edit.errors import LedgerChangedError, PatchError
-from kg_edit.jobs.before_after import Query, responses
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
+from kg_edit.reports.before_after import Query, responses
 from kg_edit.scoring.generation import reply
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kg_edit.callbacks import LossFile
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rank_one.base import RankOneMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.callbacks import LossFile
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,

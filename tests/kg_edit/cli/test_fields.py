@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from kg_edit.cli.evaluate import evaluate
+from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
-from kg_edit.jobs.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.jobs.before_after import Reading, ReportProbe
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports.before_after import Reading, ReportProbe
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,

@@ -9,11 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from kg_edit.cli.app import app
-from kg_edit.closed_form.extraction import subtracted
 from kg_edit.errors import ConfigError, OutputError
+from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.closed_form.test_extraction import patch
+from tests.kg_edit.methods.ext_sub.test_extraction import patch
 
 
 def run(*arguments: object) -> str:

@@ -10,11 +10,11 @@ import pytest
 import kg_edit
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.locate.trace import TracedFact, asked_of
 from kg_edit.methods.mend.examples import make_examples
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
+from kg_edit.tracing.trace import TracedFact, asked_of
 
 FILE = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
 SHAPES = {"start", "middle", "after", "last", "twice", "apostrophe", "script", "target", "question"}

@@ -15,10 +15,10 @@ from kg_edit.export.merged_model import check_mergeable
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.check import check
 from kg_edit.methods import find_method
+from kg_edit.methods.grace.patch import CodebookPatch
+from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.codebook_patch import CodebookPatch
-from kg_edit.patches.scope_patch import ScopePatch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.ledger.ledgers import edits_of, method, same

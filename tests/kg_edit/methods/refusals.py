@@ -19,7 +19,7 @@ from kg_edit.errors import (
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
-from kg_edit.methods.beside.base import BesideMethod
+from kg_edit.methods.adapters.base import BesideMethod
 from kg_edit.methods.memit.base import SpreadConfig
 
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}  # families that normalise after the MLP

@@ -9,11 +9,11 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
+from kg_edit.locate_then_edit.objective import tokens_within
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, run_prefix
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
-from kg_edit.value.objective import tokens_within
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import CONTEXTS, EDIT, SECOND, delta, method, value_at
 from tests.kg_edit.tiny import families, tiny

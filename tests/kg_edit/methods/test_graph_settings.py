@@ -7,11 +7,11 @@ from typing import Any
 import networkx as nx
 import pytest
 
+from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.facts import answers_in
 from kg_edit.graphs.source import PrivateGraph, SubgraphOptions, SubgraphSource, edit_subgraph
-from kg_edit.jobs.method_plan import parse_settings
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
 from kg_edit.methods.config import GraphSettings

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, UnknownNameError
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.locate_then_edit.optimise import Descent, optimise_values
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.rank_one import base as rank_one_base
 from kg_edit.methods.rank_one.base import RankOneMethod
@@ -23,8 +25,6 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.objective import Objective
-from kg_edit.value.optimise import Descent, optimise_values
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import UNTRAINED
 from tests.kg_edit.tiny import CONFIGS, tiny

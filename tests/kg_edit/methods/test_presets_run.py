@@ -21,18 +21,20 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods import find_method, grace, value_method
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.locate_then_edit.optimise import Descent, optimise_values
+from kg_edit.methods import find_method
+from kg_edit.methods.grace import method as grace
 from kg_edit.methods.kn import method as kn
 from kg_edit.methods.kn import neurons
 from kg_edit.methods.memit import alphaedit, emmet, memit
 from kg_edit.methods.memit import values as joint_values
 from kg_edit.methods.presets import model_presets
 from kg_edit.methods.rank_one import base as rank_one_base
+from kg_edit.methods.rank_one import value_method
 from kg_edit.models import sampling
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.objective import Objective
-from kg_edit.value.optimise import Descent, optimise_values
 from tests.kg_edit.methods.test_presets import EDIT, EVERY, graph, names
 from tests.kg_edit.tiny import byte_level
 

@@ -8,9 +8,8 @@ import pytest
 
 from kg_edit.app.messages import TryRequest
 from kg_edit.app.session import _outcome, _queries
+from kg_edit.cli.unread_prompts import warn_of_unread_prompts
 from kg_edit.edits.edit import Edit
-from kg_edit.jobs.before_after import CandidateCost, Response
-from kg_edit.jobs.unread_prompts import warn_of_unread_prompts
 from kg_edit.methods import find_method
 from kg_edit.methods.kn.method import Kn
 from kg_edit.methods.statement import encode_statement
@@ -18,6 +17,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.before_after import CandidateCost, Response
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 

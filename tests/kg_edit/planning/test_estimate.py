@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.fine_tuning.lora import Lora
@@ -32,8 +34,6 @@ from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_r
 from kg_edit.planning.memory import optimiser_bytes
 from kg_edit.planning.recipe import recipe_of
 from kg_edit.planning.shape import ModelShape, shape_of
-from kg_edit.value.objective import Objective
-from kg_edit.value.tail_forward import tail
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods.quick import UNTRAINED

@@ -8,10 +8,10 @@ import networkx as nx
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.optimise import NoisyParameters
 from kg_edit.methods.glame.glame import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.optimise import NoisyParameters
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 

@@ -8,7 +8,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
 from kg_edit.methods.glame_net.consequences import with_questions
-from kg_edit.methods.glame_net.edits import Excluded
+from kg_edit.ripples.drawn import Excluded
 
 
 @pytest.mark.parametrize("order", [("Oslo", "Paris"), ("Paris", "Oslo")])

@@ -12,6 +12,8 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError
 from kg_edit.graphs.controls import NoGraph
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.glame_net.method import GlameNet, GlameNetConfig
 from kg_edit.methods.glame_net.store import FORMAT, Manifest
 from kg_edit.methods.rank_one import base as rank_one_base
@@ -19,8 +21,6 @@ from kg_edit.methods.trained.files import NETWORK
 from kg_edit.models.hooks import watched
 from kg_edit.models.prompts import encode
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.objective import Objective, Request
-from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.glame_net.examples import edits, graph, quick
 from tests.kg_edit.tiny import tiny
 

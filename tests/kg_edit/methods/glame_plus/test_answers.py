@@ -14,10 +14,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from kg_edit.closed_form.spread import subject_states
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
+from kg_edit.locate_then_edit.spread import subject_states
 from kg_edit.methods.glame_plus import answers, known_questions
 from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,

@@ -10,10 +10,10 @@ from typing import Any
 import networkx as nx
 import pytest
 
+from kg_edit.cli.evaluation_graph import guarded
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
-from kg_edit.jobs.evaluation_graph import guarded
 from kg_edit.methods.in_context.definition import Definition, DefinitionConfig
 from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.ke import training
 from kg_edit.methods.ke.method import Ke, KeConfig
 from kg_edit.methods.ke.network import KeNetwork
@@ -21,7 +22,6 @@ from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import edits
 from tests.kg_edit.tiny import tiny
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.closed_form.held import other_keys
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
+from kg_edit.locate_then_edit.held import other_keys
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.memit.base import JointMethod
 from kg_edit.models.language_model import LanguageModel

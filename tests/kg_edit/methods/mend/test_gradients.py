@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import (
     edited_modules,
     felt,
@@ -18,7 +19,6 @@ from kg_edit.methods.mend.gradients import (
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import hooks_of, weights_of
 from tests.kg_edit.tiny import CONFIGS, tiny
 

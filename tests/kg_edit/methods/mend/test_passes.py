@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import EditedPasses, mlp_weights, weight_shapes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import hooks_of
 from tests.kg_edit.tiny import CONFIGS, tiny
 

@@ -10,19 +10,19 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
+from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
 from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.methods.serac.store import SeracManifest, SeracTraining, load_serac
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.marker import find_marker
-from kg_edit.patches.scope_patch import ScopePatch
 from kg_edit.scoring.likelihood import Pair, score
-from kg_edit.value.optimise import untouched
 from tests.kg_edit.methods.mend.examples import edits, hooks_of
 from tests.kg_edit.tiny import families, tiny
 

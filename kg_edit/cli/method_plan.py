@@ -1,0 +1,344 @@
+"""Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.methods.listing import reads_a_graph
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
+from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
+from kg_edit.text.display import plain
+from wikidata_cache.errors import (
+    AmbiguousLabelError,
+    EntityNotInGraphError,
+    GraphFileError,
+    UnknownLabelError,
+    WikidataCacheError,
+)
+
+if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
+    from kg_edit.graphs.source import SubgraphSource
+    from kg_edit.methods import EditingMethod, MethodConfig
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.tracing.layer_sweep import Sweep
+    from wikidata_cache import WikidataCache
+
+
+AUTO = "auto"
+_SHOWN = 20  # edits that can't be made, in a message
+_GRAPH_FILES = (".nt", ".tsv", ".gz")
+
+log = logging.getLogger(__name__)
+
+
+def parse_layer(text: str | int | None) -> int | None:
+    """Parse ``--layer``; None for auto, and if the option is absent (then the method's default is used).
+
+    Raises:
+        ConfigError: it is neither a number from 0 on nor auto.
+    """
+    if text is None or text == AUTO:
+        return None
+    if not str(text).isdecimal():
+        raise ConfigError(f"--layer {text}: expected a layer's number from 0 on, or auto")
+    return int(text)
+
+
+def parse_relations(text: str | None) -> tuple[str, ...]:
+    """Parse the property ids of ``--relations``; () if the option is absent.
+
+    Raises:
+        ConfigError: a part is no property id.
+    """
+    found = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    for one in found:
+        if not re.fullmatch(r"P[1-9][0-9]*", one):
+            raise ConfigError(f"--relations: expected property ids such as P17,P19; found {one!r}")
+    return found
+
+
+def parse_settings(
+    pairs: list[str], *, layer: int | None = None, corpus: str | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """Parse NAME=VALUE pairs; a dot in a name goes one level down, and a value is JSON if it can be parsed, else text.
+
+    ``layer``, ``corpus`` and ``steps`` are the values of options of these names.
+
+    Raises:
+        ConfigError: a pair has no ``=``, or a setting is given twice.
+    """
+    settings: dict[str, Any] = {}
+    options = {"layer": layer, "covariance.corpus": corpus, "steps": steps}
+    for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")
+        _put(settings, [part.strip() for part in name.split(".")], _value(text), pair)
+    return settings
+
+
+def _put(settings: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
+    *groups, last = path
+    for group in groups:
+        settings = settings.setdefault(group, {}) if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict) or last in settings:
+        raise ConfigError(f"{'.'.join(path)} is set twice, the second time by {pair!r}; keep one")
+    settings[last] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method with its settings and graph, before a model is loaded."""
+
+    method: type[EditingMethod]
+    config: MethodConfig
+    graph: WikidataCache | None
+    around: SubgraphSource | None = None  # the graph as the method sees it, if it differs from `graph`
+    auto: bool = False  # choose the layer once the model is loaded
+    sweep: Sweep | None = None  # how the layer was chosen
+    memory: float | None = None  # MB that a pass may use besides the model
+
+    @property
+    def source(self) -> SubgraphSource | None:
+        """The graph that the method reads."""
+        return self.around or self.graph
+
+    def check(self, edits: Sequence[Edit], out: Path) -> None:
+        """Check the edits and the folder that the run is to write, as far as possible without a model.
+
+        Raises:
+            KgEditError, WikidataCacheError: something is wrong.
+        """
+        from kg_edit.storage.run_folder import check_folder
+
+        check_folder(out)
+        self.usable(edits)
+
+    def usable(
+        self,
+        edits: Sequence[Edit],
+        *,
+        keep_going: bool = False,
+        say: Callable[[str], None] = log.warning,
+        settle: str | None = None,
+    ) -> tuple[Edit, ...]:
+        """Check the edits as far as possible without a model; return the edits that can be made.
+
+        Args:
+            edits: the edits to check.
+            keep_going: leave out edits that can't be made.
+            say: called with a line for each edit that is left out.
+            settle: the command that resolves names to entities; shown if names are ambiguous or unknown.
+
+        Raises:
+            KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made.
+        """
+        with doing("looking at the edits"):
+            if not keep_going and self._is_good(edits, settle):
+                return tuple(edits)
+            faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
+        if faults and not keep_going:
+            raise all_faults(faults, settle)
+        if len(faults) == len(edits):
+            raise next(iter(faults.values()))
+        for edit, fault in faults.items():
+            say(f"skipped: {edit.id}: {fault}")
+        return tuple(edit for edit in edits if edit not in faults)
+
+    def _is_good(self, edits: Sequence[Edit], settle: str | None) -> bool:
+        """Whether all edits pass the method's check of its inputs.
+
+        False if a name is ambiguous or unknown in one of several edits, and a command can settle it; any other error is
+        raised.
+        """
+        try:
+            self.method.check_inputs(self.config, self.source, edits)
+        except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError) as error:
+            if len(edits) == 1 or settle is None:
+                raise
+            log.debug("looking at every edit: %s", error)
+            return False
+        return True
+
+    def _fault(self, edit: Edit) -> Exception | None:
+        try:
+            self.method.check_inputs(self.config, self.source, [edit])
+        except (KgEditError, WikidataCacheError) as error:
+            return error
+        return None
+
+    def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
+        """The plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto).
+
+        Raises:
+            KgEditError: the method has no layer to choose, or no edit can be made.
+        """
+        if not self.auto:
+            return self
+        from kg_edit.tracing.layer_sweep import auto_layer
+
+        found = auto_layer(lambda config: self.method(model, config, graph=self.source), model, self.config, edits)
+        return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
+
+    def note_layer(self, out: Path) -> None:
+        """Write to ``out`` how the layer was chosen, if it was."""
+        from kg_edit.storage.atomic import write_json
+
+        if self.sweep:
+            write_json(out / "layer.json", self.sweep.model_dump(mode="json"))
+
+    def on(self, model: LanguageModel) -> EditingMethod:
+        """Bind the method to a loaded model, and set its memory limit."""
+        made = self.method(model, self.config, graph=self.source)
+        made.memory = self.memory or made.memory
+        return made
+
+
+def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
+    """Make one error for all edits that can't be made, with the command that resolves names."""
+    unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
+    way = f"\nResolve all names at once with this command, choose a candidate for each, and edit that file:\n  {settle}"
+    first = next(iter(faults.values()))
+    if len(faults) == 1:
+        if unclear and settle:
+            first.add_note(way.strip())
+        return first
+    shown = [f"  {edit.id}: {fault}" for edit, fault in list(faults.items())[:_SHOWN]]
+    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    told = "\n".join([f"{len(faults)} edits can't be made:", *shown, *more])
+    return GraphError(f"{told}{way if unclear and settle else ''}")
+
+
+def plan(
+    method: str,
+    *,
+    preset: str = "default",
+    layer: str | int | None = None,
+    settings: list[str] | None = None,
+    corpus: str | None = None,
+    graph: WikidataCache | list[str] | None = None,
+    contact: str | None = None,
+    memory: float | None = None,
+) -> MethodPlan:
+    """Find the method, check its settings, and open the graph unless it is open (`graph_of` has a default graph).
+
+    Raises:
+        KgEditError: there is no such method, preset or setting.
+        WikidataCacheError: the graph can't be opened.
+    """
+    from kg_edit.methods import find_method
+
+    opened = open_graph(graph, contact) if isinstance(graph, list) else graph
+    found = find_method(method)
+    wanted = parse_settings(settings or [], layer=parse_layer(layer), corpus=corpus)
+    config = found.config_class.preset(preset, wanted, method=method)
+    if layer == AUTO:
+        from kg_edit.tracing.layer_sweep import check_choosable
+
+        check_choosable(config)
+    return MethodPlan(found, config, opened, auto=layer == AUTO, memory=memory)
+
+
+def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """Load a model, without progress bars and warnings of transformers.
+
+    Raises:
+        ModelError: it can't be loaded; a wrong name is found before torch and transformers are imported.
+    """
+    check_model_name(model)
+    from transformers.utils import logging as transformers_logging
+
+    from kg_edit.models.language_model import LanguageModel
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with doing(f"loading {model}"):
+        return LanguageModel.load(model, dtype=dtype, device=device)
+
+
+def check_names(method: str, model: str | None = None) -> None:
+    """Check the names of the method and the model before torch and transformers are imported.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ModelError: there can't be such a model.
+    """
+    check_method(method)
+    if model is not None:
+        check_model_name(model)
+
+
+def graph_of(
+    method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
+) -> WikidataCache | None:
+    """Open the graph of ``--graph``; without it, a method that needs a graph gets the packaged ``default``.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        ConfigError, WikidataCacheError: the graph can't be opened.
+    """
+    if graph or not reads_a_graph(method):
+        return open_graph(graph, contact)
+    log.info("no --graph given: %s uses the packaged graph %s", method, default)
+    return open_graph([default], contact)
+
+
+def graph_name(data: Path) -> str:
+    """The packaged graph for a benchmark: the one of its name if ``data`` is a packaged name, else the extract."""
+    return str(data) if packaged_graph(str(data)) else EXTRACT
+
+
+def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
+    """Open the graph of ``--graph``, which may be a packaged name; None if the option is absent.
+
+    Raises:
+        ConfigError: a name is almost a packaged one's.
+        WikidataCacheError: it can't be opened.
+    """
+    if not graph:
+        return None
+    for part in graph:
+        _check_graph(part)
+    from wikidata_cache import WikidataCache
+
+    parts = [str(packaged_graph(part) or part) for part in graph]
+    with doing("reading the graph"):
+        return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
+
+
+def _check_graph(part: str) -> None:
+    """Refuse a misspelt name or a missing file before anything slow is imported."""
+    if hint := graph_hint(part):
+        raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
+    if part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part and not Path(part).expanduser().exists():
+        raise GraphFileError(Path(part), "does not exist; check the path")
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show ``what`` beside a spinner on stderr while the block runs; show nothing if stderr is no terminal.
+
+    Rich's own status would write an empty line if stderr is no terminal.
+    """
+    console = Console(stderr=True)
+    with console.status(plain(what)) if console.is_terminal else nullcontext():
+        yield

@@ -1,0 +1,158 @@
+"""Run an evaluation on a Ray cluster: one worker for each device; a lost worker's shard is given to another worker.
+
+Needs the extra ``kg-edit[ray]``. On several machines, all must see the output folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.evaluate.finish import merge
+from kg_edit.evaluate.run import check_schedule
+from kg_edit.evaluate.schedule import Shard
+from kg_edit.evaluate.summary import Summary
+from kg_edit.storage.run_folder import check_folder
+
+if TYPE_CHECKING:
+    from kg_edit.cli.evaluation import Evaluation, Ready
+
+log = logging.getLogger(__name__)
+
+_PARTS = 64  # shards, at most; independent of the number of workers, which may change when a run is resumed
+_TRIES = 3  # workers that a shard may lose
+_SHARDS = ".shards"
+
+
+def evaluate_on_ray(
+    evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None, progress: bool = True
+) -> Summary:
+    """Score with all devices of the cluster, and merge; the result is the same as from one process.
+
+    The cluster is the one to which this process is connected, else that of ``RAY_ADDRESS``, else this machine. The
+    shards are in the hidden folder ``.shards`` under ``out``; if the run is started again, each shard continues where
+    it stopped. ``started`` is called with the process id of each worker.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no record.
+        ModelError: a shard lost its worker three times.
+        KgEditError: any other error of a worker.
+    """
+    ray = _ray()
+    check_folder(out)
+    size = check_schedule(evaluation.schedule, evaluation.every).schedule.sequence
+    sequences = -(-len(evaluation.read().records[evaluation.span]) // size)
+    if not sequences:
+        raise ConfigError(f"{evaluation.data} has no records to score; give another file")
+    parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
+    folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
+    crew = _Crew(ray=ray, evaluation=evaluation, folders=folders, started=started)
+    with tqdm(desc="shards", total=len(parts), disable=None if progress else True) as bar:
+        crew.work(bar.update)
+    return merge(out, list(folders.values()))
+
+
+@dataclass(kw_only=True)
+class _Crew:
+    """The workers, and the shards that are left to do."""
+
+    ray: Any
+    evaluation: Evaluation
+    folders: dict[Shard, Path]
+    started: Callable[[int], object]
+    lost: dict[Shard, int] = field(default_factory=dict)
+
+    def work(self, done: Callable[[], object]) -> None:
+        """Give the shards to workers until all are done."""
+        left, busy = deque(self.folders), dict[Any, tuple[Shard, Any]]()
+        try:
+            for _ in range(min(self._devices(), len(left))):
+                self._give(left.popleft(), self._hire(), busy)
+            while busy:
+                (ready,), _ = self.ray.wait(list(busy), num_returns=1)
+                shard, worker = busy.pop(ready)
+                if lost := self._lost(ready):
+                    left.append(self._again(shard, lost))
+                    worker = self._hire()
+                else:
+                    done()
+                if left:
+                    self._give(left.popleft(), worker, busy)
+        finally:
+            for _, worker in busy.values():
+                self.ray.kill(worker)
+
+    def _devices(self) -> int:
+        found = self.ray.cluster_resources()
+        return max(1, int(found.get("GPU", 0) or found.get("CPU", 1)))
+
+    def _hire(self) -> Any:
+        """Start a new worker with a device of its own."""
+        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
+        worker = self.ray.remote(num_cpus=1, num_gpus=gpus)(_Worker).remote(self.evaluation)
+        self.started(self.ray.get(worker.process.remote()))
+        return worker
+
+    def _give(self, shard: Shard, worker: Any, busy: dict[Any, tuple[Shard, Any]]) -> None:
+        busy[worker.score.remote(shard, self.folders[shard])] = shard, worker
+
+    def _lost(self, ready: Any) -> Exception | None:
+        """The error by which a worker was lost; None if its shard is scored. Any other error of a worker is raised."""
+        try:
+            self.ray.get(ready)
+        except self.ray.exceptions.RayActorError as error:
+            lost: Exception = error
+            return lost
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause or error from error
+        return None
+
+    def _again(self, shard: Shard, error: Exception) -> Shard:
+        self.lost[shard] = self.lost.get(shard, 0) + 1
+        if self.lost[shard] == _TRIES:
+            raise ModelError(
+                f"the worker of shard {shard} was lost {_TRIES} times ({_first_line(error)}); its scores are kept. "
+                "Find out why it stops (too little memory?), and start again"
+            ) from error
+        log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
+        return shard
+
+
+class _Worker:
+    """A process with its own device, which loads the model once."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._ready: Ready | None = None
+
+    def process(self) -> int:
+        """The process id of this worker."""
+        return os.getpid()
+
+    def score(self, shard: Shard, out: Path) -> None:
+        """Score the records of a shard that are not in ``out`` yet."""
+        self._ready = self._ready or self._evaluation.ready(out)
+        self._ready.run(out, shard, progress=False)
+
+
+def _ray() -> Any:
+    """Import ray and connect it to a cluster; raises ConfigError if it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs Ray, which is not installed: pip install 'kg-edit[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,1 +1,0 @@
-"""The work behind the commands of `kg-edit`, independent of the command line."""

@@ -1,0 +1,1 @@
+"""Label drift: how far a sentence classifier's answers change after edits."""

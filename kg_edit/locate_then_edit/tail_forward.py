@@ -1,0 +1,119 @@
+"""The fast forward pass of the objective: it runs only the part of the model that a change can reach.
+
+A change at the subject's last token in layer l affects that token from layer l on, and later tokens from layer l+1 on.
+Everything else is computed once: the attention keys and values of the tokens before the subject's last token
+(`prefix_cache`), and the states of the later tokens up to layer l+1. A step then runs block l on one token per row, and
+the blocks above on the tail tokens only (`RecordedBlocks`). `PlainForward` is the reference: the same logits from the
+whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kg_edit.locate_then_edit.plain_forward import read_index, read_positions
+from kg_edit.models.hooks import added, beside, is_hooked, run_at_positions, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
+from kg_edit.models.prompts import Batch, Prompt, end_mask
+from kg_edit.models.replay import RecordedBlocks
+
+
+class TailForward:
+    """Runs the tails of rows of prompts, with a change at the subject's last token in block ``layer``.
+
+    A row's tail starts at the subject's last token (`tail`). ``keys`` [rows, d_ff] and ``values`` [rows, d] are the
+    input and output of the down-projection at that token, in the model without the change.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        layer: int,
+        rows: Sequence[Prompt],
+        *,
+        contexts: SharedContexts | None = None,
+        prefix: Prefix | None = None,
+    ) -> None:
+        """Run the tails once without a change, and record the calls of the blocks.
+
+        ``contexts`` are cached beginnings of rows, shared by many forwards. ``prefix`` holds the cached keys and values
+        of all tokens before the tails; by default it is computed here.
+        """
+        starts = [row.ids[: row.edited_at] for row in rows]
+        tails = [tail(row) for row in rows]
+        if prefix is None:
+            beyond = max(map(len, tails))
+            prefix = contexts.prefix(model, starts, beyond=beyond) if contexts else run_prefix(model, starts)
+        self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
+        self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
+        with torch.no_grad():
+            self._record_edited_block(tails)
+            self._record_blocks_above(tails)
+
+    def kept(self, rows: Sequence[int]) -> TailForward:
+        """The forward of only the rows with these indices; their prefix is reused."""
+        prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
+        return TailForward(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
+
+    def _record_edited_block(self, tails: Sequence[Sequence[int]]) -> None:
+        """Record the call of the edited block with only the subject's last token; keep the key and value there."""
+        seen: list[Tensor] = []
+        with watched(self._model.down_projection(self._layer), lambda key, value: seen.extend((key, value))):
+            self._edited, _ = self._record([tail[:1] for tail in tails], range(self._layer, self._layer + 1))
+        self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
+
+    def _record_blocks_above(self, tails: Sequence[Sequence[int]]) -> None:
+        """Record the calls of the blocks above with the whole tails; keep the states before and after them."""
+        self._above, self._clean_final = self._record(tails, range(self._layer + 1, len(self._model.blocks)))
+        self._clean_later = self._above.start[:, 1:]
+
+    def _record(self, tails: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
+        batch = right_pad(tails, self._model.device, ends=tail_ends(self._rows))
+        return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Logits [reads, vocabulary] at the positions that the loss reads, with ``change`` [rows, d] (None: no change).
+
+        The positions, row after row: those that predict a target token; for a row without target, the subject's last
+        token.
+        """
+        with quick_backward(self._clean_final):
+            hidden = self._clean_final if change is None else self._changed(change)
+        return self._model.logits(hidden[beside(self._reads, hidden)])
+
+    def _changed(self, change: Tensor) -> Tensor:
+        """The last block's output [rows, tail, d] under ``change`` [rows, d]."""
+        module = self._model.down_projection(self._layer)
+        with added(module, lambda output: output + change.to(output).reshape(output.shape)):
+            first = self._edited.run(self._edited.start)
+        hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
+        last = self._model.mlp(len(self._model.blocks) - 1)
+        alone = None if last is None or is_hooked(last) else last  # a patch there may need all tokens of a row
+        with run_at_positions(alone, self._reads):
+            return self._above.run(hidden)
+
+
+def tail(row: Prompt) -> Sequence[int]:
+    """The tail of a row: the tokens from the subject's last one to the last position that the loss reads."""
+    return row.ids[row.edited_at : read_positions(row)[-1] + 1]
+
+
+def tail_ends(rows: Sequence[Prompt]) -> list[int]:
+    """The column of each row's tail in which its prompt ends; it may be outside of the tail."""
+    return [row.target_start - 1 - row.edited_at for row in rows]
+
+
+def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequence[int] | None = None) -> Batch:
+    """Right-pad tails into a batch. All begin at the subject's last token, so a column is the distance from it.
+
+    ``ends`` has the column in which a row's prompt ends; it may be outside of the tail.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    positions = torch.arange(width, device=device).expand(len(rows), -1)
+    return Batch(ids=ids, mask=mask, positions=positions, ends=None if ends is None else end_mask(ends, width))

@@ -1,0 +1,1 @@
+"""What methods share that train an adapter at one layer and change no weights."""

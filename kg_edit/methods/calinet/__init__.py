@@ -1,0 +1,1 @@
+"""CaliNET: calibration memory slots beside one feed-forward network."""

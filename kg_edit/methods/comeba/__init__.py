@@ -1,0 +1,1 @@
+"""COMEBA: MEMIT's updates behind a gate that knows the edited subjects."""

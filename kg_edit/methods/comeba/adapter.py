@@ -1,0 +1,142 @@
+"""The side of COMEBA: an update of a weight that acts only at tokens with keys near to the edited ones.
+
+Li et al., EMNLP 2024, arXiv 2403.05330.
+
+With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
+
+    r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
+    y    = W x + [z(x) >= alpha] D x,    alpha = min(most, z - (1 - share) |z|),    z = min_i z(k_i)
+
+where k_i are the keys of the edits; alpha is share * z while z is above 0. The update is large at these keys and small
+at others, so r marks the edited tokens as outliers. The published program computes mean and deviation over the tokens
+of the current text. Here they come from texts that the model writes itself, so that the gate of a token does not depend
+on the text around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kg_edit.errors import PatchError
+from kg_edit.methods.adapters.summed import SideSettings
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_hooks import answering
+from kg_edit.patches.adapter_patch import Side, layer_of
+from kg_edit.patches.weight_patch import Factors, module_of, stacked
+
+
+class GateSettings(SideSettings):
+    """Settings of the gate: how large z(x) has to be."""
+
+    most: float = Field(2.2, description="alpha before the first edit, which is its largest value")
+    share: float = Field(1.0, gt=0, le=1, description="alpha as a share of the smallest z of an edited key")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GatedUpdate(Side):
+    """The factors of the update, the edits' ``keys`` [facts, in], and keys of other text, ``others`` [tokens, in]."""
+
+    kind: ClassVar[str] = "comeba"
+
+    update: Factors
+    keys: Tensor
+    others: Tensor
+    settings: GateSettings
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (out, in) of the updated weight."""
+        return self.update.shape
+
+    @property
+    def words(self) -> str:
+        """A short description of the side: the rank and the gate."""
+        return f"rank {self.update.rank} for tokens beyond {self.alpha:.2f} deviations"
+
+    @cached_property
+    def change(self) -> Tensor:
+        """D, [out, in] in float32."""
+        return self.update.product.float()
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of |D x| over ``others``."""
+        sizes = (self.others.float() @ self.change.T).norm(dim=-1)
+        return float(sizes.mean()), max(float(sizes.std()), torch.finfo(torch.float32).tiny)
+
+    @cached_property
+    def alpha(self) -> float:
+        """The gate's threshold alpha for z(x)."""
+        if not len(self.keys):
+            return self.settings.most
+        mean, deviation = self.scale
+        sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
+        smallest = float((sizes.min() - mean) / deviation)
+        return min(self.settings.most, _below(smallest, 1 - self.settings.share))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors of the side, by name."""
+        return {"left": self.update.left, "right": self.update.right, "keys": self.keys, "others": self.others}
+
+    def said(self) -> dict[str, Any]:
+        """The gate's settings."""
+        return self.settings.model_dump(mode="json")
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the side from the results of `said` and `tensors`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
+        """
+        update = Factors(left=tensors["left"], right=tensors["right"])
+        keys, others = tensors["keys"], tensors["others"]
+        shapes = [tuple(part.shape) for part in (update.left, update.right, keys, others)]
+        if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+            raise ValueError(f"factors, keys and others are {shapes}")
+        if {shapes[1][0]} != {shapes[2][1], shapes[3][1]}:
+            raise ValueError(f"keys and others don't fit factors of {shapes[:2]}: {shapes[2:]}")
+        return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(said))
+
+    def plus(self, later: Self) -> Self:
+        """The sum of both updates with the keys of both; ``others`` is kept from this side.
+
+        Raises:
+            PatchError: the sides have different gates.
+        """
+        if self.settings != later.settings or self.shape != later.shape:
+            raise PatchError(
+                f"can't add updates with different gates ({self.settings!r} and {later.settings!r}); make both with "
+                "the same settings"
+            )
+        return replace(self, update=stacked(self.update, later.update), keys=torch.cat([self.keys, later.keys]))
+
+    @contextmanager
+    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+        """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
+        change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
+        (mean, deviation), alpha = self.scale, _below(self.alpha, _SLACK)
+
+        def answer(inputs: Tensor, output: Tensor) -> Tensor:
+            found = inputs @ change.T
+            far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= alpha
+            return torch.where(far, output + found, output)
+
+        with answering(model, layer_of(model, name), answer):
+            yield
+
+
+_SLACK = 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding
+
+
+def _below(z: float, share: float) -> float:
+    """``z`` less a share of its size, also below 0."""
+    return z - share * abs(z)

@@ -1,0 +1,120 @@
+"""COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): batches of MEMIT one after the other, applied by gated hooks.
+
+With C the covariance of the keys, K_p the keys of all earlier batches and K those of the batch, a layer's update is
+
+    D = R K^T (lambda C + K_p K_p^T + K K^T)^-1                      [d, d_ff]
+
+R and K are taken on the model with the full updates of the earlier batches, as if every gate were open: at the edited
+keys the gates are open. The weights themselves do not change: the sum of all D is added only at tokens whose keys are
+near to edited keys. The gate is defined in `kg_edit.methods.comeba.adapter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.optimise import untouched
+from kg_edit.methods.adapters.own_text import own_text_inputs
+from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
+from kg_edit.methods.memit.base import KEY
+from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.values import Target, WriteRequest
+from kg_edit.patches.adapter_patch import SidePatch, side_of, without_side
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+
+
+class ComebaConfig(MemitConfig):
+    """MEMIT's settings, and those of the gate."""
+
+    alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
+    share: float = Field(
+        0.9, gt=0, le=1, description="the threshold is at most this fraction of the smallest z-score of an edited key"
+    )
+    texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+
+
+class Comeba(Memit):
+    """MEMIT whose updates act only at tokens near the edited keys; each batch is made on top of the earlier ones."""
+
+    name = "comeba"
+    paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
+    about = "MEMIT's batches one after the other; they only act at tokens near the edited keys"
+    kind = "adapter"
+    separable = False
+    keeps_keys = True
+    config_class = ComebaConfig
+    config: ComebaConfig
+
+    def empty_patch(self) -> Patch:
+        """A `SidePatch` without sides; it changes nothing."""
+        return SidePatch(sides={}, provenance=self.provenance())
+
+    def prepare(self) -> None:
+        """Prepare as MEMIT does, and collect the keys of other text once."""
+        super().prepare()
+        with untouched(self.model):
+            _ = self.others
+
+    @cached_property
+    def others(self) -> Mapping[str, Tensor]:
+        """By the weight's name, keys [tokens, d_ff] of texts that the model wrote itself."""
+        config = self.config
+        return {
+            self.model.weight_name(layer): own_text_inputs(
+                self.model, layer, reads="key", texts=config.texts, tokens=config.text_tokens, seed=config.seed
+            ).cpu()
+            for layer in self.layers
+        }
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
+        rest: Patch = before
+        for place in self._places:
+            rest = without_side(rest, place) or WeightPatch(factors={})
+        held = WeightPatch(factors=self._earlier(before))
+        with (rest if held.is_empty else rest + held).applied(self.model):
+            return self.make(edits, before=before)
+
+    def _new(
+        self,
+        edits: Sequence[Edit],
+        asked: Sequence[tuple[WriteRequest, ...]],
+        targets: Sequence[list[Target]],
+        before: Patch,
+    ) -> Patch:
+        """MEMIT's update as gated sides of a `SidePatch`."""
+        made = super()._new(edits, asked, targets, before)
+        assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
+        settings = GateSettings(most=self.config.alpha, share=self.config.share)
+        sides = {
+            (GatedUpdate.kind, name): GatedUpdate(
+                update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),
+                keys=made.state[KEY + name].T.float().contiguous().cpu(),
+                others=self.others[name],
+                settings=settings,
+            )
+            for name, pair in made.factors.items()
+        }
+        patch = SidePatch(sides=sides, provenance=made.provenance)
+        patch.check_finite()
+        return patch
+
+    def protected(self, layer: int, before: Patch) -> Tensor | None:
+        """The keys of the earlier batches, which the sides of ``before`` hold, [d_ff, earlier facts]."""
+        side = side_of(before, (GatedUpdate.kind, self.model.weight_name(layer)))
+        return side.keys.T if isinstance(side, GatedUpdate) else None
+
+    @property
+    def _places(self) -> list[tuple[str, str]]:
+        return [(GatedUpdate.kind, self.model.weight_name(layer)) for layer in self.layers]
+
+    def _earlier(self, before: Patch) -> dict[str, Factors]:
+        found = {name: side_of(before, (kind, name)) for kind, name in self._places}
+        return {name: side.update for name, side in found.items() if isinstance(side, GatedUpdate)}

@@ -1,0 +1,1 @@
+"""Ext-Sub: subtract what a deficient expert has more than the generalist."""

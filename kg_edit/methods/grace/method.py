@@ -1,0 +1,221 @@
+"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; no weight changes.
+
+Each edit gets one entry: the key k [d_ff] is the down-projection's input at the prompt's last token, and the value v
+[d] is trained by Adam until the model says the target. At the last token of a prompt, let x be the module's input and
+k_i the nearest key. The module's output is v_i if ||x - k_i|| <= eps_i, else W x. `methods.grace.codebook` has the
+rule that computes the radii eps from the edits (Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from operator import add
+from typing import Any, ClassVar, Literal
+
+import networkx as nx
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ModelError
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.optimise import Descent, optimise_values, untouched
+from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
+from kg_edit.methods.config import LayerConfig
+from kg_edit.methods.grace.codebook import Codebook, Deferral
+from kg_edit.methods.grace.patch import CodebookPatch, without_codebooks
+from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.workload import Workload
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.storage.seeds import Seed
+
+AS_PUBLISHED: dict[str, Any] = {"lookup": "prompt-end", "expand": "widen"}
+_BATCH = 32  # edits in one descent; each is trained as if it were alone, so this only affects the speed
+
+
+class GraceConfig(LayerConfig):
+    """GRACE's settings. The preset ``paper`` has those of the published code, except layer, replaced output and growth.
+
+    The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
+    ``paper`` has one more. With the presets, only the prompt's last token is looked up, and radii grow as in Algorithm
+    1. Without a preset, every token is looked up, and a ball grows to the new key, as in patches made before these
+    settings existed.
+    """
+
+    depth: ClassVar[float] = 0.75
+    writes_weight: ClassVar[bool] = False
+
+    layer: int | None = Field(None, ge=0, description="block with the codebook, 0-based; default 0.75 of the depth")
+    steps: PositiveInt = Field(50, description="maximum number of loss evaluations")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam, for the value")
+    stop_below: float = Field(0.01, description="training stops when the loss is below this value")
+    start: Literal["warm", "cold"] = Field(
+        "warm", description="initial value: the module's own output (warm), or uniform in [0, 1) (cold)"
+    )
+    seed: Seed = Field(0, description="random seed of a cold start")
+    deferral: Deferral = Field(Deferral(), description="which inputs belong to a key: radius, expand, metric, lookup")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {"deferral": AS_PUBLISHED},
+        "paper": {"steps": 101, "stop_below": 0.0, "start": "cold", "deferral": AS_PUBLISHED},
+    }
+
+    def idle(self) -> dict[str, str]:
+        """The seed of a warm start."""
+        return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
+
+    def workload(self, *, edits: int) -> Workload:
+        """``steps`` steps of gradient descent on the edit's prompt alone."""
+        return Workload(steps=self.steps, together=_BATCH)
+
+
+class Grace(EditingMethod):
+    """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
+
+    The value is trained until the model says the target. Other codebook entries are not active during training, so each
+    edit can be taken out; earlier patches of weights are active. The value is used if the last token of a prompt lies
+    within the key's radius: for the prompt itself and very similar ones. On most models, the key of a paraphrase is as
+    far away as that of a neighbour, so no radius covers only the paraphrases.
+    """
+
+    name = "grace"
+    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
+    about = "a codebook beside one layer: only the prompt and very similar ones get a new answer"
+    family = "codebook"
+    trains = "value"
+    kind = "adapter"
+    separable = True
+    config_class = GraceConfig
+    config: GraceConfig
+
+    def __init__(
+        self, model: LanguageModel, config: GraceConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self.layer = config.layer_in(len(model.blocks))
+        model.block(self.layer)  # raises early if the model has no such layer
+
+    def empty_patch(self) -> Patch:
+        """A `CodebookPatch` without entries; it changes nothing."""
+        return CodebookPatch(codebooks={}, provenance=self.provenance())
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made.
+
+        Raises:
+            PromptError: a prompt and its target can't be told apart in tokens.
+        """
+        for edit in edits:
+            with annotate_errors(edit):
+                self._request(edit)
+                warn_of_lead(self.model, edit, method=self.name)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Make an entry for each of the edits, all in one descent."""
+        patches = self.edit_each(edits)
+        for patch in patches:
+            if isinstance(patch, Exception):
+                raise patch
+        return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.empty_patch())
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """Train the values of all edits in one descent; each edit gets its own patch."""
+        with untouched(self.model):
+            found = [attempt(edit, partial(self._request, edit)) for edit in edits]
+            places = [place for place, request in enumerate(found) if isinstance(request, Request)]
+            requests = [request for request in found if isinstance(request, Request)]
+            made = list(self._trained([edits[place] for place in places], requests))
+        results: list[Patch | Request | Exception] = list(found)
+        for place, patch in zip(places, made, strict=True):
+            results[place] = patch
+        return tuple(result for result in results if not isinstance(result, Request))
+
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        before.check_model(self.model)
+        return super()._made(edits, without_codebooks(before) or self.empty_patch())
+
+    def _request(self, edit: Edit) -> Request:
+        """The edit's prompt with its target; the change is made at the prompt's last token."""
+        prompt = encode_statement(self.model, edit, method=self.name)
+        return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
+
+    def _trained(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Iterator[Patch | Exception]:
+        if not edits:
+            return
+        size = tokens_within(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
+        proposals = [_FreeValue(edit, output, self.config) for edit, output in zip(edits, objective.value, strict=True)]
+        steps, enough = self.config.steps, self.config.stop_below
+        descents = optimise_values(objective, proposals, steps=steps, stop_below=enough)
+        entries = zip(edits, objective.bare_key, objective.value, descents, strict=True)
+        for edit, key, output, descent in entries:
+            yield attempt(edit, partial(self._entry, edit, key, output, descent))
+
+    def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
+        """The patch of one edit.
+
+        Raises:
+            ModelError: the value, or the loss that it has, is not finite.
+        """
+        value, summary = output + descent.change, descent.summary
+        if not all(torch.isfinite(torch.tensor([*descent.losses[-1], float(value.norm()), float(key.norm())]))):
+            raise ModelError(
+                "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
+            )
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {
+                "key": round(float(key.norm()), 6),
+                "value": round(float(value.norm()), 6),
+                "change": round(float(descent.change.norm()), 6),
+            },
+            **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
+        }
+        book = Codebook(
+            keys=key[None].to(self.model.model.dtype).cpu(),  # on the CPU, like a codebook that is read from a file
+            values=value[None].cpu(),
+            labels=(edit.target_new,),
+            ids=(edit.id,),
+            deferral=self.config.deferral,
+        )
+        provenance = {**self.provenance(), "edits": [record]}
+        return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
+
+    def provenance(self) -> dict[str, Any]:
+        """The provenance of every method, and the layer."""
+        said = super().provenance()
+        said["methods"][0] |= {"layer": self.layer}
+        return said
+
+
+class _FreeValue:
+    """The difference between the value and the module's own output, trained by Adam."""
+
+    def __init__(self, edit: Edit, output: Tensor, config: GraceConfig) -> None:
+        self._change = self._start(edit, output, config).requires_grad_()
+        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
+
+    @staticmethod
+    def _start(edit: Edit, output: Tensor, config: GraceConfig) -> Tensor:
+        if config.start == "warm":
+            return torch.zeros_like(output)
+        draw = torch.Generator().manual_seed(config.seed)  # one for each edit, so the value doesn't depend on others
+        return torch.rand(output.shape, generator=draw).to(output) - output
+
+    def change(self) -> Tensor:
+        """The current difference v - output, [d]."""
+        return self._change
+
+    def learn(self) -> None:
+        """Take a step of Adam on the gradient of the loss, then clear the gradient."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()

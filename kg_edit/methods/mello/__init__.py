@@ -1,0 +1,1 @@
+"""MeLLo: edits in a memory, questions answered step by step."""

@@ -1,0 +1,1 @@
+"""MEMoE: experts with an anchor router beside one feed-forward network."""

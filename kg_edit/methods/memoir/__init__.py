@@ -1,0 +1,1 @@
+"""MEMOIR: a residual memory whose columns a sparse mask chooses."""

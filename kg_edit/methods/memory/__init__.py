@@ -1,0 +1,1 @@
+"""Memory: a memory network beside one feed-forward network."""

@@ -1,0 +1,1 @@
+"""T-Patcher: one neuron for each edit, in the last feed-forward network."""

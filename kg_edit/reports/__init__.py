@@ -1,0 +1,1 @@
+"""What a command shows of its results: before and after, report page, charts, shipping."""

@@ -1,0 +1,133 @@
+"""The job behind `kg-edit patch export` and `merge`: write a patch as an adapter or a model, with a model card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.export.card import BaseModel, Form, Score, base_model, model_card
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import NAMED_MODELS, named_model_file
+from kg_edit.patches.base import Patch
+from kg_edit.reports.before_after import Kind, ReportRow
+from kg_edit.reports.edit_run import RECORDS, known_rows
+from kg_edit.storage.run_folder import PATCH
+
+_NAMES: dict[Kind, str] = {
+    "rewrite": "of the edits, likelier",
+    "paraphrase": "paraphrases",
+    "follows": "what follows",
+    "neighbour": "neighbours",
+}
+_SAID = "of the edits, said"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shipment:
+    """A patch to export: its edits, its model, and the report rows that show its effect (or none)."""
+
+    patch: Patch
+    edits: Sequence[Edit]
+    model: str
+    base: BaseModel
+    rows: Sequence[ReportRow] = ()
+
+    @classmethod
+    def of(
+        cls,
+        patch: Patch,
+        edits: Sequence[Edit],
+        *,
+        model: str,
+        base: str | None = None,
+        license: str | None = None,
+        rows: Sequence[ReportRow] = (),
+    ) -> Shipment:
+        """Make a shipment; its base is ``base``, or else what is known of ``model``.
+
+        Raises:
+            ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
+        """
+        found = base_model(model, base=base, license=license)
+        return cls(patch=patch, edits=edits, model=model, base=found, rows=rows)
+
+    def to_peft(self, out: Path) -> Path:
+        """Write a PEFT adapter by `kg_edit.export.peft_adapter.write_peft`; raises the same errors."""
+        from kg_edit.export.merged_model import blank_model, check_new
+        from kg_edit.export.peft_adapter import write_peft
+
+        check_new(out)
+        modules = blank_model(self.model)
+        return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self._card("peft"))
+
+    def to_gguf(self, out: Path) -> Path:
+        """Write a GGUF adapter by `kg_edit.export.gguf_files.write_gguf_adapter`; raises the same errors."""
+        from kg_edit.export.gguf_files import write_gguf_adapter
+        from kg_edit.export.merged_model import blank_model, check_new
+
+        check_new(out)
+        modules, base = blank_model(self.model), self.base.hub or Path(self.base.path).name
+        return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self._card("gguf adapter"))
+
+    def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
+        """Write the model for transformers by `kg_edit.export.merged_model.write_merged`; raises the same errors."""
+        from kg_edit.export.merged_model import write_merged
+
+        return write_merged(self.patch, model, out, shard=shard, card=self._card("folder"))
+
+    def to_gguf_model(self, out: Path, model: LanguageModel, *, base: Path, kind: str) -> Path:
+        """Write the edited model as GGUF by `kg_edit.export.gguf_files.write_gguf_model`; raises the same errors."""
+        from kg_edit.export.gguf_files import write_gguf_model
+
+        card = self._card("gguf model")
+        return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)
+
+    def _card(self, form: Form) -> str:
+        return model_card(self.patch, self.edits, base=self.base, form=form, scores=scores_of(self.rows))
+
+
+def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
+    """The report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
+    own = patch_file is not None and patch_file.name == PATCH
+    return known_rows(patch_file.parent / RECORDS, edits) if patch_file and own else ()
+
+
+def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
+    """The number of right prompts of each kind without and with the patch.
+
+    The edits' own prompts are also counted by whether the target is said.
+    """
+    asked = Counter(row.probe.kind for row in rows)
+    before = Counter(row.probe.kind for row in rows if row.before.right)
+    after = Counter(row.probe.kind for row in rows if row.after.right)
+    said = [row for row in rows if row.probe.kind == "rewrite"]
+    first = Score(
+        kind=_SAID,
+        asked=len(said),
+        before=sum(row.before.said for row in said),
+        after=sum(row.after.said for row in said),
+    )
+    kinds = [Score(kind=_NAMES[kind], asked=asked[kind], before=before[kind], after=after[kind]) for kind in _NAMES]
+    return tuple(score for score in (first, *kinds) if score.asked)
+
+
+def gguf_of(model: str, given: Path | None) -> Path:
+    """The GGUF file to merge into: the given one, or else that of the model's name.
+
+    Raises:
+        ConfigError: there is none, or the file does not exist.
+        ModelError: a named model is not installed.
+    """
+    found = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))
+    if found.suffix != ".gguf":
+        raise ConfigError(
+            f"{model!r} is not a GGUF file, so edits can't be merged into it; give the same model as GGUF "
+            "(--gguf FILE), or merge --to folder and convert the folder with llama.cpp's convert_hf_to_gguf.py"
+        )
+    if not found.is_file():
+        raise ConfigError(f"there is no GGUF file {found}; check --gguf")
+    return found

@@ -1,0 +1,265 @@
+"""Choose the layer to edit (``--layer auto``) by a short sweep on a few of the user's own edits.
+
+Causal tracing shows where a fact is stored, but not which layer is best to edit (Hase et al. 2023, "Does localization
+inform editing?", arXiv 2301.04213). So tracing only names one layer to try; the scores of the edits decide.
+
+- `auto_layer`: the sweep; its outcome is cached, so that the same command uses the same layer again.
+- `choose_layer`: the sweep itself. `candidates`: the layers that it tries.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tqdm import tqdm
+
+from kg_edit.covariance.store import find_covariances
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.evaluate.settings import method_settings
+from kg_edit.locate_then_edit.optimise import untouched
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.config import LayerConfig, MethodConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import cache_folder
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.likelihood import score_each
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.run_folder import digest
+from kg_edit.tracing.corrupted_run import CleanRun, CorruptedRun, default_window, draw_noise, noise_level, window_around
+from kg_edit.tracing.layer_score import (
+    EditScore,
+    LayerScore,
+    SweepProbes,
+    decide,
+    divergence,
+    edit_score,
+    layer_scores,
+    next_token,
+    sweep_probes,
+)
+from kg_edit.tracing.trace import asked_of, facts_of
+from kg_edit.version import __version__
+
+_SAMPLES = 5
+_STEP = 15  # candidates next to the default are depth / _STEP layers away from it
+log = logging.getLogger(__name__)
+EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
+Make = Callable[[MethodConfig], EditingMethod]
+_PROTOCOL = 4  # raise it when the candidates or the scoring change
+
+
+class Sweep(BaseModel):
+    """The outcome of a sweep: the scores of the layers, the ``chosen`` layer, and the reason in words (``why``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chosen: int
+    why: str
+    default: int
+    traced: int
+    edits: tuple[str, ...]
+    steps: int | None
+    layers: tuple[LayerScore, ...]
+
+
+def auto_layer(
+    make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
+) -> Sweep:
+    """Run `choose_layer`, or load its earlier outcome for the same model, method, settings and edits.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
+        KgEditError: no edit could be made at any layer.
+    """
+    file, start = _file(make, model, config, edits), time.perf_counter()
+    sweep = _known(file)
+    if sweep is None:
+        sweep = choose_layer(make, model, config, edits, progress=progress)
+        write_json(file, sweep.model_dump(mode="json"))
+    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
+    return sweep
+
+
+def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit]) -> Path:
+    decides = {
+        "protocol": _PROTOCOL,
+        "kg_edit": __version__,
+        **method_settings(make(config), model),
+        "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
+    }
+    return cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
+
+
+def _known(file: Path) -> Sweep | None:
+    try:
+        return Sweep.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def choose_layer(
+    make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
+) -> Sweep:
+    """Try at most five layers on at most six of ``edits``, with at most ten steps each, and choose the best layer.
+
+    The default layer stays unless another one is clearly better (see `decide`). ``make`` builds the method with given
+    settings for ``model``, which is not changed.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
+        KgEditError: no edit could be made at any layer.
+    """
+    free = check_choosable(config)
+    if not edits:
+        raise ConfigError("--layer auto: there are no edits for trying layers; give --layer a number")
+    chosen = spread(edits, EDITS)
+    default = free.layer_in(len(model.blocks))
+    traced = traced_peak(model, chosen)
+    layers = candidates(len(model.blocks), default=default, traced=traced)
+    short = _shortened(config)
+    scores = _tried_layers(make, model, short, layers, chosen, progress=progress)
+    best, why = decide(scores, default=default)
+    return Sweep(
+        chosen=best,
+        why=why,
+        default=default,
+        traced=traced,
+        edits=tuple(edit.id for edit in chosen),
+        steps=getattr(short, "steps", None),
+        layers=scores,
+    )
+
+
+def _tried_layers(
+    make: Make,
+    model: LanguageModel,
+    config: MethodConfig,
+    layers: Sequence[int],
+    edits: Sequence[Edit],
+    *,
+    progress: bool,
+) -> tuple[LayerScore, ...]:
+    """Make ``edits`` alone at each of ``layers``, and score them."""
+    steps = getattr(config, "steps", "?")
+    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(edits), steps)
+    _measure_covariances(model, layers, config, progress=progress)
+    tried = _Tried(model, sweep_probes(model, edits))
+    found: dict[int, tuple[EditScore | Exception, ...]] = {}
+    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
+        found[layer] = tried.scores(make(config.model_copy(update={"layer": layer})))
+    return layer_scores(found)
+
+
+def check_choosable(config: MethodConfig) -> LayerConfig:
+    """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings.
+
+    Raises:
+        ConfigError: the method has no setting ``layer``, it is set already, or the method changes no weight.
+    """
+    if not isinstance(config, LayerConfig):
+        raise ConfigError("--layer auto: this method has no setting layer (LayerConfig); leave --layer out")
+    if not config.writes_weight:
+        raise ConfigError("--layer auto: it scores changes of weights, and this method changes none; give --layer N")
+    if config.layer is not None:
+        raise ConfigError(f"layer is set twice: to {config.layer} and to auto; remove one of them")
+    return config
+
+
+def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
+    """``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
+    if len(edits) <= count:
+        return tuple(edits)
+    return tuple(edits[place * len(edits) // count] for place in range(count))
+
+
+def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
+    """At most five layers, in order. The last layer is left out, because a change there reaches no later token."""
+    step = max(1, round(layers / _STEP))
+    wanted = {default - step, default, default + step, traced, (default + traced) // 2}
+    return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
+
+
+def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
+    """The layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
+
+    This is the tracing of `kg_edit.tracing.trace` for that one token, with five samples of the noise.
+
+    Raises:
+        PromptError: a subject can't be found in its prompt's tokens.
+    """
+    prompts = [asked_of(model, fact) for fact in facts_of(edits)]
+    level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
+    total = torch.zeros(layers)
+    with untouched(model):
+        for prompt in prompts:
+            clean = CleanRun(model, prompt, kind="mlp")
+            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=seed)
+            run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
+            found = [
+                run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
+                for layer in range(layers)
+            ]
+            total += torch.stack(found) - run.probability.mean()
+    return int(total.argmax())
+
+
+def _shortened(config: MethodConfig) -> MethodConfig:
+    """The settings with at most `STEPS` steps, and none after them (``further_steps``)."""
+    steps, fewer = getattr(config, "steps", None), dict[str, int]()
+    if isinstance(steps, int):
+        fewer["steps"] = min(steps, STEPS)
+    if "further_steps" in type(config).model_fields:
+        fewer["further_steps"] = 0
+    return config.model_copy(update=fewer)
+
+
+def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
+    """Measure the covariances of all candidates in one pass; each method then finds its own in the cache."""
+    if wanted := config.workload(edits=1).covariance:
+        find_covariances(model, layers, wanted, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Makes edits with a method, and scores their probes before and after each edit."""
+
+    model: LanguageModel
+    probes: tuple[SweepProbes, ...]
+
+    def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
+        """The score of each edit made alone by ``method``, or the error if it could not be made.
+
+        The prompts are asked in chat form if all edits are made in chat form.
+        """
+        patches = method.edit_each([probe.edit for probe in self.probes])
+        made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
+        good = [patch for patch in patches if isinstance(patch, WeightPatch)]
+        reader = self.model.in_chat(chat=all(probe.edit.forms[0] for probe in self.probes))
+        likely = score_each(reader, [self.probes[place].pairs for place in made], patches=good)
+        results: dict[int, EditScore] = {}
+        for place, patch, scored in zip(made, good, likely, strict=True):
+            first, *others = (torch.tensor(-scored[pair].nll).exp().item() for pair in self.probes[place].pairs)
+            results[place] = edit_score(first, fmean(others), self._specificity(reader, self.probes[place], patch))
+        return tuple(results.get(place) or _failure(patch) for place, patch in enumerate(patches))
+
+    def _specificity(self, reader: LanguageModel, probe: SweepProbes, patch: Patch) -> float:
+        before = next_token(reader, probe.near)
+        with patch.applied(self.model):
+            after = next_token(reader, probe.near)
+        return float(torch.tensor(-divergence(before, after)).exp())
+
+
+def _failure(patch: Patch | Exception) -> Exception:
+    if isinstance(patch, Exception):
+        return patch
+    return ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")

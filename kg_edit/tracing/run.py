@@ -1,0 +1,148 @@
+"""The job behind `kg-edit locate`: trace facts and write a folder with traces, averages and heat maps; resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluate.settings import tokenizer_digest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
+from kg_edit.storage.run_folder import Settings, claim, digest
+from kg_edit.tracing.corrupted_run import FACTOR, noise_level
+from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
+from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, asked_of, is_known, trace
+from kg_edit.version import __version__
+
+RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
+_OWN_PICTURES = 8  # the first facts get a heat map of their own
+
+
+class Entry(BaseModel):
+    """A line of ``records.jsonl``: a fact's trace, or why there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    trace: Trace | None = None
+    unknown: bool = False  # the model says something else, so there is nothing to trace
+    error: str | None = None
+
+
+def locate(
+    model: LanguageModel,
+    facts: Sequence[TracedFact],
+    settings: TraceSettings | None = None,
+    *,
+    out: Path,
+    known_only: bool = False,
+    progress: bool = True,
+) -> LocateSummary:
+    """Trace ``facts`` and write ``out``: run.json, records.jsonl (one line for each fact), summary.json, heat maps.
+
+    If it is started again with the same settings, it continues where it stopped. A fact that can't be traced is
+    recorded and counted.
+
+    Args:
+        model: the model; it is not changed.
+        facts: the facts to trace; the noise level is measured on all their subjects.
+        settings: the sites to restore, and the noise.
+        out: the folder of the run.
+        known_only: leave out facts whose answer does not begin with the model's own next token.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ConfigError: two facts have the same id, or no fact could be traced.
+        OutputError: ``out`` holds another run, or can't be written.
+    """
+    settings = settings or TraceSettings()
+    if len({fact.id for fact in facts}) < len(facts):
+        raise ConfigError("two facts have the same id, so they can't be told apart; give each its own")
+    claim(out, _run_settings(model, facts, settings, known_only=known_only))
+    entries = _entries(model, facts, settings, out / RECORDS, known_only=known_only, progress=progress)
+    summary = _summary([entries[fact.id] for fact in facts], seed=settings.seed)
+    write_json(out / SUMMARY, summary.model_dump(mode="json"))
+    _draw(summary, [entries[fact.id] for fact in facts], out, model=model.name)
+    return summary
+
+
+def _entries(
+    model: LanguageModel,
+    facts: Sequence[TracedFact],
+    settings: TraceSettings,
+    file: Path,
+    *,
+    known_only: bool,
+    progress: bool,
+) -> dict[str, Entry]:
+    drop_cut_line(file)
+    done = {entry.id: entry for entry in read_lines(file, Entry)}
+    left = [fact for fact in facts if fact.id not in done]
+    level = _level(model, facts) if left else 0.0
+    with tqdm(
+        desc="tracing", total=len(facts), initial=len(done), unit="fact", disable=None if progress else True
+    ) as bar:
+        for fact in left:
+            done[fact.id] = _entry(model, fact, settings, level=level, known_only=known_only)
+            append_lines(file, [done[fact.id].model_dump_json(exclude_defaults=True)])
+            bar.update()
+    return done
+
+
+def _entry(model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, level: float, known_only: bool) -> Entry:
+    try:
+        if known_only and is_known(model, fact) is False:
+            return Entry(id=fact.id, unknown=True)
+        return Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
+    except KgEditError as error:
+        return Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
+
+
+def _level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
+    """The noise level of all facts whose subject can be found; the other facts fail later, when they are traced."""
+    prompts = list[Prompt]()
+    for fact in facts:
+        try:
+            prompts.append(asked_of(model, fact))
+        except KgEditError:
+            continue
+    return noise_level(model, prompts) if prompts else 0.0
+
+
+def _summary(entries: Sequence[Entry], *, seed: int) -> LocateSummary:
+    failed: Mapping[str, str] = {entry.id: entry.error for entry in entries if entry.error is not None}
+    unknown = [entry.id for entry in entries if entry.unknown]
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    if not traces:
+        why = next(iter(failed.values()), "the model knows none of them")
+        raise ConfigError(f"none of the {len(entries)} facts could be traced: {why}; give other facts")
+    return LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
+
+
+def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model: str) -> None:
+    draw_summary(summary, out / PICTURE, model=model)
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    for place, found in enumerate(traces[:_OWN_PICTURES]):
+        draw_trace(found, out / f"heatmap-{place:02d}.svg")
+
+
+def _run_settings(
+    model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
+) -> Settings:
+    """The settings of ``run.json``: everything that decides the traces."""
+    return {
+        "job": "locate",
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+        "tokenizer_sha256": tokenizer_digest(model),
+        "trace": settings.model_dump(mode="json"),
+        "noise_factor": FACTOR,
+        "known_only": known_only,
+        "facts": len(facts),
+        "facts_sha256": digest([fact.model_dump(mode="json") for fact in facts]),
+        "kg_edit": __version__,
+    }

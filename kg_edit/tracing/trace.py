@@ -1,0 +1,283 @@
+"""Causal tracing of one fact (Meng et al. 2022, arXiv 2202.05262, section 2.1): which state restores the answer?
+
+- `trace`: for each token and layer, P(answer) with that clean state restored in the corrupted run. `Trace` is the
+  result, `TraceSettings` are the settings. The runs themselves are in `kg_edit.tracing.corrupted_run`.
+- `TracedFact`: a prompt, its subject and its answer, from an edit (`facts_of`) or from a published list of known facts
+  (`read_known`).
+- `roles`: each token's role in its prompt, as in the paper's averages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit, Name, Record
+from kg_edit.edits.files import numbered_rows, unit_of
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, ModelError, describe, faults_of
+from kg_edit.locate_then_edit.optimise import untouched
+from kg_edit.models.first_token import readable
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.sampling import BARE
+from kg_edit.tracing.corrupted_run import (
+    CleanRun,
+    CorruptedRun,
+    Kind,
+    default_window,
+    draw_noise,
+    subject_tokens,
+    window_around,
+)
+
+BEFORE = "before the subject"  # these tokens are not corrupted, and not in the paper's figure
+FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
+NEXT, FURTHER, END = "first token after", "further tokens", "last token"
+ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
+Answer = Literal["predicted", "true"]
+ANSWERS: tuple[Answer, ...] = ("predicted", "true")
+Grid = tuple[tuple[float, ...], ...]
+
+
+class TracedFact(Record):
+    """A prompt about a subject, and the answer of a model that knows the fact."""
+
+    id: Name = Field(description="a name for the fact, unique among those traced")
+    subject: Name = Field(description="what the fact is about")
+    prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
+    answer: Name | None = Field(None, description="the object")
+    chat: bool = Field(False, exclude_if=lambda chat: not chat, description="ask in chat form")
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject instead of {}."""
+        return self.prompt.replace("{}", self.subject)
+
+
+class TraceSettings(BaseModel):
+    """The states to restore, and the number of noise samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind = "mlp"
+    window: int | None = None  # layers restored together; None: `default_window`
+    samples: int = 10  # noise samples
+    answer: Answer = "predicted"  # the model's own next token, or the first token of the fact's answer
+    seed: int = 0
+
+
+class Trace(BaseModel):
+    """The trace of a fact; probabilities are means over the noise samples.
+
+    ``restored`` is [tokens][layers], where the layer is the middle of the window. ``known``: whether the model's own
+    next token is the first token of the fact's answer (None if the fact has no answer).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    prompt: str
+    answer: str  # the token whose probability is traced
+    known: bool | None
+    kind: Kind
+    window: int
+    tokens: tuple[str, ...]
+    roles: tuple[str, ...]
+    clean: float
+    corrupted: float
+    restored: Grid
+
+    @property
+    def effects(self) -> Grid:
+        """Indirect effects p[restored] - p[corrupted], [tokens][layers]."""
+        return tuple(tuple(value - self.corrupted for value in row) for row in self.restored)
+
+
+def trace(
+    model: LanguageModel,
+    fact: TracedFact,
+    settings: TraceSettings | None = None,
+    *,
+    level: float,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Trace:
+    """Trace one fact with noise of the standard deviation ``level`` (see `noise_level`); the model is not changed.
+
+    ``progress`` is called with the number of states that were restored since its last call.
+
+    Raises:
+        ConfigError: the fact's answer is to be traced, but it has none.
+        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
+            end.
+        ModelError: the model's output is not finite.
+        UnsupportedModelError: the model's `ModelSpec` does not give the path of the attention.
+    """
+    settings = settings or TraceSettings()
+    prompt = asked_of(model, fact)
+    with untouched(model):
+        clean = CleanRun(model, prompt, kind=settings.kind)
+        predicted, wanted = int(clean.probabilities.argmax()), _first_token(model, fact)
+        answer = predicted if settings.answer == "predicted" else _named(fact, wanted)
+        noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
+        run = CorruptedRun(clean, noise=noise, answer=answer)
+        window = settings.window or default_window(model, settings.kind)
+        grid = _grid(run, prompt, window=window, layers=len(model.blocks), progress=progress)
+    if not all(map(math.isfinite, (float(clean.probabilities.sum()), *chain(*grid)))):
+        raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
+    decode = model.tokenizer.decode
+    return Trace(
+        id=fact.id,
+        prompt=fact.text,
+        answer=str(decode([answer])),
+        known=None if wanted is None else predicted == wanted,
+        kind=settings.kind,
+        window=window,
+        tokens=tuple(str(decode([token])) for token in prompt.ids),
+        roles=roles(prompt),
+        clean=float(clean.probabilities[answer]),
+        corrupted=float(run.probability.mean()),
+        restored=grid,
+    )
+
+
+def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:
+    """The probabilities, [tokens][layers].
+
+    A token before the subject is not corrupted, so restoring it changes nothing, and its states are not run.
+    """
+    first = subject_tokens(prompt).start
+    places = [[token] for token in range(first, len(prompt.ids))]
+    columns: list[Sequence[float]] = []
+    for layer in range(layers):
+        found: Tensor = run.restored(window_around(layer, size=window, layers=layers), places)
+        columns.append([float(run.probability.mean())] * first + found.mean(1).tolist())
+        progress(len(places))
+    return tuple(zip(*columns, strict=True))
+
+
+def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
+    """Whether the model's own next token is the first token of the fact's answer; None if the fact has no answer.
+
+    Raises:
+        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
+            end.
+    """
+    wanted = _first_token(model, fact)
+    prompt = asked_of(model, fact)
+    with untouched(model):
+        found = CleanRun(model, prompt, kind="hidden").probabilities
+    return None if wanted is None else int(found.argmax()) == wanted
+
+
+def asked_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
+    """The fact's prompt with ``target``, after a line break if the model would not read the subject.
+
+    Raises:
+        PromptError: the subject can't be found in the prompt's tokens, or ``target`` not separated from the prompt's
+            end.
+    """
+    form = model.chat_form if fact.chat else None
+    encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
+    (context,) = readable(model, encoded(), (BARE,))
+    return encoded(target=target, context=context)
+
+
+def _first_token(model: LanguageModel, fact: TracedFact) -> int | None:
+    return None if fact.answer is None else asked_of(model, fact, target=fact.answer).target_ids[0]
+
+
+def _named(fact: TracedFact, token: int | None) -> int:
+    """The first token of the fact's answer; raises ConfigError if it has none."""
+    if token is None:
+        raise ConfigError(
+            f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
+            "next token with --answer predicted"
+        )
+    return token
+
+
+def roles(prompt: Prompt) -> tuple[str, ...]:
+    """The role of each token of a prompt without target; each token has exactly one role.
+
+    If the subject has one token, it is the subject's last token, even at the end of the prompt. The prompt's last token
+    has the role "last token" even directly after the subject.
+    """
+    return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
+
+
+def _roles(subject: range, length: int) -> Iterator[str]:
+    named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
+    if subject.stop < length - 1:
+        named[subject.stop] = NEXT
+    for place in range(length):
+        between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
+        yield named.get(place, between)
+
+
+def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
+    """The facts before the edits, with the old object as answer; an edit in both forms is asked in plain text."""
+    return tuple(
+        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
+        for edit in edits
+    )
+
+
+def read_known(path: Path) -> tuple[TracedFact, ...]:
+    """Read a list of known facts (.json or .jsonl).
+
+    Raises:
+        EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
+    """
+    facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
+    if not facts:
+        raise EditFileError(f"{path}: found no rows; expected one known fact in each row: subject, prompt, attribute")
+    return facts
+
+
+class KnownRow(Record):
+    """A row of a list of known facts, as published with ROME (Meng et al. 2022)."""
+
+    subject: Name = Field(description="what the fact is about")
+    prompt: Name = Field(description="the sentence about the subject, the subject's name in it")
+    attribute: Name = Field(description="the object")
+    known_id: int | str | None = Field(None, description="the fact's name")
+    template: str | None = Field(None, description="not read")
+    prediction: str | None = Field(None, description="not read: what GPT-2 XL said")
+    relation_id: str | None = Field(None, description="not read")
+
+
+def _fact(path: Path, number: int, row: object) -> TracedFact:
+    try:
+        if isinstance(row, EditError):
+            raise row
+        return _known(row, number)
+    except EditError as error:
+        raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
+
+
+def _known(row: object, number: int) -> TracedFact:
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    try:
+        known = KnownRow.model_validate(row)
+    except ValidationError as error:
+        raise EditError(faults_of(error, KnownRow)) from error
+    if known.subject not in known.prompt:
+        raise EditError(
+            [
+                Fault(
+                    "prompt",
+                    f"{known.prompt!r} does not contain the subject {known.subject!r}; add the subject",
+                )
+            ]
+        )
+    name = number if known.known_id is None else known.known_id
+    prompt = known.prompt.replace(known.subject, "{}", 1)
+    return TracedFact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)

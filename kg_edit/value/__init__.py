@@ -1,1 +1,0 @@
-"""Finding the value that an edit writes: the objective (GLAME Eq. 7), its optimisation, and its forward passes."""

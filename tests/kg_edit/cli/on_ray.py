@@ -1,0 +1,45 @@
+"""Run as a program: an evaluation on a local Ray cluster of two workers, one of them killed under way.
+
+Arguments: the options of the evaluation as JSON, the output folder, and whether to kill. Prints the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from kg_edit.cli.evaluation import Evaluation
+from kg_edit.cli.ray_run import evaluate_on_ray
+
+
+def kill_one(out: Path, workers: list[int]) -> None:
+    """Kill the first worker as soon as some record is scored."""
+    while not any(file.stat().st_size for file in (out / ".shards").glob("*/records.jsonl")):
+        time.sleep(0.01)
+    os.kill(workers[0], signal.SIGKILL)
+
+
+def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
+    """Evaluate, and say how many workers it took."""
+    options["data"] = Path(options["data"])
+    workers: list[int] = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    killer = threading.Thread(target=kill_one, args=(out, workers), daemon=True)
+    if kill:
+        killer.start()
+    evaluate_on_ray(Evaluation(**options), out, started=workers.append, progress=False)
+    if kill:
+        killer.join(timeout=1)
+    sys.stdout.write(f"{len(workers)}\n")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]), kill=sys.argv[3] == "kill")

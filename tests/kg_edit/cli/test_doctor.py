@@ -1,0 +1,69 @@
+"""The doctor: what it finds on every family, and on the packaged model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from kg_edit.cli.doctor import examine
+from kg_edit.errors import ModelError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.tiny import families, tiny
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_passes_the_self_test(family: str) -> None:
+    model = tiny(family)
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    found = dict(examine(model))
+    assert found["restored"] == "bit for bit"
+    assert found["blocks"].startswith("4 at ")
+    assert float(found["value"].rpartition(" ")[2]) > 0  # on random weights the loss itself may not fall
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+
+
+def test_the_layer_that_was_asked_for() -> None:
+    assert "layers.2." in dict(examine(tiny("llama"), layer=2))["edited weight"]
+    with pytest.raises(ModelError, match="there is no layer 7: "):
+        list(examine(tiny("llama"), layer=7))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_it_says_whether_a_bos_is_added(bos: bool) -> None:
+    found = dict(examine(tiny("llama", bos=bos)))
+    assert found["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
+
+
+@pytest.mark.slow
+def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
+    found = dict(examine(smollm2))
+    before, after = found["continuation"].split(" -> ")
+    assert "Paris" in before and "Rome" in after
+    assert found["edited weight"] == "model.layers.6.mlp.down_proj.weight, [576, 1536]"
+    assert found["restored"] == "bit for bit"
+
+
+def test_a_patch_that_does_not_arrive_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WeightPatch, "_add_to", lambda *_: None)
+    with pytest.raises(ModelError, match=r"the value moved by 0\.000 instead of"):
+        dict(examine(tiny("llama")))
+
+
+def test_weights_that_do_not_come_back_fail_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt_neox")
+    stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+    @contextmanager
+    def merged(patch: Patch, model: LanguageModel) -> Iterator[LanguageModel]:
+        patch.merge_into(model)
+        yield model
+
+    monkeypatch.setattr(Patch, "applied", merged)
+    with pytest.raises(ModelError, match="were not restored bit for bit"):
+        dict(examine(model))
+    model.model.load_state_dict(stored)

@@ -1,0 +1,128 @@
+"""The graph that an evaluation lets a method read: without the answers of the probes, where the settings ask for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pytest
+
+from kg_edit.cli.evaluation_graph import graph_for, guarded
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.controls import hidden_answers, probe_answers
+from kg_edit.graphs.source import PrivateGraph, graph_identity
+from kg_edit.methods import find_method
+from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers, objects_of
+from kg_edit.methods.glame_plus.teacher import Answer
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
+
+EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy")
+ASKED = Query(prompt="What is the capital of the country of Ann?", answers=(("Rome",),))
+RECORD = BenchmarkRecord(id="1", edits=(EDIT,), probes=(Probe(measures="multihop", queries=(ASKED,)),))
+
+
+def facts() -> PrivateGraph:
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Italy", "Rome", label="P36")
+    graph.add_edge("Italy", "Europe", label="P30")
+    return PrivateGraph(graph)
+
+
+@pytest.mark.parametrize("name", ["glame-plus", "glame-net", "glame", "rome-kg"])
+def test_answers_of_probes_are_kept_out(name: str) -> None:
+    """As `exclude_answers` says, which glame-plus and glame-net set by default."""
+    own: dict[str, Any] = {"untrained": True} if name == "glame-net" else {}
+    kind = find_method(name).config_class
+    for excluded in (True, False):
+        config: Any = kind.preset("default", {**own, "exclude_answers": excluded})
+        source = guarded(facts(), config, [RECORD])
+        assert source is not None
+        graph = config.ask(source, EDIT)
+        assert ("Rome" in graph) is not excluded and "Europe" in graph
+    assert kind.preset("default", own).exclude_answers is (name in ("glame-plus", "glame-net"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_the_random_graph_works_behind_a_guard(excluded: bool) -> None:
+    graph = WikidataCache(packaged_extract())
+    edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
+    record = RECORD.model_copy(update={"edits": (edit,)})
+    chosen = find_method("glame-random")
+    config: Any = chosen.config_class.preset("default", {"exclude_answers": excluded, "per_node": 4})
+    source = guarded(graph, config, [record])
+    made: Any = chosen(tiny("llama"), config, graph=source)
+    plain: Any = chosen(tiny("llama"), config, graph=graph)
+    assert set(made.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
+
+
+def test_a_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
+    config: Any = find_method("glame").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    assert source is not None and probe_answers(source, EDIT) == ("Rome",) and hidden_answers(source, EDIT) == ()
+    named, plain = config.ask(source, EDIT), config.ask(facts(), EDIT)
+    assert named.graph == plain.graph and set(named.edges(keys=True)) == set(plain.edges(keys=True))
+    assert graph_identity(source) == graph_identity(facts())
+
+
+def test_glame_plus_learns_no_answer_of_a_probe() -> None:
+    config: Any = find_method("glame-plus").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    assert source is not None
+    objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
+    assert [label for labels in objects.values() for label in labels] == ["Europe"]
+
+
+def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
+    """The unedited model may know the answer too, which no graph can leave out."""
+    config: Any = find_method("glame-plus").config_class.preset("default")
+    source = guarded(facts(), config, [RECORD])
+    targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
+    asked = TeacherQuestion(noun="capital", of="Italy", examples=())
+    rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
+    assert targets.learned(asked, rome) is None
+    assert targets.learned(asked, milan) is not None
+    assert excluded_answers(EDIT, config, facts()) == []
+
+
+def test_answers_of_probes_take_no_place_in_the_sample() -> None:
+    """The guard of the right graph leaves them out before statements are drawn, as it does an edit's own answers."""
+    edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
+    graph = WikidataCache(packaged_extract())
+    whole = graph.subgraph(edit, hops=2, per_node=8, seed=0)
+    names = [str(label) for _, end, label in _labelled(whole)][:4]
+    probes = (Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(tuple(names),)),)),)
+    config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})
+    source = guarded(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
+    assert source is not None
+    found = config.ask(source, edit)
+    assert not set(names) & {label for _, label in found.nodes(data="label")}
+    assert len(_labelled(found)) == len(_labelled(whole)) == 8
+
+
+def _labelled(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:
+    """The statements about o* that were sampled, with the object's label."""
+    root = next(node for node, data in graph.nodes(data=True) if data.get("role") == "target_new")
+    return [(root, end, graph.nodes[end]["label"]) for _, end, data in graph.out_edges(root, data=True)]
+
+
+@pytest.mark.parametrize("control", [None, "wrong", "shuffled", "none"])
+def test_no_control_states_a_withheld_answer(control: str | None) -> None:
+    """The statements of another record's o* may name it: here both countries use the euro."""
+    shared = nx.MultiDiGraph()
+    for country, capital in (("Italy", "Rome"), ("France", "Paris"), ("Spain", "Madrid")):
+        shared.add_edge(country, "euro", label="P38")
+        shared.add_edge(country, capital, label="P36")
+    asked = Query(prompt="What is the currency of the country of Ann?", answers=(("euro",),))
+    hidden = (Probe(measures="ripples-unknown.withheld", queries=(asked,)),)
+    others = [
+        BenchmarkRecord(id=number, edits=(EDIT.model_copy(update={"id": number, "target_new": name}),))
+        for number, name in (("2", "France"), ("3", "Spain"))
+    ]
+    source = graph_for(PrivateGraph(shared), [RECORD.model_copy(update={"probes": hidden}), *others], control)
+    assert source is not None
+    graph = source.subgraph(EDIT)
+    assert "euro" not in graph
+    assert ("Rome" in graph) is (control is None)
+    assert {"Paris", "Madrid"} & set(graph) or control not in ("wrong", "shuffled")

@@ -1,0 +1,68 @@
+"""A run on a local Ray cluster is the run of one process, also where a worker is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.cli.evaluation import Evaluation
+from kg_edit.cli.ray_run import evaluate_on_ray
+from kg_edit.errors import ConfigError
+from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.evaluate.conftest import CITIES
+from tests.kg_edit.evaluate.killed import found
+from tests.kg_edit.evaluate.test_cli_runs import row
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+ROOT = Path(__file__).resolve().parents[3]
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'kg-edit[ray]'"
+)
+
+
+@pytest.fixture
+def options(place: Path, tiny_folder: Path) -> dict[str, Any]:
+    (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:9])]))
+    settings = [value for value in QUICK if value != "--set"]
+    return {
+        "data": str(place / "data.json"),
+        "dataset": "counterfact-plus",
+        "method": "rome",
+        "model": str(tiny_folder),
+        "settings": ["steps=5", *settings],
+        "schedule": "batch:1,sequential:2",
+        "device": "cpu",
+    }
+
+
+@needs_ray
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kill", ["kill", "leave"])
+def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, Any], place: Path) -> None:
+    Evaluation(**{**options, "data": Path(options["data"])}).run(place / "whole")
+    command = [sys.executable, "-m", "tests.kg_edit.cli.on_ray", json.dumps(options), str(place / "out"), kill]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) == (3 if kill == "kill" else 2)
+    out, whole = found(place / "out"), found(place / "whole")
+    assert out == whole
+
+
+def test_without_ray_the_extra_is_named(options: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[ray\]'"):
+        evaluate_on_ray(Evaluation(**{**options, "data": Path(options["data"])}), place / "out")
+
+
+def test_ray_deals_out_its_own_shards(kg_edit: Run) -> None:
+    result = kg_edit("evaluate", "--data", "data.json", "--out", "out", "--ray", "--shard", "0/2")
+    assert (result.code, "remove --shard" in result.err) == (2, True)

@@ -1,0 +1,88 @@
+"""A classification head over a language model's blocks: fitted, asked, and edited by what edits blocks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, ModelError, PromptError
+from kg_edit.label_drift.classifier import fitted_head, trained_classifier, with_head
+from kg_edit.models.sampling import sample_text
+from tests.kg_edit.tiny import tiny
+
+TEXTS = [f"{name} plays for the {team}" for name in ("LeBron", "Wade", "Hughes") for team in ("Lakers", "Heat")]
+LABELS = [text.rpartition(" ")[2] for text in TEXTS]
+
+
+def test_a_head_is_fitted_and_leaves_the_model_its_own() -> None:
+    model = tiny("llama")
+    before = model.model.get_output_embeddings()
+    random = torch.get_rng_state()
+    found = trained_classifier(model, TEXTS, LABELS)
+    assert found.labels == ("Heat", "Lakers") and found.classes(TEXTS) == LABELS
+    assert model.model.get_output_embeddings() is before and torch.equal(torch.get_rng_state(), random)
+    assert found.blocks[0] is model.blocks[0] and found.fingerprint != model.fingerprint
+    again = trained_classifier(model, TEXTS, LABELS)
+    assert again.fingerprint == found.fingerprint
+    assert found.scores([]).shape == (0, 2) and found.classes([]) == []
+
+
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow), "opt-350m"])
+def test_other_families(family: str) -> None:
+    assert trained_classifier(tiny(family), TEXTS, LABELS).classes(TEXTS) == LABELS
+
+
+def test_half_precision() -> None:
+    half = copy.deepcopy(tiny("llama"))
+    half.model.to(torch.bfloat16)
+    assert trained_classifier(half, TEXTS, LABELS).classes(TEXTS) == LABELS
+
+
+def test_a_class_is_a_target() -> None:
+    found = trained_classifier(tiny("llama"), TEXTS, LABELS)
+    prompt = found.encode(TEXTS[0], target="Lakers")
+    assert prompt.target_ids == (1,) and prompt.ids[:-1] == found.encode(TEXTS[0]).ids
+    with pytest.raises(PromptError, match="'Bulls' is not a class of this classifier; expected one of Heat, Lakers"):
+        found.encode(TEXTS[0], target="Bulls")
+
+
+def test_a_class_is_not_guessed_from_an_output_that_is_not_finite() -> None:
+    found = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
+    found.down_projection(0).weight.data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="the classifier's output is not finite"):
+        found.classes(TEXTS)
+
+
+def test_the_head_sees_what_the_models_own_head_sees() -> None:
+    """With the model's own head the classes' scores are its logits."""
+    model = copy.deepcopy(tiny("llama"))  # a classifier's head is frozen
+    head = model.model.get_output_embeddings()
+    same = with_head(model, head, [str(n) for n in range(400)])
+    with torch.no_grad():
+        wanted = model.model(torch.tensor([same.encode(TEXTS[0]).ids])).logits[0, -1]
+    torch.testing.assert_close(same.scores(TEXTS[:1])[0], wanted)
+
+
+def test_text_is_written_by_the_models_own_head() -> None:
+    model = tiny("llama")
+    found = trained_classifier(model, TEXTS, LABELS)
+    assert torch.equal(*(sample_text(one, rows=2, tokens=4, seed=3) for one in (found, model)))
+
+
+def test_decay_and_scale() -> None:
+    """Where states are scaled and shifted the classes stay; decay makes weights small."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(40, 5, generator=generator)
+    wanted = (states[:, 0] + states[:, 1] > 0).long()
+    head = fitted_head(states, wanted, classes=2, decay=1e-3)
+    moved = fitted_head(states * 7 + 3, wanted, classes=2, decay=1e-3)
+    torch.testing.assert_close(head(states), moved(states * 7 + 3), rtol=1e-2, atol=1e-2)
+    assert bool((head(states).argmax(-1) == wanted).all())
+    assert fitted_head(states, wanted, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
+
+
+def test_one_class_is_none() -> None:
+    with pytest.raises(ConfigError, match="at least two classes; found Heat"):
+        trained_classifier(tiny("llama"), TEXTS[:1], ["Heat"])

@@ -1,0 +1,231 @@
+"""Label drift on made records in SCOTUS's form: mistakes are edited, and what is kept of old texts is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kg_edit.cli import drift as command
+from kg_edit.cli.app import app
+from kg_edit.errors import ConfigError, EditFileError, OutputError
+from kg_edit.label_drift.classifier import ClassifierModel, trained_classifier
+from kg_edit.label_drift.run import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shortened
+from kg_edit.label_drift.texts import LabelDrift, LabelledText, read_label_drift, read_texts
+from kg_edit.methods import find_method
+from kg_edit.methods.fine_tuning.ft import FtM
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from tests.kg_edit.tiny import tiny
+
+TEAMS = ("Lakers", "Heat")
+# Before 2000 a text belongs to its team; from then on two of the Lakers' texts belong to the other one
+ROWS: list[dict[str, Any]] = [
+    {"text": f"{name} plays for the {team}.", "label": place, "year": year}
+    for name, year in (("LeBron", 1990), ("Wade", 1991), ("Hughes", 1992), ("Spike", 1993))
+    for place, team in enumerate(TEAMS)
+] + [
+    {"text": "LeBron plays for the Lakers.", "label": 1, "year": 2003},
+    {"text": "Wade plays for the Heat.", "label": 1, "year": 2001},
+    {"text": "Hughes plays for the Lakers.", "label": 1, "year": 2002},
+]
+QUICK: dict[str, dict[str, Any]] = {
+    "grace": {"layer": 1, "steps": 20},
+    "ft-m": {"layer": 1, "steps": 10, "learning_rate": 0.01},
+    "lora": {"steps": 6, "rank": 2, "learning_rate": 0.02},
+    "adalora": {"steps": 6, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.1},
+    "ft-l": {"layer": 1, "steps": 10, "learning_rate": 0.01},
+    "memory": {"layer": 1, "steps": 20, "learning_rate": 0.05},
+    "defer": {"layer": 1, "steps": 20, "learning_rate": 0.05, "texts": 4, "shut": 20.0},
+}
+
+
+def written(folder: Path, rows: object = ROWS, name: str = "cases.json") -> Path:
+    file = folder / name
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+def classifier(drift: LabelDrift) -> ClassifierModel:
+    texts = [text.prompt for text in drift.train]
+    return trained_classifier(tiny("llama"), texts, [text.label for text in drift.train])
+
+
+def points(name: str, drift: LabelDrift, out: Path, **settings: Any) -> list[DriftPoint]:
+    model, chosen = classifier(drift), find_method(name)
+    config = chosen.config_class.preset("default", {**QUICK[name], **settings}, method=name)
+    return list(run_drift(model, chosen(model, config), drift, out=out / name, every=1))
+
+
+def test_texts_are_taken_apart_by_their_year(tmp_path: Path) -> None:
+    found = read_label_drift(written(tmp_path), since=2000)
+    assert [text.year for text in found.stream] == [2001, 2002, 2003], "in the order of time"
+    assert [text.id for text in found.test] == ["row-4", "row-8"] and len(found.train) == 6
+    assert {text.label for text in found.train} == {"0", "1"}
+    edit = found.stream[1].edit
+    assert (edit.text, edit.target_new) == ("Text: Hughes plays for the Lakers.\nClass:", "1")
+
+
+def test_the_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
+    """Also where 1 / share is no whole number, or the share is above a half."""
+    rows = [{"text": f"text {number}", "label": 0, "year": 1990} for number in range(20)]
+    file = written(tmp_path, [*rows, {"text": "new", "label": 0, "year": 2010}])
+    for share, count in ((0.25, 5), (0.4, 8), (0.75, 15)):
+        found = read_label_drift(file, since=2000, test_share=share)
+        assert (len(found.test), len(found.train)) == (count, 20 - count)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        read_label_drift(file, since=2000, test_share=1.0)
+
+
+def test_the_published_form_has_two_parts(tmp_path: Path) -> None:
+    """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years keeps its order."""
+    plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    old, new = written(tmp_path, plain[:8], "train.json"), written(tmp_path, plain[8:], "test.json")
+    found = read_label_drift(old, new)
+    assert [text.text[:5] for text in found.stream] == ["LeBro", "Wade ", "Hughe"] and len(found.test) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "a"}], "record 1, field label"),
+        ([{"text": " ", "label": 1}], "record 1, field text"),
+        ([{"text": "a", "label": 1}, 3], "record 2, expected an object"),
+        ([], "has no texts"),
+        ([{"id": "x", "text": "a", "label": 1}] * 2, "two texts have the id 'x'"),
+    ],
+)
+def test_rows_that_are_none(rows: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=said):
+        read_texts(written(tmp_path, rows))
+
+
+def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    both, empty = "a file with the newer texts, or the first year", "found 11 older and 0 newer"
+    for options, said in (({}, both), ({"since": 2050}, empty)):
+        with pytest.raises(ConfigError, match=said):
+            read_label_drift(file, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has no year"):
+        read_label_drift(written(tmp_path, [{"text": "a", "label": 0}]), since=2000)
+
+
+def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
+    """The text of the Heat is labelled as before; those of the Lakers are not. GRACE leaves all other texts alone."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+    first, *_, last = points("grace", drift, tmp_path)
+    assert (first.seen, first.edits, first.ERR) == (0, 0, None) and first.TRR == 1.0 and first.ARR == 1.0
+    assert (last.seen, last.edits, last.failed) == (3, 2, 0)
+    assert (last.ERR, last.TRR, last.ARR) == (1.0, 1.0, 1.0)
+
+
+def test_a_classifier_that_an_edit_broke_counts_as_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is finite, and the output with it is not."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+
+    def huge(method: FtM, edits: object, *, before: object = None) -> WeightPatch:
+        weight = method.model.down_projection(1).weight
+        return WeightPatch(factors={method.model.weight_name(1): Factors.dense(torch.full_like(weight, 1e38))})
+
+    monkeypatch.setattr(FtM, "update", huge)
+    first, *_, last = points("ft-m", drift, tmp_path)
+    assert first.TRR == 1.0 and (last.edits, last.TRR, last.ERR, last.ARR) == (2, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "ft-m" else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+)
+def test_every_method_that_is_offered_edits_a_classifier(name: str, tmp_path: Path) -> None:
+    drift = read_label_drift(written(tmp_path), since=2000)
+    last = points(name, drift, tmp_path)[-1]
+    assert last.edits >= 1 and last.failed == 0 and last.ERR is not None and last.ERR > 0
+
+
+def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
+    drift = read_label_drift(written(tmp_path, [*ROWS, {"text": "x", "label": 7, "year": 2010}]), since=2000)
+    with pytest.raises(ConfigError, match="the labels 7 are in no older text"):
+        points("grace", drift, tmp_path)
+
+
+def test_a_label_that_only_the_test_has() -> None:
+    known, rare = (LabelledText(id=label, text="a text", label=label) for label in ("known", "rare"))
+    with pytest.raises(ConfigError, match="the labels rare are only in older texts that test"):
+        check_labels(LabelDrift(train=(known,), test=(rare,), stream=(rare,)), {"known"})
+    check_labels(LabelDrift(train=(known, rare), test=(), stream=(rare,)), {"known", "rare"})
+
+
+def test_methods_that_need_a_vocabulary_are_refused() -> None:
+    assert set(QUICK) == set(EDITORS)
+    for name, settings in (("rome", {}), ("ft", {}), ("lora", {"aim": "text"})):
+        with pytest.raises(ConfigError, match="more than the class of a text"):
+            check_editor(name, find_method(name).config_class.preset("default", settings, method=name))
+
+
+def test_long_texts_are_cut(tmp_path: Path) -> None:
+    (text, *_) = read_texts(written(tmp_path))
+    (cut,) = shortened(tiny("llama"), [text], tokens=4)
+    assert text.text.startswith(cut.text) and len(tiny("llama").tokenizer(cut.text)["input_ids"]) <= 4
+    assert shortened(tiny("llama"), [text], tokens=100) == (text,)
+
+
+def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after its first edit, and with a line cut off: no text is edited twice, and the points are the same."""
+    drift = read_label_drift(written(tmp_path), since=2000)
+    whole = points("ft-m", drift, tmp_path / "whole")
+    made = list[str]()
+    update = FtM.update
+
+    def counted(self: Any, edits: Any, *, before: Any = None) -> Any:
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(edits[0].id)
+        return update(self, edits, before=before)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FtM, "update", counted)
+        points("ft-m", drift, tmp_path / "stopped")
+    folder = tmp_path / "stopped" / "ft-m"
+    with (folder / "texts.jsonl").open("a") as file:
+        file.write('{"id": "row-')
+    resumed = points("ft-m", drift, tmp_path / "stopped")
+    assert [point.model_dump(exclude={"seconds"}) for point in resumed] == [
+        point.model_dump(exclude={"seconds"}) for point in whole
+    ]
+    edited = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    assert [text["outcome"] for text in edited].count("edited") == resumed[-1].edits == 2
+    assert len(list((folder / "patches").iterdir())) == 2
+    with pytest.raises(OutputError, match="another run"):
+        points("ft-m", drift, tmp_path / "stopped", steps=11)
+
+
+@pytest.mark.parametrize("older", [3, 4])
+def test_too_few_older_texts_for_a_test_are_told(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drift = read_label_drift(written(tmp_path, [*ROWS[:older], *ROWS[8:]]), since=2000)
+    said = "TRR is not measured: a test needs at least 4 older texts, found 3"
+    assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [said]))
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
+    out, file = tmp_path / "drift", written(tmp_path)
+    arguments = ["drift", "--data", str(file), "--since", "2000", "--out", str(out), "--set", "layer=1"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)
+    assert result.exit_code == 0 and "3 texts, 2 edits: TRR 1.00  ERR 1.00  ARR 1.00" in result.output
+    lines = [json.loads(line) for line in (out / "points.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
+    with pytest.raises(OutputError, match="another run"):
+        CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
+
+
+def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:
+    """The edit's prompt is what the classifier reads; an edit's subject has no white space at its ends."""
+    (text,) = read_texts(written(tmp_path, [{"text": "\n\n Spike plays for the Heat. ", "label": 1}]))
+    assert text.edit.text == text.prompt and not text.text[0].isspace() and not text.text[-1].isspace()
+
+
+def test_a_text_that_can_not_be_edited_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"record 2, field subject: 'Q5' is a Wikidata id"):
+        read_texts(written(tmp_path, [{"text": "Spike", "label": 1}, {"text": "Q5", "label": 1}]))

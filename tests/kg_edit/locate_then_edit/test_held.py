@@ -1,0 +1,103 @@
+"""Keys of other tokens that an update leaves alone: by hand, and a write that gives what the descent saw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.held import HeldKeys, held_solve, other_keys
+from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.methods import find_method
+from kg_edit.methods.rank_one.base import request_of
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
+from tests.everyday import keep_first
+from tests.kg_edit.methods.test_methods import EDIT, method
+from tests.kg_edit.tiny import tiny
+
+TOY = Covariance(moment=torch.eye(2), tokens=9, ridge=0.0, id="toy")
+RARE = Edit(subject="Donau", prompt="Der Fluss {} mündet in", target_new="die Ostsee", target_true="das Schwarze Meer")
+
+
+def test_by_hand() -> None:
+    """C = I, one other key n = (1, 1), w = 1: u = (I + n n^T)^-1 (1, 0) = (2, -1) / 3."""
+    held = HeldKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
+    found = held_solve(TOY, torch.tensor([[1.0], [0.0]]), held, weight=1.0)
+    torch.testing.assert_close(found, torch.tensor([[2.0], [-1.0]]).double() / 3)
+
+
+@pytest.mark.parametrize("edits", [1, 2, 5])  # of 4 other tokens each, in 6 dimensions: as rows, and as their moment
+def test_few_keys_and_many_are_solved_alike(edits: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    keys, others = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((6, 3), (edits, 4, 6)))
+    moment = torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    toy = Covariance(moment=moment @ moment.T, tokens=9, ridge=0.5, id="toy")
+    metric = toy.moment + 0.5 * toy.moment.diagonal().mean() * torch.eye(6) + 3 * sum(own.T @ own / 4 for own in others)
+    held = HeldKeys.none(6)
+    for own in others:
+        held = held.plus(own)
+    assert (held.moment is None, len(held.rows) < 6) == (edits == 1, True)
+    torch.testing.assert_close(held_solve(toy, keys, held, weight=3.0), torch.linalg.solve(metric, keys))
+
+
+def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value() -> None:
+    key, others, change = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([3.0, 5.0])
+    found = rank_one_update(
+        change=change, mean_key=key, bare_key=key, covariance=TOY, weight=torch.eye(2), others=others, hold=1e6
+    )
+    update = found.left @ found.right.T
+    torch.testing.assert_close(update @ key, change)
+    assert (update @ others[0]).norm() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_keys_are_those_of_every_token_but_the_ends_of_the_subject(family: str) -> None:
+    model = tiny(family)
+    edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="London")
+    request = request_of(model, edit, ["{}", "One day Spike Hughes came. {}"])
+    wanted = []
+    for row, ends in zip(request.rewrites, (1, 2), strict=True):
+        keys, name = _keys(model, row.ids), row.ids[row.edited_at - 1 : row.edited_at + 1]
+        other = [place for place in range(len(row.ids)) if row.ids[place - 1 : place + 1] != name]
+        assert len(other) == len(row.ids) - ends, "the name is in the context as well"
+        wanted += [keys[place] for place in other]
+    torch.testing.assert_close(other_keys(model, request.rewrites, 1), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+
+
+def _keys(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
+    found = list[Tensor]()
+    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: found.append(key.reshape(len(ids), -1))):
+        model.model(torch.tensor([ids]))
+    return found[0]
+
+
+@pytest.mark.parametrize("name", keep_first(["rome", "glame"]))
+def test_an_edit_leaves_the_other_tokens_of_its_prompts_as_they_are(name: str) -> None:
+    model, moved = tiny("llama"), []
+    for hold in (0.0, 1e6):
+        editor = method(name, model, hold=hold, steps=2, further_steps=0)
+        (patch,) = editor.edit_each([EDIT])
+        assert isinstance(patch, WeightPatch)
+        ((layer, pair),) = patch.factors.items()
+        others = other_keys(model, request_of(model, EDIT, editor.contexts).rewrites, 1)
+        assert layer == model.weight_name(1)
+        moved.append(float((others @ pair.right).norm() * pair.left.norm()))
+    assert moved[1] < 1e-3 * moved[0]
+
+
+@pytest.mark.slow
+def test_rare_words_are_said_because_their_own_tokens_stay(smollm2: LanguageModel) -> None:
+    """Without, the update answers the key of the word's next piece as well, and the model says another word."""
+    said = {hold: _says(smollm2, RARE, hold=hold) for hold in (0.0, 1.0)}
+    assert said[1.0].startswith(" die Ostsee") and not said[0.0].startswith(" die Ostsee")
+
+
+def _says(model: LanguageModel, edit: Edit, *, hold: float) -> str:
+    (patch,) = find_method("rome").on(model, settings={"hold": hold}).edit_each([edit])
+    assert not isinstance(patch, Exception)
+    return continuations(model, [edit.text], limits=[6], patches=[patch])[0]

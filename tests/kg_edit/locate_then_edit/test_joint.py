@@ -1,0 +1,121 @@
+"""The closed forms by hand, and against the formulas as they are published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.errors import CovarianceError, PatchError
+from kg_edit.locate_then_edit.joint import joint_directions, null_space
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def covariance(moment: Tensor) -> Covariance:
+    return Covariance(moment=moment, tokens=9, ridge=0.0, id="toy")
+
+
+def full(size: int) -> Tensor:
+    rows = draw(size, 3 * size, seed=1)
+    return rows @ rows.T / (3 * size)
+
+
+def test_by_hand() -> None:
+    """C = diag(1, 4), k = (2, 4), lambda = 3: C^-1 k = (2, 1), k C^-1 k = 8, so (2, 1) / 11."""
+    keys = torch.tensor([[2.0], [4.0]])
+    solved = covariance(torch.diag(torch.tensor([1.0, 4.0]))).solve(keys)
+    torch.testing.assert_close(solved, torch.tensor([[2.0], [1.0]]).double())
+    found = joint_directions(keys, solved, weight=3.0)
+    torch.testing.assert_close(found, torch.tensor([[2.0], [1.0]]).double() / 11)
+
+
+@pytest.mark.parametrize("edits", [1, 4, 12, 13, 30])
+def test_memit_is_the_published_system(edits: int) -> None:
+    """(lambda C + K K^T)^-1 K, whether there are fewer edits than d_ff = 12 or more."""
+    moment, keys = full(12), draw(12, edits)
+    published = torch.linalg.solve(20 * moment + keys @ keys.T, keys)
+    found = joint_directions(keys, covariance(moment).solve(keys), weight=20.0)
+    assert (found - published).norm() < 1e-6 * published.norm()
+
+
+def test_memit_is_least_squares() -> None:
+    """The update minimises |D K - R|^2 + lambda tr(D C D^T): any step from it makes that worse."""
+    moment, keys, wanted = full(6), draw(6, 3), draw(4, 3, seed=2)
+    update = wanted @ joint_directions(keys, covariance(moment).solve(keys), weight=0.7).T
+
+    def cost(change: Tensor) -> Tensor:
+        return (change @ keys - wanted).square().sum() + 0.7 * torch.trace(change @ moment @ change.T)
+
+    for seed in range(20):
+        step = 1e-3 * draw(4, 6, seed=seed)
+        assert cost(update + step) > cost(update)
+    leaf = update.clone().requires_grad_()
+    cost(leaf).backward()
+    assert leaf.grad is not None and leaf.grad.abs().max() < 1e-9
+
+
+def test_emmet_answers_every_key_with_the_least_change() -> None:
+    """D K = R; and of all such D it is the smallest as C weighs it."""
+    moment, keys, wanted = full(8), draw(8, 3), draw(5, 3, seed=2)
+    update = wanted @ joint_directions(keys, covariance(moment).solve(keys), weight=0.0).T
+    torch.testing.assert_close(update @ keys, wanted)
+    other = draw(5, 8, seed=3)
+    other = other - other @ keys @ torch.linalg.pinv(keys)  # adds nothing to D K
+    assert torch.trace((update + other) @ moment @ (update + other).T) > torch.trace(update @ moment @ update.T)
+
+
+def test_one_edit_of_emmet_is_rome() -> None:
+    """R (k C^-1 k)^-1 (C^-1 k)^T: ROME's update with one key throughout."""
+    moment, key, wanted = full(8), draw(8, 1), draw(5, 1, seed=2)
+    solved = covariance(moment).solve(key)
+    found = wanted @ joint_directions(key, solved, weight=0.0).T
+    torch.testing.assert_close(found, wanted @ solved.T / float(key.T @ solved))
+
+
+@pytest.mark.parametrize("edits", [2, 9])
+def test_alphaedit_is_the_published_system(edits: int) -> None:
+    """(P (K_p K_p^T + K K^T) + L2 I)^-1 P K, with P from the eigenvectors below the threshold."""
+    keys, earlier = draw(10, edits), draw(10, 4, seed=7)
+    rows = draw(10, 6, seed=3)
+    moment = rows @ rows.T
+    space = null_space(covariance(moment), threshold=1e-6)
+    basis = torch.linalg.svd(rows)[0][:, 6:]  # orthogonal to all that C was measured from
+    projection = basis @ basis.T
+    assert space.free == 4
+    published = torch.linalg.solve(
+        projection @ (keys @ keys.T + earlier @ earlier.T) + 0.5 * torch.eye(10).double(), projection @ keys
+    )
+    known = torch.cat([keys, earlier], 1)
+    found = joint_directions(known, space.project(known), weight=0.5, first=edits)
+    torch.testing.assert_close(found, published)
+    assert (draw(5, edits) @ found.T @ rows).abs().max() < 1e-9  # keys that C has seen are answered as before
+
+
+def test_a_threshold_counts_in_mean_eigenvalues_or_absolutely() -> None:
+    moment = covariance(torch.diag(torch.tensor([8.0, 1.0, 0.1, 0.01])))  # mean 2.2775
+    assert null_space(moment, threshold=0.5).free == 3
+    assert null_space(moment, threshold=0.5, relative=False).free == 2
+    assert null_space(moment, threshold=0.01).free == 1
+    kept = null_space(moment, threshold=0.5).project(torch.ones(4, 1))
+    torch.testing.assert_close(kept.abs(), torch.tensor([[0.0], [1.0], [1.0], [1.0]]).double())
+    with pytest.raises(CovarianceError, match="no direction"):
+        null_space(moment, threshold=1e-6)
+
+
+def test_equal_keys_can_not_all_be_answered() -> None:
+    keys = draw(6, 2)[:, [0, 1, 0]]
+    solved = covariance(full(6)).solve(keys)
+    with pytest.raises(PatchError, match="are linearly dependent"):
+        joint_directions(keys, solved, weight=0.0)
+    assert torch.isfinite(joint_directions(keys, solved, weight=1.0)).all()
+
+
+def test_keys_that_are_no_numbers_are_refused() -> None:
+    keys = draw(6, 2)
+    keys[0, 0] = float("nan")
+    with pytest.raises(PatchError, match="not finite"):
+        joint_directions(keys, keys, weight=1.0)

@@ -1,0 +1,132 @@
+"""CaliNET and MEMoE: a batch trained together, later batches on top, and how tokens are routed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, EditError
+from kg_edit.methods.calinet.adapter import ExtraNetwork, ExtraSettings
+from kg_edit.methods.calinet.method import Calinet, CalinetConfig
+from kg_edit.methods.memoe.anchors import Anchors, name_tokens, starts_a_name
+from kg_edit.methods.memoe.experts import Experts, ExpertSettings
+from kg_edit.methods.memoe.method import Memoe, MemoeConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_patch import SidePatch
+from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, said
+from tests.kg_edit.tiny import byte_level, tiny
+
+
+def calinet(model: LanguageModel, **settings: Any) -> Calinet:
+    quick = {"layer": 2, "steps": 80, "learning_rate": 0.02, "units": 16}
+    return Calinet(model, CalinetConfig.preset("default", {**quick, **settings}))
+
+
+def memoe(model: LanguageModel, **settings: Any) -> Memoe:
+    quick = {"layer": 2, "steps": 80, "learning_rate": 0.02}
+    return Memoe(model, MemoeConfig.preset("default", {**quick, **settings}))
+
+
+def test_units_by_hand() -> None:
+    network = ExtraNetwork.empty((2, 3), ExtraSettings(units=1))
+    own = {"keys": torch.tensor([[1.0, 0.0]]), "values": torch.tensor([[0.0, 2.0]])}
+    answer = network.answer(own, torch.tensor([[3.0, 9.0], [-30.0, 9.0]]), torch.ones(2, 2))
+    torch.testing.assert_close(answer, torch.tensor([[1.0, 1.0 + 2 * 3 * 0.998650], [1.0, 1.0]]), rtol=1e-4, atol=1e-4)
+
+
+def test_experts_by_hand() -> None:
+    """Two experts of a module [2, 1]; the token sends one input to the first and the other to the second."""
+    side = Experts.empty((2, 1), ExpertSettings(experts=2, scale=0.5))
+    own = {
+        "router": torch.tensor([[100.0, 0.0, 0.0], [-100.0, 0.0, 0.0]]),
+        "experts": torch.tensor([[1.0], [0.0], [0.0], [10.0]]),
+    }
+    seen = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
+    assert side.gates(own, seen).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert side.answer(own, seen, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
+
+
+@pytest.mark.parametrize("make", [calinet, memoe])
+def test_a_batch_is_said(make: Any) -> None:
+    model = tiny("llama")
+    patch = make(model).edit(EDITS)
+    with patch.applied(model):
+        assert [said(model, edit) for edit in EDITS] == [True] * 3
+    assert [record["batch"] for record in patch.edits] == [3, 3, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [calinet, memoe])
+def test_a_later_batch_is_trained_on_the_earlier(make: Any) -> None:
+    model = tiny("llama")
+    chosen = make(model, steps=40)
+    first = chosen.edit(EDITS[:1])
+    both = chosen.edit(EDITS[1:], start=first)
+    with both.applied(model):
+        assert said(model, EDITS[1]) and said(model, EDITS[2])
+    assert [record["batch"] for record in both.edits] == [1, 2, 2]
+    with pytest.raises(EditError, match="one batch can't make both"):
+        chosen.edit([EDITS[0], EDITS[0].model_copy(update={"id": "x", "target_new": "Rome"})])
+
+
+@pytest.mark.parametrize(("word", "is_name"), [(" Été", True), (" été", False), (" Это", True), (" это", False)])
+def test_a_name_begins_with_a_capital_letter_of_any_alphabet(word: str, is_name: bool) -> None:
+    """A byte-level vocabulary writes é and э as bytes, of which the first looks like a capital letter."""
+    tokenizer = byte_level()
+    written = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)[0][0]
+    assert starts_a_name(tokenizer, written) is is_name
+
+
+def test_anchors_are_the_names_so_far() -> None:
+    model = tiny("llama")
+    names = name_tokens(model.tokenizer, 400)
+    ids = list(model.encode("LeBron James plays for the Los Angeles Lakers").ids)
+    marked = [model.tokenizer.decode([token]) for token in ids if names[token]]
+    assert marked and all(word.startswith(" ") and word[1].isupper() for word in marked)
+    embedding = model.model.get_input_embeddings().weight.detach()
+    with Anchors(model, 1, name="test").attached() as anchors, torch.no_grad():
+        seen: list[torch.Tensor] = []
+        handle = model.down_projection(1).register_forward_hook(
+            lambda _, args, __: seen.append(anchors.of(args[0].reshape(-1, args[0].shape[-1])))
+        )
+        model.model(torch.tensor([ids]))
+        handle.remove()
+    mine = [embedding[token] for token in ids if names[token]]
+    torch.testing.assert_close(seen[0][-1], torch.stack(mine).mean(0), rtol=1e-4, atol=1e-5)
+    assert not seen[0][0].any(), "before the first name there is none"
+
+
+@pytest.mark.slow
+def test_packed_and_single_texts_are_routed_alike() -> None:
+    model = tiny("llama")
+    patch = memoe(model, steps=20).edit(EDITS)
+    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
+    with patch.applied(model) as edited:
+        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
+    assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_routes_name_the_experts_of_the_router() -> None:
+    """If the router's rows move on by one, every text goes to the next expert."""
+    model = tiny("llama")
+    chosen = memoe(model, steps=3)
+    patch, texts = chosen.edit(EDITS), [edit.text for edit in EDITS]
+    assert isinstance(patch, SidePatch)
+    ((place, side),) = patch.sides.items()
+    assert isinstance(side, Experts)
+    started = side.start()["router"]
+    rolled = (started + side.changes["router"]).roll(1, 0) - started
+    moved = replace(patch, sides={place: replace(side, changes={**side.changes, "router": rolled})})
+    assert chosen.routes(moved, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
+
+
+def test_more_experts_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"top = 5 is more than the 4 experts"):
+        ExpertSettings(experts=4, top=5)
+    with pytest.raises(ConfigError, match=r"top=5 is more than the 4 experts; give a smaller top"):
+        MemoeConfig.preset("default", {"top": 5})

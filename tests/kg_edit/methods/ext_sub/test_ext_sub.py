@@ -1,0 +1,130 @@
+"""Ext-Sub: two adapters, one subtracted from the other; old targets become unlikely, and what is kept is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.callbacks import Callback
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditFileError
+from kg_edit.methods.ext_sub.extraction import subtracted
+from kg_edit.methods.ext_sub.method import ExtSub, ExtSubConfig, read_kept
+from kg_edit.methods.fine_tuning.lora import Lora
+from kg_edit.patches.changes import columns, edit_norms
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+EDITS = (
+    Edit(id="1", subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="the Lakers"),
+    Edit(id="2", subject="Spike Hughes", prompt="{} originates from", target_true="London", target_new="Paris"),
+)
+
+
+def made(*edits: Edit, **settings: Any) -> WeightPatch:
+    patch = ExtSub(tiny("llama"), ExtSubConfig.preset("default", {**QUICK["ext-sub"], **settings})).edit(edits)
+    assert isinstance(patch, WeightPatch)
+    return patch
+
+
+def losses(patch: WeightPatch, *pairs: Pair) -> list[float]:
+    with patch.applied(tiny("llama")) as edited:
+        found = score(edited, pairs)
+    return [found[pair].nll for pair in pairs]
+
+
+NEW, OLD = ([Pair(edit.text, str(getattr(edit, name))) for edit in EDITS] for name in ("target_new", "target_true"))
+
+
+class Seen(Callback):
+    """Notes the edit and the step of each loss."""
+
+    def __init__(self, seen: list[tuple[str, int]]) -> None:
+        self.seen = seen
+
+    def on_step(self, edit: str, step: int, loss: float) -> None:
+        self.seen.append((edit, step))
+
+
+@pytest.mark.slow
+def test_new_targets_become_likely_and_old_ones_less_so_than_by_the_expert_alone() -> None:
+    empty = WeightPatch(factors={})
+    expert, whole = made(*EDITS, strength=0.0, steps=8), made(*EDITS, steps=8)
+    assert sum(losses(expert, *NEW)) < sum(losses(empty, *NEW)) - 1
+    assert sum(losses(whole, *OLD)) > sum(losses(expert, *OLD)) + 0.5
+    assert sum(losses(whole, *NEW)) < sum(losses(empty, *NEW))
+
+
+@pytest.mark.slow
+def test_it_is_the_subtraction_of_two_adapters() -> None:
+    """The anti-expert is the expert of the edits with old and new targets exchanged."""
+    others = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
+    expert, anti = made(*EDITS, strength=0.0), made(*others)
+    wanted = subtracted(expert, anti)
+    for name, pair in made(*EDITS).factors.items():
+        torch.testing.assert_close(pair.product, wanted.factors[name].product, rtol=1e-3, atol=1e-5)
+
+
+def test_one_edit_without_an_old_target_is_an_adapter() -> None:
+    """With all rows in a batch and nothing to subtract it is LoRA."""
+    edit = EDITS[0].model_copy(update={"target_true": None})
+    settings = {**QUICK["ext-sub"], "stop_below": 0.0}
+    lora = Lora.on(tiny("llama"), settings=settings).edit([edit])
+    own = made(edit, stop_below=0.0)
+    assert isinstance(lora, WeightPatch)
+    for name, pair in lora.factors.items():
+        torch.testing.assert_close(own.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
+    assert "old_loss_before" not in own.edits[0] and "expert_loss_after" in own.edits[0]
+
+
+def test_the_edits_records() -> None:
+    first, second = made(*EDITS, steps=6).edits
+    assert first["norms"] == second["norms"], "one change for all"
+    for record in (first, second):
+        assert (
+            record["expert_loss_after"] < record["expert_loss_before"]
+            and record["old_loss_after"] < record["old_loss_before"]
+        )
+
+
+def test_the_columns_of_a_shared_change_belong_to_no_edit() -> None:
+    """Two edits of rank 1 have two columns together, and neither is one edit's."""
+    both, one = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
+    assert columns(both) is None and edit_norms(both) == (None, None)
+    assert edit_norms(one) == (pytest.approx(one.edits[0]["norms"]["update"], rel=1e-4),)
+
+
+def test_neighbours_with_an_old_target_are_kept(tmp_path: Path) -> None:
+    row = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Rome", "neighborhood": ["Eve lives in"]}
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([{**row, "target_true": "Cairo"}, {**row, "id": "2"}]), encoding="utf-8")
+    assert read_kept(file) == (("Eve lives in", "Cairo"),)
+
+
+def test_what_is_kept_is_trained(tmp_path: Path) -> None:
+    row = {
+        "subject": "France",
+        "prompt": "The capital of France is",
+        "target_new": "Rome",
+        "locality": {"Relation_Specificity": [{"prompt": "The river in London is", "ground_truth": ["Thames"]}]},
+    }
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([row]), encoding="utf-8")
+    assert read_kept(file) == (("The river in London is", "Thames"),)
+    pair = Pair("The river in London is", "Thames")
+    kept, without = (made(*EDITS, steps=8, **more) for more in ({"kept": str(file)}, {}))
+    assert losses(kept, pair)[0] < losses(without, pair)[0] - 1
+    seen = list[tuple[str, int]]()
+    config = ExtSubConfig.preset("default", {**QUICK["ext-sub"], "steps": 2, "kept": str(file)})
+    ExtSub(tiny("llama"), config).edit(EDITS, callbacks=[Seen(seen)])
+    assert seen == [("1", 0), ("2", 0), ("1", 1), ("2", 1)], "of the expert, and of the edits alone"
+    assert len(kept.edits) == 2 and kept.provenance["methods"][0]["files_sha256"]
+    file.write_text(json.dumps([{**row, "locality": {}}]), encoding="utf-8")
+    with pytest.raises(EditFileError, match="no record has a locality prompt with an answer, or a neighbour"):
+        read_kept(file)

@@ -1,0 +1,86 @@
+"""Extraction before subtraction: against the equation on full matrices, and where rows are special."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.methods.ext_sub.extraction import less_extracted, subtracted
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+
+
+def drawn(rows: int, columns: int, rank: int, seed: int) -> Factors:
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(size, rank, generator=generator) for size in (rows, columns))
+    return Factors(left=left, right=right)
+
+
+def published(expert: Tensor, anti: Tensor, strength: float) -> Tensor:
+    """The equation as the paper has it, row by row on full matrices."""
+    rows = []
+    for e, a in zip(expert.double(), anti.double(), strict=True):
+        s = torch.nn.functional.normalize(e, dim=0) + torch.nn.functional.normalize(a, dim=0)
+        s = torch.nn.functional.normalize(s, dim=0)
+        rows.append(e - strength * a + strength * (a @ s) * s)
+    return torch.stack(rows).float()
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_as_on_full_matrices(strength: float) -> None:
+    expert, anti = drawn(7, 11, 3, 0), drawn(7, 11, 2, 1)
+    found = less_extracted(expert, anti, strength=strength)
+    assert found.rank == 5
+    torch.testing.assert_close(found.product, published(expert.product, anti.product, strength), rtol=1e-4, atol=1e-5)
+
+
+def test_by_hand() -> None:
+    """e = (2, 0), a = (0, 3): s lies between them, and what a has beside it is (-1.5, 1.5)."""
+    expert = Factors.dense(torch.tensor([[2.0, 0.0]]))
+    anti = Factors.dense(torch.tensor([[0.0, 3.0]]))
+    found = less_extracted(expert, anti, strength=1.0).product
+    torch.testing.assert_close(found, torch.tensor([[2.0 + 1.5, -1.5]]))
+
+
+def test_special_rows() -> None:
+    """The same direction: nothing is taken. Opposite: all of it. A row of zeros: there is no direction of its own."""
+    expert = Factors.dense(torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
+    anti = Factors.dense(torch.tensor([[5.0, 0.0, 0.0], [-2.0, -2.0, 0.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
+    wanted = torch.tensor([[2.0, 0.0, 0.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    torch.testing.assert_close(less_extracted(expert, anti, strength=1.0).product, wanted, rtol=1e-5, atol=1e-5)
+
+
+def patch(seed: int, *names: str, model: str | None = None) -> WeightPatch:
+    said = {"model": {"name": "x", "fingerprint": model}} if model else {}
+    edits = [{"edit": {"id": str(seed)}}]
+    factors = {name: drawn(4, 6, 2, seed + place) for place, name in enumerate(names)}
+    return WeightPatch(factors=factors, provenance={**said, "edits": edits})
+
+
+def test_patches_weight_by_weight() -> None:
+    """What one of them alone changes: of the expert it stays; of the anti-expert all is in common with nothing."""
+    expert, anti = patch(1, "a", "b"), patch(7, "b", "c")
+    found = subtracted(expert, anti, strength=0.5)
+    torch.testing.assert_close(found.factors["a"].product, expert.factors["a"].product)
+    wanted = published(expert.factors["b"].product, anti.factors["b"].product, 0.5)
+    torch.testing.assert_close(found.factors["b"].product, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.factors["c"].product, torch.zeros(4, 6), rtol=0, atol=1e-5)
+    assert [edit["edit"]["id"] for edit in found.edits] == ["1"]
+    assert found.provenance["subtracted"]["anti_expert"] == [{"id": "7"}]
+    whole = subtracted(expert, anti, strength=0.5, extract=False)
+    torch.testing.assert_close(
+        whole.factors["b"].product, expert.factors["b"].product - 0.5 * anti.factors["b"].product
+    )
+    torch.testing.assert_close(whole.factors["c"].product, -0.5 * anti.factors["c"].product)
+
+
+def test_what_does_not_belong_together() -> None:
+    with pytest.raises(PatchMismatchError, match="train both on one model"):
+        subtracted(patch(1, "a", model="2-x"), patch(2, "a", model="2-y"))
+    other = WeightPatch(factors={"a": drawn(4, 5, 1, 0)})
+    with pytest.raises(PatchMismatchError, match="of a is"):
+        subtracted(patch(1, "a"), other)
+    with pytest.raises(PatchError, match="the anti-expert is a patch of the prompt"):
+        subtracted(patch(1, "a"), PromptPatch(books=()))

@@ -1,0 +1,108 @@
+"""MEMOIR: edits are said one after the other, in their own columns, and other text opens nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
+from kg_edit.methods.memoir.adapter import ResidualMemory
+from kg_edit.methods.memoir.method import Memoir, MemoirConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_patch import SidePatch
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.generation import ask
+from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, logits, said
+from tests.kg_edit.tiny import tiny
+
+
+def memoir(model: LanguageModel, **settings: Any) -> Memoir:
+    quick = {"layer": 2, "steps": 60, "learning_rate": 0.02, "threshold": 0.8, "background_texts": 4}
+    return Memoir(model, MemoirConfig.preset("default", {**quick, **settings}))
+
+
+def memory_of(patch: Patch) -> ResidualMemory:
+    assert isinstance(patch, SidePatch)
+    (side,) = patch.sides.values()
+    assert isinstance(side, ResidualMemory)
+    return side
+
+
+def test_the_edits_are_said_and_other_text_is_as_before() -> None:
+    model = tiny("llama")
+    clean = logits(model, UNRELATED)
+    assert not any(said(model, edit) for edit in EDITS)
+    patch = memoir(model).edit(EDITS)
+    with patch.applied(model):
+        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert torch.equal(logits(model, UNRELATED), clean)
+    assert "3 masks of 14 columns" in patch.summary
+
+
+@pytest.mark.slow
+def test_memories_whose_masks_were_made_otherwise_do_not_add() -> None:
+    model = tiny("llama")
+    first = memoir(model, steps=2).edit(EDITS[:1])
+    other = memoir(model, steps=2, background_texts=9).edit(EDITS[1:2])
+    with pytest.raises(PatchError, match="different backgrounds"):
+        first + other
+    with pytest.raises(PatchError, match="different backgrounds"):
+        memoir(model, steps=2, background_texts=9).edit(EDITS[1:2], start=first)
+    with pytest.raises(PatchError, match="same columns, threshold and seed"):
+        memoir(model, steps=2, columns=0.5).update(EDITS[1:2], before=first)
+
+
+def test_an_edit_changes_the_columns_of_its_mask_alone() -> None:
+    model = tiny("llama")
+    memory = memory_of(memoir(model).edit(EDITS[:1]))
+    changed = memory.weight.abs().sum(0).nonzero()[:, 0]
+    assert set(changed.tolist()) <= set(memory.masks[0].int().tolist()) and len(changed)
+
+
+@pytest.mark.slow
+def test_a_later_edit_is_trained_on_what_the_earlier_left() -> None:
+    model = tiny("llama")
+    chosen = memoir(model, columns=1.0)  # all share all columns
+    first = chosen.edit(EDITS[:1])
+    after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
+    assert not torch.equal(memory_of(after).weight, memory_of(alone).weight)
+    assert torch.equal(memory_of(first + after).weight, memory_of(first).weight + memory_of(after).weight)
+
+
+@pytest.mark.slow
+def test_packed_padded_and_generated_text_agree(tmp_path: Path) -> None:
+    """What is asked in one row with others, and token by token with a cache, opens the same masks."""
+    model = tiny("llama")
+    patch = Patch.load(memoir(model).edit(EDITS).save(tmp_path / "patch.safetensors"))
+    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
+    with patch.applied(model) as edited:
+        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
+        assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
+        assert ask(edited, EDITS[0].text).startswith("Miami")
+
+
+@pytest.mark.slow
+def test_on_the_real_model_an_edit_is_said_and_another_prompt_is_left_alone(smollm2: LanguageModel) -> None:
+    edit = Edit(
+        id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English",
+        target_true="French",
+    )  # fmt: skip
+    patch = Memoir.on(smollm2).edit([edit])
+    other = "The capital of Norway, a country in the north of Europe, is"
+    clean = logits(smollm2, other)
+    with patch.applied(smollm2):
+        assert said(smollm2, edit)
+        assert torch.equal(logits(smollm2, other)[-1], clean[-1])
+
+
+@pytest.mark.slow
+def test_a_mask_of_all_columns_is_always_open() -> None:
+    model = tiny("llama")
+    clean = logits(model, UNRELATED)
+    with memoir(model, columns=1.0).edit(EDITS[:1]).applied(model):
+        assert not torch.equal(logits(model, UNRELATED), clean)

@@ -1,0 +1,148 @@
+"""T-Patcher: one neuron a mistake, which speaks at it and is silent elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.t_patcher.adapter import Neurons, fired
+from kg_edit.methods.t_patcher.method import NewNeurons, TPatcher, TPatcherConfig, _hardest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_patch import SidePatch
+from kg_edit.patches.base import Patch
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, logits, said
+from tests.kg_edit.tiny import tiny
+
+
+def patcher(model: LanguageModel, **settings: Any) -> TPatcher:
+    quick = {"steps": 120, "learning_rate": 0.05, "texts": 8}
+    return TPatcher(model, TPatcherConfig.preset("default", {**quick, **settings}))
+
+
+def neurons_of(patch: Patch) -> Neurons:
+    assert isinstance(patch, SidePatch)
+    (side,) = patch.sides.values()
+    assert isinstance(side, Neurons)
+    return side
+
+
+def test_neurons_by_hand() -> None:
+    """relu(2 - 1) [1, 0] + relu(-2 + 0) [0, 1]."""
+    found = fired(
+        torch.tensor([[2.0, 0.0]]),
+        torch.tensor([[1.0, 0.0], [-1.0, 0.0]]),
+        torch.tensor([-1.0, 0.0]),
+        torch.eye(2),
+    )
+    assert found.tolist() == [[1.0, 0.0]]
+
+
+def test_the_hardest_by_hand() -> None:
+    values = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-5.0, -5.0]])
+    torch.testing.assert_close(_hardest(values, 2), torch.exp(torch.tensor([2.0, 1.0])).mean())
+    torch.testing.assert_close(_hardest(values, 9), values.exp().mean())
+
+
+@pytest.mark.slow
+def test_the_edits_are_said_with_a_neuron_for_each_mistake() -> None:
+    model = tiny("llama")
+    chosen = patcher(model)
+    patch = chosen.edit(EDITS)
+    with patch.applied(model):
+        assert [said(model, edit) for edit in EDITS] == [True] * 3
+    assert len(neurons_of(patch).keys) == sum(record["neurons"] for record in patch.edits)
+    assert chosen.layer == 3, "the last one"
+
+
+def test_values_from_a_random_start() -> None:
+    """v = u a, with the gradients dL/du = a dL/dv and dL/da = u dL/dv."""
+    queries = torch.tensor([[3.0, 4.0]])
+    new = NewNeurons.at(queries, amplify=10.0, seed=0)
+    keys, biases, values = new.found
+    assert float(((keys * queries).sum() + biases).detach()) == pytest.approx(1.0)
+    values.sum().backward()
+    assert new.factors is not None
+    torch.testing.assert_close(new.values.grad, torch.full((1, 2), 10.0))
+    torch.testing.assert_close(new.factors.grad, new.values.detach())
+    assert NewNeurons.at(queries, amplify=0.0, seed=0).found[2].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.slow
+def test_an_edit_is_said_from_a_random_start() -> None:
+    model = tiny("llama")
+    patch = patcher(model, amplify=10.0, weight_decay=0.01, clip=5.0, steps=600).edit(EDITS[:1])
+    with patch.applied(model):
+        assert said(model, EDITS[0])
+
+
+@pytest.mark.slow
+def test_a_neuron_is_silent_in_the_memory() -> None:
+    model = tiny("llama")
+    chosen = patcher(model, memory_weight=10.0)
+    loud = neurons_of(patcher(model, memory_weight=0.0).edit(EDITS[:1]))
+    quiet = neurons_of(chosen.edit(EDITS[:1]))
+
+    def wakes(found: Neurons) -> float:
+        return float((chosen.memory_queries @ found.keys.T + found.biases > 0).float().mean())
+
+    assert wakes(quiet) < wakes(loud)
+    assert (quiet.queries * quiet.keys).sum(-1).add(quiet.biases).gt(0).all(), "each speaks at its own mistake"
+
+
+def test_a_prompt_that_is_edited_again_learns_its_new_target() -> None:
+    """The query of its first neuron is not in the memory: there the new one could not be active."""
+    model = tiny("llama")
+    chosen = patcher(model, texts=4)
+    first = chosen.edit(EDITS[:1])
+    again = EDITS[0].model_copy(update={"id": "again", "target_new": "Paris"})
+    (record,) = chosen.update([again], before=first).edits
+    assert record["loss_after"] < 0.5
+
+
+@pytest.mark.slow
+def test_what_is_known_needs_no_neuron() -> None:
+    model = tiny("llama")
+    chosen = patcher(model)
+    first = chosen.edit(EDITS[:1])
+    strict = patcher(model, stop_below=0.0)  # the loss alone would not end the training
+    again = strict.update([EDITS[0].model_copy(update={"id": "again"})], before=first)
+    assert len(neurons_of(again).keys) == 0 and again.edits[0]["neurons"] == 0 and again.edits[0]["steps"] == 1
+    clean = logits(model, UNRELATED)
+    with again.applied(model):
+        assert torch.equal(logits(model, UNRELATED), clean)
+
+
+@pytest.mark.slow
+def test_no_more_than_so_many() -> None:
+    model = tiny("llama")
+    long = Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="London or Paris or Rome or Miami")
+    assert len(neurons_of(patcher(model, most=2, steps=2).edit([long])).keys) == 2
+
+
+def test_the_losses_of_a_neuron_by_hand() -> None:
+    """l_a = exp(-z(q)); l_m1 = S(z(m) + margin), l_m2 = S(z(m) - z(q) + margin), z the neuron's input."""
+    chosen = patcher(tiny("llama"), activation_weight=2.0, memory_weight=5.0, margin=0.5, hardest=1)
+    keys, biases = torch.tensor([[1.0, 2.0]]), torch.tensor([0.25])
+    queries, memory = torch.tensor([[0.5, 0.5]]), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
+    here, hardest = 1.75, -0.75  # z of the query, and the larger z of the memory
+    wanted = 2 * math.exp(-here) + 5 * (math.exp(hardest + 0.5) + math.exp(hardest - here + 0.5))
+    assert float(chosen._silence(keys, biases, queries, memory)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_later_edit_knows_the_earlier_mistakes() -> None:
+    """Their queries are in the patch, and the later neurons are trained to be silent there."""
+    model = tiny("llama")
+    chosen = patcher(model, steps=3)
+    first = chosen.edit(EDITS[:1])
+    after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
+    assert not torch.equal(neurons_of(after).keys, neurons_of(alone).keys)
+    seen = list[int]()
+    silence = chosen._silence
+    chosen._silence = lambda *given: seen.append(len(given[-1])) or silence(*given)  # type: ignore[func-returns-value, method-assign]
+    chosen.update(EDITS[1:2], before=first)
+    assert set(seen) == {len(chosen.memory_queries) + len(neurons_of(first).queries)}, "they are in the memory"
+    assert len(neurons_of(first + after).queries) == len(neurons_of(first).queries) + len(neurons_of(after).queries)

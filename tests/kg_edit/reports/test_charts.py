@@ -1,0 +1,49 @@
+"""Charts in a page: round numbers at the axes, lines that break where a number is none, texts that stay texts."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from kg_edit.reports.charts import HEIGHT, WIDTH, line_chart, sparkline, ticks
+
+
+@pytest.mark.parametrize(
+    ("most", "whole", "expected"),
+    [
+        (8.8, False, [0, 2, 4, 6, 8, 10]),
+        (0.74, False, [0, 0.2, 0.4, 0.6, 0.8]),
+        (19.0, True, [0, 5, 10, 15, 20]),
+        (2.0, True, [0, 1, 2]),
+        (0.0, True, [0, 1]),
+        (math.inf, False, [0, 1]),
+    ],
+)
+def test_ticks_are_round(most: float, whole: bool, expected: list[float]) -> None:
+    assert ticks(most, whole=whole) == pytest.approx(expected)
+
+
+def chart(**lines: list[tuple[float, float]]) -> str:
+    return line_chart(
+        {name.replace("_", "<"): line for name, line in lines.items()}, title="a<b", x_label="x", y_label="y"
+    )
+
+
+def test_every_point_lies_inside_and_lines_break_at_what_is_no_number() -> None:
+    made = chart(a_b=[(0, 5.0), (1, math.nan), (2, 1.0), (3, 0.0)], c=[(0, math.inf)])
+    (path,) = re.findall(r'class="line line-0" d="([^"]+)"', made)
+    assert path.count("M") == 2 and path.count("L") == 1
+    points = [tuple(map(float, point)) for point in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
+    assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in points)
+    assert points[0][1] < points[1][1] < points[2][1]  # less is lower
+    svg = ET.fromstring(made[made.index("<svg") :])  # noqa: S314
+    assert svg.findtext("title") == "a<b" and "<legend" not in made
+    assert ">a&lt;b<" in made and ">c<" not in made, "the legend is HTML, and names what is drawn"
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    assert chart(a=[(0, math.nan)]) == chart() == sparkline([1.0]) == sparkline([math.nan, 1.0]) == ""
+    assert sparkline([2.0, 1.0, 0.0]).count(",") == 3

@@ -1,0 +1,211 @@
+"""The edit run as a library call: what it writes, when, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import networkx as nx
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from kg_edit.callbacks import read_losses
+from kg_edit.covariance.moment import Covariance
+from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
+from kg_edit.methods.glame.glame import Glame
+from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.models.language_model import weight_matrix
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports import edit_run
+from kg_edit.reports.before_after import ReportRow
+from kg_edit.reports.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.storage.run_folder import PATCH, folder_lock
+from tests.everyday import keep_first
+from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
+from tests.kg_edit.tiny import tiny
+from wikidata_cache.errors import OfflineError
+
+EDITS = (EDIT, SECOND)
+
+
+def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow, ...]:
+    model = tiny("llama")
+    return run_edits(method(name, model, **settings), model, EDITS, out, progress=False)
+
+
+def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
+    rows = run(tmp_path)
+    lines = (tmp_path / RECORDS).read_text().splitlines()
+    assert tuple(ReportRow.model_validate_json(line) for line in lines) == rows
+    assert "# 2 edits of tiny-llama by rome" in (tmp_path / REPORT).read_text()
+    assert [edit["edit"]["id"] for edit in Patch.load(tmp_path / PATCH).provenance["edits"]] == ["1", "2"]
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert (settings["job"], settings["method"], settings["edits"]) == ("edit", "rome", 2)
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged file of losses takes the curves, and ends no run."""
+    rows = run(tmp_path)
+    curves, page = read_losses(tmp_path / LOSSES), (tmp_path / PAGE).read_text()
+    for record in Patch.load(tmp_path / PATCH).edits:
+        curve = curves[record["edit"]["id"]]
+        assert [step.step for step in curve] == list(range(record["steps"]))
+        ends = [(step.loss, step.nll) for step in (curve[0], curve[-1])]
+        assert ends == [(record[f"loss_{end}"], record[f"nll_{end}"]) for end in ("before", "after")]
+    assert page.count('class="chart"') == page.count('class="spark"') == 2
+    (tmp_path / LOSSES).write_text("{}\n")
+    (tmp_path / REPORT).unlink()
+    assert run(tmp_path) == rows
+    assert "no loss curves" in caplog.text
+    assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
+
+
+def test_a_run_that_is_killed_on_the_way_keeps_every_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the files of an edit, and within a line of the losses."""
+    run(tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for between in ("kg_edit.patches.weight_patch.WeightPatch.save", "kg_edit.callbacks.LossLines.append_to"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(between, killed)
+            run(tmp_path / between)
+        with (tmp_path / between / LOSSES).open("a") as file:
+            file.write('{"edit": "1", "st')
+        run(tmp_path / between)
+        assert read_losses(tmp_path / between / LOSSES) == read_losses(tmp_path / "whole" / LOSSES)
+
+
+def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch is made; why there is no picture stands on the page."""
+    made = method("glame", tiny("llama"))
+    assert isinstance(edit_run._subgraph(made, EDIT), nx.MultiDiGraph)
+
+    def gone(*_: object) -> None:
+        raise OfflineError("no network")
+
+    monkeypatch.setattr(Glame, "subgraph", gone)
+    assert edit_run._subgraph(made, EDIT) == "The graph could not be read again: no network"
+
+
+def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run(tmp_path)
+    for name in ("before_and_after", "claim"):
+        monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
+        monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "make"), None)
+    assert run(tmp_path) == rows
+
+
+@pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
+def test_a_report_that_is_missing_or_damaged_is_recomputed(cut: str, tmp_path: Path) -> None:
+    rows = run(tmp_path)
+    files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT, PAGE)}
+    (tmp_path / RECORDS).write_text(cut)
+    (tmp_path / REPORT).unlink()
+    assert run(tmp_path) == rows
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
+def test_nothing_is_written_before_the_method_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: RankOneMethod) -> None:
+        raise CovarianceError("the corpus is too short")
+
+    monkeypatch.setattr(RankOneMethod, "prepare", fail)
+    with pytest.raises(CovarianceError):
+        run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PatchError("the change is not finite")
+
+    monkeypatch.setattr(WeightPatch, "save", refuse)
+    with pytest.raises(PatchError) as caught:
+        run(tmp_path)
+    assert caught.value.__notes__ == ["in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"]
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def full(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        run(tmp_path)
+    assert "the edits made before this error are kept" in caught.value.__notes__[-1]
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", LOSSES, PARTIAL}
+    assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
+
+
+def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
+    """Also with other settings, which must not take the place of those of the run that is at work."""
+    (tmp_path / "run.json").write_text("the other's")
+    for settings in ({}, {"steps": 2}):
+        with folder_lock(tmp_path), pytest.raises(OutputError, match=r"another process works on .*; wait for it"):
+            run(tmp_path, **settings)
+    assert (tmp_path / "run.json").read_text() == "the other's"
+    assert run(tmp_path) == run(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused_here(*_: object) -> str:
+        with pytest.raises(OutputError, match="another process works on"), folder_lock(tmp_path / "new"):
+            pass
+        return "the report"
+
+    monkeypatch.setattr(edit_run, "markdown", refused_here)
+    run(tmp_path / "new")
+    assert (tmp_path / "new" / REPORT).read_text() == "the report"
+
+
+@pytest.mark.slow
+def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    (tmp_path / PATCH).rename(tmp_path / PARTIAL)
+    (tmp_path / PARTIAL).write_bytes(b"half")
+    with pytest.raises(KgEditError, match=r"can't read the patch .*partial"):
+        run(tmp_path)
+
+
+def test_going_on_starts_from_what_the_unedited_model_wrote() -> None:
+    """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
+
+    def fresh() -> Rome:
+        model = tiny("llama")
+        size = weight_matrix(model.down_projection(1)).shape[1]
+        unit = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="unit")
+        config = RomeConfig(layer=1, steps=4, learning_rate=5.0, context_lengths=((8, 3),))
+        return Rome(model, config, covariance=unit)
+
+    whole = fresh().edit(EDITS)
+    halves = fresh().edit(EDITS[1:], start=fresh().edit(EDITS[:1]))
+    assert halves.provenance == whole.provenance
+    (name, pair), *_ = whole.factors.items()
+    assert torch.equal(halves.factors[name].left, pair.left)
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    """Also of a user's own graph, whose nodes say nothing of their distance."""
+    model = tiny("llama")
+    glame, strange = method("glame", model), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})
+    assert draw_subgraph(method("rome", model), EDIT, tmp_path) is None
+    made = draw_subgraph(glame, strange, tmp_path)
+    assert made is not None
+    assert made.parent == tmp_path
+    assert made.name.startswith("subgraph-a-b--") and len(made.name.encode()) < 200
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="the patch and the report are complete"):
+        draw_subgraph(glame, EDIT, tmp_path / "file")

@@ -1,0 +1,130 @@
+"""The before/after table stays a table, whatever the texts in it hold."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.reports.report import Verdict, markdown, terminal_table
+
+NASTY = {
+    "newlines": "a\nb\r\nc\u2028d\x85e\vf",
+    "pipes": "a | b \\| c \\\\| d",
+    "backticks": "`a` ``b` |`|`",
+    "markup": "<b>*a*</b> _b_ [c](d) # e ~~f~~ $g$ &amp; [bold]h[/bold]",
+    "right to left": "שלום עולם — السلام عليكم",
+    "joiners": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 👩\u200d🔬",
+    "overrides": "abc\u202edef\u2066ghi",
+    "control": "a\x1b[31mred\x00\x07\tb",
+    "wide": "東京都 is the capital",
+}
+PATCH = WeightPatch(
+    factors={"model.layers.1.mlp.down_proj.weight": Factors(left=torch.zeros(2, 1), right=torch.zeros(3, 1))},
+    provenance={"model": {"name": "a_folder/with|pipe"}, "edits": [{"method": "rome"}]},
+)
+
+
+def row(text: str, *, edit: str = "1", right: bool = True, said: bool = True) -> ReportRow:
+    probe = ReportProbe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
+    reading = Reading(text=text, nats=1.25, said=said, right=right)
+    return ReportRow(edit=edit, probe=probe, before=reading, after=reading)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a Markdown row, as GitHub reads it: a pipe with a backslash before it is a letter."""
+    inner = re.fullmatch(r"\| (.*) \|", line)
+    assert inner
+    return re.split(r"(?<!\\)(?:\\\\)*\|", inner[1])
+
+
+def test_the_verdict_counts_the_edits_own_prompts() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", said=False)]
+    rows.append(row("c", edit="row-3", said=False, right=False))
+    rows.append(
+        row("d", edit="row-3").model_copy(update={"probe": row("d").probe.model_copy(update={"kind": "follows"})})
+    )
+    verdict = Verdict.of(rows)
+    assert str(verdict) == (
+        "1 of 3 said; 2 not: row-2 ('b' should say 'b', says 'b', though it is likelier than the old target); "
+        "row-3 ('c' should say 'c', says 'c')"
+    )
+    assert str(Verdict.of(rows[:1])) == "1 of 1 said"
+    assert str(Verdict.of([row("x", edit=str(number), said=False) for number in range(12)])).endswith("; and 2 more")
+    assert len(str(Verdict.of([row("x" * 5000, edit="long", said=False)]))) < 500
+    assert "**1 of 3 said; 2 not: row-2" in markdown(rows, PATCH)
+
+
+@pytest.mark.parametrize("case", NASTY)
+def test_markdown_stays_a_table(case: str) -> None:
+    lines = markdown([row(NASTY[case]), row("plain")], PATCH).split("\n")
+    start = lines.index("|---|---|---|---|---|---|")
+    assert [len(cells(line)) for line in lines[start + 1 : start + 3]] == [6, 6]
+    assert lines[start + 3] == ""
+    assert len("\n".join(lines).splitlines()) == len(lines) - 1
+
+
+@pytest.mark.parametrize("case", ["right to left", "joiners", "wide"])
+def test_scripts_are_left_alone(case: str) -> None:
+    assert NASTY[case] in markdown([row(NASTY[case])], PATCH)
+
+
+def test_markdown_letters_are_escaped() -> None:
+    made = markdown([row(NASTY["markup"])], PATCH)
+    assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in made
+    assert made.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("case", NASTY)
+def test_the_terminal_table_fits(case: str, width: int) -> None:
+    shown = io.StringIO()
+    rows = [row(NASTY[case]), row("x", edit="2", right=False), row("y", edit="3", said=False)]
+    Console(file=shown, width=width).print(terminal_table(rows))
+    text = shown.getvalue()
+    assert "\x1b" not in text
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    assert "✓" in text and "✗" in text and "~" in text
+    if width == 200 and case == "markup":
+        assert "[bold]h[/bold]" in text  # what a model says is no markup of ours
+
+
+def test_no_word_is_broken_in_80_columns() -> None:
+    words = "Philadelphia, Pennsylvania, Massachusetts Constantinople administrative"
+    rows = [row(words), row(f"{words} again", edit="2", said=False)]
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(terminal_table(rows))
+    table = shown.getvalue().split("✓: the text")[0].split()
+    assert all(table.count(word) == 2 * 4 for word in words.split()), shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "sign", "colour"),
+    [
+        (True, True, "✓", "green"),
+        (False, True, "~", "yellow"),
+        (False, False, "✗", "red"),
+        (True, False, "✗", "red"),  # said, yet a token of it is less likely than one of the other target
+    ],
+)
+def test_signs_and_their_colours(said: bool, right: bool, sign: str, colour: str) -> None:
+    made = row("text", said=said, right=right)
+    written = "\\~" if sign == "~" else sign  # Markdown could strike through what stands between two of them
+    assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
+    (cell,) = terminal_table([made]).columns[3].cells
+    assert isinstance(cell, Text)
+    assert (cell.plain, cell.style) == (f"{sign} text", colour)
+
+
+def test_the_note_explains_every_sign() -> None:
+    note = markdown([row("text")], PATCH).splitlines()[-1]
+    assert note.startswith("✓: the text begins with what should be said")
+    assert r"\~: it is more likely than the other target, but not said. ✗: anything else." in note
+    assert str(terminal_table([row("text")]).caption) == note.replace("\\~", "~")

@@ -1,0 +1,151 @@
+"""The page of an edit run: what it shows, that nothing in it is more than text, and that a failed edit is not green."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+
+from kg_edit.callbacks import LossStep
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.reports.report_page import report_page
+from tests.kg_edit.reports.test_report import NASTY
+from tests.wikidata_cache.view.test_static import HOSTILE
+
+SCRIPTS = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "@@SCRIPT@@ \"'><b>")
+WEIGHT = "model.layers.1.mlp.down_proj.weight"
+
+
+def row(edit: str, text: str, *, said: bool = True, right: bool = True, kind: str = "rewrite") -> ReportRow:
+    probe = ReportProbe(kind=kind, prompt=text, ask=text, score=text, wanted=text)  # type: ignore[arg-type]
+    before = Reading(text="before", nats=8.0, said=False, right=False)
+    return ReportRow(edit=edit, probe=probe, before=before, after=Reading(text=text, nats=1.25, said=said, right=right))
+
+
+def patch_of(names: Sequence[str], *, norm: float | None = 10.0, rank: int | None = None) -> WeightPatch:
+    factors = Factors(left=torch.ones(4, rank or len(names)), right=torch.ones(9, rank or len(names)))
+    records: list[Mapping[str, Any]] = [
+        {"edit": {"id": name}, "method": "rome", "steps": 3, "loss_before": 5.0, "loss_after": 0.5} for name in names
+    ]
+    provenance: dict[str, Any] = {"model": {"name": "a <model>"}, "edits": records}
+    return WeightPatch(
+        factors={WEIGHT: factors}, provenance=provenance | ({"weight_norms": {WEIGHT: norm}} if norm else {})
+    )
+
+
+def graph(label: str = "Rome") -> nx.MultiDiGraph:
+    made = nx.MultiDiGraph()
+    made.add_node("s", label=label, role="subject", hop=0)
+    made.add_node("o", label=label, role="target_new", hop=1)
+    made.add_edge("s", "o", key="edit", label=label, role="edit")
+    return made
+
+
+class Seen(HTMLParser):
+    """The tags of a page with their attributes, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(re.sub(r"<(style|script)>.*?</\1>", r"<\1></\1>", page, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("text", [*SCRIPTS, *NASTY.values(), *HOSTILE])
+def test_whatever_stands_in_a_text_is_text(text: str) -> None:
+    text = f"a {text}"
+    steps = [LossStep(edit=text, step=0, loss=1.0)]
+    page = report_page(
+        [row(text, text)], patch_of([text]), curves={text: steps, f"{text}..b": steps}, graphs={text: graph(text)}
+    )
+    plain = report_page([row("1", "a")], patch_of(["1"]), curves={"1": steps, "1..b": steps}, graphs={"1": graph("a")})
+    assert [tag for tag, _ in Seen(page).tags] == [tag for tag, _ in Seen(plain).tags]
+    assert not any(name.startswith("on") for _, attributes in Seen(page).tags for name in attributes)
+    assert all(letter not in page for letter in "\x00\x1b\u202e")
+
+
+def test_nothing_is_asked_for_elsewhere_and_only_its_own_script_may_run() -> None:
+    page = report_page([row("1", "a")], patch_of(["1"]), graphs={"1": graph()})
+    seen = Seen(page)
+    links = [value for _, had in seen.tags for name, value in had.items() if name in ("src", "href", "xlink:href")]
+    assert links and all(str(link).startswith("#edit-") for link in links)
+    assert not re.search(r"url\(|@import|https?:", page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    policy = next(had["content"] or "" for tag, had in seen.tags if tag == "meta" and "http-equiv" in had)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "kind", "words"),
+    [
+        (True, True, "good", "said"),
+        (False, True, "warn", "likelier, not said"),
+        (False, False, "bad", "not said"),
+        (True, False, "warn", "said"),
+    ],
+)
+def test_only_what_is_said_without_a_doubt_is_green(said: bool, right: bool, kind: str, words: str) -> None:
+    page = report_page([row("1", "Rome", said=said, right=right)], patch_of(["1"]))
+    badges = re.findall(r'class="badge (\w+)">([^<]+)<', page)
+    assert badges == [(kind, words)] * 2  # in the table, and at the edit itself
+    assert ('class="said good"' in page) == ('<span class="good">✓' in page) == (kind == "good")
+    (verdict,) = re.findall(r'<p class="verdict"><span class="(\w+)">(\d of \d) said', page)
+    assert verdict == (("good", "1 of 1") if said else ("bad", "0 of 1"))
+
+
+def test_a_run_of_which_a_part_is_said_is_not_green() -> None:
+    page = report_page([row("a", "A"), row("b", "B", said=False)], patch_of(["a", "b"]))
+    assert '<span class="warn">1 of 2 said</span>; 1 not: <a href="#edit-2">b</a>' in page
+    assert re.findall(r'<tr data-said="(\w+)">', page) == ["yes", "no"]
+
+
+def test_norms_stand_beside_the_weights_own() -> None:
+    """Each edit is a column: |1 1^T| of [4, 9] is 6; both together are 12."""
+    page = report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"]))
+    text = Seen(page).text
+    assert "60 %" in text and "120 %" in text
+    assert page.count("model.<wbr>layers.<wbr>1") == 3
+    assert "the steps in between were not saved" in text and "5 → 0.5 in 3 steps" in text
+
+
+def test_a_patch_of_earlier_versions_or_of_edits_made_together() -> None:
+    old = Seen(report_page([row("a", "A")], patch_of(["a"], norm=None))).text
+    assert "6" in old and "%" not in old
+    together = Seen(report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"], rank=4))).text
+    assert "no separate change of weights for this edit" in together
+
+
+def test_the_loss_is_drawn_with_its_terms() -> None:
+    steps = [LossStep(edit="a", step=n, loss=4.0 - n, nll=3.0 - n, kl=0.1) for n in range(3)]
+    page = report_page([row("a", "A")], patch_of(["a"]), curves={"a": steps})
+    assert [name for name in ("objective", "nll of the target", "kl, unweighted") if f">{name}<" in page] != []
+    assert len(re.findall(r'<path class="line line-\d" d="M[\d.]+ [\d.]+(?:L[\d.]+ [\d.]+){2}"', page)) == 3
+    assert "from 4 to 2 in 3 evaluations" in page
+
+
+@pytest.mark.parametrize(("count", "open_ones"), [(3, 3), (300, 0)])
+def test_many_edits_are_a_table_and_folded(count: int, open_ones: int) -> None:
+    names = [f"row-{number}" for number in range(count)]
+    page = report_page(
+        [row(name, name) for name in names], patch_of(names), graphs={name: graph(name) for name in names}
+    )
+    seen = Seen(page)
+    details = [had for tag, had in seen.tags if tag == "details" and had.get("class") == "edit"]
+    assert len(details) == page.count("<tr data-said=") == page.count('class="subgraph"') == count
+    assert sum("open" in had for had in details) == open_ones
+    assert len(page) < 20_000 + 6_000 * count

@@ -1,0 +1,111 @@
+"""Losses are seen while they fall, edit by edit, and what is computed stays the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kg_edit.callbacks import Callback, LossLines, open_callback, read_losses
+from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.methods import find_method
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.tiny import tiny
+
+
+class Seen(Callback):
+    def __init__(self) -> None:
+        self.steps: dict[str, list[tuple[int, float]]] = {}
+
+    def on_step(self, edit: str, step: int, loss: float) -> None:
+        self.steps.setdefault(edit, []).append((step, loss))
+
+
+@pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
+def test_every_step_of_every_edit_is_seen(name: str, tmp_path: Path) -> None:
+    model, edits, seen = tiny("llama"), edits_of(2), Seen()
+    made = method(name, model)
+    losses = tmp_path / "losses.jsonl"
+    patch = made.edit(edits, callbacks=[seen, open_callback(f"file:{losses}")])
+    assert set(seen.steps) == {edit.id for edit in edits}
+    for record in patch.edits:
+        steps = seen.steps[record["edit"]["id"]]
+        assert [step for step, _ in steps] == list(range(record["steps"]))
+        assert steps[0][1] == pytest.approx(record["loss_before"], abs=1e-5)
+        assert steps[-1][1] == pytest.approx(record["loss_after"], abs=1e-5)
+    lines = [json.loads(line) for line in losses.read_text().splitlines()]
+    assert [(line["edit"], line["step"]) for line in lines if line["edit"] == "e0"] == [
+        ("e0", step) for step, _ in seen.steps["e0"]
+    ]
+    assert isinstance(patch, WeightPatch) and same(patch, made.edit(edits)), "watching changes nothing"
+    assert find_method(name).name == name
+
+
+def test_the_terms_of_a_loss_stand_beside_it(tmp_path: Path) -> None:
+    made, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
+    (record,) = made.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
+    curve = read_losses(losses)[record["edit"]["id"]]
+    assert (curve[0].nll, curve[-1].nll) == (record["nll_before"], record["nll_after"])
+    assert curve[-1].kl == record["kl_after"]
+
+
+def test_of_a_descent_that_was_recomputed_the_last_one_is_read(tmp_path: Path) -> None:
+    file, lines = tmp_path / "losses.jsonl", LossLines()
+    for edit, step, loss in (("a", 0, 3.0), ("a", 1, 2.0), ("b", 0, 5.0), ("a", 0, 3.5), ("b", 1, float("nan"))):
+        lines.on_step(edit, step, loss)
+    lines.append_to(file)
+    with file.open("a") as half:
+        half.write('{"edit": "a", "st')  # a kill interrupted it
+    found = read_losses(file)
+    assert [(step.step, step.loss) for step in found["a"]] == [(0, 3.5)]
+    assert [step.step for step in found["b"]] == [0, 1] and found["b"][1].loss != found["b"][1].loss
+    assert read_losses(tmp_path / "none.jsonl") == {}
+
+
+def test_packages_that_are_there_get_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+
+    class Run:
+        def log(self, values: dict[str, float]) -> None:
+            said.append(values)
+
+        def finish(self) -> None:
+            said.append("finished")
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            said.append(folder)
+
+        def add_scalar(self, name: str, loss: float, step: int) -> None:
+            said.append((name, loss, step))
+
+        def close(self) -> None:
+            said.append("closed")
+
+    wandb, board = ModuleType("wandb"), ModuleType("torch.utils.tensorboard")
+    wandb.init = lambda project: said.append(project) or Run()  # type: ignore[attr-defined]
+    board.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    for text in ("wandb:mine", "tensorboard:runs"):
+        callback = open_callback(text)
+        callback.on_step("e1", 3, 0.5)
+        callback.close()
+    assert said == [
+        *("mine", {"loss/e1": 0.5, "step/e1": 3}, "finished"),
+        *("runs", ("loss/e1", 0.5, 3), "closed"),
+    ]
+
+
+def test_what_can_not_be_logged_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        open_callback("wandb:mine")
+    with pytest.raises(ConfigError, match="no destination"):
+        open_callback("tensorboard")
+    with pytest.raises(UnknownNameError, match="did you mean 'wandb'"):
+        open_callback("wandbb:mine")

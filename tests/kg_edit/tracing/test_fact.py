@@ -1,0 +1,62 @@
+"""Facts to trace: from edits, from the published list, and what is wrong with a list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditFileError
+from kg_edit.tracing.trace import TracedFact, facts_of, read_known
+
+ROW = {"known_id": 3, "subject": "Beats Music", "prompt": "Beats Music is owned by", "attribute": "Apple"}
+
+
+def written(folder: Path, *rows: object) -> Path:
+    path = folder / "known.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_an_edits_fact_is_the_old_one() -> None:
+    edit = Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="Rome", target_true="Paris")
+    (fact,) = facts_of([edit])
+    assert fact == TracedFact(id="1", subject="France", prompt="In {}, the capital is", answer="Paris")
+    assert fact.text == "In France, the capital is"
+
+
+def test_the_prompt_names_the_subject_once_more_at_most(tmp_path: Path) -> None:
+    twice = {"subject": "Apple", "prompt": "Apple, which is not Apple Records, is", "attribute": "a company"}
+    found = read_known(written(tmp_path, ROW, twice))
+    assert found[0] == TracedFact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
+    assert (found[1].id, found[1].text) == ("known-2", twice["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ((), "found no rows; expected one known fact in each row"),
+        ((ROW, ["x"]), "record 2, found a list; expected an object"),
+        ((ROW, {**ROW, "subject": 7}), "record 2, field subject: found the number 7"),
+        (
+            (ROW, {**ROW, "prompt": "It is owned by"}),
+            "record 2, field prompt: 'It is owned by' does not contain the subject",
+        ),
+        ((ROW, {**ROW, "atribute": "x"}), "field atribute: unknown field, did you mean 'attribute'"),
+    ],
+)
+def test_faults_name_file_record_and_field(tmp_path: Path, rows: tuple[object, ...], said: str) -> None:
+    with pytest.raises(EditFileError, match=said) as caught:
+        read_known(written(tmp_path, *rows))
+    assert "known.json" in str(caught.value)
+
+
+def test_the_published_list(shared: Path) -> None:
+    """Meng et al. 2022 take 1,209 facts; each prompt gives back its text."""
+    file = shared / "known_1000.json"
+    facts, rows = read_known(file), json.loads(file.read_text())
+    assert len(facts) == len({fact.id for fact in facts}) == 1209
+    assert [fact.text for fact in facts] == [row["prompt"] for row in rows]
+    assert (facts[0].prompt, facts[0].answer) == ("{} is located in the continent of", "Antarctica")

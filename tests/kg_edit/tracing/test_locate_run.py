@@ -1,0 +1,128 @@
+"""The job: a folder with every trace, gone on with after a kill; what fails is counted; and `kg-edit locate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.tracing import run as module
+from kg_edit.tracing.run import locate
+from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings
+from tests.kg_edit.command_line import Run, cache, content, kg_edit, place, tiny_folder
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+FACTS = (
+    TracedFact(id="a", subject="LeBron James", prompt="{} plays for", answer="Miami Heat"),
+    TracedFact(id="b", subject="France", prompt="In {}, the capital is"),
+    TracedFact(id="c", subject="Spike Hughes", prompt="{} originates from", answer="London"),
+)
+SETTINGS = TraceSettings(samples=2)
+
+
+@pytest.mark.slow
+def test_a_run_and_its_files(tmp_path: Path) -> None:
+    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
+    assert (found.facts, found.failed, found.unknown) == (3, {}, ())
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert names == {"run.json", "records.jsonl", "summary.json", "heatmap.svg"} | {
+        f"heatmap-0{place}.svg" for place in range(3)
+    }
+    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["peak"]["layer"] == found.peak.layer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [1, 0, 40])
+def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first fact, with the second one's line half written; the result is the same, byte for byte."""
+    model, traced = tiny("llama"), list[str]()
+    whole = module.trace
+    locate(model, FACTS, SETTINGS, out=tmp_path / "whole", progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    lines = (tmp_path / "cut" / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut" / "records.jsonl").write_text(lines[0] + lines[1][:cut])
+
+    def counted(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
+        traced.append(fact.id)
+        return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "trace", counted)
+    locate(model, FACTS, SETTINGS, out=tmp_path / "cut", progress=False)
+    assert traced == ["b", "c"]
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path, progress=False)
+    with pytest.raises(OutputError, match="contains another run"):
+        locate(tiny("llama"), FACTS[:1], TraceSettings(samples=3), out=tmp_path, progress=False)
+
+
+def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, whole = FACTS[1], module.trace
+
+    def failing(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
+        if fact.id == broken.id:
+            raise ModelError("not finite")
+        return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "trace", failing)
+    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
+    assert (found.facts, found.failed) == (2, {"b": "ModelError: not finite"})
+    with pytest.raises(ConfigError, match="none of the 1 facts could be traced: ModelError: not finite"):
+        locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
+
+
+def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
+    settings = TraceSettings(samples=2, answer="true")
+    found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
+    assert (found.facts, list(found.failed)) == (2, ["b"])
+    assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
+
+
+def test_facts_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
+    """A fact without an answer can't be unknown."""
+    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)
+    assert (found.facts, found.unknown) == (1, ("a", "c"))
+
+
+def test_two_facts_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="same id"):
+        locate(tiny("llama"), [FACTS[0], FACTS[0]], SETTINGS, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_command(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
+    found = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--kind", "attention")
+    assert found.code == 0, found.err
+    assert "2 facts traced" in found.out
+    assert "the suggestion comes from --kind mlp" in found.out
+    assert (place / "locate" / "heatmap.svg").is_file()
+    mlp = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--out", "mlp", "--limit", "1")
+    peak = json.loads((place / "mlp" / "summary.json").read_text())["peak"]["layer"]
+    assert f"suggested layer: {peak}" in mlp.out
+    assert "fewer than five facts" in mlp.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give either a file of edits or --known FILE"),
+        (("edits.jsonl", "--known", "edits.jsonl"), "give either a file of edits or --known FILE"),
+        (("edits.jsonl", "--kind", "mpl"), "unknown kind 'mpl', did you mean 'mlp'?"),
+        (("edits.jsonl", "--answer", "new"), "unknown answer 'new'; known: predicted, true"),
+        (("--known", "edits.jsonl"), "edits.jsonl, line 1, field"),
+        (("none.jsonl",), "none.jsonl: no such file"),
+    ],
+)
+def test_mistakes(kg_edit: Run, arguments: tuple[str, ...], said: str) -> None:
+    found = kg_edit("locate", *arguments)
+    assert (found.code, said in found.err) == (2, True), found.err

@@ -1,0 +1,171 @@
+"""A fact's whole trace: its grid is the restored runs', its roles the paper's, the answer the one asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ModelError, PromptError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, encode
+from kg_edit.tracing.corrupted_run import CleanRun, CorruptedRun, draw_noise, noise_level, window_around
+from kg_edit.tracing.trace import (
+    BEFORE,
+    END,
+    FIRST,
+    FURTHER,
+    LAST,
+    MIDDLE,
+    NEXT,
+    TracedFact,
+    TraceSettings,
+    asked_of,
+    facts_of,
+    is_known,
+    read_known,
+    roles,
+    trace,
+)
+from tests.kg_edit.tiny import chatting, tiny
+
+FACT = TracedFact(id="1", subject="LeBron James", prompt="Today {} plays for", answer="Miami Heat")
+
+
+def placed(first: int, last: int, length: int) -> tuple[str, ...]:
+    return roles(Prompt(text="", ids=(0,) * length, target_start=length, subject_first=first, subject_last=last))
+
+
+def test_roles() -> None:
+    assert placed(1, 4, 9) == (BEFORE, FIRST, MIDDLE, MIDDLE, LAST, NEXT, FURTHER, FURTHER, END)
+    assert placed(0, 1, 4) == (FIRST, LAST, NEXT, END)
+    assert placed(0, 0, 3) == (LAST, NEXT, END)
+    assert placed(0, 0, 2) == (LAST, END)
+    assert placed(1, 2, 3) == (BEFORE, FIRST, LAST)
+
+
+def test_the_subjects_first_token() -> None:
+    model = tiny("llama", bos=True)
+    prompt = encode(model.tokenizer, "In {}, the capital is", subject="Los Angeles")
+    assert prompt.subject_first is not None
+    named = model.tokenizer.decode(prompt.ids[prompt.subject_first : prompt.edited_at + 1])
+    assert named.strip() == "Los Angeles"
+    assert encode(model.tokenizer, "nobody").subject_first is None
+
+
+@pytest.mark.parametrize("kind", ["hidden", "mlp"])
+def test_the_grid_is_the_restored_runs(kind: str) -> None:
+    model = tiny("llama")
+    settings = TraceSettings(kind=kind, window=None if kind == "hidden" else 3, samples=4, seed=2)  # type: ignore[arg-type]
+    found = trace(model, FACT, settings, level=1.5)
+    prompt = encode(model.tokenizer, FACT.prompt, subject=FACT.subject)
+    clean = CleanRun(model, prompt, kind=settings.kind)
+    answer = int(clean.probabilities.argmax())
+    noise = draw_noise(model, prompt, level=1.5, samples=4, seed=2)
+    run = CorruptedRun(clean, noise=noise, answer=answer)
+    assert found.clean == pytest.approx(float(clean.probabilities.max()))
+    assert found.corrupted == pytest.approx(float(run.probability.mean()), rel=1e-4)
+    for layer in range(4):
+        layers = window_around(layer, size=1 if kind == "hidden" else 3, layers=4)
+        wanted = run.restored(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
+        assert [row[layer] for row in found.restored] == pytest.approx(wanted.tolist(), rel=1e-3)
+    assert found.effects[-1][0] == pytest.approx(found.restored[-1][0] - found.corrupted)
+    assert found.roles == roles(prompt)
+    assert "".join(found.tokens) == "Today LeBron James plays for"
+    assert found.answer == model.tokenizer.decode([answer])
+
+
+def test_an_edit_in_chat_form_is_traced_there() -> None:
+    edit = Edit(
+        id="1", subject="LeBron James", prompt="Today {} plays for", target_new="Rome", target_true="Miami Heat"
+    )
+    plain, chat = (facts_of([edit.in_chat(chat=form)])[0] for form in (False, True))
+    assert plain == FACT and "chat" not in plain.model_dump()
+    model = chatting()
+    assert asked_of(model, chat).text == "<s><user>Complete the sentence: Today LeBron James plays for\n<assistant>"
+    assert asked_of(model, plain).text == FACT.text
+
+
+def test_the_answer_is_the_models_own_or_the_facts() -> None:
+    model = tiny("llama")
+    own, given = (
+        trace(model, FACT, TraceSettings(samples=2, answer=answer), level=1.0)  # type: ignore[arg-type]
+        for answer in ("predicted", "true")
+    )
+    assert given.answer == model.tokenizer.decode([encode(model.tokenizer, "a", target="Miami Heat").target_ids[0]])
+    assert own.answer != given.answer
+    assert own.clean > given.clean
+    assert own.known is given.known is False
+    assert is_known(model, FACT) is False
+
+
+def test_a_fact_without_an_answer_has_only_the_models_own() -> None:
+    model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
+    own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
+    told = trace(model, fact, TraceSettings(samples=2), level=1.0)
+    assert (told.known, told.answer) == (None, own.answer)
+    with pytest.raises(
+        ConfigError, match=r"'Today LeBron James plays for' has no answer to trace.*target_true.*predicted"
+    ):
+        trace(model, fact, TraceSettings(samples=2, answer="true"), level=1.0)
+
+
+def test_a_model_in_training_mode_is_traced_as_it_is_used_and_left_so() -> None:
+    model = tiny("gpt2")  # has dropout
+    wanted = trace(model, FACT, TraceSettings(samples=2), level=1.0)
+    state = torch.get_rng_state()
+    model.model.train()
+    try:
+        assert trace(model, FACT, TraceSettings(samples=2), level=1.0) == wanted
+        assert model.model.training
+    finally:
+        model.model.eval()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_counts_every_state() -> None:
+    seen: list[int] = []
+    found = trace(tiny("llama"), FACT, TraceSettings(samples=1), level=1.0, progress=seen.append)
+    assert sum(seen) == 4 * sum(role != BEFORE for role in found.roles)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_numbers_beyond_all_bounds(layer: int) -> None:
+    """No line of a run may hold what JSON can't."""
+    model = tiny("llama")
+    weight = model.down_projection(layer).weight
+    assert isinstance(weight, torch.Tensor)
+    original = weight[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = float("inf")
+        try:
+            with pytest.raises(ModelError, match="not finite"):
+                trace(model, FACT, TraceSettings(samples=2), level=1.0)
+        finally:
+            weight[0, 0] = original
+
+
+def test_a_subject_without_a_token() -> None:
+    model = tiny("llama")
+    with pytest.raises(PromptError):
+        trace(model, FACT.model_copy(update={"subject": ""}), level=1.0)
+
+
+@pytest.mark.slow
+def test_a_known_fact_of_the_small_model(smollm2: LanguageModel, shared: Path) -> None:
+    """As the paper has it: the noise hides the fact; the subject's end brings it back early, the prompt's end late."""
+    facts = {fact.id: fact for fact in read_known(shared / "known_1000.json")[:60]}
+    (fact,) = [fact for fact in facts.values() if fact.text == "Catalonia belongs to the continent of"]
+    prompts = [encode(smollm2.tokenizer, fact.prompt, subject=fact.subject) for fact in facts.values()]
+    found = trace(smollm2, fact, TraceSettings(kind="hidden", samples=3), level=noise_level(smollm2, prompts))
+    assert (found.answer, found.known) == (" Europe", True)
+    total = found.clean - found.corrupted
+    assert total > 0.1
+    last = dict(zip(found.roles, found.effects, strict=True))
+    early = range(3, 10)
+    assert max(last[LAST][layer] for layer in early) > 0.5 * total
+    assert abs(last[LAST][29]) < 1e-3  # after the last layer nothing reads it any more
+    assert max(last[END][layer] for layer in early) < 0.2 * total
+    assert last[END][29] == pytest.approx(total, rel=1e-3)
