@@ -28,6 +28,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 ROOTS = ("target_new", "subject")
 EXPANSIONS = (1, 2)  # 1: expand subject and new object; 2: also expand the nodes that they keep
@@ -64,7 +65,9 @@ def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> 
     """Fetch all subgraphs with an empty cache; return the number of requests and the hashes of the subgraphs."""
     before, start, source = server.requests, time.perf_counter(), Counting(server.url)
     with AnswerStore(cache) as answers:
-        graphs = WikidataCache(CachedSource(source, answers)).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
+        graphs = WikidataCache(CachedSource(source, answers)).subgraphs(
+            edits, SubgraphOptions(hops=hops, per_node=10, roots=ROOTS)
+        )
     asked = server.requests - before
     split = ", ".join(f"{kind} {count}" for kind, count in source.kinds.most_common())
     print(f"{hops - 1} expansion(s), batched: {asked} requests ({split}), {time.perf_counter() - start:.1f} s")
@@ -77,7 +80,7 @@ def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) 
     `check_count` shows that each question is one request.
     """
     source = OneByOne(OxigraphSource(store, name="store", provenance={}), joined=joined)
-    graphs = WikidataCache(source).subgraphs(edits, hops=hops, per_node=10, roots=ROOTS)
+    graphs = WikidataCache(source).subgraphs(edits, SubgraphOptions(hops=hops, per_node=10, roots=ROOTS))
     split = ", ".join(f"{kind} {count}" for kind, count in source.asked.most_common())
     print(f"{hops - 1} expansion(s), {'plain' if joined else 'naive'}: {source.asked.total()} requests ({split})")
     return source.asked.total(), [graph.graph["content_hash"] for graph in graphs]
@@ -86,7 +89,7 @@ def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) 
 def check_count(server: Loopback, edits: Sequence[Edit]) -> None:
     """Run the naive way over HTTP, and compare its count of requests with the server's count."""
     before, source = server.requests, OneByOne(EndpointSource(server.url))
-    WikidataCache(source).subgraphs(edits, hops=2, per_node=10, roots=ROOTS)
+    WikidataCache(source).subgraphs(edits, SubgraphOptions(hops=2, per_node=10, roots=ROOTS))
     if server.requests - before != source.asked.total():
         raise SystemExit(
             f"the naive way asked {source.asked.total()} times, the server heard {server.requests - before}"

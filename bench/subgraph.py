@@ -25,6 +25,7 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 SETTINGS: dict[str, dict[str, object]] = {
     "hops=2, roots o*": {},
@@ -39,7 +40,7 @@ def timed(source: Callable[[], Source], edits: Sequence[Edit], options: dict[str
     times, hashes = [], []
     for edit in edits:
         start = time.perf_counter()
-        graph = WikidataCache(source()).subgraph(edit, per_node=10, **options)  # type: ignore[arg-type]
+        graph = WikidataCache(source()).subgraph(edit, SubgraphOptions(per_node=10, **options))  # type: ignore[arg-type]
         times.append(time.perf_counter() - start)
         hashes.append(graph.graph["content_hash"])
     return 1000 * median(times), hashes
@@ -50,7 +51,7 @@ def measure(store: OxigraphSource, url: str, folder: Path, edits: Sequence[Edit]
     options = SETTINGS[name]
     with AnswerStore(folder / f"{len(options)}{options.get('hops', 2)}.sqlite") as answers:
         inner = EndpointSource(url)
-        WikidataCache(CachedSource(inner, answers)).subgraphs(edits, per_node=10, **options)  # type: ignore[arg-type]
+        WikidataCache(CachedSource(inner, answers)).subgraphs(edits, SubgraphOptions(per_node=10, **options))  # type: ignore[arg-type]
         plain, expected = timed(lambda: OneByOne(store), edits, options)
         embedded, found = timed(lambda: store, edits, options)
         hit, cached = timed(lambda: CachedSource(None, answers), edits, options)  # offline: the cache must answer

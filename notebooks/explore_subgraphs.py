@@ -30,7 +30,7 @@ import pandas as pd
 
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.subgraphs.options import Leakage
+from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
 
 folder = Path(mkdtemp())
 cache = WikidataCache(packaged_extract())
@@ -63,7 +63,7 @@ lakers = Edit(
     target_true="Los Angeles",
     target_true_id="Q65",
 )
-graph = cache.subgraph(lakers, hops=2, per_node=10, seed=0)
+graph = cache.subgraph(lakers, SubgraphOptions(hops=2, per_node=10, seed=0))
 graph
 
 # %% [markdown]
@@ -84,18 +84,18 @@ print(type(graph).__mro__[1], len(graph), "nodes,", graph.number_of_edges(), "ed
 sizes = pd.DataFrame(index=pd.Index([1, 5, 10, 20, 50], name="m"), columns=pd.Index([1, 2, 3], name="n"))
 for m in sizes.index:
     for n in sizes.columns:
-        sizes.loc[m, n] = cache.subgraph(lakers, hops=n, per_node=m).number_of_edges()
+        sizes.loc[m, n] = cache.subgraph(lakers, SubgraphOptions(hops=n, per_node=m)).number_of_edges()
 sizes
 
 # %%
-few, many = (set(cache.subgraph(lakers, per_node=m).edges(keys=True)) for m in (5, 10))
+few, many = (set(cache.subgraph(lakers, SubgraphOptions(per_node=m)).edges(keys=True)) for m in (5, 10))
 print("5 are among the 10:", few <= many)
 
 # %% [markdown]
 # Another seed gives another sample of the same size. As a drawing for paper, from left to right:
 
 # %%
-cache.subgraph(lakers, hops=2, per_node=10, seed=1).show(static=True)
+cache.subgraph(lakers, SubgraphOptions(hops=2, per_node=10, seed=1)).show(static=True)
 
 # %% [markdown]
 # ## 3. Which ones: three policies
@@ -104,7 +104,9 @@ cache.subgraph(lakers, hops=2, per_node=10, seed=1).show(static=True)
 
 # %%
 counts = {
-    policy: cache.subgraph(lakers, per_node=10, policy=policy).to_dataframe()["property_label"].value_counts()
+    policy: cache.subgraph(lakers, SubgraphOptions(per_node=10, policy=policy))
+    .to_dataframe()["property_label"]
+    .value_counts()
     for policy in ("uniform", "relation-stratified", "inverse-hub")
 }
 pd.DataFrame(counts).fillna(0).astype(int).sort_values("uniform", ascending=False)
@@ -115,7 +117,7 @@ pd.DataFrame(counts).fillna(0).astype(int).sort_values("uniform", ascending=Fals
 # keep their direction. Hubs, which thousands of statements name, are left alone. It works without an edit too:
 
 # %%
-around = cache.neighbourhood("Q65", per_node=8, direction="both")
+around = cache.neighbourhood("Q65", SubgraphOptions(hops=1, per_node=8, direction="both"))
 around.show(static=True)
 print(around.in_degree("Q65"), "statements name Los Angeles,", around.out_degree("Q65"), "are made of it")
 
@@ -125,7 +127,7 @@ print(around.in_degree("Q65"), "statements name Los Angeles,", around.out_degree
 # subgraph may just spell it out.
 
 # %%
-guarded = cache.subgraph(lakers, per_node=10, leakage=Leakage(answers=("United States of America",)))
+guarded = cache.subgraph(lakers, SubgraphOptions(per_node=10, leakage=Leakage(answers=("United States of America",))))
 print("Q30" in graph, "Q30" in guarded, guarded.graph["dropped"])
 
 # %% [markdown]

@@ -38,6 +38,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.reports.before_after import before_and_after
 from kg_edit.reports.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 transformers_logging.disable_progress_bar()
 folder = Path(mkdtemp())
@@ -73,7 +74,7 @@ edit.text, edit.target_new
 
 # %%
 cache = WikidataCache(packaged_extract())
-graph = cache.subgraph(edit, hops=2, per_node=12, seed=0)
+graph = cache.subgraph(edit, SubgraphOptions(hops=2, per_node=12, seed=0))
 graph.show(static=True)
 
 # %% [markdown]

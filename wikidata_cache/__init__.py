@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wikidata_cache.sources.source import Source, SparqlSource
     from wikidata_cache.subgraphs.build import content_hash
     from wikidata_cache.subgraphs.edit_ends import UNKNOWN_SUBJECT, EditLike
-    from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements
+    from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements, SubgraphOptions
     from wikidata_cache.subgraphs.sampling import Policy
     from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -39,6 +39,7 @@ _HOMES = {
     "Leakage": "wikidata_cache.subgraphs.options",
     "Root": "wikidata_cache.subgraphs.options",
     "Statements": "wikidata_cache.subgraphs.options",
+    "SubgraphOptions": "wikidata_cache.subgraphs.options",
     "Policy": "wikidata_cache.subgraphs.sampling",
     "Subgraph": "wikidata_cache.subgraphs.subgraph",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "SparqlSource",
     "Statements",
     "Subgraph",
+    "SubgraphOptions",
     "WikidataCache",
     "WikidataCacheError",
     "content_hash",

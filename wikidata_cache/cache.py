@@ -1,6 +1,7 @@
 """`WikidataCache`, the main class: it builds subgraphs of edits, and looks up labels and ids, in any source."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,13 @@ from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements, SubgraphPlan
-from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 if TYPE_CHECKING:
     from wikidata_cache.linking.linker import Linker
+
+_ITEM_DEFAULTS = SubgraphOptions(hops=1)
 
 
 class WikidataCache:
@@ -35,6 +37,9 @@ class WikidataCache:
     ids, or the path of a TSV file (id, label) such as `data/meta_properties.tsv`; () switches the list off.
     The object keeps all answers in memory.
     """
+
+    supports = OPTION_NAMES
+    """The options of `subgraph` that this source reads: all."""
 
     def __init__(
         self,
@@ -114,35 +119,8 @@ class WikidataCache:
             forbid_service(sparql, "KG_OFFLINE is set")
         return list(self.source.select(sparql))
 
-    def subgraph(
-        self,
-        edit: EditLike,
-        *,
-        hops: int = 2,
-        per_node: int = 20,
-        seed: int = 0,
-        roots: Sequence[Root] = ("target_new",),
-        max_edges: int | None = None,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        statements: Statements = "truthy",
-        leakage: Leakage | None = None,
-    ) -> Subgraph:
+    def subgraph(self, edit: EditLike, options: SubgraphOptions = DEFAULTS) -> Subgraph:
         """Return the subgraph of one edit: the new fact s -r-> o* and the statements about o*, for GLAME's R-GNN.
-
-        The edge of the edit is hop 1, and the statements of o* are hop 2. Each root is expanded `hops - 1` times, and
-        each expanded node keeps `per_node` statements, which `policy` chooses (`subgraphs/sampling.py`). `roots` may
-        also contain "subject" and "target_true"; without "subject", the statements of the subject stay out.
-        `max_edges` keeps the edges nearest to the edit, and always the edge of the edit itself.
-
-        - `direction="both"` also expands along incoming statements; every edge keeps its true direction. A hub is a
-          node with more than 500 incoming statements: it is not expanded along them, and `graph.graph["hubs"]`
-          lists it.
-        - `statements="all"` takes statements of every rank except deprecated, not only the truthy ones. Each edge then
-          has `rank`, `start` and `end` (of the claim of best rank, of several the latest) and the list `claims`.
-          Incoming statements are always truthy ones. The source must hold full statements.
-        - `leakage` keeps out statements that would reveal the answers of a test. By default only the replaced edge
-          s -r-> o stays out, in either direction.
 
         Nodes are item ids ("_:subject" for a subject without an id) with `label`, `hop` and `role`. Edge keys are
         property ids ("edit" for a relation without an id), with `property`, `label` and `role`. `graph.graph` records
@@ -150,65 +128,52 @@ class WikidataCache:
         Wikidata has merged are replaced by the merged item, and `graph.graph["redirects"]` lists them.
 
         Raises:
-            EntityNotInGraphError: the graph says nothing about o*.
+            EntityNotInGraphError: the graph has neither a statement nor a label of o*.
             UnknownLabelError: o* has no id, and no item has its label.
             AmbiguousLabelError: o* has no id, and several items have its label.
-            TruthyOnlyError: `statements="all"`, and the source holds truthy statements only.
-            BadOptionError: an option has a bad value.
+            TruthyOnlyError: `options.statements` is "all", and the source has truthy statements only.
         """
-        plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
-        return self._subgraphs([edit], plan, leakage or Leakage())[0]
+        return self.subgraphs([edit], options)[0]
 
     def subgraphs(
         self,
         edits: Iterable[EditLike],
+        options: SubgraphOptions = DEFAULTS,
         *,
-        hops: int = 2,
-        per_node: int = 20,
-        seed: int = 0,
-        roots: Sequence[Root] = ("target_new",),
-        max_edges: int | None = None,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        statements: Statements = "truthy",
-        leakage: Leakage | Sequence[Leakage] | None = None,
+        leakages: Sequence[Leakage] | None = None,
     ) -> list[Subgraph]:
         """Return the `subgraph` of each edit, in the order of the edits. Each hop sends shared requests for all edits.
 
-        `leakage` is one `Leakage` for all edits, or a sequence with one for each edit. Raises the errors of `subgraph`,
-        and BadOptionError where the number of `leakage` entries differs from the number of edits.
+        Args:
+            edits: the edits.
+            options: the options of all subgraphs.
+            leakages: one for each edit, instead of `options.leakage`.
+
+        Returns:
+            One subgraph for each edit.
+
+        Raises:
+            BadOptionError: the number of `leakages` differs from the number of edits, or an edit is no edit. The errors
+                of `subgraph` are raised as well.
         """
-        plan = SubgraphPlan(hops, per_node, seed, roots, max_edges, policy, direction, statements)
-        return self._subgraphs(list(edits), plan, Leakage() if leakage is None else leakage)
-
-    def neighbourhood(
-        self,
-        entity: str,
-        *,
-        hops: int = 1,
-        per_node: int = 20,
-        seed: int = 0,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        statements: Statements = "truthy",
-    ) -> Subgraph:
-        """Return the subgraph around one item, without any edit. The statements of the item are hop 1.
-
-        For an item without statements, the result is a single node. Raises BadOptionError or TruthyOnlyError.
-        """
-        check_ids([entity])
-        plan = SubgraphPlan(hops, per_node, seed, (), None, policy, direction, statements)
-        return self._with_source(item_subgraph(entity, self.facts, plan))
-
-    def _subgraphs(
-        self, edits: list[EditLike], plan: SubgraphPlan, leakage: Leakage | Sequence[Leakage]
-    ) -> list[Subgraph]:
+        edits = list(edits)
         for edit in edits:
             check_edit(edit)
-        each = [leakage] * len(edits) if isinstance(leakage, Leakage) else leakage
-        if len(each) != len(edits):
-            raise BadOptionError(f"leakage: found {len(each)} for {len(edits)} edits; give one, or one for each edit.")
-        return [self._with_source(graph) for graph in edit_subgraphs(edits, self.facts, plan, each)]
+        leakages = [options.leakage] * len(edits) if leakages is None else leakages
+        if len(leakages) != len(edits):
+            raise BadOptionError(f"Found {len(leakages)} leakages for {len(edits)} edits; give one for each edit.")
+        graphs = edit_subgraphs(edits, self.facts, [replace(options, leakage=leakage) for leakage in leakages])
+        return [self._with_source(graph) for graph in graphs]
+
+    def neighbourhood(self, entity: str, options: SubgraphOptions = _ITEM_DEFAULTS) -> Subgraph:
+        """Return the subgraph around one item, without any edit. The statements of the item are hop 1.
+
+        For an item without statements, the result is a single node. The options `roots`, `max_edges` and `leakage` are
+        only for edits. Raises BadOptionError or TruthyOnlyError.
+        """
+        check_ids([entity])
+        plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
+        return self._with_source(item_subgraph(entity, self.facts, plain))
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
         # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.

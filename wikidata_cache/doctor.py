@@ -24,6 +24,7 @@ from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
 from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
@@ -112,7 +113,7 @@ def _source(graph: SourceSpec, cache: Path | None) -> str:
 
 
 def _answers(cache: WikidataCache) -> str:
-    graph = cache.neighbourhood(_KNOWN, per_node=10)
+    graph = cache.neighbourhood(_KNOWN, SubgraphOptions(hops=1, per_node=10))
     if not graph.number_of_edges():
         raise WikidataCacheError(f"the graph opens, but has no statement about {_KNOWN} (Philadelphia)")
     label, digest = graph.nodes[_KNOWN]["label"], graph.graph["content_hash"][:12]

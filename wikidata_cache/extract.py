@@ -20,7 +20,7 @@ from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids,
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.expand import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import SubgraphPlan
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 PER_NODE = (80, 20, 4)  # statements to keep for each item at distance 0 (a seed), 1 and 2
 
@@ -61,7 +61,7 @@ def build_extract(
     facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
     items = [entity for entity in wanted if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
-    expand(facts, [expansion], SubgraphPlan(seed=seed), per_node=per_node)
+    expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
     labels = facts.labels({entity for statement in statements for entity in statement}.union(wanted))
     return _write(out, statements, labels)

@@ -16,8 +16,7 @@ from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
 from wikidata_cache.linking.edit_file import contradiction
 from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
-from wikidata_cache.subgraphs.options import Direction, Root, Statements
-from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 logger = logging.getLogger(__name__)
@@ -48,13 +47,7 @@ def fetch_edits(
     edits: Sequence[EditRow],
     *,
     path: Path,
-    hops: int = 2,
-    per_node: int = 20,
-    seed: int = 0,
-    roots: Sequence[Root] = ("target_new",),
-    policy: Policy = "uniform",
-    direction: Direction = "out",
-    statements: Statements = "truthy",
+    options: SubgraphOptions = DEFAULTS,
     keep_going: bool = False,
 ) -> Fetched:
     """Fetch the subgraphs of all edits of the file `path`; each hop sends shared requests for all edits.
@@ -69,16 +62,7 @@ def fetch_edits(
         raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)
     for fault in skipped:
         logger.warning("skipped: %s", fault)
-    graphs = cache.subgraphs(
-        good,
-        hops=hops,
-        per_node=per_node,
-        seed=seed,
-        roots=roots,
-        policy=policy,
-        direction=direction,
-        statements=statements,
-    )
+    graphs = cache.subgraphs(good, options)
     request_counts = cache.source.request_counts if isinstance(cache.source, CachedSource) else RequestCounts()
     return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), request_counts)
 

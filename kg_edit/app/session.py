@@ -31,7 +31,7 @@ from kg_edit.app.messages import (
 )
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
-from kg_edit.graphs.source import SubgraphSource
+from kg_edit.graphs.source import SubgraphSource, read_subgraph
 from kg_edit.methods import EditingMethod
 from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
@@ -41,6 +41,7 @@ from kg_edit.reports.before_after import Query, Response, check_queries, respons
 from kg_edit.scoring.generation import continuations, reply
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view.page import page
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class EditDesk:
         if self.graph is None:
             return None, "no graph was given (kg-edit serve --graph FILE)"
         try:
-            return self.graph.subgraph(edit, hops=_HOPS, per_node=_PER_NODE, seed=0), None
+            return read_subgraph(self.graph, edit, SubgraphOptions(hops=_HOPS, per_node=_PER_NODE)), None
         except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,26 +21,19 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import target_of, without_answers
-from kg_edit.graphs.source import FAILURES, SubgraphSource, ask, check_graph, graph_identity, subject_of, takes_guards
+from kg_edit.graphs.source import (
+    FAILURES,
+    SubgraphSource,
+    check_graph,
+    graph_identity,
+    read_subgraph,
+    subject_of,
+    supported,
+)
 from kg_edit.storage.run_folder import digest
-from wikidata_cache.subgraphs.options import Direction, Leakage
-from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 _ALL = 500  # statements of a donor, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The options of ``subgraph`` that decide its statements; ``more`` has those that differ from the defaults."""
-
-    hops: int
-    per_node: int
-    seed: int
-    more: Mapping[str, Any]
-
-    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """The source's subgraph of an edit, with these options."""
-        return ask(source, edit, hops=self.hops, per_node=self.per_node, seed=self.seed, arguments=self.more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,38 +42,27 @@ class Control:
 
     right: SubgraphSource
 
-    def subgraph(
-        self,
-        edit: Edit,
-        *,
-        hops: int = 2,
-        per_node: int = 20,
-        seed: int = 0,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        leakage: Leakage | None = None,
-    ) -> nx.MultiDiGraph:
-        """The changed subgraph of an edit. The options are those of the right graph.
+    @property
+    def supports(self) -> frozenset[str]:
+        """The options of the right graph."""
+        return supported(self.right)
+
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the changed subgraph of an edit, with this control in its attributes.
 
         Raises:
             GraphError: the right subgraph is not a subgraph of an edit, or can't be changed.
-            ConfigError: the right graph does not take one of the options.
+            ConfigError: the right graph does not support one of the options.
         """
-        given = {"policy": policy, "direction": direction, "leakage": leakage}
-        more = {name: value for name, value in given.items() if value not in ("uniform", "out", None)}
-        return self.sampled(edit, Sampling(hops=hops, per_node=per_node, seed=seed, more=more))
-
-    def sampled(self, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """The changed subgraph of an edit with the options ``sampling``, and this control in its attributes."""
-        true = sampling.ask(self.right, edit)
+        true = read_subgraph(self.right, edit, options)
         check_graph(true)
-        made = self.changed(true, edit, sampling)
+        made = self.changed(true, edit, options)
         made.graph |= self.provenance()
-        said = (made.nodes(data="label"), made.edges(keys=True, data="label"))
-        made.graph["content_hash"] = digest([sorted(map(str, part)) for part in said])
+        content = (made.nodes(data="label"), made.edges(keys=True, data="label"))
+        made.graph["content_hash"] = digest([sorted(map(str, part)) for part in content])
         return made
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Make a new subgraph from the right ``graph``, which is not changed."""
         raise NotImplementedError
 
@@ -97,7 +79,7 @@ class Control:
 class NoGraph(Control):
     """A control with only the edit's own edge."""
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Only s -r-> o*."""
         return bare(graph)
 
@@ -112,19 +94,20 @@ class ShuffledObjects(Control):
 
     pool: Sequence[Edit] = ()
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """The subgraph with other objects in o*'s statements."""
         root, made = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
-        guard: Leakage = sampling.more.get("leakage") or Leakage()
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
             known = self._objects.get(str(key), {})
             others = {
-                name: label for name, label in known.items() if name not in own and not guard.gives_away(name, label)
+                name: label
+                for name, label in known.items()
+                if name not in own and not options.leakage.gives_away(name, label)
             }
             if others:
-                drawn = min(others, key=lambda name: hashed(sampling.seed, edit.target_new, str(key), end, name))
+                drawn = min(others, key=lambda name: hashed(options.seed, edit.target_new, str(key), end, name))
                 made.add_node(drawn, label=others[drawn], hop=graph.nodes[end].get("hop", 2))
                 made.add_edge(root, drawn, key=key, **data)
         return made
@@ -133,10 +116,9 @@ class ShuffledObjects(Control):
     def _objects(self) -> Mapping[str, Mapping[str, str]]:
         """For each relation, the objects of the pool's o*, with their labels."""
         found: dict[str, dict[str, str]] = {}
-        whole = Sampling(hops=2, per_node=_ALL, seed=0, more={})
         for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
             try:
-                graph = whole.ask(self.right, donor)
+                graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL))
             except FAILURES:  # the graph does not know the donor
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
@@ -155,7 +137,7 @@ class Withheld(Control):
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """The subgraph without the withheld nodes; the edit's own subject and object stay."""
         graph = graph.copy()
         names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
@@ -177,27 +159,14 @@ class WithoutAnswers(Withheld):
     If the right graph has the guard (`Leakage`), statements about such nodes are left out before any is sampled.
     """
 
-    def subgraph(
-        self,
-        edit: Edit,
-        *,
-        hops: int = 2,
-        per_node: int = 20,
-        seed: int = 0,
-        policy: Policy = "uniform",
-        direction: Direction = "out",
-        leakage: Leakage | None = None,
-    ) -> nx.MultiDiGraph:
-        """The subgraph of an edit without these nodes; the options are those of the right graph."""
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the subgraph of an edit without these nodes; the options are those of the right graph."""
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
-        if hidden and takes_guards(self.right):
-            own = leakage or Leakage()
-            leakage = Leakage((*own.answers, *hidden), own.drop_old_edge)
-        return super().subgraph(
-            edit, hops=hops, per_node=per_node, seed=seed, policy=policy, direction=direction, leakage=leakage
-        )
+        if hidden and "leakage" in self.supports:
+            options = replace(options, leakage=options.leakage.also(hidden))
+        return super().subgraph(edit, options)
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """The subgraph without these nodes and those that only they lead to; the edit's own subject and object stay."""
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
 
@@ -211,9 +180,9 @@ class WithAnswersNamed(Control):
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def sampled(self, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
-        """The right graph's subgraph of an edit."""
-        return sampling.ask(self.right, edit)
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the right graph's subgraph of an edit."""
+        return read_subgraph(self.right, edit, options)
 
     def provenance(self) -> dict[str, Any]:
         """The right graph's identity."""

@@ -1,16 +1,15 @@
 """Where an edit's subgraph comes from: Wikidata, or your own knowledge graph in networkx.
 
-`SubgraphOptions` are the settings ``graph.*`` of all methods that read a graph; `check_graph` checks what they all
-require of a subgraph.
+`SubgraphSettings` are the settings ``graph.*`` of all methods that read a graph; `edit_subgraph` reads the subgraph of
+an edit from any source, and `check_graph` checks what all methods require of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +21,7 @@ from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.storage.packaged import packaged_graph
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.options import Direction, Leakage
+from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
 
 _SUBJECT = "_:subject"
@@ -39,12 +38,13 @@ class PrivateGraph:
 
     graph: nx.DiGraph
 
-    def subgraph(self, edit: Edit, *, hops: int = 2, per_node: int = 20, seed: int = 0) -> nx.MultiDiGraph:
-        """The edit's own edge, and the statements of o* up to ``hops``; the old edge and other statements of s are left
-        out.
+    supports = frozenset(("hops", "per_node", "seed"))
 
-        Each node keeps at most ``per_node`` statements, the same on every machine
-        (`wikidata_cache.subgraphs.sampling`).
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the edit's own edge, and the statements of o* up to ``options.hops``.
+
+        The old edge and other statements of s are left out. Each node keeps at most ``options.per_node`` statements,
+        the same on every machine (`wikidata_cache.subgraphs.sampling`).
 
         Raises:
             GraphError: o* is not in the graph, or its label names several nodes.
@@ -58,25 +58,17 @@ class PrivateGraph:
         made.add_node(target, label=self._labels[target], role="target_new", hop=1)
         made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
         frontier = [target]
-        for hop in range(2, hops + 1):
-            frontier = self._expand(made, frontier, {subject}, hop=hop, per_node=per_node, seed=seed)
+        for hop in range(2, options.hops + 1):
+            reached: list[str] = []
+            for node in frontier:
+                offered = (statement for statement in self._statements(node) if statement.object != subject)
+                for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
+                    if end not in made:
+                        made.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
+                        reached.append(end)
+                    made.add_edge(node, end, key=relation, label=relation, role="statement")
+            frontier = reached
         return made
-
-    def _expand(
-        self, made: nx.MultiDiGraph, frontier: list[str], closed: set[str], *, hop: int, per_node: int, seed: int
-    ) -> list[str]:
-        """Add the statements of ``frontier``, except those to nodes in ``closed``; return the new nodes."""
-        new: list[str] = []
-        for node in frontier:
-            kept = bottom_m((s for s in self._statements(node) if s.object not in closed), per_node, seed=seed)
-            for statement in kept:
-                if statement.object not in made:
-                    made.add_node(statement.object, label=self._labels[statement.object], role="neighbour", hop=hop)
-                    new.append(statement.object)
-                made.add_edge(
-                    node, statement.object, key=statement.property, label=statement.property, role="statement"
-                )
-        return new
 
     def provenance(self) -> dict[str, Any]:
         """A hash of all nodes, labels and edges."""
@@ -127,10 +119,22 @@ FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabe
 
 @runtime_checkable
 class SubgraphSource(Protocol):
-    """Any object that gives the subgraph around an edit, such as `wikidata_cache.WikidataCache`."""
+    """Any object that has a subgraph for an edit."""
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        """A graph of nodes with ``label`` and ``role`` (one is the "subject") and edges s -> o with ``label``."""
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """Return a graph of nodes with ``label`` and ``role`` (one "subject") and edges s -> o with ``label``."""
+
+
+@runtime_checkable
+class ConfigurableSource(Protocol):
+    """A `SubgraphSource` whose subgraphs depend on options, such as `wikidata_cache.WikidataCache`."""
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """The names of the options that the source reads; the others have to keep their defaults."""
+
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the subgraph of an edit, as `SubgraphSource` does."""
 
 
 def open_named(name: str) -> SubgraphSource:
@@ -164,7 +168,7 @@ def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
     return {key: value for key, value in said.items() if key != "fetched_at"}
 
 
-class LeakageOptions(BaseModel):
+class LeakageSettings(BaseModel):
     """The settings ``graph.leakage.*``: statements to keep out of a subgraph because they give a test away."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -177,17 +181,12 @@ class LeakageOptions(BaseModel):
     def _named(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
         return Leakage(answers).answers  # refuses an empty name
 
-    @property
-    def guards(self) -> Leakage:
-        """The same as a `Leakage` of `wikidata_cache`."""
-        return Leakage(self.answers, self.drop_old_edge)
 
-
-class SubgraphOptions(BaseModel):
+class SubgraphSettings(BaseModel):
     """The settings ``graph.*`` of methods that read a graph: which statements are in an edit's subgraph.
 
-    `WikidataCache.subgraph` explains each. With ``direction="both"`` incoming statements count among the ``per_node``;
-    a reader that only follows edges forwards, like GLAME's R-GNN, does not see them.
+    `wikidata_cache.SubgraphOptions` explains each. With ``direction="both"`` incoming statements count among the
+    ``per_node``; a reader that only follows edges forwards, like GLAME's R-GNN, does not see them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -198,72 +197,65 @@ class SubgraphOptions(BaseModel):
     direction: Direction = Field(
         "out", description="which statements lead to further nodes: outgoing ones (out), or incoming ones too (both)"
     )
-    leakage: LeakageOptions = Field(
-        LeakageOptions(), description="statements to leave out because they give a test away"
+    leakage: LeakageSettings = Field(
+        LeakageSettings(), description="statements to leave out because they give a test away"
     )
 
-    def arguments(self) -> dict[str, Any]:
-        """The options that differ from the defaults, as arguments of ``subgraph``."""
-        own = {"policy": self.policy, "direction": self.direction, "leakage": self.leakage.guards}
-        return {name: own[name] for name in own if getattr(self, name) != type(self).model_fields[name].default}
+    def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:
+        """Return the options of a subgraph with these settings."""
+        return SubgraphOptions(
+            hops=hops,
+            per_node=per_node,
+            seed=seed,
+            policy=self.policy,
+            direction=self.direction,
+            leakage=Leakage(self.leakage.answers, self.leakage.drop_old_edge),
+        )
 
 
-DEFAULT_OPTIONS = SubgraphOptions()
+SAMPLING = frozenset(("hops", "per_node", "seed"))
+"""The options that every source is given; a source without sampling leaves them unread."""
 
 
 def edit_subgraph(
-    source: SubgraphSource,
-    edit: Edit,
-    *,
-    hops: int,
-    per_node: int,
-    seed: int,
-    options: SubgraphOptions = DEFAULT_OPTIONS,
-    exclude: Sequence[str] = (),
+    source: SubgraphSource, edit: Edit, options: SubgraphOptions, *, exclude: Sequence[str] = ()
 ) -> nx.MultiDiGraph:
-    """The edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge.
+    """Return the edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge.
 
-    ``exclude`` are answers that no statement may lead to or from, if the graph supports that guard (`Leakage`).
+    Args:
+        source: the graph.
+        edit: the fact (s, r, o*).
+        options: what the subgraph contains.
+        exclude: answers that no statement may lead to or from, if the source supports ``leakage``.
 
     Raises:
-        ConfigError: ``options`` are not the defaults, and ``source`` does not take them.
-        KgEditError, WikidataCacheError: the graph does not know o*.
+        ConfigError: ``source`` does not support one of the options.
+        KgEditError, WikidataCacheError: o* is not in the graph.
     """
     named = edit.model_copy(update={"relation": edit.relation_text or None})
-    arguments = options.arguments()
-    if exclude and takes_guards(source):
-        own = options.leakage.guards
-        arguments["leakage"] = Leakage((*own.answers, *exclude), own.drop_old_edge)
-    return ask(source, named, hops=hops, per_node=per_node, seed=seed, arguments=arguments)
+    if exclude and "leakage" in supported(source):
+        options = replace(options, leakage=options.leakage.also(exclude))
+    return read_subgraph(source, named, options)
 
 
-def takes_guards(source: SubgraphSource) -> bool:
-    """Whether a graph, or the graph inside a control, can leave statements out before it samples."""
-    inner: Any = source
-    while isinstance(getattr(inner, "right", None), SubgraphSource):
-        inner = inner.right
-    known = inspect.signature(inner.subgraph).parameters.values()
-    return any(one.name == "leakage" or one.kind is one.VAR_KEYWORD for one in known)
+def supported(source: SubgraphSource) -> frozenset[str]:
+    """Return the names of the options that a source reads."""
+    return source.supports if isinstance(source, ConfigurableSource) else frozenset()
 
 
-def ask(
-    source: SubgraphSource, edit: Edit, *, hops: int, per_node: int, seed: int, arguments: Mapping[str, Any]
-) -> nx.MultiDiGraph:
-    """Call ``source.subgraph`` with further ``arguments``, such as ``{"policy": "inverse-hub"}``.
+def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    """Return the source's subgraph of an edit.
 
     Raises:
-        ConfigError: its ``subgraph`` does not take one of them.
+        ConfigError: an option differs from its default, and the source does not support it.
     """
-    known = inspect.signature(source.subgraph).parameters.values()
-    names = {one.name for one in known}
-    if not any(one.kind is one.VAR_KEYWORD for one in known) and (other := [*arguments.keys() - names]):
+    known = supported(source)
+    if other := sorted(set(options.changed()) - known - SAMPLING):
         raise ConfigError(
-            f"this graph does not support the setting graph.{min(other)}: subgraph() of {type(source).__name__} only "
-            f"takes {', '.join(sorted(names - {'edit'}))}. Leave the setting out, or give a Wikidata graph"
+            f"this graph does not support the setting graph.{other[0]}: {type(source).__name__} supports "
+            f"{', '.join(sorted(known)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
         )
-    whole: Any = source  # the protocol only has the arguments that every graph must take
-    found: nx.MultiDiGraph = whole.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **arguments)
-    return found
+    return source.subgraph(edit, options) if isinstance(source, ConfigurableSource) else source.subgraph(edit)
 
 
 def check_graph(graph: nx.MultiDiGraph) -> None:

@@ -14,11 +14,12 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
-from kg_edit.graphs.controls import Control, Sampling, bare, hashed
+from kg_edit.graphs.controls import Control, bare, hashed
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import graph_identity, subject_of
+from kg_edit.graphs.source import SAMPLING, graph_identity, read_subgraph, subject_of
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _Edge = tuple[str, str, str, dict[str, Any]]  # subject, object, key, data
 _UNKNOWN = (
@@ -41,24 +42,26 @@ class WrongGraph(Control):
 
     pool: Sequence[Edit] = ()
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, sampling: Sampling) -> nx.MultiDiGraph:
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """The edit's own edge, with the donors' statements instead of those of o*.
 
         Raises:
             GraphError: the pool has too few statements.
         """
-        incoming = sampling.more.get("direction") == "both"
+        incoming = options.incoming
         made, wanted = bare(graph), _degree(graph, incoming)
-        made.graph = {name: graph.graph[name] for name in sampling.more if name in graph.graph}
-        for donor in self._donors(edit, sampling.seed):
+        made.graph = {
+            name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING
+        }
+        for donor in self._donors(edit, options.seed):
             if _degree(made, incoming) >= wanted:
                 break
             try:
-                other = sampling.ask(self.right, donor)
+                other = read_subgraph(self.right, donor, options)
             except _UNKNOWN:
                 continue
             room = wanted - _degree(made, incoming)
-            _graft(made, other, graph, room=room, seed=sampling.seed, incoming=incoming)
+            _graft(made, other, graph, room=room, seed=options.seed, incoming=incoming)
         if _degree(made, incoming) < wanted:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "

@@ -29,7 +29,7 @@ from pydantic_core import PydanticCustomError
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import without_answers
-from kg_edit.graphs.source import SubgraphOptions, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import SubgraphSettings, SubgraphSource, edit_subgraph
 from kg_edit.methods.presets import preset_names, published_settings
 from kg_edit.methods.registry import find_method, method_names
 from kg_edit.methods.workload import Workload
@@ -193,15 +193,15 @@ class GraphSettings(MethodConfig):
         exclude_if=lambda on: not on,
         description="leave out of the subgraph statements that overlap an answer of the edit's test questions",
     )
-    graph: SubgraphOptions = Field(
-        SubgraphOptions(),
+    graph: SubgraphSettings = Field(
+        SubgraphSettings(),
         description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage",
     )
 
     @model_serializer(mode="wrap")
     def _without_default_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         said: dict[str, Any] = dump(self)
-        if self.graph == SubgraphOptions():
+        if self.graph == SubgraphSettings():
             said.pop("graph", None)
         return said
 
@@ -217,15 +217,8 @@ class GraphSettings(MethodConfig):
             KgEditError, WikidataCacheError: as `edit_subgraph`.
         """
         answers = asked_answers(edit) if self.guards_answers else ()
-        found = edit_subgraph(
-            source,
-            edit,
-            hops=self.subgraph_hops,
-            per_node=self.per_node,
-            seed=self.seed,
-            options=self.graph,
-            exclude=answers,
-        )
+        options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
+        found = edit_subgraph(source, edit, options, exclude=answers)
         return without_answers(found, answers) if answers else found
 
     @property

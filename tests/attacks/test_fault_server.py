@@ -29,6 +29,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import CacheFileError, EndpointError
 from wikidata_cache.sources.graph_files import load_files
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +100,7 @@ def fetched(server: Server, path: Path) -> list[str]:
     source = EndpointSource(server.url, patience=600.0, limiter=hasty(), max_bytes=20 * MB)
     with AnswerStore(path) as store:
         cache = WikidataCache(CachedSource(source, store))
-        return [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS, hops=3)]
+        return [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS, SubgraphOptions(hops=3))]
 
 
 def facts(path: Path) -> dict[tuple[str, str], str]:

@@ -17,6 +17,7 @@ from wikidata_cache.errors import (
     EntityNotInGraphError,
     UnknownLabelError,
 )
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id="Q2", target_true_id="Q6")
 ABOUT_TWO = {("Q2", "P1", "Q3"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
@@ -42,25 +43,25 @@ def test_one_expansion_by_hand(toy: WikidataCache) -> None:
 
 
 def test_hops(toy: WikidataCache) -> None:
-    assert triples(toy.subgraph(EDIT, hops=1)) == {("Q1", "P2", "Q2")}
-    assert triples(toy.subgraph(EDIT, hops=3)) == {
+    assert triples(toy.subgraph(EDIT, SubgraphOptions(hops=1))) == {("Q1", "P2", "Q2")}
+    assert triples(toy.subgraph(EDIT, SubgraphOptions(hops=3))) == {
         ("Q1", "P2", "Q2"),
         ("Q3", "P1", "Q5"),
         ("Q4", "P3", "Q3"),
         *ABOUT_TWO,
     }
-    assert toy.subgraph(EDIT, hops=3).nodes["Q5"]["hop"] == 3
+    assert toy.subgraph(EDIT, SubgraphOptions(hops=3)).nodes["Q5"]["hop"] == 3
 
 
 def test_the_subject_speaks_only_as_a_root_and_never_of_the_old_object(toy: WikidataCache) -> None:
-    graph = toy.subgraph(EDIT, hops=3, roots=("target_new", "subject"))
+    graph = toy.subgraph(EDIT, SubgraphOptions(hops=3, roots=("target_new", "subject")))
     assert ("Q1", "P1", "Q2") in triples(graph)
     assert graph.graph["old_edge_stated"] is True
     assert graph.graph["new_edge_stated"] is False
     assert graph.graph["dropped"]["old_edge"] == 1
     for roots in (("target_new",), ("target_new", "subject"), ("subject", "target_true", "target_new")):
         for hops in (1, 2, 3, 4):
-            assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, hops=hops, roots=roots))
+            assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, SubgraphOptions(hops=hops, roots=roots)))
 
 
 def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_path: Path) -> None:
@@ -72,10 +73,10 @@ def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_p
     cache = WikidataCache(path)
     everywhere = ("target_new", "subject", "target_true")
     old = {("Q1", "P2", "Q6"), ("Q6", "P2", "Q1")}
-    with_ids = triples(cache.subgraph(EDIT, hops=4, roots=everywhere))
+    with_ids = triples(cache.subgraph(EDIT, SubgraphOptions(hops=4, roots=everywhere)))
     assert not with_ids & old and ("Q6", "P1", "Q1") in with_ids
     no_relation = replace(EDIT, relation_id=None, relation="belongs to")
-    assert triples(cache.subgraph(no_relation, hops=4, roots=everywhere)) == {
+    assert triples(cache.subgraph(no_relation, SubgraphOptions(hops=4, roots=everywhere))) == {
         ("Q1", "edit", "Q2"),
         ("Q2", "P1", "Q1"),
         ("Q2", "P1", "Q6"),
@@ -83,7 +84,7 @@ def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_p
         ("Q6", "P1", "Q2"),
     }
     labels_only = Edit("One", "Two", "Six", relation_id="P2", target_new_id="Q2")
-    graph = cache.subgraph(labels_only, hops=4)  # Q1 is known by its label: its statements stay out
+    graph = cache.subgraph(labels_only, SubgraphOptions(hops=4))  # Q1 is known by its label: its statements stay out
     assert triples(graph) == {("_:subject", "P2", "Q2"), ("Q2", "P1", "Q1"), ("Q2", "P1", "Q6")} | {
         ("Q6", "P1", "Q1"),
         ("Q6", "P1", "Q2"),
@@ -91,14 +92,18 @@ def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_p
 
 
 def test_a_fact_that_the_graph_already_states(toy: WikidataCache) -> None:
-    graph = toy.subgraph(replace(EDIT, relation_id="P1", target_true_id=None), roots=("target_new", "subject"))
+    graph = toy.subgraph(
+        replace(EDIT, relation_id="P1", target_true_id=None), SubgraphOptions(roots=("target_new", "subject"))
+    )
     assert graph.edges["Q1", "Q2", "P1"]["role"] == "edit"
     assert graph.number_of_edges("Q1", "Q2") == 1
     assert graph.graph["new_edge_stated"] is True
 
 
 def test_without_ids_the_edit_speaks_for_itself(toy: WikidataCache) -> None:
-    graph = toy.subgraph(Edit("Nobody", "Three", "None", relation="likes"), roots=("subject", "target_new"))
+    graph = toy.subgraph(
+        Edit("Nobody", "Three", "None", relation="likes"), SubgraphOptions(roots=("subject", "target_new"))
+    )
     assert triples(graph) == {("_:subject", "edit", "Q3"), ("Q3", "P1", "Q5")}
     assert graph.nodes["_:subject"] == {"label": "Nobody", "hop": 0, "role": "subject"}
     assert graph.edges["_:subject", "Q3", "edit"]["label"] == "likes"
@@ -119,8 +124,8 @@ def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: 
     path.write_text("Q2\tP1\tQ3\nQ2\tP910\tQ7\nQ5\tP910\tQ7\nQ2\tlabel\tTwo\nP910\tlabel\tcategory\n")
     cache = WikidataCache(path)
     housekeeping_only = replace(EDIT, target_new="Five", target_new_id="Q5")
-    cache.subgraph(EDIT, hops=1)
-    cache.subgraph(EDIT, roots=("subject",))
+    cache.subgraph(EDIT, SubgraphOptions(hops=1))
+    cache.subgraph(EDIT, SubgraphOptions(roots=("subject",)))
     cache.subgraph(housekeeping_only)
     assert not caplog.records
     for edits in ([EDIT, replace(EDIT, subject="Other", subject_id="Q12")], [EDIT]):
@@ -134,15 +139,15 @@ def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: 
 
 def test_old_object_as_root(toy: WikidataCache) -> None:
     edit = replace(EDIT, target_true="Four", target_true_id="Q4", relation_id="P1")
-    graph = toy.subgraph(edit, roots=("target_new", "target_true"))
+    graph = toy.subgraph(edit, SubgraphOptions(roots=("target_new", "target_true")))
     assert ("Q4", "P3", "Q3") in triples(graph)
     assert graph.nodes["Q4"] == {"label": "Four", "hop": 1, "role": "target_true"}
 
 
 def test_max_edges_keeps_the_nearest_and_what_is_left_hangs_together(cache: WikidataCache) -> None:
-    whole = cache.subgraph(LAKERS, hops=4, per_node=6)
+    whole = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6))
     for most in (1, 2, 7, 15, 40):
-        graph = cache.subgraph(LAKERS, hops=4, per_node=6, max_edges=most)
+        graph = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6, max_edges=most))
         assert graph.number_of_edges() == most
         assert triples(graph) <= triples(whole)
         assert ("Q121783", "P159", "Q8652") in triples(graph)
@@ -190,7 +195,7 @@ def test_a_label_names_things_of_the_world_the_likeliest_first(tmp_path: Path) -
 )
 def test_options_out_of_range(toy: WikidataCache, options: dict[str, object]) -> None:
     with pytest.raises(BadOptionError, match=next(iter(options))):
-        toy.subgraph(EDIT, **options)  # type: ignore[arg-type]
+        toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [{"target_new_id": "Two"}, {"relation_id": "Q2"}, {"subject_id": "P1"}])
@@ -214,7 +219,7 @@ def test_real_statements_and_labels_against_the_file_itself(cache: WikidataCache
     stated = set(re.findall(r"entity/(Q\d+)> <\S+/direct/(P\d+)> <\S+/entity/(Q\d+)>", text))
     labels = dict(re.findall(r'entity/(\w+)> <\S+#label> "([^"\\]*)"@en', text))
     for edit in EDITS:
-        graph = cache.subgraph(edit, per_node=10_000)
+        graph = cache.subgraph(edit, SubgraphOptions(per_node=10_000))
         about = {triple for triple in stated if triple[0] == edit.target_new_id}
         own = (edit.subject_id or "_:subject", edit.relation_id, edit.target_new_id)
         assert triples(graph) == about | {own}
@@ -230,16 +235,16 @@ def test_the_demo_edit(cache: WikidataCache) -> None:
 
 
 def test_seed_and_size(cache: WikidataCache) -> None:
-    small, large = (triples(cache.subgraph(SPIKE, per_node=m)) for m in (5, 12))
+    small, large = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m))) for m in (5, 12))
     assert small < large and len(small) == 6 and len(large) == 13
-    assert triples(cache.subgraph(SPIKE, per_node=5, seed=1)) != small
+    assert triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=5, seed=1))) != small
 
 
 def test_a_batch_equals_one_by_one(cache: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 7, "seed": 3}
-    batch = WikidataCache(packaged_extract()).subgraphs(EDITS, **options)  # type: ignore[arg-type]
+    batch = WikidataCache(packaged_extract()).subgraphs(EDITS, SubgraphOptions(**options))  # type: ignore[arg-type]
     assert [as_json(graph) for graph in batch] == [
-        as_json(cache.subgraph(edit, **options))  # type: ignore[arg-type]
+        as_json(cache.subgraph(edit, SubgraphOptions(**options)))  # type: ignore[arg-type]
         for edit in EDITS
     ]
     assert cache.subgraphs([]) == []
@@ -259,7 +264,7 @@ def test_the_big_graph_with_its_labels_beside_it() -> None:
     assert len(big.find("Philadelphia")) == 3
     with pytest.raises(AmbiguousLabelError, match=r"Q1345 \(.*city.*\)"):
         big.subgraph(replace(SPIKE, target_new_id=None))
-    graphs = big.subgraphs(EDITS, hops=3, per_node=20, roots=("target_new", "subject"))
+    graphs = big.subgraphs(EDITS, SubgraphOptions(hops=3, per_node=20, roots=("target_new", "subject")))
     for graph, edit in zip(graphs, EDITS, strict=True):
         assert graph.number_of_edges() > 20
         assert (edit.subject_id, edit.relation_id, edit.target_true_id) not in triples(graph)
@@ -277,8 +282,8 @@ def test_what_is_no_edit_is_told_what_it_lacks(toy: WikidataCache) -> None:
 
 def test_the_integers_of_numpy_are_numbers_like_others(toy: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
-    wanted = toy.subgraph(EDIT, **options)  # type: ignore[arg-type]
-    found = toy.subgraph(EDIT, **{name: np.int16(value) for name, value in options.items()})  # type: ignore[arg-type]
+    wanted = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
+    found = toy.subgraph(EDIT, SubgraphOptions(**{name: np.int16(value) for name, value in options.items()}))  # type: ignore[arg-type]
     assert found.to_json() == wanted.to_json()
 
 
@@ -288,4 +293,4 @@ def test_the_integers_of_numpy_are_numbers_like_others(toy: WikidataCache) -> No
 def test_what_is_no_whole_number(toy: WikidataCache, options: dict[str, int]) -> None:
     [[name, value]] = options.items()
     with pytest.raises(BadOptionError, match=f"{name}={value!r}: expected a whole number"):
-        toy.subgraph(SPIKE, **options)
+        toy.subgraph(SPIKE, SubgraphOptions(**options))

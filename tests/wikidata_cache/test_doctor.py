@@ -12,6 +12,7 @@ from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.rate_limit import RateLimitState
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
 def broken(cache: Path) -> list[str]:
@@ -78,7 +79,7 @@ def test_a_source_that_does_not_answer_is_broken(server: Server, cache_path: str
 
 
 def test_an_endpoint_that_is_down_is_broken_though_the_cache_knows_its_answers(server: Server, cache_path: str) -> None:
-    WikidataCache(server.url, cache=cache_path).neighbourhood("Q1345", per_node=10)
+    WikidataCache(server.url, cache=cache_path).neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=10))
     server.fault = lambda handler, body: reply(handler, 404, b"gone")
     last = list(examine(server.url, cache=Path(cache_path)))[-1]
     assert not last.ok and "HTTP 404" in last.found

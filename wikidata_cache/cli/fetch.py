@@ -19,7 +19,7 @@ from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.sources.source import Kind
-from wikidata_cache.subgraphs.options import Direction, Root, Statements
+from wikidata_cache.subgraphs.options import Direction, Root, Statements, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
@@ -99,13 +99,15 @@ def fetch(
             opened,
             read_edits(file),
             path=Path(file),
-            hops=hops,
-            per_node=per_node,
-            seed=seed,
-            roots=cast(list[Root], root) or ("target_new",),  # checked by the subgraph's own options
-            policy=policy,
-            direction=direction,
-            statements=statements,
+            options=SubgraphOptions(
+                hops=hops,
+                per_node=per_node,
+                seed=seed,
+                roots=cast(list[Root], root) or ("target_new",),
+                policy=policy,
+                direction=direction,
+                statements=statements,
+            ),
             keep_going=keep_going,
         )
         if descriptions:

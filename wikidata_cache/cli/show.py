@@ -19,7 +19,7 @@ from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.row_files import SUFFIXES
-from wikidata_cache.subgraphs.options import Direction, Root, Statements, SubgraphPlan
+from wikidata_cache.subgraphs.options import Direction, Root, Statements, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def show(
     if is_property(what):
         _show_property(opened, what, drawn=bool(html or draw))
         return
-    options = SubgraphPlan(
+    options = SubgraphOptions(
         hops=hops or (1 if edit is None else 2),
         per_node=per_node,
         seed=seed,
@@ -123,18 +123,10 @@ def _show_property(opened: WikidataCache, entity: str, *, drawn: bool) -> None:
     say(described_property(opened, entity))
 
 
-def _of_item(opened: WikidataCache, what: str, options: SubgraphPlan) -> tuple[Subgraph, str]:
+def _of_item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[Subgraph, str]:
     """The neighbourhood of an item, redirects followed, and its title."""
     entity = followed(opened, what)
-    subgraph = opened.neighbourhood(
-        entity,
-        hops=options.hops,
-        per_node=options.per_node,
-        seed=options.seed,
-        policy=options.policy,
-        direction=options.direction,
-        statements=options.statements,
-    )
+    subgraph = opened.neighbourhood(entity, options)
     if not subgraph.edges:
         check_known(opened, entity)
     title = f"{subgraph.nodes[entity]['label']} ({entity})"
@@ -144,19 +136,9 @@ def _of_item(opened: WikidataCache, what: str, options: SubgraphPlan) -> tuple[S
     return subgraph, title
 
 
-def _of_edit(opened: WikidataCache, edit: EditRow, options: SubgraphPlan) -> tuple[Subgraph, str]:
+def _of_edit(opened: WikidataCache, edit: EditRow, options: SubgraphOptions) -> tuple[Subgraph, str]:
     """The subgraph of an edit, and its title."""
-    subgraph = opened.subgraph(
-        edit,
-        hops=options.hops,
-        per_node=options.per_node,
-        seed=options.seed,
-        roots=options.roots,
-        max_edges=options.max_edges,
-        policy=options.policy,
-        direction=options.direction,
-        statements=options.statements,
-    )
+    subgraph = opened.subgraph(edit, options)
     return subgraph, f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'the current value'}"
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import networkx as nx
@@ -21,7 +21,7 @@ from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter, with_merged_answers
 from wikidata_cache.subgraphs.expand import Expansion, SampledStatement, expand
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
-from wikidata_cache.subgraphs.options import Leakage, Root, SubgraphPlan
+from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import priority
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -30,47 +30,53 @@ logger = logging.getLogger(__name__)
 Role = Literal["subject", "target_new", "target_true", "neighbour"]
 
 
-def edit_subgraphs(
-    edits: Sequence[EditLike], facts: Facts, plan: SubgraphPlan, leakages: Sequence[Leakage]
-) -> list[Subgraph]:
-    """Build the subgraph of each edit, with one plan for all and one `Leakage` for each; requests are shared.
+def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[SubgraphOptions]) -> list[Subgraph]:
+    """Build the subgraph of each edit; requests are shared.
 
-    Raises the errors of `find_ends` and `expand`.
+    Args:
+        edits: the edits.
+        facts: the source's answers.
+        options: one for each edit, which differ in their `leakage` only.
+
+    Returns:
+        One subgraph for each edit. The errors of `find_ends` and `expand` are raised.
     """
-    plans = with_merged_answers([replace(plan, leakage=leakage) for leakage in leakages], facts)
+    if not edits:
+        return []
+    options = with_merged_answers(options, facts)
     ends = find_ends(edits, facts)
-    expansions = [_expansion(end, own, facts) for end, own in zip(ends, plans, strict=True)]
+    expansions = [_expansion(end, own, facts) for end, own in zip(ends, options, strict=True)]
     ids = {entity for end in ends for entity in end.ids}
-    _grow(facts, expansions, plan, rounds=plan.hops - 1, also=ids)
-    return [_subgraph(*parts, facts) for parts in zip(ends, expansions, plans, strict=True)]
+    _grow(facts, expansions, options[0], rounds=options[0].hops - 1, also=ids)
+    return [_subgraph(*parts, facts) for parts in zip(ends, expansions, options, strict=True)]
 
 
-def item_subgraph(entity: str, facts: Facts, plan: SubgraphPlan) -> Subgraph:
+def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
     """Build the subgraph around one item, without any edit; raises TruthyOnlyError as `expand` does."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
-    _grow(facts, [expansion], plan, rounds=plan.hops, also=[entity])
+    _grow(facts, [expansion], options, rounds=options.hops, also=[entity])
     anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
     steps = list(expansion.steps.values())
-    return _with_provenance(assemble(facts, anchors, steps, claims=plan.claims), plan, expansion)
+    return _with_provenance(assemble(facts, anchors, steps, claims=options.claims), options, expansion)
 
 
 def _grow(
-    facts: Facts, expansions: Sequence[Expansion], plan: SubgraphPlan, *, rounds: int, also: Collection[str]
+    facts: Facts, expansions: Sequence[Expansion], options: SubgraphOptions, *, rounds: int, also: Collection[str]
 ) -> None:
-    expand(facts, expansions, plan, per_node=[plan.per_node] * rounds, also=also)
+    expand(facts, expansions, options, per_node=[options.per_node] * rounds, also=also)
     facts.labels(also)  # one request for all edits, if no round has fetched them
-    if plan.claims:
+    if options.claims:
         facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
 
 
-def _expansion(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Expansion:
-    roots = [node for root in plan.roots if (node := _root_node(ends, root)) is not None]
-    open_subject = "subject" in plan.roots
+def _expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
+    roots = [node for root in options.roots if (node := _root_node(ends, root)) is not None]
+    open_subject = "subject" in options.roots
     return Expansion(
         frontier=list(dict.fromkeys(roots)),
         hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},
         closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
-        forbidden=leakage_filter(ends, plan, facts),
+        forbidden=leakage_filter(ends, options, facts),
         named=ends.words,
     )
 
@@ -79,22 +85,22 @@ def _root_node(ends: EditEnds, root: Root) -> str | None:
     return {"target_new": ends.target_new, "subject": ends.subject_id, "target_true": ends.target_true_id}[root]
 
 
-def _subgraph(ends: EditEnds, expansion: Expansion, plan: SubgraphPlan, facts: Facts) -> Subgraph:
-    room = None if plan.max_edges is None else plan.max_edges - 1
-    steps = nearest(list(expansion.steps.values()), room, seed=plan.seed)
+def _subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
+    room = None if options.max_edges is None else options.max_edges - 1
+    steps = nearest(list(expansion.steps.values()), room, seed=options.seed)
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-    graph = assemble(facts, _anchors(ends, plan), steps, claims=plan.claims)
+    graph = assemble(facts, _anchors(ends, options), steps, claims=options.claims)
     graph.graph |= {
         "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
         "redirects": dict(ends.redirects),
         "old_edge": ends.replaced(facts),
         "old_edge_stated": ends.old_edge and facts.states(ends.old_edge),
         "new_edge_stated": facts.states(ends.new_edge) if ends.subject_id else None,
-        "unexpanded_roots": [root for root in plan.roots if _root_node(ends, root) is None],
+        "unexpanded_roots": [root for root in options.roots if _root_node(ends, root) is None],
     }
-    if plan.hops > 1 and "target_new" in plan.roots:
-        _warn_where_unlabelled(ends, facts, plan)
-    return _with_provenance(graph, plan, expansion)
+    if options.hops > 1 and "target_new" in options.roots:
+        _warn_where_unlabelled(ends, facts, options)
+    return _with_provenance(graph, options, expansion)
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,10 @@ class Anchors:
     edit_text: str = ""
 
 
-def _anchors(ends: EditEnds, plan: SubgraphPlan) -> Anchors:
+def _anchors(ends: EditEnds, options: SubgraphOptions) -> Anchors:
     hops = {ends.subject: 0, ends.target_new: 1}
     old = ends.target_true_id
-    if old and "target_true" in plan.roots:
+    if old and "target_true" in options.roots:
         hops.setdefault(old, 1)
     roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
     if old:
@@ -167,11 +173,11 @@ def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) 
     return sorted(steps, key=lambda step: (step.hop, priority(step.statement, seed=seed)))[:limit]
 
 
-def _warn_where_unlabelled(ends: EditEnds, facts: Facts, plan: SubgraphPlan) -> None:
+def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
     """Warn, once for each o*, if all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
-    usable = facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=ends.words, dropped=dropped)
+    usable = facts.usable(node, incoming=options.incoming, claims=options.claims, named=ends.words, dropped=dropped)
     unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
     if usable or not unlabelled or node in facts.warned:
         return
@@ -183,9 +189,9 @@ def _warn_where_unlabelled(ends: EditEnds, facts: Facts, plan: SubgraphPlan) -> 
     )
 
 
-def _with_provenance(graph: Subgraph, plan: SubgraphPlan, expansion: Expansion) -> Subgraph:
+def _with_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expansion) -> Subgraph:
     dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}
-    graph.graph |= {**plan.provenance(), "hubs": sorted(set(expansion.hubs)), "dropped": dropped}
+    graph.graph |= {**options.provenance(), "hubs": sorted(set(expansion.hubs)), "dropped": dropped}
     graph.graph["content_hash"] = content_hash(graph)
     return graph
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Protocol
 
 from wikidata_cache.errors import (
@@ -22,7 +21,7 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import SubgraphPlan
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _PARTS = ("subject", "relation", "target_new", "target_true")
 _ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
@@ -273,32 +272,31 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
     ]
 
 
-def with_merged_answers(plans: Sequence[SubgraphPlan], facts: Facts) -> list[SubgraphPlan]:
-    """Return the plans; answers that were merged are joined by the items that replace them, the only ones in the graph.
+def with_merged_answers(options: Sequence[SubgraphOptions], facts: Facts) -> list[SubgraphOptions]:
+    """Return the options; an answer that was merged is joined by the item that replaces it, the only one in the graph.
 
     Offline, an answer whose redirect is not in the cache counts as not merged.
     """
-    answers = [plan.leakage.answers for plan in plans]
-    ids = set(filter(is_item, chain.from_iterable(answers)))
+    ids = {answer for own in options for answer in own.leakage.answers if is_item(answer)}
     try:
         merged = facts.redirects(ids)
     except CacheMissError as miss:
         merged = facts.redirects(ids.difference(miss.ids))
-    more = [[merged[one] for one in some if one in merged] for some in answers]
-    return [replace(plan, leakage=plan.leakage.also(new)) for plan, new in zip(plans, more, strict=True)]
+    more = [[merged[answer] for answer in own.leakage.answers if answer in merged] for own in options]
+    return [replace(own, leakage=own.leakage.also(new)) for own, new in zip(options, more, strict=True)]
 
 
-def leakage_filter(ends: EditEnds, plan: SubgraphPlan, facts: Facts) -> Callable[[Statement], str | None]:
+def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:
     """Return a function that gives the reason to leave out a statement, or None to keep it.
 
     - "edit_edge_again": the statement is the edit's own edge, which is in the subgraph already.
     - "old_edge": the statement is the old edge, in either direction, which the model shall forget. Without a relation
       id, every edge between subject and old object is one.
-    - "answer": the statement leads to or from an answer of `plan.leakage`.
+    - "answer": the statement leads to or from an answer of `options.leakage`.
     - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.
     """
-    leakage, exempt = plan.leakage, (ends.subject, ends.target_new)
-    silent_subject = plan.incoming and "subject" not in plan.roots
+    leakage, exempt = options.leakage, (ends.subject, ends.target_new)
+    silent_subject = options.incoming and "subject" not in options.roots
 
     def reason(statement: Statement) -> str | None:
         if statement == ends.new_edge:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import SubgraphPlan
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end, sample
 
 
@@ -49,14 +49,14 @@ class Expansion:
     hubs: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def eligible(self, facts: Facts, plan: SubgraphPlan) -> dict[str, list[Statement]]:
+    def eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
         """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
-        if plan.incoming:
+        if options.incoming:
             self.hubs += filter(facts.is_hub, self.frontier)
-        return {node: self._allowed(self._usable(node, facts, plan)) for node in self.frontier}
+        return {node: self._allowed(self._usable(node, facts, options)) for node in self.frontier}
 
     def advance(
-        self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], plan: SubgraphPlan, m: int
+        self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], options: SubgraphOptions, m: int
     ) -> None:
         """Sample m of the `eligible` statements of each frontier node; the nodes they reach are the next frontier.
 
@@ -64,15 +64,15 @@ class Expansion:
         """
         reached: dict[str, None] = {}
         for node, offered in eligible.items():
-            chosen = sample(offered, m, node=node, seed=plan.seed, policy=plan.policy, degrees=degrees)
+            chosen = sample(offered, m, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
             for statement in chosen:
                 self._take(SampledStatement(self.hops[node] + 1, statement, node), reached)
         self.frontier = list(reached)
 
-    def _usable(self, node: str, facts: Facts, plan: SubgraphPlan) -> list[Statement]:
+    def _usable(self, node: str, facts: Facts, options: SubgraphOptions) -> list[Statement]:
         named, dropped = self.named, self.dropped
-        return facts.usable(node, incoming=plan.incoming, claims=plan.claims, named=named, dropped=dropped)
+        return facts.usable(node, incoming=options.incoming, claims=options.claims, named=named, dropped=dropped)
 
     def _allowed(self, statements: Sequence[Statement]) -> list[Statement]:
         reasons = [self.forbidden(statement) for statement in statements]
@@ -90,7 +90,7 @@ class Expansion:
 def expand(
     facts: Facts,
     expansions: Sequence[Expansion],
-    plan: SubgraphPlan,
+    options: SubgraphOptions,
     *,
     per_node: Sequence[int],
     also: Collection[str] = (),
@@ -102,11 +102,11 @@ def expand(
     """
     for m in per_node:
         frontier = sorted({node for expansion in expansions for node in expansion.frontier})
-        facts.prefetch(frontier, incoming=plan.incoming, claims=plan.claims, also=also)
-        eligible = [expansion.eligible(facts, plan) for expansion in expansions]
-        degrees = facts.degrees(_ends(eligible)) if plan.policy == "inverse-hub" else {}
+        facts.prefetch(frontier, incoming=options.incoming, claims=options.claims, also=also)
+        eligible = [expansion.eligible(facts, options) for expansion in expansions]
+        degrees = facts.degrees(_ends(eligible)) if options.policy == "inverse-hub" else {}
         for expansion, offered in zip(expansions, eligible, strict=True):
-            expansion.advance(offered, degrees, plan, m)
+            expansion.advance(offered, degrees, options, m)
 
 
 def _ends(eligible: Sequence[Mapping[str, Sequence[Statement]]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The options of a subgraph (`SubgraphPlan`), and the statements that it must not contain (`Leakage`).
+"""`SubgraphOptions`, the options of a subgraph, and `Leakage`, the statements that it must not contain.
 
 Both check their values when they are made.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Integral
 from typing import Literal, get_args
@@ -64,9 +64,28 @@ class Leakage:
         return frozenset(folded(answer) for answer in self.answers)
 
 
-@dataclass(frozen=True)
-class SubgraphPlan:
-    """The options of a subgraph; `WikidataCache.subgraph` documents each. Raises BadOptionError for bad values."""
+@dataclass(frozen=True, kw_only=True)
+class SubgraphOptions:
+    """The options of a subgraph.
+
+    Args:
+        hops: greatest distance from the edit's subject. The edge s -r-> o* of the edit is hop 1, the statements of o*
+            are hop 2. Around a single item (`WikidataCache.neighbourhood`), its own statements are hop 1.
+        per_node: statements to keep of each expanded node.
+        seed: seed of the sampling.
+        roots: ends of the edit whose statements are expanded. Without "subject", the statements of s stay out.
+        max_edges: keep only this many edges, the nearest ones; the edge of the edit is always one of them.
+        policy: which statements of a node are kept (`sampling.py`).
+        direction: "both" also expands along incoming statements; every edge keeps its true direction. A hub, a node
+            with more than 500 incoming statements, is not expanded along them.
+        statements: "all" takes statements of every rank except deprecated, not only the truthy ones. Each edge then
+            has `rank`, `start` and `end` (of the claim of best rank, of several the latest) and the list `claims`.
+            Incoming statements are always truthy ones. The source must have full statements.
+        leakage: statements to leave out because they reveal the answers of a test.
+
+    Raises:
+        BadOptionError: an option has a bad value.
+    """
 
     hops: int = 2
     per_node: int = 20
@@ -110,9 +129,17 @@ class SubgraphPlan:
         """Whether statements of every rank except deprecated are taken, with ranks and times."""
         return self.statements == "all"
 
+    def changed(self) -> tuple[str, ...]:
+        """Return the names of the options that differ from the defaults."""
+        return tuple(name for name, value in vars(self).items() if value != getattr(DEFAULTS, name))
+
     def provenance(self) -> dict[str, object]:
         """Return the options as plain JSON values."""
         return vars(self) | {"roots": list(self.roots), "leakage": self.leakage.provenance()}
+
+
+DEFAULTS = SubgraphOptions()
+OPTION_NAMES = frozenset(field.name for field in fields(SubgraphOptions))
 
 
 def folded(text: str) -> str:

@@ -12,6 +12,7 @@ from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
 from kg_edit.methods.glame_plus.questions import ComposedFact, first_hop, objects_of
 from kg_edit.ripples.drawn import Excluded
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
 _NOBODY = {"subject": "\u2205", "subject_id": None}  # a subject that no graph knows
@@ -45,7 +46,7 @@ def _without_subject(objects: Mapping[str, Sequence[str]], edit: Edit) -> dict[s
 
 def _objects(source: SubgraphSource, edit: Edit, seed: int, excluded: Excluded) -> dict[str, list[str]]:
     """The objects of the graph's statements about o*, by the relation's noun, without excluded things."""
-    graph = edit_subgraph(source, edit, hops=2, per_node=STATEMENTS_READ, seed=seed).copy()
+    graph = edit_subgraph(source, edit, SubgraphOptions(per_node=STATEMENTS_READ, seed=seed)).copy()
     gone = [key for key, data in graph.nodes(data=True) if excluded.has(str(key), str(data.get("label", "")))]
     ends = {key for key, data in graph.nodes(data=True) if data.get("role") in ("subject", "target_new")}
     graph.remove_nodes_from([key for key in gone if key not in ends])

@@ -29,6 +29,7 @@ from kg_edit.methods.in_context.passages import Passages, check_installed, read_
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _MOST_STATEMENTS = 10_000
 
@@ -184,8 +185,8 @@ def _number(value: object) -> float | None:
 class Neighbourhoods(Protocol):
     """A graph that can be asked for the statements about one item, such as `wikidata_cache.WikidataCache`."""
 
-    def neighbourhood(self, entity: str, *, per_node: int) -> nx.MultiDiGraph:
-        """At most ``per_node`` statements about the item ``entity``, as edges."""
+    def neighbourhood(self, entity: str, options: SubgraphOptions) -> nx.MultiDiGraph:
+        """At most ``options.per_node`` statements about the item ``entity``, as edges."""
 
     def find(self, label: str) -> tuple[str, ...]:
         """The ids of all entities with this label."""
@@ -209,7 +210,9 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
             "give a networkx graph, a WikidataCache, or a file of popularities"
         )
     found = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
-    return float(graph.neighbourhood(found[0], per_node=_MOST_STATEMENTS).number_of_edges()) if len(found) == 1 else 0.0
+    if len(found) != 1:
+        return 0.0
+    return float(graph.neighbourhood(found[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS)).number_of_edges())
 
 
 def _in_networkx(graph: nx.DiGraph, edit: Edit) -> float:

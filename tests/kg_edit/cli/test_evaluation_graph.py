@@ -17,6 +17,7 @@ from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion,
 from kg_edit.methods.glame_plus.teacher import Answer
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy")
 ASKED = Query(prompt="What is the capital of the country of Ann?", answers=(("Rome",),))
@@ -90,7 +91,7 @@ def test_answers_of_probes_take_no_place_in_the_sample() -> None:
     """The guard of the right graph leaves them out before statements are drawn, as it does an edit's own answers."""
     edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
     graph = WikidataCache(packaged_extract())
-    whole = graph.subgraph(edit, hops=2, per_node=8, seed=0)
+    whole = graph.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
     names = [str(label) for _, end, label in _labelled(whole)][:4]
     probes = (Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(tuple(names),)),)),)
     config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})

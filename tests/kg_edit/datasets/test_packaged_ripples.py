@@ -17,6 +17,7 @@ from kg_edit.graphs.controls import Withheld
 from kg_edit.graphs.facts import target_of
 from kg_edit.storage.packaged import packaged_benchmark, packaged_graph
 from wikidata_cache import WikidataCache
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 NAME = "ripples-smollm2-135m"
 
@@ -74,7 +75,7 @@ def test_its_graph_states_what_is_not_withheld(records: tuple[BenchmarkRecord, .
     source = Withheld(WikidataCache(graph), names=withheld_answers(records))
     for record in records[::6]:
         (edit,) = record.edits
-        found = source.subgraph(edit, hops=2, per_node=500)
+        found = source.subgraph(edit, SubgraphOptions(hops=2, per_node=500))
         root = target_of(found)
         objects = {found.nodes[end]["label"] for _, end in found.out_edges(root)}
         for probe in record.probes:

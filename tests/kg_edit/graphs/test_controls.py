@@ -8,9 +8,9 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.controls import NoGraph, Sampling, ShuffledObjects, Withheld
+from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
 from kg_edit.graphs.source import PrivateGraph, check_graph
-from wikidata_cache.subgraphs.options import Leakage
+from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
 
 FACTS = [
     ("Japan", "capital", "Tokyo"),
@@ -44,32 +44,32 @@ OWN = ("Rome", "country", "Japan")
 
 
 def test_no_graph_is_the_edit_alone(graph: PrivateGraph) -> None:
-    assert said(NoGraph(graph).subgraph(edit("Japan"), hops=3)) == {OWN}
+    assert said(NoGraph(graph).subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN}
 
 
 def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
-    found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), hops=3))
+    found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
     objects = {relation: target for _, relation, target in found - {OWN}}
     assert len(found) == 3 and objects["currency"] == "euro"
     assert objects["capital"] in ("Paris", "Nairobi")  # which of the two is drawn
-    alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), hops=3)
+    alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), SubgraphOptions(hops=3))
     assert said(alone) == {OWN}  # nobody else's objects
 
 
 def test_shuffled_objects_keep_the_guard(graph: PrivateGraph) -> None:
     """What the right graph leaves out is not drawn from another o* either."""
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
-    guarded = Sampling(hops=3, per_node=20, seed=0, more={"leakage": Leakage(answers=("Paris", "euro"))})
-    right = graph.subgraph(edit("Japan"), hops=3)
+    guarded = SubgraphOptions(hops=3, leakage=Leakage(answers=("Paris", "euro")))
+    right = graph.subgraph(edit("Japan"), SubgraphOptions(hops=3))
     found = said(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
     assert found - {OWN} == {("Japan", "capital", "Nairobi")}
 
 
 def test_withheld_things_take_along_what_only_they_lead_to(graph: PrivateGraph) -> None:
     source = Withheld(graph, names={"1": frozenset({"Tokyo"})})
-    assert said(source.subgraph(edit("Japan"), hops=3)) == {OWN, ("Japan", "currency", "yen")}
-    assert ("Tokyo", "river", "Sumida") in said(source.subgraph(edit("Japan", "2"), hops=3))
+    assert said(source.subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN, ("Japan", "currency", "yen")}
+    assert ("Tokyo", "river", "Sumida") in said(source.subgraph(edit("Japan", "2"), SubgraphOptions(hops=3)))
 
 
 def test_a_control_says_what_it_is(graph: PrivateGraph) -> None:

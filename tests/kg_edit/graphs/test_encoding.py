@@ -11,6 +11,7 @@ from kg_edit.errors import GraphError
 from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_readings, label_vectors
 from kg_edit.graphs.source import SubgraphSource, as_source, check_graph, subject_of
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
 def graph() -> nx.MultiDiGraph:
@@ -66,7 +67,7 @@ def test_a_graph_at_hand_is_a_source() -> None:
     with pytest.raises(GraphError, match="the graph is undirected"):
         as_source(nx.Graph())  # type: ignore[arg-type]
     made = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers")
-    check_graph(source.subgraph(made, hops=2, per_node=1, seed=0))
+    check_graph(source.subgraph(made, SubgraphOptions(hops=2, per_node=1, seed=0)))
 
 
 def without_subject(made: nx.MultiDiGraph) -> None:

@@ -10,6 +10,7 @@ from kg_edit.errors import GraphError
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, noun_for, overlaps, target_of
 from kg_edit.graphs.source import edit_subgraph
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 LEBRON = Edit(
     id="lebron",
@@ -180,7 +181,7 @@ def test_nouns() -> None:
 def test_on_the_packaged_extract() -> None:
     source = WikidataCache(packaged_extract())
     edit = LEBRON.model_copy(update={"target_new_id": "Q121783", "subject_id": "Q36159", "relation_id": "P54"})
-    made = edit_subgraph(source, edit, hops=2, per_node=20, seed=0)
+    made = edit_subgraph(source, edit, SubgraphOptions(hops=2, per_node=20, seed=0))
     facts = graph_facts(edit, made, limit=None, seed=0)
     sentences = {f"{fact.text} {fact.object}" for fact in facts}
     assert "The sports team of LeBron James has its headquarters in Los Angeles" in sentences

@@ -8,6 +8,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import PrivateGraph, check_graph
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(
     id="1",
@@ -39,17 +40,18 @@ def company(kind: type[nx.DiGraph] = nx.DiGraph) -> nx.DiGraph:
 def test_hops_lead_from_the_new_object(kind: type[nx.DiGraph]) -> None:
     source = PrivateGraph(company(kind))
     names = {
-        hops: [data["label"] for _, data in source.subgraph(EDIT, hops=hops).nodes(data=True)] for hops in (1, 2, 3)
+        hops: [data["label"] for _, data in source.subgraph(EDIT, SubgraphOptions(hops=hops)).nodes(data=True)]
+        for hops in (1, 2, 3)
     }
     assert names == {1: ["Ada", "Oslo"], 2: ["Ada", "Oslo", "Norway"], 3: ["Ada", "Oslo", "Norway", "Europe"]}
-    found = source.subgraph(EDIT, hops=3)
+    found = source.subgraph(EDIT, SubgraphOptions(hops=3))
     check_graph(found)
     edges = [(found.nodes[s]["label"], data["label"], found.nodes[o]["label"]) for s, o, data in found.edges(data=True)]
     assert edges == [("Ada", "works in", "Oslo"), ("Oslo", "country", "Norway"), ("Norway", "continent", "Europe")]
 
 
 def test_the_old_edge_and_edges_back_to_the_subject_stay_out() -> None:
-    found = PrivateGraph(company()).subgraph(EDIT, hops=3)
+    found = PrivateGraph(company()).subgraph(EDIT, SubgraphOptions(hops=3))
     assert found.out_degree("0") == 1
     assert found.in_degree("0") == 0
 
@@ -64,10 +66,10 @@ def test_sampling_keeps_the_same_few() -> None:
     for number in range(30):
         made.add_edge(2, f"suburb {number}", label="has part")
     source = PrivateGraph(made)
-    first, again = (source.subgraph(EDIT, per_node=5, seed=1) for _ in range(2))
+    first, again = (source.subgraph(EDIT, SubgraphOptions(per_node=5, seed=1)) for _ in range(2))
     assert set(first) == set(again)
     assert first.out_degree("2") == 5
-    assert set(first) != set(source.subgraph(EDIT, per_node=5, seed=2))
+    assert set(first) != set(source.subgraph(EDIT, SubgraphOptions(per_node=5, seed=2)))
 
 
 def test_what_can_not_be_found_says_so() -> None:

@@ -13,6 +13,7 @@ from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import PrivateGraph, check_graph, subject_of
 from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation="residence", target_new="Rome")
 
@@ -35,8 +36,10 @@ def statements(made: nx.MultiDiGraph) -> Iterator[tuple[str, str]]:
 
 def test_the_statements_are_others_and_the_rest_is_as_it_was() -> None:
     right = PrivateGraph(cities())
-    true = right.subgraph(EDIT, hops=2, per_node=20, seed=0)
-    wrong = WrongGraph(right, pool_of(["Oslo", "Bonn", "Rome"])).subgraph(EDIT, hops=2, per_node=20, seed=0)
+    true = right.subgraph(EDIT, SubgraphOptions(hops=2, per_node=20, seed=0))
+    wrong = WrongGraph(right, pool_of(["Oslo", "Bonn", "Rome"])).subgraph(
+        EDIT, SubgraphOptions(hops=2, per_node=20, seed=0)
+    )
     check_graph(wrong)
     assert set(statements(wrong)) == {("river", "Aker"), ("river", "Rhine")}  # what is true of Rome is not taken
     assert wrong.number_of_edges() == true.number_of_edges()
@@ -46,7 +49,9 @@ def test_the_statements_are_others_and_the_rest_is_as_it_was() -> None:
 
 
 def test_further_hops_come_along() -> None:
-    wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo", "Bonn"])).subgraph(EDIT, hops=3, per_node=20, seed=0)
+    wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo", "Bonn"])).subgraph(
+        EDIT, SubgraphOptions(hops=3, per_node=20, seed=0)
+    )
     assert wrong.has_edge("Aker", "source of Aker") and wrong.has_edge("Rhine", "source of Rhine")
 
 
@@ -60,7 +65,7 @@ def test_it_is_drawn_by_the_seed_and_for_each_edit_anew() -> None:
     source = WrongGraph(PrivateGraph(graph), pool_of(names))
 
     def found(edit: Edit, seed: int) -> list[tuple[str, str]]:
-        return list(statements(source.subgraph(edit, seed=seed)))
+        return list(statements(source.subgraph(edit, SubgraphOptions(seed=seed))))
 
     assert found(EDIT, 0) == found(EDIT, 0)
     assert len({found(EDIT, seed)[0] for seed in range(8)}) > 2
@@ -105,9 +110,9 @@ def test_where_the_graph_states_nothing_of_the_object_nothing_is_put_there() -> 
 def test_on_the_packaged_extract() -> None:
     source = WikidataCache(packaged_extract())
     edit = EDIT.model_copy(update={"target_new_id": "Q220"})
-    true = source.subgraph(edit, hops=2, per_node=8, seed=0)
+    true = source.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
     control = WrongGraph(source, pool_of(["Q1345", "Q121783", "Q220"]))
-    wrong = control.subgraph(edit, hops=2, per_node=8, seed=0)
+    wrong = control.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
     assert wrong.number_of_edges() == true.number_of_edges() == 9
     assert not set(statements(wrong)) - {("residence", "Rome")} & set(statements(true))
     assert control.provenance()["right"]["kind"] and "fetched_at" not in control.provenance()["right"]

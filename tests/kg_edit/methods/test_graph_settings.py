@@ -11,13 +11,14 @@ from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.facts import answers_in
-from kg_edit.graphs.source import PrivateGraph, SubgraphOptions, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
 from kg_edit.methods.config import GraphSettings
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 READERS = [name for name in method_names() if find_method(name).needs_graph]
 POLICIES = ("uniform", "relation-stratified", "inverse-hub")
@@ -50,11 +51,13 @@ class Asked:
     """A graph that notes what it is asked for."""
 
     def __init__(self, source: WikidataCache) -> None:
-        self.source, self.arguments = source, list[dict[str, Any]]()
+        self.source, self.asked = source, list[SubgraphOptions]()
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int, **more: Any) -> nx.MultiDiGraph:
-        self.arguments.append({"hops": hops, "per_node": per_node, "seed": seed, **more})
-        return self.source.subgraph(edit, hops=hops, per_node=per_node, seed=seed, **more)
+    supports = WikidataCache.supports
+
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        self.asked.append(options)
+        return self.source.subgraph(edit, options)
 
 
 def settings(name: str, *pairs: str) -> GraphSettings:
@@ -81,8 +84,9 @@ def test_every_method_passes_the_settings_on(name: str, wikidata: WikidataCache)
     method = made(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
     found = method.subgraph(LEBRON)
     assert found is not None and (found.graph["policy"], "Q65" in found) == ("inverse-hub", False)
-    wanted = {"per_node": 3, "policy": "inverse-hub", "leakage": Leakage(("Q65",))}
-    assert source.arguments and all(asked.items() >= wanted.items() for asked in source.arguments)
+    assert {(asked.per_node, asked.policy, asked.leakage) for asked in source.asked} == {
+        (3, "inverse-hub", Leakage(("Q65",)))
+    }
     said = method.provenance()["methods"][0]["config"]["graph"]
     assert (said["policy"], said["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
 
@@ -96,7 +100,7 @@ def test_a_subgraph_is_fetched_once_and_only_the_last_ones_are_kept(
     first, second, third = (LEBRON.model_copy(update={"id": name}) for name in "abc")
     for edit, calls in ((first, 1), (first, 1), (second, 2), (first, 2), (third, 3), (second, 3), (first, 4)):
         method.subgraph(edit)
-        assert len(source.arguments) == calls
+        assert len(source.asked) == calls
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -104,7 +108,7 @@ def test_with_default_settings_all_is_as_before(name: str, wikidata: WikidataCac
     source = Asked(wikidata)
     method = made(name, source)
     assert method.subgraph(LEBRON) is not None
-    assert all(asked.keys() == {"hops", "per_node", "seed"} for asked in source.arguments)
+    assert all(set(asked.changed()) <= {"hops", "per_node", "seed"} for asked in source.asked)
     said = method.config.model_dump(mode="json")
     assert "graph" not in said  # a run that was begun before there was the group goes on
     assert find_method(name).config_class(**said) == method.config
@@ -146,7 +150,7 @@ def test_answers_of_test_questions_are_kept_out(name: str, wikidata: WikidataCac
     left = guarded.subgraph(asked)
     assert left is not None and not answers_in(left, (word.split()[0],)) and len(left) > 1
     if name != "glame-random":
-        assert source.arguments[0]["leakage"] == Leakage((word.split()[0],))
+        assert source.asked[0].leakage == Leakage((word.split()[0],))
         met = open_.answers_met(asked)  # type: ignore[attr-defined]
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
     assert "exclude_answers" not in open_.config.model_dump()
@@ -206,10 +210,10 @@ def test_what_is_none_of_the_choices(pair: str, said: str) -> None:
 
 
 class Own:
-    """Somebody's own graph, which takes what a graph must take."""
+    """A user's own graph without options."""
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        return private().subgraph(edit, hops=hops, per_node=per_node, seed=seed)
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        return private().subgraph(edit)
 
 
 def private() -> PrivateGraph:
@@ -232,8 +236,10 @@ def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSou
         method.check_inputs(asked, source, [edit])
 
 
-def test_only_what_differs_is_asked_for(wikidata: WikidataCache) -> None:
-    assert SubgraphOptions().arguments() == {}
-    assert SubgraphOptions(policy="inverse-hub").arguments() == {"policy": "inverse-hub"}
-    found = edit_subgraph(private(), LEBRON.model_copy(update={"target_new_id": None}), hops=2, per_node=1, seed=0)
+def test_options_know_what_differs_from_the_defaults() -> None:
+    assert SubgraphOptions().changed() == ()
+    assert SubgraphOptions(policy="inverse-hub", seed=1).changed() == ("seed", "policy")
+    found = edit_subgraph(
+        private(), LEBRON.model_copy(update={"target_new_id": None}), SubgraphOptions(hops=2, per_node=1, seed=0)
+    )
     assert found.number_of_edges() == 2

@@ -271,7 +271,7 @@ def test_what_is_odd_is_made_or_refused_in_words(name: str, mishap: str) -> None
 class Nothing:
     """A source of subgraphs that knows no statement at all."""
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         return nx.MultiDiGraph()
 
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import as_source
+from kg_edit.graphs.source import PrivateGraph
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.locate_then_edit.optimise import Descent, optimise_values
 from kg_edit.methods import find_method
@@ -37,6 +37,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.test_presets import EDIT, EVERY, graph, names
 from tests.kg_edit.tiny import byte_level
+from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 NARROW = {
     **{"n_embd": 16, "n_head": 2, "n_positions": 128, "rotary_dim": 4, "vocab_size": 400},
@@ -61,10 +62,11 @@ class Source:
 
     asked: list[tuple[int, int]] = field(default_factory=list)
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
-        self.asked.append((hops, per_node))
-        found: nx.MultiDiGraph = as_source(graph()).subgraph(edit, hops=hops, per_node=per_node, seed=seed)
-        return found
+    supports = frozenset(("hops", "per_node", "seed"))
+
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        self.asked.append((options.hops, options.per_node))
+        return PrivateGraph(graph()).subgraph(edit, options)
 
 
 @dataclass

@@ -22,12 +22,15 @@ from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.edit_ends import EditLike
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
 
 
 def hashes(cache: WikidataCache, edits: Iterable[EditLike] = EDITS, **options: object) -> list[str]:
-    return [graph.graph["content_hash"] for graph in cache.subgraphs(list(edits), per_node=5, **options)]  # type: ignore[arg-type]
+    return [
+        graph.graph["content_hash"] for graph in cache.subgraphs(list(edits), SubgraphOptions(per_node=5, **options))
+    ]  # type: ignore[arg-type]
 
 
 def stored(path: str | Path) -> list[tuple[str, str]]:
@@ -60,7 +63,7 @@ def test_the_second_run_asks_nothing(server: Server, cache_path: str, truth: lis
 
 
 def test_other_batches_still_hit(server: Server, cache_path: str, truth: list[str]) -> None:
-    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
     asked = len(server.requests)
     one_by_one = [hashes(WikidataCache(server.url, cache=cache_path), [edit])[0] for edit in reversed(EDITS)]
     assert one_by_one == truth[::-1]
@@ -77,7 +80,7 @@ def test_only_what_is_missing_is_asked(server: Server, cache_path: str) -> None:
 def test_offline_opens_no_socket(
     server: Server, cache_path: str, truth: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a socket was opened")
@@ -272,7 +275,7 @@ def test_a_wikimedia_host_wants_a_contact_except_offline(cache_path: str) -> Non
 
 
 def test_what_the_cache_holds_needs_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
-    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, per_node=5)
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
     known = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
     assert hashes(known) == truth
     with pytest.raises(MissingContactError):

@@ -22,6 +22,7 @@ from tests.wikidata_cache.wikidata_helpers import EDITS, Server
 from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 DRIPS = ("drip", "drip from the first byte", "silence")
 TRANSIENT = sorted(set(FAULTS) - set(FATAL))
@@ -40,7 +41,7 @@ def right(store: Store) -> list[str]:
 def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> list[str]:
     server.fault = fault
     source = EndpointSource(server.url, timeout=timeout, patience=600.0, limiter=hasty())
-    return [graph.graph["content_hash"] for graph in WikidataCache(source).subgraphs(EDITS, hops=3)]
+    return [graph.graph["content_hash"] for graph in WikidataCache(source).subgraphs(EDITS, SubgraphOptions(hops=3))]
 
 
 @pytest.mark.parametrize("name", keep_first(TRANSIENT, keep=12))

@@ -20,6 +20,7 @@ from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Provenance
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 BOTH_ENDS = ("target_new", "subject")
 REAL = [
@@ -67,7 +68,7 @@ def hashes(source: Source, *, real: bool = True) -> list[str]:
     found = []
     for edits, settings in ((FULL_EDITS, ODD), *([(EDITS, REAL)] if real else [])):
         for options in settings:
-            graphs = WikidataCache(source).subgraphs(edits, **options)  # type: ignore[arg-type]
+            graphs = WikidataCache(source).subgraphs(edits, SubgraphOptions(**options))  # type: ignore[arg-type]
             found += [graph.graph["content_hash"] for graph in graphs]
     return found
 
@@ -151,7 +152,7 @@ def test_virtuoso_that_silently_cuts_answers_off(golden: list[str], files: list[
 
 
 def test_requests_are_batched(server: Server, cache_path: str) -> None:
-    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, hops=3, per_node=9, roots=BOTH_ENDS)
+    WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(hops=3, per_node=9, roots=BOTH_ENDS))
     assert len(server.requests) < 10  # the three edits touch hundreds of nodes
 
 
@@ -179,7 +180,7 @@ def test_the_hash_sees_every_triple_label_and_claim(cache: WikidataCache, files:
     changed = content_hash(graph)
     graph.remove_edge(*sorted((u, v) for u, _, v in triples(graph) if u == "Q1345")[0])
     assert len({before, changed, content_hash(graph)}) == 3
-    full = WikidataCache(files[1]).subgraph(FULL_EDITS[0], statements="all")
+    full = WikidataCache(files[1]).subgraph(FULL_EDITS[0], SubgraphOptions(statements="all"))
     claimed = content_hash(full)
     next(data for *_, data in full.edges(data=True) if "claims" in data)["claims"].append({"rank": "normal"})
     assert content_hash(full) != claimed

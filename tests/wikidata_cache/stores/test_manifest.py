@@ -17,6 +17,7 @@ from wikidata_cache.serving.server import served
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def copy(loaded: Path, tmp_path: Path) -> Path:
 
 
 def hashes(cache: WikidataCache) -> list[str]:
-    return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, hops=3, per_node=10)]
+    return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, SubgraphOptions(hops=3, per_node=10))]
 
 
 def test_subgraphs_are_those_of_the_file(cache: WikidataCache, loaded: Path) -> None:

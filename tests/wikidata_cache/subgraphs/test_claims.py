@@ -9,6 +9,7 @@ from tests.wikidata_cache.wikidata_helpers import EDITS, triples
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
 from wikidata_cache.subgraphs.facts import Claim, as_attributes
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 BOTH_ENDS = ("target_new", "subject")
 
@@ -21,7 +22,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> WikidataCache:
 
 
 def test_all_ranks_but_deprecated_and_the_latest_speaks(full: WikidataCache) -> None:
-    graph = full.subgraph(MOVES, roots=BOTH_ENDS, statements="all", leakage=Leakage(drop_old_edge=False))
+    graph = full.subgraph(
+        MOVES, SubgraphOptions(roots=BOTH_ENDS, statements="all", leakage=Leakage(drop_old_edge=False))
+    )
     assert graph.graph["statements"] == "all"
     assert DEPRECATED not in graph
     assert graph.edges[ADA, CAVS, "P54"] == {
@@ -40,18 +43,18 @@ def test_all_ranks_but_deprecated_and_the_latest_speaks(full: WikidataCache) -> 
     assert (old["rank"], old["start"], old["end"]) == ("preferred", "2018-07-01T00:00:00Z", None)  # "unknown" end
     assert graph.edges[HEAT, HUB, "P27"]["claims"] == [{"rank": "normal", "start": None, "end": None}]
     assert "rank" not in graph.edges[ADA, HEAT, "P54"]  # the edit's own edge, though once so stated
-    truthy = full.subgraph(MOVES, roots=BOTH_ENDS, leakage=Leakage(drop_old_edge=False))
+    truthy = full.subgraph(MOVES, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(drop_old_edge=False)))
     assert CAVS not in truthy and "rank" not in truthy.edges[ADA, LAKERS, "P54"]
 
 
 def test_incoming_statements_carry_their_claims_too(full: WikidataCache) -> None:
-    graph = full.subgraph(MOVES, statements="all", direction="both", hops=3)
+    graph = full.subgraph(MOVES, SubgraphOptions(statements="all", direction="both", hops=3))
     assert graph.edges[TWIN, HEAT, "P54"]["rank"] == "normal"
     assert all("claims" in data for *_, data in graph.edges(data=True) if data["role"] == "statement")
 
 
 def test_the_old_edge_stays_out_whatever_its_rank(full: WikidataCache) -> None:
-    graph = full.subgraph(MOVES, roots=(*BOTH_ENDS, "target_true"), statements="all", hops=4)
+    graph = full.subgraph(MOVES, SubgraphOptions(roots=(*BOTH_ENDS, "target_true"), statements="all", hops=4))
     assert (ADA, "P54", LAKERS) not in triples(graph)
     assert graph.graph["dropped"]["old_edge"] == 1
     assert graph.graph["dropped"]["edit_edge_again"] == 1
@@ -59,17 +62,17 @@ def test_the_old_edge_stays_out_whatever_its_rank(full: WikidataCache) -> None:
 
 def test_a_graph_of_truthy_statements_says_what_to_do(cache: WikidataCache, toy: WikidataCache) -> None:
     with pytest.raises(TruthyOnlyError, match=r"truthy statements only.*full dump.*statements=\"truthy\"") as caught:
-        cache.subgraph(EDITS[0], statements="all")
+        cache.subgraph(EDITS[0], SubgraphOptions(statements="all"))
     assert isinstance(caught.value, WikidataCacheError)
     with pytest.raises(TruthyOnlyError):
-        toy.neighbourhood("Q2", statements="all")
+        toy.neighbourhood("Q2", SubgraphOptions(hops=1, statements="all"))
 
 
 def test_an_incoming_statement_without_its_claim(tmp_path: Path) -> None:
     path = tmp_path / "g.tsv"
     path.write_text("Q1\tP1\tQ2\nQ1\tlabel\tOne\nQ2\tlabel\tTwo\nP1\tlabel\tpoints to\n")
     with pytest.raises(TruthyOnlyError, match="Q1"):
-        WikidataCache(path).neighbourhood("Q2", statements="all", direction="both")
+        WikidataCache(path).neighbourhood("Q2", SubgraphOptions(hops=1, statements="all", direction="both"))
 
 
 def claim(rank: str, start: str, end: str = "") -> Claim:

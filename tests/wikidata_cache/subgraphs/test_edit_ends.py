@@ -8,6 +8,7 @@ from tests.wikidata_cache.full_graph import ADA, CAVS, HEAT, LAKERS, MERGED, MOV
 from tests.wikidata_cache.wikidata_helpers import Edit, triples
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import EntityNotInGraphError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 SAME = "<http://www.w3.org/2002/07/owl#sameAs>"
 
@@ -32,11 +33,11 @@ def test_a_merged_new_object_is_followed(full: WikidataCache) -> None:
 
 def test_merged_subjects_and_old_objects_keep_the_guards(full: WikidataCache) -> None:
     edit = Edit("Ada", "Heat", "Lakers", "plays for", "Q77", "P54", "Q90", "Q78")
-    graph = full.subgraph(edit, roots=("target_new", "subject", "target_true"), hops=4)
+    graph = full.subgraph(edit, SubgraphOptions(roots=("target_new", "subject", "target_true"), hops=4))
     assert graph.graph["redirects"] == {"Q77": ADA, "Q78": LAKERS, "Q90": HEAT}
     assert graph.graph["old_edge_stated"] is True
     assert (ADA, "P54", LAKERS) not in triples(graph)
-    current = full.subgraph(MOVES, roots=("target_new", "subject", "target_true"), hops=4)
+    current = full.subgraph(MOVES, SubgraphOptions(roots=("target_new", "subject", "target_true"), hops=4))
     assert current.graph["redirects"] == {}
     assert graph.graph["content_hash"] == current.graph["content_hash"]
 

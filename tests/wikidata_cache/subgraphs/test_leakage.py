@@ -10,6 +10,7 @@ from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Edit, Server, tr
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import ENTITY
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id="Q2", target_true_id="Q6")
 BOTH_ENDS = ("target_new", "subject")
@@ -17,7 +18,7 @@ BOTH_ENDS = ("target_new", "subject")
 
 @pytest.mark.parametrize("answer", ["Q3", "Three", "  three ", "\uff34\uff28\uff32\uff25\uff25"])
 def test_no_path_leads_to_an_answer(toy: WikidataCache, answer: str) -> None:
-    graph = toy.subgraph(EDIT, hops=4, leakage=Leakage(answers=(answer,)))
+    graph = toy.subgraph(EDIT, SubgraphOptions(hops=4, leakage=Leakage(answers=(answer,))))
     assert "Q3" not in graph
     assert triples(graph) == {("Q1", "P2", "Q2"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
     assert graph.graph["dropped"]["answer"] == 2  # Q2 P1 Q3, Q4 P3 Q3
@@ -28,58 +29,58 @@ def test_an_answer_that_was_merged_into_another_item(toy_file: Path, tmp_path: P
     merged = tmp_path / "merged.nt"
     merged.write_text(f"<{ENTITY}Q33> <http://www.w3.org/2002/07/owl#sameAs> <{ENTITY}Q3> .\n")
     toy = WikidataCache([toy_file, merged])
-    graph = toy.subgraph(EDIT, hops=4, leakage=Leakage(answers=("Q33",)))
+    graph = toy.subgraph(EDIT, SubgraphOptions(hops=4, leakage=Leakage(answers=("Q33",))))
     assert "Q3" not in graph
     assert graph.graph["leakage"]["answers"] == ["Q33", "Q3"]
 
 
 def test_offline_an_answer_needs_no_more_than_the_subgraph(server: Server, cache_path: str) -> None:
     online = WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
-    offline = WikidataCache(cache=cache_path).subgraph(SPIKE, leakage=Leakage(answers=("Q30",)))
+    offline = WikidataCache(cache=cache_path).subgraph(SPIKE, SubgraphOptions(leakage=Leakage(answers=("Q30",))))
     assert "Q30" in online and "Q30" not in offline
 
 
 def test_nothing_else_changes(toy: WikidataCache) -> None:
-    plain = toy.subgraph(EDIT, hops=4)
-    guarded = toy.subgraph(EDIT, hops=4, leakage=Leakage(answers=("Q404", "Nobody")))
+    plain = toy.subgraph(EDIT, SubgraphOptions(hops=4))
+    guarded = toy.subgraph(EDIT, SubgraphOptions(hops=4, leakage=Leakage(answers=("Q404", "Nobody"))))
     assert triples(guarded) == triples(plain)
     assert guarded.graph["content_hash"] == plain.graph["content_hash"]
 
 
 def test_the_ends_of_the_edit_are_no_secret(toy: WikidataCache) -> None:
-    graph = toy.subgraph(EDIT, leakage=Leakage(answers=("Q1", "Two")))
+    graph = toy.subgraph(EDIT, SubgraphOptions(leakage=Leakage(answers=("Q1", "Two"))))
     assert triples(graph) == triples(toy.subgraph(EDIT))
 
 
 def test_an_answer_that_points_here(toy: WikidataCache) -> None:
     edit = replace(EDIT, target_new="Three", target_new_id="Q3")
-    assert "Q4" in toy.subgraph(edit, direction="both")
-    guarded = toy.subgraph(edit, direction="both", leakage=Leakage(answers=("Four",)))
+    assert "Q4" in toy.subgraph(edit, SubgraphOptions(direction="both"))
+    guarded = toy.subgraph(edit, SubgraphOptions(direction="both", leakage=Leakage(answers=("Four",))))
     assert "Q4" not in guarded and "Q2" in guarded
 
 
 def test_the_old_edge_for_controls(toy: WikidataCache) -> None:
-    control = toy.subgraph(EDIT, roots=BOTH_ENDS, leakage=Leakage(drop_old_edge=False))
-    assert triples(control) - triples(toy.subgraph(EDIT, roots=BOTH_ENDS)) == {("Q1", "P2", "Q6")}
+    control = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(drop_old_edge=False)))
+    assert triples(control) - triples(toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS))) == {("Q1", "P2", "Q6")}
     assert "old_edge" not in control.graph["dropped"]
-    both = toy.subgraph(EDIT, roots=BOTH_ENDS, leakage=Leakage(answers=("Six",), drop_old_edge=False))
+    both = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(answers=("Six",), drop_old_edge=False)))
     assert "Q6" not in both
 
 
 def test_one_for_all_or_one_for_each(toy: WikidataCache) -> None:
     edits = [EDIT, replace(EDIT, target_new="Four", target_new_id="Q4")]
-    for_all = toy.subgraphs(edits, leakage=Leakage(answers=("Q3",)))
+    for_all = toy.subgraphs(edits, SubgraphOptions(leakage=Leakage(answers=("Q3",))))
     assert not any("Q3" in graph for graph in for_all)
-    each = toy.subgraphs(edits, leakage=[Leakage(), Leakage(answers=("Q3",))])
+    each = toy.subgraphs(edits, leakages=[Leakage(), Leakage(answers=("Q3",))])
     assert ["Q3" in graph for graph in each] == [True, False]
-    with pytest.raises(BadOptionError, match="found 1 for 2 edits"):
-        toy.subgraphs(edits, leakage=[Leakage()])
+    with pytest.raises(BadOptionError, match="Found 1 leakages for 2 edits"):
+        toy.subgraphs(edits, leakages=[Leakage()])
 
 
 def test_answers_and_roots_that_can_be_read_only_once(toy: WikidataCache) -> None:
     answers = (answer for answer in ["Q3"])
-    graph = toy.subgraph(EDIT, roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers))  # type: ignore[arg-type]
-    wanted = toy.subgraph(EDIT, roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",)))
+    graph = toy.subgraph(EDIT, SubgraphOptions(roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers)))  # type: ignore[arg-type]
+    wanted = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",))))
     assert graph.to_json() == wanted.to_json()
 
 
@@ -91,15 +92,17 @@ def test_answers_that_would_guard_nothing(answers: object) -> None:
 
 def test_real_answers_are_out_of_reach(cache: WikidataCache) -> None:
     for edit in EDITS:
-        open_graph = cache.subgraph(edit, hops=3, direction="both", per_node=10)
+        open_graph = cache.subgraph(edit, SubgraphOptions(hops=3, direction="both", per_node=10))
         ends = {edit.subject_id or "_:subject", edit.target_new_id}
         answer = sorted(set(open_graph) - ends)[0]
         label = open_graph.nodes[answer]["label"].upper()
-        guarded = cache.subgraph(edit, hops=3, direction="both", per_node=10, leakage=Leakage(answers=(label,)))
+        guarded = cache.subgraph(
+            edit, SubgraphOptions(hops=3, direction="both", per_node=10, leakage=Leakage(answers=(label,)))
+        )
         assert answer not in guarded
         assert nx.is_weakly_connected(guarded)
 
 
 def test_leakage_is_no_plain_tuple(cache: WikidataCache) -> None:
     with pytest.raises(BadOptionError, match="leakage"):
-        cache.subgraphs([SPIKE], leakage=["Q84"])  # type: ignore[list-item]
+        cache.subgraphs([SPIKE], SubgraphOptions(leakage=["Q84"]))  # type: ignore[list-item]

@@ -9,6 +9,7 @@ import pytest
 from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, SPIKE, Edit, as_json, triples
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError, MissingExtraError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 TWO = Edit(subject="One", subject_id="Q1", relation="borders", relation_id="P1", target_new="Two", target_new_id="Q2",
@@ -99,7 +100,7 @@ def test_to_rdflib_is_a_graph_that_can_be_read_again(two: Subgraph, tmp_path: Pa
     assert [tuple(map(str, row)) for row in asked] == [("Two", "borders")]
     graph.serialize(tmp_path / "again.nt", format="nt", encoding="utf-8")
     again = WikidataCache(tmp_path / "again.nt", meta_properties=(), internal_classes=())
-    assert triples(again.subgraph(TWO, per_node=100)) == triples(two)
+    assert triples(again.subgraph(TWO, SubgraphOptions(per_node=100))) == triples(two)
 
 
 def test_to_rdflib_of_a_subject_without_id_and_a_relation_without_id(toy: WikidataCache) -> None:
@@ -112,7 +113,7 @@ def test_to_rdflib_of_a_subject_without_id_and_a_relation_without_id(toy: Wikida
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.subject)
 def test_graphml_reads_back(cache: WikidataCache, tmp_path: Path, edit: Edit) -> None:
-    graph = cache.subgraph(edit, hops=3, per_node=5)
+    graph = cache.subgraph(edit, SubgraphOptions(hops=3, per_node=5))
     read = nx.read_graphml(graph.to_graphml(tmp_path / "a.graphml"))
     assert dict(read.nodes(data=True)) == {node: dict(data) for node, data in graph.nodes(data=True)}
     assert {(u, data["property"], v) for u, v, data in read.edges(data=True)} == triples(graph)
@@ -138,7 +139,7 @@ def test_graphml_of_what_xml_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.subject)
 def test_json_keeps_everything_and_is_canonical(cache: WikidataCache, edit: Edit) -> None:
-    graph = cache.subgraph(edit, hops=3, per_node=5)
+    graph = cache.subgraph(edit, SubgraphOptions(hops=3, per_node=5))
     text = graph.to_json()
     again = Subgraph.from_json(text)
     assert list(again.nodes(data=True)) == list(graph.nodes(data=True))

@@ -11,6 +11,7 @@ from tests.wikidata_cache.view.test_static import HOSTILE
 from tests.wikidata_cache.wikidata_helpers import SPIKE
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view.content import printable
 from wikidata_cache.view.inline import inline_svg
 
@@ -18,7 +19,7 @@ SCRIPTS = ("</svg><script>window.hacked=1</script>", '"><img src=x onerror=alert
 
 
 def test_every_label_is_drawn_with_its_role(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE, per_node=12)
+    graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=12))
     drawn = ET.fromstring(inline_svg(graph, title="a <b>"))  # noqa: S314
     texts = [node.text for node in drawn.iter("text")]
     assert {printable(data["label"]) for _, data in graph.nodes(data=True)} <= set(texts)
@@ -44,7 +45,7 @@ def test_a_label_is_text(label: str) -> None:
 
 
 def test_of_a_large_graph_the_nearest_statements_are_drawn(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE, hops=3, per_node=8)
+    graph = cache.subgraph(SPIKE, SubgraphOptions(hops=3, per_node=8))
     drawn = ET.fromstring(inline_svg(graph, title="", most=10))  # noqa: S314
     assert graph.number_of_edges() > 20
     kinds = [node.attrib["class"] for node in drawn.iter("g")]

@@ -19,7 +19,7 @@ from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, LEBRON, SPIKE
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.subgraphs.options import Leakage
+from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
 from wikidata_cache.view import page as page_module
 from wikidata_cache.view.notebook import mimebundle
 from wikidata_cache.view.page import elements, embeddable, page
@@ -64,7 +64,7 @@ def test_an_edit_towards_the_old_object_is_drawn_as_the_edit(cache: WikidataCach
 
 
 def test_the_page_loads_nothing(cache: WikidataCache) -> None:
-    text = page(cache.subgraph(LAKERS, hops=3, per_node=6))
+    text = page(cache.subgraph(LAKERS, SubgraphOptions(hops=3, per_node=6)))
     reader = Reader(text)
     assert not [tag for tag, _ in reader.tags if tag in ("link", "img", "iframe", "object", "embed", "base", "form")]
     assert not [found for tag, found in reader.tags if {"src", "href", "srcset", "action"} & found.keys()]
@@ -86,7 +86,9 @@ def test_the_page_holds_the_graph_the_old_edge_included(cache: WikidataCache) ->
 
 
 def test_an_old_edge_that_the_graph_holds_is_drawn_once(cache: WikidataCache) -> None:
-    graph = cache.subgraph(LAKERS, roots=("target_new", "subject"), per_node=100, leakage=Leakage(drop_old_edge=False))
+    graph = cache.subgraph(
+        LAKERS, SubgraphOptions(roots=("target_new", "subject"), per_node=100, leakage=Leakage(drop_old_edge=False))
+    )
     old = [edge for edge in elements(graph)["edges"] if (edge["source"], edge["target"]) == ("Q121783", "Q65")]
     assert [edge["role"] for edge in old if edge["property"] == "P159"] == ["old"]
 
@@ -112,7 +114,9 @@ def test_times_and_ranks_of_statements_are_said() -> None:
 def test_no_two_boxes_touch_on_real_subgraphs(cache: WikidataCache, per_node: int) -> None:
     for edit in EDITS:
         for hops in (1, 2, 3):
-            graph = cache.subgraph(edit, hops=hops, per_node=per_node, max_edges=150, roots=("target_new", "subject"))
+            graph = cache.subgraph(
+                edit, SubgraphOptions(hops=hops, per_node=per_node, max_edges=150, roots=("target_new", "subject"))
+            )
             assert not touching(elements(graph)), (edit.subject, hops)
 
 
@@ -184,7 +188,7 @@ def test_header_footer_and_table_count_the_same(cache: WikidataCache) -> None:
 
 
 def test_merged_ids_are_named(cache: WikidataCache) -> None:
-    graph = cache.neighbourhood("Q1345", per_node=2)
+    graph = cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=2))
     graph.graph["redirects"] = {"Q99": "Q1345"}
     assert "Q99 was merged into Q1345" in page(graph)
 
@@ -239,7 +243,7 @@ def test_an_empty_graph_has_no_page_and_a_lone_node_has_one(cache: WikidataCache
 
 
 def test_front_ends_are_offered_a_page_a_picture_and_words(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE, per_node=5)
+    graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=5))
     bundle = graph._repr_mimebundle_()
     assert list(bundle) == ["text/html", "image/svg+xml", "text/plain"]
     assert "<svg" in bundle["image/svg+xml"] and "place of birth" in bundle["text/plain"]
@@ -257,7 +261,7 @@ def test_outside_a_notebook_it_opens_in_a_browser(
     monkeypatch.setattr(webbrowser, "open", seen.append)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for static, suffix in ((False, ".html"), (True, ".svg")):
-        cache.subgraph(SPIKE, per_node=3).show(static=static)
+        cache.subgraph(SPIKE, SubgraphOptions(per_node=3)).show(static=static)
         path = Path(seen[-1].removeprefix("file://"))
         assert path.suffix == suffix and "Philadelphia" in path.read_text()
 

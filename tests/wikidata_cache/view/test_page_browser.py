@@ -11,6 +11,7 @@ from PIL import Image
 from tests.wikidata_cache.chromium import PROGRAM, Chromium, Page, running
 from tests.wikidata_cache.wikidata_helpers import LAKERS, SPIKE
 from wikidata_cache import WikidataCache
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 from wikidata_cache.view.page import page as html_page
 
@@ -55,7 +56,7 @@ def opened(browser: Chromium, tmp_path: Path) -> Open:
 
 @pytest.fixture
 def spike(cache: WikidataCache, opened: Open) -> Page:
-    graph = cache.subgraph(SPIKE, per_node=12)
+    graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=12))
     graph.nodes["Q1345"]["description"] = "largest city in Pennsylvania"
     return opened(graph)
 
@@ -274,7 +275,9 @@ def test_a_large_graph_is_readable_at_its_ends_and_says_the_rest_as_one_zooms_in
 
 def test_the_frame_of_a_notebook_draws_and_is_apart(cache: WikidataCache, browser: Chromium, tmp_path: Path) -> None:
     path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8><body>{cache.subgraph(LAKERS, per_node=5)._repr_html_()}")
+    path.write_text(
+        f"<!doctype html><meta charset=utf-8><body>{cache.subgraph(LAKERS, SubgraphOptions(per_node=5))._repr_html_()}"
+    )
     page = browser.opened(path)
     assert page.value("document.querySelector('iframe').contentDocument") is None  # another origin
     picture = Image.open(BytesIO(page.picture())).convert("RGB")
@@ -290,5 +293,5 @@ def test_dark_and_light_follow_the_reader(spike: Page) -> None:
 
 
 def test_the_page_is_the_same_text_each_time(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE, per_node=12)
-    assert html_page(graph) == html_page(cache.subgraph(SPIKE, per_node=12))
+    graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=12))
+    assert html_page(graph) == html_page(cache.subgraph(SPIKE, SubgraphOptions(per_node=12)))

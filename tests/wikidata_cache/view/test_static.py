@@ -10,6 +10,7 @@ from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, SPIKE, Edit
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view import static
 from wikidata_cache.view.content import printable
 from wikidata_cache.view.static import draw
@@ -42,7 +43,7 @@ def test_svg_holds_every_label(cache: WikidataCache, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", keep_first(["svg", "png"]))
 def test_the_same_graph_gives_the_same_file(cache: WikidataCache, tmp_path: Path, suffix: str) -> None:
     before = dict(mpl.rcParams)
-    graph = cache.subgraph(LAKERS, hops=3, per_node=5)
+    graph = cache.subgraph(LAKERS, SubgraphOptions(hops=3, per_node=5))
     first, second = (draw(graph, tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
     assert first == second
     assert dict(mpl.rcParams) == before
@@ -52,7 +53,7 @@ def test_the_same_graph_gives_the_same_file(cache: WikidataCache, tmp_path: Path
 def test_png_is_an_image_that_grows_with_the_graph(cache: WikidataCache, tmp_path: Path) -> None:
     heights = []
     for per_node in (3, 30):
-        data = draw(cache.subgraph(SPIKE, per_node=per_node), tmp_path / "a.png").read_bytes()
+        data = draw(cache.subgraph(SPIKE, SubgraphOptions(per_node=per_node)), tmp_path / "a.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         heights.append(struct.unpack(">I", data[20:24])[0])
     assert heights[1] > heights[0] + 20 * LINE * 150
@@ -85,7 +86,9 @@ def test_a_lone_node(cache: WikidataCache, tmp_path: Path) -> None:
 
 def test_every_edge_has_a_place_and_no_two_boxes_touch(cache: WikidataCache) -> None:
     for edit in EDITS:
-        graph = cache.subgraph(edit, hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
+        graph = cache.subgraph(
+            edit, SubgraphOptions(hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
+        )
         places, (width, height) = lay_out(graph)
         assert sum(place.parent is not None for place in places) == graph.number_of_edges()
         assert sum(not place.again for place in places) == len(graph)
@@ -101,7 +104,9 @@ def test_every_edge_has_a_place_and_no_two_boxes_touch(cache: WikidataCache) -> 
 
 def test_no_line_bends_where_a_label_stands(cache: WikidataCache) -> None:
     for edit in EDITS:
-        graph = cache.subgraph(edit, hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
+        graph = cache.subgraph(
+            edit, SubgraphOptions(hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
+        )
         places, _ = lay_out(graph)
         for place in places:
             if place.parent is None:

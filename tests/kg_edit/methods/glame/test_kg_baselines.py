@@ -27,6 +27,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import chatting, tiny
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 LEBRON = Edit(
     id="lebron",
@@ -86,7 +87,7 @@ both = pytest.mark.parametrize("name", MAKERS)
 
 
 def facts(edit: Edit, *, limit: int = 5, source: SubgraphSource | None = None) -> tuple[GraphFact, ...]:
-    found = edit_subgraph(source or graph(), edit, hops=2, per_node=20, seed=0)
+    found = edit_subgraph(source or graph(), edit, SubgraphOptions(hops=2, per_node=20, seed=0))
     return graph_facts(edit, found, limit=limit, seed=0)
 
 

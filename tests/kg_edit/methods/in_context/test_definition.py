@@ -40,7 +40,7 @@ class Graph:
         self.asked.append(ids)
         return {key: self.found[key] for key in ids if key in self.found}
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         raise AssertionError
 
 

@@ -23,6 +23,7 @@ from kg_edit.methods.in_context.popularity import (
 )
 from kg_edit.patches.prompt_patch import PromptPatch
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 FAMOUS = Edit(
     id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami", subject_id="Q1", relation="team"
@@ -77,7 +78,7 @@ def test_statements_are_counted_by_id_then_by_a_label_that_is_clear() -> None:
 class Cache:
     """As much of a `WikidataCache` as is asked."""
 
-    def neighbourhood(self, entity: str, *, per_node: int) -> nx.MultiDiGraph:
+    def neighbourhood(self, entity: str, options: SubgraphOptions) -> nx.MultiDiGraph:
         made = nx.MultiDiGraph()
         made.add_edges_from([(entity, target) for target in range(7)])
         return made
@@ -85,7 +86,7 @@ class Cache:
     def find(self, label: str) -> tuple[str, ...]:
         return ("Q2", "Q3") if label == "George Rankin" else ()
 
-    def subgraph(self, edit: Edit, *, hops: int, per_node: int, seed: int) -> nx.MultiDiGraph:
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         raise AssertionError
 
 
