@@ -1,6 +1,7 @@
-"""What CONTRIBUTING.md says about adding things works: its code is installed as a package, and run as it stands.
+"""What CONTRIBUTING.md says about adding things works: its code is put where the page says, and every check is run.
 
-The toy editor goes through every check of the matrix of methods, the toy data set and metric through the scorer.
+The toy editor is a folder of `kg_edit.methods`, and goes through every test that each method has to pass; the toy data
+set and metric go through the scorer.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+import kg_edit.methods
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluate import Case, score_cases
 from kg_edit.evaluate.metrics import catalogue, probes
 from kg_edit.methods import find_method, method_names
-from tests.kg_edit.methods import quick, test_matrix
+from kg_edit.methods.overview import methods_page
+from tests import test_method_pages
+from tests.kg_edit.methods import quick, test_idle_settings, test_limits, test_matrix
+from tests.kg_edit.planning import test_estimate
 from tests.kg_edit.tiny import tiny
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs import sampling
@@ -30,18 +37,33 @@ from wikidata_cache.subgraphs import sampling
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TOY, TOYS = "fixed-steps", "kg_edit_toys"
 ROWS = [{"id": "1", "country": "France", "capital": "Rome"}, {"id": "2", "country": "Italy", "capital": "Paris"}]
-# What a check of the matrix takes besides the method's name; a new parameter needs a value here.
+# What a check takes besides the method's name; a new parameter needs a value here.
 GIVEN = {
     "family": "llama",
     "gone": "1",
     "dtype": torch.bfloat16,
     "mishap": next(iter(test_matrix.MISHAPS)),
     "empty": next(iter(test_matrix.EMPTY)),
+    "beyond": 6,
 }
+
+
+def checks_of(module: ModuleType, parameter: str = "name") -> dict[str, Callable[..., None]]:
+    """The tests of a module that take a method's name."""
+    return {
+        name: check
+        for name, check in vars(module).items()
+        if name.startswith("test_") and parameter in inspect.signature(check).parameters
+    }
+
+
 CHECKS = {
-    name: check
-    for name, check in vars(test_matrix).items()
-    if name.startswith("test_") and "name" in inspect.signature(check).parameters
+    **checks_of(test_matrix),
+    **{name: check for name, check in checks_of(test_idle_settings).items() if "preset" in name},
+    **{name: check for name, check in checks_of(test_limits).items() if "positions" in name},
+    **checks_of(test_method_pages),
+    **checks_of(test_estimate, "method"),
+    "test_every_method_says_what_it_is": test_estimate.test_every_method_says_what_it_is,
 }
 
 
@@ -57,21 +79,31 @@ def block(file: str) -> str:
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The page's package, as pip would install it, and the page's row of quick settings."""
-    folder = tmp_path_factory.mktemp("toys")
-    (folder / TOYS).mkdir()
-    (folder / TOYS / "__init__.py").touch()
-    for name in ("fixed_steps.py", "capitals.py"):
-        (folder / TOYS / name).write_text(block(f"{TOYS}/{name}"), encoding="utf-8")
+    """The page's editor as a folder of `kg_edit.methods`, its row and its docs; and the page's package, as pip would
+    install it."""
+    root = tmp_path_factory.mktemp("toys")
+    own = root / "kg_edit" / "methods" / "fixed_steps"
+    for file in (own / "__init__.py", own / "method.py", root / TOYS / "__init__.py", root / TOYS / "fixed_steps.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("__init__.py", "method.py"):
+        (own / name).write_text(block(f"kg_edit/methods/fixed_steps/{name}"), encoding="utf-8")
+    (root / TOYS / "__init__.py").touch()
+    (root / TOYS / "fixed_steps.py").write_text((own / "method.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (root / TOYS / "capitals.py").write_text(block(f"{TOYS}/capitals.py"), encoding="utf-8")
     (settings,) = blocks("toml")
-    install(folder, tomllib.loads(settings)["project"]["entry-points"])
+    install(root, tomllib.loads(settings)["project"]["entry-points"])
+    (section,) = blocks("markdown")
+    (root / "docs").mkdir()
+    (root / "docs" / "editors.md").write_text(section, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setenv("KG_EDIT_CACHE", str(folder / "cache"))
+        patch.syspath_prepend(root)
+        patch.setattr(kg_edit.methods, "__path__", [*kg_edit.methods.__path__, str(own.parent)])
+        patch.setattr(test_method_pages, "DOCS", root / "docs")
+        patch.setenv("KG_EDIT_CACHE", str(root / "cache"))
         row = eval(f"{{{block('tests/kg_edit/methods/quick.py')}}}", vars(quick))  # noqa: S307 - our own text
         patch.setitem(quick.QUICK, TOY, row[TOY])
-        yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] == TOYS]:
+        yield root
+    for name in [name for name in sys.modules if name.startswith((TOYS, "kg_edit.methods.fixed_steps"))]:
         del sys.modules[name]
 
 
@@ -85,18 +117,25 @@ def install(folder: Path, groups: dict[str, dict[str, str]]) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def test_the_editor_is_found_and_says_what_it_is(toys: Path) -> None:
+def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> None:
     assert TOY in method_names()
-    assert find_method(TOY).__module__ == f"{TOYS}.fixed_steps"
+    assert find_method(TOY).__module__ == "kg_edit.methods.fixed_steps.method"
+    (plugin,) = entry_points(group="kg_edit.methods", name=TOY)
+    assert plugin.load().name == TOY
+
+
+def test_the_page_of_methods_has_the_editor(toys: Path) -> None:
+    assert f"## `{TOY}`" in methods_page()
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_matrix_holds_for_the_editor(
-    check: str, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_check_of_a_method_passes_for_the_editor(
+    check: str, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    values = {**GIVEN, "name": TOY, "tmp_path": tmp_path, "monkeypatch": monkeypatch}
-    wanted: Callable[..., None] = CHECKS[check]
-    wanted(**{parameter: values[parameter] for parameter in inspect.signature(wanted).parameters})
+    values = {**GIVEN, "name": TOY, "method": TOY, "tmp_path": tmp_path, "monkeypatch": monkeypatch}
+    wanted = CHECKS[check]
+    needed = inspect.signature(wanted).parameters
+    wanted(**{parameter: values.get(parameter) or request.getfixturevalue(parameter) for parameter in needed})
 
 
 @pytest.fixture

@@ -29,18 +29,16 @@ def methods(
     context: typer.Context,
     name: MethodToShow = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/methods.md")] = False,
-    table: Annotated[bool, typer.Option("--table", help="print kg_edit/data/methods.tsv", hidden=True)] = False,
 ) -> None:
     """List the editing methods (paper, kind, handling of many edits, undo), or show the settings of one.
 
     Example: `kg-edit methods rome`
     """
-    if markdown or table:
-        refuse_unused(context, ("name",), f"with --{'markdown' if markdown else 'table'}, which prints all methods")
-        from kg_edit.methods.listing import table_text
+    if markdown:
+        refuse_unused(context, ("name",), "with --markdown, which prints all methods")
         from kg_edit.methods.overview import methods_page
 
-        typer.echo(methods_page() if markdown else table_text(), nl=False)
+        typer.echo(methods_page(), nl=False)
     elif name:
         _show(name)
     else:
@@ -51,13 +49,13 @@ def _list() -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    from kg_edit.methods.listing import HEADER, listing
+    from kg_edit.methods.overview import HEADER, all_methods, row_of
 
     console = stdout()
     shown = _BRIEF if console.is_terminal and console.width < _ROOM else HEADER
     table = Table(*shown, box=None, pad_edge=False)
-    for row in listing():
-        cells = dict(zip(HEADER, map(plain, row), strict=True))
+    for found in all_methods():
+        cells = dict(zip(HEADER, map(plain, row_of(found)), strict=True))
         table.add_row(*(cells[name] for name in shown))
     if shown is _BRIEF:
         console.print(
@@ -73,7 +71,7 @@ def _show(name: str) -> None:
 
     from kg_edit.methods.registry import check_method, find_method
 
-    check_method(name)  # a misspelt one is told before anything heavy is imported
+    check_method(name)  # a misspelt name is an error before torch is imported
     from kg_edit.methods.overview import computes, settings
     from kg_edit.methods.presets import preset_names
 
@@ -83,9 +81,8 @@ def _show(name: str) -> None:
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
     for row in settings(found):
         table.add_row(*map(plain, row))
-    stdout().print(
-        table, computes(found), f"presets: {', '.join([*found.config_class.presets, *preset_names([name])])}"
-    )
+    presets = [*found.config_class.presets, *preset_names(found.config_class.published_as or name)]
+    stdout().print(table, computes(found), f"presets: {', '.join(presets)}")
 
 
 def metrics(

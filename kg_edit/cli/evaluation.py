@@ -30,7 +30,7 @@ from kg_edit.cli.options import (
     Settings,
 )
 from kg_edit.errors import ConfigError
-from kg_edit.methods.listing import reads_a_graph
+from kg_edit.methods.registry import find_method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,7 +231,7 @@ class Evaluation:
         from kg_edit.evaluate.run import check_schedule
 
         check_schedule(self.schedule, self.every, sample=self.sample)
-        if self.control and not reads_a_graph(self.method):
+        if self.control and not find_method(self.method).needs_graph:
             raise ConfigError(f"--control {self.control}: {self.method} reads no graph; remove --control")
         return plan(
             self.method,

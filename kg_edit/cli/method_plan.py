@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, GraphError, KgEditError
-from kg_edit.methods.listing import reads_a_graph
-from kg_edit.methods.registry import check_method
+from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
 from kg_edit.text.display import plain
@@ -245,8 +244,6 @@ def plan(
         KgEditError: there is no such method, preset or setting.
         WikidataCacheError: the graph can't be opened.
     """
-    from kg_edit.methods import find_method
-
     opened = open_graph(graph, contact) if isinstance(graph, list) else graph
     found = find_method(method)
     wanted = parse_settings(settings or [], layer=parse_layer(layer), corpus=corpus)
@@ -296,7 +293,7 @@ def graph_of(
         UnknownNameError: there is no such method.
         ConfigError, WikidataCacheError: the graph can't be opened.
     """
-    if graph or not reads_a_graph(method):
+    if graph or not find_method(method).needs_graph:
         return open_graph(graph, contact)
     log.info("no --graph given: %s uses the packaged graph %s", method, default)
     return open_graph([default], contact)

@@ -6,7 +6,7 @@ methods that read a graph. Types that several methods use in their settings are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import networkx as nx
@@ -27,11 +27,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, UnknownNameError, describe, faults_of, unknown_name
+from kg_edit.errors import ConfigError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import without_answers
 from kg_edit.graphs.source import SubgraphSettings, SubgraphSource, edit_subgraph
-from kg_edit.methods.presets import preset_names, published_settings
-from kg_edit.methods.registry import find_method, method_names
+from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.seeds import Seed
 
@@ -41,11 +40,13 @@ class MethodConfig(BaseModel):
 
     Attributes:
         presets: the presets that the class itself defines: setting values by preset name.
+        published_as: the method whose published presets these settings take; None: the method's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+    published_as: ClassVar[str | None] = None
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -76,14 +77,20 @@ class MethodConfig(BaseModel):
     ) -> Self:
         """The settings of a preset; ``settings`` overrides single values.
 
-        The preset ``name`` is looked up in ``presets``, then in `kg_edit.methods.presets`. ``method`` names the method
-        if several methods share this class.
+        Args:
+            name: a name of ``presets``, or a published one of the method in `kg_edit.methods.presets`.
+            settings: values that override the preset's.
+            method: the method's name, for a published preset: several methods may share this class.
 
         Raises:
             UnknownNameError: the preset or a setting is unknown.
             ConfigError: a value is invalid.
         """
-        own = cls.presets[name] if name in cls.presets else cls._published(name, method)
+        own = cls.presets.get(name)
+        if own is None:
+            if (published_as := cls.published_as or method) is None:
+                raise unknown_name("preset", name, cls.presets)
+            own = published_settings(name, published_as, own=cls.presets)
         wanted = _over(own, settings or {})
         for key in wanted:
             if key not in cls.model_fields:
@@ -94,22 +101,6 @@ class MethodConfig(BaseModel):
             raise ConfigError(
                 "\n".join(f"setting {fault.field}: {fault.message}" for fault in faults_of(error, cls))
             ) from error
-
-    @classmethod
-    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
-        mine = [method] if method else [known for known in method_names() if find_method(known).config_class is cls]
-        cls._refuse_preset_of_others(name, mine)
-        return published_settings(name, mine, own=cls.presets)
-
-    @classmethod
-    def _refuse_preset_of_others(cls, name: str, mine: Sequence[str]) -> None:
-        known = preset_names(mine)
-        having = [other for other in method_names() if name not in known and name in preset_names([other])]
-        if having:
-            here, names = " or ".join(mine) or cls.__name__, ", ".join(sorted([*cls.presets, *known]))
-            raise UnknownNameError(
-                f"unknown preset {name!r} for {here}, known for {', '.join(having)}; {here} has: {names}"
-            )
 
     def idle(self) -> Mapping[str, str]:
         """The settings that have no effect together with the others, and why; nested ones as ``group.name``."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
 
+from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.listing import HEADER, row_of
 from kg_edit.text.display import markdown_table
 
+log = logging.getLogger(__name__)
+
+HEADER = ("method", "family", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
 # Methods
 
@@ -21,6 +25,22 @@ whether the edits of one call are computed together or in turn, each on the mode
 patch of many by itself, else the ledger computes the others again ([patches.md](patches.md)). *graph*: whether a
 knowledge graph is needed.
 """
+
+
+def all_methods() -> Iterator[type[EditingMethod]]:
+    """Import all methods, and yield them by name. A plug-in that can't be imported is a warning that names it."""
+    for name in method_names():
+        try:
+            yield find_method(name)
+        except ConfigError as error:
+            log.warning("%s", error)
+
+
+def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
+    """The row of a method in the table of all methods; the columns are `HEADER`."""
+    batch, undo = "together" if found.joint else "in turn", "exact" if found.separable else "recomputed"
+    graph = "yes" if found.needs_graph else "no"
+    return (found.name, found.family or "its own", found.kind, batch, "yes", undo, graph, found.about, found.paper)
 
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
@@ -50,17 +70,16 @@ def computes(found: type[EditingMethod]) -> str:
 
 def methods_page() -> str:
     """The text of docs/methods.md: the table of all methods, then a section with the settings of each method."""
-    rows = [row_of(find_method(name)) for name in method_names()]
-    return "\n".join([_HEAD, _table(HEADER, rows), "", *map(_section, method_names())])
+    found = list(all_methods())
+    return "\n".join([_HEAD, _table(HEADER, map(row_of, found)), "", *map(_section, found)])
 
 
-def _section(name: str) -> str:
-    found = find_method(name)
+def _section(found: type[EditingMethod]) -> str:
     rows = [(f"`{field}`", f"`{default}`", meaning) for field, default, meaning in settings(found)]
     table = _table(("setting", "default", "meaning"), rows)
     presets = ", ".join(f"`{preset}`" for preset in found.config_class.presets)
-    said = " ".join((found.__doc__ or found.about).split())
-    return "\n".join([f"## `{name}`\n", f"{said}\n", f"{computes(found)}\n", table, f"\nPresets: {presets}\n"])
+    text = " ".join((found.__doc__ or found.about).split())
+    return "\n".join([f"## `{found.name}`\n", f"{text}\n", f"{computes(found)}\n", table, f"\nPresets: {presets}\n"])
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
-from kg_edit.errors import UnsupportedModelError
+from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.methods import find_method, method_names, registry
 from kg_edit.methods.rank_one.rome import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 BLOOM = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
 
@@ -45,3 +49,31 @@ def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", found.select)
     assert {"glame", "mine", "rome"} < set(method_names())
     assert find_method("mine") is Mine
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a method whose module can't be imported, and one that has another name."""
+    info = tmp_path / "kg_edit_broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kg-edit-broken\nVersion: 1\n")
+    entries = f"[kg_edit.methods]\nbroken = kg_edit_broken:Broken\nother = {__name__}:Mine\n"
+    (info / "entry_points.txt").write_text(entries)
+    (tmp_path / "kg_edit_broken.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_plug_in_that_fails_is_one_line_of_the_list_of_methods(kg_edit: Run) -> None:
+    listed = kg_edit("methods")
+    assert listed.code == 0 and "\nrome " in listed.out
+    (line,) = [line for line in listed.err.splitlines() if "broken" in line and "other" not in line]
+    assert "the method 'broken' of the package kg-edit-broken can't be imported (ModuleNotFoundError" in line
+    assert "Traceback" not in listed.err
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(("name", "message"), [("broken", "no_such_module"), ("other", "with this name")])
+def test_a_plug_in_that_fails_is_an_error_when_it_is_chosen(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' of the package kg-edit-broken.*{message}"):
+        find_method(name)

@@ -1,1 +1,14 @@
 """Fine-tuning methods: of one weight with and without constraints, of all weights, and of low-rank adapters (LoRA)."""
+
+METHODS = {
+    "adalora": "adalora:AdaLora",
+    "ft": "ft:Ft",
+    "ft-all": "ft_all:FtAll",
+    "ft-constrained": "ft:FtConstrained",
+    "ft-ewc": "ewc:FtEwc",
+    "ft-l": "ft:FtL",
+    "ft-m": "ft:FtM",
+    "ft-retrain": "ft:FtRetrain",
+    "locft": "locft:LocFt",
+    "lora": "lora:Lora",
+}

@@ -114,9 +114,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
         "paper": {**RankOneConfig.published, "statements": 0, "composed": 0, "chained": 20},
     }
 
-    @classmethod
-    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
-        return super()._published(name, "rome")
+    published_as = "rome"
 
 
 class RomeKg(GraphRequestMethod, Rome):
@@ -174,9 +172,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
         "paper": {**MemitConfig.presets["paper"], "statements": 0, "composed": 0, "chained": 20},
     }
 
-    @classmethod
-    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
-        return super()._published(name, "memit")
+    published_as = "memit"
 
 
 class MemitKg(GraphRequestMethod, Memit):

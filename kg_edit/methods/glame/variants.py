@@ -34,9 +34,7 @@ POOL = (
 class AblationConfig(GlameConfig):
     """GLAME's settings, including GLAME's published presets for each model."""
 
-    @classmethod
-    def _published(cls, name: str, method: str | None) -> dict[str, Any]:
-        return super()._published(name, "glame")
+    published_as = "glame"
 
 
 class GlameMlpConfig(AblationConfig):

@@ -1,1 +1,3 @@
 """glame-net: GLAME with an R-GNN that is trained once, on many edits."""
+
+METHODS = {"glame-net": "method:GlameNet"}

@@ -1,1 +1,3 @@
 """MeLLo: edits in a memory, questions answered step by step."""
+
+METHODS = {"mello": "method:Mello"}

@@ -1,1 +1,3 @@
 """MEMOIR: a residual memory whose columns a sparse mask chooses."""
+
+METHODS = {"memoir": "method:Memoir"}

@@ -1,1 +1,3 @@
 """Memory: a memory network beside one feed-forward network."""
+
+METHODS = {"memory": "method:Memory"}

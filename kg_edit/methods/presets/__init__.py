@@ -7,43 +7,45 @@ setting of the same method is a table such as ``methods."glame:mquake"``; its pr
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kg_edit.errors import ConfigError, faults_of, unknown_name
+from kg_edit.errors import ConfigError, UnknownNameError, faults_of, unknown_name
 
 _SUFFIX = ".toml"
 
 
-def published_settings(name: str, methods: Iterable[str], *, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the preset ``name`` for the one of ``methods`` that has it.
+def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the preset ``name`` for ``method``.
 
-    ``own`` are the presets of the class itself, for the error message.
+    Args:
+        name: the preset, such as "gpt2-xl" or "gpt2-xl:mquake".
+        method: the method's name, as in the file.
+        own: the presets of the method's config class, for the error message.
 
     Raises:
-        UnknownNameError: none of the methods has such a preset.
-        ConfigError: several of ``methods`` have it.
+        UnknownNameError: the method has no such preset; the message names the methods that have it.
     """
-    wanted = sorted(set(methods))
     model, colon, variant = name.partition(":")
     tables = model_presets(model).methods if model in preset_models() else {}
-    found = [method for method in wanted if f"{method}{colon}{variant}" in tables]
-    if not found:
-        raise unknown_name("preset", name, [*own, *preset_names(wanted)])
-    if len(found) > 1:
-        raise ConfigError(
-            f"the preset {name!r} has settings for {', '.join(found)}; choose one: preset(..., method=...)"
+    if found := tables.get(f"{method}{colon}{variant}"):
+        return found.settings
+    known = [*own, *preset_names(method)]
+    having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
+    if having:
+        raise UnknownNameError(
+            f"unknown preset {name!r} for {method}, known for {', '.join(having)}; {method} has: "
+            + ", ".join(sorted(known))
         )
-    return tables[f"{found[0]}{colon}{variant}"].settings
+    raise unknown_name("preset", name, known)
 
 
-def preset_names(methods: Iterable[str]) -> list[str]:
-    """The names that ``--preset`` takes for any of ``methods``, besides the presets of their own classes."""
-    every = [model_presets(model) for model in preset_models()]
-    return sorted({name for presets in every for method in methods for name in presets.preset_names(method)})
+def preset_names(method: str) -> list[str]:
+    """Return the names that ``--preset`` takes for ``method``, besides the presets of its config class."""
+    return sorted(name for model in preset_models() for name in model_presets(model).preset_names(method))
 
 
 def preset_models() -> tuple[str, ...]:

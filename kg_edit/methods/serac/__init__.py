@@ -1,1 +1,3 @@
 """SERAC: a scope classifier and a counterfactual model over a memory of edits."""
+
+METHODS = {"serac": "method:Serac"}

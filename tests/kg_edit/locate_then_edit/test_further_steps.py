@@ -67,4 +67,4 @@ def test_the_defaults_go_on_and_published_settings_do_not() -> None:
         config = find_method(name).config_class
         assert config.preset().model_dump()["further_steps"] == 28
         assert "further_steps" not in config.preset("paper").model_dump(), "patches that were made before say nothing"
-    assert "further_steps" not in find_method("rome").config_class.preset("gpt2-xl").model_dump()
+    assert "further_steps" not in find_method("rome").config_class.preset("gpt2-xl", method="rome").model_dump()

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.listing import HEADER, listing, reads_a_graph, row_of, table_text
-from kg_edit.methods.overview import methods_page, settings
+from kg_edit.methods.overview import HEADER, all_methods, methods_page, row_of, settings
 from kg_edit.methods.rank_one.rome import RomeConfig
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE, TABLE = ROOT / "docs" / "methods.md", ROOT / "kg_edit" / "data" / "methods.tsv"
+PAGE = ROOT / "docs" / "methods.md"
 
 
 def test_a_line_for_each_method() -> None:
-    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in listing()}
+    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in map(row_of, all_methods())}
     assert tuple(rows) == method_names()
     assert [rows["rome"][column] for column in ("kind", "batch", "undo")] == ["weights", "in turn", "recomputed"]
     assert [rows["grace"][column] for column in ("kind", "undo")] == ["adapter", "exact"]
@@ -31,17 +30,6 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == methods_page(), (
         "write it anew: kg-edit methods --markdown > docs/methods.md"
     )
-
-
-def test_the_table_is_what_the_classes_say() -> None:
-    """`kg-edit methods` shows it without importing one of them."""
-    assert TABLE.read_text(encoding="utf-8") == table_text(), (
-        "write it anew: kg-edit methods --table > kg_edit/data/methods.tsv"
-    )
-    assert list(listing()) == [row_of(find_method(name)) for name in method_names()]
-    assert {name for name in method_names() if reads_a_graph(name)} == {
-        name for name in method_names() if find_method(name).needs_graph
-    }
 
 
 def test_the_listed_values_are_those_that_the_preset_default_uses() -> None:

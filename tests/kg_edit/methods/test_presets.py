@@ -10,7 +10,7 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.errors import UnknownNameError
 from kg_edit.methods import find_method
 from kg_edit.methods.presets import model_presets, preset_models, preset_names, published_settings
 from kg_edit.methods.rank_one.rome import RomeConfig
@@ -87,7 +87,7 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
 @pytest.mark.parametrize("key", model_presets("smollm2-135m").methods)
 def test_the_small_models_own_preset_is_the_default_with_its_layers(key: str) -> None:
     found = find_method(key).config_class
-    own, default = found.preset("smollm2-135m").model_dump(), found.preset("default").model_dump()
+    own, default = found.preset("smollm2-135m", method=key).model_dump(), found.preset("default").model_dump()
     differ = {name for name in own.keys() | default.keys() if own.get(name) != default.get(name)}
     assert differ <= {"layer", "representation_layer"}
 
@@ -96,7 +96,7 @@ def test_the_small_models_own_preset_is_the_default_with_its_layers(key: str) ->
 def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers
-    for name, value in published_settings(preset, [method], own={}).items():
+    for name, value in published_settings(preset, method, own={}).items():
         if name.rpartition("_")[2] in ("layer", "layers"):
             assert all(0 <= layer < depth for layer in (value if isinstance(value, list) else [value])), name
 
@@ -119,7 +119,7 @@ def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
 
 def shallow(preset: str, method: str) -> dict[str, Any]:
     """What fits a tiny model, in the place of the settings that name layers or an eigenvalue of C."""
-    settings = published_settings(preset, [method], own={})
+    settings = published_settings(preset, method, own={})
     one = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
     free = {"threshold": 1.0, "relative": True} if method == "alphaedit" else {}
     return one | free | {name: [1, 2] for name in settings if name == "layers"}
@@ -128,17 +128,14 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
 def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")
-    with pytest.raises(UnknownNameError, match=r"unknown preset 'qwen2\.5-7b'.*gpt2-xl:mquake"):
-        find_method("glame").config_class.preset("qwen2.5-7b")
+    with pytest.raises(
+        UnknownNameError, match=r"unknown preset 'qwen2\.5-7b' for glame, known for .*rome; glame has: .*gpt2-xl:mquake"
+    ):
+        find_method("glame").config_class.preset("qwen2.5-7b", method="glame")
     with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for memit, known for alphaedit.*, rome; memit has: d"):
         find_method("memit").config_class.preset("llama-3-8b", method="memit")
-    assert "qwen2.5-7b" in preset_names(["rome"])
-    assert "qwen2.5-7b" not in preset_names(["glame"])
-
-
-def test_two_methods_with_one_class_have_to_be_told_apart() -> None:
-    with pytest.raises(ConfigError, match="glame, rome; choose one"):
-        published_settings("gpt2-xl", ["rome", "glame"], own={})
+    assert "qwen2.5-7b" in preset_names("rome")
+    assert "qwen2.5-7b" not in preset_names("glame")
 
 
 @pytest.mark.slow
@@ -156,7 +153,8 @@ def test_the_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny
     assert (config["layer"], config["steps"], config["learning_rate"], config["clamp_norm_factor"]) == (1, 20, 0.5, 4.0)
 
 
-def test_the_methods_page_names_them(kg_edit: Run) -> None:
-    said = kg_edit("methods", "glame").out
-    assert "gpt2-xl:mquake" in said.replace("\n", "")
-    assert "qwen2.5-7b" not in said
+@pytest.mark.parametrize("name", ["glame", "glame-mlp"])
+def test_the_command_methods_lists_published_presets(name: str, kg_edit: Run) -> None:
+    output = kg_edit("methods", name).out
+    assert "gpt2-xl:mquake" in output.replace("\n", "")
+    assert "qwen2.5-7b" not in output
