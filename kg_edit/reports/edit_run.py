@@ -27,7 +27,7 @@ from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.view.static import draw
+from wikidata_cache.view.svg import draw
 
 log = logging.getLogger(__name__)
 

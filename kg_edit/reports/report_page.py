@@ -26,7 +26,7 @@ from kg_edit.reports.before_after import Kind, Reading, ReportRow
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.report import TITLES, Verdict, form, headline, note, sign
 from kg_edit.text.display import one_line
-from wikidata_cache.view import inline
+from wikidata_cache.view import svg
 
 Curve = Sequence[LossStep]
 Graphs = Mapping[str, nx.MultiDiGraph | str]
@@ -65,7 +65,7 @@ def report_page(
         "BATCHES": "".join(_batches(curves or {}, {entry.id for entry in entries})),
         "EDITS": "\n".join(_edit(entry, largest, is_open=len(entries) <= _OPEN) for entry in entries),
         "MADE": escape(_made(patch)),
-        "STYLE": _template("report.css") + inline.STYLE,
+        "STYLE": _template("report.css") + svg.STYLE,
         "SCRIPT": script,
         "HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -346,7 +346,7 @@ def _drawing(entry: _Entry) -> str:
         return f'<div><h3>Subgraph</h3><p class="soft">{_text(entry.graph)}</p></div>'
     count = entry.graph.number_of_edges()
     counted = f"{count} statements" if count <= _MOST else f"{_MOST} of {count} statements"
-    picture = inline.inline_svg(
+    picture = svg.inline_svg(
         entry.graph, title=one_line(f"What the graph says around: {entry.own.probe.prompt}"), most=_MOST
     )
     return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div></div>'

@@ -69,9 +69,7 @@ def show(
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Also write an interactive page.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page of --html in a browser.")] = False,
-    draw: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw the graph to FILE.svg or FILE.png.")
-    ] = None,
+    draw: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw the graph.")] = None,
     cache: Cache = None,
     offline: Offline = False,
     mode: CacheMode = None,
@@ -114,7 +112,7 @@ def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None
     if open_it and html is None:
         raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
     check_out(html, "--html", ".htm", ".html")
-    check_out(draw, "--draw", ".svg", ".png")
+    check_out(draw, "--draw", ".svg")
 
 
 def _show_property(opened: WikidataCache, entity: str, *, drawn: bool) -> None:
@@ -152,9 +150,7 @@ def _write_views(
         if open_it:
             webbrowser.open(html.resolve().as_uri())
     if draw is not None:
-        from wikidata_cache.view.static import draw as draw_graph  # matplotlib takes a second to import
-
-        draw_graph(subgraph, draw)
+        subgraph.to_svg(draw)
 
 
 def edit_of(what: str) -> EditRow | None:

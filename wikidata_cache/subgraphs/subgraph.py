@@ -120,10 +120,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises BadOptionError for a name that does not end in .svg, or an empty graph.
         """
-        from wikidata_cache.view.static import draw
+        from wikidata_cache.view.svg import draw
 
-        if Path(path).suffix.lower() != ".svg":
-            raise BadOptionError(f"{path}: expected a name ending in .svg.")
         return draw(self, path, title=title)
 
     def show(self, *, static: bool = False) -> None:

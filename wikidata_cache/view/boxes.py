@@ -110,54 +110,47 @@ class Sector(NamedTuple):
     step: float = _STEP
 
 
-def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[tuple[float, float]]:
+def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[Point]:
     """Return a place (x, y) for each group, in order, spread evenly on the smallest ellipse that has room for them."""
     boxes = sum(len(part.boxes) for part in parts)
-    fits = len(parts) <= _MOST and boxes <= _MOST_BOXES
-    sector = sector._replace(step=_STEP if boxes <= _MANY_BOXES else _COARSE)
-    for growth in range(_MAX_GROWTHS if fits else 0):
+    few = boxes <= _MANY_BOXES
+    sector = sector._replace(step=_STEP if few else _COARSE)
+    for growth in range(_MAX_GROWTHS if len(parts) <= _MOST and boxes <= _MOST_BOXES else 0):
         radii = sector.radii[0] * 1.125**growth, sector.radii[1] * 1.125**growth
         grown = sector._replace(radii=radii, rings=1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED)
-        for padding in _PADDINGS if boxes <= _MANY_BOXES else _PADDINGS[2:]:
-            if places := _fill(centre, parts, grown, padding, 0.0):
-                return _evened(centre, parts, grown, padding) or places
+        for padding in _PADDINGS if few else _PADDINGS[2:]:
+            if not (places := _fill(centre, parts, grown, padding, 0.0)):
+                continue
+            # They fit. By bisection, the largest angle between neighbours with which they still do.
+            low, high = 0.0, grown.sweep / len(parts)
+            if best := _fill(centre, parts, grown, padding, high):
+                return best
+            for _ in range(6):
+                angle = (low + high) / 2
+                if wider := _fill(centre, parts, grown, padding, angle):
+                    places, low = wider, angle
+                else:
+                    high = angle
+            return places
     return _rows_around(centre, parts)
-
-
-def _evened(
-    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float
-) -> list[tuple[float, float]] | None:
-    """Find, by bisection, the largest minimal angle between neighbours with which all groups fit.
-
-    Return the places for that angle, or None if no tried angle fits.
-    """
-    low, high = 0.0, sector.sweep / len(parts)
-    best = _fill(centre, parts, sector, padding, high)
-    for _ in range(0 if best else 6):
-        angle = (low + high) / 2
-        if places := _fill(centre, parts, sector, padding, angle):
-            best, low = places, angle
-        else:
-            high = angle
-    return best
 
 
 def _fill(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
-) -> list[tuple[float, float]] | None:
+) -> list[Point] | None:
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
     angle, end = sector.start + least / 2, sector.start + sector.sweep + 1e-9
-    places: list[tuple[float, float]] = []
+    places: list[Point] = []
     taken: list[BoxGroup] = []
     for part in parts:
-        while (spot := _free(centre, part, angle, sector, (taken, places), padding)) is None:
+        while (place := _free(centre, part, angle, sector, taken, places, padding)) is None:
             angle += sector.step
             if angle > end:
                 return None
         if angle > end:
             return None
-        places.append(spot)
-        taken.append(part.at(*spot))
+        places.append(place)
+        taken.append(part.at(*place))
         angle += max(least, sector.step / 4)
     return places
 
@@ -167,33 +160,37 @@ def _free(
     part: BoxGroup,
     angle: float,
     sector: Sector,
-    held: tuple[list[BoxGroup], list[tuple[float, float]]],
+    taken: list[BoxGroup],
+    places: list[Point],
     padding: float,
-) -> tuple[float, float] | None:
+) -> Point | None:
     """Return the place on the innermost ring that has room in this direction, or None.
 
-    The near side of the group's first box is on the ring. `held` are the groups placed so far and their places.
+    The near side of the group's first box is on the ring. `taken` are the groups placed so far, at `places`.
     """
     box = part.boxes[0]
     across, down = math.cos(angle), math.sin(angle)
     for number in range(sector.rings):
         x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
         y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
-        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in held[0]):
+        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in taken):
             continue  # this cheap test rejects most places
         area = part.at(x, y)
-        if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in held[0]):
+        if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in taken):
             continue
-        if any(other.is_crossed(x, y) for other in held[0]):
+        # No line from the centre to a group may cross another group.
+        if any(other.is_crossed(x, y) for other in taken) or any(area.is_crossed(*place) for place in places):
             continue
-        if not any(area.is_crossed(*place) for place in held[1]):
-            return x, y
+        return x, y
     return None
 
 
-def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[tuple[float, float]]:
+def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
-    rows = _ring_rows([part.extent for part in parts])
+    extents = [part.extent for part in parts]
+    sizes = [(extent.right - extent.left + _ROW_GAP, extent.bottom - extent.top + _ROW_GAP) for extent in extents]
+    widest = math.sqrt(1.6 * sum(width * height for width, height in sizes))
+    rows = wrap_rows(extents, [width for width, _ in sizes], widest=widest)
     heights = [max(extent.bottom - extent.top for extent in row) + _ROW_GAP for row in rows]
     y = centre.top - _CENTRE_GAP - sum(heights[: len(rows) // 2])
     places = []
@@ -208,12 +205,6 @@ def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[tuple[flo
     return places
 
 
-def _ring_rows(extents: Sequence[Rectangle]) -> list[list[Rectangle]]:
-    sizes = [(e.right - e.left + _ROW_GAP, e.bottom - e.top + _ROW_GAP) for e in extents]
-    widest = math.sqrt(1.6 * sum(width * height for width, height in sizes))
-    return wrap_rows(extents, [width for width, _ in sizes], widest=widest)
-
-
 Block = tuple[dict[str, Point], Rectangle]
 
 
@@ -222,46 +213,37 @@ def place_in_block(
 ) -> Block:
     """Return places {node: (x, y)} relative to the middle of the root, and the rectangle around all boxes.
 
-    Rows are below the root, or above it if `is_upwards`. `sizes` are (width, height). Blocks are built from the leaves
-    to the root, without recursion.
+    Rows are below the root, or above it if `is_upwards`. `sizes` are (width, height).
     """
     order = [root]
     for node in order:
         order += children[node]
     blocks: dict[str, Block] = {}
-    for node in reversed(order):
+    for node in reversed(order):  # from the leaves to the root, without recursion: a chain may be long
+        box = Rectangle.of(sizes[node])
+        places: dict[str, Point] = {node: (0.0, 0.0)}
         parts = [blocks.pop(child) for child in children[node]]
-        gap = _GAP * min((sizes[child][1] for child in children[node]), default=0.0)
-        blocks[node] = _joined(node, parts, sizes[node], gap, is_upwards)
+        if not parts:
+            blocks[node] = places, box
+            continue
+        # Leaves first, then larger blocks, in rows of about the same width.
+        gap = _GAP * min(sizes[child][1] for child in children[node])
+        parts.sort(key=lambda part: len(part[0]) > 1)
+        areas = [(extent.right - extent.left + gap, extent.bottom - extent.top + gap) for _, extent in parts]
+        widths = [width for width, _ in areas]
+        widest = max(math.sqrt(_SHAPE * sum(width * height for width, height in areas)), max(widths))
+        y, around = box.bottom + 2 * gap, box
+        for row in wrap_rows(parts, widths, widest=widest):
+            height = max(extent.bottom - extent.top for _, extent in row)
+            x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2
+            for inner, extent in row:
+                top = -y - extent.bottom if is_upwards else y - extent.top
+                places |= {name: (x - extent.left + dx, top + dy) for name, (dx, dy) in inner.items()}
+                around = around.joined(extent.at(x - extent.left, top))
+                x += extent.right - extent.left + gap
+            y += height + gap
+        blocks[node] = places, around.wider(gap)
     return blocks[root]
-
-
-def _joined(node: str, parts: Sequence[Block], size: Size, gap: float, is_upwards: bool) -> Block:
-    box = Rectangle.of(size)
-    places: dict[str, Point] = {node: (0.0, 0.0)}
-    if not parts:
-        return places, box
-    y, extent = box.bottom + 2 * gap, box
-    for row in _rows(parts, gap):
-        width = sum(each.right - each.left + gap for _, each in row) - gap
-        height = max(each.bottom - each.top for _, each in row)
-        x = -width / 2
-        for inner, each in row:
-            top = -y - each.bottom if is_upwards else y - each.top
-            places |= {name: (x - each.left + dx, top + dy) for name, (dx, dy) in inner.items()}
-            extent = extent.joined(each.at(x - each.left, top))
-            x += each.right - each.left + gap
-        y += height + gap
-    return places, extent.wider(gap)
-
-
-def _rows(parts: Sequence[Block], gap: float) -> list[list[Block]]:
-    """Put first the leaves, then the larger blocks, into rows of about the same width; both keep their order."""
-    ordered = sorted(parts, key=lambda part: len(part[0]) > 1)
-    sizes = [(e.right - e.left + gap, e.bottom - e.top + gap) for _, e in ordered]
-    area = sum(width * height for width, height in sizes)
-    widest = max(math.sqrt(_SHAPE * area), max(width for width, _ in sizes))
-    return wrap_rows(ordered, [width for width, _ in sizes], widest=widest)
 
 
 def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:

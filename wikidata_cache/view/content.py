@@ -22,48 +22,45 @@ _JOINERS = "\u200c\u200d"  # needed in Persian and Indic words, and in emoji fam
 def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
     """Return `nodes` (id, label, description, kind, role, hop, url) and `edges`.
 
-    An edge has id, source, target, property, label, text (the shortened label), role and note.
+    An edge has id, source, target, property, label, text (the shortened label), role and note. The `kind` of a node is
+    its colour: "s", "new" and "old" for the ends of the edit, else "near", "far" or "beyond" by its distance from them.
     """
-    edges = [_edge(number, *edge) for number, edge in enumerate(graph.edges(keys=True, data=True))]
-    return {"nodes": [_node(node, data, edges) for node, data in graph.nodes(data=True)], "edges": edges}
-
-
-def _node(node: str, data: dict[str, Any], edges: list[dict[str, Any]]) -> dict[str, Any]:
-    role, hop = data.get("role", "neighbour"), int(data.get("hop", 0))
-    ring = hop - first_ring(edges)
-    names = _ROLES if has_edit(edges) else {}
-    return {
-        "id": node,
-        "label": printable(str(data.get("label", node)), longest=300),
-        "description": printable(str(data.get("description") or ""), longest=500),
-        "kind": _KINDS.get(role, "near" if ring <= 0 else "far" if ring == 1 else "beyond"),
-        "role": names.get(role, f"hop {hop}" if hop else "the item itself"),
-        "hop": hop,
-        "url": f"https://www.wikidata.org/wiki/{node}" if is_entity(node) else "",
-    }
-
-
-def _edge(number: int, source: str, target: str, key: str, data: dict[str, Any]) -> dict[str, Any]:
-    label = str(data.get("label") or key)
-    return {
-        "id": f"e{number}",
-        "source": source,
-        "target": target,
-        "property": key,
-        "label": printable(label, longest=300),
-        "text": printable(label, longest=34),
-        "role": data.get("role", "statement"),
-        "note": printable(_note(data), longest=80),
-    }
-
-
-def _note(data: dict[str, Any]) -> str:
-    """Return the start day and end day of a statement, and "preferred" for that rank, as text; "" without any."""
-    start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
-    days = [f"from {start}" if start else "", f"until {end}" if end else ""]
-    return ", ".join(
-        filter(None, [" ".join(filter(None, days)), "preferred" if data.get("rank") == "preferred" else ""])
-    )
+    edges = []
+    for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
+        label = str(data.get("label") or key)
+        # Such as "from 1960-01-02, until 1970-01-01, preferred": days only, and the only rank that is worth a word.
+        start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
+        days = " ".join(filter(None, [start and f"from {start}", end and f"until {end}"]))
+        note = ", ".join(filter(None, [days, "preferred" if data.get("rank") == "preferred" else ""]))
+        edges.append(
+            {
+                "id": f"e{number}",
+                "source": source,
+                "target": target,
+                "property": key,
+                "label": printable(label, longest=300),
+                "text": printable(label, longest=34),
+                "role": data.get("role", "statement"),
+                "note": printable(note, longest=80),
+            }
+        )
+    nodes = []
+    roles = _ROLES if has_edit(edges) else {}
+    for node, data in graph.nodes(data=True):
+        role, hop = data.get("role", "neighbour"), int(data.get("hop", 0))
+        ring = hop - first_ring(edges)
+        nodes.append(
+            {
+                "id": node,
+                "label": printable(str(data.get("label", node)), longest=300),
+                "description": printable(str(data.get("description") or ""), longest=500),
+                "kind": _KINDS.get(role, "near" if ring <= 0 else "far" if ring == 1 else "beyond"),
+                "role": roles.get(role, f"hop {hop}" if hop else "the item itself"),
+                "hop": hop,
+                "url": f"https://www.wikidata.org/wiki/{node}" if is_entity(node) else "",
+            }
+        )
+    return {"nodes": nodes, "edges": edges}
 
 
 def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
@@ -95,9 +92,7 @@ def first_ring(edges: list[dict[str, Any]]) -> int:
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:
     """Return a label as one line of printable characters, shortened to `longest` characters."""
-    line = " ".join("".join(c if _is_printable(c) else " " for c in text).split())
+    # Category C: control characters, direction overrides, lone surrogates, unassigned code points.
+    kept = (c if c in _JOINERS or unicodedata.category(c)[0] != "C" else " " for c in text)
+    line = " ".join("".join(kept).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
-
-
-def _is_printable(character: str) -> bool:
-    return character in _JOINERS or unicodedata.category(character)[0] != "C"

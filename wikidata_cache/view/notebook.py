@@ -14,8 +14,10 @@ import networkx as nx
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.view.content import graph_content, with_old_edge
 from wikidata_cache.view.page import headline, page, statement_rows, subtitle
+from wikidata_cache.view.svg import svg
 
 _FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;background:#fff"
+_COLUMN = 800.0  # pixels: a column of a notebook; some viewers cut off wider pictures
 
 
 def html(graph: nx.MultiDiGraph) -> str:
@@ -31,26 +33,21 @@ def html(graph: nx.MultiDiGraph) -> str:
         f'<iframe title="{title}" style="{_FRAME}" loading="lazy" '
         f'sandbox="allow-scripts allow-popups allow-popups-to-escape-sandbox" srcdoc="{source}"></iframe>'
     )
-    return f"{frame}{_table(graph, title)}"
-
-
-def _table(graph: nx.MultiDiGraph, title: str) -> str:
-    shown = graph_content(with_old_edge(graph))
-    rows = statement_rows(shown).replace("<button ", "<span ").replace("</button>", "</span>")
+    content = graph_content(with_old_edge(graph))
+    # Without the page's script, a button would do nothing.
+    rows = statement_rows(content).replace("<button ", "<span ").replace("</button>", "</span>")
     head = "<tr><th>subject</th><th>property</th><th>object</th><th>ids</th></tr>"
-    summary = f"<summary>{title} · {escape(subtitle(graph, shown))}</summary>"
-    return f"<details>{summary}<table><thead>{head}</thead><tbody>{rows}</tbody></table></details>"
+    summary = f"<summary>{title} · {escape(subtitle(graph, content))}</summary>"
+    return f"{frame}<details>{summary}<table><thead>{head}</thead><tbody>{rows}</tbody></table></details>"
 
 
 def mimebundle(
     graph: nx.MultiDiGraph, *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
     """Return {MIME type: content}: the page, the drawing as SVG, and a line of text; the notebook front end chooses."""
-    from wikidata_cache.view.static import svg
-
     makers: dict[str, Callable[[], str]] = {
         "text/html": lambda: html(graph),
-        "image/svg+xml": lambda: svg(graph),
+        "image/svg+xml": lambda: svg(graph, widest=_COLUMN),
         "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})",
     }
     wanted = set(include or makers) - set(exclude or ())
@@ -60,21 +57,14 @@ def mimebundle(
 
 
 def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:
-    """Show a graph in the running notebook, or else in a browser, from a temporary file."""
-    kind = "image/svg+xml" if static else "text/html"
-    if _is_notebook():
-        bundle = mimebundle(graph, include=[kind, "text/plain"])
+    """Show the page (or with `static` the drawing) in the running notebook, or else in a browser, from a file."""
+    # `IPython` is not imported for this question: where a kernel runs this process, it is imported already.
+    get_shell: Callable[[], object] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    if get_shell is not None and hasattr(get_shell(), "kernel"):
+        bundle = mimebundle(graph, include=["image/svg+xml" if static else "text/html", "text/plain"])
         display: Any = import_module("IPython.display").display
         display(bundle, raw=True)
         return
-    from wikidata_cache.view.static import svg
-
     text, suffix = (svg(graph), ".svg") if static else (page(graph), ".html")
     path = Path(tempfile.mkdtemp(prefix="subgraph-")) / f"graph{suffix}"
     webbrowser.open(write_atomically(path, text).as_uri())
-
-
-def _is_notebook() -> bool:
-    """Return whether an IPython kernel runs this process; IPython itself is not imported for this."""
-    get_shell: Callable[[], object] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return get_shell is not None and hasattr(get_shell(), "kernel")

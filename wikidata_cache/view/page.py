@@ -10,7 +10,6 @@ import re
 import textwrap
 from html import escape
 from importlib.resources import files
-from typing import Any
 
 import networkx as nx
 
@@ -46,60 +45,86 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
     """
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to show.")
-    shown = elements(graph)
+    content = elements(graph)
     heading = headline(graph) if title is None else printable(title, longest=200)
+    edit = _edit_parts(graph)
+    if title is None and edit:
+        subject, relation, new = map(escape, edit)
+        marked = f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
+    else:
+        marked = f"<bdi>{escape(heading)}</bdi>" if title is None else escape(heading)
+
+    # The legend has only the kinds of nodes and edges that are there; hops count from the edit, or from the item.
+    roles = {edge["role"] for edge in content["edges"]}
+    kinds = {node["kind"] for node in content["nodes"]}
+    kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in roles}
+    ring, middle = first_ring(content["edges"]), "subject s" if has_edit(content["edges"]) else "the item itself"
+    legend = "".join(
+        f'<li><span class="swatch {kind}"></span>{name.format(ring, ring + 1, middle)}</li>'
+        for kind, name in _LEGEND
+        if kind in kinds
+    )
     parts = {
         "TITLE": escape(heading),
-        "HEADING": escape(heading) if title is not None else _heading(graph),
-        "SUBTITLE": escape(subtitle(graph, shown)),
-        "SUMMARY": escape(f"Graph, {', '.join(_counts(shown))}: {heading}"),
-        "LEGEND": _legend(shown),
-        "COUNT": f"All as text: {_counts(shown)[1]}",
-        "ROWS": statement_rows(shown),
-        "DATA": embeddable(shown),
-        "STYLE": _template("page.css"),
-        "SCRIPT": "".join(map(_template, _SCRIPTS)),
-        "CYTOSCAPE": (files("wikidata_cache") / "view" / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8"),
+        "HEADING": marked,
+        "SUBTITLE": escape(subtitle(graph, content)),
+        "SUMMARY": escape(f"Graph, {', '.join(_counts(content))}: {heading}"),
+        "LEGEND": legend,
+        "COUNT": f"All as text: {_counts(content)[1]}",
+        "ROWS": statement_rows(content),
+        "DATA": embeddable(content),
+        "STYLE": _file("template/page.css"),
+        "SCRIPT": "".join(_file(f"template/{name}") for name in _SCRIPTS),
+        "CYTOSCAPE": _file("vendor/cytoscape.min.js"),
     }
-    return _PLACE.sub(lambda match: parts[match[1]], _template("page.html"))
+    return _PLACE.sub(lambda match: parts[match[1]], _file("template/page.html"))
 
 
 def headline(graph: nx.MultiDiGraph) -> str:
     """Return the edit as "subject — relation → new object"; without an edit, the label of the first node."""
-    for u, v, data in graph.edges(data=True):
-        if data.get("role") == "edit":
-            return f"{_label(graph, u)} — {printable(data['label'] or 'edit', longest=80)} → {_label(graph, v)}"
+    if edit := _edit_parts(graph):
+        return f"{edit[0]} — {edit[1]} → {edit[2]}"
     return _label(graph, next(iter(graph)))
 
 
-def subtitle(graph: nx.MultiDiGraph, shown: GraphContent) -> str:
-    """Return one line on what was sampled; `shown` is the graph's content with the replaced statement."""
+def _edit_parts(graph: nx.MultiDiGraph) -> tuple[str, str, str] | None:
+    """Return the labels of subject, relation and new object; None for a graph without an edit."""
+    for u, v, data in graph.edges(data=True):
+        if data.get("role") == "edit":
+            return _label(graph, u), printable(data["label"] or "edit", longest=80), _label(graph, v)
+    return None
+
+
+def subtitle(graph: nx.MultiDiGraph, content: GraphContent) -> str:
+    """Return one line on what was sampled; `content` is that of the graph with the replaced statement."""
     about = graph.graph
     old = about.get("old_edge")
     parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
-    parts += _counts(shown)
+    parts += _counts(content)
     if "hops" in about:
         parts.append(f"{_count(about['hops'], 'hop', 'hops')}, {about['per_node']} a node, seed {about['seed']}")
     parts += [f"{merged} was merged into {item}" for merged, item in about.get("redirects", {}).items()]
     return " · ".join(parts)
 
 
-def statement_rows(shown: GraphContent) -> str:
+def statement_rows(content: GraphContent) -> str:
     """Return the statements as HTML table rows."""
-    label = {node["id"]: node["label"] for node in shown["nodes"]}
+    label = {node["id"]: node["label"] for node in content["nodes"]}
 
     def cell(node: str) -> str:
         button = f'<button type="button" class="go" dir="auto" data-node="{escape(node)}">'
         return f"<td>{button}{escape(label[node])}</button></td>"
 
     rows = []
-    for edge in shown["edges"]:
+    for edge in content["edges"]:
         mark = _MARKS.get(edge["role"], "")
         row_class = f' class="{edge["role"]}"' if mark else ""
-        said = " · ".join(filter(None, [edge["label"], mark, edge["note"]]))
-        property_cell = f'<td dir="auto">{escape(said)}</td>'
+        text = " · ".join(filter(None, [edge["label"], mark, edge["note"]]))
         ids = escape(f"{edge['source']} {edge['property']} {edge['target']}")
-        rows.append(f"<tr{row_class}>{cell(edge['source'])}{property_cell}{cell(edge['target'])}<td>{ids}</td></tr>")
+        rows.append(
+            f'<tr{row_class}>{cell(edge["source"])}<td dir="auto">{escape(text)}</td>{cell(edge["target"])}'
+            f"<td>{ids}</td></tr>"
+        )
     return "\n".join(rows)
 
 
@@ -107,31 +132,31 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
     """Return `graph_content` of a graph with its old edge; each node has the lines, font, size and place of its box."""
     shown = with_old_edge(graph)
     content = graph_content(shown)
-    fonts = _fonts(content)
-    boxes = {node["id"]: _box(node["label"], fonts.get(node["kind"], 12)) for node in content["nodes"]}
-    places = place_nodes(shown, {node: (box["width"], box["height"]) for node, box in boxes.items()})
+
+    # Fonts in pixels by kind of node; 12 for the others.
+    fonts: dict[str, int] = {}
+    if len(content["nodes"]) > LARGE:
+        few = sum(node["kind"] == "near" for node in content["nodes"]) <= _FEW
+        fonts = {**_CROWDED, "near": 22 if few else 12, **_OUTER}
+    elif len(content["edges"]) > CROWD:
+        fonts = _CROWDED
+
     for node in content["nodes"]:
-        node |= boxes[node["id"]]
+        font = fonts.get(node["kind"], 12)
+        lines = textwrap.wrap(printable(node["label"], longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
+        lines = lines or ["—"]
+        width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24  # at 12 pixels
+        height = len(lines) * 15 + 14
+        node |= {
+            "lines": "\n".join(lines),
+            "font": font,
+            "width": round(width * font / 12),
+            "height": round(height * font / 12),
+        }
+    places = place_nodes(shown, {node["id"]: (node["width"], node["height"]) for node in content["nodes"]})
+    for node in content["nodes"]:
         node["x"], node["y"] = places[node["id"]]
     return content
-
-
-def _fonts(content: GraphContent) -> dict[str, int]:
-    """Return {kind of node: font size in pixels} for the sizes that are not 12."""
-    if len(content["nodes"]) <= LARGE:
-        return _CROWDED if len(content["edges"]) > CROWD else {}
-    few = sum(node["kind"] == "near" for node in content["nodes"]) <= _FEW
-    return {**_CROWDED, "near": 22 if few else 12, **_OUTER}
-
-
-def _box(label: str, font: int) -> dict[str, Any]:
-    """Return a label in at most two lines, its font size, and the width and height of its box, in pixels."""
-    whole = printable(label, longest=2 * _PER_LINE)
-    lines = textwrap.wrap(whole, _PER_LINE, max_lines=2, placeholder="…") or ["—"]
-    width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24
-    height = len(lines) * 15 + 14
-    size = {"width": round(width * font / 12), "height": round(height * font / 12)}
-    return {"lines": "\n".join(lines), "font": font, **size}
 
 
 def embeddable(value: object) -> str:
@@ -140,39 +165,16 @@ def embeddable(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _heading(graph: nx.MultiDiGraph) -> str:
-    heading = headline(graph)
-    for u, v, data in graph.edges(data=True):
-        if data.get("role") == "edit":
-            relation = escape(printable(data["label"] or "edit", longest=80))
-            new = f'<bdi class="new">{escape(_label(graph, v))}</bdi>'
-            return f'<bdi>{escape(_label(graph, u))}</bdi> <span class="property">{relation} →</span> {new}'
-    return f"<bdi>{escape(heading)}</bdi>"
-
-
-def _legend(shown: GraphContent) -> str:
-    edges = {edge["role"] for edge in shown["edges"]}
-    first = first_ring(shown["edges"])
-    middle = "subject s" if has_edit(shown["edges"]) else "the item itself"
-    kinds = {node["kind"] for node in shown["nodes"]}
-    kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in edges}
-    return "".join(
-        f'<li><span class="swatch {kind}"></span>{name.format(first, first + 1, middle)}</li>'
-        for kind, name in _LEGEND
-        if kind in kinds
-    )
-
-
 def _label(graph: nx.MultiDiGraph, node: str) -> str:
     return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
 
 
-def _counts(shown: GraphContent) -> list[str]:
+def _counts(content: GraphContent) -> list[str]:
     """Return the numbers of entities and statements shown, as two texts."""
-    replaced = sum(edge["role"] == "old" for edge in shown["edges"])
-    statements = _count(len(shown["edges"]), "statement", "statements")
+    replaced = sum(edge["role"] == "old" for edge in content["edges"])
+    statements = _count(len(content["edges"]), "statement", "statements")
     return [
-        _count(len(shown["nodes"]), "entity", "entities"),
+        _count(len(content["nodes"]), "entity", "entities"),
         f"{statements}, {replaced} of them replaced" if replaced else statements,
     ]
 
@@ -181,5 +183,5 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _template(name: str) -> str:
-    return (files("wikidata_cache") / "view" / "template" / name).read_text(encoding="utf-8")
+def _file(name: str) -> str:
+    return files("wikidata_cache").joinpath("view", *name.split("/")).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Place the nodes of a subgraph on its page: the subject on the left, o* beside it, neighbours on rings around each.
+"""Place the nodes of a subgraph on its page: the subject on the left, o* to its right, neighbours on rings around each.
 
 A node is the child of the node from which a breadth-first walk reached it. In large graphs, the children of a neighbour
-are in a block beside it. The same graph has the same places on every machine. Lengths are CSS pixels; y grows
+are in a block next to it. The same graph has the same places on every machine. Lengths are CSS pixels; y grows
 downwards; angles are radians.
 """
 
@@ -20,8 +20,9 @@ _CLEARANCE = (0.25, 0.5)  # radians kept free above and below the edge between t
 _BETWEEN, _DOWN = 230.0, 110.0  # pixels; smallest length of the edges from the subject to o* and to o
 _FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
 _AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)  # pixels; smallest radii (x, y) of rings
+_CIRCLE = Sector(-math.pi, 2 * math.pi, _AROUND_ROOT)  # from the left, over the top
 CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above 80 edges, labels are hidden, so edges are shorter and the edit's longer
-LARGE = 100  # above this number of nodes, the children of a neighbour are small and in a block beside it
+LARGE = 100  # above this number of nodes, the children of a neighbour are small and in a block next to it
 
 
 def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
@@ -32,35 +33,27 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     roles = {graph.nodes[root].get("role"): root for root in reversed(tree.roots)}
     main, subject, old = tree.roots[0], roles.get("subject"), roles.get("target_true")
     if subject is None or subject == main:
-        picture = _cluster(main, tree, sizes, _sector(None, 0.0, _AROUND_ROOT))
+        picture = _cluster(main, tree, sizes, _CIRCLE)
     else:
-        open_sector = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
-        picture = _cluster(main, tree, sizes, open_sector)
-        side = _subject_side(subject, old if old != main else None, tree, sizes)
-        picture.take(side, _beside(picture, side, tree.stretch), 0.0)
-    for root in tree.roots:
+        # o* with its neighbours everywhere but on the left, where the edge of the edit arrives.
+        ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
+        picture = _cluster(main, tree, sizes, ring)
+        # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
+        down, right = math.pi / 2 + _CLEARANCE[0], 2 * math.pi - _CLEARANCE[1]
+        left = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
+        if old is not None and old != main:
+            below = _cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
+            left.take(below, 0.0, left.extent.bottom + _DOWN * tree.stretch - below.extent.top)
+        # As near to o* as possible without touching boxes.
+        x = picture.part.boxes[0].left - _BETWEEN * tree.stretch - left.part.boxes[0].right
+        while left.part.at(x, 0.0).meets(picture.part, 30):
+            x -= 10
+        picture.take(left, x, 0.0)
+    for root in tree.roots:  # parts of the graph that no edge connects to the edit, one below the other
         if root not in picture.places:
-            other = _cluster(root, tree, sizes, _sector(None, 0.0, _AROUND_ROOT))
+            other = _cluster(root, tree, sizes, _CIRCLE)
             picture.take(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
     return {node: (round(picture.places[node][0]), round(picture.places[node][1])) for node in graph}
-
-
-def _subject_side(subject: str, old: str | None, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
-    """Return the subject with its children, and below it the old object with its children."""
-    down, right = math.pi / 2 + _CLEARANCE[0], 2 * math.pi - _CLEARANCE[1]  # directions of the edges to o and to o*
-    side = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
-    if old is not None:
-        below = _cluster(old, tree, sizes, _sector(math.pi / 2, math.pi, _AROUND_ROOT))
-        side.take(below, 0.0, side.extent.bottom + _DOWN * tree.stretch - below.extent.top)
-    return side
-
-
-def _beside(picture: _Cluster, side: _Cluster, stretch: float) -> float:
-    """Return the x of the subject, left of o*: as near to o* as possible without touching boxes."""
-    x = picture.part.boxes[0].left - _BETWEEN * stretch - side.part.boxes[0].right
-    while side.part.at(x, 0.0).meets(picture.part, 30):
-        x -= 10
-    return x
 
 
 def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
@@ -68,41 +61,24 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
     box = Rectangle.of(sizes[root])
     cluster = _Cluster({root: (0.0, 0.0)}, BoxGroup([box], box))
     children = tree.children[root]
-    if children:
-        radii = box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale
-        sector = sector._replace(radii=radii)
-        parts = [
-            _hanging(child, tree, sizes, direction)
-            for child, direction in zip(children, _directions(children, tree, sector), strict=True)
-        ]
-        for part, place in zip(
-            parts, place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector), strict=True
-        ):
-            cluster.take(part, *place)
-    return cluster
-
-
-def _hanging(child: str, tree: _Tree, sizes: Mapping[str, Size], direction: float) -> _Cluster:
-    """Return a child with all its descendants: on rings, or in a block if the graph is large."""
-    if not tree.is_large:
-        return _cluster(child, tree, sizes, _sector(direction, _FAN, _AROUND_NEIGHBOUR))
-    places, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
-    return _Cluster(places, BoxGroup([extent], extent))
-
-
-def _directions(children: list[str], tree: _Tree, sector: Sector) -> list[float]:
-    """Return the rough direction of each child, as an angle; a child with more children gets a wider angle."""
+    if not children:
+        return cluster
+    sector = sector._replace(radii=(box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale))
+    # The rough direction of each child; one with more children gets a wider part of the sector.
     weights = [1 + len(tree.children[child]) for child in children]
-    before, directions = 0, []
-    for weight in weights:
-        directions.append(sector.start + sector.sweep * (before + weight / 2) / sum(weights))
+    before, parts = 0, []
+    for child, weight in zip(children, weights, strict=True):
+        direction = sector.start + sector.sweep * (before + weight / 2) / sum(weights)
         before += weight
-    return directions
-
-
-def _sector(middle: float | None, sweep: float, radii: Point) -> Sector:
-    """Return a sector around the direction `middle`, or for None the whole circle from the left over the top."""
-    return Sector(-math.pi, 2 * math.pi, radii) if middle is None else Sector(middle - sweep / 2, sweep, radii)
+        if tree.is_large:
+            places, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
+            parts.append(_Cluster(places, BoxGroup([extent], extent)))
+        else:
+            parts.append(_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
+    places_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
+    for part, place in zip(parts, places_on_ring, strict=True):
+        cluster.take(part, *place)
+    return cluster
 
 
 @dataclass
@@ -126,50 +102,38 @@ class _Cluster:
 
 @dataclass
 class _Tree:
-    """The breadth-first forest of a graph: the roots, and the children of each node, in order."""
+    """The breadth-first forest of a graph: the roots, and the children of each node, in order.
+
+    `scale` is the factor for the lengths of edges between neighbours, `stretch` that for the edges from the subject to
+    o* and to o.
+    """
 
     roots: list[str] = field(default_factory=list)
     children: dict[str, list[str]] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    is_crowd: bool = False
+    scale: float = 1.0
+    stretch: float = 1.0
     is_large: bool = False
-
-    @property
-    def scale(self) -> float:
-        """The factor for the lengths of edges between neighbours: 0.6 in a crowded graph, else 1."""
-        return _TIGHT if self.is_crowd else 1.0
-
-    @property
-    def stretch(self) -> float:
-        """The factor for the lengths of the edges from the subject to o* and to o: 2.2 in a crowded graph, else 1."""
-        return _BOLD if self.is_crowd else 1.0
 
 
 def _tree(graph: nx.MultiDiGraph) -> _Tree:
     """Return the forest that grows from o*, subject and old object together, then from each node not reached yet."""
+    tree = _Tree(children={node: [] for node in graph}, is_large=len(graph) > LARGE)
+    if graph.number_of_edges() > CROWD:
+        tree.scale, tree.stretch = _TIGHT, _BOLD
     roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
-    tree = _Tree(children={node: [] for node in graph}, is_crowd=graph.number_of_edges() > CROWD)
-    tree.is_large = len(graph) > LARGE
-    _walk(graph, [roles[role] for role in _ROOTS if role in roles], tree)
-    for node in graph:
-        if node not in tree.seen:
-            _walk(graph, [node], tree)
+    first = [roles[role] for role in _ROOTS if role in roles]
+    seen: set[str] = set()
+    for starts in (first, *([node] for node in graph)):
+        queue = [node for node in starts if node not in seen]
+        tree.roots += queue
+        seen |= set(queue)
+        for node in queue:
+            # Along edges in both directions, in the order of the labels of the edges.
+            edges = [(data.get("label", ""), v) for _, v, data in graph.out_edges(node, data=True)]
+            edges += [(data.get("label", ""), u) for u, _, data in graph.in_edges(node, data=True)]
+            for _, child in sorted(edges):
+                if child not in seen:
+                    seen.add(child)
+                    tree.children[node].append(child)
+                    queue.append(child)
     return tree
-
-
-def _walk(graph: nx.MultiDiGraph, starts: list[str], tree: _Tree) -> None:
-    """Add to the tree the nodes reached from `starts`, breadth-first along edges in both directions.
-
-    Children are in the order of the labels of their edges.
-    """
-    tree.roots += starts
-    tree.seen |= set(starts)
-    queue = list(starts)
-    for node in queue:
-        edges = [(data.get("label", ""), v) for _, v, data in graph.out_edges(node, data=True)]
-        edges += [(data.get("label", ""), u) for u, _, data in graph.in_edges(node, data=True)]
-        for _, child in sorted(edges):
-            if child not in tree.seen:
-                tree.seen.add(child)
-                tree.children[node].append(child)
-                queue.append(child)

@@ -60,64 +60,23 @@ class DrawnNode:
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
     """Return the drawn nodes, each parent before its children, and the (width, height) of the picture in inches."""
     places: list[DrawnNode] = []
+    children: dict[int, list[DrawnNode]] = {}  # by the id() of the parent: one graph node may be drawn several times
     seen: set[str] = set()
     for root in graph.nodes:
-        if root not in seen:
-            places += _tree(graph, root, seen)
-    _set_columns(places)
-    count = _set_lines(places)
-    right = max((place.left + place.width for place in places), default=1.0)
-    return places, (right + _MARGIN, (count + 1) * LINE)
-
-
-def _tree(graph: nx.MultiDiGraph, root: str, seen: set[str]) -> list[DrawnNode]:
-    """Return the drawn nodes below `root`, breadth-first: a node is expanded where it is nearest to the root."""
-    data = graph.nodes[root]
-    queue = [DrawnNode(root, data["role"], printable(data["label"]), column=data["hop"])]
-    seen.add(root)
-    for place in queue:
-        if not place.again:
-            for child in _children(graph, place):
+        if root in seen:
+            continue
+        seen.add(root)
+        # Breadth-first: a node is expanded where it is nearest to the root.
+        queue = [DrawnNode(root, *_text_of(graph, root), column=int(graph.nodes[root].get("hop", 0)))]
+        for place in queue:
+            children[id(place)] = [] if place.again else _children(graph, place)
+            for child in children[id(place)]:
                 child.again = child.node in seen
                 seen.add(child.node)
                 queue.append(child)
-    return queue
+        places += queue
 
-
-def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
-    """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
-    children = []
-    for _, target, data in graph.out_edges(place.node, data=True):
-        node = graph.nodes[target]
-        ends = target, node["role"], printable(node["label"])
-        children.append(DrawnNode(*ends, place, printable(data["label"]), data["role"], column=place.column + 1))
-    rank = {"edit": 0, "old": 2}
-    return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
-
-
-def _set_lines(places: list[DrawnNode]) -> int:
-    """Set y: leaves get consecutive lines from the top, parents the middle of their children. Return the line count."""
-    below: dict[int, list[DrawnNode]] = {id(place): [] for place in places}
-    roots = [place for place in places if place.parent is None]
-    for place in places:
-        if place.parent is not None:
-            below[id(place.parent)].append(place)
-    stack, leaves = roots[::-1], []
-    while stack:
-        place = stack.pop()
-        stack += below[id(place)][::-1]
-        if not below[id(place)]:
-            leaves.append(place)
-    for line, place in enumerate(reversed(leaves), start=1):
-        place.y = line * LINE
-    for place in reversed(places):  # children come after their parents in the list
-        if children := below[id(place)]:
-            place.y = (children[0].y + children[-1].y) / 2
-    return len(leaves)
-
-
-def _set_columns(places: list[DrawnNode]) -> None:
-    """Set x: a column begins after the previous column, the bends, and the longest edge label between the two."""
+    # x: a column begins after the previous column, the bends, and the longest edge label between the two.
     count = max((place.column for place in places), default=0) + 1
     nodes, labels = [0.0] * count, [0.0] * count
     for place in places:
@@ -130,17 +89,49 @@ def _set_columns(places: list[DrawnNode]) -> None:
         start = place.left - edges[place.column]
         place.bend = start, start + _BEND
 
+    # y: leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
+    # first and last child. In the list, children come after their parents, so the list is read backwards.
+    stack, leaves = [place for place in places if place.parent is None][::-1], []
+    while stack:
+        place = stack.pop()
+        stack += children[id(place)][::-1]
+        if not children[id(place)]:
+            leaves.append(place)
+    for line, place in enumerate(reversed(leaves), start=1):
+        place.y = line * LINE
+    for place in reversed(places):
+        if below := children[id(place)]:
+            place.y = (below[0].y + below[-1].y) / 2
+
+    right = max((place.left + place.width for place in places), default=1.0)
+    return places, (right + _MARGIN, (len(leaves) + 1) * LINE)
+
+
+def _text_of(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
+    data = graph.nodes[node]
+    return data.get("role", "neighbour"), printable(data["label"])
+
+
+def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
+    """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
+    children = [
+        DrawnNode(
+            target, *_text_of(graph, target), place, printable(data["label"]), data["role"], column=place.column + 1
+        )
+        for _, target, data in graph.out_edges(place.node, data=True)
+    ]
+    rank = {"edit": 0, "old": 2}
+    return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
+
 
 def text_width(text: str, *, bold: bool = False) -> float:
     """Return the approximate width of a label in inches, for a font of 9 points."""
-    return sum(map(_glyph_width, text)) * (1.13 if bold else 1.0)
-
-
-def _glyph_width(character: str) -> float:
-    if character in _NARROW:
-        return 0.042
-    if unicodedata.east_asian_width(character) in "WF":
-        return 0.14
-    if unicodedata.combining(character):
-        return 0.0
-    return 0.115 if character in _WIDE else 0.088 if character.isupper() else 0.075
+    width = 0.0
+    for character in text:
+        if character in _NARROW:
+            width += 0.042
+        elif unicodedata.east_asian_width(character) in "WF":
+            width += 0.14
+        elif not unicodedata.combining(character):  # an accent is on the letter before it
+            width += 0.115 if character in _WIDE else 0.088 if character.isupper() else 0.075
+    return width * (1.13 if bold else 1.0)

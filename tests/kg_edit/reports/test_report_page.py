@@ -18,7 +18,7 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
 from kg_edit.reports.report_page import report_page
 from tests.kg_edit.reports.test_report import NASTY
-from tests.wikidata_cache.view.test_static import HOSTILE
+from tests.wikidata_cache.view.test_svg import HOSTILE
 
 SCRIPTS = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "@@SCRIPT@@ \"'><b>")
 WEIGHT = "model.layers.1.mlp.down_proj.weight"

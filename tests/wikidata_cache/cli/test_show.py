@@ -70,7 +70,7 @@ def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.M
         (["Q1345", "--root", "subject"], "--root is for edits"),
         (["Q1345", "--html", "{edits}-none/a.html"], r"there is no folder .*-none. Make it"),
         (["Q1345", "--draw", "{edits}-none/a.svg"], r"there is no folder .*-none. Make it"),
-        (["Q1345", "--draw", "a.pdf"], "ending in .svg or .png"),
+        (["Q1345", "--draw", "a.pdf"], "ending in .svg"),
         (["P31", "--html", "a.html"], "is a property"),
         (["Q1345", "-g", str(packaged_extract()), "--mode", "refresh"], "local graph and needs no cache.*--mode"),
         (["Q1345", "-g", str(packaged_extract()), "--pack", "p.sqlite"], "local graph and needs no cache.*--pack"),

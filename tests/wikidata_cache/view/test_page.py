@@ -1,4 +1,4 @@
-"""The page as text: self-contained, safe to embed, and boxes that do not touch."""
+"""The page as text: it is self-contained and safe to embed, and its boxes do not touch."""
 
 import hashlib
 import itertools
@@ -58,12 +58,7 @@ def touching(shown: dict[str, list[dict[str, int]]]) -> list[tuple[object, objec
     ]
 
 
-def test_an_edit_towards_the_old_object_is_drawn_as_the_edit(cache: WikidataCache) -> None:
-    graph = cache.subgraph(replace(LEBRON, target_true=LEBRON.target_new, target_true_id=LEBRON.target_new_id))
-    assert {edge["role"] for edge in elements(graph)["edges"]} == {"edit", "statement"}
-
-
-def test_the_page_loads_nothing(cache: WikidataCache) -> None:
+def test_page_loads_nothing(cache: WikidataCache) -> None:
     text = page(cache.subgraph(LAKERS, SubgraphOptions(hops=3, per_node=6)))
     reader = Reader(text)
     assert not [tag for tag, _ in reader.tags if tag in ("link", "img", "iframe", "object", "embed", "base", "form")]
@@ -73,7 +68,7 @@ def test_the_page_loads_nothing(cache: WikidataCache) -> None:
     assert not re.search(r"url\(|@import", text[: text.index("<script")])
 
 
-def test_the_page_holds_the_graph_the_old_edge_included(cache: WikidataCache) -> None:
+def test_page_holds_the_graph_and_the_old_edge(cache: WikidataCache) -> None:
     graph = cache.subgraph(LAKERS)
     shown = json.loads(Reader(page(graph)).data)
     assert {node["id"] for node in shown["nodes"]} == {*graph, "Q65"}
@@ -85,23 +80,24 @@ def test_the_page_holds_the_graph_the_old_edge_included(cache: WikidataCache) ->
     assert "Q65" not in graph and graph.number_of_edges() == len(shown["edges"]) - 1  # the graph itself is untouched
 
 
-def test_an_old_edge_that_the_graph_holds_is_drawn_once(cache: WikidataCache) -> None:
+def test_elements_have_the_old_edge_once(cache: WikidataCache) -> None:
+    # An edit towards the old object replaces nothing.
+    graph = cache.subgraph(replace(LEBRON, target_true=LEBRON.target_new, target_true_id=LEBRON.target_new_id))
+    assert {edge["role"] for edge in elements(graph)["edges"]} == {"edit", "statement"}
+    # The graph may contain the old edge already.
     graph = cache.subgraph(
         LAKERS, SubgraphOptions(roots=("target_new", "subject"), per_node=100, leakage=Leakage(drop_old_edge=False))
     )
     old = [edge for edge in elements(graph)["edges"] if (edge["source"], edge["target"]) == ("Q121783", "Q65")]
     assert [edge["role"] for edge in old if edge["property"] == "P159"] == ["old"]
-
-
-def test_a_subject_without_id_and_an_old_object_without_id(cache: WikidataCache) -> None:
-    shown = elements(cache.subgraph(SPIKE))
-    assert {"_:subject", "Q84"} <= {node["id"] for node in shown["nodes"]}
+    # Subject and old object may lack an id.
+    assert {"_:subject", "Q84"} <= {node["id"] for node in elements(cache.subgraph(SPIKE))["nodes"]}
     graph = cache.neighbourhood("Q1345")
     graph.graph["old_edge"] = {"subject": "Q1345", "property": "edit", "label": "", "object": None, "object_label": "X"}
     assert ("_:old", "X") in {(node["id"], node["label"]) for node in elements(graph)["nodes"]}
 
 
-def test_times_and_ranks_of_statements_are_said() -> None:
+def test_page_shows_times_and_ranks_of_statements() -> None:
     graph = nx.MultiDiGraph()
     graph.add_edge("Q1", "Q2", key="P1", start="1960-01-02T00:00:00Z", end=None, rank="preferred")
     graph.add_edge("Q1", "Q2", key="P2", start=None, end="1970-01-01T00:00:00Z", rank="normal")
@@ -111,7 +107,7 @@ def test_times_and_ranks_of_statements_are_said() -> None:
 
 
 @pytest.mark.parametrize("per_node", keep_first([1, 6, 60], keep=2))
-def test_no_two_boxes_touch_on_real_subgraphs(cache: WikidataCache, per_node: int) -> None:
+def test_boxes_do_not_touch_on_real_subgraphs(cache: WikidataCache, per_node: int) -> None:
     for edit in EDITS:
         for hops in (1, 2, 3):
             graph = cache.subgraph(
@@ -136,7 +132,7 @@ def star(branches: int, leaves: int) -> nx.MultiDiGraph:
     ("branches", "leaves", "width", "height"),
     keep_first([(20, 9, 4500, 3000), (60, 0, 1500, 1200), (200, 0, 1900, 1800)], unpack=True),
 )
-def test_many_nodes_stay_together(branches: int, leaves: int, width: int, height: int) -> None:
+def test_boxes_of_many_nodes_stay_together(branches: int, leaves: int, width: int, height: int) -> None:
     shown = elements(star(branches, leaves))
     assert not touching(shown)
     xs, ys = [node["x"] for node in shown["nodes"]], [node["y"] for node in shown["nodes"]]
@@ -144,7 +140,7 @@ def test_many_nodes_stay_together(branches: int, leaves: int, width: int, height
 
 
 @pytest.mark.parametrize("wider", keep_first([1, 0]))
-def test_outer_hops_of_large_graphs_stand_small_in_a_block_beside_their_own_parent(wider: int) -> None:
+def test_outer_hops_of_large_graphs_are_small_and_near_their_parent(wider: int) -> None:
     shown = {node["id"]: node for node in elements(star(20, 9 + wider))["nodes"]}
     blocks = []
     for branch in range(20):
@@ -164,7 +160,7 @@ def test_outer_hops_of_large_graphs_stand_small_in_a_block_beside_their_own_pare
         assert a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1]
 
 
-def test_a_deep_chain_has_places() -> None:
+def test_elements_of_a_deep_chain_have_places() -> None:
     graph = nx.MultiDiGraph()
     for number in range(1, 1000):
         graph.add_node(
@@ -176,37 +172,21 @@ def test_a_deep_chain_has_places() -> None:
     assert len(places) == 999
 
 
-def test_header_footer_and_table_count_the_same(cache: WikidataCache) -> None:
+def test_page_counts_the_same_in_header_footer_and_table(cache: WikidataCache) -> None:
     graph = cache.subgraph(LAKERS)
     graph.add_edge("Q8652", "Q8652", key="P50", property="P50", label="author", role="statement")
     text, count = page(graph), graph.number_of_edges() + 1  # the replaced one is shown too
     assert text.count(f"{count} statements, 1 of them replaced") == 3  # header, picture's name, footer
     assert text[text.index("<tbody>") : text.index("</tbody>")].count("<tr") == count
     assert "Q8652 P50 Q8652" in text
-    bundle = mimebundle(graph)
-    assert f"{count} statements, 1 of them replaced" in bundle["text/plain"]
-
-
-def test_merged_ids_are_named(cache: WikidataCache) -> None:
-    graph = cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=2))
-    graph.graph["redirects"] = {"Q99": "Q1345"}
-    assert "Q99 was merged into Q1345" in page(graph)
-
-
-@pytest.mark.parametrize("part", [0, 1])  # light, dark
-def test_the_colours_of_hops_can_be_told_apart(part: int) -> None:
-    style = (Path(page_module.__file__).parent / "template" / "page.css").read_text()
-    colours = []
-    for kind in ("near", "far", "beyond", "page"):
-        value = re.findall(rf"--{kind}: #([0-9a-f]{{6}})", style)[part]
-        colours.append([int(value[i : i + 2], 16) for i in (0, 2, 4)])
-    for one, other in itertools.combinations(colours, 2):
-        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 40
+    assert f"{count} statements, 1 of them replaced" in mimebundle(graph)["text/plain"]
+    graph.graph["redirects"] = {"Q99": "Q8652"}
+    assert "Q99 was merged into Q8652" in page(graph)
 
 
 @given(st.data())
 @pytest.mark.slow
-def test_no_two_boxes_touch_on_any_graph(data: st.DataObject) -> None:
+def test_boxes_do_not_touch_on_any_graph(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))
     graph = nx.MultiDiGraph()
     roles = ["subject", "target_new", "target_true"]
@@ -223,26 +203,26 @@ def test_no_two_boxes_touch_on_any_graph(data: st.DataObject) -> None:
 
 
 @given(st.text())
-def test_embedded_data_cannot_leave_its_element(text: str) -> None:
+def test_embedded_data_cannot_end_its_element(text: str) -> None:
     written = embeddable({"label": text, "other": "</script><!--<script>\u2028"})
     assert not set("<>&\u2028\u2029") & set(written)
     assert json.loads(written)["label"] == text
 
 
-def test_titles_and_labels_are_escaped(cache: WikidataCache) -> None:
+def test_page_escapes_titles_and_labels(cache: WikidataCache) -> None:
     graph = cache.subgraph(LEBRON)
     graph.nodes["Q36159"]["label"] = "<b>&'\"</title>"
     for text in (page(graph), page(graph, title="</title><script>"), mimebundle(graph)["text/html"]):
         assert "<b>&" not in text and "</title><script>" not in text
 
 
-def test_an_empty_graph_has_no_page_and_a_lone_node_has_one(cache: WikidataCache) -> None:
+def test_page_of_an_empty_graph_is_refused(cache: WikidataCache) -> None:
     with pytest.raises(BadOptionError, match="empty"):
         page(nx.MultiDiGraph())
     assert "Q9999999" in page(cache.neighbourhood("Q9999999"))
 
 
-def test_front_ends_are_offered_a_page_a_picture_and_words(cache: WikidataCache) -> None:
+def test_mimebundle_has_a_page_a_drawing_and_text(cache: WikidataCache) -> None:
     graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=5))
     bundle = graph._repr_mimebundle_()
     assert list(bundle) == ["text/html", "image/svg+xml", "text/plain"]
@@ -254,7 +234,7 @@ def test_front_ends_are_offered_a_page_a_picture_and_words(cache: WikidataCache)
     assert '<td dir="auto">place of birth · new</td>' in rest and "Philadelphia" in rest and "script" not in rest
 
 
-def test_outside_a_notebook_it_opens_in_a_browser(
+def test_show_outside_a_notebook_opens_a_browser(
     cache: WikidataCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[str] = []
@@ -266,7 +246,7 @@ def test_outside_a_notebook_it_opens_in_a_browser(
         assert path.suffix == suffix and "Philadelphia" in path.read_text()
 
 
-def test_the_vendored_script_is_the_one_that_the_bill_of_materials_names() -> None:
+def test_vendored_script_is_the_one_in_the_bill_of_materials() -> None:
     script = (VENDOR / "cytoscape.min.js").read_bytes()
     (part,) = json.loads((VENDOR / "sbom.cdx.json").read_text())["components"]
     assert part["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(script).hexdigest()}]

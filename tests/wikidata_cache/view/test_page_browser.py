@@ -1,4 +1,4 @@
-"""The page in a real browser that can reach no host: it draws, and mouse, keyboard and search do what they say."""
+"""The page in a real browser that can reach no host: drawing, mouse, keyboard and search."""
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -70,7 +70,7 @@ def at(page: Page, node: str) -> tuple[float, float]:
     return place[0], place[1]
 
 
-def test_it_draws_every_node_in_its_colour(spike: Page) -> None:
+def test_page_draws_every_node_in_its_colour(spike: Page) -> None:
     assert spike.value("cy.nodes().length") == 15  # Spike Hughes, Philadelphia, twelve more, and London
     assert spike.value("cy.edges().length") == 14
     picture = Image.open(BytesIO(spike.picture())).convert("RGB")
@@ -86,7 +86,7 @@ def test_it_draws_every_node_in_its_colour(spike: Page) -> None:
     )
 
 
-def test_nothing_is_requested_and_nothing_complains(spike: Page) -> None:
+def test_page_requests_nothing_and_logs_no_error(spike: Page) -> None:
     spike.click(*at(spike, "Q1345"))
     urls = [event["request"]["url"] for event in spike.happened("Network.requestWillBeSent")]
     assert len(urls) == 1 and urls[0].startswith("file://")
@@ -95,11 +95,11 @@ def test_nothing_is_requested_and_nothing_complains(spike: Page) -> None:
     assert not spike.happened("Log.entryAdded")
 
 
-def test_a_click_selects_and_a_click_beside_clears(spike: Page) -> None:
+def test_click_selects_and_click_outside_clears(spike: Page) -> None:
     assert "Select an entity" in spike.value(DETAILS)
     spike.click(*at(spike, "Q1345"))
-    said = spike.value(DETAILS)
-    assert said.startswith("Philadelphia") and "Q1345" in said and "largest city in Pennsylvania" in said
+    text = spike.value(DETAILS)
+    assert text.startswith("Philadelphia") and "Q1345" in text and "largest city in Pennsylvania" in text
     link = spike.value("document.querySelector('#details a').href")
     assert link == "https://www.wikidata.org/wiki/Q1345"
     assert spike.value("cy.nodes('.chosen').map(n => n.id())") == ["Q1345"]
@@ -111,11 +111,11 @@ def test_a_click_selects_and_a_click_beside_clears(spike: Page) -> None:
     assert "Select an entity" in spike.value(DETAILS)
 
 
-def test_hovering_shows_id_and_description(spike: Page) -> None:
+def test_hover_shows_id_and_description(spike: Page) -> None:
     spike.hover(*at(spike, "Q1345"))
     spike.until("!tip.hidden")
-    said = spike.value("tip.innerText")
-    assert "Q1345" in said and "largest city in Pennsylvania" in said
+    text = spike.value("tip.innerText")
+    assert "Q1345" in text and "largest city in Pennsylvania" in text
 
 
 def test_search_highlights_by_label_id_and_property(spike: Page) -> None:
@@ -134,7 +134,7 @@ def test_search_highlights_by_label_id_and_property(spike: Page) -> None:
         assert expected in spike.value("found.textContent")
 
 
-def test_the_keyboard_reaches_selects_and_clears(spike: Page) -> None:
+def test_keyboard_reaches_selects_and_clears(spike: Page) -> None:
     spike.value("search.focus()")
     spike.press("Tab", 9)
     assert spike.value("document.activeElement.id") == "graph"
@@ -161,7 +161,7 @@ def test_buttons_zoom_and_fit(spike: Page) -> None:
     assert spike.value("cy.zoom()") == pytest.approx(before)
 
 
-def test_the_table_says_what_the_drawing_shows(spike: Page) -> None:
+def test_table_has_the_statements_of_the_drawing(spike: Page) -> None:
     assert spike.value("document.querySelectorAll('#statements tbody tr').length") == 14
     spike.value("byId('statements').open = true, document.querySelector('#statements [data-node=Q1345]').click()")
     assert "Q1345" in spike.value(DETAILS)
@@ -206,12 +206,12 @@ def test_many_edges_hide_their_labels_until_hover(opened: Open) -> None:
     page.until("cy.edges('.lit').length === 1 && cy.edges('.lit').style('label') === 'leads to'")
 
 
-def test_a_statement_about_itself_is_drawn_outside_the_box(opened: Open) -> None:
+def test_statement_about_itself_is_drawn_outside_the_box(opened: Open) -> None:
     graph = nx.MultiDiGraph()
     graph.add_node("Q42", label="Douglas Noël Adams", hop=0, role="subject")
     for number, angle in enumerate(("up", "down"), start=2):
         graph.add_node(f"Q{number}", label=angle, hop=1, role="neighbour")
-        graph.add_edge("Q42", f"Q{number}", key="P1", property="P1", label="beside", role="statement")
+        graph.add_edge("Q42", f"Q{number}", key="P1", property="P1", label="next to", role="statement")
     for key in ("P50", "P1"):
         graph.add_edge("Q42", "Q42", key=key, property=key, label=f"author {key}", role="statement")
     page = opened(graph)
@@ -226,7 +226,7 @@ def test_a_statement_about_itself_is_drawn_outside_the_box(opened: Open) -> None
     assert "author P50" in page.value("(choose(cy.getElementById('Q42')), byId('details').innerText)")
 
 
-def test_names_of_crossing_edges_stand_apart(opened: Open) -> None:
+def test_labels_of_crossing_edges_do_not_overlap(opened: Open) -> None:
     graph = nx.MultiDiGraph()
     for number in range(1, 5):
         graph.add_node(f"Q{number}", label=f"corner {number}", hop=0, role="neighbour")
@@ -245,7 +245,7 @@ def test_names_of_crossing_edges_stand_apart(opened: Open) -> None:
     assert page.value("(choose(cy.nodes()[0]), cy.edges()[0].style('label'))") == "opposite of"
 
 
-def test_a_large_graph_is_readable_at_its_ends_and_says_the_rest_as_one_zooms_in(opened: Open) -> None:
+def test_large_graph_is_readable_at_its_ends_and_elsewhere_after_zooming(opened: Open) -> None:
     graph = nx.MultiDiGraph()
     graph.add_node("Q1", label="hub", hop=0, role="subject")
     for branch in range(2, 22):
@@ -273,7 +273,7 @@ def test_a_large_graph_is_readable_at_its_ends_and_says_the_rest_as_one_zooms_in
     assert not page.value(hidden)
 
 
-def test_the_frame_of_a_notebook_draws_and_is_apart(cache: WikidataCache, browser: Chromium, tmp_path: Path) -> None:
+def test_notebook_frame_draws_in_its_own_origin(cache: WikidataCache, browser: Chromium, tmp_path: Path) -> None:
     path = tmp_path / "notebook.html"
     path.write_text(
         f"<!doctype html><meta charset=utf-8><body>{cache.subgraph(LAKERS, SubgraphOptions(per_node=5))._repr_html_()}"
@@ -284,7 +284,7 @@ def test_the_frame_of_a_notebook_draws_and_is_apart(cache: WikidataCache, browse
     assert (0x5F, 0x33, 0x91) in {colour for _, colour in picture.getcolors(1 << 20)}  # o* is drawn
 
 
-def test_dark_and_light_follow_the_reader(spike: Page) -> None:
+def test_colours_follow_the_preferred_scheme(spike: Page) -> None:
     shade = "getComputedStyle(document.body).backgroundColor"
     assert spike.value(shade) == "rgb(255, 255, 255)"
     spike.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
@@ -292,6 +292,6 @@ def test_dark_and_light_follow_the_reader(spike: Page) -> None:
     spike.until("cy.getElementById('Q1345').style('background-color') === 'rgb(200,168,244)'")
 
 
-def test_the_page_is_the_same_text_each_time(cache: WikidataCache) -> None:
+def test_page_is_the_same_text_each_time(cache: WikidataCache) -> None:
     graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=12))
     assert html_page(graph) == html_page(cache.subgraph(SPIKE, SubgraphOptions(per_node=12)))

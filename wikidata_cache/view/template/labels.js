@@ -3,7 +3,7 @@
 const shares = [0.5, 0.42, 0.58, 0.35, 0.65, 0.28, 0.72, 0.2, 0.8];
 const pen = document.createElement("canvas").getContext("2d");
 
-// As much of a name as an edge has room for; all of it is said on hover and selection.
+// As much of a name as an edge has room for; the whole name appears on hover and selection.
 function fitting(edge, room) {
   pen.font = `${edge.style("font-weight")} ${edge.numericStyle("font-size")}px ${edge.style("font-family")}`;
   const letters = [...edge.data("text")];
@@ -19,12 +19,12 @@ function boundsOf(node) {
 
 // Points along the middle of a name that is centred on (x, y): near enough to a rectangle, at any angle.
 function spots(x, y, angle, width, size) {
-  const count = Math.max(1, Math.ceil(width / size)), made = [];
+  const count = Math.max(1, Math.ceil(width / size)), points = [];
   for (let i = 0; i < count; i++) {
     const along = count > 1 ? (i / (count - 1) - 0.5) * (width - size) : 0;
-    made.push([x + Math.cos(angle) * along, y + Math.sin(angle) * along]);
+    points.push([x + Math.cos(angle) * along, y + Math.sin(angle) * along]);
   }
-  return made;
+  return points;
 }
 
 function spread() {
@@ -36,8 +36,8 @@ function spread() {
   }).sort((one, other) => rank(one.edge) - rank(other.edge) || one.length - other.length);
   cy.batch(() => named.forEach(({ edge, a, b, bend, length }) => {
     const upright = edge.style("text-rotation") === "none", angle = upright ? 0 : Math.atan2(b.y - a.y, b.x - a.x);
-    const said = fitting(edge, upright ? Infinity : length - 8);
-    const size = edge.numericStyle("font-size") + 3, width = said.width + 6;
+    const shown = fitting(edge, upright ? Infinity : length - 8);
+    const size = edge.numericStyle("font-size") + 3, width = shown.width + 6;
     const at = share => ["x", "y"].map(axis => bend
       ? (1 - share) ** 2 * a[axis] + 2 * share * (1 - share) * bend[axis] + share ** 2 * b[axis]
       : (1 - share) * a[axis] + share * b[axis]);
@@ -53,7 +53,7 @@ function spread() {
       if (!cost) break;
     }
     taken.push(...best.mine.map(([x, y]) => [x, y, best.size]));
-    edge.data({ short: said.text, mx: best.place[0] - middle[0], my: best.place[1] - middle[1] });
+    edge.data({ short: shown.text, mx: best.place[0] - middle[0], my: best.place[1] - middle[1] });
   }));
 }
 

@@ -75,7 +75,7 @@ function light(elements) {
   elements.edges().addClass("lit");
 }
 
-// A few small nodes say their names at any zoom; more would cover one another.
+// A few small nodes show their names at any zoom; more would cover one another.
 function name(nodes) {
   cy.nodes(".named").removeClass("named");
   if (nodes.length <= 12) nodes.addClass("named");
@@ -98,7 +98,7 @@ function clear() {
   tip.hidden = true;
   search.value = "";
   find();
-  details.replaceChildren(make("p", "Select an entity to see what is said about it.", { class: "empty" }));
+  details.replaceChildren(make("p", "Select an entity to see its statements.", { class: "empty" }));
 }
 
 function reveal(node) {
@@ -161,8 +161,8 @@ const plain = text => text.normalize("NFKD").replace(/\p{M}/gu, "").toLocaleLowe
 
 function find() {
   const wanted = plain(search.value.trim());
-  const says = element => [element.data("label"), element.id(), element.data("property") || ""].some(text => plain(text).includes(wanted));
-  const nodes = wanted ? cy.nodes().filter(says) : cy.collection();
+  const matches = element => [element.data("label"), element.id(), element.data("property") || ""].some(text => plain(text).includes(wanted));
+  const nodes = wanted ? cy.nodes().filter(matches) : cy.collection();
   const edges = wanted ? cy.edges().filter(edge => [edge.data("label"), edge.data("property")].some(text => plain(text).includes(wanted))) : cy.collection();
   cy.nodes().removeClass("hit");
   nodes.addClass("hit");

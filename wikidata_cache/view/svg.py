@@ -1,0 +1,180 @@
+"""Draw a small subgraph as SVG: the tree of `wikidata_cache.view.tree`, with the same colours as the interactive page.
+
+`draw` writes a file with a heading and a legend; `inline_svg` returns an element for a page that has `STYLE` in its
+style sheet. A drawing has a few kilobytes, and every text is escaped. Lengths are CSS pixels, y grows downwards.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from pathlib import Path
+
+import networkx as nx
+
+from wikidata_cache.atomic import write_atomically
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.view.content import printable, with_old_edge
+from wikidata_cache.view.tree import BOX_HEIGHT, DrawnNode, lay_out, text_width
+
+# A page may define the custom properties; a file gets the colours after the comma. Converters to PDF know neither var()
+# nor the newer selectors and baselines, so neither is needed.
+STYLE = """
+.subgraph text { font: 12px "DejaVu Sans", Verdana, sans-serif; text-anchor: middle; fill: var(--ink, #18212b); }
+.subgraph rect { fill: var(--near, #e9eef2); }
+.subgraph .paper { fill: var(--panel, #ffffff); }
+.subgraph path { fill: none; stroke: var(--edge, #9aa7b1); stroke-width: 1.2; }
+.subgraph text.label { font-size: 10.5px; font-style: italic; fill: var(--soft, #5a6673); }
+.subgraph text.key { font-size: 10.5px; text-anchor: start; }
+.subgraph text.heading { font-size: 15px; font-weight: bold; text-anchor: start; }
+.subgraph path.head { fill: var(--edge, #9aa7b1); stroke: none; }
+.subgraph .s text, .subgraph .new text, .subgraph .old text { fill: var(--panel, #ffffff); font-weight: bold; }
+.subgraph .s rect { fill: var(--s, #1b4965); }
+.subgraph .new rect { fill: var(--new-object, #6a3d9a); }
+.subgraph .old rect { fill: var(--old-object, #b23a48); }
+.subgraph .again rect { fill: var(--panel, #ffffff); stroke: var(--edge, #9aa7b1); stroke-dasharray: 3 2; }
+.subgraph .again text { fill: var(--soft, #5a6673); }
+.subgraph .edit path { stroke: var(--new-object, #6a3d9a); stroke-width: 3; }
+.subgraph .edit path.head { fill: var(--new-object, #6a3d9a); stroke: none; }
+.subgraph .edit text.label { fill: var(--new-object, #6a3d9a); font-weight: bold; font-style: normal; }
+.subgraph .replaced path { stroke: var(--old-object, #b23a48); stroke-dasharray: 5 4; }
+.subgraph .replaced path.head { fill: var(--old-object, #b23a48); stroke: none; }
+.subgraph .replaced text.label { fill: var(--old-object, #b23a48); }
+"""
+
+_PIXELS = 96.0  # CSS pixels per inch
+_HEAD = 8  # length of an arrow head
+_HEADING, _LEGEND = 34, 38  # heights of the heading and of the legend
+_BASELINE = 4.2  # from the middle of a line of text down to its baseline
+_CLASSES = {"subject": "s", "target_new": "new", "target_true": "old"}
+_EDGES = {"edit": "edge edit", "old": "edge replaced"}
+_KEYS = (  # class of a node or an edge, and its name in the legend
+    ("node s", "subject s"),
+    ("node new", "new object o*"),
+    ("node old", "old object o"),
+    ("node", "neighbour"),
+    ("edge edit", "the edit"),
+    ("edge replaced", "what it replaces"),
+    ("node again", "drawn above or below too"),
+)
+
+
+def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) -> Path:
+    """Draw a subgraph from left to right as an SVG file, and return its path.
+
+    The same graph gives the same file. The picture suits up to about forty nodes, since each leaf takes its own line.
+    A node that is drawn several times is only outlined from the second time on.
+
+    Args:
+        graph: nodes with `label`, and optionally `role` and `hop`; edges with `label` and `role`.
+        path: a name that ends in .svg.
+        title: the heading of the picture.
+
+    Raises:
+        BadOptionError: the name ends otherwise, or the graph is empty.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".svg":
+        raise BadOptionError(f"{path}: expected a name ending in .svg.")
+    return write_atomically(path, svg(graph, title=title))
+
+
+def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = math.inf) -> str:
+    """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width.
+
+    Raises BadOptionError for an empty graph.
+    """
+    shapes, classes, width, height = _tree_shapes(graph)
+    heading = printable(title or "", longest=120)
+    top = _HEADING if heading else 0
+    keys, x, y = [], 24.0, top + height + _LEGEND / 2
+    for kind, name in _KEYS:
+        if kind in classes:
+            wide = 22 if "edge" in kind else 12
+            sign = f'<path d="M{x:.1f} {y:.1f}h{wide}"/>' if "edge" in kind else _box(x + wide / 2, y, wide, 12)
+            keys.append(f'<g class="{kind}">{sign}</g>{_text(x + wide + 6, y, name, kind="key")}')
+            x += wide + 6 + text_width(name) * _PIXELS + 20
+    full = max(width, x, 48 + text_width(heading, bold=True) * _PIXELS * 15 / 12), top + height + _LEGEND
+    factor = min(1.0, widest / full[0])
+    style = re.sub(r"var\([^,]*, ([^)]*)\)", r"\1", STYLE)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="subgraph" width="{factor * full[0]:.0f}" '
+        f'height="{factor * full[1]:.0f}" viewBox="0 0 {full[0]:.0f} {full[1]:.0f}" '
+        f'style="max-width: 100%; height: auto"><style>{style}</style><rect class="paper" width="100%" height="100%"/>'
+        + (_text(24, 22, heading, kind="heading") if heading else "")
+        + f'<g transform="translate(0 {top})">{shapes}</g>{"".join(keys)}</svg>\n'
+    )
+
+
+def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
+    """Return the drawing as an `<svg>` element for a page with `STYLE`.
+
+    Args:
+        graph: as for `draw`.
+        title: the text for screen readers.
+        most: of a larger graph, only so many statements are drawn, those nearest to the edit.
+
+    Raises:
+        BadOptionError: the graph is empty.
+    """
+    edges = list(graph.edges(keys=True))  # in the order in which a subgraph grew
+    shapes, _, width, height = _tree_shapes(graph.edge_subgraph(edges[:most]) if len(edges) > most else graph)
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    fit = 'style="max-width: 100%; height: auto"'
+    return f'<svg class="subgraph" role="img" {size} {fit}><title>{escape(title)}</title>{shapes}</svg>'
+
+
+def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
+    """Return the edges and nodes of the tree as SVG, their classes, and the width and height in pixels."""
+    if not len(graph):
+        raise BadOptionError("The graph is empty; there is nothing to draw.")
+    places, (width, height) = lay_out(with_old_edge(graph))
+    shapes: list[str] = []
+    classes: set[str] = set()
+
+    def pixels(inches: float) -> float:
+        return inches * _PIXELS
+
+    def down(place: DrawnNode) -> float:
+        return pixels(height - place.y)
+
+    for place in places:
+        if place.parent is None:
+            continue
+        # Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
+        kind = _EDGES.get(place.edge_role, "edge")
+        above, own = down(place.parent), down(place)
+        out, bent, end = pixels(place.bend[0]), pixels(place.bend[1]), pixels(place.left)
+        middle, label = (out + bent) / 2, pixels(place.label_x)
+        start = pixels(place.parent.left + place.parent.width)
+        line = (
+            f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {own:.1f} {bent:.1f} {own:.1f}"
+        )
+        shapes.append(
+            f'<g class="{kind}"><path d="{line}H{end - _HEAD:.1f}"/>'
+            f'<path class="head" d="M{end:.1f} {own:.1f}l-{_HEAD} -3.5v7z"/>'
+            f"{_box(label, own, pixels(place.edge_width) + 4, 14, kind='paper')}"
+            f"{_text(label, own, place.edge_text, kind='label')}</g>"
+        )
+        classes.add(kind)
+    for place in places:
+        kind = f"node {'again' if place.again else _CLASSES.get(place.role, '')}".strip()
+        middle, own = pixels(place.left + place.width / 2), down(place)
+        box = _box(middle, own, pixels(place.width), pixels(BOX_HEIGHT))
+        shapes.append(f'<g class="{kind}">{box}{_text(middle, own, place.text)}</g>')
+        classes.add(kind)
+    return "".join(shapes), classes, pixels(width), pixels(height)
+
+
+def _box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:
+    """Return a rectangle around the point (x, y)."""
+    place = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
+    return f'<rect class="{kind}" {place}/>' if kind else f"<rect {place}/>"
+
+
+def _text(x: float, y: float, text: str, *, kind: str = "") -> str:
+    """Return a text whose line has its middle at y."""
+    place = f'x="{x:.1f}" y="{y + _BASELINE:.1f}"'
+    return f'<text class="{kind}" {place}>{escape(text)}</text>' if kind else f"<text {place}>{escape(text)}</text>"
