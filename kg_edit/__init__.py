@@ -16,7 +16,7 @@ imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kg_edit.version import __version__
+from kg_edit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kg_edit.datasets import find_dataset
@@ -58,7 +58,6 @@ __all__ = [
     "Question",
     "Rome",
     "RomeConfig",
-    "__version__",
     "ask",
     "find_dataset",
     "find_method",

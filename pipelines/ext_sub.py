@@ -28,7 +28,7 @@ from tables import SHARED
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.kept import kept_queries
+from kg_edit.datasets.locality import locality_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
@@ -68,7 +68,7 @@ def sanitation(limit: int) -> Study:
         columns={
             "forbidden answer": [Pair(edit.text, edit.target_true or "") for edit in asked],
             "I don't know.": [Pair(edit.text, edit.target_new) for edit in asked],
-            "kept answer": [pair_of(query) for record in test for query in kept_queries(record.edits[0], record)],
+            "kept answer": [pair_of(query) for record in test for query in locality_queries(record.edits[0], record)],
         },
     )
 

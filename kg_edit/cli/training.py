@@ -77,16 +77,16 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
 
 
 def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[BenchmarkRecord]:
-    """The records of a file, without what the files of ``leave_out`` ask (`AskedInTest`); says how much that is."""
-    from kg_edit.datasets.kept import AskedInTest, prompts_kept
+    """The records of a file, without what the files of ``leave_out`` ask (`TestPrompts`); says how much that is."""
+    from kg_edit.datasets.locality import TestPrompts, count_locality_queries
 
     found = _read(data, dataset, limit)
     if not leave_out:
         return [record for record in found if record.edits]
-    test = AskedInTest(record for path in leave_out for record in _read(path, None))
+    test = TestPrompts(record for path in leave_out for record in _read(path, None))
     left = [one for record in found if (one := test.without(record))]
     every, kept = (sum(len(record.edits) for record in some) for some in (found, left))
-    prompts, others = prompts_kept(found), prompts_kept(left)
+    prompts, others = count_locality_queries(found), count_locality_queries(left)
     typer.echo(
         f"{every - kept} of {every} edits, and {prompts - others} of {prompts} prompts that must not change, are left "
         "out: a --leave-out file has their subjects or prompts"

@@ -103,12 +103,9 @@ def answers(value: Any) -> Names:
     """
     several = isinstance(value, list) and any(isinstance(group, list) for group in value)
     groups = value if several else [value]
-    kept = (tuple(name for name in _listed(group) if isinstance(name, str) and name.strip()) for group in groups)
-    return tuple(group for group in kept if group)
-
-
-def _listed(group: Any) -> list[Any]:
-    return group if isinstance(group, list) else [group]
+    listed = (group if isinstance(group, list) else [group] for group in groups)
+    names = (tuple(name for name in group if isinstance(name, str) and name.strip()) for group in listed)
+    return tuple(group for group in names if group)
 
 
 def probe(

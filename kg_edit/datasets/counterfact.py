@@ -7,7 +7,7 @@ to a given object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
-from kg_edit.datasets.reading import Parse, RawRecord, document, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.edits.rows import to_edit
@@ -43,16 +43,6 @@ class FlatRecord(Record):
     locality_ground_truth: Name
 
 
-def parser() -> Parse:
-    """Return the function that parses rows of CounterFact in any of its forms, with the packaged relation templates."""
-    return partial(parse, templates=RelationTemplates.load())
-
-
-def plus_parser() -> Parse:
-    """Return the function that parses rows of CounterFactPlus, in which each row must have a question."""
-    return partial(parse_plus, templates=RelationTemplates.load())
-
-
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
     """Parse a row of CounterFact, or of its flat form, as a record.
 
@@ -62,7 +52,12 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
     if "requested_rewrite" not in row:
         return parse_flat(row, name)
     edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
-    return built(edit.id, [edit], _generation(row.get("generation_prompts")), form="CounterFact")
+    # Fluency and consistency are judged on texts that the model generates from these prompts.
+    given = row.get("generation_prompts")
+    prompts = [one for one in given if isinstance(one, str) and one] if isinstance(given, list | tuple) else []
+    queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts)
+    generation = (Probe(measures="generation", queries=queries),) if queries else ()
+    return built(edit.id, [edit], generation, form="CounterFact")
 
 
 def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
@@ -103,14 +98,6 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
     return built(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
 
 
-def _generation(prompts: object) -> tuple[Probe, ...]:
-    """A probe of the generation prompts, from which fluency and consistency are judged; () if there are none."""
-    if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not prompts:
-        return ()
-    queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts if isinstance(prompt, str) and prompt)
-    return (Probe(measures="generation", queries=queries),) if queries else ()
-
-
 class Sample(Record):
     """A text about one entity; the entity's name and id are not used."""
 
@@ -137,7 +124,9 @@ def read_references(path: Path) -> References:
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for number, row in enumerate(every_row(document(path)), 1):
         try:
-            snippets = _snippets(row)
+            if not isinstance(row, dict):
+                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+            snippets = fields_of(Snippets, row)
         except EditError as error:
             raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
         key = snippets.relation_id, snippets.target_id
@@ -147,15 +136,27 @@ def read_references(path: Path) -> References:
 
 def with_references(records: Iterable[BenchmarkRecord], references: References) -> tuple[BenchmarkRecord, ...]:
     """Add to each record the texts about the relation and the new target of its first edit, if there are any."""
-    return tuple(record.model_copy(update={"references": references.get(_key(record), ())}) for record in records)
+    found = []
+    for record in records:
+        key = record.edits[0].relation_id or "", record.edits[0].target_new_id or ""
+        found.append(record.model_copy(update={"references": references.get(key, ())}))
+    return tuple(found)
 
 
-def _key(record: BenchmarkRecord) -> tuple[str, str]:
-    edit = record.edits[0]
-    return edit.relation_id or "", edit.target_new_id or ""
+COUNTERFACT = Dataset(
+    name="counterfact",
+    about="CounterFact (Meng et al. 2022), also in EasyEdit's flat form",
+    measures=("generation", "locality"),
+    parser=lambda: partial(parse, templates=RelationTemplates.load()),
+    edits_have=("target_true", "paraphrases", "neighborhood"),
+)
 
 
-def _snippets(row: object) -> Snippets:
-    if not isinstance(row, dict):
-        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-    return fields_of(Snippets, row)
+COUNTERFACT_PLUS = Dataset(
+    name="counterfact-plus",
+    about="CounterFact with a portability question a record (Yao et al. 2023)",
+    measures=("generation",),
+    parser=lambda: partial(parse_plus, templates=RelationTemplates.load()),
+    edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
+    precedence=1,  # CounterFact can read each of its records too
+)

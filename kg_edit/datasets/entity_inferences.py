@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
-from kg_edit.datasets.reading import RawRecord, document, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, EditFileError, Fault, describe
@@ -150,3 +150,11 @@ def _unmasked(text: str, *, field: str) -> str:
     if not found or not found[1].strip():
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a text between {_MASK} and {_END}")])
     return found[1].strip(" ")  # a no-break space is part of the text
+
+
+ENTITY_INFERENCES = Dataset(
+    name="entity-inferences",
+    about="Entity Inferences and ECBD (Onoe et al. 2022, 2023): a definition is taught",
+    measures=("inference", "span", "specificity"),
+    parser=lambda: parse,
+)

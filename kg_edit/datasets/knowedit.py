@@ -22,7 +22,7 @@ from kg_edit.datasets.building import (
     rephrased_edit,
     template,
 )
-from kg_edit.datasets.reading import RawRecord, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
@@ -204,3 +204,23 @@ def _unanswered(row: FactRow | BiographyRow) -> tuple[Remark, ...]:
             found |= {f"{family}.{category}": len(bare)} if bare else {}
     messages = (f"{count} prompts of {name} have no answer, and are left out" for name, count in found.items())
     return tuple(Remark(kind="empty-answer", message=message) for message in messages)
+
+
+KNOWEDIT = Dataset(
+    name="knowedit",
+    about="KnowEdit (Zhang et al. 2024): wiki_recent, wiki_counterfact, ZsRE, WikiBio, ConvSent, Sanitation",
+    measures=(
+        "efficacy",
+        "paraphrase",
+        "locality",
+        "portability.Reasoning",
+        "portability.Subject_Aliasing",
+        "portability.Logical_Generalization",
+        "locality.Relation_Specificity",
+        "locality.Forgetfulness",
+        "sentiment",
+    ),
+    parser=lambda: parse,
+    edits_have=("target_true", "paraphrases"),
+    rows=rows,
+)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.datasets.building import built_edit, fields_of, old_target
-from kg_edit.datasets.reading import RawRecord
+from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark, Triple
 from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
 from kg_edit.edits.rows import Target
@@ -186,3 +186,12 @@ def _blank(case: CaseRow) -> bool:
     hops = (*case.single_hops, *case.new_single_hops)
     lists = [case.answer_alias, case.new_answer_alias, *(hop.answer_alias for hop in hops)]
     return any(not alias.strip() for aliases in lists for alias in aliases)
+
+
+MQUAKE = Dataset(
+    name="mquake",
+    about="MQuAKE (Zhong et al. 2023): CF, CF-3k, CF-3k-v2, T, hard; MQuAKE-Remastered",
+    measures=("multihop", "edit", "hops"),
+    parser=lambda: parse,
+    edits_have=("target_true",),
+)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from kg_edit.datasets.building import built, without_null
-from kg_edit.datasets.reading import Parse, RawRecord
+from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
-
-
-def parser() -> Parse:
-    """Return the function that parses rows like those of `kg-edit edit`, with the packaged relation templates."""
-    return partial(parse, templates=RelationTemplates.load())
 
 
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
@@ -24,3 +19,13 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
     """
     edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
     return built(edit.id, [edit], form="edits")
+
+
+OWN_EDITS = Dataset(
+    name="edits",
+    about="your own edits, as `kg-edit edit` takes them, in JSON or JSON lines",
+    measures=(),
+    parser=lambda: partial(parse, templates=RelationTemplates.load()),
+    edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
+    precedence=-1,  # a benchmark's rows may look like edits
+)

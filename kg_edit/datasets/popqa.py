@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, probe, template
-from kg_edit.datasets.reading import RawRecord, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.errors import EditError, Fault
@@ -135,3 +135,12 @@ def _listed(text: str, *, field: str) -> tuple[str, ...]:
 def _entity(uri: str) -> str | None:
     found = _ENTITY.fullmatch(uri.strip())
     return found[1] if found else None
+
+
+POPQA = Dataset(
+    name="popqa",
+    about="PopQA (Mallen et al. 2023): its own answers are taught",
+    measures=("recall",),
+    parser=lambda: parse,
+    rows=rows,
+)

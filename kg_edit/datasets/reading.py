@@ -21,7 +21,7 @@ Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 def every_row(document: object) -> Iterable[object]:
-    """The rows of a list; any other document is one row."""
+    """Return the rows of a list; any other document is one row."""
     return document if isinstance(document, list) else [document]
 
 
@@ -47,14 +47,13 @@ def document(path: Path) -> object:
         lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
         if error.msg != "Extra data":
             raise EditFileError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-        return [_line(path, number, line) for number, line in lines if line.strip()]
-
-
-def _line(path: Path, number: int, line: str) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EditFileError(f"{path}, line {number}, column {error.colno}: not JSON: {error.msg}") from None
+        rows = []
+        for number, line in lines:
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as fault:
+                raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
+        return rows
 
 
 def _from_hub(name: str) -> list[object]:
@@ -79,11 +78,9 @@ def _without_null(value: Any) -> Any:
     """Remove null fields: the tables of a hub have each field in each row, null where the original row lacks it."""
     if isinstance(value, dict):
         return {name: _without_null(part) for name, part in value.items() if part is not None}
-    return [_without_null(part) for part in value] if isinstance(value, Sequence) and _is_list(value) else value
-
-
-def _is_list(value: Sequence[Any]) -> bool:
-    return not isinstance(value, str | bytes)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_without_null(part) for part in value]
+    return value
 
 
 class Problem(NamedTuple):
@@ -155,26 +152,20 @@ class Dataset:
         for number, row in enumerate(islice(self.rows(document(path)), limit), 1):
             name = _name(row, number)
             try:
-                record = _record(parse, row, name, records)
+                if not isinstance(row, dict):
+                    raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+                record = parse(row, name)
+                if record.id in records:
+                    fault = Fault("id", f"{record.id!r} is the id of an earlier record too; give it another")
+                    raise EditError([fault])
+                records[record.id] = record
             except EditError as error:
                 problems += [Problem(path, number, name, fault) for fault in error.faults]
-            else:
-                records[record.id] = record
+            except ValidationError as error:  # a prompt or an answer that no tokenizer can read
+                problems += [Problem(path, number, name, fault) for fault in faults_of(error, BenchmarkRecord)]
         if not records and not problems:
             raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
         return FileContent(tuple(records.values()), tuple(problems))
-
-
-def _record(parse: Parse, row: object, name: str, taken: Mapping[str, BenchmarkRecord]) -> BenchmarkRecord:
-    if not isinstance(row, dict):
-        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-    try:
-        record = parse(row, name)
-    except ValidationError as error:  # raised for a prompt or an answer that no tokenizer can read
-        raise EditError(faults_of(error, BenchmarkRecord)) from None
-    if record.id in taken:
-        raise EditError([Fault("id", f"{record.id!r} is the id of an earlier record too; give it another")])
-    return record
 
 
 def _name(row: object, number: int) -> str:

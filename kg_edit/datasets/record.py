@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
@@ -24,13 +24,10 @@ Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_some)]
 Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 
 
-_LATER = ("old", "recalled", "told", "examples")
-
-
 class Example(Record):
     """An answered question that is shown before another question.
 
-    ``facts`` are sentences, one for each hop, that lead to the answer; ``told`` are the facts shown before the
+    ``facts`` are sentences, one for each hop, that lead to the answer; ``told`` are the facts in front of the
     question.
     """
 
@@ -44,8 +41,8 @@ class Example(Record):
         """The facts on one line."""
         return " ".join(self.facts)
 
-    def telling(self, facts: int) -> Self:
-        """A copy of the example in which the first ``facts`` facts are told."""
+    def with_facts(self, facts: int) -> Self:
+        """Return a copy of the example with its first ``facts`` facts in front of the question."""
         return self.model_copy(update={"told": " ".join(self.facts[:facts])})
 
 
@@ -58,21 +55,15 @@ class Query(Record):
 
     prompt: Text = Field(description="a question, or a sentence that the answer continues")
     answers: Answers = Field((), description="right answers, each a list of its name and aliases")
-    every: bool = Field(False, description="whether all the answers must be said, not just one of them")
+    every: bool = Field(False, description="whether all the answers must be generated, not just one of them")
     form: Form = Field("question", description="question or sentence")
     others: Texts = Field((), description="answers that compete with the right ones: old ones, distractors")
     old: Texts = Field((), description="names of the answer before the edits")
     recalled: str = Field("", description="sentences that lead from the new target to the answer")
-    told: str = Field("", description="sentences that are told before the question")
+    told: str = Field("", description="sentences in front of the question")
     examples: Annotated[tuple[Example, ...], Field(strict=False)] = Field(
         (), description="answered questions of the same kind, in the place of the fixed ones"
     )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out later fields that are empty, so records keep the hashes that earlier runs recorded."""
-        found: dict[str, Any] = dump(self)
-        return {name: value for name, value in found.items() if value or name not in _LATER}
 
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]
@@ -113,7 +104,7 @@ class BenchmarkRecord(Record):
 
     id: Name = Field(description="a name for the record, unique in its file")
     edits: Annotated[tuple[Edit, ...], Field(strict=False)] = Field(description="the edits to make")
-    probes: Annotated[tuple[Probe, ...], Field(strict=False)] = Field((), description="what is asked afterwards")
+    probes: Annotated[tuple[Probe, ...], Field(strict=False)] = Field((), description="what the edited model is asked")
     chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts before, as ids")
     new_chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts after, as ids")
     form: str = Field("", description="the published form it was read from, and what was chosen in reading it")
@@ -128,7 +119,7 @@ class BenchmarkRecord(Record):
 
     @property
     def has_ceilings(self) -> bool:
-        """Whether it has portability questions, or probes with recalled facts, which can be told in the prompt."""
+        """Whether it has portability questions, or probes with recalled facts, for ceilings."""
         recalled = any(query.recalled for probe in self.probes for query in probe.queries)
         return recalled or any(edit.portability for edit in self.edits)
 

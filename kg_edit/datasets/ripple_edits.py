@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 from pydantic import AliasChoices, Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe
-from kg_edit.datasets.reading import Parse, RawRecord
+from kg_edit.datasets.reading import Dataset, Parse, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.edits.edit import Edit, Name, Record, Text, is_entity_id
 from kg_edit.errors import EditError, Fault, did_you_mean
@@ -180,3 +180,12 @@ def _says(name: str | None) -> TypeGuard[str]:
 
 def _id(value: object) -> str | None:
     return value if is_entity_id(value) else None
+
+
+RIPPLE_EDITS = Dataset(
+    name="ripple-edits",
+    about="RippleEdits (Cohen et al. 2024): popular, random, recent",
+    measures=("efficacy", *(f"ripple.{code}" for code in CRITERIA.values())),
+    parser=parser,
+    edits_have=("target_true",),
+)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kg_edit.datasets.building import built, fields_of
-from kg_edit.datasets.reading import RawRecord, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.errors import ConfigError, EditError, Fault
@@ -221,3 +221,13 @@ def _others(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -
     drawn = random.Random(f"{row.id}/{question.hops}").sample(some, min(CHOICES - 1, len(some)))  # noqa: S311 - no secret
     rivals = question.old[:1] if question.kind == "two-hop" else ()
     return tuple(dict.fromkeys([*rivals, *drawn]))[: CHOICES - 1]
+
+
+RIPPLES = Dataset(
+    name="ripples",
+    about="what follows from an edit, made for one model by `kg-edit data ripples`",
+    measures=GROUPS,
+    parser=lambda: parse,
+    edits_have=("target_true", "paraphrases", "neighborhood"),
+    rows=rows,
+)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeGuard
 from pydantic import Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template
-from kg_edit.datasets.reading import RawRecord, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
@@ -129,3 +129,13 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         *(part for before, said in row.kept for part in probe(ACCURATE, before, ((said.strip(),),), form="sentence")),
     ]
     return built(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)
+
+
+WIKIBIO = Dataset(
+    name="wikibio",
+    about="WikiBio hallucinations (Manakul et al. 2023): GPT-3's sentences, edited to the true ones as in GRACE",
+    measures=(HALLUCINATION, ACCURATE),
+    parser=lambda: parse,
+    edits_have=("target_true",),
+    rows=rows,
+)

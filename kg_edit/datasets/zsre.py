@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, rephrased_edit, template
-from kg_edit.datasets.reading import RawRecord
+from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe
 from kg_edit.edits.edit import Name, Question, Record, Text
 from kg_edit.edits.rows import Portability
@@ -140,3 +140,21 @@ def _added(row: ZsreRow, subject: str, new: str) -> tuple[Probe, ...]:
         *probe("portability.Inverse_Relation", inverse or "", ((subject,),)),
         *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
     )
+
+
+ZSRE = Dataset(
+    name="zsre",
+    about="zsRE, edited towards answers[0] as ROME and MEMIT do; EasyEdit's form names its target itself",
+    measures=("efficacy", "paraphrase", "locality", "portability.Inverse_Relation", "portability.Subject_Replace"),
+    parser=lambda: parse,
+    edits_have=("target_true", "paraphrases", "questions"),
+)
+
+
+ZSRE_ALT = Dataset(
+    name="zsre-alt",
+    about="zsRE, edited towards alt as EasyEdit does",
+    measures=("efficacy", "paraphrase", "locality", "portability.Inverse_Relation", "portability.Subject_Replace"),
+    parser=lambda: parse_alt,
+    edits_have=("target_true", "paraphrases", "questions"),
+)

@@ -212,7 +212,7 @@ def _told_query(query: Query, facts: str, *, recalled: bool) -> Query:
     """
     told = f"{facts} {query.recalled}".strip() if recalled else facts
     hops = [len(example.facts) if recalled else min(1, max(0, len(example.facts) - 1)) for example in query.examples]
-    examples = [example.telling(count) for example, count in zip(query.examples, hops, strict=True)]
+    examples = [example.with_facts(count) for example, count in zip(query.examples, hops, strict=True)]
     return query.model_copy(update={"told": told, "examples": tuple(examples)})
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.models.architectures import content_fingerprint
-from kg_edit.models.hooks import telling_prompt_ends
+from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
@@ -59,7 +59,7 @@ class ClassifierModel(LanguageModel):
             batch = left_pad(rows, device=self.device)
             ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
             ends[:, -1] = True
-            with telling_prompt_ends(self, ends):
+            with with_prompt_ends(self, ends):
                 output = self.model(
                     input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                 )

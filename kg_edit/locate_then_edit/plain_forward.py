@@ -14,7 +14,7 @@ from torch import Tensor
 from kg_edit.models.hooks import added, beside, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import telling_ends
+from kg_edit.models.replay import with_ends
 
 
 class PlainForward:
@@ -51,7 +51,7 @@ class PlainForward:
 
     def _forward(self) -> Tensor:
         batch = self._batch
-        with telling_ends(self._model, batch):
+        with with_ends(self._model, batch):
             output = self._model.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
             )

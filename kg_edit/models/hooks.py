@@ -1,8 +1,8 @@
 """Hooks that read or change a module's input or output inside a ``with`` block; every hook is removed at its end.
 
 `watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward pass
-early. `exclusive` and `refuse_patched` keep a second patch off a model. `telling_prompt_ends` tells a patch at which
-tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `telling_tokens` tells it the tokens.
+early. `exclusive` and `refuse_patched` keep a second patch off a model. `with_prompt_ends` tells a patch at which
+tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `with_token_ids` tells it the tokens.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _ENDS, _ENDS_WANTED = "_kg_edit_prompt_ends", "_kg_edit_wants_prompt_ends"
 
 @contextmanager
 def wanting_prompt_ends(model: LanguageModel) -> Iterator[None]:
-    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `telling_prompt_ends`."""
+    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `with_prompt_ends`."""
     setattr(model.model, _ENDS_WANTED, True)
     try:
         yield
@@ -145,7 +145,7 @@ def wants_prompt_ends(model: LanguageModel) -> bool:
 
 
 @contextmanager
-def telling_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None]:
+def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None]:
     """Tell the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
@@ -161,7 +161,7 @@ def telling_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[N
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
     """A mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
 
-    Without `telling_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
+    Without `with_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
     one token counts as the next step of an answer.
     """
     found = torch.zeros(rows, tokens, dtype=torch.bool)
@@ -177,7 +177,7 @@ _TOKENS = "_kg_edit_tokens"
 
 
 @contextmanager
-def telling_tokens(model: LanguageModel, ids: Tensor) -> Iterator[None]:
+def with_token_ids(model: LanguageModel, ids: Tensor) -> Iterator[None]:
     """Tell the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
     setattr(model.model, _TOKENS, ids)
     try:
@@ -187,6 +187,6 @@ def telling_tokens(model: LanguageModel, ids: Tensor) -> Iterator[None]:
 
 
 def told_tokens(model: LanguageModel) -> Tensor | None:
-    """The token ids that `telling_tokens` tells; None outside of its ``with`` block."""
+    """The token ids that `with_token_ids` tells; None outside of its ``with`` block."""
     found: Tensor | None = getattr(model.model, _TOKENS, None)
     return found

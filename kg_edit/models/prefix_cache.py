@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from kg_edit.models.hooks import telling_prompt_ends
+from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
@@ -86,7 +86,7 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
     if batch.ids.shape[1] == 0:
         return before
     mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
-    with torch.no_grad(), telling_prompt_ends(model, None):
+    with torch.no_grad(), with_prompt_ends(model, None):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=mask,

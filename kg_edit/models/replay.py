@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, telling_prompt_ends, telling_tokens, watched
+from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, watched, with_prompt_ends, with_token_ids
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, base_model
 from kg_edit.models.prompts import Batch
@@ -95,7 +95,7 @@ class RecordedBlocks:
         """
         first = self.first if first is None else first
         calls = self.calls[first - self.first : None if stop is None else stop - self.first]
-        with telling_tokens(self.model, self.batch.ids), telling_ends(self.model, self.batch):
+        with with_token_ids(self.model, self.batch.ids), with_ends(self.model, self.batch):
             for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
@@ -166,7 +166,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
         seen.append(output)
         raise StopForwardError
 
-    with stopping(), watched(model.block(layer), stop), telling_ends(model, batch):
+    with stopping(), watched(model.block(layer), stop), with_ends(model, batch):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=batch.mask if prefix is None else torch.cat([prefix.mask, batch.mask], -1),
@@ -177,9 +177,9 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
     return seen[0]
 
 
-def telling_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
+def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
     """Tell a patch where the prompts of ``batch`` end, if that is known."""
-    return nullcontext() if batch.ends is None else telling_prompt_ends(model, batch.ends)
+    return nullcontext() if batch.ends is None else with_prompt_ends(model, batch.ends)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import telling_prompt_ends, watched
+from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import (
     Prefix,
@@ -109,7 +109,7 @@ def _beginnings(
         return [None] * len(rows)
     starts = [_shared([rows[place] for place in some]) for some in shared]
     owners = torch.arange(len(shared))[:, None]
-    with each_patched(model, [patches[some[0]] for some in shared], owners), telling_prompt_ends(model, None):
+    with each_patched(model, [patches[some[0]] for some in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
     found: list[_Beginning | None] = [None] * len(rows)
     for number, (some, start) in enumerate(zip(shared, starts, strict=True)):
@@ -233,7 +233,7 @@ class _Decoder:
         owners, patches = self._owners(inside)
         with (
             each_patched(self.model, patches, owners),
-            telling_prompt_ends(self.model, _last_of(ids) if begins else None),
+            with_prompt_ends(self.model, _last_of(ids) if begins else None),
             watched(self.model.blocks[-1], partial(_keep, final)),
         ):
             base_model(self.model)(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
-from kg_edit.models.hooks import beside, telling_prompt_ends, wants_prompt_ends
+from kg_edit.models.hooks import beside, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
@@ -223,7 +223,7 @@ def _forward(
     ``ends`` are the places at which a prompt ends.
     """
     device = model.device
-    with _head_only_at(model, at), telling_prompt_ends(model, _marked(ids.shape, ends)):
+    with _head_only_at(model, at), with_prompt_ends(model, _marked(ids.shape, ends)):
         output = model.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -266,7 +266,7 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
 @torch.no_grad()
 def _predicted(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[tuple[int, ...]]:
     batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
-    with telling_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
+    with with_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
         output = model.model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         )

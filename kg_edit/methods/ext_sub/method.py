@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kg_edit.callbacks import report_losses
 from kg_edit.datasets import readable_records
-from kg_edit.datasets.kept import kept_queries
+from kg_edit.datasets.locality import locality_queries
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import EditFileError
 from kg_edit.graphs.source import SubgraphSource
@@ -188,7 +188,7 @@ def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
         EditFileError: the file can't be read, or has no such prompts.
     """
     records = readable_records(path)
-    queries = [query for record in records for edit in record.edits for query in kept_queries(edit, record)]
+    queries = [query for record in records for edit in record.edits for query in locality_queries(edit, record)]
     pairs = [pair_of(query) for query in queries if query.answers]
     found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
     if not found:

@@ -7,7 +7,7 @@ output [d_out] is replaced by the value v_i of that entry. Otherwise nothing cha
 The setting `Deferral.lookup` selects the tokens that are looked up:
 
 - ``prompt-end``, as published: only the last token of the prompt. Scoring and decoding tell the patch where a prompt
-  ends (`kg_edit.models.hooks.telling_prompt_ends`). Otherwise a row of several tokens ends at its last token.
+  ends (`kg_edit.models.hooks.with_prompt_ends`). Otherwise a row of several tokens ends at its last token.
 - ``every-token``: all tokens. Patches made before this setting existed have this rule.
 """
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, field_validator
 
 from kg_edit.datasets import readable_records
-from kg_edit.datasets.kept import kept_queries
+from kg_edit.datasets.locality import locality_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
@@ -255,7 +255,7 @@ def _tests(prompt: str, edit: Edit) -> bool:
 
 def retained(edit: Edit, record: BenchmarkRecord) -> Retained:
     """Prompts whose answers an edit must not change, with their answers; a question stands there as it was written."""
-    return tuple((query.prompt, query.answers[0][0]) for query in kept_queries(edit, record) if query.answers)
+    return tuple((query.prompt, query.answers[0][0]) for query in locality_queries(edit, record) if query.answers)
 
 
 def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:

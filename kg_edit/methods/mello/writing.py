@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import telling_prompt_ends, watched
+from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
 from kg_edit.models.prompts import encode
@@ -133,7 +133,7 @@ class GreedyWriter:
 
     @torch.no_grad()
     def _run(self, ids: tuple[int, ...], after: Prefix) -> Prefix:
-        with telling_prompt_ends(self._model, None):
+        with with_prompt_ends(self._model, None):
             return run_prefix(self._model, [ids], after=after)
 
     def _read_rows(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
@@ -142,7 +142,7 @@ class GreedyWriter:
         if not start.ids or any(row[: len(start.ids)] != start.ids or len(row) == len(start.ids) for row in rows):
             start = _Read((), empty_prefix(self._model, 1))
         after = start.prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=self._model.device))
-        with telling_prompt_ends(self._model, None):
+        with with_prompt_ends(self._model, None):
             return run_prefix(self._model, [row[len(start.ids) : -1] for row in rows], after=after)
 
     def _next(self, cache: SummedCache, last: Sequence[int], mask: Tensor, *, begins: bool) -> list[int]:
@@ -153,7 +153,7 @@ class GreedyWriter:
         device, final = self._model.device, list[Tensor]()  # states before the final norm, which `logits` applies
         ends = torch.ones(len(last), 1, dtype=torch.bool) if begins else None
         with (
-            telling_prompt_ends(self._model, ends),
+            with_prompt_ends(self._model, ends),
             watched(self._model.blocks[-1], lambda _, output: final.append(output)),
         ):
             base_model(self._model)(

@@ -1,11 +1,11 @@
-"""What a network is trained on: an edit, and prompts whose answers must stay (`kg_edit.datasets.kept`)."""
+"""What a network is trained on: an edit, and prompts whose answers must stay (`kg_edit.datasets.locality`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kg_edit.datasets.kept import kept_queries
+from kg_edit.datasets.locality import locality_queries
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.scoring.questions import scored_after
@@ -31,7 +31,7 @@ def _kept(edit: Edit, record: BenchmarkRecord) -> tuple[tuple[str, str], ...]:
     """
     return tuple(
         (scored_after(query), query.answers[0][0] if query.answers else edit.target_new)
-        for query in kept_queries(edit, record)
+        for query in locality_queries(edit, record)
     )
 
 

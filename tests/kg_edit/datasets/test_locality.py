@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.kept import AskedInTest, kept_queries, prompts_kept
+from kg_edit.datasets.locality import TestPrompts, count_locality_queries, locality_queries
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 
@@ -22,14 +22,14 @@ def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit
 def test_what_a_test_asks_is_not_learned() -> None:
     asked = Question(question="Where does LeBron live?", answer="Miami")
     tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (asked,)})
-    test = AskedInTest([record(tested, "Who wrote Ulysses?")])
+    test = TestPrompts([record(tested, "Who wrote Ulysses?")])
     assert test.without(record(edit("lebron", prompt="{} lives in"))) is None, "its subject is tested"
     assert test.without(record(edit("Wade"))) is None, "its own prompt is asked"
     found = test.without(
         record(edit("Kobe", "wade plays for", "Oden plays for", "LeBron lives in"), "Who wrote Ulysses?")
     )
     assert found is not None and found.edits[0].neighborhood == ("Oden plays for",) and not found.probes
-    assert [query.prompt for query in kept_queries(found.edits[0], found)] == ["Oden plays for"]
+    assert [query.prompt for query in locality_queries(found.edits[0], found)] == ["Oden plays for"]
     worded = edit("Kobe").model_copy(update={"paraphrases": ("LeBron PLAYS for", "Kobe's team is")})
     learned = test.without(record(worded.model_copy(update={"portability": (asked,)})))
     assert learned is not None and not learned.edits[0].portability
@@ -43,10 +43,10 @@ def test_published_files_share_neighbours(shared: Path) -> None:
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
     train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]
     asked = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
-    left = [one for record in train if (one := AskedInTest(test).without(record))]
+    left = [one for record in train if (one := TestPrompts(test).without(record))]
     before, after = (
         {prompt for record in some for edit in record.edits for prompt in edit.neighborhood} & asked
         for some in (train, left)
     )
     assert len(before) > 20 and not after
-    assert prompts_kept(left) < prompts_kept(train)
+    assert count_locality_queries(left) < count_locality_queries(train)

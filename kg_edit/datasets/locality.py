@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit
 
 
-def kept_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
+def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
     """The edit's neighbours, or else the record's locality probes with their answers.
 
     Neighbours are sentences, and their answer is the old target; they have no answer if the edit has no old target.
@@ -25,7 +25,7 @@ def kept_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
     return tuple(query for query in queries if query.answers)
 
 
-class AskedInTest:
+class TestPrompts:
     """What a test asks: the subjects of its edits, and all prompts that are scored.
 
     A training file may have the same neighbours and locality prompts: a network that is trained to leave them unchanged
@@ -43,31 +43,28 @@ class AskedInTest:
         Edits of a tested subject and edits whose own prompt is asked go, and so do paraphrases, neighbours, questions
         and locality prompts that are asked or name a tested subject.
         """
-        edits = tuple(self._kept(edit) for edit in record.edits if self._may_be_learned(edit))
+        edits = []
+        for edit in record.edits:
+            if edit.subject.casefold() in self._subjects or edit.text.strip().casefold() in self._asked:
+                continue
+            prompts = {
+                "neighborhood": tuple(prompt for prompt in edit.neighborhood if not self.has(prompt)),
+                "paraphrases": tuple(prompt for prompt in edit.paraphrases if not self.has(prompt)),
+                "portability": tuple(one for one in edit.portability if not self.has(one.question)),
+            }
+            edits.append(edit.model_copy(update=prompts))
         if not edits:
             return None
-        probes = tuple(self._probe(probe) for probe in record.probes)
-        return record.model_copy(update={"edits": edits, "probes": tuple(probe for probe in probes if probe.queries)})
-
-    def _may_be_learned(self, edit: Edit) -> bool:
-        return edit.subject.casefold() not in self._subjects and edit.text.strip().casefold() not in self._asked
-
-    def _kept(self, edit: Edit) -> Edit:
-        neighbours, wordings = (
-            tuple(prompt for prompt in prompts if not self.has(prompt))
-            for prompts in (edit.neighborhood, edit.paraphrases)
-        )
-        asked = tuple(one for one in edit.portability if not self.has(one.question))
-        return edit.model_copy(update={"neighborhood": neighbours, "paraphrases": wordings, "portability": asked})
-
-    def _probe(self, probe: Probe) -> Probe:
-        left = tuple(query for query in probe.queries if not self.has(query.prompt))
-        return probe if left == probe.queries else probe.model_copy(update={"queries": left})
+        probes = []
+        for probe in record.probes:
+            left = tuple(query for query in probe.queries if not self.has(query.prompt))
+            probes += [probe.model_copy(update={"queries": left})] if left else []
+        return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
     def has(self, prompt: str) -> bool:
         """Whether the test asks ``prompt``, or has an edit of a subject that it names."""
-        said = prompt.strip().casefold()
-        return said in self._asked or any(subject in said for subject in self._subjects)
+        text = prompt.strip().casefold()
+        return text in self._asked or any(subject in text for subject in self._subjects)
 
 
 def _asked(record: BenchmarkRecord) -> Iterator[str]:
@@ -77,6 +74,6 @@ def _asked(record: BenchmarkRecord) -> Iterator[str]:
     yield from (query.prompt for probe in record.probes for query in probe.queries)
 
 
-def prompts_kept(records: Sequence[BenchmarkRecord]) -> int:
+def count_locality_queries(records: Sequence[BenchmarkRecord]) -> int:
     """The number of prompts in ``records`` whose answers must not change."""
-    return sum(len(kept_queries(edit, record)) for record in records for edit in record.edits)
+    return sum(len(locality_queries(edit, record)) for record in records for edit in record.edits)
