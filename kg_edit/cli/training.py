@@ -77,13 +77,13 @@ def training_command(app: typer.Typer, about: str, training: Callable[[], Traini
 
 
 def learned_from(data: Path, dataset: str | None, limit: int | None, leave_out: list[Path]) -> list[BenchmarkRecord]:
-    """The records of a file, without what the files of ``leave_out`` ask (`TestPrompts`); says how much that is."""
-    from kg_edit.datasets.locality import TestPrompts, count_locality_queries
+    """The records of a file, without what the files of ``leave_out`` ask (`HeldOutPrompts`); says how much that is."""
+    from kg_edit.datasets.locality import HeldOutPrompts, count_locality_queries
 
     found = _read(data, dataset, limit)
     if not leave_out:
         return [record for record in found if record.edits]
-    test = TestPrompts(record for path in leave_out for record in _read(path, None))
+    test = HeldOutPrompts(record for path in leave_out for record in _read(path, None))
     left = [one for record in found if (one := test.without(record))]
     every, kept = (sum(len(record.edits) for record in some) for some in (found, left))
     prompts, others = count_locality_queries(found), count_locality_queries(left)

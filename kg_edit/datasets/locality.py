@@ -25,7 +25,7 @@ def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
     return tuple(query for query in queries if query.answers)
 
 
-class TestPrompts:
+class HeldOutPrompts:
     """What a test asks: the subjects of its edits, and all prompts that are scored.
 
     A training file may have the same neighbours and locality prompts: a network that is trained to leave them unchanged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.locality import TestPrompts, count_locality_queries, locality_queries
+from kg_edit.datasets.locality import HeldOutPrompts, count_locality_queries, locality_queries
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 
@@ -22,7 +22,7 @@ def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit
 def test_what_a_test_asks_is_not_learned() -> None:
     asked = Question(question="Where does LeBron live?", answer="Miami")
     tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (asked,)})
-    test = TestPrompts([record(tested, "Who wrote Ulysses?")])
+    test = HeldOutPrompts([record(tested, "Who wrote Ulysses?")])
     assert test.without(record(edit("lebron", prompt="{} lives in"))) is None, "its subject is tested"
     assert test.without(record(edit("Wade"))) is None, "its own prompt is asked"
     found = test.without(
@@ -43,7 +43,7 @@ def test_published_files_share_neighbours(shared: Path) -> None:
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
     train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]
     asked = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
-    left = [one for record in train if (one := TestPrompts(test).without(record))]
+    left = [one for record in train if (one := HeldOutPrompts(test).without(record))]
     before, after = (
         {prompt for record in some for edit in record.edits for prompt in edit.neighborhood} & asked
         for some in (train, left)
