@@ -18,7 +18,7 @@ from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
 from wikidata_cache.sources.source import Source
-from wikidata_cache.subgraphs.expand import Expansion, expand
+from wikidata_cache.subgraphs.build import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphOptions
 

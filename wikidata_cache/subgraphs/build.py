@@ -1,7 +1,9 @@
 """Build the subgraphs of edits: resolve their ids, expand the roots of all edits together, assemble labelled graphs.
 
-Every subgraph has its provenance in `.graph`: options, redirects, old edge, hubs, what was dropped and why, and a
-content hash, which is the same for the same content from any source.
+One round a hop, breadth-first, for all edits: fetch the statements of every frontier node in shared requests, leave out
+what an edit forbids, sample `per_node` statements of each node (`sampling.py`); the nodes they reach are the next
+frontier. Every subgraph has its provenance in `.graph`: options, redirects, old edge, hubs, what was dropped and why,
+and a content hash, which is the same for the same content from any source.
 """
 
 from __future__ import annotations
@@ -10,19 +12,18 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import networkx as nx
 
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter, with_merged_answers
-from wikidata_cache.subgraphs.expand import Expansion, SampledStatement, expand
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
-from wikidata_cache.subgraphs.options import Root, SubgraphOptions
-from wikidata_cache.subgraphs.sampling import priority
+from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.subgraphs.sampling import other_end, priority, sample
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 logger = logging.getLogger(__name__)
@@ -39,38 +40,145 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[Su
         options: one for each edit, which differ in their `leakage` only.
 
     Returns:
-        One subgraph for each edit. The errors of `find_ends` and `expand` are raised.
+        One subgraph for each edit.
+
+    Raises:
+        TruthyOnlyError: as `expand` raises it. The errors of `find_ends` are raised as well.
     """
     if not edits:
         return []
     options = with_merged_answers(options, facts)
     ends = find_ends(edits, facts)
-    expansions = [_expansion(end, own, facts) for end, own in zip(ends, options, strict=True)]
-    ids = {entity for end in ends for entity in end.ids}
-    _grow(facts, expansions, options[0], rounds=options[0].hops - 1, also=ids)
-    return [_subgraph(*parts, facts) for parts in zip(ends, expansions, options, strict=True)]
+    expansions = [_start(end, own, facts) for end, own in zip(ends, options, strict=True)]
+    # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
+    rounds = [options[0].per_node] * (options[0].hops - 1)
+    expand(facts, expansions, options[0], per_node=rounds, also={entity for end in ends for entity in end.ids})
+    return [_edit_subgraph(*parts, facts) for parts in zip(ends, expansions, options, strict=True)]
 
 
 def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
     """Build the subgraph around one item, without any edit; raises TruthyOnlyError as `expand` does."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
-    _grow(facts, [expansion], options, rounds=options.hops, also=[entity])
+    expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also=[entity])
     anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
-    steps = list(expansion.steps.values())
-    return _with_provenance(assemble(facts, anchors, steps, claims=options.claims), options, expansion)
+    graph = assemble(facts, anchors, list(expansion.steps.values()), claims=options.claims)
+    return _with_provenance(graph, options, expansion)
 
 
-def _grow(
-    facts: Facts, expansions: Sequence[Expansion], options: SubgraphOptions, *, rounds: int, also: Collection[str]
+class SampledStatement(NamedTuple):
+    """A sampled statement, its hop, and the node that was expanded along it (one end of the statement)."""
+
+    hop: int
+    statement: Statement
+    node: str
+
+    @property
+    def reached(self) -> str:
+        """The node at the statement's other end."""
+        return other_end(self.statement, self.node)
+
+
+@dataclass
+class Expansion:
+    """The neighbourhood of one edit while it is expanded.
+
+    Args:
+        frontier: nodes to expand next.
+        hops: the hop at which each node was reached.
+        closed: returns True for nodes that may be reached but not expanded.
+        forbidden: returns the reason to leave out a statement, or None.
+        named: entities for which the edit itself has a label.
+        steps: the sampled statements.
+        hubs: nodes that were not expanded along their incoming statements.
+        dropped: number of statements that were left out, by reason.
+    """
+
+    frontier: Sequence[str]
+    hops: dict[str, int]
+    closed: Callable[[str], bool] = lambda node: False
+    forbidden: Callable[[Statement], str | None] = lambda statement: None
+    named: Collection[str] = ()
+    steps: dict[Statement, SampledStatement] = field(default_factory=dict)
+    hubs: list[str] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
+        """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
+        if options.incoming:
+            self.hubs += filter(facts.is_hub, self.frontier)
+        offered: dict[str, list[Statement]] = {}
+        for node in self.frontier:
+            usable = facts.usable(
+                node, incoming=options.incoming, claims=options.claims, named=self.named, dropped=self.dropped
+            )
+            reasons = [self.forbidden(statement) for statement in usable]
+            self.dropped.update(reason for reason in reasons if reason is not None)
+            offered[node] = [s for s, reason in zip(usable, reasons, strict=True) if reason is None]
+        return offered
+
+    def advance(
+        self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], options: SubgraphOptions, m: int
+    ) -> None:
+        """Sample statements of each frontier node; the nodes they reach are the next frontier.
+
+        Args:
+            eligible: statements that may be sampled, by frontier node.
+            degrees: in-degrees of their other ends; only the policy "inverse-hub" uses them.
+            options: seed and policy of the sampling.
+            m: statements to keep of each node.
+        """
+        reached: dict[str, None] = {}
+        for node, offered in eligible.items():
+            chosen = sample(offered, m, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
+            self.dropped["not_sampled"] += len(offered) - len(chosen)
+            for statement in chosen:
+                step = SampledStatement(self.hops[node] + 1, statement, node)
+                self.steps.setdefault(statement, step)  # a statement may be sampled from both of its ends
+                if step.reached not in self.hops:
+                    self.hops[step.reached] = step.hop
+                    if not self.closed(step.reached):
+                        reached[step.reached] = None
+        self.frontier = list(reached)
+
+
+def expand(
+    facts: Facts,
+    expansions: Sequence[Expansion],
+    options: SubgraphOptions,
+    *,
+    per_node: Sequence[int],
+    also: Collection[str] = (),
 ) -> None:
-    expand(facts, expansions, options, per_node=[options.per_node] * rounds, also=also)
-    facts.labels(also)  # one request for all edits, if no round has fetched them
+    """Expand all neighbourhoods in place, one round for each entry of `per_node`.
+
+    Args:
+        facts: the source's answers.
+        expansions: the neighbourhoods.
+        options: direction, ranks, seed and policy.
+        per_node: statements to keep of each node, for each round.
+        also: ids whose labels are fetched in the same requests.
+
+    Raises:
+        TruthyOnlyError: `options.statements` is "all", and the source has only truthy statements of a node.
+    """
+    for m in per_node:
+        frontier = sorted({node for expansion in expansions for node in expansion.frontier})
+        facts.prefetch(frontier, incoming=options.incoming, claims=options.claims, also=also)
+        eligible = [expansion.eligible(facts, options) for expansion in expansions]
+        degrees: Mapping[str, int] = {}
+        if options.policy == "inverse-hub":
+            degrees = facts.degrees(
+                {other_end(s, node) for offered in eligible for node, some in offered.items() for s in some}
+            )
+        for expansion, offered in zip(expansions, eligible, strict=True):
+            expansion.advance(offered, degrees, options, m)
+    facts.labels(also)  # one request for all edits, where no round has fetched them
     if options.claims:
         facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
 
 
-def _expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
-    roots = [node for root in options.roots if (node := _root_node(ends, root)) is not None]
+def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
+    roots = [node for root in options.roots if (node := ends.nodes[root]) is not None]
     open_subject = "subject" in options.roots
     return Expansion(
         frontier=list(dict.fromkeys(roots)),
@@ -81,22 +189,30 @@ def _expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expans
     )
 
 
-def _root_node(ends: EditEnds, root: Root) -> str | None:
-    return {"target_new": ends.target_new, "subject": ends.subject_id, "target_true": ends.target_true_id}[root]
-
-
-def _subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
+def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
+    # The edge of the edit itself is one of `max_edges`, and is always in the graph.
     room = None if options.max_edges is None else options.max_edges - 1
     steps = nearest(list(expansion.steps.values()), room, seed=options.seed)
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-    graph = assemble(facts, _anchors(ends, options), steps, claims=options.claims)
+
+    # The old object is a node from the start only where it is a root; else a statement has to lead to it.
+    old = ends.target_true_id
+    hops = {ends.subject: 0, ends.target_new: 1}
+    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
+    if old:
+        roles.setdefault(old, "target_true")
+        if "target_true" in options.roots:
+            hops.setdefault(old, 1)
+    anchors = Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
+    graph = assemble(facts, anchors, steps, claims=options.claims)
+
     graph.graph |= {
         "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
         "redirects": dict(ends.redirects),
         "old_edge": ends.replaced(facts),
         "old_edge_stated": ends.old_edge and facts.states(ends.old_edge),
         "new_edge_stated": facts.states(ends.new_edge) if ends.subject_id else None,
-        "unexpanded_roots": [root for root in options.roots if _root_node(ends, root) is None],
+        "unexpanded_roots": [root for root in options.roots if ends.nodes[root] is None],
     }
     if options.hops > 1 and "target_new" in options.roots:
         _warn_where_unlabelled(ends, facts, options)
@@ -105,9 +221,14 @@ def _subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, fa
 
 @dataclass(frozen=True)
 class Anchors:
-    """The nodes from which a subgraph starts, with hops, roles and labels (`words`); and the edge of the edit, if any.
+    """The nodes from which a subgraph starts, and the edge of the edit.
 
-    `edit_text` is the label of that edge where the graph has none.
+    Args:
+        hops: the hop of each node, in the order of the nodes.
+        roles: the role of each node.
+        words: labels of nodes for which the graph has none.
+        edit_edge: the edge of the edit, if any.
+        edit_text: its label, where the graph has none.
     """
 
     hops: Mapping[str, int]
@@ -117,21 +238,17 @@ class Anchors:
     edit_text: str = ""
 
 
-def _anchors(ends: EditEnds, options: SubgraphOptions) -> Anchors:
-    hops = {ends.subject: 0, ends.target_new: 1}
-    old = ends.target_true_id
-    if old and "target_true" in options.roots:
-        hops.setdefault(old, 1)
-    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
-    if old:
-        roles.setdefault(old, "target_true")
-    return Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
-
-
 def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
-    """Make the Subgraph of the sampled statements; nodes are in a fixed order: anchors first, then by hop and id.
+    """Make the graph of the sampled statements. Nodes are in a fixed order: anchors first, then by hop and id.
 
-    With `claims`, edges have rank and times. Raises TruthyOnlyError if the source has no claim for a statement.
+    Args:
+        facts: the source's answers.
+        anchors: the first nodes.
+        steps: the sampled statements.
+        claims: whether edges get rank and times.
+
+    Raises:
+        TruthyOnlyError: the source has no claim for a statement.
     """
     hops = dict(anchors.hops)
     for step in sorted(steps, key=lambda step: step.hop):
@@ -142,28 +259,20 @@ def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], 
         label = (facts.label(node) if is_item(node) else None) or anchors.words.get(node) or node
         graph.add_node(node, label=label, hop=hops[node], role=anchors.roles.get(node, "neighbour"))
     if anchors.edit_edge is not None:
-        _add_edit_edge(graph, facts, anchors.edit_edge, anchors.edit_text)
+        subject, relation, target = anchors.edit_edge
+        text: str | None = (facts.label(relation) if is_property(relation) else None) or anchors.edit_text
+        graph.add_edge(subject, target, key=relation, property=relation, label=text, role="edit")
     for step in sorted(steps):
         subject, relation, target = step.statement
-        more = _claimed(facts, step.statement) if claims else {}
-        graph.add_edge(
-            subject, target, key=relation, property=relation, label=facts.label(relation), role="statement", **more
-        )
+        more: dict[str, object] = {}
+        if claims:
+            found = [c for c in facts.claims([subject])[subject] if (c.property, c.object) == (relation, target)]
+            if not found:
+                raise TruthyOnlyError(subject, facts.source.name)
+            more = as_attributes(found)
+        text = facts.label(relation)
+        graph.add_edge(subject, target, key=relation, property=relation, label=text, role="statement", **more)
     return graph
-
-
-def _claimed(facts: Facts, statement: Statement) -> dict[str, object]:
-    claims = facts.claims([statement.subject])[statement.subject]
-    found = [claim for claim in claims if (claim.property, claim.object) == statement[1:]]
-    if not found:
-        raise TruthyOnlyError(statement.subject, facts.source.name)
-    return as_attributes(found)
-
-
-def _add_edit_edge(graph: nx.MultiDiGraph, facts: Facts, edge: Statement, text: str) -> None:
-    subject, relation, target = edge
-    label = (facts.label(relation) if is_property(relation) else None) or text
-    graph.add_edge(subject, target, key=relation, property=relation, label=label, role="edit")
 
 
 def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) -> list[SampledStatement]:

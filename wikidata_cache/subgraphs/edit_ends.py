@@ -21,10 +21,8 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.facts import Facts
-from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
-_PARTS = ("subject", "relation", "target_new", "target_true")
-_ATTRIBUTES = (*_PARTS, *(f"{part}_id" for part in _PARTS))
 UNKNOWN_SUBJECT = "_:subject"
 """The node key of a subject without an id."""
 
@@ -67,8 +65,8 @@ class EditLike(Protocol):
 
 def check_edit(edit: object) -> None:
     """Raise BadOptionError if `edit` is not an `EditLike`; the message names the missing attributes."""
-    missing = [name for name in _ATTRIBUTES if not hasattr(edit, name)]
-    if missing:
+    parts = ("subject", "relation", "target_new", "target_true")
+    if missing := [name for name in (*parts, *(f"{part}_id" for part in parts)) if not hasattr(edit, name)]:
         raise BadOptionError(
             f"Found an edit of the type {type(edit).__name__} without the attributes {', '.join(missing)}; expected an "
             f"object such as EditRow(row=1, subject='Spike Hughes', target_new='Philadelphia'). EditRow is in "
@@ -101,10 +99,14 @@ class EditEnds:
         return self.edit.relation_id or "edit"
 
     @property
+    def nodes(self) -> dict[Root, str | None]:
+        """The node of each end that may be a root; None for an end without an id."""
+        return {"target_new": self.target_new, "subject": self.subject_id, "target_true": self.target_true_id}
+
+    @property
     def ids(self) -> set[str]:
         """All ids of the edit, including those of the relation and of the old object."""
-        found = (self.subject_id, self.edit.relation_id, self.target_new, self.target_true_id)
-        return {entity for entity in found if entity}
+        return {entity for entity in (*self.nodes.values(), self.edit.relation_id) if entity}
 
     @property
     def words(self) -> dict[str, str]:
@@ -165,32 +167,39 @@ def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
 
     Raises AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, or BadOptionError for malformed ids.
     """
-    return [_or_raise(end) for end in try_ends(edits, facts)]
+    found = try_ends(edits, facts)
+    for end in found:
+        if isinstance(end, WikidataCacheError):
+            raise end
+    return [end for end in found if isinstance(end, EditEnds)]
 
 
 def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
     """Return for each edit the result of `find_ends`, or the error that it would raise; requests are shared."""
-    errors = [_malformed(edit) for edit in edits]
-    sound = [edit for edit, error in zip(edits, errors, strict=True) if error is None]
-    found = _resolved({edit.target_new for edit in sound if edit.target_new_id is None}, facts)
-    targets = [edit.target_new_id or found[edit.target_new] for edit in sound]
-    pairs = [(edit, target) for edit, target in zip(sound, targets, strict=True) if isinstance(target, str)]
-    checked = iter(_checked(_followed(pairs, facts), facts))
-    resolved = iter([next(checked) if isinstance(target, str) else target for target in targets])
-    return [error or next(resolved) for error in errors]
+    found: list[EditEnds | WikidataCacheError | None] = [_malformed(edit) for edit in edits]
+    sound = [number for number, error in enumerate(found) if error is None]
 
+    # Where o* has no id, its label has to name exactly one item.
+    named = _resolved({edits[n].target_new for n in sound if edits[n].target_new_id is None}, facts)
+    targets: dict[int, str] = {}
+    for number in sound:
+        target = edits[number].target_new_id or named[edits[number].target_new]
+        if isinstance(target, str):
+            targets[number] = target
+        else:
+            found[number] = target
 
-def _or_raise(end: EditEnds | WikidataCacheError) -> EditEnds:
-    if isinstance(end, WikidataCacheError):
-        raise end
-    return end
+    ends = _followed([(edits[number], target) for number, target in targets.items()], facts)
+    for number, end in zip(targets, _checked(ends, facts), strict=True):
+        found[number] = end
+    return [end for end in found if end is not None]
 
 
 def _malformed(edit: EditLike) -> BadOptionError | None:
-    items = {"subject_id": edit.subject_id, "target_new_id": edit.target_new_id}
-    for name, value in (items | {"target_true_id": edit.target_true_id}).items():
-        if value is not None and not is_item(value):
-            return BadOptionError(f"{name}={value!r} of the edit of {edit.subject!r}: expected an id such as Q42.")
+    ids = {"subject_id": edit.subject_id, "target_new_id": edit.target_new_id, "target_true_id": edit.target_true_id}
+    wrong = next((name for name, value in ids.items() if value is not None and not is_item(value)), None)
+    if wrong:
+        return BadOptionError(f"{wrong}={ids[wrong]!r} of the edit of {edit.subject!r}: expected an id such as Q42.")
     if edit.relation_id is not None and not is_property(edit.relation_id):
         return BadOptionError(
             f"relation_id={edit.relation_id!r} of the edit of {edit.subject!r}: expected an id such as P19."
@@ -201,60 +210,51 @@ def _malformed(edit: EditLike) -> BadOptionError | None:
 def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
     """Return for each label its only item, or an error where none or several have it; internal items do not count."""
     named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
-    facts.types({entity for found in named.values() for entity in found})  # one request for all of them
+    # One request each for the types of all candidates, and for the statements of the ambiguous ones.
+    facts.types({entity for found in named.values() for entity in found})
     external = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
     facts.out({entity for found in external.values() if len(found) > 1 for entity in found})
-    return {label: _the_only(label, found, facts) for label, found in external.items()}
-
-
-def _the_only(label: str, candidates: Sequence[str], facts: Facts) -> str | WikidataCacheError:
-    if not candidates:
-        return UnknownLabelError(label, facts.source.name)
-    if len(candidates) > 1:
-        most_stated_first = _most_stated_first(candidates, facts)
-        return AmbiguousLabelError(label, most_stated_first, _described(most_stated_first, facts))
-    return candidates[0]
-
-
-def _most_stated_first(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """Sort the candidates by number of statements, most first, then by id: the first one is probably meant."""
-    stated = facts.out(candidates)
-    return sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
-
-
-def _described(candidates: Sequence[str], facts: Facts) -> list[str]:
-    """Return each candidate as a text such as "Q65 (city)", with the labels of its classes."""
-    types = facts.types(candidates)
-    names = facts.labels(set().union(*types.values()))
-    kinds = {entity: sorted(names.get(kind, kind) for kind in types[entity]) for entity in candidates}
-    return [f"{entity} ({', '.join(kinds[entity]) or 'no known type'})" for entity in candidates]
+    results: dict[str, str | WikidataCacheError] = {}
+    for label, candidates in external.items():
+        if not candidates:
+            results[label] = UnknownLabelError(label, facts.source.name)
+        elif len(candidates) == 1:
+            results[label] = candidates[0]
+        else:
+            # The item with the most statements is probably meant, so the message lists it first.
+            stated, types = facts.out(candidates), facts.types(candidates)
+            candidates = sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
+            words = facts.labels(set().union(*types.values()))
+            kinds = {entity: sorted(words.get(kind, kind) for kind in types[entity]) for entity in candidates}
+            described = [f"{entity} ({', '.join(kinds[entity]) or 'no known type'})" for entity in candidates]
+            results[label] = AmbiguousLabelError(label, candidates, described)
+    return results
 
 
 def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
     """Return the ends of each (edit, new object) pair, with merged items replaced."""
+    # An item with statements was not merged, and neither was an old object that the graph states under the edit's ids.
     stated = facts.out({node for edit, target in pairs for node in (target, edit.subject_id) if node})
-    doubtful = {entity for entity, said in stated.items() if not said}
-    doubtful.update(old for edit, _ in pairs if (old := edit.target_true_id) and not _states_old(edit, stated))
+    doubtful = {entity for entity, pairs_of in stated.items() if not pairs_of}
+    for edit, _ in pairs:
+        old = edit.target_true_id
+        if old and (edit.relation_id, old) not in stated.get(edit.subject_id or "", ()):
+            doubtful.add(old)
     redirects = facts.redirects(doubtful)
-    return [_follow(edit, target, redirects) for edit, target in pairs]
-
-
-def _states_old(edit: EditLike, stated: Mapping[str, Sequence[tuple[str, str]]]) -> bool:
-    """Return whether the graph states the old fact under the edit's ids; if so, the old object was not merged."""
-    return (edit.relation_id, edit.target_true_id) in stated.get(edit.subject_id or "", ())
-
-
-def _follow(edit: EditLike, target: str, redirects: Mapping[str, str]) -> EditEnds:
-    """Return the ends of one edit, with merged items replaced."""
-    subject, old = edit.subject_id, edit.target_true_id
-    followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
-    return EditEnds(
-        edit,
-        target_new=followed.get(target, target),
-        subject_id=subject and followed.get(subject, subject),
-        target_true_id=old and followed.get(old, old),
-        redirects=followed,
-    )
+    ends = []
+    for edit, target in pairs:
+        subject, old = edit.subject_id, edit.target_true_id
+        followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
+        ends.append(
+            EditEnds(
+                edit,
+                target_new=followed.get(target, target),
+                subject_id=subject and followed.get(subject, subject),
+                target_true_id=old and followed.get(old, old),
+                redirects=followed,
+            )
+        )
+    return ends
 
 
 def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | WikidataCacheError]:
@@ -262,8 +262,7 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
     stated = facts.out({node for end in ends for node in (end.target_new, end.subject_id) if node})
     silent = {end.target_new for end in ends if not stated[end.target_new]}
     labelled = facts.labels(silent)
-    mentioned = facts.mentioned(silent - labelled.keys())
-    unknown = silent - labelled.keys() - mentioned
+    unknown = silent - labelled.keys() - facts.mentioned(silent - labelled.keys())
     return [
         EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
         if end.target_new in unknown
@@ -287,10 +286,10 @@ def with_merged_answers(options: Sequence[SubgraphOptions], facts: Facts) -> lis
 
 
 def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:
-    """Return a function that gives the reason to leave out a statement, or None to keep it.
+    """Return a function from a statement to the reason to leave it out, or to None.
 
     - "edit_edge_again": the statement is the edit's own edge, which is in the subgraph already.
-    - "old_edge": the statement is the old edge, in either direction, which the model shall forget. Without a relation
+    - "old_edge": the statement is the old edge, in either direction, which the edit replaces. Without a relation
       id, every edge between subject and old object is one.
     - "answer": the statement leads to or from an answer of `options.leakage`.
     - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.

@@ -18,7 +18,7 @@ from wikidata_cache.subgraphs.sampling import other_end
 
 
 class Facts:
-    """The answers of `source`. Each question is asked only once; empty answers are kept as well.
+    """The answers of `source`. Each question is asked only once, also where the answer is empty.
 
     `usable` leaves out statements with a property in `meta` or with an item of a class in `internal`
     (`deny_lists.py`).
@@ -27,14 +27,9 @@ class Facts:
     def __init__(self, source: Source, *, meta: Container[str], internal: Collection[str]) -> None:
         self.source = source
         self._meta = meta
-        self._internal = frozenset(internal)
+        self.internal = frozenset(internal)  # the classes of Wikimedia-internal items
         self.warned: set[str] = set()  # new objects o* for which a warning about missing labels was logged
         self._known: dict[Kind, dict[str, Json]] = {kind: {} for kind in templates.TEMPLATES}
-
-    @property
-    def internal(self) -> frozenset[str]:
-        """The classes of Wikimedia-internal items."""
-        return self._internal
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
@@ -101,7 +96,7 @@ class Facts:
 
     def is_internal(self, entity: str) -> bool:
         """Return whether an item is an instance of a Wikimedia-internal class, such as disambiguation page."""
-        return not self._internal.isdisjoint(self.types([entity])[entity])
+        return not self.internal.isdisjoint(self.types([entity])[entity])
 
     def states(self, statement: Statement) -> bool:
         """Return whether the graph holds this truthy statement."""
@@ -141,26 +136,28 @@ class Facts:
     ) -> list[Statement]:
         """Return the statements of a prefetched node that are not housekeeping and whose parts have labels.
 
-        Statements with a housekeeping property, with a Wikimedia-internal item or without a label are left out, and
-        counted in `dropped` by reason. Entities in `named` need no label, because the edit has one for them.
+        Args:
+            node: the item.
+            incoming: also return the statements with the item as value.
+            claims: return statements of every rank except deprecated.
+            named: entities that need no label, because the edit has one for them.
+            dropped: counts, by reason, the statements that are left out.
         """
-        kept = []
+        types, labels = self._known["types"], self._known["label"]
+        usable = []
         for statement in self.stated(node, incoming=incoming, claims=claims):
-            reason = self._drop_reason(statement.property, other_end(statement, node), named)
-            if reason is None:
-                kept.append(statement)
+            relation, other = statement.property, other_end(statement, node)
+            if relation in self._meta:
+                dropped["meta_property"] += 1
+            elif not self.internal.isdisjoint(types[other]):
+                dropped["internal_item"] += 1
+            elif labels[relation] is None:
+                dropped["unlabelled_property"] += 1
+            elif labels[other] is None and other not in named:
+                dropped["unlabelled_item"] += 1
             else:
-                dropped[reason] += 1
-        return kept
-
-    def _drop_reason(self, relation: str, other: str, named: Container[str]) -> str | None:
-        if relation in self._meta:
-            return "meta_property"
-        if not self._internal.isdisjoint(self._known["types"][other]):
-            return "internal_item"
-        if self._known["label"][relation] is None:
-            return "unlabelled_property"
-        return "unlabelled_item" if self._known["label"][other] is None and other not in named else None
+                usable.append(statement)
+        return usable
 
     def _ask(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         return self._fetch(template, set(check_ids(ids)))
@@ -189,13 +186,10 @@ def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
 
     The best claim has the highest rank, then the latest start, then the latest end; no end counts as the latest.
     """
-    best_first = sorted(sorted(claims, key=_latest, reverse=True), key=lambda claim: claim.rank != "preferred")
-    said = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
-    return {**said[0], "claims": said}
-
-
-def _latest(claim: Claim) -> tuple[object, ...]:
-    return _moment(claim.start), not claim.end, _moment(claim.end)
+    latest = sorted(claims, key=lambda claim: (_moment(claim.start), not claim.end, _moment(claim.end)), reverse=True)
+    best_first = sorted(latest, key=lambda claim: claim.rank != "preferred")  # a stable sort
+    each = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
+    return {**each[0], "claims": each}
 
 
 def _moment(time: str) -> tuple[int, str]:

@@ -22,19 +22,19 @@ Direction = Literal["out", "both"]
 Statements = Literal["truthy", "all"]
 """The ranks that count: the best rank of each property ("truthy"), or all ranks except deprecated ("all")."""
 
-_LEAST = {"hops": 1, "per_node": 0, "max_edges": 1}
-_CHOICES = {"policy": get_args(Policy), "direction": get_args(Direction), "statements": get_args(Statements)}
-
 
 @dataclass(frozen=True)
 class Leakage:
     """What a subgraph must not contain, so that it does not reveal the answers of a test.
 
-    The subgraph has no statement to or from one of the `answers`. These are item ids, or labels, which are compared
-    without case, width and extra spaces. An id that was merged into another item stands for that item. The edit's own
-    subject and new object are exempt, since the prompt has them.
-    `drop_old_edge=False` allows the replaced edge s -r-> o, for control experiments.
-    Raises BadOptionError if `answers` is a single string or contains an empty string.
+    Args:
+        answers: item ids, or labels, which are compared without case, width and extra spaces. No statement leads to or
+            from one of them. An id that was merged into another item means that item. The edit's own subject and new
+            object are exempt, since the prompt has them.
+        drop_old_edge: leave out the replaced edge s -r-> o; False is for control experiments.
+
+    Raises:
+        BadOptionError: `answers` is a single string or contains an empty string.
     """
 
     answers: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Leakage:
 
     def gives_away(self, node: str, label: str | None) -> bool:
         """Return whether a node is an answer, by its id or its label."""
-        return bool(self.answers) and (node in self.answers or (label is not None and folded(label) in self._folded))
+        return node in self.answers or (label is not None and folded(label) in self._folded)
 
     def also(self, answers: Iterable[str]) -> Leakage:
         """Return the same with further answers."""
@@ -98,26 +98,23 @@ class SubgraphOptions:
     leakage: Leakage = field(default_factory=Leakage)
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        for name, least in (("hops", 1), ("per_node", 0), ("seed", None), ("max_edges", 1)):
+            value = getattr(self, name)
+            if name == "max_edges" and value is None:
+                continue
+            if not isinstance(value, Integral):
+                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
+            if least is not None and value < least:
+                raise BadOptionError(f"{name}={value}: expected at least {least}.")
+            object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
+        for name, kind in (("policy", Policy), ("direction", Direction), ("statements", Statements)):
+            if getattr(self, name) not in get_args(kind):
+                raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}.")
         if isinstance(self.roots, str) or not set(roots := tuple(self.roots)) <= set(get_args(Root)):
             raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
         object.__setattr__(self, "roots", roots)
         if not isinstance(self.leakage, Leakage):
             raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
-
-    def _check_numbers(self) -> None:
-        for name in ("hops", "per_node", "seed", "max_edges"):
-            value = getattr(self, name)
-            if value is None and name == "max_edges":
-                continue
-            if not isinstance(value, Integral):
-                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
-            if name in _LEAST and value < _LEAST[name]:
-                raise BadOptionError(f"{name}={value}: expected at least {_LEAST[name]}.")
-            object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
 
     @property
     def incoming(self) -> bool:

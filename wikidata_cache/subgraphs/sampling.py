@@ -61,36 +61,29 @@ def other_end(statement: Statement, node: str) -> str:
     return statement.object if statement.subject == node else statement.subject
 
 
-def _turns(keyed: Mapping[Statement, bytes], node: str) -> dict[Statement, int]:
-    """Return {statement: number of statements of the same relation and direction that come before it by priority}."""
+def _uniform(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+    return lambda _: 0
+
+
+def _relation_stratified(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+    # The rank is the number of statements of the same relation and direction that come before by priority.
     seen: Counter[tuple[str, bool]] = Counter()
     turns = {}
     for statement in sorted(keyed, key=keyed.__getitem__):
         stratum = statement.property, statement.subject == node
         turns[statement] = seen[stratum]
         seen[stratum] += 1
-    return turns
-
-
-def _weighted(key: bytes, degree: int) -> float:
-    """Return -ln(u) * 2^b, an exponential variable of rate 1 / 2^b.
-
-    u is uniform and computed from the priority `key`; b is the bit length of the in-degree `degree`.
-    """
-    uniform = (int.from_bytes(key[:8], "big") + 1) / 2**64
-    return -log(uniform) * 2.0 ** degree.bit_length()
-
-
-def _uniform(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
-    return lambda _: 0
-
-
-def _relation_stratified(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
-    return _turns(keyed, node).__getitem__
+    return turns.__getitem__
 
 
 def _inverse_hub(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
-    return lambda statement: _weighted(keyed[statement], degrees[other_end(statement, node)])
+    def rank(statement: Statement) -> float:
+        # An exponential variable of rate 1 / 2^b: -ln(u) 2^b, with u in (0, 1] from the priority, and b the bit length
+        # of the in-degree. Keeping the smallest ones samples with weights 1 / 2^b.
+        uniform = (int.from_bytes(keyed[statement][:8], "big") + 1) / 2**64
+        return -log(uniform) * 2.0 ** degrees[other_end(statement, node)].bit_length()
+
+    return rank
 
 
 ORDERS: Mapping[Policy, Callable[[Keyed, str, Mapping[str, int]], Rank]] = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import rdflib
 
 EDIT_IRI = "urn:wikidata-cache:edit"  # the property of an edit whose relation has no id
+FORMAT = "wikidata-subgraph/1"
 COLUMNS = ("subject", "subject_label", "property", "property_label", "object", "object_label", "role", "hop")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -49,7 +50,25 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises MissingExtraError where torch_geometric is not installed.
         """
-        return to_pyg(self)
+        torch = _library("torch", "to_pyg", "torch-geometric")
+        geometric = _library("torch_geometric.data", "to_pyg", "torch-geometric")
+        row = {node: number for number, node in enumerate(self)}
+        edges = list(self.edges(keys=True, data=True))
+        relations = {key: data.get("label", key) for _, _, key, data in sorted(edges, key=lambda edge: edge[2])}
+        kind = {key: number for number, key in enumerate(relations)}
+        long = {"dtype": torch.long}
+        return geometric.Data(
+            num_nodes=len(row),
+            edge_index=torch.tensor([(row[u], row[v]) for u, v, _, _ in edges], **long).reshape(-1, 2).t().contiguous(),
+            edge_type=torch.tensor([kind[key] for _, _, key, _ in edges], **long),
+            edit_mask=torch.tensor([data.get("role") == "edit" for *_, data in edges], dtype=torch.bool),
+            hop=torch.tensor([self.nodes[node].get("hop", 0) for node in row], **long),
+            node_ids=list(row),
+            node_labels=[self.nodes[node]["label"] for node in row],
+            roles=[self.nodes[node].get("role", "neighbour") for node in row],
+            relation_ids=list(relations),
+            relation_labels=list(relations.values()),
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas.DataFrame with one row per edge: subject, property, object, their labels, role and hop.
@@ -58,7 +77,14 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         Raises MissingExtraError where pandas is not installed.
         """
-        return to_dataframe(self)
+        pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
+        label = self.nodes(data="label")
+        rows = [
+            (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(self, u, v))
+            for u, v, key, data in self.edges(keys=True, data=True)
+        ]
+        frame: pd.DataFrame = pandas.DataFrame(rows, columns=list(COLUMNS))
+        return frame
 
     def to_rdflib(self) -> rdflib.Graph:
         """Return an rdflib.Graph of `wd:s wdt:p wd:o` triples and rdfs:labels.
@@ -67,7 +93,25 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         an id). A subject without an id is a blank node. The language of a label is the node's `label_lang`, else "en";
         a node whose label is only its id gets no label.
         """
-        return to_rdflib(self)
+        import rdflib
+
+        graph = rdflib.Graph()
+        graph.bind("wd", ENTITY)
+        graph.bind("wdt", DIRECT)
+        label = rdflib.URIRef(RDFS_LABEL)
+        term = {
+            node: rdflib.URIRef(ENTITY + node) if is_entity(node) else rdflib.BNode(node.removeprefix("_:"))
+            for node in self
+        }
+        for node, data in self.nodes(data=True):
+            if data["label"] != node:
+                graph.add((term[node], label, rdflib.Literal(data["label"], lang=data.get("label_lang", "en"))))
+        for u, v, key, data in self.edges(keys=True, data=True):
+            direct, entity = (DIRECT + key, ENTITY + key) if is_property(key) else (EDIT_IRI, EDIT_IRI)
+            graph.add((term[u], rdflib.URIRef(direct), term[v]))
+            if data.get("label") not in (None, "", key):
+                graph.add((rdflib.URIRef(entity), label, rdflib.Literal(data["label"], lang="en")))
+        return graph
 
     def to_graphml(self, path: str | Path) -> Path:
         """Write GraphML for Gephi, yEd, Cytoscape, igraph or `networkx.read_graphml`, and return the path.
@@ -75,7 +119,15 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         Edges get ids such as "Q1345 P17 Q30". Lists, None and nested values become JSON text, and characters that XML
         cannot hold become spaces.
         """
-        return write_atomically(path, to_graphml(self))
+        plain = nx.MultiDiGraph()
+        plain.graph |= _scalars(self.graph)
+        for node, data in self.nodes(data=True):
+            plain.add_node(node, **_scalars(data))
+        for u, v, key, data in self.edges(keys=True, data=True):
+            plain.add_edge(u, v, key=f"{u} {key} {v}", **_scalars(data))
+        file = io.BytesIO()
+        nx.write_graphml_xml(plain, file, named_key_ids=True)
+        return write_atomically(path, file.getvalue())
 
     def to_json(self) -> str:
         """Return the graph as one line of canonical JSON: provenance, nodes and edges, in order. See `from_json`."""
@@ -83,7 +135,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         edges = [
             {"subject": u, "key": key, "object": v, **data} for u, v, key, data in self.edges(keys=True, data=True)
         ]
-        content = {"format": "wikidata-subgraph/1", "graph": self.graph, "nodes": nodes, "edges": edges}
+        content = {"format": FORMAT, "graph": self.graph, "nodes": nodes, "edges": edges}
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -94,8 +146,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         """
         try:
             content = json.loads(text)
-            if content["format"] != "wikidata-subgraph/1":
-                raise ValueError(f"format {content['format']!r}")
+            if content["format"] != FORMAT:
+                raise ValueError(f"found the format {content['format']!r}, expected {FORMAT!r}")
             graph = cls()
             graph.graph |= content["graph"]
             for node in content["nodes"]:
@@ -143,101 +195,20 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         return html(self)
 
 
-def to_pyg(graph: nx.MultiDiGraph) -> Any:
-    """Return a torch_geometric.data.Data; see `Subgraph.to_pyg`.
-
-    Raises MissingExtraError where torch_geometric is not installed.
-    """
-    torch = _library("torch", "to_pyg", "torch-geometric")
-    geometric = _library("torch_geometric.data", "to_pyg", "torch-geometric")
-    row = {node: number for number, node in enumerate(graph)}
-    edges = [(u, v, key, data) for u, v, key, data in graph.edges(keys=True, data=True)]
-    relations = {key: data.get("label", key) for _, _, key, data in sorted(edges, key=lambda edge: edge[2])}
-    kind = {key: number for number, key in enumerate(relations)}
-    long = {"dtype": torch.long}
-    return geometric.Data(
-        num_nodes=len(row),
-        edge_index=torch.tensor([(row[u], row[v]) for u, v, _, _ in edges], **long).reshape(-1, 2).t().contiguous(),
-        edge_type=torch.tensor([kind[key] for _, _, key, _ in edges], **long),
-        edit_mask=torch.tensor([data.get("role") == "edit" for *_, data in edges], dtype=torch.bool),
-        hop=torch.tensor([graph.nodes[node].get("hop", 0) for node in row], **long),
-        node_ids=list(row),
-        node_labels=[graph.nodes[node]["label"] for node in row],
-        roles=[graph.nodes[node].get("role", "neighbour") for node in row],
-        relation_ids=list(relations),
-        relation_labels=list(relations.values()),
-    )
-
-
-def to_dataframe(graph: nx.MultiDiGraph) -> pd.DataFrame:
-    """Return a pandas.DataFrame with `COLUMNS`, one row per edge.
-
-    Raises MissingExtraError where pandas is not installed.
-    """
-    pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
-    frame: pd.DataFrame = pandas.DataFrame(rows(graph), columns=list(COLUMNS))
-    return frame
-
-
-def rows(graph: nx.MultiDiGraph) -> list[tuple[Any, ...]]:
-    """Return one tuple per edge, in the graph's order: the values of `COLUMNS`."""
-    label = graph.nodes(data="label")
-    return [
-        (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(graph, u, v))
-        for u, v, key, data in graph.edges(keys=True, data=True)
-    ]
-
-
 def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
     """Return the hop of an edge: one more than the hop of its subject, or of its nearer end for direction "both"."""
     hops = [graph.nodes[end].get("hop", 0) for end in (subject, target)]
     return 1 + int(min(hops) if graph.graph.get("direction") == "both" else hops[0])
 
 
-def to_rdflib(graph: nx.MultiDiGraph) -> rdflib.Graph:
-    """Return an rdflib.Graph of direct statements and labels; see `Subgraph.to_rdflib`."""
-    import rdflib
-
-    made = rdflib.Graph()
-    made.bind("wd", ENTITY)
-    made.bind("wdt", DIRECT)
-    named = rdflib.URIRef(RDFS_LABEL)
-    term = {
-        node: rdflib.URIRef(ENTITY + node) if is_entity(node) else rdflib.BNode(node.removeprefix("_:"))
-        for node in graph
-    }
-    for node, data in graph.nodes(data=True):
-        if data["label"] != node:
-            made.add((term[node], named, rdflib.Literal(data["label"], lang=data.get("label_lang", "en"))))
-    for u, v, key, data in graph.edges(keys=True, data=True):
-        direct, entity = (DIRECT + key, ENTITY + key) if is_property(key) else (EDIT_IRI, EDIT_IRI)
-        made.add((term[u], rdflib.URIRef(direct), term[v]))
-        if data.get("label") not in (None, "", key):
-            made.add((rdflib.URIRef(entity), named, rdflib.Literal(data["label"], lang="en")))
-    return made
-
-
-def to_graphml(graph: nx.MultiDiGraph) -> bytes:
-    """Return GraphML as bytes; see `Subgraph.to_graphml`."""
-    plain = nx.MultiDiGraph()
-    plain.graph |= _scalars(graph.graph)
-    for node, data in graph.nodes(data=True):
-        plain.add_node(node, **_scalars(data))
-    for u, v, key, data in graph.edges(keys=True, data=True):
-        plain.add_edge(u, v, key=f"{u} {key} {v}", **_scalars(data))
-    file = io.BytesIO()
-    nx.write_graphml_xml(plain, file, named_key_ids=True)
-    return file.getvalue()
-
-
 def _scalars(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: _scalar(value) for name, value in attributes.items()}
-
-
-def _scalar(value: object) -> object:
-    if isinstance(value, bool | int | float):
-        return value
-    return _NOT_XML.sub(" ", value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    """Return the attributes with every value as a number or as text that XML can hold."""
+    scalars: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if not isinstance(value, bool | int | float):
+            value = _NOT_XML.sub(" ", value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+        scalars[name] = value
+    return scalars
 
 
 def _library(module: str, wanted_by: str, requirement: str) -> Any:
