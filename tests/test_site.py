@@ -103,5 +103,5 @@ def test_no_markup_is_left_over(pages: dict[Path, Contents]) -> None:
 
 def test_the_reference_is_made_of_the_docstrings(site: Path) -> None:
     page = (site / "reference" / "kg_edit.html").read_text(encoding="utf-8")
-    assert "Raises:" in page and "what the edited model should say" in page
+    assert "Raises:" in page and "what the edited model should predict" in page
     assert 'id="kg_edit.LanguageModel.load"' in page and "kg_edit.Edit.text" in page

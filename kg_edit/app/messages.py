@@ -37,7 +37,7 @@ class TryRequest(Record):
 
     subject: Answer = Field(description="s, the entity the fact is about")
     prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
-    target_new: Answer = Field(description="o*, what the edited model should say")
+    target_new: Answer = Field(description="o*, what the edited model should predict")
     target_true: Answer | None = Field(None, description="o, what the unedited model says")
     relation: Answer | None = Field(None, description="the relation's name")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")

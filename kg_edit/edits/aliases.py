@@ -51,7 +51,8 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
     left = {name: value for name, value in row.items() if name != LINKED}
     if "requested_rewrite" in row:
         return left, {}
-    renamed = _renames(left, triplet=triplet)
+    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {"case_id": "id"})}
+    renamed = {name: known[name] for name in left if name in known}
     found: dict[str, object] = {}
     for name, value in left.items():
         own = renamed.get(name, name)
@@ -62,45 +63,29 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
     return (found if triplet else _from_easy_edit(found, left)), names
 
 
-def _renames(row: Row, *, triplet: bool) -> dict[str, str]:
-    """The row's field names that have another name here, each with that name."""
-    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {"case_id": "id"})}
-    return {name: known[name] for name in row if name in known}
-
-
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     """Turn the fields of an EasyEdit row into those of an `Edit`; leave other rows unchanged."""
     if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
         return fields
     found = {name: value for name, value in fields.items() if name not in ("locality", *LOCALITY)}
-    found["prompt"] = _with_place(found.get("prompt"), found.get("subject"))
+    # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
+    prompt, subject = found.get("prompt"), found.get("subject")
+    if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
+        parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
+        found["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
     if isinstance(old := found.get("target_true"), list) and old:
         found["target_true"] = old[0]
-    # a locality prompt whose answer is the old object is a neighbour of the fact
-    if kept := [prompt for prompt, names in _asked_elsewhere(fields) if found.get("target_true") in names]:
-        found.setdefault("neighborhood", kept)
+    # A locality prompt whose answer is the old object is a neighborhood prompt of the fact.
+    groups = fields.get("locality")
+    locality = [*_paired(*map(fields.get, LOCALITY)), *(_pairs(groups) if isinstance(groups, Mapping) else ())]
+    if near := [prompt for prompt, names in locality if found.get("target_true") in names]:
+        found.setdefault("neighborhood", near)
     if isinstance(asked := found.get("portability"), Mapping):
         found["portability"] = [
             {"question": prompt, "answer": answer, **({"aliases": others} if others else {})}
             for prompt, (answer, *others) in _pairs(asked)
         ]
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _with_place(prompt: object, subject: object) -> object:
-    """Replace the subject by {} if it occurs exactly once in the prompt as a whole word; else change nothing."""
-    if not (isinstance(prompt, str) and isinstance(subject, str) and subject.strip()) or "{}" in prompt:
-        return prompt
-    parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
-    return "{}".join(parts) if len(parts) == 2 else prompt
-
-
-def _asked_elsewhere(fields: Row) -> Iterator[tuple[object, list[object]]]:
-    """Yield (prompt, names of the right answers) for each locality prompt."""
-    prompt, answer = (fields.get(name) for name in LOCALITY)
-    yield from _paired(prompt, answer)
-    if isinstance(groups := fields.get("locality"), Mapping):
-        yield from _pairs(groups)
 
 
 def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
@@ -124,8 +109,8 @@ def _paired(prompt: object, answer: object) -> Iterator[tuple[object, list[objec
     """
     if isinstance(prompt, list) and isinstance(answer, list):
         if len(prompt) != len(answer):
-            said = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt its answer, or a list of names"
-            raise EditError([Fault("ground_truth", said)])
+            message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
+            raise EditError([Fault("ground_truth", message)])
         for one, its in zip(prompt, answer, strict=True):
             yield one, list(_names(its)) or [its]
     elif prompt is not None:

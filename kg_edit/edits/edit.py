@@ -1,4 +1,4 @@
-"""The request to edit a fact, (s, r, o -> o*): after a prompt about subject s, the model shall say o* instead of o."""
+"""The request to edit a fact, (s, r, o -> o*): after a prompt about subject s, the model predicts o* instead of o."""
 
 import hashlib
 import json
@@ -11,12 +11,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -34,7 +32,7 @@ def _readable(text: str) -> str:
 
 
 _BARE_ID = (
-    "'{name}' is a Wikidata id, which the model would learn to say: write the label here and the id in "
+    "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
     "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
 )
 
@@ -67,8 +65,8 @@ class Edit(Record):
 
     White space around names and around the prompt is removed. Paraphrases and neighborhood prompts contain their
     subject already, so they are kept unchanged. A name that is only a Wikidata id is refused, because the model would
-    learn to say the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made from
-    subject, prompt and target, so the same fact always has the same id.
+    learn to generate the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made
+    from subject, prompt and target, so the same fact always has the same id.
 
     Raises:
         pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` raises an error in plain words instead.
@@ -77,8 +75,8 @@ class Edit(Record):
     id: Name = Field("", description="a name for the edit, unique in its file")
     subject: Name = Field(description="s, the entity the fact is about")
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
-    target_true: Name | None = Field(None, description="o, what the unedited model says")
-    target_new: Name = Field(description="o*, what the edited model should say")
+    target_true: Name | None = Field(None, description="o, what the unedited model predicts")
+    target_new: Name = Field(description="o*, what the edited model should predict")
     ending: str = Field("", description="the text after the object in the sentence that states the fact")
     relation: Name | None = Field(None, description="the label of r")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
@@ -86,19 +84,13 @@ class Edit(Record):
     target_true_id: EntityId | None = Field(None, description="the Wikidata id of o")
     target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
     paraphrases: Texts = Field((), description="prompts for the same fact in other words")
-    neighborhood: Texts = Field((), description="prompts about other subjects, for which o must stay true")
+    neighborhood: Texts = Field((), description="prompts about other subjects, which must not change")
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
     )
     chat: bool | Literal["both"] = Field(
         False, description="true: made and asked in the form of the model's chat template; both: made in both forms"
     )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out ``chat`` and ``ending`` where they are empty, to keep the hashes that earlier runs recorded."""
-        found: dict[str, Any] = dump(self)
-        return {name: value for name, value in found.items() if value or name not in ("chat", "ending")}
 
     @property
     def text(self) -> str:
@@ -136,16 +128,29 @@ class Edit(Record):
     @model_validator(mode="before")
     @classmethod
     def _with_id(cls, fields: Any) -> Any:
-        return {"id": _id_of(fields), **fields} if isinstance(fields, dict) and "id" not in fields else fields
+        if not isinstance(fields, dict) or "id" in fields:
+            return fields
+        # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
+        fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
+        fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
+        words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
+        digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
+        return {"id": "-".join(filter(None, (words, digest))), **fields}
 
     @field_validator("prompt")
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
         if (places := prompt.count("{}")) > 1:
             raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, in the place of the subject's name")
-        if not places:
-            raise ValueError(f"{prompt!r} has no {{}}; {_place_subject(prompt, info.data.get('subject'))}")
-        return prompt
+        if places:
+            return prompt
+        subject = info.data.get("subject")
+        if subject and (found := re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE)):
+            way_out = f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
+        else:
+            absent = f"the subject {subject!r} does not occur in it; " if subject else ""
+            way_out = f"{absent}write {{}} where the subject's name belongs"
+        raise ValueError(f"{prompt!r} has no {{}}; {way_out}")
 
     @field_validator("target_new", "target_new_id")
     @classmethod
@@ -164,30 +169,13 @@ class Edit(Record):
         return self
 
 
-def _id_of(fields: Mapping[str, object]) -> str:
-    """Make an id for an edit: up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256."""
-    fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
-    fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
-    words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
-    digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
-    return "-".join(filter(None, (words, digest)))
-
-
-def _place_subject(prompt: str, subject: str | None) -> str:
-    """Explain where to write {} in a prompt that has none."""
-    if subject and (found := re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE)):
-        return f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
-    absent = f"the subject {subject!r} does not occur in it; " if subject else ""
-    return f"{absent}write {{}} where the subject's name belongs"
-
-
 def is_entity_id(name: object) -> TypeGuard[str]:
-    """Tell whether `name` is the id of a Wikidata entity, as Q36159 is."""
+    """Return whether `name` is the id of a Wikidata entity, as Q36159 is."""
     return isinstance(name, str) and is_item(name)
 
 
 def is_property_id(name: object) -> TypeGuard[str]:
-    """Tell whether `name` is the id of a Wikidata property, as P54 is."""
+    """Return whether `name` is the id of a Wikidata property, as P54 is."""
     return isinstance(name, str) and is_property(name)
 
 

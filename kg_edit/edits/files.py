@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, LISTS
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.rows import FIELDS, Row, ids_to_label, to_edit
+from kg_edit.edits.rows import FIELDS, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, OutputError, describe, did_you_mean
 from kg_edit.storage.atomic import write_text
@@ -36,8 +35,6 @@ _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"
 _COLUMNS = tuple(name for name in FIELDS if name != "portability")  # questions do not fit into a cell
 _TABLES = (".csv", ".tsv")
 _TRUTH = {"true": True, "false": False}  # values of the field chat in a table, besides "both"
-
-_Taken = dict[tuple[str, ...], tuple[int, Edit]]  # a key from `_claims` -> the row number and the edit
 
 log = logging.getLogger(__name__)
 
@@ -95,43 +92,56 @@ def read_edits(
     rows = list(numbered_rows(path))
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
-    known = _known_labels(rows, labels, templates)
-    make = partial(to_edit, labels=known, templates=templates)
-    found = _edits_in(rows, path, make, allow_conflicts=allow_conflicts)
-    if found.problems and not (keep_going and found.edits):
-        raise EditFileError(_refusal(found.problems, keep_going=keep_going))
-    log.info(
-        "%s: read %s, skipped %s", path, _count(len(found.edits), "edit"), _count(len(rows) - len(found.edits), "row")
-    )
-    return found
+
+    # One question to the graph for all ids of the file.
+    ids = {id_ for _, row in rows if isinstance(row, dict) for id_ in ids_to_label(row, templates)}
+    known = labels.labels(sorted(ids)) if labels and ids else {}
+
+    edits: list[Edit] = []
+    problems: list[RowProblem] = []
+    unit = unit_of(path)
+    by_id: dict[str, int] = {}
+    by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the first row of the fact
+    repeated: list[tuple[int, int]] = []
+    for number, row in rows:
+        try:
+            if isinstance(row, EditError):
+                raise row
+            if not isinstance(row, dict):
+                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+            given = {name: value for name, value in row.items() if value is not None}
+            edit = to_edit(given, row_id=f"row-{number}", labels=known, templates=templates)
+            if edit.id in by_id:
+                raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
+            first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))
+            if same.target_new != edit.target_new and not allow_conflicts:
+                here, there = f"{edit.target_new!r} here", f"{same.target_new!r} in {unit} {first}"
+                message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
+                raise EditError([Fault("target_new", message)])
+        except EditError as error:
+            problems += [RowProblem(path, number, fault) for fault in error.faults]
+            continue
+        edits.append(edit)
+        repeated += [(number, first)] if first else []
+        by_id[edit.id] = number
+        by_fact[edit.subject, edit.prompt] = number, edit
+
+    if problems and not (keep_going and edits):
+        if keep_going:
+            raise EditFileError("no row can be used:\n" + "\n".join(map(str, problems)))
+        others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
+        raise EditFileError(f"{problems[0]}{others}")
+    if repeated and not allow_conflicts:
+        number, first = repeated[0]
+        more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
+        log.warning("%s: %s %d is the edit of %s %d again%s; it is made twice", path, unit, number, unit, first, more)
+    skipped = len(rows) - len(edits)
+    log.info("%s: read %s, skipped %s", path, _count(len(edits), "edit"), _count(skipped, "row"))
+    return EditFile(tuple(edits), tuple(problems))
 
 
 def _count(number: int, unit: str) -> str:
     return f"{number} {unit}{'s' * (number != 1)}"
-
-
-def _edits_in(rows: Iterable[NumberedRow], path: Path, make: Callable[..., Edit], *, allow_conflicts: bool) -> EditFile:
-    """The edits that ``make`` makes of the rows, and the faults of the other rows; warns of rows that say the same."""
-    edits: list[Edit] = []
-    problems: list[RowProblem] = []
-    taken: _Taken = {}
-    repeated: list[tuple[int, int]] = []
-    for number, row in rows:
-        try:
-            edit = make(_fields(row), row_id=f"row-{number}")
-            _refuse_clash(edit, taken, unit_of(path), allow_conflicts=allow_conflicts)
-        except EditError as error:
-            problems += [RowProblem(path, number, fault) for fault in error.faults]
-        else:
-            edits.append(edit)
-            if again := taken.get(_claims(edit)[1]):
-                repeated.append((number, again[0]))
-            taken |= dict.fromkeys(_claims(edit), (number, edit))
-    if repeated and not allow_conflicts:
-        number, first = repeated[0]
-        unit, more = unit_of(path), f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
-        log.warning("%s: %s %d is the edit of %s %d again%s; it is made twice", path, unit, number, unit, first, more)
-    return EditFile(tuple(edits), tuple(problems))
 
 
 def check_writable_name(path: Path) -> None:
@@ -180,8 +190,14 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     except EditRowError as error:
         place = f", {error.place}" if error.place else ""
         raise EditFileError(f"{path}{place}: {error.problem}") from None
+    in_table = path.suffix.lower() in _TABLES
     for row in rows:
-        yield row.line, _value(row.value, in_table=path.suffix.lower() in _TABLES)
+        if isinstance(row.value, RowFault):
+            yield row.line, EditError([Fault(*row.value)])
+        elif in_table and isinstance(row.value, dict):
+            yield row.line, {name: _cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in row.value.items()}
+        else:
+            yield row.line, row.value
 
 
 def check_file(path: Path) -> None:
@@ -207,63 +223,13 @@ def _header_fault(header: Sequence[str]) -> str | None:
     return f"lacks the column {lacking[0]!r}; expected at least {shapes}" if lacking else None
 
 
-def _value(value: object, *, in_table: bool) -> object:
-    if isinstance(value, RowFault):
-        return EditError([Fault(*value)])
-    if in_table and isinstance(value, dict):
-        return {name: _cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in value.items()}
-    return value
-
-
 def _cell(field: str, cell: Any) -> object:
+    """Convert the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
     if field in LISTS:
-        return _entries(cell)
+        return [entry.strip() for entry in cell.split(" | ")]
     return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
-
-
-def _entries(cell: str) -> list[str]:
-    return [entry.strip() for entry in cell.split(" | ")]
 
 
 def unit_of(path: Path) -> str:
     """What the number of a row counts: lines, or in .json, where lines mean nothing, positions in the list."""
     return "record" if path.suffix.lower() == ".json" else "line"
-
-
-def _known_labels(
-    rows: Iterable[NumberedRow], labels: LabelSource | None, templates: RelationTemplates
-) -> Mapping[str, str]:
-    wanted: set[str] = set()
-    for _, row in rows:
-        wanted |= ids_to_label(row, templates) if isinstance(row, dict) else set()
-    return labels.labels(sorted(wanted)) if labels and wanted else {}
-
-
-def _fields(row: object) -> Row:
-    if isinstance(row, EditError):
-        raise row
-    if not isinstance(row, dict):
-        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-    return {name: value for name, value in row.items() if value is not None}
-
-
-def _claims(edit: Edit) -> tuple[tuple[str, ...], ...]:
-    """The keys that an edit claims in its file: its id and its fact. Edits with the same target may share a fact."""
-    return ("id", edit.id), ("fact", edit.subject, edit.prompt)
-
-
-def _refuse_clash(edit: Edit, taken: _Taken, unit: str, *, allow_conflicts: bool) -> None:
-    same_id, same_fact = map(taken.get, _claims(edit))
-    if same_id:
-        raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {same_id[0]} too; give it another")])
-    if same_fact and same_fact[1].target_new != edit.target_new and not allow_conflicts:
-        here, there = f"{edit.target_new!r} here", f"{same_fact[1].target_new!r} in {unit} {same_fact[0]}"
-        message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
-        raise EditError([Fault("target_new", message)])
-
-
-def _refusal(problems: Sequence[RowProblem], *, keep_going: bool) -> str:
-    if keep_going:
-        return "no row can be used:\n" + "\n".join(map(str, problems))
-    others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
-    return f"{problems[0]}{others}"

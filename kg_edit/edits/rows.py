@@ -96,7 +96,9 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
     """
-    row = {name: str(value) if _is_number_id(name, value) else value for name, value in row.items()}
+    # Published files number their records; an id is a text.
+    numbers = {name: str(row[name]) for name in ("id", "case_id") if type(row.get(name)) is int}
+    row = {**row, **numbers}
     row, names = canonical(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
         fields, names = _from_counterfact(checked(CounterFactRecord, row), labels, templates), _COUNTERFACT
@@ -107,7 +109,11 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
         _refuse_unknown(row, _EDIT_FIELDS)
         fields = {**row, **_relation_fields(row, labels, templates)} if _lacks_prompt(row) else row
     try:
-        return checked(Edit, {"id": row_id, **fields, **_spaced(fields.get("ending"))})
+        # The cell of a table has lost the space before its ending; scripts without case, such as Chinese, take none.
+        ending = fields.get("ending")
+        if isinstance(ending, str) and ending and (ending[0].isdigit() or ending[0].lower() != ending[0].upper()):
+            fields = {**fields, "ending": f" {ending}"}
+        return checked(Edit, {"id": row_id, **fields})
     except EditError as error:
         raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
 
@@ -125,21 +131,6 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
 
 
-def _spaced(ending: object) -> Row:
-    """An ending that begins with a word, with a space before it: cells of a table have lost theirs.
-
-    Letters without case are left alone, because scripts such as Chinese take no space.
-    """
-    if not (isinstance(ending, str) and ending):
-        return {}
-    first = ending[0]
-    return {"ending": f" {ending}"} if first.isdigit() or first.lower() != first.upper() else {}
-
-
-def _is_number_id(name: str, value: object) -> bool:
-    return name in ("id", "case_id") and type(value) is int
-
-
 def _lacks_prompt(row: Row) -> bool:
     """Whether the row is an edit without a prompt, whose prompt is made from its relation, as for a triplet."""
     return "prompt" not in row and ("relation" in row or "relation_id" in row)
@@ -151,14 +142,14 @@ def _is_triplet(row: Row) -> bool:
 
 def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
     if unknown := [name for name in row if name not in known]:
-        raise EditError(Fault(name, f"unknown field{_nearest(name, known)}") for name in unknown)
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    """Suggest the known field that the writer of an unknown field probably meant."""
-    if name in FIELDS:
-        return f" in a triplet; expected {_TRIPLET[name]!r}"
-    return did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
+        # the field that the writer probably meant
+        near = {
+            name: f" in a triplet; expected {_TRIPLET[name]!r}"
+            if name in FIELDS
+            else did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
+            for name in unknown
+        }
+        raise EditError(Fault(name, f"unknown field{hint}") for name, hint in near.items())
 
 
 def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> Row:
@@ -185,11 +176,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
 def _renamed(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
     fields = {name: row[own] for name, own in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if own in row}
-    return {name: _plain(value) for name, value in fields.items()}
-
-
-def _plain(value: object) -> object:
-    return bare_id(value.strip()) if isinstance(value, str) else value
+    return {name: bare_id(value.strip()) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates) -> Row:
@@ -197,16 +184,12 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates) -> Row
     for name in _ENTITIES:
         entity = fields.get(name)
         if is_entity_id(entity) and fields.get(f"{name}_id") in (None, entity):
-            fields |= {name: _entity_label(name, entity, labels), f"{name}_id": entity}
+            if not labels.get(entity):
+                field = _TRIPLET.get(name, name)
+                way_out = f"write the label here and the id in {field}_id, or give a --graph that knows it"
+                raise EditError([Fault(field, f"found the id {entity}, for which there is no label; {way_out}")])
+            fields |= {name: labels[entity], f"{name}_id": entity}
     return fields | _relation_fields(fields, labels, templates)
-
-
-def _entity_label(name: str, entity: str, labels: Labels) -> str:
-    if label := labels.get(entity):
-        return label
-    field = _TRIPLET.get(name, name)
-    way_out = f"write the label here and the id in {field}_id, or give a --graph that knows it"
-    raise EditError([Fault(field, f"found the id {entity}, for which there is no label; {way_out}")])
 
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
@@ -218,25 +201,19 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         name, id_ = None, name
     known = templates.find(id_) or templates.find(name)
     if name and not (known or id_ or fields.get("prompt")) and (near := templates.near(name)):
-        raise EditError([Fault("relation", _misspelt(name, near))])
+        message = (
+            f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or add a row "
+            "for it to a templates file and pass --templates FILE"
+        )
+        raise EditError([Fault("relation", message)])
     label = name or (known.label if known else labels.get(id_ or ""))
     prompt = fields.get("prompt") or (known.template if known else label and f"The {label} of {{}} is")
     if not prompt:
-        raise EditError([Fault("relation", _no_prompt(id_))])
+        message = "is missing; expected the label or the id of a relation, or a prompt"
+        if id_ is not None:
+            message = (
+                f"unknown relation id without template: {id_} has no label either; add a row for it to a templates "
+                "file and pass --templates FILE, or give the row a prompt"
+            )
+        raise EditError([Fault("relation", message)])
     return {"relation": label, "relation_id": id_ or (known and known.property_id) or None, "prompt": prompt}
-
-
-def _misspelt(name: str, near: str) -> str:
-    return (
-        f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or add a row for it "
-        "to a templates file and pass --templates FILE"
-    )
-
-
-def _no_prompt(relation_id: str | None) -> str:
-    if relation_id is None:
-        return "is missing; expected the label or the id of a relation, or a prompt"
-    return (
-        f"unknown relation id without template: {relation_id} has no label either; add a row for it to a "
-        "templates file and pass --templates FILE, or give the row a prompt"
-    )

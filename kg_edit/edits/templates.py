@@ -73,38 +73,30 @@ def utf8_text(file: Path) -> str:
 
 
 def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if _has_content(line)]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
     if not lines or _cells(lines[0][1]) != _HEADER:
         raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
     for number, line in lines[1:]:
         cells = _cells(line)
-        if wrong := _fault(cells, table):
-            raise EditFileError(f"{file}, line {number}: {wrong}")
+        place = f"{file}, line {number}"
+        if len(cells) != len(_HEADER):
+            raise EditFileError(f"{place}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
         row = RelationTemplate(*cells)
+        if row.property_id and not is_property_id(row.property_id):
+            wanted = "expected an id such as P54, or nothing if it has none"
+            raise EditFileError(f"{place}: property: found {row.property_id!r}; {wanted}")
+        if not row.label:
+            raise EditFileError(f"{place}: label: is empty; expected the relation's name")
+        if row.template.count("{}") != 1:
+            wanted = "expected one {} for the subject, as in '{} plays for'"
+            raise EditFileError(f"{place}: template: found {row.template!r}; {wanted}")
+        if repeated := row.names & table.keys():
+            names = ", ".join(sorted(repeated))
+            raise EditFileError(f"{place}: {names}: already has a template on an earlier line; keep one")
         table |= dict.fromkeys(row.names, row)
     return table
 
 
-def _has_content(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith("#")
-
-
 def _cells(line: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in line.split("\t"))
-
-
-def _fault(cells: tuple[str, ...], table: Mapping[str, RelationTemplate]) -> str | None:
-    """Return the fault of a row of cells, or None if it is right; `table` holds the templates of the rows above it."""
-    if len(cells) != len(_HEADER):
-        return f"found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs"
-    row = RelationTemplate(*cells)
-    if row.property_id and not is_property_id(row.property_id):
-        return f"property: found {row.property_id!r}; expected an id such as P54, or nothing if it has none"
-    if not row.label:
-        return "label: is empty; expected the relation's name"
-    if row.template.count("{}") != 1:
-        return f"template: found {row.template!r}; expected one {{}} for the subject, as in '{{}} plays for'"
-    if repeated := row.names & table.keys():
-        return f"{', '.join(sorted(repeated))}: already has a template on an earlier line; keep one"
-    return None

@@ -129,7 +129,7 @@ def test_an_entity_id_without_label() -> None:
     [
         ({"subject": 5}, "subject", "found the number 5; expected text"),
         ({"new_object": ["Rome"]}, "new_object", "found a list; expected text"),
-        ({"new_object": " "}, "new_object", "is empty; expected o*, what the edited model should say"),
+        ({"new_object": " "}, "new_object", "is empty; expected o*, what the edited model should predict"),
         ({"new_object": "los angeles lakers"}, "new_object", "is also the old target"),
         ({"objekt": "x"}, "objekt", "unknown field, did you mean 'object'?"),
         ({"target_new": "x"}, "target_new", "unknown field in a triplet; expected 'new_object'"),
