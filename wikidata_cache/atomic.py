@@ -2,27 +2,39 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write `content` to a temporary file in the same folder, rename it to `path`, and return `path`.
+@contextmanager
+def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the same folder for writing, and rename it to `path` when the block has ended.
 
-    Where `path` is a symbolic link, the file that it points to is replaced. Text is encoded as UTF-8; lone surrogates
-    become "?". Raises OSError, which names `path`; an existing file at `path` is then unchanged.
+    Where `path` is a symbolic link, the file that it points to is replaced. After an error, a file at `path` is
+    unchanged. Raises OSError, which names `path`.
     """
     path = Path(path)
     target = path.resolve()
-    body = content if isinstance(content, bytes) else content.encode("utf-8", errors="replace")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(body)
+                yield file
             Path(name).chmod(0o644)
             Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    return path
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> Path:
+    """Write `content` to `path` as `open_atomically` does, and return `path`.
+
+    Text is encoded as UTF-8; lone surrogates become "?". Raises OSError.
+    """
+    with open_atomically(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
+    return Path(path)

@@ -17,6 +17,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -52,7 +53,7 @@ _MEANINGS = {
 _UNREADABLE = ("cannot be read", f"Check its permissions and those of its folder, or {ELSEWHERE}.")
 
 APPLICATION = 0x6B676361  # SQLite's application_id of our files
-FORMAT = 1
+VERSION = 1
 _WAIT = 60.0  # seconds to wait for the transaction of another process
 
 # Rows of `facts` are never changed: a refresh adds a row with a later fetched_at (UTC, ISO 8601, milliseconds).
@@ -66,14 +67,14 @@ CREATE TABLE facts (
 ) WITHOUT ROWID;
 CREATE TABLE pace (host TEXT PRIMARY KEY, state TEXT NOT NULL);
 PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {FORMAT};
+PRAGMA user_version = {VERSION};
 """
 
-_WORTH_SAYING = 5.0  # seconds; a longer wait for a lock is logged
+_LONG_WAIT = 5.0  # seconds; a longer wait for a lock is logged
 
 _SHORTEST_LIMIT = 10_000_000  # bytes; SQLite's length limit also applies to the lists of ids in our own queries
 
-_WORTH_PACKING = 300  # characters; zlib does not make shorter texts smaller
+_SHORT_TEXT = 300  # characters; zlib does not make shorter texts smaller
 
 
 class Database:
@@ -92,7 +93,7 @@ class Database:
         self._inherited: list[sqlite3.Connection] = []  # kept open: closing them would drop the parent's file locks
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _database, (self.path, self.read_only)
+        return partial(Database, read_only=self.read_only), (self.path,)
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Return all rows of a query; [] where there is no file yet."""
@@ -115,7 +116,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open a write transaction: either everything that the block writes is kept, or nothing."""
+        """Open a write transaction: everything that the block writes is saved, or nothing."""
         with self._lock, cache_file_errors(self.path):
             connection = self._connection(write=True)
             assert connection is not None  # noqa: S101  # writing opens or raises
@@ -137,9 +138,18 @@ class Database:
         process is about to open it, two processes could hold the lock.
         """
         with cache_file_errors(self.path):
+            folder = self.path.with_name(f"{self.path.name}.locks")
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):  # as writable as the cache's own folder; some file systems have no permissions
+                    shutil.copymode(self.path.parent, folder)
             name = re.sub(r"[^\w.-]", "_", purpose)
-            lock = FileLock(_lock_folder(self.path) / f"{name}.lock", poll_interval=0.01)
-            _acquire(lock)
+            lock = FileLock(folder / f"{name}.lock", poll_interval=0.01)
+            try:
+                lock.acquire(timeout=_LONG_WAIT)
+            except Timeout:
+                logger.info("%s: waiting for another process to finish its request", lock.lock_file)
+                lock.acquire()
         try:
             yield
         finally:
@@ -174,21 +184,17 @@ class Database:
             raise CacheFileError(self.path, "was opened for reading only", f"To keep answers, {ELSEWHERE}.")
         if not write and not self.path.exists():
             return None
-        opened = self._writer() if write else open_reader(self.path)
+        if write:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.exclusive("making"):  # two processes must not create the tables at the same time
+                opened: sqlite3.Connection | None = open_writer(self.path)
+        else:
+            opened = open_reader(self.path)
         self.close()
         self._file = self.path.stat() if write else None
         if opened is not None:
             self._open = (os.getpid(), write, opened)
         return opened
-
-    def _writer(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.exclusive("making"):  # two processes must not create the tables at the same time
-            return open_writer(self.path)
-
-
-def _database(path: Path, read_only: bool) -> Database:
-    return Database(path, read_only=read_only)
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -240,44 +246,32 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether a file has no tables yet; raise CacheFileError for tables of another program or format."""
-    application, version, tables = _header(connection)
-    if (application, version) == (APPLICATION, FORMAT):
-        _check_tables(connection, path)
-        return False
-    if application == APPLICATION:
-        suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
-        raise CacheFileError(path, f"is a cache of format {version}; this release reads format {FORMAT}", suggestion)
-    if tables:
-        raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
-    return True
-
-
-def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise CacheFileError for views, triggers and unknown tables, with which an untrusted file could run SQL."""
-    found = connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'").fetchall()
-    expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
-    if {" ".join(str(sql).split()) for (sql,) in found} != expected:
-        suggestion = (
-            f"It is damaged, or another program has changed it. Import a snapshot into a new file, or {ELSEWHERE}."
-        )
-        raise CacheFileError(path, "has other tables than a cache", suggestion)
-
-
-def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Return (application_id, user_version, number of schema entries).
-
-    One transaction reads all three, since another process may be creating the tables.
-    """
+    """Return whether a file has no tables yet; raise CacheFileError for tables of another program or version."""
+    # One transaction reads all three, since another process may be creating the tables.
     connection.execute("BEGIN")
     try:
         [[application]] = connection.execute("PRAGMA application_id").fetchall()
         [[version]] = connection.execute("PRAGMA user_version").fetchall()
-        [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        tables = [
+            sql
+            for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'")
+        ]
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return application, version, tables
+    if application == APPLICATION and version != VERSION:
+        suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
+        raise CacheFileError(path, f"is a cache of version {version}; this release reads version {VERSION}", suggestion)
+    if application == APPLICATION:
+        # An untrusted file could run SQL with views, triggers or generated columns, so only our own tables are allowed.
+        expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
+        if {" ".join(str(sql).split()) for sql in tables} != expected:
+            advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
+            raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
+        return False
+    if tables:
+        raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
+    return True
 
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
@@ -316,25 +310,6 @@ def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
         raise CacheFileError(path, f"{problem} ({error.strerror or error})", suggestion) from error
 
 
-def _lock_folder(path: Path) -> Path:
-    """Return the folder of a cache file's locks; create it with the permissions of the folder that the file is in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.with_name(f"{path.name}.locks")
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        with suppress(OSError):  # some file systems have no permissions
-            shutil.copymode(path.parent, folder)
-    return folder
-
-
-def _acquire(lock: FileLock) -> None:
-    try:
-        lock.acquire(timeout=_WORTH_SAYING)
-    except Timeout:
-        logger.info("%s: waiting for another process to finish its request", lock.lock_file)
-        lock.acquire()
-
-
 def dumps(value: Any) -> str:
     """Return the canonical JSON text of a value: sorted keys, no spaces, ASCII escapes only with lone surrogates."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -348,7 +323,7 @@ def dumps(value: Any) -> str:
 def pack(value: Any) -> str | bytes:
     """Return a value as it is stored: as JSON text, or zlib-compressed if that is more than 20 % smaller."""
     text = dumps(value)
-    if len(text) < _WORTH_PACKING:
+    if len(text) < _SHORT_TEXT:
         return text
     packed = zlib.compress(text.encode(), 6)
     return packed if len(packed) < 0.8 * len(text) else text
@@ -357,15 +332,11 @@ def pack(value: Any) -> str | bytes:
 def unpack(stored: str | bytes, path: Path) -> Any:
     """Return the value that `pack` stored in the cache file `path`; raise CacheFileError if it cannot be read."""
     try:
-        return parse(_unzipped(stored) if isinstance(stored, bytes) else stored)
+        if isinstance(stored, bytes):
+            most, unzip = largest_answer(), zlib.decompressobj()
+            stored = unzip.decompress(stored, most)
+            if not unzip.eof:
+                raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
+        return parse(stored)
     except (ValueError, zlib.error) as error:
         raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", _DAMAGED) from error
-
-
-def _unzipped(stored: bytes) -> bytes:
-    most = largest_answer()
-    unzip = zlib.decompressobj()
-    text = unzip.decompress(stored, most)
-    if not unzip.eof:
-        raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
-    return text

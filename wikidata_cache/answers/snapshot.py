@@ -9,19 +9,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
-import os
 import sqlite3
-import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
+from wikidata_cache.atomic import open_atomically
 from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 from wikidata_cache.safe_json import parse
@@ -45,8 +44,8 @@ WHERE (:graph IS NULL OR graph = :graph) AND fetched_at <= :as_of ORDER BY graph
 OnConflict = Literal["keep", "newer", "error"]
 """What an import does with a fact that cache and snapshot both have.
 
-- keep: keep the version of the cache.
-- newer: add the version of the snapshot; the newer of the two is then read.
+- keep: the version of the cache is read.
+- newer: the newer of the two versions is read.
 - error: refuse the snapshot if the two values differ.
 """
 
@@ -71,12 +70,23 @@ def export_snapshot(
     as_of: str | None = None,
     graph_name: str | None = None,
 ) -> Summary:
-    """Write the facts and the log of a cache to a snapshot file, and return a summary.
+    """Write the facts and the log of a cache to a snapshot file. The file is written atomically.
 
-    `newest_only` exports only the newest version of each fact instead of all versions. `as_of` (as `utc` writes it)
-    leaves out later rows, and `graph_name` leaves out other graphs. The file is written atomically. Rows that an import
-    would refuse are left out with a warning: earlier releases kept rows without checking them. Raises CacheFileError
-    where there is nothing to export, or the file cannot be written, and BadOptionError if its name does not end in .gz.
+    Rows that an import would refuse are left out with a warning: the clock may have been wrong when they were fetched.
+
+    Args:
+        store: the cache.
+        path: the snapshot file; its name ends in .gz.
+        newest_only: export only the newest version of each fact, instead of all versions.
+        as_of: leave out later rows (a time as `utc` writes it).
+        graph_name: leave out other graphs.
+
+    Returns:
+        The header of the file.
+
+    Raises:
+        CacheFileError: there is nothing to export, or the file cannot be written.
+        BadOptionError: the name of the file does not end in .gz.
     """
     path = Path(path)
     if not path.name.endswith(".gz"):  # else a cache that is named by mistake would be overwritten
@@ -84,30 +94,27 @@ def export_snapshot(
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        chosen = _ExportQuery(
-            connection,
-            store.path,
-            newest_only,
-            {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()},
-        )
+        wanted = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
+        chosen = _ExportQuery(connection, store.path, newest_only, wanted)
         summary = chosen.summary()
         if not summary.facts:
-            raise CacheFileError(
-                store.path, "contains no facts to export", "Check the graph's name and the time, if given."
-            )
-        _write(path, summary.header(), chosen.lines())
-    _warn_of_left_out(path, summary.left_out)
-    return summary
-
-
-def _warn_of_left_out(path: Path, problems: Sequence[str]) -> None:
-    if problems:
+            suggestion = "Check the graph's name and the time, if given."
+            raise CacheFileError(store.path, "contains no facts to export", suggestion)
+        try:
+            # No file name and no time in the gzip header, so that equal caches give equal files.
+            with open_atomically(path) as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+                file.write(summary.header().encode())
+                for line in chosen.lines():
+                    file.write(line.encode())
+        except OSError as error:
+            suggestion = "Check its folder and the space on its disk, or give another name."
+            raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
+    if summary.left_out:
         logger.warning(
             "%s: invalid rows left out: %d (the first: %s). `wikidata-cache fetch --mode refresh` fetches them again.",
-            path,
-            len(problems),
-            problems[0],
+            *(path, len(summary.left_out), summary.left_out[0]),
         )
+    return summary
 
 
 @dataclass
@@ -124,7 +131,7 @@ class Summary:
 
     def header(self) -> str:
         """Return the first line of the file: canonical JSON, with a line end."""
-        said = {
+        header = {
             "format": FORMAT,
             "created": self.created,
             "graphs": sorted(self.graphs),
@@ -133,7 +140,7 @@ class Summary:
             "counts": {"facts": self.facts, "queries": self.queries},
             "sha256": self.sha256,
         }
-        return dumps(said) + "\n"
+        return dumps(header) + "\n"
 
 
 @dataclass
@@ -178,32 +185,16 @@ def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
     yield dumps(row) + "\n"
 
 
-def _write(path: Path, header: str, lines: Iterator[str]) -> None:
-    target = path.resolve()  # a symbolic link stays one
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as raw:
-                _zip(raw, header, lines)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        suggestion = "Check its folder and the space on its disk, or give another name."
-        raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
-
-
-def _zip(raw: IO[bytes], header: str, lines: Iterator[str]) -> None:
-    # No file name and no time in the gzip header, so that equal caches give equal files.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-        file.write(header.encode())
-        for line in lines:
-            file.write(line.encode())
-
-
 def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
     """Add the rows of a snapshot to a cache in one transaction. Importing the same file again changes nothing.
+
+    Args:
+        store: the cache.
+        path: the snapshot file.
+        on_conflict: what to do with a fact that both have (`OnConflict`).
+
+    Returns:
+        The numbers of rows.
 
     Raises:
         SnapshotError: the file is not a snapshot, or is cut off, corrupt or hostile; or, with on_conflict="error", it
@@ -217,13 +208,23 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache
         deque(_checked_rows(path), maxlen=0)
     rows = _checked_rows(path)
-    header = next(rows)
-    counts = header["counts"]
+    counts = next(rows)["counts"]
     with store.database.writing() as connection:
+        # All facts go to a temporary table first: the file is checked to its end before the cache changes.
         connection.execute(_INCOMING)
         for row in rows:
-            _stage(connection, row)
-        new = _resolve_conflicts(connection, store.path, path, on_conflict)
+            if row["type"] == "query":
+                insert_log(connection, {name: row[name] for name in LOG_FIELDS})
+            else:
+                url = url_number(connection, row["url"])
+                values = row["graph"], row["kind"], row["id"], row["fetched_at"], url, pack(row["value"])
+                connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
+        if on_conflict == "error":
+            for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
+                if have is not None and unpack(have, store.path) != unpack(value, store.path):
+                    raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
+        chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
+        new = connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount
         connection.execute("DROP TABLE temp.incoming")
     return Imported(counts["facts"], counts["queries"], new)
 
@@ -237,79 +238,50 @@ class Imported:
     new: int
 
 
-def _stage(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
-    if row["type"] == "query":
-        insert_log(connection, {name: row[name] for name in LOG_FIELDS})
-        return
-    url = url_number(connection, row["url"])
-    values = row["graph"], row["kind"], row["id"], row["fetched_at"], url, pack(row["value"])
-    connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
-
-
-def _resolve_conflicts(connection: sqlite3.Connection, cache: Path, path: Path, on_conflict: OnConflict) -> int:
-    if on_conflict == "error":
-        for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
-            if have is not None and unpack(have, cache) != unpack(value, cache):
-                raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
-    chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
-    return int(connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount)
-
-
 def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the header, then every row, each checked; compare the hash and the counts at the end."""
     try:
         with gzip.open(path) as file:
-            header = _header(path, file)
+            header = _parsed(path, _line(path, file, 1), 1)
+            if header.get("format") != FORMAT:
+                problem = f"has the format {header.get('format')!r}; this release reads {FORMAT!r}"
+                raise SnapshotError(path, problem, line=1)
+            counts = header.get("counts")
+            expected: Any = (counts.get("facts"), counts.get("queries")) if isinstance(counts, dict) else (None, None)
+            if not all(type(number) is int for number in expected):
+                problem = "its header does not give the numbers of facts and queries; get the file again"
+                raise SnapshotError(path, problem, line=1)
             yield header
-            yield from _body(path, file, header)
+
+            found = {"fact": 0, "query": 0}
+            digest, number = hashlib.sha256(), 1
+            while line := _line(path, file, number := number + 1):
+                digest.update(line)
+                row = _parsed(path, line, number)
+                if row.get("type") not in found:
+                    problem = f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'"
+                    raise SnapshotError(path, problem, line=number)
+                if objection := row_problem(row):
+                    raise SnapshotError(path, objection, line=number)
+                found[row["type"]] += 1
+                if found["fact"] > expected[0] or found["query"] > expected[1]:
+                    problem = f"has more rows than the {sum(expected)} that its header gives"
+                    raise SnapshotError(path, problem, line=number)
+                yield row
+            if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
+                problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
+                raise SnapshotError(path, problem)
     except (OSError, EOFError, zlib.error) as error:
-        problem = (
-            f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file; get the file again"
-        )
-        raise SnapshotError(path, problem) from error
-
-
-def _header(path: Path, file: gzip.GzipFile) -> dict[str, Any]:
-    header = _parsed(path, _line(path, file, 1), 1)
-    if header.get("format") != FORMAT:
-        raise SnapshotError(path, f"has the format {header.get('format')!r}; expected {FORMAT!r}", line=1)
-    counts = header.get("counts")
-    numbers = [counts.get("facts"), counts.get("queries")] if isinstance(counts, dict) else [None]
-    if not all(type(number) is int for number in numbers):
-        raise SnapshotError(
-            path, "its header does not give the numbers of facts and queries; get the file again", line=1
-        )
-    return header
-
-
-def _body(path: Path, file: gzip.GzipFile, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    expected = header["counts"]["facts"], header["counts"]["queries"]
-    found = {"fact": 0, "query": 0}
-    digest, number = hashlib.sha256(), 1
-    while line := _line(path, file, number := number + 1):
-        digest.update(line)
-        row = _parsed(path, line, number)
-        if row.get("type") not in found:
-            raise SnapshotError(
-                path, f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'", line=number
-            )
-        if objection := row_problem(row):
-            raise SnapshotError(path, objection, line=number)
-        found[row["type"]] += 1
-        if found["fact"] > expected[0] or found["query"] > expected[1]:
-            raise SnapshotError(path, f"has more rows than the {sum(expected)} that its header gives", line=number)
-        yield row
-    if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
-        raise SnapshotError(path, "its rows do not match the counts and the sha256 in its header. Get the file again")
+        problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
+        raise SnapshotError(path, f"{problem}; get the file again") from error
 
 
 def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
     longest = largest_answer()
     line = file.readline(longest + 1)
     if len(line) > longest:
-        raise SnapshotError(
-            path, f"has a line of more than {longest / 1e6:g} MB, the limit that {LIMIT} sets", line=number
-        )
+        problem = f"has a line of more than {longest / 1e6:g} MB, the limit that {LIMIT} sets"
+        raise SnapshotError(path, problem, line=number)
     return line
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -72,17 +72,12 @@ class AnswerStore:
         """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
         rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
         found = {entity: unpack(value, self.path) for entity, value, _ in rows}
-        if self.database.read_only:
-            self._check(kind, found)
+        if self.database.read_only:  # a pack may come from somebody else: check it as `keep` checks answers
+            problems = (value_problem(kind, entity, value) for entity, value in found.items())
+            if problem := next(filter(None, problems), None):
+                suggestion = "Do not use this pack (--pack, packs=..., KG_PACKS)."
+                raise CacheFileError(self.path, f"contains an invalid fact: {problem}", suggestion)
         return found
-
-    def _check(self, kind: str, found: Mapping[str, Json]) -> None:
-        """Raise CacheFileError for a value that `keep` would refuse: a read-only file may come from somebody else."""
-        problems = (value_problem(kind, entity, value) for entity, value in found.items())
-        if problem := next(filter(None, problems), None):
-            raise CacheFileError(
-                self.path, f"contains an invalid fact: {problem}", "Do not use this pack (--pack, packs=..., KG_PACKS)."
-            )
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
@@ -100,12 +95,30 @@ class AnswerStore:
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
     def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
-        """Write the facts of an answer, as (kind, id, value), and its log entry in one transaction.
+        """Write the facts of an answer and its log entry in one transaction.
 
-        Raises UnfitFactError, and writes nothing, if an import would refuse one of them.
+        Args:
+            graph: the name of the graph.
+            template: the name of the question.
+            facts: (kind, id, value) of each fact.
+            exchange: the request and its answer.
+
+        Raises:
+            UnfitFactError: an import would refuse one of the rows; nothing is written.
         """
         fetched_at = utc(exchange.fetched_at)
-        record = log_record(graph, template, exchange)
+        record: dict[str, Json] = {
+            "graph": graph,
+            "template": template,
+            "url": exchange.url,
+            "query": exchange.query,
+            "fetched_at": fetched_at,
+            "elapsed_ms": exchange.elapsed_ms,
+            "rows": exchange.rows,
+            "sha256": exchange.sha256,
+            "headers": dict(exchange.headers),
+            "library": f"wikidata-cache {release()}",
+        }
         facts = list(facts)
         problems = (value_problem(kind, entity, value) for kind, entity, value in facts)
         if problem := next(filter(None, (log_entry_problem(record | {"type": "query"}), *problems)), None):
@@ -131,24 +144,8 @@ def _wanted(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dic
     return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
 
 
-def log_record(graph: str, template: str, exchange: Exchange) -> dict[str, Json]:
-    """Return an exchange as an entry of the query log: plain JSON values, with the `LOG_FIELDS` of `validate.py`."""
-    return {
-        "graph": graph,
-        "template": template,
-        "url": exchange.url,
-        "query": exchange.query,
-        "fetched_at": utc(exchange.fetched_at),
-        "elapsed_ms": exchange.elapsed_ms,
-        "rows": exchange.rows,
-        "sha256": exchange.sha256,
-        "headers": dict(exchange.headers),
-        "library": f"wikidata-cache {release()}",
-    }
-
-
 def insert_log(connection: sqlite3.Connection, record: dict[str, Json]) -> None:
-    """Add an entry to the query log; equal entries are kept once."""
+    """Add an entry to the query log, unless an equal one is there."""
     text = dumps(record)
     row = hashlib.sha256(text.encode()).hexdigest(), record["graph"], record["fetched_at"], pack(record)
     connection.execute("INSERT OR IGNORE INTO queries VALUES (?, ?, ?, ?)", row)
@@ -232,15 +229,10 @@ class CacheRateLimitStore:
     def read(self, host: str) -> RateLimitState:
         """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
         rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
-        if not rows:
-            return RateLimitState()
-        known = {field.name for field in fields(RateLimitState)}
-        return RateLimitState(
-            **{name: value for name, value in unpack(rows[0][0], self._database.path).items() if name in known}
-        )
+        return RateLimitState(**unpack(rows[0][0], self._database.path)) if rows else RateLimitState()
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host; it replaces the older state."""
+        """Write the state of a host; it replaces the older state."""
         if state == self.read(host):
             return  # usually so for a host without a known limit
         with self._database.writing() as connection:
@@ -272,21 +264,16 @@ def take_inventory(path: Path) -> Inventory | None:
     try:
         broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
         if broken:
-            raise CacheFileError(
-                path, f"is damaged ({broken[0]})", "Delete the file, or import a snapshot into a new one."
-            )
-        return _counted(database)
+            suggestion = "Delete the file, or import a snapshot into a new one."
+            raise CacheFileError(path, f"is damaged ({broken[0]})", suggestion)
+        counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
+        first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
+        hosts = database.read("SELECT host, state FROM pace ORDER BY host")
+        return Inventory(
+            facts={(graph, kind): count for graph, kind, count in counted},
+            requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
+            span=(first, last) if first else None,
+            hosts={host: unpack(state, path) for host, state in hosts},
+        )
     finally:
         database.close()
-
-
-def _counted(database: Database) -> Inventory:
-    counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
-    first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
-    hosts = database.read("SELECT host, state FROM pace ORDER BY host")
-    return Inventory(
-        facts={(graph, kind): count for graph, kind, count in counted},
-        requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
-        span=(first, last) if first else None,
-        hosts={host: unpack(state, database.path) for host, state in hosts},
-    )

@@ -89,7 +89,7 @@ def test_another_format_says_what_to_do(tmp_path: Path) -> None:
     connection.close()
     for use in (kept, lambda store: store.keep("wikidata", "labels/1", [LABEL], ASKED)):
         with pytest.raises(
-            CacheFileError, match=r"c\.sqlite: is a cache of format 7; this release reads format 1.*Export"
+            CacheFileError, match=r"c\.sqlite: is a cache of version 7; this release reads version 1.*Export"
         ):
             use(AnswerStore(path))
 
