@@ -145,7 +145,10 @@ def rezipped(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         (rezipped(lambda text: text.replace(b'"one"', b'"two"')), "its rows do not match"),
         (rezipped(lambda text: text[: text.rindex(b"\n", 0, -1) + 1]), "its rows do not match"),
         (rezipped(lambda text: text + text.splitlines(True)[-1]), "line 8: has more rows"),
-        (rezipped(lambda text: text.replace(b"snapshot/1", b"snapshot/2")), "'wikidata-cache snapshot/2'; this release reads"),
+        (
+            rezipped(lambda text: text.replace(b"snapshot/1", b"snapshot/2")),
+            "'wikidata-cache snapshot/2'; this release reads",
+        ),
         (rezipped(lambda text: text.replace(b'"counts"', b'"cuonts"')), "does not give the numbers"),
         (rezipped(lambda text: b"[" * 100_000), "line 1: is not JSON"),
         (rezipped(lambda text: b"[1]\n"), "line 1: found list; expected an object"),
