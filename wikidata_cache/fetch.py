@@ -14,7 +14,8 @@ from wikidata_cache.atomic import write_atomically
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
-from wikidata_cache.linking.edit_file import contradiction
+from wikidata_cache.ids import is_entity
+from wikidata_cache.labels.label_index import normalise
 from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
@@ -27,7 +28,7 @@ class Fetched:
     """The edits that have a subgraph, their subgraphs in the same order, and the errors of the rows that were skipped.
 
     `contradictions` has one text for each row whose labels differ from the labels of its ids in the graph.
-    `request_counts` has the numbers of ids found in the cache and asked of the endpoint.
+    `request_counts` has the numbers of ids found in the cache and requested from the endpoint.
     """
 
     edits: Sequence[EditRow]
@@ -50,21 +51,55 @@ def fetch_edits(
     options: SubgraphOptions = DEFAULTS,
     keep_going: bool = False,
 ) -> Fetched:
-    """Fetch the subgraphs of all edits of the file `path`; each hop sends shared requests for all edits.
+    """Fetch the subgraphs of all edits of a file; each hop sends shared requests for all edits.
 
-    Logs a warning where a label in a row differs from the label of its id in the graph. Raises EditRowError for an edit
-    whose ids are malformed or whose new object cannot be resolved in the graph. With `keep_going` such rows are
-    skipped, and the error is raised only if no row is left. Raises the errors of `WikidataCache.subgraphs`.
+    A warning is logged where a label in a row differs from the label of its id in the graph.
+
+    Args:
+        cache: over the endpoint, or over the cache file alone.
+        edits: the rows of the file.
+        path: the file, for error messages.
+        options: the options of all subgraphs.
+        keep_going: skip rows whose ids are malformed or whose new object cannot be resolved in the graph.
+
+    Returns:
+        The subgraphs, and what was skipped.
+
+    Raises:
+        EditRowError: such a row, or with `keep_going` no other row. The errors of `WikidataCache.subgraphs` are raised
+            as well.
     """
-    good, skipped = _by_ends(cache, edits, path)
+    ends = list(zip(edits, try_ends(edits, cache.facts), strict=True))
+    good = [edit for edit, end in ends if isinstance(end, EditEnds)]
+    skipped = [EditRowError(path, str(end), row=edit.row) for edit, end in ends if isinstance(end, WikidataCacheError)]
     if skipped and not (keep_going and good):
         more = f" ({len(skipped)} rows have such errors; --keep-going skips them)" if len(skipped) > 1 else ""
         raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)
     for fault in skipped:
         logger.warning("skipped: %s", fault)
     graphs = cache.subgraphs(good, options)
+
+    contradictions = []
+    for edit, graph in zip(good, graphs, strict=True):
+        if faults := _contradictions(edit, cache, graph):
+            contradictions.append(f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`")
+            logger.warning("%s", contradictions[-1])
     request_counts = cache.source.request_counts if isinstance(cache.source, CachedSource) else RequestCounts()
-    return Fetched(good, graphs, skipped, _contradictions(cache, good, graphs), request_counts)
+    return Fetched(good, graphs, skipped, contradictions, request_counts)
+
+
+def _contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> list[str]:
+    """Describe the ids of an edit that have another label in the graph than in the row, but for case and accents."""
+    faults = []
+    for field in ("subject", "relation", "target_true", "target_new"):
+        text, entity = getattr(edit, field), getattr(edit, f"{field}_id")
+        if not entity or not text or is_entity(text):
+            continue
+        # A merged item has the label of the item that replaces it. The graph may lack a label.
+        label = cache.facts.label(graph.graph["redirects"].get(entity, entity))
+        if label and normalise(label) != normalise(text):
+            faults.append(f"{field}_id {entity} is {label!r} in the graph, but {text!r} in the row")
+    return faults
 
 
 def write_subgraphs(path: Path, fetched: Fetched) -> None:
@@ -72,43 +107,24 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
 
     Equal subgraphs give equal bytes. The file is written atomically. Raises OSError.
     """
-    text = "".join(_line(edit, graph) for edit, graph in zip(fetched.edits, fetched.graphs, strict=True))
-    content = text.encode()
+    lines = []
+    for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):
+        node_link = {
+            "directed": True,
+            "multigraph": True,
+            "graph": {**graph.graph, "edit": vars(edit)},
+            "nodes": [{"id": node, **values} for node, values in graph.nodes(data=True)],
+            "edges": [
+                {"source": start, "target": end, "key": key, **values}
+                for start, end, key, values in graph.edges(keys=True, data=True)
+            ],
+        }
+        lines.append(json.dumps(node_link, sort_keys=True) + "\n")
+    content = "".join(lines).encode()
     if path.name.endswith(".gz"):
         buffer = io.BytesIO()
+        # Neither the file's name nor the time is in the header.
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
             file.write(content)
         content = buffer.getvalue()
     write_atomically(path, content)
-
-
-def _contradictions(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
-    """Return the contradictions between labels in the rows and in the graph, and log each as a warning."""
-    pairs = zip(edits, graphs, strict=True)
-    each = (contradiction(edit, cache.facts.label, redirects=graph.graph["redirects"]) for edit, graph in pairs)
-    found = [said for said in each if said]
-    for said in found:
-        logger.warning("%s", said)
-    return found
-
-
-def _by_ends(cache: WikidataCache, edits: Sequence[EditRow], path: Path) -> tuple[list[EditRow], list[EditRowError]]:
-    """Return the edits whose subject and objects can be resolved in the graph, and the errors of the other edits."""
-    ends = try_ends(edits, cache.facts)
-    pairs = list(zip(edits, ends, strict=True))
-    faults = [EditRowError(path, str(end), row=edit.row) for edit, end in pairs if isinstance(end, WikidataCacheError)]
-    return [edit for edit, end in pairs if isinstance(end, EditEnds)], faults
-
-
-def _line(edit: EditRow, graph: Subgraph) -> str:
-    data = {
-        "directed": True,
-        "multigraph": True,
-        "graph": {**graph.graph, "edit": vars(edit)},
-        "nodes": [{"id": node, **values} for node, values in graph.nodes(data=True)],
-        "edges": [
-            {"source": start, "target": end, "key": key, **values}
-            for start, end, key, values in graph.edges(keys=True, data=True)
-        ],
-    }
-    return json.dumps(data, sort_keys=True) + "\n"

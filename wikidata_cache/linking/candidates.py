@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import AmbiguousLabelError, UnknownLabelError
 from wikidata_cache.labels.label_index import EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 
 Status = Literal["exact", "ambiguous", "none"]
-Policy = Literal["clear", "top"]
 
 LEAD = 2.0  # points by which the best candidate must lead for the status "exact"
 
@@ -76,13 +75,13 @@ class Candidate:
         return round(sum(reason.points for reason in self.reasons), 2)
 
     def __str__(self) -> str:
-        said = self.description or ", ".join(self.types) or "no known type"
-        return f"{self.id} ({self.label or 'without a label'}: {said})"
+        about = self.description or ", ".join(self.types) or "no known type"
+        return f"{self.id} ({self.label or 'without a label'}: {about})"
 
 
 @dataclass(frozen=True)
 class LinkResult:
-    """The candidates for a text, the best first; `notes` say what could not be checked.
+    """The candidates for a text, the best first; `notes` name what could not be checked.
 
     The status is "none" without candidates; "exact" if the best candidate has `can_settle` and leads by at least `LEAD`
     points; else "ambiguous", and a person has to choose. `next_score` is the score of the best candidate that is not
@@ -105,55 +104,35 @@ class LinkResult:
         leads = second is None or round(best.score - second, 2) >= LEAD
         return "exact" if best.can_settle and leads else "ambiguous"
 
-    def only(self, *, policy: Policy = "clear") -> Candidate:
-        """Return the candidate that clearly leads; with `policy="top"`, return the best candidate in any case.
+    def only(self) -> Candidate:
+        """Return the candidate that clearly leads.
 
         Raises UnknownLabelError where there is no candidate, and AmbiguousLabelError where none clearly leads.
         """
         if not self.candidates:
             raise UnknownLabelError(self.text, self.source)
-        if policy != "top" and self.status != "exact":
+        if self.status != "exact":
             ids = [candidate.id for candidate in self.candidates]
             raise AmbiguousLabelError(self.text, ids, [str(candidate) for candidate in self.candidates])
         return self.candidates[0]
 
     def to_json(self) -> dict[str, object]:
         """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
+        candidates = [
+            asdict(candidate)
+            | {"score": candidate.score, "types": list(candidate.types), "reasons": list(map(str, candidate.reasons))}
+            for candidate in self.candidates
+        ]
         return {
             "text": self.text,
             "status": self.status,
             "source": self.source,
-            "candidates": [_as_json(candidate) for candidate in self.candidates],
+            "candidates": candidates,
             "notes": list(self.notes),
         }
 
 
-def _as_json(candidate: Candidate) -> dict[str, object]:
-    reasons = [str(reason) for reason in candidate.reasons]
-    return asdict(candidate) | {"score": candidate.score, "types": list(candidate.types), "reasons": reasons}
-
-
-class Scored(Protocol):
-    """Anything with an id and a score, which `ranked` can order."""
-
-    @property
-    def id(self) -> str:
-        """The Wikidata id, such as Q42."""
-
-    @property
-    def score(self) -> float:
-        """The sum of the points of its reasons."""
-
-
-_S = TypeVar("_S", bound=Scored)
-
-
-def ranked(found: Iterable[_S]) -> list[_S]:
-    """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
-    return sorted(found, key=lambda one: (-round(one.score, 2), int(one.id[1:])))
-
-
-def for_name(match: Match, text: str) -> Reason:
+def name_reason(match: Match, text: str) -> Reason:
     """Return the reason for a name that was found: how well it agrees with the text."""
     kind = "label" if match.kind == "label" else "alias"
     points = LABEL if match.kind == "label" else ALIAS
@@ -166,7 +145,7 @@ def for_name(match: Match, text: str) -> Reason:
     return Reason(FOUND, f"found by a search; its {kind} is {match.text!r}")
 
 
-def for_type(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
+def type_reason(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
     """Return the reason for the entity's types: whether sampled values (or subjects) of the relation have one of them.
 
     None if the types are unknown or the sample is too small to tell.
@@ -185,19 +164,19 @@ def for_type(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str])
     return Reason(OTHER_TYPE, f"none of its types is common among the {who} of {ends.relation}")
 
 
-def for_statements(info: EntityInfo) -> Reason:
+def statements_reason(info: EntityInfo) -> Reason:
     """Return the reason for the number of statements that the graph has about the entity."""
     if info.statements is None:
         return Reason(0.0, "its statements are not in the cache")
     if not (number := len(info.statements)):
         return Reason(0.0, "no statements about it")
-    said = f"{number} statements" if number > 1 else "one statement"
-    return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{said} about it")
+    counted = f"{number} statements" if number > 1 else "one statement"
+    return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{counted} about it")
 
 
 @dataclass
 class CandidateBuilder:
-    """A candidate to which reasons can be added; the first reason always says how it was found."""
+    """A candidate to which reasons can be added; the first reason is how it was found."""
 
     id: str
     info: EntityInfo
@@ -228,6 +207,11 @@ class CandidateBuilder:
         return Candidate(self.id, label, description, types, tuple(self.reasons), self.can_settle)
 
 
+def ranked(builders: Iterable[CandidateBuilder]) -> list[CandidateBuilder]:
+    """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
+    return sorted(builders, key=lambda builder: (-round(builder.score, 2), int(builder.id[1:])))
+
+
 def build_candidates(
     knowledge: Knowledge,
     text: str,
@@ -239,66 +223,58 @@ def build_candidates(
 ) -> list[CandidateBuilder]:
     """Return a builder for each entity that a text may mean, with the reasons that do not depend on a relation.
 
-    Items of `internal` classes are left out, unless the text is their id. With `only_id`, the text is read as an id and
-    never as a name. The entity of an id is checked against `expected_label`.
+    Args:
+        knowledge: provider of names and facts.
+        text: a name or an id.
+        kind: whether items or properties are wanted.
+        expected_label: the label that the entity of an id should have.
+        internal: classes whose items are left out, unless the text is their id.
+        only_id: read the text as an id and never as a name.
+
+    Returns:
+        The builders, unranked.
     """
     given = given_id(text, kind)
     matches = () if only_id else knowledge.named(text, limit=POOL, entity=kind)
-    names = {match.id: for_name(match, text) for match in matches}
+    names = {match.id: name_reason(match, text) for match in matches}
     if given:
         names[given] = Reason(ID, "given by its id")
-    builders = _followed(knowledge, names)
-    for builder in builders:
-        builder.can_settle = builder.is_whole
-        builder.add(for_statements(builder.info) if kind == "item" else None)
-    if given:
-        _verify(knowledge, builders, given, expected_label, kind)
-    return [builder for builder in builders if not builder.info.types & internal or _is_given(builder)]
 
-
-def given_id(text: str, kind: EntityKind) -> str | None:
-    """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
-    found = _ID.fullmatch(text)
-    return found[1] if found and found[1].startswith(_LETTERS[kind]) else None
-
-
-def _followed(knowledge: Knowledge, names: Mapping[str, Reason]) -> list[CandidateBuilder]:
-    """Return a builder for each entity, or for the entity it was merged into, with its best name as first reason."""
+    # One builder for each entity, or for the entity into which it was merged; its best name is the first reason.
     about = dict(knowledge.info(names))
     ends = {entity: about[entity].merged_into or entity for entity in names}
     about |= knowledge.info(set(ends.values()) - about.keys())
     builders = {end: CandidateBuilder(end, about[end]) for end in ends.values()}
     for entity, reason in sorted(names.items(), key=lambda item: -item[1].points):
         builder = builders[ends[entity]]
-        if not builder.reasons:  # keep only the best of several names
+        if not builder.reasons:
             builder.add(reason)
             if builder.id != entity:
                 builder.add(Reason(0.0, f"{entity} was merged into it"))
-    return list(builders.values())
+    for builder in builders.values():
+        builder.can_settle = builder.is_whole
+        builder.add(statements_reason(builder.info) if kind == "item" else None)
+
+    chosen = builders[ends[given]] if given else None
+    if chosen is not None:
+        if chosen.info in (EntityInfo(), EntityInfo(statements=None)):
+            chosen.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
+        if expected_label is not None:
+            wanted = normalise(expected_label)
+            if normalise(chosen.info.label or "") == wanted:
+                chosen.add(Reason(0.0, "its label is the expected one"))
+            elif any(
+                match.id in (given, chosen.id) and normalise(match.text) == wanted
+                for match in knowledge.named(expected_label, limit=POOL, entity=kind)
+            ):
+                chosen.add(Reason(0.0, f"{expected_label!r} is another name of it"))
+            else:
+                label = f"its label is {chosen.info.label!r}, not {expected_label!r}"
+                chosen.add(Reason(0.0, label), can_settle=False)
+    return [builder for builder in builders.values() if not builder.info.types & internal or builder is chosen]
 
 
-def _is_given(builder: CandidateBuilder) -> bool:
-    return any(reason.points == ID for reason in builder.reasons)
-
-
-def _verify(
-    knowledge: Knowledge, builders: Sequence[CandidateBuilder], given: str, expected: str | None, kind: EntityKind
-) -> None:
-    """Add reasons to the entity given by its id: whether it is known, and whether it has the expected label."""
-    builder = next(filter(_is_given, builders))
-    if builder.info in (EntityInfo(), EntityInfo(statements=None)):
-        builder.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
-    if expected is None:
-        return
-    if normalise(builder.info.label or "") == normalise(expected):
-        builder.add(Reason(0.0, "its label is the expected one"))
-    elif {given, builder.id} & _called(knowledge, expected, kind):
-        builder.add(Reason(0.0, f"{expected!r} is another name of it"))
-    else:
-        builder.add(Reason(0.0, f"its label is {builder.info.label!r}, not {expected!r}"), can_settle=False)
-
-
-def _called(knowledge: Knowledge, name: str, kind: EntityKind) -> set[str]:
-    """Return the entities that have this text as a full name."""
-    found = knowledge.named(name, limit=POOL, entity=kind)
-    return {match.id for match in found if normalise(match.text) == normalise(name)}
+def given_id(text: str, kind: EntityKind) -> str | None:
+    """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
+    found = _ID.fullmatch(text)
+    return found[1] if found and found[1].startswith(_LETTERS[kind]) else None

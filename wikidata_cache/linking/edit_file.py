@@ -1,27 +1,18 @@
-"""Link a file of edits: write an id where one candidate clearly leads, and list the candidates where none does.
-
-`contradiction` says which ids of an edit have other labels in the graph than in the edit.
-"""
+"""Link a file of edits: write an id where one candidate clearly leads, and list the candidates where none does."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wikidata_cache.atomic import write_atomically
-from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
+from wikidata_cache.edits import file_of, json_rows, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import is_entity
-from wikidata_cache.labels.label_index import normalise
 from wikidata_cache.linking.candidates import LinkResult
-from wikidata_cache.linking.edit_links import LinkedEdit, link_all
+from wikidata_cache.linking.edit_links import link_all
 from wikidata_cache.linking.linker import Linker
-
-LinkRow = Mapping[str, object]
-
-_FIELDS = ("subject", "relation", "target_true", "target_new")
 
 
 @dataclass(frozen=True)
@@ -40,19 +31,41 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
     """Write the edits as JSONL to `out`, with an id for each part of which one candidate clearly leads.
 
     For the other parts, the row gets the field `candidates`: {field: list of candidates}. All other contents of a row
-    are kept. "edits.jsonl:3" means the third row only. Raises EditRowError for a row that is not an edit, and
-    BadOptionError if `out` does not end in .jsonl, its folder is missing, or it is the file of edits itself.
+    stay as they are.
+
+    Args:
+        linker: over the graph in which the names are looked up.
+        edits: a file of edits, or one row of it such as "edits.jsonl:3".
+        out: the file to write, .jsonl.
+        limit: the largest number of candidates for each part.
+
+    Returns:
+        The numbers of edits, and the parts that a person has to decide.
+
+    Raises:
+        EditRowError: a row is not an edit.
+        BadOptionError: `out` cannot be written, or is the file of edits itself.
     """
     check_out(edits, out)
     read, raw = read_edits(edits), json_rows(file_of(edits))
-    rows: list[LinkRow] = []
+    lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
+        # Open parts are also ids of the row that the row's own label contradicts.
+        pending = {name: part for name, part in linked.parts().items() if part.status != "exact"}
+        unsettled += [(edit.row, name, part) for name, part in pending.items()]
         row = raw[edit.row - 1]
-        rows.append(_filled(row if isinstance(row, dict) else {}, edit, linked))
-        unsettled += [(edit.row, name, part) for name, part in _open(edit, linked)]
-    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return LinkReport(len(rows), len(rows) - len({row for row, _, _ in unsettled}), tuple(unsettled))
+        filled = dict(row) if isinstance(row, Mapping) else {}
+        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()}
+        if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
+            filled["requested_rewrite"] = _with_ids(rewrite, ids)
+        else:
+            filled |= ids
+        if pending:
+            filled["candidates"] = {name: part.to_json()["candidates"] for name, part in pending.items()}
+        lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
+    write_atomically(out, "".join(lines))
+    return LinkReport(len(lines), len(lines) - len({row for row, _, _ in unsettled}), tuple(unsettled))
 
 
 def check_out(edits: str | Path, out: Path) -> None:
@@ -67,45 +80,11 @@ def check_out(edits: str | Path, out: Path) -> None:
         raise BadOptionError(f"{out} is the file of the edits itself; give another name, such as linked.jsonl.")
 
 
-def _open(edit: EditRow, linked: LinkedEdit) -> Iterator[tuple[str, LinkResult]]:
-    """Yield the id fields without a clear candidate, such as ids that the row's own label contradicts."""
-    return ((name, part) for name, part in linked.parts().items() if part.status != "exact")
-
-
-def _filled(row: LinkRow, edit: EditRow, linked: LinkedEdit) -> LinkRow:
-    ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()}
-    candidates = {name: part.to_json()["candidates"] for name, part in _open(edit, linked)}
-    rewrite = row.get("requested_rewrite")
-    filled = {"requested_rewrite": _rewritten(rewrite, ids)} if isinstance(rewrite, Mapping) else ids
-    return {**row, **filled, **({"candidates": candidates} if candidates else {})}
-
-
-def _rewritten(rewrite: LinkRow, ids: Mapping[str, str]) -> LinkRow:
-    """Return the `requested_rewrite` of a CounterFact record with the ids filled in."""
-    flat = {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
-    targets = {
-        name: {**_target(rewrite.get(name)), "id": ids[f"{name}_id"]}
-        for name in ("target_new", "target_true")
-        if f"{name}_id" in ids
-    }
-    return {**rewrite, **flat, **targets}
-
-
-def _target(said: object) -> LinkRow:
-    """Return an object of a CounterFact record; some files have only its text."""
-    return said if isinstance(said, Mapping) else {"str": said}
-
-
-def contradiction(edit: EditRow, label: Callable[[str], str | None], *, redirects: Mapping[str, str]) -> str | None:
-    """Return a sentence on the ids of an edit that have another label in the graph than in the row; None if none has.
-
-    `label` returns the graph's label of an id, or None. `redirects` maps merged items to the items that replace them;
-    the labels of the latter are compared. Case and accents are ignored, and so are missing labels.
-    """
-    faults = []
-    for field in _FIELDS:
-        text, entity = getattr(edit, field), getattr(edit, f"{field}_id")
-        called = label(redirects.get(entity, entity)) if entity and text and not is_entity(text) else None
-        if called and normalise(called) != normalise(text):
-            faults.append(f"{field}_id {entity} is {called!r} in the graph, but {text!r} in the row")
-    return f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`" if faults else None
+def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:
+    """Return the `requested_rewrite` of a CounterFact record with the ids; some files have objects as texts only."""
+    filled = dict(rewrite) | {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
+    for name in ("target_new", "target_true"):
+        if entity := ids.get(f"{name}_id"):
+            target = rewrite.get(name)
+            filled[name] = {**(target if isinstance(target, Mapping) else {"str": target}), "id": entity}
+    return filled

@@ -7,7 +7,7 @@ graph, and new objects that have a type of the old object. `link_all` links many
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,101 +56,82 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     """Link all parts of an edit. Ids that the edit already has are checked by their labels.
 
     Candidates for subject, relation and target_true that form a fact of the graph gain many points. Candidates for
-    target_new gain points if they have a type of the old target. Raises BadOptionError for a malformed relation id.
+    target_new gain points if they have a type of the old target.
+
+    Args:
+        linker: over the graph whose facts count.
+        edit: labels, and ids where they are known.
+        limit: the largest number of candidates for each part.
+
+    Returns:
+        The ranked candidates of each part, and the fact of the graph, if there is just one.
+
+    Raises:
+        BadOptionError: the relation id is malformed.
     """
-    parts = parts_of(edit)
-    relations = builders_for(linker, parts.relation)
+    parts = _parts_of(edit)
+    relations = _builders_for(linker, parts.relation)
     relation = edit.relation_id or _clear_property(relations)
-    subjects = builders_for(linker, parts.subject, relation)
-    old = builders_for(linker, parts.target_true, relation)
-    new = builders_for(linker, parts.target_new, relation)
-    facts = _stated(subjects, {builder.id for builder in relations}, old)
-    _reward(facts, subjects, relations, old)
-    _compare(linker, new, old)
+    subjects = _builders_for(linker, parts.subject, relation)
+    old = _builders_for(linker, parts.target_true, relation)
+    new = _builders_for(linker, parts.target_new, relation)
 
-    def done(text: str | None, builders: Sequence[CandidateBuilder], role: Role = "object") -> LinkResult:
-        return linker.result(text or "", builders, relation=relation, role=role, limit=limit)
-
-    return LinkedEdit(
-        subject=done(edit.subject, subjects, "subject"),
-        relation=done(edit.relation or edit.relation_id, relations) if edit.relation or relation else None,
-        target_new=done(edit.target_new, new),
-        target_true=done(edit.target_true, old) if edit.target_true or edit.target_true_id else None,
-        stated=facts[0] if len(facts) == 1 else None,
-    )
-
-
-def _stated(
-    subjects: Sequence[CandidateBuilder], relations: Iterable[str], old: Sequence[CandidateBuilder]
-) -> list[Statement]:
-    """Return the facts of the graph that a subject, a relation and an old target form; without relations, any counts.
-
-    Candidates that match only by some words of a name are tried only if those with whole names form no fact.
-    """
-    wanted = set(relations)
-    whole = _facts([one for one in subjects if one.is_whole], wanted, [one for one in old if one.is_whole])
-    return whole or _facts(subjects, wanted, old)
-
-
-def _facts(
-    subjects: Sequence[CandidateBuilder], relations: Collection[str], old: Sequence[CandidateBuilder]
-) -> list[Statement]:
-    targets = {builder.id for builder in old}
-    return [
-        Statement(subject.id, relation, target)
-        for subject in subjects
-        for relation, target in sorted(subject.info.statements or ())
-        if target in targets - {subject.id} and (relation in relations or not relations)
-    ]
-
-
-def _reward(
-    facts: Sequence[Statement],
-    subjects: Sequence[CandidateBuilder],
-    relations: Sequence[CandidateBuilder],
-    old: Sequence[CandidateBuilder],
-) -> None:
+    # The facts of the graph that a subject, a relation and an old target form; without relations, any relation counts.
+    # Candidates that match only by some words of a name are tried only if those with whole names form no fact.
+    properties = {builder.id for builder in relations}
+    facts: list[Statement] = []
+    for only_whole in (True, False):
+        targets = {builder.id for builder in old if builder.is_whole or not only_whole}
+        facts = facts or [
+            Statement(subject.id, relation_id, target)
+            for subject in subjects
+            if subject.is_whole or not only_whole
+            for relation_id, target in sorted(subject.info.statements or ())
+            if target in targets - {subject.id} and (relation_id in properties or not properties)
+        ]
     for builders, column in ((subjects, 0), (relations, 1), (old, 2)):
         for builder in builders:
             if fact := next((fact for fact in facts if fact[column] == builder.id), None):
                 builder.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), can_settle=True)
 
+    # A new object is likely to be of a type of the best candidate for the old object.
+    if old:
+        best = max(old, key=lambda builder: builder.score)
+        shared = {builder.id: builder.info.types & best.info.types for builder in new}
+        names = linker.knowledge.labels(set().union(*shared.values()))
+        for builder in new:
+            if kinds := sorted(names.get(kind, kind) for kind in shared[builder.id]):
+                builder.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
 
-def _compare(linker: Linker, new: Sequence[CandidateBuilder], old: Sequence[CandidateBuilder]) -> None:
-    """Reward candidates for the new object that share a type with the best candidate for the old object."""
-    if not old:
-        return
-    best = max(old, key=lambda builder: builder.score)
-    shared = {builder.id: builder.info.types & best.info.types for builder in new}
-    names = linker.knowledge.labels(set().union(*shared.values()))
-    for builder in new:
-        if kinds := sorted(names.get(kind, kind) for kind in shared[builder.id]):
-            builder.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
+    def result(text: str | None, builders: Sequence[CandidateBuilder], role: Role = "object") -> LinkResult:
+        return linker.result(text or "", builders, relation=relation, role=role, limit=limit)
 
-
-def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
-    """Return the id of the property that clearly leads among the candidates, or None."""
-    linked = LinkResult("", tuple(builder.candidate({}) for builder in ranked(relations)), "")
-    return linked.candidates[0].id if linked.status == "exact" else None
-
-
-def relation_of(linker: Linker, edit: EditLike) -> str | None:
-    """Return the property of an edit: its relation id, else the property that its relation text clearly names."""
-    return edit.relation_id or _clear_property(builders_for(linker, parts_of(edit).relation))
-
-
-def builders_for(linker: Linker, part: EditPart, relation: str | None = None) -> list[CandidateBuilder]:
-    """Return candidates for one part: the given id, checked by its label, or all entities that the text may mean."""
-    if not part.text:
-        return []
-    return linker.builders(
-        part.text,
-        relation=relation,
-        role=part.role,
-        kind=part.kind,
-        expected_label=part.expected,
-        only_id=part.given,
+    return LinkedEdit(
+        subject=result(edit.subject, subjects, "subject"),
+        relation=result(edit.relation or edit.relation_id, relations) if edit.relation or relation else None,
+        target_new=result(edit.target_new, new),
+        target_true=result(edit.target_true, old) if edit.target_true or edit.target_true_id else None,
+        stated=facts[0] if len(facts) == 1 else None,
     )
+
+
+def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:
+    """Yield `link_edit` of each edit, in order. For a remote source, the requests of all edits are shared.
+
+    Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
+    """
+    if linker.knowledge.is_remote:
+        _prefetch_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in _parts_of(edit))))
+        # With the names in memory, the candidates for each end of each relation cost no request.
+        ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
+        for edit in edits:
+            parts = _parts_of(edit)
+            if relation := edit.relation_id or _clear_property(_builders_for(linker, parts.relation)):
+                for part in (parts.subject, parts.target_new, parts.target_true):
+                    ends[relation, part.role].update(builder.id for builder in _builders_for(linker, part))
+        linker.prefetch_ends(ends)
+    for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
+        yield link_edit(linker, edit, limit=limit)
 
 
 class EditPart(NamedTuple):
@@ -162,6 +143,13 @@ class EditPart(NamedTuple):
     kind: EntityKind
     role: Role
 
+    @classmethod
+    def of(cls, given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> EditPart:
+        """Return the part with this id and label; either may be missing."""
+        if given:
+            return cls(given, True, text if text and not is_entity(text) else None, kind, role)
+        return cls((text or "").strip(), False, None, kind, role)
+
 
 class EditParts(NamedTuple):
     """The parts of an edit; missing parts have an empty text."""
@@ -171,71 +159,50 @@ class EditParts(NamedTuple):
     target_new: EditPart
     target_true: EditPart
 
-    @property
-    def items(self) -> tuple[EditPart, EditPart, EditPart]:
-        """The parts that are items: subject, new object, old object."""
-        return self.subject, self.target_new, self.target_true
 
-
-def parts_of(edit: EditLike) -> EditParts:
-    """Return the parts of an edit to link."""
+def _parts_of(edit: EditLike) -> EditParts:
     return EditParts(
-        _part(edit.subject_id, edit.subject, role="subject"),
-        _part(edit.relation_id, edit.relation, kind="property"),
-        _part(edit.target_new_id, edit.target_new),
-        _part(edit.target_true_id, edit.target_true),
+        EditPart.of(edit.subject_id, edit.subject, role="subject"),
+        EditPart.of(edit.relation_id, edit.relation, kind="property"),
+        EditPart.of(edit.target_new_id, edit.target_new),
+        EditPart.of(edit.target_true_id, edit.target_true),
     )
 
 
-def _part(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> EditPart:
-    label = text if text and not is_entity(text) else None
-    return (
-        EditPart(given, True, label, kind, role) if given else EditPart((text or "").strip(), False, None, kind, role)
+def _builders_for(linker: Linker, part: EditPart, relation: str | None = None) -> list[CandidateBuilder]:
+    """Return candidates for one part: the given id, checked by its label, or all entities that the text may mean."""
+    if not part.text:
+        return []
+    return linker.builders(
+        part.text, relation=relation, role=part.role, kind=part.kind, expected_label=part.expected, only_id=part.given
     )
 
 
-def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:
-    """Yield `link_edit` of each edit, in order. For a remote source, the requests of all edits are shared.
-
-    Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
-    """
-    if linker.knowledge.is_remote:
-        _prefetch_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in parts_of(edit))))
-        linker.ask_ends(_at_ends(linker, edits))
-    for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
-        yield link_edit(linker, edit, limit=limit)
+def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
+    """Return the id of the property that clearly leads among the candidates, or None."""
+    linked = LinkResult("", tuple(builder.candidate({}) for builder in ranked(relations)), "")
+    return linked.candidates[0].id if linked.status == "exact" else None
 
 
 def _prefetch_names(knowledge: Knowledge, parts: Sequence[EditPart]) -> None:
     """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these."""
     knowledge.prefetch_names(part.text for part in parts if not part.given)
-    bar = tqdm(parts, desc="names", unit="name", disable=None, leave=False)
-    about = dict(knowledge.info({entity for part in bar for entity in _meant(knowledge, part)}))
-    merged = {said.merged_into for said in about.values() if said.merged_into}
+    ids: set[str] = set()
+    for part in tqdm(parts, desc="names", unit="name", disable=None, leave=False):
+        if part.text and not part.given:
+            ids |= {match.id for match in knowledge.named(part.text, limit=POOL, entity=part.kind)}
+        if given := given_id(part.text, part.kind):
+            ids.add(given)
+    about = dict(knowledge.info(ids))
+    merged = {info.merged_into for info in about.values() if info.merged_into}
     about |= knowledge.info(merged - about.keys())
-    knowledge.labels({kind for said in about.values() for kind in said.types})
-    knowledge.prefetch_names(part.expected for part in parts if part.expected and not _is_called(part, about))
+    knowledge.labels({kind for info in about.values() for kind in info.types})
+    # Other names of an entity are needed only where its label is not the expected one.
+    knowledge.prefetch_names(part.expected for part in parts if part.expected and not _has_label(part, about))
 
 
-def _meant(knowledge: Knowledge, part: EditPart) -> set[str]:
-    """Return the ids of all entities that a part of an edit may mean."""
-    matches = () if part.given or not part.text else knowledge.named(part.text, limit=POOL, entity=part.kind)
-    given = given_id(part.text, part.kind)
-    return {match.id for match in matches} | ({given} if given else set())
-
-
-def _is_called(part: EditPart, about: Mapping[str, EntityInfo]) -> bool:
+def _has_label(part: EditPart, about: Mapping[str, EntityInfo]) -> bool:
     """Return whether the entity of a given id has the expected label."""
-    said = about.get(part.text, EntityInfo())
-    said = about[said.merged_into] if said.merged_into else said
-    return normalise(said.label or "") == normalise(part.expected or "")
-
-
-def _at_ends(linker: Linker, edits: Sequence[EditLike]) -> Mapping[tuple[str, Role], Collection[str]]:
-    """Return {(property, role): ids of the candidates for this end of the relation}, without further requests."""
-    found: dict[tuple[str, Role], set[str]] = defaultdict(set)
-    for edit in edits:
-        if relation := relation_of(linker, edit):
-            for part in parts_of(edit).items:
-                found[relation, part.role].update(builder.id for builder in builders_for(linker, part))
-    return found
+    info = about.get(part.text, EntityInfo())
+    info = about[info.merged_into] if info.merged_into else info
+    return normalise(info.label or "") == normalise(part.expected or "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -29,7 +29,7 @@ T = TypeVar("T")
 _TYPE = "P31"
 _SCANNED = 5_000_000  # labels that can be scanned in about a second
 
-_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking goes on without the answer
+_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 _KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
@@ -135,12 +135,13 @@ class GraphKnowledge:
         labels, descriptions = self._known(self.facts.labels, wanted), self._known(self.facts.descriptions, wanted)
         statements, merged = self._known(self.facts.out, items), self._known(self.facts.redirects, items)
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
-        untold = self._known(self.facts.types, [entity for entity in items if entity not in types])
+        # An offline cache may hold the types of an item without its statements.
+        more = self._known(self.facts.types, [entity for entity in items if entity not in types])
         return {
             entity: EntityInfo(
                 labels.get(entity),
                 descriptions.get(entity),
-                types.get(entity) or untold.get(entity, frozenset()),
+                types.get(entity) or more.get(entity, frozenset()),
                 frozenset(statements[entity]) if entity in statements else None if is_item(entity) else frozenset(),
                 merged.get(entity),
             )
@@ -226,30 +227,21 @@ def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection
 def open_index(source: Source) -> LabelIndex | None:
     """Return the index beside a store, else a new index of a local graph; None for endpoints and their caches.
 
-    For a cache over a local graph, return the index of the graph. Raises LabelIndexError for an unreadable index.
+    For a cache over a local graph, return the index of the graph. A new index is in memory and has all labels and
+    aliases in every language; it takes about ten seconds for half a million names, so `wikidata-cache load` writes one
+    to disk. Raises LabelIndexError for an unreadable index.
     """
     source = source.graph if isinstance(source, FallbackSource) else source
     if not isinstance(source, OxigraphSource):
         return None
-    return LabelIndex(source.label_file) if source.label_file else index_of(source)
-
-
-def index_of(source: Source) -> LabelIndex:
-    """Make an index in memory of all labels and aliases of an embedded graph, in every language.
-
-    This takes about ten seconds for half a million names; `wikidata-cache load` keeps such an index on disk.
-    """
-    logger.debug("Making a label index of %s", source.name)
-    return LabelIndex.in_memory(_names(source), weights=_numbers(source))
-
-
-def _names(source: Source) -> Iterator[LabelEntry]:
-    for kind, predicate in _KINDS:
-        for row in source.select(_NAMES.format(predicate=predicate)):
-            if is_entity(entity := local_id(row["e"])):
-                yield LabelEntry(entity, row["l"], row.get("lang", ""), kind)
-
-
-def _numbers(source: Source) -> Iterator[tuple[str, int]]:
-    for row in source.select(_NUMBERS):
-        yield local_id(row["s"]), int(row["n"])
+    if source.label_file:
+        return LabelIndex(source.label_file)
+    logger.debug("Indexing the labels of %s", source.name)
+    names = (
+        LabelEntry(entity, row["l"], row.get("lang", ""), kind)
+        for kind, predicate in _KINDS
+        for row in source.select(_NAMES.format(predicate=predicate))
+        if is_entity(entity := local_id(row["e"]))
+    )
+    numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))
+    return LabelIndex.in_memory(names, weights=numbers)

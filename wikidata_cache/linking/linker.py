@@ -51,11 +51,22 @@ class Linker:
         expected_label: str | None = None,
         limit: int = 10,
     ) -> LinkResult:
-        """Return the candidates for a text. The text may be an id, which is checked against `expected_label`.
+        """Return the candidates for a text, which may be a name or an id.
 
-        `relation` (a property id) and `role` are the position of the entity in a fact; candidates with a type that
-        entities at this position have in the graph get more points. Raises BadOptionError if `relation` is not a
-        property id.
+        Args:
+            text: the name or id.
+            relation: the property (id) of the fact that the entity belongs to. Candidates with a type that entities at
+                this end of the relation have in the graph get more points.
+            role: the entity's end of the fact.
+            kind: whether items or properties are wanted.
+            expected_label: the label that the entity of an id should have.
+            limit: the largest number of candidates to return.
+
+        Returns:
+            The best candidates, ranked, and the status.
+
+        Raises:
+            BadOptionError: `relation` is not a property id.
         """
         builders = self.builders(text, relation=relation, role=role, kind=kind, expected_label=expected_label)
         return self.result(text, builders, relation=relation, role=role, limit=limit)
@@ -85,16 +96,26 @@ class Linker:
             internal=self._internal,
             only_id=only_id,
         )
-        if relation and kind == "item":
-            self._relate(builders, relation, role)
+        ends = self._at_end(relation, role) if relation and kind == "item" else None
+        if relation is None or ends is None:
+            return builders
+        # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
+        kinds = set().union(*(builder.info.types for builder in builders))
+        names = self.knowledge.labels(kinds & ends.shares.keys())
+        present = items_at_end(self._graph, relation, role, [builder.id for builder in builders])
+        for builder in builders:
+            reason = scores.type_reason(builder.info, ends, names)
+            builder.add(reason, can_settle=False if reason and reason.points < 0 else None)
+            if builder.id in present:
+                builder.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
         return builders
 
     def result(
         self, text: str, builders: Sequence[CandidateBuilder], *, relation: str | None, role: Role, limit: int = 10
     ) -> LinkResult:
         """Return the result for the best `limit` builders, ranked, with the labels of their types."""
-        everyone = ranked(builders)
-        best, cut = everyone[:limit], everyone[limit:]
+        every = ranked(builders)
+        best, rest = every[:limit], every[limit:]
         names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
         notes = (
             [f"types were not compared: {self._graph.source.name} has no {role}s of {relation} with a type"]
@@ -102,7 +123,7 @@ class Linker:
             else []
         )
         listed = tuple(builder.candidate(names) for builder in best)
-        next_score = round(cut[0].score, 2) if cut else None
+        next_score = round(rest[0].score, 2) if rest else None
         return LinkResult(text, listed, self.knowledge.name, tuple(notes), next_score)
 
     def knows_property(self, relation: str) -> bool:
@@ -110,26 +131,12 @@ class Linker:
 
         Raises BadOptionError if `relation` is not a property id.
         """
-        stands = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
-        return stands or bool(self.knowledge.labels([relation]))
+        has_ends = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
+        return has_ends or bool(self.knowledge.labels([relation]))
 
-    def ask_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
+    def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
         prefetch_ends(self._graph, candidates)
-
-    def _relate(self, builders: Sequence[CandidateBuilder], relation: str, role: Role) -> None:
-        """Add the reasons from the relation: whether entities of its type, and the entity itself, are at this end."""
-        ends = self._at_end(relation, role)
-        if ends is None:
-            return
-        kinds = set().union(*(builder.info.types for builder in builders))
-        names = self.knowledge.labels(kinds & ends.shares.keys())
-        present = items_at_end(self._graph, relation, role, [builder.id for builder in builders])
-        for builder in builders:
-            reason = scores.for_type(builder.info, ends, names)
-            builder.add(reason, can_settle=False if reason and reason.points < 0 else None)
-            if builder.id in present:
-                builder.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"), can_settle=None)
 
     def _at_end(self, relation: str, role: Role) -> RelationEndTypes | None:
         key = relation, role
@@ -139,7 +146,7 @@ class Linker:
 
 
 def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
-    """Make a linker over a graph and its label index; with `api`, candidates come from the API instead.
+    """Return a linker over a graph and its label index; with `api`, candidates come from the API instead.
 
     The ends of relations are always looked up in the graph. Raises LabelIndexError.
     """

@@ -1,4 +1,4 @@
-"""Linking an edit: a fact that the graph states can_settle its parts, and a file of edits gets its ids."""
+"""Linking an edit: a fact that the graph states settles its parts, and a file of edits gets its ids."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def reasons(linked: LinkResult | None) -> str:
     return " / ".join(map(str, linked.candidates[0].reasons))
 
 
-def test_a_stated_fact_settles_subject_relation_and_old_target_together(linker: Linker) -> None:
+def test_stated_fact_settles_all_its_parts(linker: Linker) -> None:
     # Two Annas and three Parises: alone, each is ambiguous, and the famous Paris leads.
     assert linker.link("Anna").status == linker.link("Paris").status == "ambiguous"
     linked = link_edit(linker, ANNA)
@@ -46,7 +46,7 @@ def test_a_stated_fact_settles_subject_relation_and_old_target_together(linker: 
     assert "+1.0 city, like Paris" in reasons(linked.target_new)
 
 
-def test_what_the_graph_does_not_state_settles_nothing(linker: Linker) -> None:
+def test_fact_that_is_not_stated_settles_nothing(linker: Linker) -> None:
     linked = link_edit(linker, Edit(subject="Anna", relation="place of death", target_true="Paris", target_new="Rome"))
     assert linked.stated is None
     assert linked.subject.status == "ambiguous"
@@ -54,14 +54,14 @@ def test_what_the_graph_does_not_state_settles_nothing(linker: Linker) -> None:
     assert linked.clear_candidates().keys() == {"relation_id", "target_new_id"}
 
 
-def test_two_readings_that_are_both_stated_stay_ambiguous(tmp_path: Path) -> None:
+def test_two_stated_facts_stay_ambiguous(tmp_path: Path) -> None:
     linker = homonyms(tmp_path, ROWS + "Q12 | P19 | Q90\n").linker
     linked = link_edit(linker, ANNA)
     assert linked.stated is None
     assert linked.subject.status == "ambiguous"
 
 
-def test_a_relation_in_other_words_is_found_through_the_fact(linker: Linker) -> None:
+def test_fact_is_found_without_the_name_of_its_relation(linker: Linker) -> None:
     edit = Edit(subject="Anna", relation="first saw the light of day in", target_true="Paris", target_new="Rome")
     linked = link_edit(linker, edit)
     assert linked.relation is not None
@@ -70,7 +70,7 @@ def test_a_relation_in_other_words_is_found_through_the_fact(linker: Linker) -> 
     assert linked.clear_candidates()["subject_id"].id == "Q11"
 
 
-def test_ids_that_are_given_are_kept_and_checked(linker: Linker) -> None:
+def test_given_ids_are_checked_by_their_labels(linker: Linker) -> None:
     given = Edit(subject="Anna", subject_id="Q12", relation_id="P19", target_new="Rome", target_new_id="Q300")
     linked = link_edit(linker, given)
     assert {name: one.id for name, one in linked.clear_candidates().items()} == {
@@ -83,7 +83,7 @@ def test_ids_that_are_given_are_kept_and_checked(linker: Linker) -> None:
     assert "its label is 'Rome', not 'Anna'" in reasons(wrong.subject)
 
 
-def test_an_edit_of_which_nothing_is_known(linker: Linker) -> None:
+def test_edit_of_unknown_names_has_no_candidates(linker: Linker) -> None:
     linked = link_edit(linker, Edit(subject="Nobody", relation="does", target_new="nothing", target_true=""))
     assert {name: part.status for name, part in linked.parts().items()} == {
         "subject_id": "none",
@@ -98,7 +98,7 @@ def written(path: Path, rows: Sequence[object]) -> Path:
     return path
 
 
-def test_a_file_of_edits_gets_its_ids_and_keeps_everything_else(linker: Linker, tmp_path: Path) -> None:
+def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: Path) -> None:
     rows = [
         {"subject": "Anna", "relation": "place of birth", "object": "Paris", "target_new": "Rome", "note": "été"},
         {"subject": "Nobody", "target_new": "French", "relation_id": "P19"},
@@ -120,30 +120,21 @@ def test_a_file_of_edits_gets_its_ids_and_keeps_everything_else(linker: Linker, 
     assert twice.read_bytes() == out.read_bytes()
 
 
-def test_counterfact_records_stay_counterfact_records(linker: Linker, tmp_path: Path) -> None:
-    rewrite = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
-    rewrite |= {"target_new": {"str": "Rome"}, "target_true": {"str": "Paris"}}
+@pytest.mark.parametrize("as_text", [False, True])
+def test_link_edits_fills_counterfact_records(linker: Linker, tmp_path: Path, as_text: bool) -> None:
+    rewrite: dict[str, object] = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
+    for name, text in (("target_new", "Rome"), ("target_true", "Paris")):
+        rewrite[name] = text if as_text else {"str": text}
     edits = written(tmp_path / "edits.jsonl", [{"case_id": 7, "requested_rewrite": rewrite}])
-    link_edits(linker, edits, tmp_path / "linked.jsonl")
+    assert link_edits(linker, edits, tmp_path / "linked.jsonl").complete == 1
     linked = json.loads((tmp_path / "linked.jsonl").read_text())
-    assert linked["case_id"] == 7
+    assert linked["case_id"] == 7 and linked["requested_rewrite"]["prompt"] == "{} was born in"
     assert linked["requested_rewrite"]["target_true"] == {"str": "Paris", "id": "Q830149"}
-    assert linked["requested_rewrite"]["prompt"] == "{} was born in"
     (edit,) = read_edits(tmp_path / "linked.jsonl")
     assert (edit.subject_id, edit.target_new_id, edit.target_true_id) == ("Q11", "Q300", "Q830149")
 
 
-def test_a_record_whose_objects_are_texts_gets_their_ids_too(linker: Linker, tmp_path: Path) -> None:
-    rewrite = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
-    rewrite |= {"target_new": "Rome", "target_true": "Paris"}
-    edits = written(tmp_path / "edits.jsonl", [{"requested_rewrite": rewrite}])
-    assert link_edits(linker, edits, tmp_path / "linked.jsonl").complete == 1
-    (edit,) = read_edits(tmp_path / "linked.jsonl")
-    assert (edit.target_new, edit.target_new_id) == ("Rome", "Q300")
-    assert (edit.target_true, edit.target_true_id) == ("Paris", "Q830149")
-
-
-def test_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
+def test_link_edits_of_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
     edits, out = written(tmp_path / "edits.jsonl", [{"subject": "Anna"}]), tmp_path / "linked.jsonl"
     with pytest.raises(EditRowError, match=r"edits.jsonl, row 1, field target_new"):
         link_edits(linker, edits, out)
@@ -152,7 +143,7 @@ def test_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_real_edits_against_the_packaged_extract(cache: WikidataCache, tmp_path: Path) -> None:
+def test_link_of_counterfact_targets_is_never_wrong(cache: WikidataCache, tmp_path: Path) -> None:
     """Never a wrong id where the status is exact, and most targets that the extract has are settled."""
     records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))
     right = 0

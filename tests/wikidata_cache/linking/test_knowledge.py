@@ -34,37 +34,37 @@ def loaded(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("relation", [None, "P19"])
 @pytest.mark.parametrize("text", ["Paris", "french", "City of Light", "Q1000", "the South", "東京"])
-def test_a_store_links_as_its_files_do(loaded: Path, tmp_path: Path, text: str, relation: str | None) -> None:
+def test_store_links_as_its_files_do(loaded: Path, tmp_path: Path, text: str, relation: str | None) -> None:
     from_store, from_files = WikidataCache(loaded).linker, homonyms(tmp_path).linker
     assert from_store.link(text, relation=relation).candidates == from_files.link(text, relation=relation).candidates
 
 
-def test_a_store_is_linked_through_the_index_beside_it(loaded: Path) -> None:
+def test_store_is_linked_through_its_own_index(loaded: Path) -> None:
     source = WikidataCache(loaded).source
     assert isinstance(source, OxigraphSource)
     assert source.label_file == loaded / LABELS
     index = loaded / LABELS
-    said = index.stat()
-    index.write_bytes(bytes(said.st_size))  # as large and as old as the manifest says, and empty
-    os.utime(index, ns=(said.st_atime_ns, said.st_mtime_ns))
+    before = index.stat()
+    index.write_bytes(bytes(before.st_size))  # of the size and time in the manifest, and empty
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(LabelIndexError, match="is not a label index"):
         _ = WikidataCache(loaded).linker
 
 
-def test_a_cache_links_offline_what_it_has_seen(server: Server, cache_path: str) -> None:
+def test_cache_links_offline_what_it_holds(server: Server, cache_path: str) -> None:
     online = WikidataCache(server.url, cache=cache_path)
     assert online.linker.link("Los Angeles").only().id == "Q65"
-    asked = len(server.requests)
+    before = len(server.requests)
     offline = WikidataCache(cache=cache_path, mode="offline")
     linked = offline.linker.link("Los Angeles")
     assert linked.candidates == online.linker.link("Los Angeles").candidates
     assert linked.only().id == "Q65"
     with pytest.raises(CacheMissError, match="Nowhere"):
         offline.linker.link("Nowhere")
-    assert len(server.requests) == asked
+    assert len(server.requests) == before
 
 
-def test_what_a_cache_does_not_hold_counts_as_unknown(server: Server, cache_path: str) -> None:
+def test_facts_that_a_cache_lacks_count_as_unknown(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path).find("Los Angeles")
     linked = WikidataCache(cache=cache_path, mode="offline").linker.link("Los Angeles", relation="P551")
     assert linked.only().id == "Q65"
@@ -72,7 +72,7 @@ def test_what_a_cache_does_not_hold_counts_as_unknown(server: Server, cache_path
     assert "types were not compared" in linked.notes[0]
 
 
-def test_the_command_says_by_its_exit_code_whether_to_go_on(tmp_path: Path) -> None:
+def test_link_command_exit_codes(tmp_path: Path) -> None:
     graph = str(write_graph(tmp_path))
     assert link("France", "-g", graph)[0] == 0
     assert link("Nowhere", "-g", graph)[0] == 1
@@ -84,7 +84,7 @@ def test_the_command_says_by_its_exit_code_whether_to_go_on(tmp_path: Path) -> N
     assert link("Q90", "--label", "Rome", "-g", graph)[0] == 3
 
 
-def test_the_command_takes_the_relation_by_its_name(tmp_path: Path) -> None:
+def test_link_command_takes_the_relation_by_its_name(tmp_path: Path) -> None:
     graph = str(write_graph(tmp_path))
     by_id, by_name = (link("Paris", "--relation", r, "-g", graph, "--json") for r in ("P19", "born in"))
     assert by_id == by_name
@@ -95,14 +95,7 @@ def test_the_command_takes_the_relation_by_its_name(tmp_path: Path) -> None:
     assert link("born in", "--kind", "property", "-g", graph)[0] == 0
 
 
-def test_the_command_prints_markup_as_text(tmp_path: Path) -> None:
-    graph = tmp_path / "graph.tsv"
-    graph.write_text("Q1\tlabel\t[red]x[/red] [link=file:///]\n")
-    assert "[red]x[/red]" in link("[red]x[/red] [link=file:///]", "-g", str(graph))[1]
-    assert link("[/nothing]", "-g", str(graph))[0] == 1
-
-
-def test_the_command_links_a_file(tmp_path: Path) -> None:
+def test_link_command_links_a_file(tmp_path: Path) -> None:
     edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
     edits.write_text('{"subject": "Anna", "relation": "born in", "object": "Paris", "target_new": "Rome"}\n')
     graph = str(write_graph(tmp_path))
@@ -115,15 +108,15 @@ def test_the_command_links_a_file(tmp_path: Path) -> None:
     assert "row 1, subject_id, 'Anna': Q11 (Anna: human); Q12 (Anna: human)" in output
 
 
-def test_the_command_asks_wikidata_only_when_told_to(tmp_path: Path) -> None:
+def test_link_command_uses_the_api_only_with_online(tmp_path: Path) -> None:
     graph, api = str(write_graph(tmp_path)), ApiServer()
     try:
         code, output = link("Lovelace, Ada", "--online", "--api", api.url, "-g", graph)
         assert "Q7259" in output
         assert code == 3  # found by its words only
-        asked = len(api.requests)
+        before = len(api.requests)
         assert link("Lovelace, Ada", "--api", api.url, "-g", graph)[0] == 1
-        assert len(api.requests) == asked
+        assert len(api.requests) == before
         result = runner.invoke(cli.app, ["link", "x", "--online", "--offline"])
         assert "disagree" in str(result.exception)
     finally:
@@ -131,7 +124,7 @@ def test_the_command_asks_wikidata_only_when_told_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_counterfact_targets_over_all_shared_data() -> None:
+def test_link_of_counterfact_targets_over_all_shared_data() -> None:
     """With the relation nearly all are settled, and rightly; without it many are left to a person."""
     cache = WikidataCache(read_shared("wikidata/wikidata.nt.gz").parent)
     records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ def edits(cache: WikidataCache) -> list[Edit]:
     return in_words(cache, 30, relations=5)
 
 
-def test_many_edits_are_linked_as_one_by_one(edits: list[Edit], server: Server, tmp_path: Path) -> None:
+def test_link_all_equals_link_edit(edits: list[Edit], server: Server, tmp_path: Path) -> None:
     together, alone = (WikidataCache(server.url, cache=tmp_path / f"{n}.sqlite").linker for n in "ab")
     mixed = [*edits[:6], Edit(edits[0].subject, "Nowhere at all", subject_id="Q1345", relation_id="P17")]
     assert list(link_all(together, mixed)) == [link_edit(alone, edit) for edit in mixed]
@@ -50,28 +50,28 @@ def test_many_edits_are_linked_as_one_by_one(edits: list[Edit], server: Server, 
 
 
 @pytest.mark.slow
-def test_thirty_edits_take_a_dozen_requests(edits: list[Edit], server: Server, cache_path: str) -> None:
+def test_link_all_of_thirty_edits_sends_a_dozen_requests(edits: list[Edit], server: Server, cache_path: str) -> None:
     assert len(edits) == 30
     linked = list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
     assert sum(one.stated is not None for one in linked) >= 15
     assert len(server.requests) <= 12
-    asked = len(server.requests)
+    before = len(server.requests)
     assert list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits)) == linked
     offline = list(link_all(WikidataCache(cache=cache_path, mode="offline").linker, edits))
     assert [one.clear_candidates() for one in offline] == [one.clear_candidates() for one in linked]
-    alone = WikidataCache(cache=cache_path, mode="offline").linker  # what a batch has asked is known to each
+    alone = WikidataCache(cache=cache_path, mode="offline").linker  # the cache has the answers of the batch
     assert [link_edit(alone, edit).clear_candidates() for edit in edits] == [one.clear_candidates() for one in linked]
-    assert len(server.requests) == asked
+    assert len(server.requests) == before
 
 
-def test_what_a_cache_lacks_is_said_of_all_names_at_once(edits: list[Edit], server: Server, cache_path: str) -> None:
+def test_offline_miss_names_all_labels_at_once(edits: list[Edit], server: Server, cache_path: str) -> None:
     list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits[:3]))
     offline = WikidataCache(cache=cache_path, mode="offline").linker
     with pytest.raises(CacheMissError, match="kind 'named' for Nobody, Nowhere"):
         list(link_all(offline, [*edits[:3], Edit("Nobody", "Nowhere")]))
 
 
-def test_labels_without_ids_are_fetched_in_batches(edits: list[Edit], server: Server, cache_path: str) -> None:
+def test_try_ends_fetches_labels_in_batches(edits: list[Edit], server: Server, cache_path: str) -> None:
     """Good, unknown and ambiguous ones: what a row costs must not depend on another row's fault."""
     wrong = [Edit("x", f"Nowhere {number}") for number in range(20)] + [Edit("x", "gone", target_new_id="Q999999999")]
     facts = WikidataCache(server.url, cache=cache_path).facts
@@ -82,7 +82,7 @@ def test_labels_without_ids_are_fetched_in_batches(edits: list[Edit], server: Se
     assert len(server.requests) <= 10
 
 
-def test_homonyms_to_fetch_are_described_in_one_request(tmp_path: Path) -> None:
+def test_try_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
     rows = [f"Q{n}\tP31\tQ{900 + n % 3}\nQ{n}\tlabel\tName {n // 2}\n" for n in range(100, 160)]
     types = [f"Q{n}\tlabel\tkind {n}\n" for n in range(900, 903)]
     graph = tmp_path / "graph.tsv"
@@ -99,21 +99,21 @@ def test_homonyms_to_fetch_are_described_in_one_request(tmp_path: Path) -> None:
         server.close()
 
 
-def test_the_command_refuses_before_it_works(tmp_path: Path) -> None:
+def test_link_command_checks_files_first(tmp_path: Path) -> None:
     edits = tmp_path / "edits.jsonl"
     edits.write_text(json.dumps({"subject": "Spike Hughes", "target_new": "Philadelphia"}) + "\n")
     before = edits.read_bytes()
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "other name.jsonl").hardlink_to(edits)
-    for out, said in {
+    for out, message in {
         "edits.jsonl": "is the file of the edits itself; give another name",
         "other name.jsonl": "is the file of the edits itself",
         "absent/linked.jsonl": f"there is no folder {tmp_path / 'absent'}. Make it",
         "folder.jsonl": "is a folder",
     }.items():
-        # A graph that does not exist: nothing may be opened before the names are looked at.
+        # A graph that does not exist: nothing may be opened before the names are checked.
         result = CliRunner().invoke(cli.app, ["link", str(edits), "--out", str(tmp_path / out), "-g", "absent.nt"])
-        assert said in str(result.exception), out
+        assert message in str(result.exception), out
     assert edits.read_bytes() == before
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
@@ -121,7 +121,7 @@ def test_the_command_refuses_before_it_works(tmp_path: Path) -> None:
     assert 'has no rows; expected one edit per row, such as {"subject"' in str(result.exception)
 
 
-def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None:
+def test_link_command_links_one_row_or_repeated_rows(tmp_path: Path) -> None:
     edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
     rows = [{"subject": "x", "target_new": "y"}, *[{"subject": "LeBron James", "target_new": "Miami Heat"}] * 2]
     edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -133,14 +133,13 @@ def test_one_row_of_a_file_and_rows_that_are_twice_there(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_relations_that_have_no_such_name_or_number() -> None:
+def test_link_command_suggests_names_of_relations() -> None:
     def link(relation: str) -> tuple[str, int, str]:
         result = CliRunner().invoke(cli.app, ["link", "Los Angeles", "--relation", relation])
         return str(result.exception), result.exit_code, result.stderr
 
-    said = link("place of brith")[0]
-    assert "no property of extract.nt.gz has this name. The nearest names: 'place of birth' (P19)" in said
-    assert "target_new_id" not in said
+    error = link("place of brith")[0]
+    assert "no property of extract.nt.gz has this name. The nearest names: 'place of birth' (P19)" in error
     ambiguous = link("place of")[0]
     assert "may mean P" in ambiguous and "P19 (place of birth)" in ambiguous
     _, code, warning = link("P99999999")
@@ -149,7 +148,7 @@ def test_relations_that_have_no_such_name_or_number() -> None:
     assert link("P551")[2] == ""
 
 
-def test_three_hundred_edits_of_a_benchmark(server: Server, cache_path: str) -> None:
+def test_link_all_of_a_benchmark_sends_few_requests(server: Server, cache_path: str) -> None:
     records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))[:300]
     edits = [
         Edit(one["subject"], one["target_new"]["str"], one["target_true"]["str"], None, None, one["relation_id"])
@@ -157,11 +156,3 @@ def test_three_hundred_edits_of_a_benchmark(server: Server, cache_path: str) -> 
     ]
     list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
     assert len(server.requests) <= 60
-
-
-def test_the_command_speaks_of_commands() -> None:
-    wikidata = "https://query.wikidata.org/sparql"
-    said = CliRunner().invoke(cli.app, ["link", "Rome", "-g", wikidata]).exception
-    assert "Give --contact you@example.org (in Python contact='you@example.org')" in str(said)
-    said = CliRunner().invoke(cli.app, ["labels", "Rome"]).exception
-    assert "use `wikidata-cache find LABEL`" in str(said)

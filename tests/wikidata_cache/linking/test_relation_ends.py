@@ -1,4 +1,4 @@
-"""What stands at the ends of relations: the same from every engine, kept, shipped, and safe to ask for."""
+"""The types at the ends of relations: the same from every engine, in the cache and in snapshots, and safe to query."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from tests.wikidata_cache.sources.test_sparql_engines import RdflibSource
 from tests.wikidata_cache.virtuoso_server import virtuoso
-from tests.wikidata_cache.wikidata_helpers import Server
-from wikidata_cache import Source, WikidataCache
+from tests.wikidata_cache.wikidata_helpers import Server, facts
+from wikidata_cache import WikidataCache
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
@@ -16,7 +16,6 @@ from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.knowledge import items_at_end, sample_end_types
 from wikidata_cache.linking.linker import Linker
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.subgraphs.facts import Facts
 
 # Three are born somewhere, two of them in Rome; one place has two types, one has none.
 PLACES = """\
@@ -55,47 +54,43 @@ def as_ntriples(folder: Path) -> Path:
     return path
 
 
-def facts(source: Source) -> Facts:
-    return Facts(source, meta=(), internal=())
-
-
-def test_ends_are_counted_by_hand(places: Path) -> None:
-    asked = facts(OxigraphSource.from_files([places]))
-    assert asked.ends(ENDS) == ENDS
-    assert asked.at_ends(PRESENT) == PRESENT
-    objects = sample_end_types(asked, "P19", "object")
+def test_ends_have_counted_types(places: Path) -> None:
+    found = facts(OxigraphSource.from_files([places]))
+    assert found.ends(ENDS) == ENDS
+    assert found.at_ends(PRESENT) == PRESENT
+    objects = sample_end_types(found, "P19", "object")
     assert objects is not None
     assert (objects.sampled, objects.shares) == (2, {"Q1549591": 0.5, "Q515": 1.0})
-    assert sample_end_types(asked, "P20", "object") is None
-    assert items_at_end(asked, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
+    assert sample_end_types(found, "P20", "object") is None
+    assert items_at_end(found, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
 
 
-def test_another_engine_says_the_same(tmp_path: Path) -> None:
-    asked = facts(RdflibSource([as_ntriples(tmp_path)]))
-    assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+def test_ends_are_the_same_from_another_engine(tmp_path: Path) -> None:
+    found = facts(RdflibSource([as_ntriples(tmp_path)]))
+    assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
 
 
 @pytest.mark.slow
-def test_virtuoso_says_the_same(tmp_path: Path) -> None:
+def test_ends_are_the_same_from_virtuoso(tmp_path: Path) -> None:
     (tmp_path / "virtuoso").mkdir()
     with virtuoso([as_ntriples(tmp_path)], tmp_path / "virtuoso", rows=10_000) as url:
-        asked = facts(EndpointSource(url))
-        assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+        found = facts(EndpointSource(url))
+        assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
 
 
-def test_a_snapshot_carries_them(places: Path, server: Server, tmp_path: Path) -> None:
+def test_snapshot_includes_ends(places: Path, server: Server, tmp_path: Path) -> None:
     server.store = OxigraphSource.from_files([places])._store
-    asked = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
-    assert (asked.ends(ENDS), asked.at_ends(PRESENT)) == (ENDS, PRESENT)
+    found = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
+    assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
     export_snapshot(AnswerStore(tmp_path / "a.sqlite"), tmp_path / "s.jsonl.gz")
     import_snapshot(AnswerStore(tmp_path / "b.sqlite"), tmp_path / "s.jsonl.gz")
-    told = WikidataCache(cache=tmp_path / "b.sqlite", mode="offline").facts
-    assert (told.ends(ENDS), told.at_ends(PRESENT)) == (ENDS, PRESENT)
+    imported = WikidataCache(cache=tmp_path / "b.sqlite", mode="offline").facts
+    assert (imported.ends(ENDS), imported.at_ends(PRESENT)) == (ENDS, PRESENT)
     assert Counter(len(query) < 8_000 for _, _, query in server.requests) == {True: 2}
 
 
 @pytest.mark.parametrize("bad", ["P19 objects", "Q19 object", SMUGGLED, "P19 object Q65 ", "P19 owner"])
-def test_no_end_smuggles_sparql(places: Path, bad: str) -> None:
+def test_ends_refuse_sparql(places: Path, bad: str) -> None:
     cache = WikidataCache(places)
     with pytest.raises(BadOptionError, match="is not an end of a relation"):
         cache.facts.ends([bad])
