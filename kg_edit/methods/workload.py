@@ -15,9 +15,9 @@ Family = Literal[
     "rank-one",  # a value by descent, written under one key in one layer (ROME, GLAME)
     "joint",  # values by descent, written together in one or several layers (MEMIT)
     "fine-tuning",  # descent on a whole weight
-    "adapters",  # descent on low-rank factors (LoRA)
-    "beside",  # a trained module beside a layer (MEMOIR, T-Patcher)
-    "codebook",  # a value by descent, kept beside a layer (GRACE)
+    "low-rank",  # descent on low-rank factors (LoRA)
+    "adapter",  # a trained module that changes the output of a layer (MEMOIR, T-Patcher)
+    "codebook",  # a value by descent, that replaces the output of a layer (GRACE)
     "neurons",  # integrated gradients in all layers (KN)
     "hypernetwork",  # one gradient, changed by a trained network (MEND)
     "in-context",  # a prompt: nothing is computed

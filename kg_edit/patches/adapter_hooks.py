@@ -1,6 +1,6 @@
 """Hooks that replace the output of a down-projection, given its own input or the input of the whole MLP.
 
-With h the MLP's input [tokens, d] (after the norm) and x = f(h) the down-projection's input [tokens, d_ff], a side
+With h [tokens, d] the MLP's input (after the norm) and x = f(h) [tokens, d_ff] the down-projection's input, an adapter
 reads either h (``mlp``) or x (``key``).
 """
 
@@ -17,15 +17,15 @@ from kg_edit.errors import UnsupportedModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 Reads = Literal["key", "mlp"]
-Answer = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[Tensor, Tensor], Tensor]
 """(inputs [tokens, in], the module's own output [tokens, out]) -> the new output [tokens, out]; all float32."""
 
 
 def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
-    """The module of block ``layer`` whose input is read: the down-projection, or the first that gets the MLP's input.
+    """Return the module of block ``layer`` whose input is read: the down-projection, or one that gets the MLP's input.
 
     Raises:
-        UnsupportedModelError: no linear module beside the down-projection reads the model's width.
+        UnsupportedModelError: no other linear module of the MLP reads the model's width.
     """
     down = model.down_projection(layer)
     if reads == "key":
@@ -36,25 +36,25 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
         if linear and weight_matrix(child).shape[1] == weight_matrix(down).shape[0]:
             return child
     raise UnsupportedModelError(
-        f"{model.name} has no linear module beside {model.weight_name(layer)} that reads the MLP's input; use a method "
-        "that reads the down-projection's input, such as memoir"
+        f"{model.name} has no linear module next to {model.weight_name(layer)} that reads the MLP's input; use a "
+        "method that reads the down-projection's input, such as memoir"
     )
 
 
 @contextmanager
-def answering(model: LanguageModel, layer: int, answer: Answer, *, reads: Reads = "key") -> Iterator[None]:
-    """Within the ``with`` block, ``answer`` replaces the output of the down-projection of block ``layer``."""
+def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, reads: Reads = "key") -> Iterator[None]:
+    """Within the ``with`` block, ``forward`` replaces the output of the down-projection of block ``layer``."""
     down, reader = model.down_projection(layer), read_module(model, layer, reads)
-    held: list[Tensor] = []
+    mlp_input: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        held[:] = [args[0]]
+        mlp_input[:] = [args[0]]
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        given = args[0] if reads == "key" else held[0]
-        inputs = given.reshape(-1, given.shape[-1])  # some model families flatten the input of their MLP
-        flat = output.reshape(len(inputs), -1)
-        return answer(inputs.float(), flat.float()).to(output).reshape(output.shape)
+        given = args[0] if reads == "key" else mlp_input[0]
+        inputs = given.reshape(-1, given.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
+        flat = output.reshape(len(inputs), -1)  # [tokens, out]
+        return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)
 
     handles = [down.register_forward_hook(hook)]
     if reads == "mlp":

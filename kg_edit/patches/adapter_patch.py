@@ -1,11 +1,11 @@
-"""Patches of sides. A side is an extra module beside a weight that changes its output: a memory, a gate, neurons.
+"""Patches of adapters: extra modules that change the output of one linear module, such as a memory, a gate, neurons.
 
-- `Side`: the base class of sides; each kind is a subclass.
-- `SidePatch`: the sides by kind, and by the name of the weight beside which they stand. No weight changes. The sides
-  act in their order; a side that later edits train further moves to the end, where it was trained.
+- `Adapter`: the base class; each method of this kind has a subclass.
+- `AdapterPatch`: adapters by method and by the name of the adapted weight. No weight changes. The adapters act in their
+  order; an adapter that later edits train further moves to the end, where it was trained.
 
-The sides of later edits are trained on the model with the earlier ones. So to take an edit out, the edits after it have
-to be computed again (`kg_edit.ledger`).
+Later edits are trained on the model with the earlier adapters. So to remove an edit, the edits after it have to be
+computed again (`kg_edit.ledger`).
 """
 
 from __future__ import annotations
@@ -13,61 +13,54 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError
+from kg_edit.errors import PatchError, UnknownNameError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined
-from kg_edit.patches.container import SIDE, PatchFile, write_patch
+from kg_edit.patches.container import PatchFile, declared_by_method, write_patch
 from kg_edit.patches.weight_patch import module_of
 
-_SAID = "sides"
-_KINDS = {
-    "calinet": "kg_edit.methods.calinet.adapter:ExtraNetwork",
-    "comeba": "kg_edit.methods.comeba.adapter:GatedUpdate",
-    "defer": "kg_edit.methods.defer.adapter:DeferringGate",
-    "memoe": "kg_edit.methods.memoe.experts:Experts",
-    "memoir": "kg_edit.methods.memoir.adapter:ResidualMemory",
-    "memory": "kg_edit.methods.memory.adapter:MemoryNetwork",
-    "t-patcher": "kg_edit.methods.t_patcher.adapter:Neurons",
-}
 Place = tuple[str, str]
-"""A side's kind, and the name of the weight beside which it stands."""
+"""The name of the method that made an adapter, and the name of the adapted weight."""
 
 
-class Side(ABC):
-    """Base class of an extra module beside the module of one weight [out, in]; its tensors are float32, on the CPU."""
+class Adapter(ABC):
+    """Base class of an extra module at one weight [out, in]; its tensors are float32, on the CPU.
 
-    kind: ClassVar[str]
+    Attributes:
+        method: the name of the method whose ``adapter_class`` it is; a file names it, and the loader finds the class.
+    """
+
+    method: ClassVar[str]
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """The shape (out, in) of the weight beside which the side stands."""
+        """The shape (out, in) of the adapted weight."""
 
     @property
     @abstractmethod
-    def words(self) -> str:
-        """A short description of the side, such as its number of entries."""
+    def summary(self) -> str:
+        """A short description, such as the number of entries."""
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors of the side, by name."""
+        """Return the tensors by name."""
 
     @abstractmethod
-    def said(self) -> dict[str, Any]:
-        """The data of the side that are not tensors, as JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what are not tensors, as JSON."""
 
     @classmethod
     @abstractmethod
-    def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the side from the results of `said` and `tensors`.
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
 
         Raises:
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
@@ -75,68 +68,64 @@ class Side(ABC):
 
     @abstractmethod
     def plus(self, later: Self) -> Self:
-        """The sum of this side and a side of ``later`` edits.
+        """Return the sum of this adapter and that of ``later`` edits.
 
         Raises:
-            PatchError: the sides have different settings.
+            PatchError: the adapters have different settings.
         """
 
     @abstractmethod
     def attached(self, model: LanguageModel, name: str) -> AbstractContextManager[None]:
-        """Within the ``with`` block, the side acts on the module of the weight ``name``."""
+        """Within the ``with`` block, the adapter acts on the module of the weight ``name``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SidePatch(Patch):
-    """Sides by kind and weight, in the order in which they act.
+class AdapterPatch(Patch):
+    """Adapters by method and weight, in the order in which they act.
 
-    Adding patches adds the sides of the same place; each kind defines its sum.
+    Adding patches adds the adapters of the same place; each adapter class defines its sum.
     """
 
     kind: ClassVar[Kind] = "adapter"
 
-    sides: Mapping[Place, Side]
+    adapters: Mapping[Place, Adapter]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
-        """The weights, with a short description of the side beside each."""
-        return ", ".join(f"{name}: {side.words}" for (_, name), side in self.sides.items())
+        """The adapted weights, with a short description of each adapter."""
+        return ", ".join(f"{name}: {adapter.summary}" for (_, name), adapter in self.adapters.items())
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the sides' tensors."""
-        return sum(tensor.nbytes for side in self.sides.values() for tensor in side.tensors().values())
+        """The bytes of the adapters' tensors."""
+        return sum(tensor.nbytes for adapter in self.adapters.values() for tensor in adapter.tensors().values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no side."""
-        return not self.sides
+        """Whether there is no adapter."""
+        return not self.adapters
 
-    def meets(self, later: SidePatch) -> bool:
-        """Whether both have a side at one place."""
-        return not self.sides.keys().isdisjoint(later.sides)
+    def meets(self, later: AdapterPatch) -> bool:
+        """Return whether both have an adapter at one place."""
+        return not self.adapters.keys().isdisjoint(later.adapters)
 
-    def _plus(self, other: SidePatch) -> SidePatch:
-        """The sides of both patches; sides of the same place are added, and stand where those of ``other`` stand.
-
-        Raises:
-            PatchError: two sides of the same place have different settings.
-        """
-        sides = dict(self.sides)
-        for place, more in other.sides.items():
-            sides[place] = sides.pop(place).plus(more) if place in sides else more
-        return SidePatch(sides=sides, provenance=joined(self.provenance, other.provenance))
+    def _plus(self, other: AdapterPatch) -> AdapterPatch:
+        adapters = dict(self.adapters)
+        for place, more in other.adapters.items():
+            # A sum acts where its later part does, because that part was trained on the output of the others.
+            adapters[place] = adapters.pop(place).plus(more) if place in adapters else more
+        return AdapterPatch(adapters=adapters, provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with every side attached; no weight changes."""
+        """Attach every adapter to the model within the ``with`` block; no weight changes."""
         self.check_model(model)
-        for (_, name), side in self.sides.items():
-            module_of(model, name, shape=side.shape)
+        for (_, name), adapter in self.adapters.items():
+            module_of(model, name, shape=adapter.shape)
         with ExitStack() as stack:
-            for (_, name), side in self.sides.items():
-                stack.enter_context(side.attached(model, name))
+            for (_, name), adapter in self.adapters.items():
+                stack.enter_context(adapter.attached(model, name))
             yield model
 
     def check_finite(self) -> None:
@@ -145,9 +134,9 @@ class SidePatch(Patch):
         Raises:
             PatchError: a number is not finite.
         """
-        for (_, name), side in self.sides.items():
-            if not all(torch.isfinite(tensor).all() for tensor in side.tensors().values()):
-                raise PatchError(f"the module beside {name} is not finite; make a smaller change, or edit in float32")
+        for (_, name), adapter in self.adapters.items():
+            if not all(torch.isfinite(tensor).all() for tensor in adapter.tensors().values()):
+                raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (safetensors; provenance and settings in its metadata) atomically.
@@ -156,70 +145,55 @@ class SidePatch(Patch):
             PatchError: a value is not finite.
             OutputError: the file can't be written.
         """
-        tensors: dict[str, Tensor] = {}
-        said: list[tuple[str, str, dict[str, Any]]] = []
-        for (kind, name), side in self.sides.items():
-            tensors |= {f"{kind}/{name}/{own}": tensor for own, tensor in side.tensors().items()}
-            said.append((kind, name, side.said()))
-        return write_patch(path, format=SIDE, provenance={**self.provenance, _SAID: said}, tensors=tensors)
+        tensors = {
+            f"{method}/{name}/{own}": tensor
+            for (method, name), adapter in self.adapters.items()
+            for own, tensor in adapter.tensors().items()
+        }
+        content = [
+            {"method": method, "weight": name, "adapter": adapter.metadata()}
+            for (method, name), adapter in self.adapters.items()
+        ]
+        return write_patch(path, kind="adapters", provenance=self.provenance, content=content, tensors=tensors)
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch in a file.
+        """Build the patch of a file.
 
         Raises:
             PatchError: its parts don't fit together.
         """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
+        adapters: dict[Place, Adapter] = {}
         try:
-            sides = {
-                (kind, name): _class(kind).read(own, _under(f"{kind}/{name}/", file.tensors))
-                for kind, name, own in _in_order(said)
-            }
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            for one in file.content:
+                method, name = one["method"], one["weight"]
+                prefix = f"{method}/{name}/"
+                own = {key.removeprefix(prefix): value for key, value in file.tensors.items() if key.startswith(prefix)}
+                adapters[method, name] = declared_by_method(method, "adapter_class").read(one["adapter"], own)
+        except (AttributeError, KeyError, TypeError, ValueError, UnknownNameError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
-        return cls(sides=sides, provenance=provenance)
+        return cls(adapters=adapters, provenance=file.provenance)
 
 
-def _in_order(said: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The kind, weight and data of each side. Files of versions before 2026-11 have them by kind, in no order."""
-    if isinstance(said, Mapping):
-        yield from ((kind, name, own) for kind, names in said.items() for name, own in names.items())
-    else:
-        yield from ((kind, name, own) for kind, name, own in said)
-
-
-def side_of(patch: Patch, place: Place) -> Side | None:
-    """The side at ``place`` in a patch or in the parts of a stack; None if there is none."""
+def adapter_at(patch: Patch, place: Place) -> Adapter | None:
+    """Return the adapter at ``place`` in a patch or in the parts of a stack; None if there is none."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    found = (part.sides.get(place) for part in parts if isinstance(part, SidePatch))
-    return next((side for side in found if side is not None), None)
+    return next(
+        (part.adapters[place] for part in parts if isinstance(part, AdapterPatch) and place in part.adapters), None
+    )
 
 
-def without_side(patch: Patch, place: Place) -> Patch | None:
-    """A patch or stack without the side at ``place``; None if nothing is left."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    kept = [_left(part, place) if isinstance(part, SidePatch) else part for part in parts]
-    kept = [part for part in kept if not part.is_empty]
+def without_adapter(patch: Patch, place: Place) -> Patch | None:
+    """Return a patch or stack without the adapter at ``place``; None if nothing is left."""
+    kept = list[Patch]()
+    for part in patch.patches if isinstance(patch, PatchStack) else (patch,):
+        if isinstance(part, AdapterPatch):
+            part = replace(part, adapters={own: one for own, one in part.adapters.items() if own != place})
+        if not part.is_empty:
+            kept.append(part)
     return PatchStack.of(*kept) if kept else None
 
 
 def layer_of(model: LanguageModel, name: str) -> int:
-    """The index (0-based) of the block that contains the weight ``name``."""
+    """Return the index (0-based) of the block that contains the weight ``name``."""
     return int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0])
-
-
-def _left(patch: SidePatch, place: Place) -> SidePatch:
-    sides = {own: side for own, side in patch.sides.items() if own != place}
-    return SidePatch(sides=sides, provenance=patch.provenance)
-
-
-def _class(kind: str) -> type[Side]:
-    module, _, name = _KINDS[kind].partition(":")
-    found: type[Side] = getattr(import_module(module), name)
-    return found
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,8 +1,8 @@
 """The base class of patches. A patch is the change that edits make to a model, applied within a ``with`` block.
 
 `Patch` has the operations of all kinds (`applied`, `merge_into`, ``+``, `save`, `load`); files are written without
-pickle. The kinds are in `weight_patch`, `codebook_patch`, `side_patch`, `prompt_patch`, `loop_patch` and `scope_patch`.
-`PatchStack` holds patches of different kinds at once.
+pickle. This folder has patches of weights, of adapters and of the prompt; GRACE, SERAC and MeLLo have patch classes of
+their own in their folders. `PatchStack` holds patches of different kinds at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.models.architectures import FORMAT
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.container import patch_class, read_patch
@@ -98,11 +97,6 @@ class Patch(ABC):
         Raises:
             PatchMismatchError: the patch is for another model.
         """
-        if self.fingerprint and not self.fingerprint.startswith(FORMAT):
-            raise PatchMismatchError(
-                f"this patch has an older kind of model fingerprint ({self.fingerprint}), which can't be compared "
-                f"with that of {model.name!r} ({model.fingerprint}); make its edits again, they are in its provenance"
-            )
         if self.fingerprint not in (None, model.fingerprint):
             raise PatchMismatchError(
                 f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), but the "
@@ -173,7 +167,7 @@ class Patch(ABC):
             PatchError: the file is missing, or is no patch.
         """
         file = read_patch(path)
-        found: Patch = patch_class(file).from_file(file)
+        found: Patch = patch_class(file.kind).from_file(file)
         return found
 
 

@@ -1,8 +1,10 @@
-"""The file format of patches: a safetensors file with the format's name and the provenance as JSON in its metadata.
+"""The file format of patches: named tensors as safetensors, with all else as JSON in the metadata.
 
-`write_patch` and `read_patch` handle named tensors of any kind of patch; `patch_class` finds the class for a format
-(``kg-edit-patch/1``, ``kg-edit-codebook/1``, ``kg-edit-prompt/1``, ``kg-edit-loop/1``, ``kg-edit-side/1``,
-``kg-edit-scope/1``).
+    {"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {...}, "content": ...}
+
+``kind`` selects the class that reads the file: ``weights``, ``prompt``, ``adapters`` (this folder), or the name of a
+method with a patch class of its own (``grace``, ``mello``, ``serac``). ``content`` is what that class needs besides the
+tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from kg_edit.errors import PatchError
+from kg_edit.errors import PatchError, UnknownNameError
 from kg_edit.patches.provenance import check_provenance
 from kg_edit.storage.atomic import write_safetensors
 from wikidata_cache.safe_json import parse
@@ -24,34 +26,70 @@ from wikidata_cache.safe_json import parse
 if TYPE_CHECKING:  # the metadata of a patch can be read without torch
     from torch import Tensor
 
-WEIGHTS, CODEBOOK, PROMPT, LOOP, SIDE, SCOPE = (
-    f"kg-edit-{kind}/1" for kind in ("patch", "codebook", "prompt", "loop", "side", "scope")
-)
+FORMAT, VERSION = "kg-edit-patch", 1
+METADATA = "kg_edit"  # the one key of the metadata, because safetensors does not keep the order of keys
 
 _CLASSES = {
-    WEIGHTS: "kg_edit.patches.weight_patch:WeightPatch",
-    CODEBOOK: "kg_edit.methods.grace.patch:CodebookPatch",
-    PROMPT: "kg_edit.patches.prompt_patch:PromptPatch",
-    LOOP: "kg_edit.methods.mello.patch:LoopPatch",
-    SIDE: "kg_edit.patches.adapter_patch:SidePatch",
-    SCOPE: "kg_edit.methods.serac.patch:ScopePatch",
+    "weights": "kg_edit.patches.weight_patch:WeightPatch",
+    "prompt": "kg_edit.patches.prompt_patch:PromptPatch",
+    "adapters": "kg_edit.patches.adapter_patch:AdapterPatch",
 }
 
-_METADATA = "kg_edit"
+
+def declared_by_method(name: str, attribute: str) -> Any:
+    """Return the class that the method ``name`` declares as ``attribute``: its ``patch_class`` or ``adapter_class``.
+
+    Methods are above this folder, so they are imported by name, when a file needs one.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        AttributeError: the method has no such class.
+    """
+    return getattr(import_module("kg_edit.methods.registry").find_method(name), attribute)
+
+
+def patch_class(kind: str) -> Any:
+    """Return the class that reads files of this kind; its ``from_file`` builds the patch.
+
+    Raises:
+        PatchError: there is no such kind.
+    """
+    if kind in _CLASSES:
+        module, _, name = _CLASSES[kind].partition(":")
+        return getattr(import_module(module), name)
+    try:
+        return declared_by_method(kind, "patch_class")
+    except (UnknownNameError, AttributeError) as error:
+        raise PatchError(f"no class reads patches of the kind {kind!r}; install the package that made it") from error
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchFile:
-    """The content of a patch's file: its path, the format's name, the provenance, and the tensors by name."""
+    """The parts of a patch's file: its path, its kind, the provenance, the content of the kind, the tensors by name."""
 
     path: str
-    format: str
+    kind: str
     provenance: dict[str, Any]
+    content: Any
     tensors: dict[str, Tensor]
 
 
-def write_patch(path: str | Path, *, format: str, provenance: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+def write_patch(
+    path: str | Path,
+    *,
+    kind: str,
+    provenance: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    content: Any = None,
+) -> Path:
     """Write a patch atomically; the same patch gives the same bytes.
+
+    Args:
+        path: the file.
+        kind: what `patch_class` needs to find the class that reads it.
+        provenance: as `Patch.provenance`.
+        tensors: by name, of any device and floating-point type.
+        content: JSON that the class needs besides the tensors.
 
     Raises:
         PatchError: a tensor is not finite.
@@ -59,47 +97,39 @@ def write_patch(path: str | Path, *, format: str, provenance: Mapping[str, Any],
     """
     import torch
 
-    for name, tensor in tensors.items():
+    cleaned, memory = dict[str, "Tensor"](), set[int]()
+    for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the change of {name} is not finite; nothing was written")
-    said = json.dumps({"format": format, "provenance": provenance}, sort_keys=True)
-    cleaned = _apart({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
-    return write_safetensors(Path(path), cleaned, {_METADATA: said})  # one key, because the order of keys is not fixed
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, copied where an earlier one has the same memory, which safetensors refuses to write."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return found
+        cleaned[name] = tensor.detach().cpu().contiguous()
+        address = cleaned[name].untyped_storage().data_ptr()
+        if address in memory:  # safetensors refuses to write tensors that share memory
+            cleaned[name] = cleaned[name].clone()
+        memory.add(address)
+    metadata = {"format": FORMAT, "version": VERSION, "kind": kind, "provenance": provenance, "content": content}
+    return write_safetensors(Path(path), cleaned, {METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def read_patch(path: str | Path) -> PatchFile:
-    """Read what `write_patch` wrote.
+    """Read a file of `write_patch`.
 
     Raises:
-        PatchError: the file is missing, is not a patch, or lacks a valid provenance.
+        PatchError: the file is missing, is not a patch, is of a later version, or has an invalid provenance.
     """
     import torch
 
-    said, tensors = _read(path, "pt")
+    metadata, tensors = _read(path, "pt")
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise PatchError(f"the patch {path} has values of {name} of the type {tensor.dtype}; expected real numbers")
-        if not torch.isfinite(tensor).all():
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")
-    return PatchFile(path=str(path), format=said["format"], provenance=said["provenance"], tensors=tensors)
+        _check_numbers(path, name, tensor.dtype, tensor.is_floating_point(), bool(torch.isfinite(tensor).all()))
+    parts = {part: metadata[part] for part in ("kind", "provenance", "content")}
+    return PatchFile(path=str(path), tensors=tensors, **parts)
 
 
 def check_patch_file(path: str | Path) -> None:
     """Check the metadata of a patch's file, without torch and without reading its tensors.
 
     Raises:
-        PatchError: the file is missing, is not a patch, or lacks a valid provenance.
+        PatchError: as `read_patch`.
     """
     _read(path, None)
 
@@ -113,37 +143,43 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import numpy as np
 
     try:
-        said, arrays = _read(path, "np")
+        metadata, arrays = _read(path, "np")
     except TypeError:  # numpy has no bfloat16
         file = read_patch(path)
         return file.provenance, {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            raise PatchError(f"the patch {path} has values of {name} of the type {array.dtype}; expected real numbers")
-        if not np.isfinite(array).all():
-            raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")
-    return said["provenance"], arrays
+        real, finite = np.issubdtype(array.dtype, np.floating), bool(np.isfinite(array).all())
+        _check_numbers(path, name, array.dtype, real, finite)
+    return metadata["provenance"], arrays
 
 
 def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the metadata of a file, and its tensors for ``framework``; no tensors if it is None."""
     try:
         with safe_open(path, framework=framework or "np") as file:
-            said = parse((file.metadata() or {}).get(_METADATA, "{}"))
+            metadata = parse((file.metadata() or {}).get(METADATA, "{}"))
             names = file.keys() if framework else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
         raise PatchError(f"can't read the patch {path}: {error}; give a complete patch.safetensors") from error
-    found = said.get("format") if isinstance(said, dict) else said
-    if not isinstance(found, str) or found not in _CLASSES:
-        raise PatchError(f"{path} is not a patch: expected one of the formats {', '.join(_CLASSES)}, found {found!r}")
-    check_provenance(said.get("provenance"), path)
-    return said, tensors
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else metadata
+        raise PatchError(f"{path} is not a patch: expected the format {FORMAT}, found {found!r:.80}")
+    if metadata.get("version") != VERSION:
+        raise PatchError(
+            f"the patch {path} has the version {metadata.get('version')!r:.80} of the format, and this program reads "
+            f"version {VERSION}; install a later kg-edit"
+        )
+    if not isinstance(metadata.get("kind"), str) or "content" not in metadata:
+        raise PatchError(f"the patch {path} lacks its kind or its content; make the patch again")
+    check_provenance(metadata.get("provenance"), path)
+    return metadata, tensors
 
 
-def patch_class(file: PatchFile) -> Any:
-    """The class for the format of a file; its ``from_file`` builds the patch."""
-    module, _, name = _CLASSES[file.format].partition(":")
-    return getattr(import_module(module), name)
+def _check_numbers(path: str | Path, name: str, dtype: object, real: bool, finite: bool) -> None:
+    if not real:
+        raise PatchError(f"the patch {path} has values of {name} of the type {dtype}; expected real numbers")
+    if not finite:
+        raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")

@@ -21,11 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined
-from kg_edit.patches.container import PROMPT, PatchFile, write_patch
+from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, Similarity, TfIdf, best, letters_apart, similarity
 
-_SAID = "facts"
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
 
@@ -38,7 +37,7 @@ class PromptPatch(Patch):
     """
 
     kind: ClassVar[Kind] = "prompt"
-    format: ClassVar[str] = PROMPT
+    file_kind: ClassVar[str] = "prompt"
     rule_class: ClassVar[type[TellingRule]]
 
     books: tuple[FactBook, ...]
@@ -150,11 +149,11 @@ class PromptPatch(Patch):
         Raises:
             OutputError: the file can't be written.
         """
-        said = [
+        content = [
             {"rule": book.rule.model_dump(mode="json"), "facts": [fact.model_dump(mode="json") for fact in book.facts]}
             for book in self.books
         ]
-        return write_patch(path, format=self.format, provenance={**self.provenance, _SAID: said}, tensors={})
+        return write_patch(path, kind=self.file_kind, provenance=self.provenance, content=content, tensors={})
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
@@ -163,13 +162,11 @@ class PromptPatch(Patch):
         Raises:
             PatchError: the file has no readable facts.
         """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
         try:
-            books = tuple(_book(book, cls.rule_class) for book in said)
+            books = tuple(_book(book, cls.rule_class) for book in file.content)
         except (TypeError, KeyError, ValidationError) as error:
             raise PatchError(f"can't read the facts of the patch {file.path}: {error}; make the patch again") from error
-        return cls(books=books, provenance=provenance)
+        return cls(books=books, provenance=file.provenance)
 
 
 def _tells(record: Mapping[str, Any], fact: PromptFact) -> bool:
@@ -319,7 +316,6 @@ class TellingRule(BaseModel):
     letters: int | None = Field(
         None,
         ge=0,
-        exclude_if=lambda found: found is None,
         description="a fact also belongs to a question that differs from the edit's prompt by at most so many letters",
     )
 

@@ -21,7 +21,7 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import STATE, is_identity
-from kg_edit.patches.container import WEIGHTS, PatchFile, write_patch
+from kg_edit.patches.container import PatchFile, write_patch
 
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
@@ -223,7 +223,7 @@ class WeightPatch(Patch):
         tensors = {f"{STATE}{name}": tensor for name, tensor in self.state.items()}
         for name, pair in self.factors.items():
             tensors |= {f"{name}.left": pair.left, f"{name}.right": pair.right}
-        return write_patch(path, format=WEIGHTS, provenance=self.provenance, tensors=tensors)
+        return write_patch(path, kind="weights", provenance=self.provenance, tensors=tensors)
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:

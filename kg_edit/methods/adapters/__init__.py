@@ -1,1 +1,1 @@
-"""What methods share that train an adapter at one layer and change no weights."""
+"""What the methods share that train an adapter: a small module at one layer's down-projection."""

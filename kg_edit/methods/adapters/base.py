@@ -1,8 +1,11 @@
-"""The base class of methods that train a side: an extra module at one down-projection (`patches.adapter_hooks`).
+"""The base class of methods that train an adapter at one down-projection (`kg_edit.patches.adapter_hooks`).
 
 An edit's row is its prompt with the new target. The loss is the mean of -log P over the target's tokens. A step runs
-only the blocks from the edited one on (`kg_edit.methods.fine_tuning.rows.RowLosses`). An edit is trained with the side
-of earlier edits in place, and with all other earlier patches applied.
+only the blocks from the edited one on (`kg_edit.methods.fine_tuning.rows.RowLosses`). An edit is trained with the
+adapter of earlier edits in place, and with all other earlier patches applied.
+
+The functions give what an adapter reads: at a row's target (`inputs_at`), and in text that no edit is about, which the
+model writes itself (`own_texts`, `own_text_inputs`).
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import networkx as nx
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
@@ -24,65 +28,76 @@ from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Trains
+from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.adapter_patch import Side, SidePatch, side_of, without_side
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.replay import block_output
+from kg_edit.models.sampling import document_start, sample_text
+from kg_edit.patches.adapter_hooks import Reads, read_module
+from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, Place, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import with_weight_norms
 
 
-class BesideConfig(LayerConfig, TuningConfig):
-    """Settings of methods that train a side beside one layer."""
+class AdapterConfig(LayerConfig, TuningConfig):
+    """Settings of methods that train an adapter of one layer."""
 
     depth: ClassVar[float] = 0.75
     writes_weight: ClassVar[bool] = False
 
     layer: int | None = Field(
-        None, ge=0, description="block whose down-projection gets the extra module, 0-based; default 0.75 of the depth"
+        None, ge=0, description="block whose down-projection gets the adapter, 0-based; default 0.75 of the depth"
     )
 
 
-class BesideMethod(EditingMethod):
-    """A method that trains a side of one kind. Subclasses define the training (`trained`)."""
+class AdapterMethod(EditingMethod):
+    """A method that trains an adapter. Subclasses name the adapter's class and define its training (`train`)."""
 
-    family = "beside"
+    family = "adapter"
     trains: ClassVar[Trains] = "weight"
     kind = "adapter"
-    side_kind: ClassVar[str]
-    config: BesideConfig
+    adapter_class: ClassVar[type[Adapter]]
+    config: AdapterConfig
 
     def __init__(
-        self, model: LanguageModel, config: BesideConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+        self, model: LanguageModel, config: AdapterConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         super().__init__(model, config, graph=graph)
         self.layer = config.layer_in(len(model.blocks))
         model.block(self.layer)  # raises early if the model has no such layer
 
     @abstractmethod
-    def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """Train on ``edits``; return the side that they add, and a record of each edit.
+    def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
+        """Train on ``edits``, with the adapter of ``earlier`` edits if there is one.
 
-        ``own`` is the side of earlier edits, or None.
+        Returns:
+            The adapter that these edits add to the earlier one, and a record of each edit.
         """
 
     @property
-    def weight_name(self) -> str:
-        """The name of the weight beside which the side stands."""
-        return self.model.weight_name(self.layer)
-
-    @property
     def module(self) -> nn.Module:
-        """The down-projection beside which the side stands."""
+        """The adapted down-projection."""
         return self.model.down_projection(self.layer)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape (out, in) of the down-projection's weight."""
+        """The shape (d, d_ff) of the down-projection's weight."""
         rows, columns = weight_matrix(self.module).shape
         return rows, columns
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the down-projection."""
+        return next(self.module.parameters()).device
+
+    @property
+    def place(self) -> Place:
+        """The place of the adapter in a patch: the method's name and the weight's name."""
+        return self.adapter_class.method, self.model.weight_name(self.layer)
+
     def empty_patch(self) -> Patch:
-        """A `SidePatch` without sides; it changes nothing."""
-        return SidePatch(sides={}, provenance=self.provenance())
+        """Return an `AdapterPatch` without adapters; it changes nothing."""
+        return AdapterPatch(adapters={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
@@ -92,31 +107,81 @@ class BesideMethod(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The training row of an edit: its prompt and its target."""
+        """Return the training row of an edit: its prompt and its target."""
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Train on the edits, with the side of ``before`` in place."""
+        """Train on the edits, with the adapter of ``before`` in place.
+
+        Raises:
+            EditError: two of the edits have the same prompt and different targets.
+            PatchError: a loss or the adapter is not finite.
+        """
+        refuse_clash(edits)
         with untouched(self.model):
-            side, records = self.trained(edits, side_of(before, self._place))
-        patch = SidePatch(sides={self._place: side}, provenance={**self.provenance(), "edits": records})
+            adapter, records = self.train(edits, adapter_at(before, self.place))
+        patch = AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
         patch.check_finite()
         return patch
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the layer."""
-        said = super().provenance()
-        said["methods"][0] |= {"layer": self.layer}
-        return said
+        """Return the provenance of every method, plus the layer."""
+        found = super().provenance()
+        found["methods"][0] |= {"layer": self.layer}
+        return found
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        """Call `make` with all of ``before`` applied, except the side that is trained further."""
         before.check_model(self.model)
-        rest = without_side(before, self._place) or self.empty_patch()
+        # The adapter that is trained further is not applied: `train` runs it together with its change.
+        rest = without_adapter(before, self.place) or self.empty_patch()
         with rest.applied(self.model):
             made = self.make(edits, before=before)
         return with_weight_norms(made, self.model)
 
-    @property
-    def _place(self) -> tuple[str, str]:
-        return self.side_kind, self.weight_name
+
+@torch.no_grad()
+def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Reads) -> Tensor:
+    """Return the adapter's inputs where a token of a row's target is predicted, [tokens, in] in float32, row by row."""
+    found: list[Tensor] = []
+    ends = [row.prompt_end for row in rows]
+    batch = left_pad([row.ids for row in rows], device=method.model.device, ends=ends)
+    width = batch.ids.shape[1]
+
+    def see(inputs: Tensor, _: Tensor) -> None:
+        found.append(inputs.reshape(len(rows) * width, -1).float())
+
+    with watched(read_module(method.model, method.layer, reads), see):
+        block_output(method.model, batch, method.layer)
+    wanted = [(place + 1) * width - len(row.ids) + at for place, row in enumerate(rows) for at, _ in row.wanted]
+    return found[0][torch.tensor(wanted, device=found[0].device)]
+
+
+def own_texts(model: LanguageModel, *, texts: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
+    """Sample texts from the model: ``texts`` rows of ``tokens`` + 1 ids, the first one being the document's start."""
+    start = document_start(model.tokenizer)
+    return [(start, *row) for row in sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()]
+
+
+@torch.no_grad()
+def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: int, tokens: int, seed: int) -> Tensor:
+    """Return the inputs of an adapter of block ``layer`` in texts that the model writes.
+
+    Args:
+        model: writes and reads the texts.
+        layer: the adapted block.
+        reads: what the adapter reads, the down-projection's input or the MLP's.
+        texts: the number of texts.
+        tokens: the length of each text.
+        seed: of the sampling.
+
+    Returns:
+        The inputs at every token, [texts * (tokens + 1), in] in float32.
+    """
+    found: list[Tensor] = []
+    rows = own_texts(model, texts=texts, tokens=tokens, seed=seed)
+    with watched(
+        read_module(model, layer, reads),
+        lambda inputs, _: found.append(inputs.reshape(-1, inputs.shape[-1]).float()),
+    ):
+        block_output(model, left_pad(rows, device=model.device), layer)
+    return found[0]

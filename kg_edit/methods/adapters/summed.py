@@ -1,138 +1,226 @@
-"""Base class of sides whose parameters are trained further by each edit: initial parameters plus the sum of changes.
+"""Adapters whose parameters are trained further by each edit: initial parameters plus the sum of changes.
 
-    parameter = start(settings, seed) + change of the first edit + change of the second + ...
+    parameter = initial(settings, seed) + change of the first edit + change of the second + ...
 
-The initial parameters follow from the settings. So a patch of later edits holds only their changes, and patches can be
-added like patches of weights.
+The initial parameters follow from the settings. So a patch of later edits holds only their changes, and patches are
+added like patches of weights. `SummedAdapter` is the adapter, `SummedMethod` its training by Adam.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
+from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, inputs_at
+from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import Reads, answering
-from kg_edit.patches.adapter_patch import Side, layer_of
+from kg_edit.patches.adapter_hooks import Reads, replacing_output
+from kg_edit.patches.adapter_patch import Adapter, layer_of
 from kg_edit.patches.weight_patch import module_of
 
 
-class SideSettings(BaseModel):
-    """Settings that determine the initial parameters and the output; only patches with equal settings can be added."""
+class AdapterSettings(BaseModel):
+    """The part of a method's settings that the adapter needs: for its initial parameters and its output.
+
+    The method's config inherits from it. Only adapters with equal settings can be added.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @classmethod
+    def of(cls, config: BaseModel) -> Self:
+        """Return these settings of a method's ``config``."""
+        return cls.model_validate({name: getattr(config, name) for name in cls.model_fields})
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SummedSide(Side):
-    """A side with ``changes`` for each parameter, beside a weight of the shape ``size`` (out, in)."""
+class SummedAdapter(Adapter):
+    """An adapter with ``changes`` for each parameter, of a weight of the shape ``size`` (out, in)."""
 
-    settings_class: ClassVar[type[SideSettings]]
+    settings_class: ClassVar[type[AdapterSettings]]
     reads: ClassVar[Reads] = "key"
 
     size: tuple[int, int]
-    settings: SideSettings
+    settings: AdapterSettings
     changes: Mapping[str, Tensor]
 
     @abstractmethod
-    def start(self) -> dict[str, Tensor]:
-        """The parameters before the first edit, float32 on the CPU."""
+    def initial(self) -> dict[str, Tensor]:
+        """Return the parameters before the first edit, float32 on the CPU."""
 
     @abstractmethod
-    def answer(self, own: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False) -> Tensor:
-        """The new output of the module, [tokens, out].
+    def forward(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
+    ) -> Tensor:
+        """Return the new output of the module, [tokens, out].
 
         Args:
-            own: the parameters of the side.
-            inputs: the inputs of the module or of the MLP (``reads``), after `seen`, [tokens, .].
+            parameters: those of the adapter, by name.
+            inputs: the inputs of the module or of the MLP (``reads``), after `features`, [tokens, in].
             output: the module's own output, [tokens, out].
-            training: whether to use the differentiable form, if the side has a different one for training.
+            training: whether to use the differentiable form, if the adapter has another one for training.
         """
 
     @contextmanager
-    def seen(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Yield a function from the inputs to what `answer` gets as inputs; by default the identity."""
+    def features(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function from the inputs to what `forward` gets as inputs; by default the identity."""
         yield lambda inputs: inputs
 
     @classmethod
-    def empty(cls, size: tuple[int, int], settings: SideSettings) -> Self:
-        """The side before the first edit, with changes of 0."""
+    def empty(cls, size: tuple[int, int], settings: AdapterSettings) -> Self:
+        """Return the adapter before the first edit, with changes of 0."""
         bare = cls(size=size, settings=settings, changes={})
-        return replace(bare, changes={name: torch.zeros_like(found) for name, found in bare.start().items()})
+        return replace(bare, changes={name: torch.zeros_like(tensor) for name, tensor in bare.initial().items()})
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape (out, in) of the weight beside which the side stands."""
+        """The shape (out, in) of the adapted weight."""
         return self.size
 
     def parameters(self, device: torch.device) -> dict[str, Tensor]:
-        """The parameters after all edits, on ``device``."""
-        return {name: (found + self.changes[name].float()).to(device) for name, found in self.start().items()}
+        """Return the parameters after all edits, on ``device``."""
+        return {name: (tensor + self.changes[name].float()).to(device) for name, tensor in self.initial().items()}
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The changes by parameter."""
+        """Return the changes by parameter."""
         return self.changes
 
-    def said(self) -> dict[str, Any]:
-        """The shape and the settings, as JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the shape and the settings, as JSON."""
         return {"shape": list(self.size), "settings": self.settings.model_dump(mode="json")}
 
     @classmethod
-    def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the side from the results of `said` and `tensors`.
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
 
         Raises:
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
-        rows, columns = said["shape"]
-        found = cls(
-            size=(int(rows), int(columns)),
-            settings=cls.settings_class.model_validate(said["settings"]),
-            changes=dict(tensors),
-        )
-        wanted = {name: tuple(tensor.shape) for name, tensor in found.start().items()}
+        rows, columns = metadata["shape"]
+        settings = cls.settings_class.model_validate(metadata["settings"])
+        found = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
+        wanted = {name: tuple(tensor.shape) for name, tensor in found.initial().items()}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != given:
             raise ValueError(f"its settings ask for tensors {wanted}, and it has {given}")
         return found
 
     def plus(self, later: Self) -> Self:
-        """The sum of the changes of both sides.
+        """Return the sum of the changes of both adapters.
 
         Raises:
-            PatchError: the sides have different settings.
+            PatchError: the adapters have different settings.
         """
         if self.settings != later.settings or self.size != later.size:
             raise PatchError(
-                f"can't add what two methods with different settings trained ({self.settings!r} and "
-                f"{later.settings!r}); make both with the same settings"
+                f"can't add adapters with different settings ({self.settings!r} and {later.settings!r}); make both "
+                "with the same settings"
             )
         changes = {name: own + later.changes[name].to(own.device) for name, own in self.changes.items()}
         return replace(self, changes=changes)
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
-        """Within the ``with`` block, `answer` replaces the module's output."""
-        own = self.parameters(next(module_of(model, name, shape=self.shape).parameters()).device)
+        """Within the ``with`` block, `forward` replaces the module's output."""
+        parameters = self.parameters(next(module_of(model, name, shape=self.shape).parameters()).device)
+        layer = layer_of(model, name)
+        with self.features(model, layer) as features:
 
-        with self.seen(model, layer_of(model, name)) as seen:
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
+                return self.forward(parameters, features(inputs), output)
 
-            def answer(inputs: Tensor, output: Tensor) -> Tensor:
-                return self.answer(own, seen(inputs), output)
-
-            with answering(model, layer_of(model, name), answer, reads=self.reads):
+            with replacing_output(model, layer, forward, reads=self.reads):
                 yield
 
 
-def linear_start(rows: int, columns: int, draw: torch.Generator) -> Tensor:
-    """The usual random initialisation of a linear layer's weight [rows, columns]: uniform within 1 / sqrt(columns)."""
+class SummedMethod(AdapterMethod):
+    """Trains the change of an adapter's parameters by Adam, from the parameters after the earlier edits on."""
+
+    adapter_class: ClassVar[type[SummedAdapter]]
+    config: AdapterConfig
+
+    def learned(self) -> frozenset[str] | None:
+        """Return the names of the trained parameters; None for all."""
+        return None
+
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor | None:
+        """Return a term that is added to the loss; None adds nothing.
+
+        Args:
+            adapter: the adapter of the earlier edits.
+            parameters: its parameters now.
+            here: its inputs where a token of a target is predicted, [tokens, in].
+        """
+        return None
+
+    def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
+        """Train the change of the parameters on the rows of all ``edits`` together.
+
+        Raises:
+            PatchError: the earlier adapter has other settings.
+        """
+        settings = self.adapter_class.settings_class.of(self.config)
+        adapter = earlier if isinstance(earlier, SummedAdapter) else self.adapter_class.empty(self.shape, settings)
+        if adapter.settings != settings:
+            raise PatchError(
+                f"the earlier edits were made with other settings ({adapter.settings!r}) than these ({settings!r}); "
+                "make later edits with the same settings"
+            )
+
+        start, learned = adapter.parameters(self.device), self.learned()
+        change = {
+            name: torch.zeros_like(tensor, requires_grad=True)
+            for name, tensor in start.items()
+            if learned is None or name in learned
+        }
+
+        def now() -> dict[str, Tensor]:
+            return {name: tensor + change[name] if name in change else tensor for name, tensor in start.items()}
+
+        rows = [self.row(edit) for edit in edits]
+        here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
+        losses = RowLosses(self.model, self.layer, rows)
+
+        def penalty() -> Tensor:
+            found = self.penalty(adapter, now(), here)
+            return torch.zeros((), device=self.device) if found is None else found
+
+        with adapter.features(self.model, self.layer) as features:
+
+            def forward(inputs: Tensor, output: Tensor, *, training: bool) -> Tensor:
+                return adapter.forward(now(), features(inputs), output, training=training)
+
+            with replacing_output(self.model, self.layer, partial(forward, training=True), reads=adapter.reads):
+                found = self.config.descent.run(list(change.values()), lambda: losses().mean(), penalty=penalty)
+            # The last loss is recorded in the form that the patch has, which may differ from that of the training.
+            with (
+                replacing_output(self.model, self.layer, partial(forward, training=False), reads=adapter.reads),
+                torch.no_grad(),
+            ):
+                found[-1] = float(losses().mean())
+
+        made = {
+            name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()
+            for name, tensor in start.items()
+        }
+        size = torch.cat([tensor.flatten() for tensor in made.values()])
+        batch = {"batch": len(edits)} if self.joint else {}
+        records = [record(self, edit, change=size, losses=found) | batch for edit in edits]
+        return replace(adapter, changes=made), records
+
+
+def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:
+    """Return the usual random weight [rows, columns] of a linear layer: uniform within 1 / sqrt(columns)."""
     bound = columns**-0.5
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=draw)

@@ -1,4 +1,4 @@
-"""The side of COMEBA: an update of a weight that acts only at tokens with keys near to the edited ones.
+"""COMEBA's adapter: an update of a weight that acts only at tokens with keys near to the edited ones.
 
 Li et al., EMNLP 2024, arXiv 2403.05330.
 
@@ -26,14 +26,14 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.errors import PatchError
-from kg_edit.methods.adapters.summed import SideSettings
+from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import answering
-from kg_edit.patches.adapter_patch import Side, layer_of
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter, layer_of
 from kg_edit.patches.weight_patch import Factors, module_of, stacked
 
 
-class GateSettings(SideSettings):
+class GateSettings(AdapterSettings):
     """Settings of the gate: how large z(x) has to be."""
 
     most: float = Field(2.2, description="alpha before the first edit, which is its largest value")
@@ -41,10 +41,10 @@ class GateSettings(SideSettings):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class GatedUpdate(Side):
+class GatedUpdate(Adapter):
     """The factors of the update, the edits' ``keys`` [facts, in], and keys of other text, ``others`` [tokens, in]."""
 
-    kind: ClassVar[str] = "comeba"
+    method: ClassVar[str] = "comeba"
 
     update: Factors
     keys: Tensor
@@ -57,8 +57,8 @@ class GatedUpdate(Side):
         return self.update.shape
 
     @property
-    def words(self) -> str:
-        """A short description of the side: the rank and the gate."""
+    def summary(self) -> str:
+        """The rank and the gate."""
         return f"rank {self.update.rank} for tokens beyond {self.alpha:.2f} deviations"
 
     @cached_property
@@ -83,16 +83,16 @@ class GatedUpdate(Side):
         return min(self.settings.most, _below(smallest, 1 - self.settings.share))
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors of the side, by name."""
+        """Return the tensors by name."""
         return {"left": self.update.left, "right": self.update.right, "keys": self.keys, "others": self.others}
 
-    def said(self) -> dict[str, Any]:
-        """The gate's settings."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the gate's settings."""
         return self.settings.model_dump(mode="json")
 
     @classmethod
-    def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the side from the results of `said` and `tensors`.
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
 
         Raises:
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
@@ -104,13 +104,13 @@ class GatedUpdate(Side):
             raise ValueError(f"factors, keys and others are {shapes}")
         if {shapes[1][0]} != {shapes[2][1], shapes[3][1]}:
             raise ValueError(f"keys and others don't fit factors of {shapes[:2]}: {shapes[2:]}")
-        return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(said))
+        return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(metadata))
 
     def plus(self, later: Self) -> Self:
-        """The sum of both updates with the keys of both; ``others`` is kept from this side.
+        """Return the sum of both updates with the keys of both, and the ``others`` of this adapter.
 
         Raises:
-            PatchError: the sides have different gates.
+            PatchError: the adapters have different gates.
         """
         if self.settings != later.settings or self.shape != later.shape:
             raise PatchError(
@@ -125,12 +125,12 @@ class GatedUpdate(Side):
         change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
         (mean, deviation), alpha = self.scale, _below(self.alpha, _SLACK)
 
-        def answer(inputs: Tensor, output: Tensor) -> Tensor:
+        def forward(inputs: Tensor, output: Tensor) -> Tensor:
             found = inputs @ change.T
             far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= alpha
             return torch.where(far, output + found, output)
 
-        with answering(model, layer_of(model, name), answer):
+        with replacing_output(model, layer_of(model, name), forward):
             yield
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.optimise import untouched
-from kg_edit.methods.adapters.own_text import own_text_inputs
+from kg_edit.methods.adapters.base import own_text_inputs
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.methods.memit.base import KEY
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.methods.memit.values import Target, WriteRequest
-from kg_edit.patches.adapter_patch import SidePatch, side_of, without_side
+from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
@@ -49,12 +49,13 @@ class Comeba(Memit):
     kind = "adapter"
     separable = False
     keeps_keys = True
+    adapter_class = GatedUpdate
     config_class = ComebaConfig
     config: ComebaConfig
 
     def empty_patch(self) -> Patch:
-        """A `SidePatch` without sides; it changes nothing."""
-        return SidePatch(sides={}, provenance=self.provenance())
+        """Return an `AdapterPatch` without adapters; it changes nothing."""
+        return AdapterPatch(adapters={}, provenance=self.provenance())
 
     def prepare(self) -> None:
         """Prepare as MEMIT does, and collect the keys of other text once."""
@@ -77,7 +78,7 @@ class Comeba(Memit):
         """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
         rest: Patch = before
         for place in self._places:
-            rest = without_side(rest, place) or WeightPatch(factors={})
+            rest = without_adapter(rest, place) or WeightPatch(factors={})
         held = WeightPatch(factors=self._earlier(before))
         with (rest if held.is_empty else rest + held).applied(self.model):
             return self.make(edits, before=before)
@@ -89,12 +90,12 @@ class Comeba(Memit):
         targets: Sequence[list[Target]],
         before: Patch,
     ) -> Patch:
-        """MEMIT's update as gated sides of a `SidePatch`."""
+        """MEMIT's update as gated adapters of an `AdapterPatch`."""
         made = super()._new(edits, asked, targets, before)
         assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings(most=self.config.alpha, share=self.config.share)
-        sides = {
-            (GatedUpdate.kind, name): GatedUpdate(
+        adapters = {
+            (GatedUpdate.method, name): GatedUpdate(
                 update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),
                 keys=made.state[KEY + name].T.float().contiguous().cpu(),
                 others=self.others[name],
@@ -102,19 +103,19 @@ class Comeba(Memit):
             )
             for name, pair in made.factors.items()
         }
-        patch = SidePatch(sides=sides, provenance=made.provenance)
+        patch = AdapterPatch(adapters=adapters, provenance=made.provenance)
         patch.check_finite()
         return patch
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
-        """The keys of the earlier batches, which the sides of ``before`` hold, [d_ff, earlier facts]."""
-        side = side_of(before, (GatedUpdate.kind, self.model.weight_name(layer)))
-        return side.keys.T if isinstance(side, GatedUpdate) else None
+        """The keys of the earlier batches, which the adapters of ``before`` hold, [d_ff, earlier facts]."""
+        adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
+        return adapter.keys.T if isinstance(adapter, GatedUpdate) else None
 
     @property
     def _places(self) -> list[tuple[str, str]]:
-        return [(GatedUpdate.kind, self.model.weight_name(layer)) for layer in self.layers]
+        return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
 
     def _earlier(self, before: Patch) -> dict[str, Factors]:
-        found = {name: side_of(before, (kind, name)) for kind, name in self._places}
-        return {name: side.update for name, side in found.items() if isinstance(side, GatedUpdate)}
+        found = {place[1]: adapter_at(before, place) for place in self._places}
+        return {name: one.update for name, one in found.items() if isinstance(one, GatedUpdate)}

@@ -82,7 +82,7 @@ class Lora(EditingMethod):
     name = "lora"
     paper = "Hu et al., ICLR 2022, arXiv 2106.09685"
     about = "train low-rank changes of the attention's projections on the target (PEFT)"
-    family = "adapters"
+    family = "low-rank"
     trains = "adapters"
     config_class = LoraConfig
     config: LoraConfig

@@ -119,7 +119,6 @@ class Deferral(BaseModel):
     )
     lookup: Lookup = Field(
         "every-token",
-        exclude_if=lambda found: found == "every-token",  # as patches say that were made before there was a choice
         description="tokens at which the codebook is asked: the prompt's last one (prompt-end), or every-token",
     )
 

@@ -90,6 +90,7 @@ class Grace(EditingMethod):
     trains = "value"
     kind = "adapter"
     separable = True
+    patch_class = CodebookPatch
     config_class = GraceConfig
     config: GraceConfig
 

@@ -8,7 +8,7 @@ The setting `Deferral.lookup` selects the tokens that are looked up:
 
 - ``prompt-end``, as published: only the last token of the prompt. Scoring and decoding tell the patch where a prompt
   ends (`kg_edit.models.hooks.with_prompt_ends`). Otherwise a row of several tokens ends at its last token.
-- ``every-token``: all tokens. Patches made before this setting existed have this rule.
+- ``every-token``: all tokens.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ from kg_edit.methods.grace.codebook import Codebook, Lookup, Regions, as_json, f
 from kg_edit.models.hooks import prompt_ends, wanting_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined
-from kg_edit.patches.container import CODEBOOK, PatchFile, write_patch
+from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.patches.weight_patch import module_of
-
-_SAID = "codebooks"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,8 +119,8 @@ class CodebookPatch(Patch):
         tensors: dict[str, Tensor] = {}
         for name, book in self.codebooks.items():
             tensors |= {f"{name}.keys": book.keys, f"{name}.values": book.values}
-        said = {name: as_json(book) for name, book in self.codebooks.items()}
-        return write_patch(path, format=CODEBOOK, provenance={**self.provenance, _SAID: said}, tensors=tensors)
+        content = {name: as_json(book) for name, book in self.codebooks.items()}
+        return write_patch(path, kind="grace", provenance=self.provenance, content=content, tensors=tensors)
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
@@ -131,16 +129,14 @@ class CodebookPatch(Patch):
         Raises:
             PatchError: its parts don't fit together.
         """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
         try:
             books = {
                 name: from_json(own, keys=file.tensors[f"{name}.keys"], values=file.tensors[f"{name}.values"])
-                for name, own in said.items()
+                for name, own in file.content.items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error}; make the patch again") from error
-        return cls(codebooks=books, provenance=provenance)
+        return cls(codebooks=books, provenance=file.provenance)
 
 
 Places = Callable[[], Tensor | None]  # gives a mask [tokens] of the tokens to look up in this pass; None: all

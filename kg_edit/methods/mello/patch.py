@@ -27,7 +27,6 @@ from kg_edit.methods.mello.loop import (
 from kg_edit.methods.mello.writing import GreedyWriter
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.patches.container import LOOP
 from kg_edit.patches.prompt_patch import FactBook, PromptPatch, TellingRule
 from kg_edit.text.matching import bare_question
 
@@ -49,7 +48,7 @@ class LoopPatch(PromptPatch):
     While the patch is applied, the dialogue about each question is cached, so texts that ask the same share it.
     """
 
-    format: ClassVar[str] = LOOP
+    file_kind: ClassVar[str] = "mello"
     rule_class: ClassVar[type[TellingRule]] = LoopRule
 
     @property

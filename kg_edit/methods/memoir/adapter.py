@@ -1,8 +1,6 @@
-"""The side of MEMOIR: a residual memory W_m [d, d_ff] beside a down-projection.
+"""MEMOIR's adapter: a residual memory W_m [d, d_ff] (Wang et al., NeurIPS 2025, arXiv 2506.07899).
 
-Wang et al., NeurIPS 2025, arXiv 2506.07899.
-
-With a the module's input at a token, and abar the mean of the inputs of this token and all tokens before it:
+With a [d_ff] the module's input at a token, and abar the mean of the inputs of this token and all tokens before it:
 
     M(x) = pi(top-k of |abar - background|)            a mask of k of d_ff columns (TopHash)
     i*   = argmax_i |M(x) and M_i| / k                 the nearest edit's mask
@@ -10,7 +8,7 @@ With a the module's input at a token, and abar the mean of the inputs of this to
 
 pi is a fixed permutation of the columns. Each edit trains only the columns of its own mask, so edits with different
 masks hardly interfere. The published program computes the mean over a whole prompt. Here each token has the mean up to
-itself (`kg_edit.models.token_means`), so it need not be known where the prompt ends.
+itself (`kg_edit.models.token_means`), so the patch need not know where the prompt ends.
 """
 
 from __future__ import annotations
@@ -22,141 +20,154 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from kg_edit.errors import PatchError
+from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
-from kg_edit.patches.adapter_hooks import answering
-from kg_edit.patches.adapter_patch import Side, layer_of
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter, layer_of
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.storage.seeds import Seed
 
 _SAME_BACKGROUND = 1e-3  # backgrounds of the same texts differ by rounding only
 
 
-class MaskRule(BaseModel):
-    """Settings: how masks are made and compared."""
+class MaskSettings(AdapterSettings):
+    """How masks are made and compared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    columns: PositiveInt = Field(description="k, number of columns of a mask")
-    threshold: float = Field(ge=0, le=1, description="tau, the share of a mask that a text must have")
-    seed: Seed = Field(description="random seed of the permutation")
+    columns: float = Field(
+        2 / 7, gt=0, le=1, description="k: fraction of the columns in a mask; published: 4096 of 14336"
+    )
+    threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="tau: fraction of an edit's mask that a prompt must share to use it; published: 0.4",
+    )
+    seed: Seed = Field(0, description="random seed of the permutation and of the sampled texts")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ResidualMemory(Side):
-    """``weight`` W_m [out, in], the edits' ``masks`` [edits, k], and ``background``, the mean input of other text [in].
+class ResidualMemory(Adapter):
+    """``weight`` W_m [d, d_ff], ``masks`` [edits, k] of the edits, ``background`` [d_ff], the mean input of other text.
 
-    A mask is stored as the indices of its k columns.
+    A mask is stored as the indices of its k columns, in ascending order.
     """
 
-    kind: ClassVar[str] = "memoir"
+    method: ClassVar[str] = "memoir"
 
     weight: Tensor
     masks: Tensor
     background: Tensor
-    rule: MaskRule
+    settings: MaskSettings
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], background: Tensor, rule: MaskRule) -> ResidualMemory:
-        """A memory without edits, for a weight of the shape (out, in)."""
-        zeros, none = torch.zeros(shape), torch.zeros(0, rule.columns)
-        return cls(weight=zeros, masks=none, background=background.cpu(), rule=rule)
+    def empty(cls, shape: tuple[int, int], background: Tensor, settings: MaskSettings) -> ResidualMemory:
+        """Return a memory without edits, for a weight of the shape (d, d_ff)."""
+        none = torch.zeros(0, _count(settings, shape[1]))
+        return cls(weight=torch.zeros(shape), masks=none, background=background.cpu(), settings=settings)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape (out, in) of the weight beside which the memory stands."""
+        """The shape (d, d_ff) of the adapted weight."""
         return self.weight.shape[0], self.weight.shape[1]
 
     @property
-    def words(self) -> str:
-        """A short description of the side."""
-        return f"a memory with {len(self.masks)} masks of {self.rule.columns} columns"
+    def summary(self) -> str:
+        """The number and the size of the masks."""
+        return f"a memory with {len(self.masks)} masks of {self.masks.shape[1]} columns"
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors of the side, by name."""
+        """Return the tensors by name."""
         return {"weight": self.weight, "masks": self.masks, "background": self.background}
 
-    def said(self) -> dict[str, Any]:
-        """The settings of the masks, as JSON."""
-        return self.rule.model_dump(mode="json")
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings of the masks, as JSON."""
+        return self.settings.model_dump(mode="json")
 
     @classmethod
-    def read(cls, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the side from the results of `said` and `tensors`.
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
 
         Raises:
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
-        rule, (rows, width) = MaskRule.model_validate(said), tensors["weight"].shape
-        found = cls(weight=tensors["weight"], masks=tensors["masks"], background=tensors["background"], rule=rule)
-        if found.masks.dim() != 2 or found.masks.shape[1] != rule.columns or found.background.shape != (width,):
-            raise ValueError(f"masks {tuple(found.masks.shape)} or background don't fit a weight [{rows}, {width}]")
-        if found.masks.numel() and not (found.masks.min() >= 0 and found.masks.max() < width):
+        settings, (rows, width) = MaskSettings.model_validate(metadata), tensors["weight"].shape
+        masks, background = tensors["masks"], tensors["background"]
+        if masks.dim() != 2 or masks.shape[1] != _count(settings, width) or background.shape != (width,):
+            raise ValueError(f"masks {tuple(masks.shape)} or background don't fit a weight [{rows}, {width}]")
+        if masks.numel() and not (masks.min() >= 0 and masks.max() < width):
             raise ValueError(f"a mask has a column outside of the weight [{rows}, {width}]")
-        return found
+        return cls(weight=tensors["weight"], masks=masks, background=background, settings=settings)
 
     def plus(self, later: Self) -> Self:
-        """The sum of both W_m with the masks of both.
+        """Return the sum of both W_m with the masks of both.
 
         Raises:
-            PatchError: the sides have different rules for their masks, or different backgrounds.
+            PatchError: the masks were made with different settings, or with different backgrounds.
         """
         if self.shape != later.shape:
             raise PatchError(
-                f"can't add memories beside weights of shapes {self.shape} and {later.shape}; make both on one model"
+                f"can't add memories of weights of the shapes {self.shape} and {later.shape}; make both on one model"
             )
-        if self.rule != later.rule:
+        if self.settings != later.settings:
             raise PatchError(
-                f"can't add memories whose masks differ ({self.rule!r} and {later.rule!r}); make both with the same "
-                "columns, threshold and seed"
+                f"can't add memories whose masks differ ({self.settings!r} and {later.settings!r}); make both with the "
+                "same columns, threshold and seed"
             )
         if not torch.allclose(self.background, later.background, rtol=_SAME_BACKGROUND, atol=_SAME_BACKGROUND):
             raise PatchError(
                 "can't add memories whose masks were made with different backgrounds; make both with the same "
                 "background_texts, background_tokens and seed, and with a model of the same precision"
             )
-        weight, masks = self.weight + later.weight, torch.cat([self.masks, later.masks])
-        return replace(self, weight=weight, masks=masks)
+        return replace(self, weight=self.weight + later.weight, masks=torch.cat([self.masks, later.masks]))
 
     def mask(self, means: Tensor) -> Tensor:
-        """The masks [texts, k] for mean inputs [texts, in]; the columns of a mask are in ascending order."""
-        place = means.device
-        top = (means.float() - self.background.to(place)).abs().topk(self.rule.columns, dim=-1).indices
-        return self._permutation.to(place)[top].sort(-1).values
+        """Return the masks [texts, k] for mean inputs abar [texts, d_ff]."""
+        count = _count(self.settings, self.shape[1])
+        top = (means.float() - self.background.to(means.device)).abs().topk(count, dim=-1).indices
+        return self._permutation.to(means.device)[top].sort(-1).values
+
+    @cached_property
+    def _permutation(self) -> Tensor:
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        return torch.randperm(self.shape[1], generator=draw)
 
     def bits(self, masks: Tensor) -> Tensor:
-        """Masks [edits, k] as 0/1 vectors, [edits, in]."""
+        """Return masks [edits, k] as 0/1 vectors, [edits, d_ff]."""
         return torch.zeros(len(masks), self.shape[1], device=masks.device).scatter(1, masks.long(), 1.0)
 
     def chosen(self, means: Tensor, bits: Tensor) -> Tensor:
-        """The mask for each token as 0/1, [tokens, in]: the nearest of ``bits`` [edits, in] if near enough, else 0.
+        """Return the mask for each token as 0/1, [tokens, d_ff]: the nearest of ``bits`` if near enough, else 0.
 
-        Of equally near masks, the latest edit's is used.
+        Args:
+            means: abar of each token, [tokens, d_ff].
+            bits: the masks of the edits, [edits, d_ff]. Of equally near masks, the latest edit's is used.
         """
         if not len(bits):
             return torch.zeros_like(means)
-        overlaps = self.bits(self.mask(means)) @ bits.T / self.rule.columns
-        best, place = overlaps.flip(-1).max(-1)
-        return bits[len(bits) - 1 - place] * (best >= self.rule.threshold)[:, None]
+        masks = self.mask(means)
+        overlaps = self.bits(masks) @ bits.T / masks.shape[1]  # [tokens, edits]
+        best, place = overlaps.flip(-1).max(-1)  # of equal ones `max` returns the first, here the latest
+        return bits[len(bits) - 1 - place] * (best >= self.settings.threshold)[:, None]
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W a + W_m (M * a), with the mask M of each token."""
-        place = next(module_of(model, name, shape=self.shape).parameters()).device
-        layer, weight, bits = layer_of(model, name), self.weight.to(place), self.bits(self.masks.to(place))
-        with TokenMeans(model, layer, name=self.kind).attached() as means:
+        device = next(module_of(model, name, shape=self.shape).parameters()).device
+        layer, weight, bits = layer_of(model, name), self.weight.to(device), self.bits(self.masks.to(device))
+        with TokenMeans(model, layer, name=self.method).attached() as means:
 
-            def add(inputs: Tensor, output: Tensor) -> Tensor:
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 return output + (self.chosen(means.of(inputs), bits) * inputs) @ weight.T
 
-            with answering(model, layer, add):
+            with replacing_output(model, layer, forward):
                 yield
 
-    @cached_property
-    def _permutation(self) -> Tensor:
-        draw = torch.Generator().manual_seed(self.rule.seed)
-        return torch.randperm(self.shape[1], generator=draw)
+
+def _count(settings: MaskSettings, width: int) -> int:
+    """k, the number of columns in a mask."""
+    return max(1, round(settings.columns * width))

@@ -62,6 +62,7 @@ class Serac(EditingMethod):
     family = "in-context"
     kind = "prompt"
     separable = True
+    patch_class = ScopePatch
     config_class = SeracConfig
     config: SeracConfig
 

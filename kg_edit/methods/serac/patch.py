@@ -31,10 +31,9 @@ from kg_edit.methods.serac.scope import Scope, Vectors, text_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import AfterMarker
 from kg_edit.patches.base import Kind, Patch, joined
-from kg_edit.patches.container import SCOPE, PatchFile, write_patch
+from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.patches.weight_patch import module_of
 
-_SAID = "memory"
 _NAME = "serac"  # name of this patch's token sums in a cache
 Pair = tuple[Tensor, Tensor]
 
@@ -216,8 +215,8 @@ class ScopePatch(Patch):
             OutputError: the file can't be written.
         """
         facts = [{"id": fact.id, "about": fact.about, "told": fact.told} for fact in self.facts]
-        said = {"rule": self.rule.model_dump(mode="json"), "weights": list(self.changes), "facts": facts}
-        return write_patch(path, format=SCOPE, provenance={**self.provenance, _SAID: said}, tensors=self.tensors())
+        content = {"rule": self.rule.model_dump(mode="json"), "weights": list(self.changes), "facts": facts}
+        return write_patch(path, kind="serac", provenance=self.provenance, content=content, tensors=self.tensors())
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
@@ -226,15 +225,14 @@ class ScopePatch(Patch):
         Raises:
             PatchError: its parts don't fit together.
         """
-        provenance = dict(file.provenance)
-        said = provenance.pop(_SAID, None)
+        content = file.content
         try:
             return cls(
-                rule=ScopeRule.model_validate(said["rule"]),
+                rule=ScopeRule.model_validate(content["rule"]),
                 scope=Scope.of(_under("scope/", file.tensors)),
-                changes={name: _pair(name, file.tensors) for name in said["weights"]},
-                facts=tuple(_fact(place, one, file.tensors) for place, one in enumerate(said["facts"])),
-                provenance=provenance,
+                changes={name: _pair(name, file.tensors) for name in content["weights"]},
+                facts=tuple(_fact(place, one, file.tensors) for place, one in enumerate(content["facts"])),
+                provenance=file.provenance,
             )
         except (TypeError, KeyError, ValueError, ValidationError) as error:
             raise PatchError(f"can't read the memory of the patch {file.path}: {error!r}; make the patch again") from (

@@ -10,12 +10,13 @@ that predicts it. The neuron (k, b, v) of a mistake is trained on
     l_m2 = S(k . (m - q) + margin)                          with a distance between both
     S(x) = mean of the `hardest` largest exp(x)
 
-k starts at q / |q|^2 and b at 0, so that the neuron starts with output 1 at its mistake. v starts at 0, or is trained
-as u * a with a random u and a = `amplify` at the start, as in the published program.
+(`neuron_loss` has all but l_e.) k starts at q / |q|^2 and b at 0, so that the neuron starts with output 1 at its
+mistake. v starts at 0, or is trained as u * a with a random u and a = `amplify` at the start, as in the published
+program.
 
 The memory has the MLP's inputs in texts that the model writes itself, which replace the published training data, and
 the queries of earlier edits' mistakes, except those of a prompt that is edited again.
-`kg_edit.methods.t_patcher.adapter` has the equation of the neurons.
+`t_patcher.adapter` has the equation of the neurons.
 """
 
 from __future__ import annotations
@@ -31,23 +32,21 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.optimise import untouched
-from kg_edit.methods.adapters.base import BesideConfig, BesideMethod
-from kg_edit.methods.adapters.own_text import own_text_inputs
-from kg_edit.methods.adapters.summed_method import inputs_at
+from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, inputs_at, own_text_inputs
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
-from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.methods.t_patcher.adapter import Neurons, fired
 from kg_edit.methods.workload import Workload
-from kg_edit.patches.adapter_hooks import answering
-from kg_edit.patches.adapter_patch import Side
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 
 _SAME = 1e-3  # distance below which two queries count as the same, relative to their norm
 _EXP = 30.0  # arguments of exp are clamped here, so that products of a few such numbers stay finite in float32
 
 
-class TPatcherConfig(BesideConfig):
+class TPatcherConfig(AdapterConfig):
     """Settings of the neurons."""
 
     layer: int | None = Field(
@@ -113,14 +112,14 @@ class TPatcherConfig(BesideConfig):
         return Workload(steps=self.steps, rank=self.most)
 
 
-class TPatcher(BesideMethod):
+class TPatcher(AdapterMethod):
     """Adds one neuron to the last MLP for each token of a target that the model predicts wrongly."""
 
     name = "t-patcher"
     paper = "Huang et al., ICLR 2023, arXiv 2301.09785"
     about = "one more neuron in the last MLP for each wrong token, inactive for other text"
     trains = "adapters"
-    side_kind = Neurons.kind
+    adapter_class = Neurons
     config_class = TPatcherConfig
     config: TPatcherConfig
 
@@ -137,58 +136,68 @@ class TPatcher(BesideMethod):
             self.model, self.layer, reads="mlp", texts=config.texts, tokens=config.text_tokens, seed=config.seed
         )
 
-    def trained(self, edits: Sequence[Edit], own: Side | None) -> tuple[Side, list[dict[str, Any]]]:
-        """Train the neurons for the mistakes of the one edit; a side without neurons if there are no mistakes."""
+    def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
+        """Train the neurons for the mistakes of the one edit; an adapter without neurons if there are no mistakes."""
         (edit,) = edits
-        earlier = own if isinstance(own, Neurons) else Neurons.none(self.shape)
-        row = self.row(edit)
+        known = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
+        before, row = known.on(self.device), self.row(edit)
         losses = RowLosses(self.model, self.layer, [row])
-        held = earlier.on(next(self.module.parameters()).device)
-        wrong = self._mistakes(losses, row, held)
-        queries = inputs_at(self, [row], reads="mlp")
-        queries = queries[torch.tensor(wrong, dtype=torch.long, device=queries.device)]
-        memory = torch.cat([self.memory_queries, _others(earlier.queries.to(queries), queries)])
-        found, seen = self._descend(losses, held, queries, memory)
-        keys, biases, values = (tensor.detach().cpu() for tensor in found)
-        side = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
-        size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
-        return side, [record(self, edit, change=size, losses=seen) | {"neurons": len(keys)}]
 
-    @torch.no_grad()
-    def _mistakes(self, losses: RowLosses, row: TrainingRow, held: tuple[Tensor, Tensor, Tensor]) -> list[int]:
-        """The indices of the target's tokens that are not the likeliest; at most ``most`` of them."""
-        with answering(self.model, self.layer, lambda h, y: y + fired(h, *held), reads="mlp"):
+        # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
+        with (
+            torch.no_grad(),
+            replacing_output(self.model, self.layer, lambda h, output: output + fired(h, *before), reads="mlp"),
+        ):
             likeliest = losses.logits().argmax(-1).tolist()
         wrong = [place for place, (_, token) in enumerate(row.wanted) if likeliest[place] != token]
-        return wrong[: self.config.most]
+        inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
+        queries = inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]  # [n, d]
 
-    def _descend(
-        self, losses: RowLosses, held: tuple[Tensor, Tensor, Tensor], queries: Tensor, memory: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[float]]:
-        """Train the new neurons by Adam; return their keys, biases and values, and the losses."""
+        # The memory: other text, and earlier mistakes. A prompt that is edited again has its old queries here too;
+        # without them removed, the new neuron could not be active at its own mistake.
+        old = known.queries.to(queries)
+        distances = torch.cdist(old, queries, compute_mode="donot_use_mm_for_euclid_dist")
+        again = (distances <= _SAME * queries.norm(dim=-1)).any(-1)
+        memory = torch.cat([self.memory_queries, old[~again]])  # [tokens, d]
+
         new = NewNeurons.at(queries, amplify=self.config.amplify, seed=self.config.seed)
 
-        def answer(inputs: Tensor, output: Tensor) -> Tensor:
-            return output + fired(inputs, *held) + fired(inputs, *new.found)
-
-        def penalty() -> Tensor:
-            return self._silence(new.keys, new.biases, queries, memory)
+        def forward(h: Tensor, output: Tensor) -> Tensor:
+            return output + fired(h, *before) + fired(h, *new.found)
 
         descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
-        with answering(self.model, self.layer, answer, reads="mlp"):
-            seen = descent.run(new.parameters, lambda: losses().mean(), penalty=penalty)
-        return new.found, seen
+        with replacing_output(self.model, self.layer, forward, reads="mlp"):
+            found = descent.run(
+                new.parameters,
+                lambda: losses().mean(),
+                penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
+            )
+        keys, biases, values = (tensor.detach().cpu() for tensor in new.found)
+        adapter = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
+        size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
+        return adapter, [record(self, edit, change=size, losses=found) | {"neurons": len(keys)}]
 
-    def _silence(self, keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
-        """activation_weight l_a + memory_weight (l_m1 + l_m2)."""
-        config, elsewhere = self.config, memory @ keys.T + biases
-        here = (queries * keys).sum(-1) + biases
-        if not len(keys):
-            return keys.sum()
-        speaks = (-here).clamp(max=_EXP).exp().mean()
-        silent = _hardest(elsewhere + config.margin, config.hardest)
-        apart = _hardest(elsewhere - here + config.margin, config.hardest)
-        return config.activation_weight * speaks + config.memory_weight * (silent + apart)
+
+def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, config: TPatcherConfig) -> Tensor:
+    """Return activation_weight l_a + memory_weight (l_m1 + l_m2).
+
+    Args:
+        keys: k of each neuron, [n, d].
+        biases: b, [n].
+        queries: q, the MLP's input at each neuron's mistake, [n, d].
+        memory: m, the inputs at which all neurons should be inactive, [tokens, d].
+        config: the weights, the margin and ``hardest``.
+    """
+    if not len(keys):
+        return keys.sum()
+
+    def hardest(values: Tensor) -> Tensor:  # S: the mean of the largest exp(values [tokens, n])
+        return values.clamp(max=_EXP).flatten().topk(min(config.hardest, values.numel())).values.exp().mean()
+
+    elsewhere, here = memory @ keys.T + biases, (queries * keys).sum(-1) + biases  # [tokens, n], [n]
+    active = (-here).clamp(max=_EXP).exp().mean()
+    inactive = hardest(elsewhere + config.margin) + hardest(elsewhere - here + config.margin)
+    return config.activation_weight * active + config.memory_weight * inactive
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -217,22 +226,10 @@ class NewNeurons:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained."""
+        """The trained tensors."""
         return [self.keys, self.biases, self.values, *([] if self.factors is None else [self.factors])]
 
     @property
     def found(self) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, the biases and the values."""
         return self.keys, self.biases, self.values if self.factors is None else self.values * self.factors
-
-
-def _others(earlier: Tensor, queries: Tensor) -> Tensor:
-    """The ``earlier`` queries [n, d] without those in ``queries``, which a prompt has that is edited again."""
-    distances = torch.cdist(earlier, queries, compute_mode="donot_use_mm_for_euclid_dist")
-    same = distances <= _SAME * queries.norm(dim=-1)
-    return earlier[~same.any(-1)]
-
-
-def _hardest(values: Tensor, count: int) -> Tensor:
-    """S: the mean of the ``count`` largest exp(values [memory, neurons])."""
-    return values.clamp(max=_EXP).flatten().topk(min(count, values.numel())).values.exp().mean()

@@ -180,7 +180,7 @@ def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_fol
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
         ("edits.jsonl", "can't read the patch edits.jsonl"),
         (".", "can't read the patch ."),
-        ("stranger.safetensors", "stranger.safetensors is not a patch: expected one of the formats kg-edit-patch/1"),
+        ("stranger.safetensors", "stranger.safetensors is not a patch: expected the format kg-edit-patch, found"),
         ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
         ("gpt2.safetensors", "this patch is for 'gpt2'"),
     ],
@@ -188,7 +188,7 @@ def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_fol
 def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     tensors = {"w.left": torch.zeros(2, 1)}
     save_file(tensors, place / "stranger.safetensors")
-    said = json.dumps({"format": "kg-edit-patch/1", "provenance": {}})
+    said = json.dumps({"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {}, "content": None})
     save_file(tensors, place / "half.safetensors", {"kg_edit": said})
     WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "2-f"}}).save(
         place / "gpt2.safetensors"

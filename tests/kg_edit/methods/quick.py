@@ -9,7 +9,7 @@ _TEXT = Path(__file__).resolve().parents[2] / "data" / "corpus.txt"  # read in a
 COVARIANCE = {"covariance": {"corpus": str(_TEXT), "tokens": 200}}
 _RANK_ONE: dict[str, Any] = {"layer": 1, "steps": 4, "further_steps": 0, "context_lengths": [[4, 1]], **COVARIANCE}
 _JOINT: dict[str, Any] = {"steps": 4, "further_steps": 0, "context_starts": ["The"], "context_tokens": 3, **COVARIANCE}
-_BESIDE: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
+_ADAPTER: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 # What a method needs that has no network of its own at hand
@@ -18,9 +18,9 @@ UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("
 QUICK: dict[str, dict[str, Any]] = {
     "adalora": {"steps": 4, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.05},
     "alphaedit": {**_JOINT, "layers": [1, 2], "threshold": 0.5},
-    "calinet": {**_BESIDE, "units": 8},
+    "calinet": {**_ADAPTER, "units": 8},
     "comeba": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "texts": 2},
-    "defer": {**_BESIDE, "texts": 4, "shut": 20.0},
+    "defer": {**_ADAPTER, "texts": 4, "shut": 20.0},
     "definition": {},
     "emmet": {**_JOINT, "layer": 1},
     "ext-sub": {"steps": 4, "rank": 2, "learning_rate": 0.01, "dropout": 0.0},
@@ -47,9 +47,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "mello": {"shots": 0, "steps": 1, "tokens": 4},
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
-    "memoe": _BESIDE,
-    "memoir": {**_BESIDE, "background_texts": 4},
-    "memory": _BESIDE,
+    "memoe": _ADAPTER,
+    "memoir": {**_ADAPTER, "background_texts": 4},
+    "memory": _ADAPTER,
     "memprompt": {"shots": 0},
     "mend": UNTRAINED["mend"],
     "popularity-retrieval": {},
@@ -57,5 +57,5 @@ QUICK: dict[str, dict[str, Any]] = {
     "rome": _RANK_ONE,
     "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
     "serac": UNTRAINED["serac"],
-    "t-patcher": {**_BESIDE, "texts": 4},
+    "t-patcher": {**_ADAPTER, "texts": 4},
 }

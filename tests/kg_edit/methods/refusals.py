@@ -19,7 +19,7 @@ from kg_edit.errors import (
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
-from kg_edit.methods.adapters.base import BesideMethod
+from kg_edit.methods.adapters.base import AdapterMethod
 from kg_edit.methods.memit.base import SpreadConfig
 
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}  # families that normalise after the MLP
@@ -95,7 +95,7 @@ def refusal_of_no_number(name: str) -> Refusal | None:
     if find_method(name).kind == "prompt":
         return None
     own = "ft" in name.split("-") or name in ("adalora", "ext-sub", "locft", "lora")
-    tuned = own or issubclass(find_method(name), BesideMethod)
+    tuned = own or issubclass(find_method(name), AdapterMethod)
     said = "the loss is nan at step 0; lower" if tuned else "the loss or the value found is not finite; lower"
     return _NO_NUMBER.get(name, Refusal(PatchError, said, _FIRST))
 

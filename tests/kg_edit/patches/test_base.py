@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.container import WEIGHTS
+from kg_edit.patches.container import FORMAT, METADATA, VERSION
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
 
@@ -173,6 +173,8 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         ({}, torch.ones(2, 1), torch.ones(3, 1), "has no valid provenance"),
         ({"provenance": 3}, torch.ones(2, 1), torch.ones(3, 1), "has no valid provenance"),
         ({"provenance": {"model": "x"}}, torch.ones(2, 1), torch.ones(3, 1), "model is 'x'"),
+        ({"provenance": {}, "version": 2}, torch.ones(2, 1), torch.ones(3, 1), "version 2 .*install a later kg-edit"),
+        ({"provenance": {}, "kind": "x"}, torch.ones(2, 1), torch.ones(3, 1), "no class reads patches of the kind 'x'"),
         ({"provenance": {}}, torch.ones(2), torch.ones(3), "don't fit"),
         ({"provenance": {}}, torch.ones(2, 1), torch.ones(3, 2), "don't fit"),
         ({"provenance": {}}, torch.full((2, 1), float("nan")), torch.ones(3, 1), "not finite"),
@@ -181,7 +183,8 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_damaged_patches(
     said: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
 ) -> None:
-    metadata = {"kg_edit": json.dumps({"format": WEIGHTS, **said})}
+    whole = {"format": FORMAT, "version": VERSION, "kind": "weights", "content": None, **said}
+    metadata = {METADATA: json.dumps(whole)}
     save_file({"w.weight.left": left, "w.weight.right": right}, tmp_path / "p.safetensors", metadata=metadata)
     with pytest.raises(PatchError, match=complaint):
         Patch.load(tmp_path / "p.safetensors")
@@ -211,11 +214,3 @@ def test_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't write"):
         patch_of(tiny("llama")).save(tmp_path / "file" / "patch.safetensors")
-
-
-def test_a_fingerprint_of_the_older_kind_is_told_apart_from_another_model() -> None:
-    model = tiny("llama")
-    made = patch_of(model)
-    older = WeightPatch(factors=made.factors, provenance={"model": {"name": "m", "fingerprint": "1b486ea1a820d888"}})
-    with pytest.raises(PatchMismatchError, match=r"an older kind of model fingerprint.*make its edits again"):
-        older.check_model(model)

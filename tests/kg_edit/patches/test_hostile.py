@@ -21,7 +21,7 @@ from kg_edit.ledger import Ledger
 from kg_edit.ledger.entries import entries_of
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns, edit_norms, read_changes
-from kg_edit.patches.container import _METADATA
+from kg_edit.patches.container import METADATA
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up, method
 from tests.kg_edit.patches.test_base import patch_of, weights
@@ -34,11 +34,11 @@ def written(patch: Patch, path: Path) -> tuple[dict[str, Any], dict[str, torch.T
     """What the file of a patch holds: its JSON and its tensors."""
     patch.save(path)
     with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()[_METADATA]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return json.loads(file.metadata()[METADATA]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def forged(path: Path, said: Any, tensors: dict[str, torch.Tensor]) -> Path:
-    save_file(tensors, path, metadata={_METADATA: said if isinstance(said, str) else json.dumps(said)})
+    save_file(tensors, path, metadata={METADATA: said if isinstance(said, str) else json.dumps(said)})
     return path
 
 
@@ -48,7 +48,7 @@ def examples() -> tuple[tuple[dict[str, Any], dict[str, torch.Tensor]], ...]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        made = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike"))]
+        made = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
         return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in made)
 
 
@@ -111,7 +111,8 @@ def test_any_change_of_the_metadata_is_refused_in_words_or_harmless(tmp_path_fac
         (("provenance", "model", "fingerprint"), 7, r"model\.fingerprint is 7"),
         (("provenance", "weight_norms"), {"w": None}, r"weight_norms\.w"),
         (("provenance",), [], "has no valid provenance"),
-        (("format",), ["kg-edit-patch/1"], "is not a patch"),
+        (("format",), ["kg-edit-patch"], "is not a patch"),
+        (("version",), 2, "install a later kg-edit"),
         ((), "[" * 10_000, "nested too deeply"),
         ((), "{", "give a complete patch.safetensors"),
     ],

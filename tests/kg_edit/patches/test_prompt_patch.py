@@ -13,7 +13,7 @@ import pytest
 
 from kg_edit.errors import ConfigError, ModelError, PatchError, PatchMismatchError
 from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.container import PROMPT, write_patch
+from kg_edit.patches.container import write_patch
 from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
@@ -235,7 +235,7 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("facts", [None, [{}], [{"rule": {}, "facts": [{"id": "1"}]}], [{"rule": 3, "facts": []}]])
 def test_damaged_files(facts: object, tmp_path: Path) -> None:
-    path = write_patch(tmp_path / "p.safetensors", format=PROMPT, provenance={"facts": facts}, tensors={})
+    path = write_patch(tmp_path / "p.safetensors", kind="prompt", provenance={}, content=facts, tensors={})
     with pytest.raises(PatchError, match="can't read the facts"):
         Patch.load(path)
 

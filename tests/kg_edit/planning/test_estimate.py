@@ -261,7 +261,7 @@ def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: Lang
     found = recipe_of(method, config, shape_of("smollm2-135m"), edits=1)
     made = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
     match method.family:
-        case "adapters":
+        case "low-rank":
             assert isinstance(made, Lora)
             written = tuple(sorted({int(target.split(".")[2]) for target in made.targets}))
         case "hypernetwork":

@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, EditError
-from kg_edit.methods.calinet.adapter import ExtraNetwork, ExtraSettings
-from kg_edit.methods.calinet.method import Calinet, CalinetConfig
-from kg_edit.methods.memoe.anchors import Anchors, name_tokens, starts_a_name
-from kg_edit.methods.memoe.experts import Experts, ExpertSettings
+from kg_edit.methods.calinet.method import Calinet, CalinetConfig, ExtraUnits, UnitSettings
+from kg_edit.methods.memoe.adapter import Anchors, Experts, ExpertSettings, name_tokens
 from kg_edit.methods.memoe.method import Memoe, MemoeConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_patch import SidePatch
+from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.scoring.likelihood import Pair, score
-from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, said
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, predicts
 from tests.kg_edit.tiny import byte_level, tiny
 
 
@@ -31,57 +29,58 @@ def memoe(model: LanguageModel, **settings: Any) -> Memoe:
     return Memoe(model, MemoeConfig.preset("default", {**quick, **settings}))
 
 
-def test_units_by_hand() -> None:
-    network = ExtraNetwork.empty((2, 3), ExtraSettings(units=1))
+def test_units_add_their_output() -> None:
+    network = ExtraUnits.empty((2, 3), UnitSettings(units=1))
     own = {"keys": torch.tensor([[1.0, 0.0]]), "values": torch.tensor([[0.0, 2.0]])}
-    answer = network.answer(own, torch.tensor([[3.0, 9.0], [-30.0, 9.0]]), torch.ones(2, 2))
-    torch.testing.assert_close(answer, torch.tensor([[1.0, 1.0 + 2 * 3 * 0.998650], [1.0, 1.0]]), rtol=1e-4, atol=1e-4)
+    found = network.forward(own, torch.tensor([[3.0, 9.0], [-30.0, 9.0]]), torch.ones(2, 2))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 1.0 + 2 * 3 * 0.998650], [1.0, 1.0]]), rtol=1e-4, atol=1e-4)
 
 
-def test_experts_by_hand() -> None:
-    """Two experts of a module [2, 1]; the token sends one input to the first and the other to the second."""
-    side = Experts.empty((2, 1), ExpertSettings(experts=2, scale=0.5))
+def test_router_sends_each_token_to_its_expert() -> None:
+    """Two experts of a module [2, 1]; one input goes to the first and the other to the second."""
+    experts = Experts.empty((2, 1), ExpertSettings(experts=2, scale=0.5))
     own = {
         "router": torch.tensor([[100.0, 0.0, 0.0], [-100.0, 0.0, 0.0]]),
         "experts": torch.tensor([[1.0], [0.0], [0.0], [10.0]]),
     }
-    seen = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
-    assert side.gates(own, seen).tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert side.answer(own, seen, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
+    features = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
+    assert experts.gates(own, features).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert experts.forward(own, features, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
 
 
 @pytest.mark.parametrize("make", [calinet, memoe])
-def test_a_batch_is_said(make: Any) -> None:
+def test_batch_predicts_all_targets(make: Any) -> None:
     model = tiny("llama")
     patch = make(model).edit(EDITS)
     with patch.applied(model):
-        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert [predicts(model, edit) for edit in EDITS] == [True] * 3
     assert [record["batch"] for record in patch.edits] == [3, 3, 3]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [calinet, memoe])
-def test_a_later_batch_is_trained_on_the_earlier(make: Any) -> None:
+def test_later_batch_is_trained_on_the_earlier(make: Any) -> None:
     model = tiny("llama")
     chosen = make(model, steps=40)
     first = chosen.edit(EDITS[:1])
     both = chosen.edit(EDITS[1:], start=first)
     with both.applied(model):
-        assert said(model, EDITS[1]) and said(model, EDITS[2])
+        assert predicts(model, EDITS[1]) and predicts(model, EDITS[2])
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
     with pytest.raises(EditError, match="one batch can't make both"):
         chosen.edit([EDITS[0], EDITS[0].model_copy(update={"id": "x", "target_new": "Rome"})])
 
 
 @pytest.mark.parametrize(("word", "is_name"), [(" Été", True), (" été", False), (" Это", True), (" это", False)])
-def test_a_name_begins_with_a_capital_letter_of_any_alphabet(word: str, is_name: bool) -> None:
+def test_name_begins_with_a_capital_letter_of_any_alphabet(word: str, is_name: bool) -> None:
     """A byte-level vocabulary writes é and э as bytes, of which the first looks like a capital letter."""
     tokenizer = byte_level()
     written = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)[0][0]
-    assert starts_a_name(tokenizer, written) is is_name
+    tokenizer.add_tokens(written)
+    assert bool(name_tokens(tokenizer, len(tokenizer))[tokenizer.convert_tokens_to_ids(written)]) is is_name
 
 
-def test_anchors_are_the_names_so_far() -> None:
+def test_anchors_are_the_mean_of_the_names_so_far() -> None:
     model = tiny("llama")
     names = name_tokens(model.tokenizer, 400)
     ids = list(model.encode("LeBron James plays for the Los Angeles Lakers").ids)
@@ -97,7 +96,7 @@ def test_anchors_are_the_names_so_far() -> None:
         handle.remove()
     mine = [embedding[token] for token in ids if names[token]]
     torch.testing.assert_close(seen[0][-1], torch.stack(mine).mean(0), rtol=1e-4, atol=1e-5)
-    assert not seen[0][0].any(), "before the first name there is none"
+    assert not seen[0][0].any(), "before the first name it is 0"
 
 
 @pytest.mark.slow
@@ -111,22 +110,19 @@ def test_packed_and_single_texts_are_routed_alike() -> None:
 
 
 @pytest.mark.slow
-def test_routes_name_the_experts_of_the_router() -> None:
+def test_routes_are_the_experts_of_the_router() -> None:
     """If the router's rows move on by one, every text goes to the next expert."""
     model = tiny("llama")
     chosen = memoe(model, steps=3)
     patch, texts = chosen.edit(EDITS), [edit.text for edit in EDITS]
-    assert isinstance(patch, SidePatch)
-    ((place, side),) = patch.sides.items()
-    assert isinstance(side, Experts)
-    started = side.start()["router"]
-    rolled = (started + side.changes["router"]).roll(1, 0) - started
-    moved = replace(patch, sides={place: replace(side, changes={**side.changes, "router": rolled})})
-    assert chosen.routes(moved, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
+    experts = adapter_of(patch, Experts)
+    started = experts.initial()["router"]
+    rolled = (started + experts.changes["router"]).roll(1, 0) - started
+    moved = replace(experts, changes={**experts.changes, "router": rolled})
+    there = AdapterPatch(adapters={chosen.place: moved}, provenance=patch.provenance)
+    assert chosen.routes(there, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
 
 
-def test_more_experts_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"top = 5 is more than the 4 experts"):
-        ExpertSettings(experts=4, top=5)
+def test_more_used_experts_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"top=5 is more than the 4 experts; give a smaller top"):
         MemoeConfig.preset("default", {"top": 5})

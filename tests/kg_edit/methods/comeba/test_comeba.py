@@ -12,7 +12,7 @@ from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.methods.comeba.method import Comeba, ComebaConfig
 from kg_edit.methods.memit.memit import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_patch import SidePatch
+from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.adapters.edits import EDITS
@@ -32,8 +32,8 @@ def comeba(model: LanguageModel, **settings: Any) -> Comeba:
 
 
 def updates_of(patch: Patch) -> dict[str, GatedUpdate]:
-    assert isinstance(patch, SidePatch)
-    return {name: side for (_, name), side in patch.sides.items() if isinstance(side, GatedUpdate)}
+    assert isinstance(patch, AdapterPatch)
+    return {name: one for (_, name), one in patch.adapters.items() if isinstance(one, GatedUpdate)}
 
 
 def gated(*, keys: list[float], others: list[float], **settings: Any) -> GatedUpdate:

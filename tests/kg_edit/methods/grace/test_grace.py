@@ -192,8 +192,6 @@ def test_by_default_the_prompts_end_is_looked_up_and_a_ball_grows_by_epsilon() -
     for preset in ("default", "paper"):
         rule = GraceConfig.preset(preset, {"deferral": {"radius": 3.0}}).deferral
         assert (rule.radius, rule.lookup, rule.expand) == (3.0, "prompt-end", "widen"), "one setting of the group alone"
-    older = GraceConfig().model_dump()["deferral"]
-    assert older == {"radius": 1.0, "expand": "coverage", "metric": "euclidean"}, "as older patches say it"
 
 
 def test_the_key_within_a_longer_prompt_is_met_at_every_token_alone() -> None:

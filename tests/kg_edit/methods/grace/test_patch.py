@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.methods.grace.codebook import Codebook, Deferral, Lookup, as_json, from_json
+from kg_edit.methods.grace.codebook import Codebook, Deferral, Lookup
 from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.models.hooks import wants_prompt_ends, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
+from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import Pair, predictions, score
@@ -234,16 +235,6 @@ def test_rows_in_place_of_a_tree_say_where_their_prompts_end() -> None:
         assert predictions(model, [pair])[pair] == clean[pair]
 
 
-def test_a_patch_without_a_look_up_was_made_when_every_token_was_looked_up(tmp_path: Path) -> None:
-    model = tiny("llama")
-    (book,) = patch_for(model, PROMPT).codebooks.values()
-    assert "lookup" not in as_json(book)["deferral"]  # type: ignore[operator]
-    assert from_json(as_json(book), keys=book.keys, values=book.values).deferral.lookup == "every-token"
-    again = Patch.load(patch_for(model, PROMPT, lookup="prompt-end").save(tmp_path / "p.safetensors"))
-    assert isinstance(again, CodebookPatch)
-    assert [found.deferral.lookup for found in again.codebooks.values()] == ["prompt-end"]
-
-
 def test_hooks_go_also_after_an_exception() -> None:
     model = tiny("llama")
     before = list(hooks(model.model))
@@ -376,13 +367,9 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    from kg_edit.patches.container import CODEBOOK, write_patch
-
     said = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}
     for codebooks in ({"w": said}, {"v": said}, None, {"w": {**said, "labels": "a"}}):
-        path = write_patch(
-            tmp_path / "p.safetensors", format=CODEBOOK, provenance={"codebooks": codebooks}, tensors=tensors
-        )
+        path = write_patch(tmp_path / "p.safetensors", kind="grace", provenance={}, content=codebooks, tensors=tensors)
         with pytest.raises(PatchError, match="is damaged"):
             Patch.load(path)

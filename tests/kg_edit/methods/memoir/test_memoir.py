@@ -1,4 +1,4 @@
-"""MEMOIR: edits are said one after the other, in their own columns, and other text opens nothing."""
+"""MEMOIR: each edit predicts its target with its own columns, and other text opens none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.memoir.adapter import ResidualMemory
 from kg_edit.methods.memoir.method import Memoir, MemoirConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_patch import SidePatch
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.likelihood import Pair, score
-from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, logits, said
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.tiny import tiny
 
 
@@ -27,25 +26,22 @@ def memoir(model: LanguageModel, **settings: Any) -> Memoir:
 
 
 def memory_of(patch: Patch) -> ResidualMemory:
-    assert isinstance(patch, SidePatch)
-    (side,) = patch.sides.values()
-    assert isinstance(side, ResidualMemory)
-    return side
+    return adapter_of(patch, ResidualMemory)
 
 
-def test_the_edits_are_said_and_other_text_is_as_before() -> None:
+def test_memoir_predicts_targets_and_leaves_other_text() -> None:
     model = tiny("llama")
     clean = logits(model, UNRELATED)
-    assert not any(said(model, edit) for edit in EDITS)
+    assert not any(predicts(model, edit) for edit in EDITS)
     patch = memoir(model).edit(EDITS)
     with patch.applied(model):
-        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert [predicts(model, edit) for edit in EDITS] == [True] * 3
         assert torch.equal(logits(model, UNRELATED), clean)
     assert "3 masks of 14 columns" in patch.summary
 
 
 @pytest.mark.slow
-def test_memories_whose_masks_were_made_otherwise_do_not_add() -> None:
+def test_memories_with_other_masks_do_not_add() -> None:
     model = tiny("llama")
     first = memoir(model, steps=2).edit(EDITS[:1])
     other = memoir(model, steps=2, background_texts=9).edit(EDITS[1:2])
@@ -57,7 +53,7 @@ def test_memories_whose_masks_were_made_otherwise_do_not_add() -> None:
         memoir(model, steps=2, columns=0.5).update(EDITS[1:2], before=first)
 
 
-def test_an_edit_changes_the_columns_of_its_mask_alone() -> None:
+def test_edit_changes_only_the_columns_of_its_mask() -> None:
     model = tiny("llama")
     memory = memory_of(memoir(model).edit(EDITS[:1]))
     changed = memory.weight.abs().sum(0).nonzero()[:, 0]
@@ -65,7 +61,7 @@ def test_an_edit_changes_the_columns_of_its_mask_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_later_edit_is_trained_on_what_the_earlier_left() -> None:
+def test_later_edit_is_trained_on_the_earlier() -> None:
     model = tiny("llama")
     chosen = memoir(model, columns=1.0)  # all share all columns
     first = chosen.edit(EDITS[:1])
@@ -75,7 +71,7 @@ def test_a_later_edit_is_trained_on_what_the_earlier_left() -> None:
 
 
 @pytest.mark.slow
-def test_packed_padded_and_generated_text_agree(tmp_path: Path) -> None:
+def test_packed_and_generated_text_agree(tmp_path: Path) -> None:
     """What is asked in one row with others, and token by token with a cache, opens the same masks."""
     model = tiny("llama")
     patch = Patch.load(memoir(model).edit(EDITS).save(tmp_path / "patch.safetensors"))
@@ -87,7 +83,7 @@ def test_packed_padded_and_generated_text_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_the_real_model_an_edit_is_said_and_another_prompt_is_left_alone(smollm2: LanguageModel) -> None:
+def test_real_model_predicts_the_target_and_leaves_another_prompt(smollm2: LanguageModel) -> None:
     edit = Edit(
         id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English",
         target_true="French",
@@ -96,12 +92,12 @@ def test_on_the_real_model_an_edit_is_said_and_another_prompt_is_left_alone(smol
     other = "The capital of Norway, a country in the north of Europe, is"
     clean = logits(smollm2, other)
     with patch.applied(smollm2):
-        assert said(smollm2, edit)
+        assert predicts(smollm2, edit)
         assert torch.equal(logits(smollm2, other)[-1], clean[-1])
 
 
 @pytest.mark.slow
-def test_a_mask_of_all_columns_is_always_open() -> None:
+def test_mask_of_all_columns_is_always_open() -> None:
     model = tiny("llama")
     clean = logits(model, UNRELATED)
     with memoir(model, columns=1.0).edit(EDITS[:1]).applied(model):

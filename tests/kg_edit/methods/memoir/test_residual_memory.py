@@ -1,4 +1,4 @@
-"""MEMOIR's memory by hand: masks of the largest deviations, the nearest one opens, and only its columns answer."""
+"""MEMOIR's memory by hand: masks of the largest deviations, the nearest one opens, and only its columns act."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PatchError
-from kg_edit.methods.memoir.adapter import MaskRule, ResidualMemory
+from kg_edit.methods.memoir.adapter import MaskSettings, ResidualMemory
 
-RULE = MaskRule(columns=2, threshold=0.75, seed=0)
+SETTINGS = MaskSettings(columns=1 / 3, threshold=0.75, seed=0)
 
 
-def memory(*masks: list[int], weight: Tensor | None = None, rule: MaskRule = RULE) -> ResidualMemory:
+def memory(*masks: list[int], weight: Tensor | None = None, settings: MaskSettings = SETTINGS) -> ResidualMemory:
     return ResidualMemory(
         weight=torch.zeros(3, 6) if weight is None else weight,
-        masks=torch.tensor(masks, dtype=torch.float32).reshape(-1, rule.columns),
+        masks=torch.tensor(masks, dtype=torch.float32).reshape(-1, 2),
         background=torch.zeros(6),
-        rule=rule,
+        settings=settings,
     )
 
 
@@ -27,17 +27,20 @@ def hashed(*columns: int) -> list[int]:
     return sorted(int(order[column]) for column in columns)
 
 
-def test_a_mask_is_the_permuted_places_of_the_largest_deviations() -> None:
+def test_mask_is_the_permuted_places_of_the_largest_deviations() -> None:
     means = torch.tensor([[0.0, -5.0, 1.0, 4.0, 0.0, 0.0], [9.0, 8.0, 0.0, 0.0, 0.0, 0.0]])
     assert memory().mask(means).tolist() == [hashed(1, 3), hashed(0, 1)]
     shifted = ResidualMemory(
-        weight=torch.zeros(3, 6), masks=torch.zeros(0, 2), background=torch.tensor([9.0, 0, 3.0, 0, 0, 0]), rule=RULE
+        weight=torch.zeros(3, 6),
+        masks=torch.zeros(0, 2),
+        background=torch.tensor([9.0, 0, 3.0, 0, 0, 0]),
+        settings=SETTINGS,
     )
-    assert shifted.mask(means)[1].tolist() == hashed(1, 2), "the first column is as in other text"
+    assert shifted.mask(means)[1].tolist() == hashed(1, 2), "the first column equals the background"
 
 
-def test_the_nearest_mask_opens_from_the_threshold_on() -> None:
-    found = memory(hashed(0, 1), hashed(1, 3), rule=MaskRule(columns=2, threshold=0.5, seed=0))
+def test_nearest_mask_opens_from_the_threshold_on() -> None:
+    found = memory(hashed(0, 1), hashed(1, 3), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
     bits = found.bits(found.masks)
     means = torch.tensor([[0.0, 5.0, 0, 4.0, 0, 0], [0.0, 0, 0, 0, 5.0, 4.0], [5.0, 0, 4.0, 0, 0, 0]])
     opened = found.chosen(means, bits)
@@ -48,24 +51,24 @@ def test_the_nearest_mask_opens_from_the_threshold_on() -> None:
     assert not strict.chosen(means[2:], bits).any()
 
 
-def test_of_equally_near_ones_the_latest_opens() -> None:
-    found = memory(hashed(0, 1), hashed(0, 2), rule=MaskRule(columns=2, threshold=0.5, seed=0))
+def test_latest_of_equally_near_masks_opens() -> None:
+    found = memory(hashed(0, 1), hashed(0, 2), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
     opened = found.chosen(torch.tensor([[5.0, 0, 0, 4.0, 0, 0]]), found.bits(found.masks))
     assert opened[0].nonzero()[:, 0].tolist() == hashed(0, 2)
 
 
-def test_memories_add_and_refuse_another_rule() -> None:
+def test_memories_add_and_refuse_other_settings() -> None:
     one = memory([0, 1], weight=torch.ones(3, 6))
     both = one.plus(memory([2, 3], weight=torch.ones(3, 6)))
     assert torch.equal(both.weight, 2 * torch.ones(3, 6)) and both.masks.tolist() == [[0, 1], [2, 3]]
     with pytest.raises(PatchError, match="make both with the same columns, threshold and seed"):
-        one.plus(memory([2, 3], rule=MaskRule(columns=2, threshold=0.5, seed=0)))
+        one.plus(memory([2, 3], settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0)))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_tensors_that_do_not_fit_are_refused() -> None:
     whole = memory([0, 1])
-    again = ResidualMemory.read(whole.said(), whole.tensors())
-    assert torch.equal(again.masks, whole.masks) and again.rule == RULE
+    again = ResidualMemory.read(whole.metadata(), whole.tensors())
+    assert torch.equal(again.masks, whole.masks) and again.settings == SETTINGS
     for broken in ({"masks": torch.zeros(1, 3)}, {"masks": torch.tensor([[0.0, 6.0]])}, {"background": torch.zeros(5)}):
         with pytest.raises(ValueError, match="mask"):
-            ResidualMemory.read(whole.said(), {**whole.tensors(), **broken})
+            ResidualMemory.read(whole.metadata(), {**whole.tensors(), **broken})

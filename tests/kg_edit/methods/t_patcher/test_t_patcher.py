@@ -1,4 +1,4 @@
-"""T-Patcher: one neuron a mistake, which speaks at it and is silent elsewhere."""
+"""T-Patcher: one neuron for each mistake, active there and inactive elsewhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.methods.t_patcher import method
 from kg_edit.methods.t_patcher.adapter import Neurons, fired
-from kg_edit.methods.t_patcher.method import NewNeurons, TPatcher, TPatcherConfig, _hardest
+from kg_edit.methods.t_patcher.method import NewNeurons, TPatcher, TPatcherConfig, neuron_loss
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_patch import SidePatch
 from kg_edit.patches.base import Patch
-from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, logits, said
+from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.tiny import tiny
 
 
@@ -24,13 +24,10 @@ def patcher(model: LanguageModel, **settings: Any) -> TPatcher:
 
 
 def neurons_of(patch: Patch) -> Neurons:
-    assert isinstance(patch, SidePatch)
-    (side,) = patch.sides.values()
-    assert isinstance(side, Neurons)
-    return side
+    return adapter_of(patch, Neurons)
 
 
-def test_neurons_by_hand() -> None:
+def test_neurons_add_their_output() -> None:
     """relu(2 - 1) [1, 0] + relu(-2 + 0) [0, 1]."""
     found = fired(
         torch.tensor([[2.0, 0.0]]),
@@ -41,19 +38,13 @@ def test_neurons_by_hand() -> None:
     assert found.tolist() == [[1.0, 0.0]]
 
 
-def test_the_hardest_by_hand() -> None:
-    values = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-5.0, -5.0]])
-    torch.testing.assert_close(_hardest(values, 2), torch.exp(torch.tensor([2.0, 1.0])).mean())
-    torch.testing.assert_close(_hardest(values, 9), values.exp().mean())
-
-
 @pytest.mark.slow
-def test_the_edits_are_said_with_a_neuron_for_each_mistake() -> None:
+def test_edits_get_a_neuron_for_each_mistake() -> None:
     model = tiny("llama")
     chosen = patcher(model)
     patch = chosen.edit(EDITS)
     with patch.applied(model):
-        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert [predicts(model, edit) for edit in EDITS] == [True] * 3
     assert len(neurons_of(patch).keys) == sum(record["neurons"] for record in patch.edits)
     assert chosen.layer == 3, "the last one"
 
@@ -72,15 +63,15 @@ def test_values_from_a_random_start() -> None:
 
 
 @pytest.mark.slow
-def test_an_edit_is_said_from_a_random_start() -> None:
+def test_random_start_predicts_the_target() -> None:
     model = tiny("llama")
     patch = patcher(model, amplify=10.0, weight_decay=0.01, clip=5.0, steps=600).edit(EDITS[:1])
     with patch.applied(model):
-        assert said(model, EDITS[0])
+        assert predicts(model, EDITS[0])
 
 
 @pytest.mark.slow
-def test_a_neuron_is_silent_in_the_memory() -> None:
+def test_neuron_is_inactive_in_the_memory() -> None:
     model = tiny("llama")
     chosen = patcher(model, memory_weight=10.0)
     loud = neurons_of(patcher(model, memory_weight=0.0).edit(EDITS[:1]))
@@ -90,10 +81,10 @@ def test_a_neuron_is_silent_in_the_memory() -> None:
         return float((chosen.memory_queries @ found.keys.T + found.biases > 0).float().mean())
 
     assert wakes(quiet) < wakes(loud)
-    assert (quiet.queries * quiet.keys).sum(-1).add(quiet.biases).gt(0).all(), "each speaks at its own mistake"
+    assert (quiet.queries * quiet.keys).sum(-1).add(quiet.biases).gt(0).all(), "each is active at its own mistake"
 
 
-def test_a_prompt_that_is_edited_again_learns_its_new_target() -> None:
+def test_prompt_edited_again_learns_its_new_target() -> None:
     """The query of its first neuron is not in the memory: there the new one could not be active."""
     model = tiny("llama")
     chosen = patcher(model, texts=4)
@@ -104,7 +95,7 @@ def test_a_prompt_that_is_edited_again_learns_its_new_target() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_known_needs_no_neuron() -> None:
+def test_known_target_needs_no_neuron() -> None:
     model = tiny("llama")
     chosen = patcher(model)
     first = chosen.edit(EDITS[:1])
@@ -117,32 +108,33 @@ def test_what_is_known_needs_no_neuron() -> None:
 
 
 @pytest.mark.slow
-def test_no_more_than_so_many() -> None:
+def test_most_limits_the_neurons() -> None:
     model = tiny("llama")
     long = Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="London or Paris or Rome or Miami")
     assert len(neurons_of(patcher(model, most=2, steps=2).edit([long])).keys) == 2
 
 
-def test_the_losses_of_a_neuron_by_hand() -> None:
+@pytest.mark.parametrize("hardest", [1, 9])
+def test_losses_of_a_neuron(hardest: int) -> None:
     """l_a = exp(-z(q)); l_m1 = S(z(m) + margin), l_m2 = S(z(m) - z(q) + margin), z the neuron's input."""
-    chosen = patcher(tiny("llama"), activation_weight=2.0, memory_weight=5.0, margin=0.5, hardest=1)
+    settings = {"activation_weight": 2.0, "memory_weight": 5.0, "margin": 0.5, "hardest": hardest}
     keys, biases = torch.tensor([[1.0, 2.0]]), torch.tensor([0.25])
     queries, memory = torch.tensor([[0.5, 0.5]]), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
-    here, hardest = 1.75, -0.75  # z of the query, and the larger z of the memory
-    wanted = 2 * math.exp(-here) + 5 * (math.exp(hardest + 0.5) + math.exp(hardest - here + 0.5))
-    assert float(chosen._silence(keys, biases, queries, memory)) == pytest.approx(wanted, rel=1e-5)
+    here, there = 1.75, [-0.75, -1.75][:hardest]  # z of the query, and z of the memory, the largest first
+    silent, apart = (sum(math.exp(z - less + 0.5) for z in there) / len(there) for less in (0.0, here))
+    found = neuron_loss(keys, biases, queries, memory, TPatcherConfig.preset("default", settings))
+    assert float(found) == pytest.approx(2 * math.exp(-here) + 5 * (silent + apart), rel=1e-5)
 
 
-def test_a_later_edit_knows_the_earlier_mistakes() -> None:
-    """Their queries are in the patch, and the later neurons are trained to be silent there."""
+def test_later_edit_has_the_earlier_mistakes_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their queries are in the patch, and the later neurons are trained to be inactive there."""
     model = tiny("llama")
     chosen = patcher(model, steps=3)
     first = chosen.edit(EDITS[:1])
     after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
     assert not torch.equal(neurons_of(after).keys, neurons_of(alone).keys)
     seen = list[int]()
-    silence = chosen._silence
-    chosen._silence = lambda *given: seen.append(len(given[-1])) or silence(*given)  # type: ignore[func-returns-value, method-assign]
+    monkeypatch.setattr(method, "neuron_loss", lambda *given: seen.append(len(given[3])) or neuron_loss(*given))
     chosen.update(EDITS[1:2], before=first)
     assert set(seen) == {len(chosen.memory_queries) + len(neurons_of(first).queries)}, "they are in the memory"
     assert len(neurons_of(first + after).queries) == len(neurons_of(first).queries) + len(neurons_of(after).queries)
