@@ -45,7 +45,7 @@ def declared_by_method(name: str, attribute: str) -> Any:
         UnknownNameError: there is no such method.
         AttributeError: the method has no such class.
     """
-    return getattr(import_module("kg_edit.methods.registry").find_method(name), attribute)
+    return getattr(import_module("kg_edit.methods").find_method(name), attribute)
 
 
 def patch_class(kind: str) -> Any:
