@@ -31,7 +31,7 @@ def timed(method: Kn, edits: Sequence[Edit], *, rows: int) -> tuple[float, list[
 def main() -> None:
     """Time both for the same edits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="default", choices=sorted(KnConfig.presets))
+    parser.add_argument("--preset", default="default", choices=KnConfig.preset_names())
     parser.add_argument("--edits", type=int, default=2)
     options = parser.parse_args()
     method = Kn(LanguageModel.load("smollm2-135m"), KnConfig.preset(options.preset))

@@ -193,7 +193,7 @@ def check_methods(options: argparse.Namespace, names: Collection[str]) -> None:
 def config_of(key: str, preset: str, settings: dict[str, Any]) -> MethodConfig:
     """Return a method's settings: the preset, or its default if it has no such preset."""
     known = find_method(key).config_class
-    has = preset in (*known.presets, *preset_names(known.published_as or key))
+    has = preset in (*known.preset_names(), *preset_names(known.published_as or key))
     return known.preset(preset if has else "default", settings, method=key)
 
 

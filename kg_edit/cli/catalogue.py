@@ -81,7 +81,7 @@ def _show(name: str) -> None:
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
     for row in settings(found):
         table.add_row(*map(plain, row))
-    presets = [*found.config_class.presets, *preset_names(found.config_class.published_as or name)]
+    presets = [*found.config_class.preset_names(), *preset_names(found.config_class.published_as or name)]
     stdout().print(table, computes(found), f"presets: {', '.join(presets)}")
 
 

@@ -39,13 +39,14 @@ class MethodConfig(BaseModel):
     """Settings of a method. They are immutable, unknown names are an error, and every patch records them.
 
     Attributes:
-        presets: the presets that the class itself defines: setting values by preset name.
+        presets: the presets that the class itself defines, besides ``default`` (the fields' defaults): values that
+            differ from the defaults, by preset name.
         published_as: the method whose published presets these settings take; None: the method's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
     published_as: ClassVar[str | None] = None
 
     @field_validator("*", mode="wrap")
@@ -86,11 +87,12 @@ class MethodConfig(BaseModel):
             UnknownNameError: the preset or a setting is unknown.
             ConfigError: a value is invalid.
         """
-        own = cls.presets.get(name)
+        presets = {"default": {}, **cls.presets}
+        own = presets.get(name)
         if own is None:
             if (published_as := cls.published_as or method) is None:
-                raise unknown_name("preset", name, cls.presets)
-            own = published_settings(name, published_as, own=cls.presets)
+                raise unknown_name("preset", name, presets)
+            own = published_settings(name, published_as, own=presets)
         wanted = _over(own, settings or {})
         for key in wanted:
             if key not in cls.model_fields:
@@ -101,6 +103,11 @@ class MethodConfig(BaseModel):
             raise ConfigError(
                 "\n".join(f"setting {fault.field}: {fault.message}" for fault in faults_of(error, cls))
             ) from error
+
+    @classmethod
+    def preset_names(cls) -> tuple[str, ...]:
+        """The names of the presets that the class itself defines; ``default`` comes first."""
+        return tuple(dict.fromkeys(("default", *cls.presets)))
 
     def idle(self) -> Mapping[str, str]:
         """The settings that have no effect together with the others, and why; nested ones as ``group.name``."""

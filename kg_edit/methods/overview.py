@@ -77,7 +77,7 @@ def methods_page() -> str:
 def _section(found: type[EditingMethod]) -> str:
     rows = [(f"`{field}`", f"`{default}`", meaning) for field, default, meaning in settings(found)]
     table = _table(("setting", "default", "meaning"), rows)
-    presets = ", ".join(f"`{preset}`" for preset in found.config_class.presets)
+    presets = ", ".join(f"`{preset}`" for preset in found.config_class.preset_names())
     text = " ".join((found.__doc__ or found.about).split())
     return "\n".join([f"## `{found.name}`\n", f"{text}\n", f"{computes(found)}\n", table, f"\nPresets: {presets}\n"])
 

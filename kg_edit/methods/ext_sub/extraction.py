@@ -20,75 +20,71 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
 def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bool = True) -> WeightPatch:
-    """Subtract the anti-expert's patch from the expert's. With ``extract`` false, the common part is subtracted too.
+    """Subtract the anti-expert's patch from the expert's.
 
-    Weights that only the expert changes keep the expert's change. The result lists the expert's edits.
+    Args:
+        expert: a patch of weights; the result lists its edits. What it alone changes stays as it is.
+        anti: a patch of weights.
+        strength: the factor of what is subtracted.
+        extract: whether the common part is not subtracted.
 
     Raises:
         PatchError: one of the patches is not a patch of weights.
         PatchMismatchError: they are for different models, or their changes have different shapes.
     """
-    first, second = _of_weights(expert, "expert"), _of_weights(anti, "anti-expert")
-    if first.fingerprint and second.fingerprint and first.fingerprint != second.fingerprint:
+    for patch, role in ((expert, "expert"), (anti, "anti-expert")):
+        if not isinstance(patch, WeightPatch):
+            raise PatchError(
+                f"the {role} is a patch of the {patch.kind}; expected a patch of weights, such as lora's, or a PEFT "
+                "adapter"
+            )
+    assert isinstance(expert, WeightPatch) and isinstance(anti, WeightPatch)  # noqa: S101 - checked above
+    if expert.fingerprint and anti.fingerprint and expert.fingerprint != anti.fingerprint:
         raise PatchMismatchError(
-            f"the expert is for the model {first.fingerprint}, the anti-expert for {second.fingerprint}; "
+            f"the expert is for the model {expert.fingerprint}, the anti-expert for {anti.fingerprint}; "
             "train both on one model"
         )
-    factors = dict(first.factors)
-    for name, other in second.factors.items():
-        own = factors.get(name) or _nothing(other)
-        _check_shapes(name, own, other)
-        factors[name] = less_extracted(own, other, strength=strength) if extract else _less(own, other, strength)
-    provenance = {**joined(first.provenance, second.provenance), "edits": [*first.edits]}
-    said = {"strength": strength, "extract": extract, "anti_expert": [edit.get("edit", {}) for edit in second.edits]}
-    return WeightPatch(factors=factors, provenance={**provenance, "subtracted": said})
+    factors = dict(expert.factors)
+    for name, other in anti.factors.items():
+        own = factors.get(name) or Factors(left=other.left[:, :0], right=other.right[:, :0])  # a change of rank 0
+        if own.shape != other.shape:
+            raise PatchMismatchError(
+                f"the expert's change of {name} is {own.shape}, the anti-expert's {other.shape}; train both on one "
+                "model"
+            )
+        if extract:
+            factors[name] = less_extracted(own, other, strength=strength)
+        else:
+            left = torch.cat([own.left, -strength * other.left.to(own.left)], 1)
+            factors[name] = Factors(left=left, right=torch.cat([own.right, other.right.to(own.right)], 1))
+    provenance = {**joined(expert.provenance, anti.provenance), "edits": [*expert.edits]}
+    note = {"strength": strength, "extract": extract, "anti_expert": [edit.get("edit", {}) for edit in anti.edits]}
+    return WeightPatch(factors=factors, provenance={**provenance, "subtracted": note})
 
 
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:
-    """The factors of e - strength rest(a) for the changes e and a of one weight; the ranks of both add up.
+    """Return the factors of e - strength rest(a) for the changes e and a of one weight; the ranks of both add up.
 
     A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
     opposite, they have nothing in common, and all of a is subtracted.
     """
-    left, right = (pair.left.double() for pair in (expert, anti))
-    own, other = (pair.right.double() for pair in (expert, anti))
-    squares = torch.stack([_products(left, own, left, own), _products(right, other, right, other)]).clamp(min=0)
-    across = _products(left, own, right, other)
-    one, two = (torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0) for square in squares)
+    left, right = (pair.left.double() for pair in (expert, anti))  # [out, rank]; e = left own^T
+    own, other = (pair.right.double() for pair in (expert, anti))  # [in, rank];  a = right other^T
+
+    def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
+        """The dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
+        found: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
+        return found
+
+    squares = torch.stack([products(left, own, left, own), products(right, other, right, other)]).clamp(min=0)
+    across = products(left, own, right, other)  # e . a
+    one, two = (torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0) for square in squares)  # 1/|e|, 1/|a|
     length = one**2 * squares[0] + two**2 * squares[1] + 2 * one * two * across  # |s|^2
     along = one * across + two * squares[1]  # a . s
     share = torch.where(length > 1e-12, along / length.clamp(min=1e-12), 0.0)
-    kept, taken = 1 + strength * share * one, -strength * (1 - share * two)
-    lefts = torch.cat([kept[:, None] * left, taken[:, None] * right], 1)
+
+    # rest(a) = a - share s with s = one e + two a, so each row of the result is
+    #     e - strength rest(a) = (1 + strength share one) e - strength (1 - share two) a
+    of_expert, of_anti = 1 + strength * share * one, -strength * (1 - share * two)
+    lefts = torch.cat([of_expert[:, None] * left, of_anti[:, None] * right], 1)
     return Factors(left=lefts.float(), right=torch.cat([expert.right, anti.right.to(expert.right)], 1))
-
-
-def _products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-    """The dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
-    products: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
-    return products
-
-
-def _less(expert: Factors, anti: Factors, strength: float) -> Factors:
-    left = torch.cat([expert.left, -strength * anti.left.to(expert.left)], 1)
-    return Factors(left=left, right=torch.cat([expert.right, anti.right.to(expert.right)], 1))
-
-
-def _nothing(like: Factors) -> Factors:
-    """A change of rank 0, with the shape and device of ``like``."""
-    return Factors(left=like.left[:, :0], right=like.right[:, :0])
-
-
-def _of_weights(patch: Patch, role: str) -> WeightPatch:
-    if not isinstance(patch, WeightPatch):
-        raise PatchError(
-            f"the {role} is a patch of the {patch.kind}; expected a patch of weights, such as lora's, or a PEFT adapter"
-        )
-    return patch
-
-
-def _check_shapes(name: str, expert: Factors, anti: Factors) -> None:
-    if expert.shape != anti.shape:
-        raise PatchMismatchError(
-            f"the expert's change of {name} is {expert.shape}, the anti-expert's {anti.shape}; train both on one model"
-        )

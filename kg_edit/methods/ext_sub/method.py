@@ -7,17 +7,14 @@ anti-expert is subtracted from the expert, except the part that both have in com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field, PositiveInt
-from tqdm import tqdm
 
-from kg_edit.callbacks import report_losses
 from kg_edit.datasets import readable_records
 from kg_edit.datasets.locality import locality_queries
 from kg_edit.edits.edit import Edit, refuse_clash
@@ -27,9 +24,9 @@ from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.ext_sub.extraction import subtracted
-from kg_edit.methods.fine_tuning.descent import checked_loss, take_step
-from kg_edit.methods.fine_tuning.lora import Adapters, Lora, LoraConfig, LoraSize, adapted
-from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, batches, row_of
+from kg_edit.methods.fine_tuning.epochs import train_epochs
+from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted
+from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -58,7 +55,6 @@ class ExtSubConfig(LoraConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "paper": {"steps": 3, "learning_rate": 2e-5, "stop_below": 0.0, "modules": ("q_proj", "v_proj")},
     }
 
@@ -93,92 +89,66 @@ class ExtSub(Lora):
             read_kept(config.kept)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Train both adapters on the edits, and subtract."""
+        """Train both adapters on the edits, and subtract the anti-expert from the expert.
+
+        Raises:
+            PatchError: a loss is not finite.
+        """
         refuse_clash(edits)
+        config, expert_rows = self.config, list[TrainingRow]()
+        old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
         with untouched(self.model):
-            wanted, old = self._rows(edits)
-            expert, told = self._trained([*wanted, *self._kept], edits=len(edits))
-            anti, seen = self._trained(list(old.values())) if old else (WeightPatch(factors={}), [])
-        config = self.config
+            for place, edit in enumerate(edits):
+                with annotate_errors(edit):
+                    expert_rows.append(self.row(edit))
+                    if edit.target_true:
+                        old_rows[place] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
+            expert, expert_losses = self._adapter([*expert_rows, *self._kept], edits=len(edits))
+            anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
         factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
+
+        # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
+        # the subtraction.
         norms = [float(pair.product.norm()) for pair in factors.values()]
         update = {"update": round(sum(norm**2 for norm in norms) ** 0.5, 6), "largest": round(max(norms), 6)}
-        losses = dict(zip(old, _ends(seen), strict=True))
-        records = [
-            self._record(edit, update, own, losses.get(place))
-            for place, (edit, own) in enumerate(zip(edits, _ends(told), strict=False))  # rows of ``kept`` come last
-        ]
-        if len(edits) > 1:
-            records = [{**record, "shared": True} for record in records]
+        ends = dict(zip(old_rows, old_losses, strict=True))
+        records = list[dict[str, Any]]()
+        for place, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # rows of ``kept`` come last
+            dumped = edit.model_dump(mode="json", exclude_defaults=True)
+            found: dict[str, Any] = {"edit": dumped, "method": self.name, "norms": update}
+            found |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
+            if place in ends:
+                found |= {"old_loss_before": round(ends[place][0], 6), "old_loss_after": round(ends[place][-1], 6)}
+            if len(edits) > 1:
+                found["shared"] = True
+            records.append(found)
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
         patch.check_finite()
         return patch
 
-    def _rows(self, edits: Sequence[Edit]) -> tuple[list[TrainingRow], dict[int, TrainingRow]]:
-        """The rows of the edits' new targets, and those of the old targets, by the index of the edit."""
-        wanted, old = list[TrainingRow](), dict[int, TrainingRow]()
-        for place, edit in enumerate(edits):
-            with annotate_errors(edit):
-                wanted.append(self.row(edit))
-                if edit.target_true:
-                    old[place] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
-        return wanted, old
+    def _adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
+        """Train an adapter on ``rows``; return its patch, and each row's loss in each epoch.
+
+        The losses of the first ``edits`` rows are reported as those of the edits.
+        """
+        config = self.config
+        with adapted(self.model, self.targets, config) as adapters:
+            losses = train_epochs(
+                self.model,
+                rows,
+                adapters.parameters,
+                config.descent,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                edits=edits,
+                name=self.name,
+            )
+            return WeightPatch(factors=adapters.factors()), losses.tolist()
 
     @cached_property
     def _kept(self) -> list[TrainingRow]:
         pairs = read_kept(self.config.kept) if self.config.kept else ()
         return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
-
-    def _trained(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
-        """Train an adapter on ``rows``; return its patch, and the rows' losses in each epoch.
-
-        The losses of the first ``edits`` rows are reported as those of the edits.
-        """
-        config = self.config
-        size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
-        with adapted(self.model, self.targets, size) as adapters:
-            losses = self._epochs(adapters, rows, edits)
-            return WeightPatch(factors=adapters.factors()), losses
-
-    def _epochs(self, adapters: Adapters, rows: Sequence[TrainingRow], edits: int) -> list[list[float]]:
-        """Train for some epochs; return the rows' losses of each epoch.
-
-        The loss of a row is computed right before the step of its batch. The last epoch makes no steps.
-        """
-        config, epochs = self.config, list[list[float]]()
-        optimizer = torch.optim.Adam(adapters.parameters, lr=config.learning_rate)
-        quiet = True if len(rows) <= config.batch_size else None  # None: show the bar only in a terminal
-        for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
-            losses = torch.zeros(len(rows))
-            for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):
-                found = RowLosses(self.model, 0, [rows[place] for place in batch])()
-                checked_loss(found.mean(), epoch)
-                losses[batch] = found.detach().cpu()
-                if epoch < config.steps - 1:
-                    take_step(optimizer, found.mean())
-            epochs.append(losses.tolist())
-            report_losses(epoch, dict(enumerate(epochs[-1][:edits])), of=edits)
-            if float(losses.mean()) < config.stop_below:
-                break
-        return epochs
-
-    def _record(
-        self, edit: Edit, norms: Mapping[str, float], own: tuple[float, float], old: tuple[float, float] | None
-    ) -> dict[str, Any]:
-        """The record of one edit for the patch; the norms are those of the change of all edits of the call together.
-
-        The losses are those of the two adapters, before the subtraction.
-        """
-        ends = dict(zip(("expert_loss_before", "expert_loss_after"), own, strict=True))
-        anti = dict(zip(("old_loss_before", "old_loss_after"), old, strict=True)) if old else {}
-        dumped = edit.model_dump(mode="json", exclude_defaults=True)
-        return {"edit": dumped, "method": self.name, "norms": dict(norms), **ends, **anti}
-
-
-def _ends(epochs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """The first and the last loss of each row."""
-    pairs = zip(epochs[0], epochs[-1], strict=True) if epochs else ()
-    return [(round(first, 6), round(last, 6)) for first, last in pairs]
 
 
 def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:

@@ -42,7 +42,6 @@ class AdaLoraConfig(LoraConfig):
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r0")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "paper": {"steps": 71, "rank": 12, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
     }
 
@@ -106,17 +105,17 @@ class AdaLora(Lora):
         """
         self._check_device()
         with svd_adapted(self.model, self.targets, self.config) as adapters:
-            losses = RowLosses(self.model, 0, [row])
-            seen = self.config.descent.run(
+            row_losses = RowLosses(self.model, 0, [row])
+            losses = self.config.descent.run(
                 adapters.parameters,
-                lambda: losses().mean(),
+                lambda: row_losses().mean(),
                 penalty=lambda: self.config.orthogonality * adapters.distance(),
-                constrain=adapters.share_out,
+                constrain=adapters.allocate,
             )
-            return adapters.factors(), seen
+            return adapters.factors(), losses
 
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
-        """The number of remaining triplets of all weights together."""
+        """Return the number of remaining triplets of all weights together."""
         return {"rank": sum(int(pair.right.any(dim=0).sum()) for pair in factors.values())}
 
 
@@ -134,30 +133,30 @@ class SvdAdapters:
         return [side[ADAPTER] for layer in self.layers.values() for side in (layer.lora_A, layer.lora_E, layer.lora_B)]
 
     def distance(self) -> Tensor:
-        """The mean over all P and Q of the Frobenius norm of P^T P - 1 and Q Q^T - 1."""
+        """Return the mean over all P and Q of the Frobenius norm of P^T P - 1 and Q Q^T - 1."""
         squares = [layer.lora_A[ADAPTER] @ layer.lora_A[ADAPTER].T for layer in self.layers.values()]
         squares += [layer.lora_B[ADAPTER].T @ layer.lora_B[ADAPTER] for layer in self.layers.values()]
         found = [torch.linalg.matrix_norm(square - torch.eye(len(square)).to(square)) for square in squares]
         return torch.stack([one.to(found[0].device) for one in found]).mean()
 
-    def share_out(self) -> None:
+    def allocate(self) -> None:
         """After a step, set lambda to 0 for the triplets that exceed the budget of this step."""
         self._step += 1
         self.tuner.update_and_allocate(self._step)
 
     @torch.no_grad()
     def factors(self) -> dict[str, Factors]:
-        """The change of each weight by its name: alpha / r0 P lambda Q of the remaining triplets."""
-        return {f"{name}.weight": _triplets(layer) for name, layer in self.layers.items()}
-
-
-def _triplets(layer: Any) -> Factors:
-    """The triplets of a layer whose lambda is not 0; at least one, because factors need a rank of 1 or more."""
-    strength = layer.lora_E[ADAPTER][:, 0]
-    kept = strength.nonzero()[:, 0] if strength.any() else torch.zeros(1, dtype=torch.long, device=strength.device)
-    scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)  # as PEFT divides it
-    left, right = layer.lora_B[ADAPTER][:, kept], (layer.lora_A[ADAPTER] * strength[:, None])[kept].T
-    return Factors(left=(scale * left).contiguous(), right=right.contiguous())
+        """Return the change of each weight by its name: alpha / r0 P lambda Q of the remaining triplets."""
+        found = dict[str, Factors]()
+        for name, layer in self.layers.items():
+            strength = layer.lora_E[ADAPTER][:, 0]  # lambda [r0]; 0 where a triplet was removed
+            kept = strength.nonzero()[:, 0]
+            if not len(kept):
+                kept = kept.new_zeros(1)  # factors need a rank of 1 or more; this triplet's lambda is 0
+            scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)  # as PEFT divides it
+            left, right = layer.lora_B[ADAPTER][:, kept], (layer.lora_A[ADAPTER] * strength[:, None])[kept].T
+            found[f"{name}.weight"] = Factors(left=(scale * left).contiguous(), right=right.contiguous())
+        return found
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""The base of FT, FT-L, FT-M, EWC and LocFT: fine-tuning of one down-projection W [d, d_ff] by gradients.
+"""What gradient methods share: `TuningMethod` (a statement's row and its loss), and `FineTuning` of one weight.
 
 The loss of an edit is the mean of -log P over the tokens that its row should predict (`rows`). Adam trains a change of
-W that is never written into the model: it is added to the module's output while the model runs (`descent`). A step runs
-only the blocks from the tuned one on. The change [d, d_ff] becomes a dense patch.
+the down-projection W [d, d_ff] that is never written into the model: it is added to the module's output while the model
+runs (`descent`). A step runs only the blocks from the tuned one on. The change [d, d_ff] becomes a dense patch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
-from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, statement_row
-from kg_edit.methods.statement import warn_of_lead
+from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
+from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
+from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
-_WithRows = tuple[Edit, Sequence[TrainingRow]]
 _COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments
 
 
@@ -53,17 +52,44 @@ class TuningConfig(MethodConfig):
         return Workload(steps=self.steps)
 
 
-class FineTuningConfig(LayerConfig, TuningConfig):
-    """Settings of fine-tuning one down-projection."""
+class StatementConfig(TuningConfig):
+    """Settings of a descent on the statement of an edit."""
 
-    layer: int | None = Field(None, ge=0, description="tuned block, 0-based; default 0.2 of the depth")
     aim: Aim = Field(
         "target",
         description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
     )
 
 
-class FineTuning(EditingMethod):
+class TuningMethod(EditingMethod):
+    """A method that trains on the statement of an edit: its prompt with the new target."""
+
+    config: StatementConfig
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
+        for edit in edits:
+            with annotate_errors(edit):
+                self.row(edit)
+                warn_of_lead(self.model, edit, method=self.name)
+
+    def row(self, edit: Edit) -> TrainingRow:
+        """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence.
+
+        Raises:
+            EditError, PromptError, ChatTemplateError: as `encode_statement`.
+        """
+        aim = self.config.aim
+        return row_of(encode_statement(self.model, edit, method=self.name, whole=aim == "text"), aim)
+
+
+class FineTuningConfig(LayerConfig, StatementConfig):
+    """Settings of fine-tuning one down-projection."""
+
+    layer: int | None = Field(None, ge=0, description="tuned block, 0-based; default 0.2 of the depth")
+
+
+class FineTuning(TuningMethod):
     """Trains the down-projection of one block by Adam. Subclasses add rows, a penalty, or a constraint."""
 
     family = "fine-tuning"
@@ -77,27 +103,16 @@ class FineTuning(EditingMethod):
         self.layer = config.layer_in(len(model.blocks))
         model.block(self.layer)  # raises early if the model has no such layer
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.row(edit)
-                warn_of_lead(self.model, edit, method=self.name)
-
-    def row(self, edit: Edit) -> TrainingRow:
-        """The training row of an edit: its prompt and its target."""
-        return statement_row(self.model, edit, self.config.aim, method=self.name)
-
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
-        """All training rows for ``edit``; the first one is its own."""
+        """Return all training rows for ``edit``; the first one is its own."""
         return [self.row(edit)]
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor] | None:
-        """A function that computes a penalty on ``change`` [out, in], which is added to the loss; None here."""
+        """Return a function that computes a penalty on ``change`` [d, d_ff], which is added to the loss; None here."""
         return None
 
     def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
-        """A function that corrects ``change`` [out, in] in place after each step; here it does nothing."""
+        """Return a function that corrects ``change`` [d, d_ff] in place after each step; here it does nothing."""
         return lambda: None
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -109,26 +124,31 @@ class FineTuning(EditingMethod):
         (edit,) = edits
         with untouched(self.model):
             self.prepare()
-            (made,) = self._together([(edit, self.rows(edit, before))], before)
+            (made,) = self._tuned([(edit, self.rows(edit, before))], before)
         if isinstance(made, Exception):
             raise made
         return made
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone, but as many in the same passes (`descent`) as ``memory`` allows."""
+        """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
         self._prepare_unpatched()
         empty = self.empty_patch()
         with untouched(self.model):
-            asked = [attempt(edit, partial(self.rows, edit, empty)) for edit in edits]
-            able = [(edit, rows) for edit, rows in zip(edits, asked, strict=True) if not isinstance(rows, Exception)]
-            made = iter([patch for some in self._groups(able) for patch in self._together(some, empty)])
-        return tuple(rows if isinstance(rows, Exception) else next(made) for rows in asked)
+            rows = [attempt(edit, partial(self.rows, edit, empty)) for edit in edits]
+            usable = [(edit, own) for edit, own in zip(edits, rows, strict=True) if not isinstance(own, Exception)]
+            made = iter([patch for group in self._groups(usable) for patch in self._tuned(group, empty)])
+        return tuple(own if isinstance(own, Exception) else next(made) for own in rows)
 
-    def _groups(self, edits: Sequence[_WithRows]) -> Iterator[list[_WithRows]]:
-        """Groups of edits: the changes of a group take half of ``memory`` at most, and so does a pass of its rows."""
+    def _groups(
+        self, edits: Sequence[tuple[Edit, Sequence[TrainingRow]]]
+    ) -> Iterator[list[tuple[Edit, Sequence[TrainingRow]]]]:
+        """Yield groups of edits that share passes.
+
+        The changes of a group take half of ``memory`` at most, and so does a pass of its rows.
+        """
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
         most, room = int(self.memory * 5e5 / size), tokens_within(self.model, self.layer, self.memory / 2)
-        group = list[_WithRows]()
+        group = list[tuple[Edit, Sequence[TrainingRow]]]()
         for one in edits:
             rows = [row for _, own in (*group, one) for row in own]
             if group and (len(group) >= most or len(rows) * max(len(row.ids) for row in rows) > room):
@@ -138,29 +158,26 @@ class FineTuning(EditingMethod):
         if group:
             yield group
 
-    def _together(self, edits: Sequence[_WithRows], before: Patch) -> list[Patch | Exception]:
-        """The patch of each edit, from descents in the same passes."""
-        started = [self._start(rows, before) for _, rows in edits]
-        descend(self.model, self.layer, started, self.config.descent)
-        return [
-            attempt(edit, partial(self._finished, edit, own)) for (edit, _), own in zip(edits, started, strict=True)
-        ]
+    def _tuned(self, edits: Sequence[tuple[Edit, Sequence[TrainingRow]]], before: Patch) -> list[Patch | Exception]:
+        """Return the patch of each edit, from descents in the same passes."""
+        descents = list[OwnDescent]()
+        for _, rows in edits:
+            change = no_change(self.model.down_projection(self.layer))
+            penalty, constrain = self.penalty(change, before), self.constraint(change, before)
+            descents.append(OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain))
+        descend(self.model, self.layer, descents, self.config.descent)
 
-    def _start(self, rows: Sequence[TrainingRow], before: Patch) -> OwnDescent:
-        """The descent of an edit, before its first step."""
-        change = no_change(self.model.down_projection(self.layer))
-        penalty, constrain = self.penalty(change, before), self.constraint(change, before)
-        return OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain)
+        def patch_of(edit: Edit, own: OwnDescent) -> Patch:
+            if own.error:
+                raise own.error
+            notes = {"rows": len(own.rows)} if len(own.rows) > 1 else {}
+            return self.patch(own.change.detach(), [record(self, edit, change=own.change, losses=own.losses) | notes])
 
-    def _finished(self, edit: Edit, own: OwnDescent) -> Patch:
-        """The patch of an edit after its descent."""
-        if own.error:
-            raise own.error
-        notes = {"rows": len(own.rows)} if len(own.rows) > 1 else {}
-        return self.patch(own.change.detach(), [record(self, edit, change=own.change, losses=own.losses) | notes])
+        pairs = zip(edits, descents, strict=True)
+        return [attempt(edit, partial(patch_of, edit, own)) for (edit, _), own in pairs]
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
-        """The patch that adds ``change`` [d, d_ff] to the tuned weight.
+        """Return the patch that adds ``change`` [d, d_ff] to the tuned weight.
 
         Raises:
             PatchError: the change is not finite.
@@ -172,14 +189,14 @@ class FineTuning(EditingMethod):
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus the layer."""
-        said = super().provenance()
-        said["methods"][0] |= {"layer": self.layer}
-        return said
+        found = super().provenance()
+        found["methods"][0] |= {"layer": self.layer}
+        return found
 
 
 @torch.no_grad()
 def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
-    """The record of one edit for a patch: the norms of the change, the steps, the first and the last loss."""
+    """Return the record of one edit for a patch: the norms of the change, the steps, the first and the last loss."""
     return {
         "edit": edit.model_dump(mode="json", exclude_defaults=True),
         "method": method.name,
@@ -188,3 +205,12 @@ def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequenc
         "loss_before": round(losses[0], 6),
         "loss_after": round(losses[-1], 6),
     }
+
+
+def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
+    """Return the change [d, d_ff] of the weight ``name`` in the patch ``before``; type and device are of ``like``."""
+    moved = torch.zeros_like(like, requires_grad=False)
+    for part in before.patches if isinstance(before, PatchStack) else (before,):
+        if isinstance(part, WeightPatch) and name in part.factors:
+            moved += part.factors[name].product.to(moved)
+    return moved

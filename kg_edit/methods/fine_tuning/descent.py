@@ -1,14 +1,13 @@
-"""Adam on changes of weights: one descent, and those of several edits in the same passes of the model.
+"""Adam on changes of weights: one descent, or those of several edits in the same passes of the model.
 
-- `WeightChange`: a trainable change D [d, d_ff] beside a weight W; the model computes W x + D x, and W is not written.
-- `Descent`: Adam on any parameters and any loss.
-- `descend`: the descents of several edits, each with a change of its own of the same weight:
+A change D [d, d_ff] of a weight W is trained without writing W: `changed` adds D x to the module's output.
+`Descent.run` trains any parameters on any loss. `descend` trains one change of the same weight for each of several
+edits:
 
     y_r = W x_r + D_e(r) x_r        x [rows, tokens, d_ff], D [edits, d, d_ff], y [rows, tokens, d]
 
-  A pass over a few tokens takes as long as reading the weights does, so the passes of sixteen edits take little longer
-  than those of one. The edits do not affect each other: each stops by its own loss, and a loss that is not finite ends
-  its edit only. When half of the edits are done, their rows are dropped.
+A pass over a few tokens takes as long as reading the weights does, so the passes of sixteen edits take little longer
+than those of one. The edits do not affect each other.
 """
 
 from __future__ import annotations
@@ -28,38 +27,40 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 
-class WeightChange:
-    """A trainable change [out, in] of a projection's weight, in float32; ``change`` is a leaf tensor that starts at 0.
-
-    In half precision the model uses the change that remains after the weight is rounded. The gradient ignores the
-    rounding (straight-through).
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module, self.change = module, no_change(module)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the ``with`` block, the module's output is y + change x, as if it were in the weight: before hooks."""
-
-        def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            return output + linear(args[0].to(self.change), felt(self._module, self.change)).to(output)
-
-        handle = self._module.register_forward_hook(add, prepend=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
 def no_change(module: nn.Module) -> Tensor:
-    """The change of a projection's weight before training: zeros [out, in] in float32, a leaf tensor."""
+    """Return the change of a projection's weight before training: zeros [out, in] in float32, a leaf tensor."""
     weight = weight_matrix(module)
     return torch.zeros(weight.shape, device=weight.device, requires_grad=True)
 
 
-def felt(module: nn.Module, change: Tensor) -> Tensor:
-    """The change [..., out, in] as the model feels it: in half precision, what remains after the weight is rounded."""
+@contextmanager
+def changed(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int] | None = None) -> Iterator[None]:
+    """Within the ``with`` block, add the changes' output to that of ``module``, as if they were in its weight.
+
+    Args:
+        module: a projection with the weight [out, in].
+        changes: D of each edit, [out, in].
+        counts: how many of a pass's rows belong to each edit; None: there is one change, for all rows.
+    """
+
+    def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        sizes = list(counts or (len(args[0]),))
+        rows = args[0].to(changes[0]).reshape(sum(sizes), -1, args[0].shape[-1])  # OPT has rows and tokens in one
+        moved = [linear(own, rounded(module, D)) for own, D in zip(rows.split(sizes), changes, strict=True)]
+        return output + torch.cat(moved).reshape(output.shape).to(output)
+
+    handle = module.register_forward_hook(add, prepend=True)  # first: hooks of patches read the changed output
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def rounded(module: nn.Module, change: Tensor) -> Tensor:
+    """Return what remains of a change [out, in] after the sum W + D is rounded to the weight's precision.
+
+    The gradient ignores the rounding (straight-through).
+    """
     weight = weight_matrix(module)
     if weight.dtype == torch.float32:
         return change
@@ -69,9 +70,14 @@ def felt(module: nn.Module, change: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Settings of a descent by Adam: at most ``steps`` evaluations; it stops when the loss is below ``stop_below``.
+    """Settings of a descent by Adam.
 
-    ``weight_decay`` is added to the gradient as in Adam's paper; ``clip`` is the largest norm of the gradient.
+    Attributes:
+        steps: the largest number of evaluations of the loss.
+        learning_rate: Adam's.
+        stop_below: the descent ends when the loss is below this.
+        weight_decay: is added to the gradient as in Adam's paper.
+        clip: the largest norm of the gradient.
     """
 
     steps: int
@@ -81,7 +87,7 @@ class Descent:
     clip: float | None = None
 
     def optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """Adam for these parameters; one without a gradient stays as it is."""
+        """Return Adam for these parameters; one without a gradient stays as it is."""
         return torch.optim.Adam(list(parameters), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def run(
@@ -92,10 +98,16 @@ class Descent:
         penalty: Callable[[], Tensor] | None = None,
         constrain: Callable[[], None] = lambda: None,
     ) -> list[float]:
-        """Train ``parameters`` in place; return the loss of each evaluation, without ``penalty``.
+        """Train ``parameters`` in place.
 
-        No step follows the last evaluation, so the loss of the final parameters is known. ``constrain`` is called after
-        each step.
+        Args:
+            parameters: leaf tensors.
+            loss: computes the loss of the present parameters.
+            penalty: is added to the loss, but neither returned nor compared with ``stop_below``.
+            constrain: is called after each step.
+
+        Returns:
+            The loss of each evaluation. No step follows the last one, so the loss of the final parameters is known.
 
         Raises:
             PatchError: a loss is not finite.
@@ -103,12 +115,12 @@ class Descent:
         optimizer = self.optimizer(parameters)
         losses: list[float] = []
         for step in range(self.steps):
-            found = loss()
-            losses.append(checked_loss(found, step))
+            value = loss()
+            losses.append(checked_loss(value, step))
             report_losses(step, {0: losses[-1]})
             if losses[-1] < self.stop_below or step == self.steps - 1:
                 break
-            take_step(optimizer, found if penalty is None else found + penalty(), clip=self.clip)
+            take_step(optimizer, value if penalty is None else value + penalty(), clip=self.clip)
             constrain()
         return losses
 
@@ -123,7 +135,7 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
 
 
 def checked_loss(loss: Tensor, step: int) -> float:
-    """The loss as a float.
+    """Return the loss as a float.
 
     Raises:
         PatchError: the loss is not finite, or what is trained has no effect on it.
@@ -133,10 +145,10 @@ def checked_loss(loss: Tensor, step: int) -> float:
             "what is trained has no effect on the model's answer, because an earlier patch replaces the output of this "
             "layer; choose another layer, or leave that patch out"
         )
-    found = float(loss.detach())
+    value = float(loss.detach())
     if not torch.isfinite(loss.detach()).all():
-        raise PatchError(f"the loss is {found} at step {step}; lower the learning rate, or load the model in float32")
-    return found
+        raise PatchError(f"the loss is {value} at step {step}; lower the learning rate, or load the model in float32")
+    return value
 
 
 @dataclass(eq=False, kw_only=True)
@@ -159,74 +171,46 @@ class OwnDescent:
     losses: list[float] = field(default_factory=list)
     error: PatchError | None = None
 
-    def goes_on(self, loss: Tensor, *, step: int, below: float) -> bool:
-        """Note the loss of a step; whether the edit takes another step."""
-        try:
-            self.losses.append(checked_loss(loss, step))
-        except PatchError as error:
-            self.error = error
-            return False
-        return self.losses[-1] >= below
-
-    def whole(self, loss: Tensor) -> Tensor:
-        """The loss with the penalty."""
-        return loss if self.penalty is None else loss + self.penalty()
-
-
-class _Pass:
-    """The losses of some edits, [edits], from one pass over all their rows."""
-
-    def __init__(self, model: LanguageModel, layer: int, edits: Sequence[OwnDescent]) -> None:
-        self.edits = edits
-        self._module = model.down_projection(layer)
-        self._rows = RowLosses(model, layer, [row for edit in edits for row in edit.rows])
-        self._counts = [len(edit.rows) for edit in edits]
-
-    def losses(self) -> Tensor:
-        """The loss of each edit, [edits], differentiable in the changes."""
-        with _added(self._module, [edit.change for edit in self.edits], self._counts):
-            found = self._rows()
-        return torch.stack([own.mean() for own in found.split(self._counts)])
-
-
-@contextmanager
-def _added(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int]) -> Iterator[None]:
-    """Within the ``with`` block, the output for row r is y_r + D_e(r) x_r; ``counts`` [edits] are the edits' rows."""
-    weights = [felt(module, change) for change in changes]
-
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        rows = args[0].to(weights[0]).reshape(sum(counts), -1, args[0].shape[-1])  # OPT has rows and tokens in one
-        moved = [linear(own, weight) for own, weight in zip(rows.split(list(counts)), weights, strict=True)]
-        return output + torch.cat(moved).reshape(output.shape).to(output)
-
-    handle = module.register_forward_hook(add, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
 
 def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
     """Train the changes of all ``edits`` in place, at most ``settings.steps`` evaluations each.
 
-    No step follows an edit's last evaluation, so the loss of its final change is known.
+    Each edit stops by its own loss; a loss that is not finite ends its edit only, and is kept as its ``error``. No step
+    follows an edit's last evaluation, so the loss of its final change is known.
     """
+    module = model.down_projection(layer)
     optimizer = settings.optimizer([edit.change for edit in edits])
     place = {edit: index for index, edit in enumerate(edits)}
-    running, current = list(edits), _Pass(model, layer, edits)
+    running, passed = list(edits), list[OwnDescent]()  # edits that still descend; edits whose rows are in the passes
     for step in range(settings.steps):
-        if 2 * len(running) <= len(current.edits):
-            current = _Pass(model, layer, running)
-        found = dict(zip(current.edits, current.losses(), strict=True))
-        on = [edit for edit in running if edit.goes_on(found[edit], step=step, below=settings.stop_below)]
+        # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
+        if not passed or 2 * len(running) <= len(passed):
+            passed = running
+            row_losses = RowLosses(model, layer, [row for edit in passed for row in edit.rows])
+            counts = [len(edit.rows) for edit in passed]
+        with changed(module, [edit.change for edit in passed], counts):
+            losses = dict(zip(passed, row_losses().split(counts), strict=True))
+        going = list[OwnDescent]()
+        for edit in running:
+            losses[edit] = losses[edit].mean()
+            try:
+                edit.losses.append(checked_loss(losses[edit], step))
+            except PatchError as error:
+                edit.error = error
+                continue
+            if edit.losses[-1] >= settings.stop_below:
+                going.append(edit)
         report_losses(step, {place[edit]: edit.losses[-1] for edit in running if not edit.error}, of=len(edits))
-        running = on
+        running = going
         if not running or step == settings.steps - 1:
             return
+
+        # One backward pass for all: the changes are independent, so the gradient of the sum is each edit's own.
         optimizer.zero_grad()
-        torch.stack([edit.whole(found[edit]) for edit in running]).sum().backward()
-        for edit in set(current.edits).difference(running):
-            edit.change.grad = None  # Adam would go on with the momentum of one that is done
+        totals = [losses[edit] if edit.penalty is None else losses[edit] + edit.penalty() for edit in running]
+        torch.stack(totals).sum().backward()
+        for edit in set(passed).difference(running):
+            edit.change.grad = None  # with a gradient of 0, Adam's momentum would move the change of a finished edit
         optimizer.step()
         for edit in running:
             edit.constrain()

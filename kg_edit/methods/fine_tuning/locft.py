@@ -1,21 +1,23 @@
-"""LocFT-BF: fine-tune one weight on all edits together, in mini-batches over many epochs."""
+"""LocFT-BF (ICLR 2026, arXiv 2509.22072): fine-tune one weight on all edits together, breadth first.
+
+Each epoch trains every edit once, in mini-batches that are drawn again for each epoch (`train_epochs`). The end-of-text
+token follows the target, so that the model learns to stop there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import Field, PositiveInt
-from tqdm import tqdm
 
-from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
-from kg_edit.methods.fine_tuning.descent import WeightChange, checked_loss, take_step
-from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, batches, row_of
+from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.epochs import train_epochs
+from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
@@ -42,7 +44,7 @@ class LocFt(FineTuning):
     config: LocFtConfig
 
     def row(self, edit: Edit) -> TrainingRow:
-        """The training row of an edit: its prompt and its target, with the end-of-text token if ``end`` is set.
+        """Return the training row of an edit: its prompt and its target, and the end-of-text token if ``end`` is set.
 
         Raises:
             PromptError: the tokenizer has no end-of-text token.
@@ -54,39 +56,31 @@ class LocFt(FineTuning):
         return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on all edits' rows together."""
+        """Tune the weight on all edits' rows together; the change is the same for all records."""
         refuse_clash(edits)
+        config, module = self.config, self.model.down_projection(self.layer)
         with untouched(self.model):
             rows = list[TrainingRow]()
             for edit in edits:
                 with annotate_errors(edit):
                     rows.append(self.row(edit))
-            tuned = WeightChange(self.model.down_projection(self.layer))
-            with tuned.applied():
-                epochs = self._tune(tuned, rows)
-        seen = torch.stack(epochs, 1).tolist()
-        records = [record(self, edit, change=tuned.change, losses=own) for edit, own in zip(edits, seen, strict=True)]
-        return self.patch(tuned.change.detach(), records)
+            change = no_change(module)
+            with changed(module, [change]):
+                losses = train_epochs(
+                    self.model,
+                    rows,
+                    [change],
+                    config.descent,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                    edits=len(edits),
+                    name=self.name,
+                    layer=self.layer,
+                    skip_learned=True,
+                )
+        pairs = zip(edits, losses.tolist(), strict=True)
+        return self.patch(change.detach(), [record(self, edit, change=change, losses=own) for edit, own in pairs])
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Make each edit in turn; mini-batches are no descents that could share passes."""
+        """Make each edit alone, one after the other: mini-batches are no descents that could share passes."""
         return EditingMethod.edit_each(self, edits)
-
-    def _tune(self, tuned: WeightChange, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
-        """Train for some epochs; return the losses [rows] of each epoch, computed right before the step of a batch."""
-        config, epochs = self.config, list[torch.Tensor]()
-        optimizer = torch.optim.Adam([tuned.change], lr=config.learning_rate)
-        quiet = True if len(rows) <= config.batch_size else None  # None: show the bar only in a terminal
-        for epoch in tqdm(range(config.steps), desc=self.name, unit="epoch", disable=quiet):
-            losses = torch.zeros(len(rows))
-            for batch in batches(len(rows), config.batch_size, seed=config.seed, epoch=epoch):
-                found = RowLosses(self.model, self.layer, [rows[place] for place in batch])()
-                checked_loss(found.mean(), epoch)
-                losses[batch] = found.detach().cpu()
-                if float(found.detach().mean()) >= config.stop_below and epoch < config.steps - 1:
-                    take_step(optimizer, found.mean())
-            epochs.append(losses)
-            report_losses(epoch, dict(enumerate(losses.tolist())), of=len(rows))
-            if float(losses.mean()) < config.stop_below:
-                break
-        return epochs

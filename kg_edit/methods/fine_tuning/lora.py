@@ -22,11 +22,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.optimise import untouched
-from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
-from kg_edit.methods.fine_tuning.base import TuningConfig
-from kg_edit.methods.fine_tuning.rows import Aim, RowLosses, TrainingRow, statement_row
-from kg_edit.methods.statement import warn_of_lead
+from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -37,7 +35,7 @@ ADAPTER = "edit"  # the adapter's name while it is in the model
 _ATTENTION = 4  # projections in the attention of most models: q, k, v and the output
 
 
-class LoraConfig(TuningConfig):
+class LoraConfig(StatementConfig):
     """Settings of LoRA. The preset ``paper`` has EasyEdit's for LLaMA-2-7B, but with LoRA instead of AdaLoRA."""
 
     steps: PositiveInt = Field(
@@ -55,11 +53,11 @@ class LoraConfig(TuningConfig):
         description="projections of a block, such as q_proj or self_attn.q_proj; default all of attention",
     )
     layers: Layers | None = Field(None, description="blocks with adapters, 0-based; default all")
-    aim: Aim = Field(
-        "target",
-        description="trained tokens: of the target, of the whole text, or the target after the prompt's last token",
-    )
     seed: Seed = Field(0, description="random seed of the adapters and of dropout")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"steps": 71, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
+    }
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """The layers in the settings, or all layers."""
@@ -70,13 +68,8 @@ class LoraConfig(TuningConfig):
         matrices = _ATTENTION if self.modules is None else len(self.modules)
         return replace(super().workload(edits=edits), rank=self.rank, matrices=matrices)
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
-        "paper": {"steps": 71, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
-    }
 
-
-class Lora(EditingMethod):
+class Lora(TuningMethod):
     """One LoRA adapter per edit; it becomes a patch, and nothing of PEFT remains in the model."""
 
     name = "lora"
@@ -110,31 +103,11 @@ class Lora(EditingMethod):
         super().check_inputs(config, graph, edits)
         find_peft()
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.row(edit)
-                warn_of_lead(self.model, edit, method=self.name)
-
-    def row(self, edit: Edit) -> TrainingRow:
-        """The training row of an edit: its prompt and its target."""
-        return statement_row(self.model, edit, self.config.aim, method=self.name)
-
-    def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
-        """Train on ``row``; return the changes of the weights by their names, and the losses."""
-        config = self.config
-        size = LoraSize(rank=config.rank, alpha=config.alpha, dropout=config.dropout, seed=config.seed)
-        with adapted(self.model, self.targets, size) as adapters:
-            losses = RowLosses(self.model, 0, [row])
-            seen = config.descent.run(adapters.parameters, lambda: losses().mean())
-            return adapters.factors(), seen
-
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train the adapters on the edit's row."""
         (edit,) = edits
         with untouched(self.model):
-            factors, seen = self.train(self.row(edit))
+            factors, losses = self.train(self.row(edit))
         norms = {name: float(pair.product.norm()) for name, pair in factors.items()}
         record = {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
@@ -144,29 +117,41 @@ class Lora(EditingMethod):
                 "largest": round(max(norms.values()), 6),
             },
             **self.notes(factors),
-            "steps": len(seen),
-            "loss_before": round(seen[0], 6),
-            "loss_after": round(seen[-1], 6),
+            "steps": len(losses),
+            "loss_before": round(losses[0], 6),
+            "loss_after": round(losses[-1], 6),
         }
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
         patch.check_finite()
         return patch
 
+    def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
+        """Train on ``row``; return the changes of the weights by their names, and the losses."""
+        with adapted(self.model, self.targets, self.config) as adapters:
+            row_losses = RowLosses(self.model, 0, [row])
+            losses = self.config.descent.run(adapters.parameters, lambda: row_losses().mean())
+            return adapters.factors(), losses
+
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
-        """Further notes on the changes for the edit's record; none here."""
+        """Return further notes on the changes for the edit's record; none here."""
         return {}
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus PEFT's version."""
-        said = super().provenance()
-        said["versions"]["peft"] = find_peft().__version__
-        return said
+        found = super().provenance()
+        found["versions"]["peft"] = find_peft().__version__
+        return found
 
 
 def target_modules(
     model: LanguageModel, modules: Sequence[str] | None = None, layers: Sequence[int] | None = None
 ) -> list[str]:
-    """The full names of the projections to adapt in each of ``layers``: ``modules``, or by default the attention's.
+    """Return the full names of the projections to adapt in each of ``layers``.
+
+    Args:
+        model: the model.
+        modules: names of projections, or of modules that contain some; None: all of the attention.
+        layers: blocks, 0-based; None: all.
 
     Raises:
         ConfigError: a block has no such projection.
@@ -175,30 +160,19 @@ def target_modules(
     found = list[str]()
     for layer in range(len(model.blocks)) if layers is None else layers:
         projections = [name for name, module in model.block(layer).named_modules() if is_projection(module)]
-        wanted = [model.spec.attention] if modules is None else modules
-        for want in wanted:
-            inside = [name for name in projections if f".{name}.".find(f".{want}.") >= 0]
+        for wanted in [model.spec.attention] if modules is None else modules:
+            inside = [name for name in projections if f".{wanted}." in f".{name}."]
             if not inside:
                 raise ConfigError(
-                    f"block {layer} of {model.name!r} has no projection {want!r}; it has {', '.join(projections)}"
+                    f"block {layer} of {model.name!r} has no projection {wanted!r}; it has {', '.join(projections)}"
                 )
             found += [f"{model.spec.blocks}.{layer}.{name}" for name in inside]
     return list(dict.fromkeys(found))
 
 
 def is_projection(module: nn.Module) -> bool:
-    """Whether a module is a projection whose weight a patch can change."""
+    """Return whether a module is a projection whose weight a patch can change."""
     return isinstance(module, nn.Linear | Conv1D) and isinstance(module.weight, torch.Tensor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSize:
-    """The rank r, alpha (the scale is alpha / r), dropout on the adapters' inputs, the seed of A (B starts at 0)."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +187,7 @@ class Adapters:
         return [side[ADAPTER].weight for layer in self.layers.values() for side in (layer.lora_A, layer.lora_B)]
 
     def factors(self) -> dict[str, Factors]:
-        """The change of each weight, alpha / r B A, by the weight's name."""
+        """Return the change of each weight, alpha / r B A, by the weight's name."""
         return {
             f"{name}.weight": Factors(
                 left=layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach().clone(),
@@ -224,7 +198,7 @@ class Adapters:
 
 
 @contextmanager
-def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Iterator[Adapters]:
+def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> Iterator[Adapters]:
     """Put a new LoRA adapter around each of the modules ``names`` within the ``with`` block, then restore the modules.
 
     This changes the state of the global random generator, so run it where the generator is forked, as in `untouched`.
@@ -234,11 +208,20 @@ def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Itera
     """
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
-    with wrapped(
-        model, modules, lambda whole: peft.LoraModel(whole, _settings(peft, modules, size), ADAPTER), size.seed
-    ):
-        layers = {name: model.model.get_submodule(name) for name in names}
-        _ready(layers)
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(names),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
+    )
+    with wrapped(model, modules, lambda whole: peft.LoraModel(whole, settings, ADAPTER), config.seed):
+        layers: dict[str, Any] = {name: model.model.get_submodule(name) for name in names}
+        for layer in layers.values():
+            # The model is frozen and in evaluation mode; only the adapters train, with dropout. They are float32 in
+            # any precision of the model.
+            for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
+                part.to(torch.float32).train().requires_grad_(True)
         yield Adapters(layers)
 
 
@@ -246,7 +229,13 @@ def adapted(model: LanguageModel, names: Sequence[str], size: LoraSize) -> Itera
 def wrapped(
     model: LanguageModel, modules: Mapping[str, nn.Module], wrap: Callable[[nn.Module], Any], seed: int
 ) -> Iterator[Any]:
-    """Run PEFT's ``wrap``, which puts adapters around ``modules`` (by name); restore these after the ``with`` block.
+    """Run PEFT's ``wrap``, which puts adapters around ``modules``; restore these after the ``with`` block.
+
+    Args:
+        model: the model.
+        modules: the modules by their full names.
+        wrap: is called with the transformers model; its result is the value of the ``with`` statement.
+        seed: random seed of the adapters.
 
     Raises:
         ConfigError: the model already has adapters.
@@ -274,7 +263,7 @@ def wrapped(
 def _swap_hooks(module: nn.Module, other: nn.Module) -> None:
     """Exchange the forward hooks of a module and its adapter.
 
-    So a patch beside the module reads an output with the adapter's change, as it does when the change is in the weight.
+    An earlier patch's hook then reads an output with the adapter's change, as it does when the change is in the weight.
     """
     for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         own, others = getattr(module, name), getattr(other, name)
@@ -293,22 +282,3 @@ def find_peft() -> Any:
     except ImportError as error:
         raise ConfigError("LoRA and AdaLoRA need PEFT; install it: pip install 'kg-edit[peft]'") from error
     return peft
-
-
-def _settings(peft: Any, modules: Mapping[str, nn.Module], size: LoraSize) -> Any:
-    return peft.LoraConfig(
-        r=size.rank,
-        lora_alpha=size.alpha,
-        lora_dropout=size.dropout,
-        target_modules=list(modules),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
-    )
-
-
-def _ready(layers: Mapping[str, Any]) -> None:
-    """Make the adapters float32 and trainable, and switch on their dropout; the model is in evaluation mode."""
-    for layer in layers.values():
-        for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
-            part.to(torch.float32).train()
-        for side in (layer.lora_A, layer.lora_B):
-            side.requires_grad_(True)

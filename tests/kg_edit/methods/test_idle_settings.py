@@ -56,7 +56,7 @@ def test_it_is_refused_before_any_work() -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_no_preset_of_a_method_has_such_a_setting(name: str) -> None:
     chosen = find_method(name).config_class
-    for preset in chosen.presets:
+    for preset in chosen.preset_names():
         chosen.preset(preset, method=name).refuse_idle()
 
 

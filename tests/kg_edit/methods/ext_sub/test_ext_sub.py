@@ -53,7 +53,7 @@ class Seen(Callback):
 
 
 @pytest.mark.slow
-def test_new_targets_become_likely_and_old_ones_less_so_than_by_the_expert_alone() -> None:
+def test_old_targets_become_less_likely_than_by_the_expert_alone() -> None:
     empty = WeightPatch(factors={})
     expert, whole = made(*EDITS, strength=0.0, steps=8), made(*EDITS, steps=8)
     assert sum(losses(expert, *NEW)) < sum(losses(empty, *NEW)) - 1
@@ -62,7 +62,7 @@ def test_new_targets_become_likely_and_old_ones_less_so_than_by_the_expert_alone
 
 
 @pytest.mark.slow
-def test_it_is_the_subtraction_of_two_adapters() -> None:
+def test_edit_is_the_subtraction_of_two_adapters() -> None:
     """The anti-expert is the expert of the edits with old and new targets exchanged."""
     others = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
     expert, anti = made(*EDITS, strength=0.0), made(*others)
@@ -71,7 +71,7 @@ def test_it_is_the_subtraction_of_two_adapters() -> None:
         torch.testing.assert_close(pair.product, wanted.factors[name].product, rtol=1e-3, atol=1e-5)
 
 
-def test_one_edit_without_an_old_target_is_an_adapter() -> None:
+def test_edit_without_an_old_target_is_lora() -> None:
     """With all rows in a batch and nothing to subtract it is LoRA."""
     edit = EDITS[0].model_copy(update={"target_true": None})
     settings = {**QUICK["ext-sub"], "stop_below": 0.0}
@@ -83,7 +83,7 @@ def test_one_edit_without_an_old_target_is_an_adapter() -> None:
     assert "old_loss_before" not in own.edits[0] and "expert_loss_after" in own.edits[0]
 
 
-def test_the_edits_records() -> None:
+def test_records_have_both_losses_and_the_shared_norms() -> None:
     first, second = made(*EDITS, steps=6).edits
     assert first["norms"] == second["norms"], "one change for all"
     for record in (first, second):
@@ -93,21 +93,21 @@ def test_the_edits_records() -> None:
         )
 
 
-def test_the_columns_of_a_shared_change_belong_to_no_edit() -> None:
+def test_columns_of_a_shared_change_belong_to_no_edit() -> None:
     """Two edits of rank 1 have two columns together, and neither is one edit's."""
     both, one = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
     assert columns(both) is None and edit_norms(both) == (None, None)
     assert edit_norms(one) == (pytest.approx(one.edits[0]["norms"]["update"], rel=1e-4),)
 
 
-def test_neighbours_with_an_old_target_are_kept(tmp_path: Path) -> None:
+def test_read_kept_reads_neighbours_with_an_old_target(tmp_path: Path) -> None:
     row = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Rome", "neighborhood": ["Eve lives in"]}
     file = tmp_path / "kept.json"
     file.write_text(json.dumps([{**row, "target_true": "Cairo"}, {**row, "id": "2"}]), encoding="utf-8")
     assert read_kept(file) == (("Eve lives in", "Cairo"),)
 
 
-def test_what_is_kept_is_trained(tmp_path: Path) -> None:
+def test_kept_answers_are_trained(tmp_path: Path) -> None:
     row = {
         "subject": "France",
         "prompt": "The capital of France is",

@@ -29,14 +29,14 @@ def published(expert: Tensor, anti: Tensor, strength: float) -> Tensor:
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.3])
-def test_as_on_full_matrices(strength: float) -> None:
+def test_factors_equal_the_equation_on_full_matrices(strength: float) -> None:
     expert, anti = drawn(7, 11, 3, 0), drawn(7, 11, 2, 1)
     found = less_extracted(expert, anti, strength=strength)
     assert found.rank == 5
     torch.testing.assert_close(found.product, published(expert.product, anti.product, strength), rtol=1e-4, atol=1e-5)
 
 
-def test_by_hand() -> None:
+def test_extraction_by_hand() -> None:
     """e = (2, 0), a = (0, 3): s lies between them, and what a has beside it is (-1.5, 1.5)."""
     expert = Factors.dense(torch.tensor([[2.0, 0.0]]))
     anti = Factors.dense(torch.tensor([[0.0, 3.0]]))
@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([[2.0 + 1.5, -1.5]]))
 
 
-def test_special_rows() -> None:
+def test_rows_that_are_parallel_opposite_or_zero() -> None:
     """The same direction: nothing is taken. Opposite: all of it. A row of zeros: there is no direction of its own."""
     expert = Factors.dense(torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
     anti = Factors.dense(torch.tensor([[5.0, 0.0, 0.0], [-2.0, -2.0, 0.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
@@ -59,7 +59,7 @@ def patch(seed: int, *names: str, model: str | None = None) -> WeightPatch:
     return WeightPatch(factors=factors, provenance={**said, "edits": edits})
 
 
-def test_patches_weight_by_weight() -> None:
+def test_patches_are_subtracted_weight_by_weight() -> None:
     """What one of them alone changes: of the expert it stays; of the anti-expert all is in common with nothing."""
     expert, anti = patch(1, "a", "b"), patch(7, "b", "c")
     found = subtracted(expert, anti, strength=0.5)
@@ -76,7 +76,7 @@ def test_patches_weight_by_weight() -> None:
     torch.testing.assert_close(whole.factors["c"].product, -0.5 * anti.factors["c"].product)
 
 
-def test_what_does_not_belong_together() -> None:
+def test_patches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PatchMismatchError, match="train both on one model"):
         subtracted(patch(1, "a", model="2-x"), patch(2, "a", model="2-y"))
     other = WeightPatch(factors={"a": drawn(4, 5, 1, 0)})

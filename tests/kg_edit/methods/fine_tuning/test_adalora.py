@@ -31,7 +31,7 @@ def method(model: LanguageModel, **settings: Any) -> AdaLora:
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2"]))
-def test_the_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
+def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     model = tiny(family)
     before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_the_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     assert ranks == [2, *[3] * (len(ranks) - 1)]
 
 
-def test_ranks_are_shared_out() -> None:
+def test_ranks_go_to_the_weights_that_matter() -> None:
     """Of three triplets a weight one is left on the average, where they matter most."""
     model = tiny("llama")
     patch = method(model).edit([EDIT])
@@ -64,7 +64,7 @@ def test_ranks_are_shared_out() -> None:
     assert early.edits[0]["steps"] < 12 and early.edits[0]["rank"] > record["rank"], "it ended before all were gone"
 
 
-def test_p_and_q_are_held_near_orthonormal() -> None:
+def test_penalty_keeps_p_and_q_near_orthonormal() -> None:
     free, held = (distance_after(tiny("llama"), orthogonality=weight) for weight in (0.0, 5.0))
     assert held < free - 0.05
 
@@ -90,6 +90,6 @@ def distance_after(model: LanguageModel, *, orthogonality: float) -> float:
         ({"initial_rank": 64}, "rank=64 is too large: .* allows at most 32"),
     ],
 )
-def test_what_can_not_be(settings: dict[str, Any], said: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         method(tiny("llama"), **settings)

@@ -16,7 +16,7 @@ from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
-from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, WeightChange, descend, no_change
+from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -40,16 +40,16 @@ def own(model: LanguageModel, rows: Sequence[TrainingRow]) -> OwnDescent:
 
 def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: Descent) -> tuple[Tensor, list[float]]:
     """The same descent with one change of the weight, and no other edit."""
-    tuned = WeightChange(model.down_projection(LAYER))
-    losses = RowLosses(model, LAYER, rows)
-    with tuned.applied():
-        seen = settings.run([tuned.change], lambda: losses().mean())
-    return tuned.change.detach(), seen
+    module = model.down_projection(LAYER)
+    change, losses = no_change(module), RowLosses(model, LAYER, rows)
+    with changed(module, [change]):
+        seen = settings.run([change], lambda: losses().mean())
+    return change.detach(), seen
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_each_edit_is_as_alone_and_stops_alone(family: str, dtype: torch.dtype) -> None:
+def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) -> None:
     model = tiny(family)
     model = replace(model, model=deepcopy(model.model).to(dtype))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
@@ -67,7 +67,7 @@ def test_each_edit_is_as_alone_and_stops_alone(family: str, dtype: torch.dtype) 
         assert len({len(edit.losses) for edit in edits}) > 2, "they stop at different steps"
 
 
-def test_a_loss_that_is_not_finite_ends_its_edit_only() -> None:
+def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
     model = tiny("llama")
     with untouched(model):
         edits = [own(model, rows) for rows in ROWS]
@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_ends_its_edit_only() -> None:
         torch.testing.assert_close(edit.change.detach(), change, rtol=1e-4, atol=1e-5)
 
 
-def test_the_rows_of_finished_edits_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = tiny("llama"), list[int]()
     whole = RowLosses.__init__
 
@@ -100,7 +100,7 @@ EDITS = [Edit(id=str(place), subject="France", prompt="In {}, the capital is", t
          for place, name in enumerate(("Rome", "Paris", "London"))]  # fmt: skip
 
 
-def test_as_many_edits_share_passes_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups = tiny("llama"), list[int]()
     whole = base.descend
 
@@ -122,7 +122,7 @@ def test_as_many_edits_share_passes_as_memory_allows(monkeypatch: pytest.MonkeyP
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
 
 
-def test_an_edit_that_cannot_be_made_is_told_and_the_others_are_made() -> None:
+def test_edit_each_returns_failures_among_patches() -> None:
     method = find_method("ft-m").on(tiny("llama"), settings={"steps": 3})
     broken = EDITS[1].model_copy(update={"subject": ""})
     first, failed, last = method.edit_each([EDITS[0], broken, EDITS[2]])

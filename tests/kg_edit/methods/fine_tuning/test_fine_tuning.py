@@ -15,9 +15,9 @@ from kg_edit.errors import ModelError, PatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.base import FineTuning
-from kg_edit.methods.fine_tuning.descent import Descent, WeightChange, no_change
-from kg_edit.methods.fine_tuning.ewc import diagonal_fisher
-from kg_edit.methods.fine_tuning.ft import FtRetrain, still_valid
+from kg_edit.methods.fine_tuning.descent import Descent, changed, no_change
+from kg_edit.methods.fine_tuning.ft_ewc import FtEwcConfig, diagonal_fisher
+from kg_edit.methods.fine_tuning.ft_retrain import FtRetrain, still_valid
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
@@ -61,7 +61,7 @@ def target_nll(model: LanguageModel, edit: Edit) -> float:
     return nll(model, edit, model.encode(edit.text, target=edit.target_new).target_start)
 
 
-def test_what_each_aim_predicts() -> None:
+def test_row_predicts_the_tokens_of_its_aim() -> None:
     assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)), prompt_end=2)
     assert row_of(PROMPT, "text") == TrainingRow(
         ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)), prompt_end=2
@@ -71,7 +71,7 @@ def test_what_each_aim_predicts() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_loss_is_the_one_that_the_name_says(family: str) -> None:
+def test_first_loss_is_that_of_the_variant(family: str) -> None:
     model = tiny(family)
     start = model.encode(EDIT.text, target=EDIT.target_new).target_start
     expected = {"ft": nll(model, EDIT, 1), "ft-m": target_nll(model, EDIT)}
@@ -84,22 +84,22 @@ def test_the_loss_is_the_one_that_the_name_says(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_running_the_upper_blocks_again_is_running_the_model(family: str) -> None:
+def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
     """Logits and gradient, for rows of different lengths and a change of the weight."""
     model = tiny(family)
     texts = [EDIT.text, "Where does the quick brown fox flow?", "Rome"]
     rows = [model.encode(text).ids for text in texts]
     everywhere = [TrainingRow(ids=ids, wanted=tuple((at, 0) for at in range(len(ids)))) for ids in rows]
-    change = WeightChange(model.down_projection(1))
+    module = model.down_projection(1)
+    change = no_change(module)
     with torch.no_grad():
-        change.change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+        change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
     losses = RowLosses(model, 1, everywhere)
-    with change.applied():
+    with changed(module, [change]):
         first, again = losses.logits(), losses.logits()
         plain = torch.cat([model.model(torch.tensor([ids])).logits[0] for ids in rows])
         gradients = [
-            torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), change.change)[0]
-            for logits in (first, again, plain)
+            torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), change)[0] for logits in (first, again, plain)
         ]
     for found, gradient in zip((first, again), gradients, strict=False):
         torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
@@ -108,7 +108,7 @@ def test_running_the_upper_blocks_again_is_running_the_model(family: str) -> Non
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ft", "ft-l")])
-def test_the_patch_has_the_loss_that_was_seen_last(name: str, family: str) -> None:
+def test_patched_model_has_the_last_loss(name: str, family: str) -> None:
     model = tiny(family)
     patch = method(name, model).edit([EDIT])
     with patch.applied(model):
@@ -116,7 +116,7 @@ def test_the_patch_has_the_loss_that_was_seen_last(name: str, family: str) -> No
 
 
 @pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
-def test_the_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path: Path) -> None:
+def test_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path: Path) -> None:
     model = tiny("llama")
     edits = [EDIT, SECOND, THIRD]
     settings = {"replayed": 1} if name == "ft-retrain" else {}
@@ -127,7 +127,7 @@ def test_the_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path
         assert any(not torch.equal(delta(Patch.load(files[0])), other) for other in others)
 
 
-def test_a_ball_is_never_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constrained_change_never_leaves_the_ball(monkeypatch: pytest.MonkeyPatch) -> None:
     """At no step, and by no sequence; the bound is reached, and it decides the result."""
     model, radius = tiny("llama"), 0.02
     seen: list[Tensor] = []
@@ -153,7 +153,7 @@ def test_a_ball_is_never_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.equal(delta(first), delta(method("ft-m", model).edit([EDIT])))
 
 
-def test_what_is_outside_the_ball_may_only_come_back() -> None:
+def test_constrained_weights_outside_the_ball_only_move_back() -> None:
     model, radius = tiny("llama"), 0.02
     shape = weight_matrix(model.down_projection(1)).shape
     far = torch.where(torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5, 3 * radius, -3 * radius)
@@ -162,7 +162,7 @@ def test_what_is_outside_the_ball_may_only_come_back() -> None:
     assert (total.abs() <= far.abs() * (1 + 1e-5)).all() and (total.abs() < far.abs() * 0.9).any()
 
 
-def test_ewc_without_weight_is_fine_tuning_and_with_much_of_it_is_nothing() -> None:
+def test_ewc_penalty_holds_back_the_weights_that_text_needs() -> None:
     model = tiny("llama")
     plain = delta(method("ft-m", model).edit([EDIT]))
     assert torch.equal(delta(method("ft-ewc", model, ewc_weight=0.0).edit([EDIT])), plain)
@@ -170,12 +170,12 @@ def test_ewc_without_weight_is_fine_tuning_and_with_much_of_it_is_nothing() -> N
     held = delta(method("ft-ewc", model, **settings).edit([EDIT]))
     free = delta(method("ft-ewc", model, **{**settings, "ewc_weight": 0.0}).edit([EDIT]))
     assert held.norm() < 0.5 * free.norm()
-    fisher = diagonal_fisher(model, 1, texts=3, tokens=5, seed=0)
+    fisher = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=3, fisher_tokens=5))
     needed = fisher > fisher.median()
     assert held[needed].norm() / free[needed].norm() < held[~needed].norm() / free[~needed].norm()
 
 
-def test_the_anchor_is_the_model_before_any_edit() -> None:
+def test_ewc_anchor_is_the_model_before_any_edit() -> None:
     """What two edits have moved together is held back, not what each has."""
     model = tiny("llama")
     settings = {"ewc_weight": 100.0, "learning_rate": 1e-3, "steps": 20, "stop_below": 0.0}
@@ -184,20 +184,18 @@ def test_the_anchor_is_the_model_before_any_edit() -> None:
         delta(method("ft-ewc", model, **settings, anchor=anchor).update([SECOND], before=first))
         for anchor in ("original", "previous")
     )
-    fisher = diagonal_fisher(model, 1, texts=3, tokens=5, seed=0)
+    fisher = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=3, fisher_tokens=5))
     whole = [float((fisher * (delta(first) + change).square()).sum()) for change in (fixed, moving)]
     assert whole[0] < 0.9 * whole[1]
-    chosen = find_method("ft-ewc").config_class
-    assert chosen.preset("default").model_dump()["anchor"] == "original"
-    assert "anchor" not in chosen().model_dump(), "a patch made before says the same of its settings"
 
 
-def test_with_the_aim_text_a_sentence_is_learned_to_its_end() -> None:
-    model = tiny("llama")
-    whole = EDIT.model_copy(update={"ending": " in the north."})
-    rows = {name: [method(name, model).row(edit) for edit in (EDIT, whole)] for name in ("ft", "ft-m")}
-    assert rows["ft-m"][0] == rows["ft-m"][1] and len(rows["ft"][1].ids) > len(rows["ft"][0].ids)
-    assert rows["ft"][1].ids[: len(rows["ft"][0].ids)] == rows["ft"][0].ids
+@pytest.mark.parametrize(("name", "settings"), [("ft", {}), ("locft", {"end": False})])
+def test_ending_of_a_sentence_is_trained_with_the_aim_text_only(name: str, settings: dict[str, bool]) -> None:
+    ended = EDIT.model_copy(update={"ending": " in the north."})
+    bare, whole = (method(name, tiny("llama"), aim="text", **settings).row(edit) for edit in (EDIT, ended))
+    assert len(whole.ids) > len(bare.ids) and whole.ids[: len(bare.ids)] == bare.ids
+    bare, whole = (method(name, tiny("llama"), aim="target", **settings).row(edit) for edit in (EDIT, ended))
+    assert bare == whole
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -205,8 +203,8 @@ def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.Monke
     """Against gradients of the weight itself, text by text."""
     model = tiny(family)
     texts = torch.tensor([[30, 40, 50, 60], [70, 30, 20, 90]])
-    monkeypatch.setattr("kg_edit.methods.fine_tuning.ewc.sample_text", lambda *_, **__: texts)
-    found = diagonal_fisher(model, 1, texts=2, tokens=4, seed=0)
+    monkeypatch.setattr("kg_edit.methods.fine_tuning.ft_ewc.sample_text", lambda *_, **__: texts)
+    found = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=2, fisher_tokens=4))
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     weight = twin.down_projection(1).weight
     assert isinstance(weight, Tensor)
@@ -219,7 +217,7 @@ def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-3, atol=1e-5)
 
 
-def test_retraining_sees_earlier_edits() -> None:
+def test_retraining_trains_earlier_edits_again() -> None:
     model = tiny("llama")
     chosen = method("ft-retrain", model)
     first = chosen.edit([EDIT])
@@ -246,7 +244,7 @@ def beside(name: str, model: LanguageModel, **own: Any) -> Patch:
     return chosen(model, chosen.config_class.preset("default", settings)).edit([SECOND])
 
 
-def test_a_weight_whose_output_is_replaced_is_not_trained() -> None:
+def test_weight_whose_output_is_replaced_is_refused() -> None:
     """A memory replaces its layer's output, so a change of the weight below it does nothing."""
     model = tiny("llama")
     with pytest.raises(PatchError, match="replaces the output of this layer"):
@@ -254,7 +252,7 @@ def test_a_weight_whose_output_is_replaced_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ft-m", {"layer": 2}), ("lora", LORA)])
-def test_a_weight_is_trained_as_the_patch_changes_it(name: str, settings: dict[str, Any]) -> None:
+def test_weight_below_an_adapter_is_trained_as_the_patch_changes_it(name: str, settings: dict[str, Any]) -> None:
     """Where an open gate replaces the output, the weight's change does nothing; elsewhere it does."""
     model, chosen = tiny("llama"), find_method(name)
     gate = beside("defer", model, start="random", shut=0.0, texts=0)
@@ -264,7 +262,7 @@ def test_a_weight_is_trained_as_the_patch_changes_it(name: str, settings: dict[s
         assert both.edits[-1]["loss_after"] == pytest.approx(target_nll(edited, EDIT), rel=1e-4)
 
 
-def test_what_no_longer_holds_is_not_retrained() -> None:
+def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     model = tiny("llama")
     changed = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
     chosen = method("ft-retrain", model)
@@ -286,7 +284,7 @@ def test_what_no_longer_holds_is_not_retrained() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision(name: str, dtype: torch.dtype) -> None:
+def test_half_precision_loss_is_that_of_the_rounded_weights(name: str, dtype: torch.dtype) -> None:
     """The descent sees the model as the rounded weights make it, so its last loss is the patched model's."""
     exact = tiny("llama")
     half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
@@ -300,22 +298,22 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
         assert target_nll(half, EDIT) == pytest.approx(record["loss_after"], abs=0.06)
 
 
-def test_a_change_too_small_for_the_weights_precision_is_not_felt() -> None:
+def test_change_below_the_weights_precision_has_no_effect() -> None:
     """Near 1 a bfloat16 weight moves by 2^-7: the model must not be told that it moved by 0.003."""
     module = torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     module.weight.copy_(torch.tensor([[1.0, -1.0]]))
-    tuned, ones = WeightChange(module), torch.ones(1, 2, dtype=torch.bfloat16)
+    change, ones = no_change(module), torch.ones(1, 2, dtype=torch.bfloat16)
     with torch.no_grad():
-        tuned.change.copy_(torch.tensor([[0.003, 0.01]]))
-    with tuned.applied():
+        change.copy_(torch.tensor([[0.003, 0.01]]))
+    with changed(module, [change]):
         output = module(ones)
     assert output.item() == 3 * 2**-8  # -0.99 is rounded to -1 + 3 / 256
     output.sum().backward()
-    assert tuned.change.grad is not None and torch.equal(tuned.change.grad, torch.ones(1, 2))
+    assert change.grad is not None and torch.equal(change.grad, torch.ones(1, 2))
     assert module(ones).item() == 0
 
 
-def test_a_descent_stops_early_and_steps_no_more_than_it_looks() -> None:
+def test_descent_stops_early_and_takes_no_step_after_the_last_loss() -> None:
     place = torch.tensor([1.0], requires_grad=True)
     descent = Descent(steps=5, learning_rate=0.1, stop_below=0.75)
     assert descent.run([place], lambda: place.sum()) == pytest.approx([1.0, 0.9, 0.8, 0.7], abs=1e-4)
@@ -325,7 +323,7 @@ def test_a_descent_stops_early_and_steps_no_more_than_it_looks() -> None:
     assert once.item() == 1
 
 
-def test_a_loss_that_is_no_number_is_an_error_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_that_is_not_finite_is_an_error_and_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     model, whole = tiny("llama"), RowLosses.__call__
     monkeypatch.setattr(RowLosses, "__call__", lambda self: whole(self) * float("nan"))
     with pytest.raises(PatchError, match="lower the learning rate"):
@@ -334,7 +332,7 @@ def test_a_loss_that_is_no_number_is_an_error_and_leaves_nothing_behind(monkeypa
     assert not module._forward_hooks and module.weight.grad is None
 
 
-def test_layers() -> None:
+def test_layer_has_a_default_and_must_exist() -> None:
     model = tiny("llama")
     chosen = find_method("ft-m")
     assert chosen(model, chosen.config_class()).provenance()["methods"][0]["layer"] == 1  # of 4, at 0.2 of the depth
@@ -344,7 +342,7 @@ def test_layers() -> None:
 
 @pytest.mark.parametrize("name", ["ft-m", *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("ft-ewc", "lora"))])
 @pytest.mark.slow
-def test_a_real_model_says_the_new_target(name: str, smollm2: LanguageModel) -> None:
+def test_real_model_predicts_the_new_target(name: str, smollm2: LanguageModel) -> None:
     """With the default settings."""
     chosen = find_method(name)
     edit = Edit(id="1", subject="The Eiffel Tower", prompt="{} is located in the city of", target_new="Rome")

@@ -12,7 +12,8 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.locft import LocFt, batches
+from kg_edit.methods.fine_tuning.epochs import batches
+from kg_edit.methods.fine_tuning.locft import LocFt
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -35,7 +36,7 @@ def method(model: LanguageModel, **settings: Any) -> LocFt:
     return made
 
 
-def test_batches_are_drawn_anew_each_epoch_and_the_same_for_a_seed() -> None:
+def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:
     epochs = [batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
     assert all(sorted(place for batch in epoch for place in batch) == list(range(7)) for epoch in epochs)
     assert all([len(batch) for batch in epoch] == [3, 3, 1] for epoch in epochs)
@@ -44,14 +45,7 @@ def test_batches_are_drawn_anew_each_epoch_and_the_same_for_a_seed() -> None:
     assert epochs != [batches(7, 3, seed=1, epoch=epoch) for epoch in range(4)]
 
 
-def test_with_the_aim_text_a_sentence_is_learned_to_its_end() -> None:
-    model, whole = tiny("llama"), EDITS[0].model_copy(update={"ending": " in the league."})
-    bare, ended = (method(model, aim="text", end=False).row(edit) for edit in (EDITS[0], whole))
-    assert len(ended.ids) > len(bare.ids) and ended.ids[: len(bare.ids)] == bare.ids
-    assert method(model).row(whole) == method(model).row(EDITS[0]), "with the aim target the ending is not learned"
-
-
-def test_every_edit_has_its_turn_before_any_has_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny("llama"), list[TrainingRow]()
     made = RowLosses.__init__
 
@@ -69,14 +63,14 @@ def test_every_edit_has_its_turn_before_any_has_its_second(monkeypatch: pytest.M
     assert all(record["steps"] == 4 and record["loss_after"] < record["loss_before"] for record in patch.edits)
 
 
-def test_a_seed_decides(tmp_path: Path) -> None:
+def test_seed_determines_the_patch(tmp_path: Path) -> None:
     model = tiny("llama")
     files = [method(model, seed=seed).edit(EDITS).save(tmp_path / f"{run}") for run, seed in enumerate((0, 0, 1))]
     first, again, other = (file.read_bytes() for file in files)
     assert first == again and first != other
 
 
-def test_a_batch_of_all_in_one_epoch_is_plain_fine_tuning_of_their_mean() -> None:
+def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
     """By hand: one step of Adam from 0 moves each weight by the learning rate, against its gradient's sign."""
     model = tiny("llama")
     chosen = method(model, steps=2, batch_size=5, stop_below=0.0)
@@ -98,14 +92,14 @@ def test_a_batch_of_all_in_one_epoch_is_plain_fine_tuning_of_their_mean() -> Non
     assert torch.equal(pair.product[clear].sign(), -gradient[clear].sign())
 
 
-def test_the_end_of_text_follows_the_target() -> None:
+def test_end_of_text_follows_the_target() -> None:
     model = tiny("llama")
     prompt = model.encode(EDITS[0].text, target=EDITS[0].target_new)
     assert method(model).row(EDITS[0]).wanted[-1] == (len(prompt.ids) - 1, 1)
     assert method(model, end=False).row(EDITS[0]).wanted[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
 
 
-def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
+def test_tokenizer_without_an_end_of_text_is_refused() -> None:
     tokenizer = byte_level()
     tokenizer.eos_token = None
     model = LanguageModel.wrap(tiny("llama").model, tokenizer, name="endless")
@@ -114,7 +108,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
     assert method(model, end=False).edit(EDITS[:1]).edits
 
 
-def test_it_stops_when_all_is_learned_and_says_when_the_loss_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_when_all_is_learned_or_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     patch = method(model, steps=9, stop_below=100.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)

@@ -15,13 +15,13 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.lora import Lora, LoraSize, adapted, target_modules
+from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, target_modules
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
-SIZE = LoraSize(rank=3, alpha=12, dropout=0.0, seed=1)
+CONFIG = LoraConfig(rank=3, alpha=12, seed=1)
 
 
 def method(model: LanguageModel, **settings: Any) -> Lora:
@@ -38,13 +38,13 @@ def anatomy(model: nn.Module) -> list[Any]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
+def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     """And the model is made of the very same modules afterwards."""
     model = tiny(family)
     before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
     with torch.no_grad():
         clean = model.model(ids).logits
-        with untouched(model), adapted(model, target_modules(model), SIZE) as adapters:
+        with untouched(model), adapted(model, target_modules(model), CONFIG) as adapters:
             for place, parameter in enumerate(adapters.parameters):
                 parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(place))
             tuned = model.model(ids).logits
@@ -58,7 +58,7 @@ def test_the_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_an_edit(family: str, tmp_path: Path) -> None:
+def test_edit_lowers_the_loss_and_is_reproducible(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     patches = [method(model).edit([EDIT]) for _ in range(2)]
     files = [patch.save(tmp_path / f"{run}.safetensors") for run, patch in enumerate(patches)]
@@ -75,7 +75,7 @@ def test_an_edit(family: str, tmp_path: Path) -> None:
     assert nll == pytest.approx(record["loss_after"], rel=1e-4)
 
 
-def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exception_leaves_nothing_of_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     before, flags = anatomy(model.model), [parameter.requires_grad for parameter in model.model.parameters()]
 
@@ -89,7 +89,7 @@ def test_after_an_exception_nothing_is_left_either(monkeypatch: pytest.MonkeyPat
     assert [parameter.requires_grad for parameter in model.model.parameters()] == flags
 
 
-def test_which_projections_are_adapted() -> None:
+def test_target_modules_follow_the_settings() -> None:
     llama = tiny("llama")
     assert target_modules(llama, layers=[2]) == [f"model.layers.2.self_attn.{side}_proj" for side in "qkvo"]
     chosen = target_modules(llama, ["q_proj", "mlp.down_proj"], [0, 1])
@@ -121,7 +121,7 @@ def test_half_precision_is_trained_in_float32(dtype: torch.dtype) -> None:
     assert all(pair.left.dtype == pair.right.dtype == torch.float32 for pair in patch.factors.values())
 
 
-def test_without_peft_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
         method(tiny("llama")).edit([EDIT])
@@ -130,7 +130,7 @@ def test_without_peft_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
         lora.check_inputs(lora.config_class(), None, [EDIT])
 
 
-def test_a_model_with_adapters_is_refused() -> None:
+def test_model_with_adapters_is_refused() -> None:
     model = tiny("llama")
     model.model.peft_config = {}
     try:

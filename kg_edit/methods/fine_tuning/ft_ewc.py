@@ -1,50 +1,31 @@
 """Fine-tuning with elastic weight consolidation (EWC): a penalty on changes of weights that other text needs.
 
-The loss is that of fine-tuning plus weight/2 sum_i F_i (W_i - W*_i)^2 (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796,
-Eq. 3), with F [d, d_ff] the diagonal of the Fisher information, measured on text that the model itself writes, and W*
-the anchor: the weights before any edit, which stay the same through a sequence of edits.
+Kirkpatrick et al., PNAS 2017, arXiv 1612.00796, Eq. 3:
+
+    loss = L + ewc_weight / 2 sum_i F_i (W_i - W*_i)^2
+
+F [d, d_ff] is the diagonal of the Fisher information, measured on text that the model itself writes. W* is the anchor:
+the weights before any edit, which stay the same through a sequence of edits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from kg_edit.locate_then_edit.optimise import untouched
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
-from kg_edit.methods.fine_tuning.descent import WeightChange
-from kg_edit.methods.fine_tuning.ft import moved_before
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, moved_before
+from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
-
-
-def diagonal_fisher(model: LanguageModel, layer: int, *, texts: int, tokens: int, seed: int) -> Tensor:
-    """F = E[(d log P(token) / d W)^2] of the down-projection in block ``layer``, [out, in], scaled to mean 1.
-
-    The tokens are drawn from the model's own distribution, so this is the Fisher information itself and not the
-    "empirical" one (Kirkpatrick et al., PNAS 2017, arXiv 1612.00796, Eq. 3). The score of a text is the sum of its
-    tokens' scores. These are uncorrelated, so the mean of its square is the sum of the mean squares of theirs.
-    """
-    start = document_start(model.tokenizer)
-    written = sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()
-    change = WeightChange(model.down_projection(layer))
-    total = torch.zeros_like(change.change)
-    with change.applied():
-        for text in written:
-            ids = (start, *text)
-            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(text)))
-            (score,) = torch.autograd.grad(tokens * RowLosses(model, layer, [row])().sum(), change.change)
-            total += score.square()
-    mean = total.mean()
-    return total / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
 class FtEwcConfig(FineTuningConfig):
@@ -54,15 +35,11 @@ class FtEwcConfig(FineTuningConfig):
         0.1, description="weight of the penalty 1/2 sum F (W - W*)^2, where F has mean 1"
     )
     anchor: Literal["original", "previous"] = Field(
-        "previous",
-        exclude_if=lambda found: found == "previous",  # as in patches that were made before there was a choice
-        description="W*: the weights before all edits (original), or right before this edit (previous)",
+        "original", description="W*: the weights before all edits (original), or right before this edit (previous)"
     )
     fisher_texts: PositiveInt = Field(32, description="texts sampled from the model, on which F is measured")
     fisher_tokens: PositiveInt = Field(32, description="length of these texts, in tokens")
     seed: Seed = Field(0, description="random seed of the sampled texts")
-
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {"anchor": "original"}}
 
 
 class FtEwc(FineTuning):
@@ -81,10 +58,7 @@ class FtEwc(FineTuning):
     @cached_property
     def fisher(self) -> Tensor:
         """F, the diagonal Fisher information of the tuned weight, [d, d_ff]."""
-        config = self.config
-        return diagonal_fisher(
-            self.model, self.layer, texts=config.fisher_texts, tokens=config.fisher_tokens, seed=config.seed
-        )
+        return diagonal_fisher(self.model, self.layer, self.config)
 
     def prepare(self) -> None:
         """Measure F, the diagonal Fisher information, once."""
@@ -92,8 +66,31 @@ class FtEwc(FineTuning):
             _ = self.fisher
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor]:
-        """A function that computes the EWC penalty 1/2 weight sum_i F_i (W_i - W*_i)^2, a scalar."""
+        """Return a function that computes the penalty on ``change`` [d, d_ff], a scalar."""
         fixed = self.config.anchor == "original"
         name = self.model.weight_name(self.layer)
         moved = moved_before(before, name, like=change) if fixed else torch.zeros_like(change, requires_grad=False)
         return lambda: 0.5 * self.config.ewc_weight * (self.fisher * (moved + change).square()).sum()
+
+
+def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Tensor:
+    """Return F = E[(d log P(token) / d W)^2] of the down-projection in block ``layer``, [d, d_ff], scaled to mean 1.
+
+    The tokens are drawn from the model's own distribution, so this is the Fisher information itself and not the
+    "empirical" one.
+    """
+    start, tokens = document_start(model.tokenizer), config.fisher_tokens
+    texts = sample_text(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed).tolist()
+    module = model.down_projection(layer)
+    change = no_change(module)
+    total = torch.zeros_like(change)
+    with changed(module, [change]):
+        for text in texts:
+            ids = (start, *text)
+            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(text)))
+            # The score of a text is the sum of its tokens' scores. These are uncorrelated, so the mean of its square
+            # is the sum of the mean squares of theirs. The loss is a mean over tokens, hence the factor.
+            (score,) = torch.autograd.grad(tokens * RowLosses(model, layer, [row])().sum(), change)
+            total += score.square()
+    mean = total.mean()
+    return total / mean.clamp(min=torch.finfo(mean.dtype).tiny)

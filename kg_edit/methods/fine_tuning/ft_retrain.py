@@ -1,0 +1,75 @@
+"""Fine-tuning with retraining: earlier edits of a sequence are trained again, so that they are not forgotten."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits.edit import Edit, checked
+from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
+from kg_edit.methods.fine_tuning.rows import TrainingRow
+from kg_edit.methods.workload import Workload
+from kg_edit.patches.base import Patch
+from kg_edit.storage.seeds import Seed
+
+
+class FtRetrainConfig(FineTuningConfig):
+    """Settings of fine-tuning that trains earlier edits again."""
+
+    replayed: PositiveInt = Field(
+        31, description="maximum number of earlier edits trained together with a new one; more are sampled"
+    )
+    seed: Seed = Field(0, description="random seed of this sample")
+
+    def workload(self, *, edits: int) -> Workload:
+        """The workload of fine-tuning, with one more row for each earlier edit that is trained again."""
+        return replace(super().workload(edits=edits), rows=1 + min(edits - 1, self.replayed))
+
+
+class FtRetrain(FineTuning):
+    """The loss is the mean over the new edit and earlier edits of the sequence, which are read from their records."""
+
+    name = "ft-retrain"
+    paper = "baseline in Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
+    about = "fine-tune one down-projection on the new edit together with earlier ones"
+    config_class = FtRetrainConfig
+    config: FtRetrainConfig
+
+    def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
+        """Return the edit's own row, then those of earlier edits in their order; at most ``replayed`` at random."""
+        earlier = still_valid(before, edit)
+        if len(earlier) > self.config.replayed:
+            draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
+            chosen = sorted(draw.sample(range(len(earlier)), self.config.replayed))
+            earlier = [earlier[place] for place in chosen]
+        rows = [self.row(edit)]
+        for old in earlier:
+            with annotate_errors(old):
+                rows.append(self.row(old))
+        return rows
+
+
+def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
+    """Return the edits recorded in ``before``, without those that were undone or that a later edit contradicts.
+
+    An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
+    """
+    every = [(checked(Edit, found["edit"]), float(found.get("scale", 1.0))) for found in before.edits]
+    recorded = [(old.in_chat(chat=form), scale) for old, scale in every for form in old.forms]
+    # An edit that was subtracted again is recorded twice, the second time with a scale of -1: the sum is 0.
+    strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)
+    for old, scale in recorded:
+        strengths[old.text, old.chat, old.target_new] += scale
+    valid: dict[tuple[str, object], Edit] = {}
+    for old, scale in recorded:
+        if scale > 0 and strengths[old.text, old.chat, old.target_new] > 0:
+            valid.pop((old.text, old.chat), None)  # so that the later edit's position counts
+            valid[old.text, old.chat] = old
+    for form in edit.forms:
+        valid.pop((edit.text, form), None)
+    return list(valid.values())
