@@ -81,7 +81,12 @@ class ChunkReader:
         """
         number = lines + 1
         try:
-            self._skip(start)
+            skip = start
+            while skip:
+                read = len(self._file.read(min(skip, CHUNK)))
+                if not read:
+                    raise EOFError("the file is shorter than in the earlier run")
+                skip -= read
             while text := self._file.read(CHUNK):
                 rest = b"" if text.endswith(b"\n") else self._file.readline(_LONGEST_LINE)
                 text += rest
@@ -99,13 +104,6 @@ class ChunkReader:
             raise GraphFileError(self.path, problem, line=number) from error
         except OSError as error:
             raise GraphFileError(self.path, f"cannot be read ({error.strerror or error})", line=number) from error
-
-    def _skip(self, count: int) -> None:
-        while count:
-            read = len(self._file.read(min(count, CHUNK)))
-            if not read:
-                raise EOFError("the file is shorter than in the earlier run")
-            count -= read
 
 
 class _HashingFile:
@@ -158,13 +156,19 @@ def _unreadable(path: Path, error: OSError) -> GraphFileError:
 
 
 class Batch(NamedTuple):
-    """Triples to store, as N-Triples in `PARTS` parts, and their counts.
+    """Triples to store, and their counts.
 
-    - `names` has the lines with texts.
-    - `weights` are pairs of little-endian int64: the number of an id (negative for properties), and how many statements
-      contain the id.
-    - `kept` is the number of triples, and `probe` is one of them.
-    - `end` and `lines` are the position after the batch: bytes of the unzipped file, and lines.
+    Args:
+        triples: N-Triples in `PARTS` parts.
+        names: the lines with texts.
+        weights: pairs of little-endian int64: the number of an id (negative for properties), and how many statements
+            contain the id.
+        kept: number of triples.
+        statements: number of truthy item-valued statements.
+        content_hash: hash of the triples (`content_hash`).
+        probe: one of the triples.
+        end: position after the batch, in bytes of the unzipped file.
+        lines: position after the batch, in lines.
     """
 
     triples: tuple[bytes, ...]
@@ -197,11 +201,16 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
 
 def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
     texts = [line for line in kept if b'"' in line]
-    numbers = statement_numbers(kept)
+    numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
+    size = -(-len(kept) // PARTS) or 1
+    # How many statements contain each id: items as subject or object, properties with a minus.
+    items, of_items = np.unique(numbers[:, (0, 2)], return_counts=True)
+    properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
+    ids, counts = np.concatenate([items, -properties]), np.concatenate([of_items, of_properties])
     return Batch(
-        triples=tuple(b"\n".join(part) for part in _parts(kept)),
+        triples=tuple(b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)),
         names=b"".join([line + b"\n" for line in texts]),
-        weights=_weights(numbers),
+        weights=np.column_stack([ids, counts]).astype("<i8").tobytes(),
         kept=len(kept),
         statements=len(numbers),
         content_hash=content_hash(kept),
@@ -209,18 +218,6 @@ def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
         end=chunk.end,
         lines=chunk.first - 1 + chunk.lines.count(b"\n"),
     )
-
-
-def _parts(kept: list[bytes]) -> Iterator[list[bytes]]:
-    size = -(-len(kept) // PARTS) or 1
-    return (kept[start : start + size] for start in range(0, len(kept), size))
-
-
-def _weights(numbers: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bytes:
-    items, of_items = np.unique(numbers[:, (0, 2)], return_counts=True)
-    properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
-    ids, counts = np.concatenate([items, -properties]), np.concatenate([of_items, of_properties])
-    return np.column_stack([ids, counts]).astype("<i8").tobytes()
 
 
 def content_hash(lines: Sequence[bytes]) -> int:

@@ -21,7 +21,7 @@ from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
 
 _BLOCK = 16 << 20  # bytes
-_FULL = "free some space or give another --store, and run the same command again: it continues where it stopped"
+_FULL = "free some space or give another --store, and run the same command again: it resumes where it stopped"
 
 _INDEX_BLOCK = 1 << 20  # pairs
 _COMMON = 1 << 28  # larger than the number of any item of Wikidata
@@ -55,11 +55,8 @@ class Database:
         """Add the triples of all parts (N-Triples), one thread per part; raises SyntaxError for a malformed triple."""
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
-            list(threads.map(self._add, parts))
+            list(threads.map(lambda part: self.store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
         self.store.flush()
-
-    def _add(self, triples: bytes) -> None:
-        self.store.bulk_load(triples, RdfFormat.N_TRIPLES, lenient=True)
 
     def optimize(self) -> int:
         """Compact the database for reading, and return the number of distinct triples."""
@@ -104,6 +101,7 @@ class _Counter:
 
 
 def _allow_many_files() -> None:
+    """Raise this process's limit of open files: the engine opens every file of the database."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -124,7 +122,15 @@ def store_write_errors(target: Path) -> Iterator[None]:
 
 def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
     """Write the label index to `path` from the spool files of names and weights; raises LabelIndexError."""
-    return build_label_index(path, _entries(spooled), weights=_weights(weights))
+
+    def statements_per_id() -> Iterator[tuple[str, int]]:
+        for pairs in _pairs(weights):
+            for number, count in pairs.tolist():
+                yield f"P{-number}" if number < 0 else f"Q{number}", count
+
+    with spooled.open("rb") as file:
+        entries = map(LabelEntry._make, names(line.removesuffix(b"\n") for line in file))
+        return build_label_index(path, entries, weights=statements_per_id())
 
 
 class IdCounts(NamedTuple):
@@ -147,17 +153,6 @@ def count_ids(weights: Path) -> IdCounts:
         common[ids[(ids >= 0) & (ids < _COMMON)]] = True
         rare.update(ids[ids >= _COMMON].tolist())
     return IdCounts(int(np.count_nonzero(common[:top])) + len(rare), len(properties))
-
-
-def _entries(spooled: Path) -> Iterator[LabelEntry]:
-    with spooled.open("rb") as file:
-        yield from map(LabelEntry._make, names(line.removesuffix(b"\n") for line in file))
-
-
-def _weights(path: Path) -> Iterator[tuple[str, int]]:
-    for pairs in _pairs(path):
-        for number, count in pairs.tolist():
-            yield f"P{-number}" if number < 0 else f"Q{number}", count
 
 
 def _pairs(path: Path) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:

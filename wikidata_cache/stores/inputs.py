@@ -7,7 +7,6 @@ false facts.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from bisect import bisect_right
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.ids import LANGUAGES, is_entity
+from wikidata_cache.ids import LANGUAGES
 from wikidata_cache.stores import ntriples
 from wikidata_cache.stores.chunks import Chunk, read_head
-from wikidata_cache.stores.ntriples import BadLineHandler, LineTranslator, text_line
-from wikidata_cache.stores.translators import check_array_closed, json_entities, kgtk_rows, plain_rows
+from wikidata_cache.stores.ntriples import BadLineHandler, LineTranslator
+from wikidata_cache.stores.translators import check_array_closed, codex_labels, json_entities, kgtk_rows, plain_rows
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,10 @@ class Input:
     def translate(self, languages: Collection[str], *, keep_all: bool, bad: BadLineHandler) -> LineTranslator:
         """Return the function that translates lines of the file to the N-Triples to keep.
 
-        `keep_all` keeps every triple of an N-Triples file. `bad` is called for unreadable lines.
+        Args:
+            languages: languages of the texts to keep.
+            keep_all: keep every triple of an N-Triples file.
+            bad: called for unreadable lines.
         """
         if self.kind == "N-Triples" and keep_all:
             return ntriples.all_lines_translator(self.path.name, bad)
@@ -83,7 +85,14 @@ def find_inputs(sources: Iterable[Path]) -> list[Input]:
 
     Raises GraphFileError where a file is missing, empty, of an unknown kind, or given twice.
     """
-    files = [file for source in sources for file in _files(source.expanduser())]
+    files: list[Path] = []
+    for source in (source.expanduser() for source in sources):
+        found = [source]
+        if source.is_dir():
+            found = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
+            if not found:
+                raise GraphFileError(source, f"contains nothing to load; expected {_EXPECTED}")
+        files += found
     for file in files:
         if files.count(file) > 1:
             raise GraphFileError(file, "is given twice; give it once")
@@ -104,15 +113,6 @@ def detect(path: Path) -> Input:
         if form.match(body):
             return Input(path, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
-
-
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    files = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
-    if not files:
-        raise GraphFileError(source, f"contains nothing to load; expected {_EXPECTED}")
-    return files
 
 
 def is_graph_file(path: Path) -> bool:
@@ -168,35 +168,6 @@ def codex_files(folder: Path) -> list[Path]:
         triples = [*(root / "triples").glob("codex-*"), root]
         splits = [folder / name for folder in sorted(triples) for name in _SPLITS if (folder / name).is_file()]
         if splits:
-            return splits + list(_label_files(root))
+            folders = [root / part / language for part in _LABELS for language in LANGUAGES]
+            return splits + [file for folder in folders for file in sorted(folder.glob("*.json"))]
     return []
-
-
-def _label_files(root: Path) -> Iterator[Path]:
-    for part in _LABELS:
-        for language in LANGUAGES:
-            yield from sorted((root / part / language).glob("*.json"))
-
-
-def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language."""
-    language = path.parent.name if path.parent.name in LANGUAGES else LANGUAGES[0]
-
-    def translate(text: bytes, first: int) -> list[bytes]:
-        try:
-            found = json.loads(text)
-            return [line for entity, said in found.items() for line in _lines(entity, said, language)]
-        except json.JSONDecodeError as error:
-            bad(error.lineno, f"is not JSON: {error.msg}")
-        except (ValueError, AttributeError, TypeError) as error:
-            bad(first, f"expected {{id: {{'label': text, 'description': text}}}} ({error})")
-        return []
-
-    return translate
-
-
-def _lines(entity: str, said: dict[str, str | None], language: str) -> Iterator[bytes]:
-    for kind in ("label", "description"):
-        text = said.get(kind)
-        if is_entity(entity) and text and text.strip():
-            yield text_line(entity, kind, text, language)

@@ -18,8 +18,7 @@ from pathlib import Path
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
-from wikidata_cache.labels.label_index import LabelCounts
-from wikidata_cache.stores.chunks import Batch, Chunk, ChunkReader, add_hashes, batches, open_chunks, read_ahead
+from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, count_ids, index_names, store_write_errors
 from wikidata_cache.stores.inputs import BadLines, Input, detect, find_inputs, sibling_labels
 from wikidata_cache.stores.manifest import (
@@ -45,8 +44,10 @@ _PROBES = 16  # triples that the manifest lists, so that opening the store can l
 class LoadOptions:
     """What to keep of the sources.
 
-    `keep_all` keeps every triple of N-Triples files. `languages` are those of the labels, aliases and descriptions to
-    keep. `skip_bad_lines` leaves out unreadable lines, instead of raising GraphFileError.
+    Args:
+        keep_all: keep every triple of N-Triples files.
+        skip_bad_lines: leave out unreadable lines, instead of raising GraphFileError.
+        languages: languages of the labels, aliases and descriptions to keep.
     """
 
     keep_all: bool = False
@@ -71,11 +72,20 @@ def load(
     force: bool = False,
     options: LoadOptions | None = None,
 ) -> LoadReport:
-    """Make a store from the sources: graph files, Wikidata dumps, folders of these, or CoDEx folders.
+    """Make a store from graph files, Wikidata dumps, folders of these, or CoDEx folders.
 
-    The store is built in the folder `STORE.loading` beside its final place, and moved there when it is complete. With
-    `force`, it replaces an existing store. An interrupted load resumes when it is called again with the same files and
-    options. Memory is bounded, whatever the size of the sources.
+    The store is built in the folder `STORE.loading` next to its final place, and moved there when it is complete. An
+    interrupted load resumes when it is called again with the same files and options. Memory is bounded, whatever the
+    size of the sources.
+
+    Args:
+        sources: files and folders.
+        store: the folder of the new store.
+        force: replace an existing store.
+        options: what to keep of the sources.
+
+    Returns:
+        The manifest of the store, and the time that it took.
 
     Raises:
         GraphFileError: a source cannot be read; the message names file and line.
@@ -87,72 +97,73 @@ def load(
     options = options or LoadOptions()
     target = Path(store).expanduser().resolve()
     inputs = find_inputs(Path(source) for source in sources)
+    # Everything that decides the content: a load with another plan does not resume, but starts over.
+    files = [[str(i.path.absolute()), i.path.stat().st_size, i.path.stat().st_mtime_ns, i.kind] for i in inputs]
+    plan = [FORMAT, release(), options.keep_all, list(options.languages), files]
     with store_write_errors(target):
         restore(target)
-        _check_target(target, force=force)
-        with open_work(target, _plan(inputs, options)) as work:
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            if not is_store(target):
+                raise StoreError(target, "exists already, and is not a store; give another --store")
+            if not force:
+                raise StoreError(target, "is already a store; replace it with --force, or give another --store")
+        with open_work(target, plan) as work:
             report = _build_or_resume(work, inputs, options)
             swap_in(work.folder, target)
     return report
 
 
-def _check_target(target: Path, *, force: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not is_store(target):
-        raise StoreError(target, "exists already, and is not a store; give another --store")
-    if not force:
-        raise StoreError(target, "is already a store; replace it with --force, or give another --store")
-
-
-def _plan(inputs: Sequence[Input], options: LoadOptions) -> list[object]:
-    files = [[str(i.path.absolute()), i.path.stat().st_size, i.path.stat().st_mtime_ns, i.kind] for i in inputs]
-    return [FORMAT, release(), options.keep_all, list(options.languages), files]
-
-
 def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
     if is_store(work.folder):  # an earlier run was killed between the last step and the move
-        return LoadReport(_finished_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
+        try:
+            return LoadReport(read_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
+        except StoreError as error:
+            discard(work.folder)
+            problem = f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
+            raise StoreError(work.folder, problem) from error
     try:
-        return build(work, inputs, options)
+        return _build(work, inputs, options)
     except GraphFileError as error:
-        raise GraphFileError(error.path, f"{error.problem}. {_what_is_kept(work)}", line=error.line) from error
+        if work.progress.triples:
+            left = (
+                f"The {work.progress.triples} triples before it are stored in {work.folder}: the same command resumes "
+                f"there (--skip-bad-lines skips what cannot be read), and starts over if a source has changed"
+            )
+        else:
+            discard(work.folder)
+            left = "Nothing was loaded"
+        raise GraphFileError(error.path, f"{error.problem}. {left}", line=error.line) from error
     except LabelIndexError as error:
         raise OSError(str(error)) from error
 
 
-def _finished_manifest(folder: Path) -> Manifest:
-    try:
-        return read_manifest(folder)
-    except StoreError as error:
-        discard(folder)
-        raise StoreError(
-            folder, f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
-        ) from error
-
-
-def _what_is_kept(work: Work) -> str:
-    """Return a sentence on what a failed load leaves behind. If no triple was loaded, delete the folder."""
-    if not work.progress.triples:
-        discard(work.folder)
-        return "Nothing was loaded"
-    return (
-        f"The {work.progress.triples} triples before it are kept in {work.folder}: the same command continues there "
-        f"(--skip-bad-lines skips what cannot be read), and starts from the beginning if a source has changed"
-    )
-
-
-def build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
-    """Load the triples, build the label index, check that the probe triples are found, and write the manifest last.
-
-    Raises GraphFileError, StoreError or LabelIndexError.
-    """
+def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
+    """Load the triples, build the label index, check that the probe triples are found, and write the manifest last."""
     begun = time.perf_counter()
     triples = _load_all(work, inputs, options)
     loaded = time.perf_counter()
     logger.info("Building the label index")
     labels = index_names(work.folder / LABELS, work.folder / NAMES, work.folder / WEIGHTS)
-    manifest = _manifest(work, options, triples, labels)
+    ids = count_ids(work.folder / WEIGHTS)
+    manifest = Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        package=release(),
+        content_hash=f"{work.progress.content_hash:032x}",
+        counts=Counts(
+            triples=triples,
+            statements=work.progress.statements,
+            items=ids.items,
+            properties=ids.properties,
+            named=labels.entities,
+            labels=labels.labels,
+            aliases=labels.aliases,
+        ),
+        sources=work.progress.done,
+        keep_all=options.keep_all,
+        languages=list(options.languages),
+        files=stored_files(work.folder),
+        probes=work.progress.probes,
+    )
     open_database(work.folder, manifest)
     write_atomically(work.folder / MANIFEST, manifest.as_json())
     return LoadReport(manifest, loaded - begun, time.perf_counter() - loaded, work.progress.skipped)
@@ -160,17 +171,24 @@ def build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRepo
 
 def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
     """Add the sources that are not done yet to the database, compact it, and return the number of distinct triples."""
+    progress = work.progress
     with Database(work.folder) as database:
-        for source in inputs[len(work.progress.done) :]:
+        for source in inputs[len(progress.done) :]:
             _load_source(work, database, source, options)
-        for source in _labels_beside(work, inputs):
+        for source in _labels_nearby(work, inputs):
             _load_source(work, database, source, options)
-        _check_kept(work, inputs)
-        logger.info("Optimising %d triples", work.progress.triples)
+        if not progress.triples:
+            names = ", ".join(source.path.name for source in inputs)
+            raise GraphFileError(
+                inputs[0].path,
+                f"nothing in {names} can be used: no Wikidata statement with an item as value, no label in a wanted "
+                f"language. Keep every triple with --keep-all, or give another source",
+            )
+        logger.info("Optimising %d triples", progress.triples)
         triples = database.optimize()
-        if triples != work.progress.triples:
+        if triples != progress.triples:
             logger.info("Some triples occur more than once; counting the different ones")
-            work.progress.content_hash, work.progress.statements = database.recount()
+            progress.content_hash, progress.statements = database.recount()
     return triples
 
 
@@ -184,45 +202,35 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
         read = batches(_as_one_chunk(chunks) if source.kind == "CoDEx labels" else chunks, translate)
         with closing(read_ahead(read)) as coming:
             for batch in coming:
-                _add(database, batch, source.path)
+                try:
+                    database.add(batch.triples)
+                except SyntaxError as error:  # missed by the fast test; the engine only counts the lines it gets
+                    problem = f"is not N-Triples before line {batch.lines}: {error.msg}"
+                    raise GraphFileError(source.path, problem) from error
+                # progress.json is written last: what it counts is in the database and in the spool files.
                 progress.skipped = before + bad.until(batch.lines)
-                _record_batch(work, batch)
-        progress.done.append(_source_file(source, reader, work))
+                progress.names = work.spool(NAMES, batch.names)
+                progress.weights = work.spool(WEIGHTS, batch.weights)
+                progress.offset, progress.lines = batch.end, batch.lines
+                progress.kept += batch.kept
+                progress.statements += batch.statements
+                progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)
+                if batch.probe and len(progress.probes) < _PROBES:
+                    progress.probes.append(batch.probe)
+                work.record()
+        progress.done.append(
+            SourceFile(
+                name=source.path.name,
+                kind=source.kind,
+                bytes=source.path.stat().st_size,
+                sha256=reader.sha256,
+                lines=progress.lines,
+                kept=progress.kept,
+            )
+        )
     progress.offset = progress.lines = progress.kept = 0
     progress.skipped = before + bad.count
     work.record()
-
-
-def _add(database: Database, batch: Batch, path: Path) -> None:
-    try:
-        database.add(batch.triples)
-    except SyntaxError as error:  # missed by the fast test; the engine's line numbers count only the kept lines
-        problem = f"is not N-Triples before line {batch.lines}: {error.msg}"
-        raise GraphFileError(path, problem) from error
-
-
-def _record_batch(work: Work, batch: Batch) -> None:
-    progress = work.progress
-    progress.names = work.spool(NAMES, batch.names)
-    progress.weights = work.spool(WEIGHTS, batch.weights)
-    progress.offset, progress.lines = batch.end, batch.lines
-    progress.kept += batch.kept
-    progress.statements += batch.statements
-    progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)
-    if batch.probe and len(progress.probes) < _PROBES:
-        progress.probes.append(batch.probe)
-    work.record()
-
-
-def _source_file(source: Input, reader: ChunkReader, work: Work) -> SourceFile:
-    return SourceFile(
-        name=source.path.name,
-        kind=source.kind,
-        bytes=source.path.stat().st_size,
-        sha256=reader.sha256,
-        lines=work.progress.lines,
-        kept=work.progress.kept,
-    )
 
 
 def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -231,54 +239,18 @@ def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         yield Chunk(b"".join(part.lines for part in parts), parts[0].first, parts[-1].end)
 
 
-def _labels_beside(work: Work, inputs: Sequence[Input]) -> list[Input]:
-    """Return the labels file beside sources that have no labels, as `graph_files.py` does; else []."""
-    if len(work.progress.done) > len(inputs) or (not work.progress.offset and _has_labels(work)):
+def _labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
+    """Return the labels file in the folder of sources that have no labels, as `graph_files.py` does; else []."""
+    if len(work.progress.done) > len(inputs):
         return []
+    if not work.progress.offset:  # an offset means that this labels file was begun before an interruption
+        label = f"> <{RDFS_LABEL}> ".encode()  # other texts are descriptions, aliases or times
+        with (work.folder / NAMES).open("rb") as file:
+            if any(label in line for line in file):
+                return []
     sibling = sibling_labels([source.path for source in inputs])
     if sibling is None:
         logger.warning("No labels in these sources: statements without labels are left out of every subgraph")
         return []
     logger.info("No labels in these sources; also loading %s from the same folder", sibling.name)
     return [detect(sibling)]
-
-
-def _has_labels(work: Work) -> bool:
-    """Return whether a recorded text is a label; others are descriptions, aliases or times."""
-    label = f"> <{RDFS_LABEL}> ".encode()
-    with (work.folder / NAMES).open("rb") as file:
-        return any(label in line for line in file)
-
-
-def _check_kept(work: Work, inputs: Sequence[Input]) -> None:
-    if not work.progress.triples:
-        names = ", ".join(source.path.name for source in inputs)
-        raise GraphFileError(
-            inputs[0].path,
-            f"nothing in {names} can be used: no Wikidata statement with an item as value, no label in a wanted "
-            f"language. Keep every triple with --keep-all, or give another source",
-        )
-
-
-def _manifest(work: Work, options: LoadOptions, triples: int, labels: LabelCounts) -> Manifest:
-    progress = work.progress
-    ids = count_ids(work.folder / WEIGHTS)
-    return Manifest(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        package=release(),
-        content_hash=f"{progress.content_hash:032x}",
-        counts=Counts(
-            triples=triples,
-            statements=progress.statements,
-            items=ids.items,
-            properties=ids.properties,
-            named=labels.entities,
-            labels=labels.labels,
-            aliases=labels.aliases,
-        ),
-        sources=progress.done,
-        keep_all=options.keep_all,
-        languages=list(options.languages),
-        files=stored_files(work.folder),
-        probes=progress.probes,
-    )

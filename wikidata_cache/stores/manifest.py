@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,25 +27,30 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # bytes
 _SLOW_S = 1.0  # seconds; a longer check shows a progress bar and is logged
-RELOAD_HINT = "load it again: `wikidata-cache load SOURCE --store {folder} --force`"
-
-FORMAT = "wikidata-cache store/2"
+FORMAT = "wikidata-cache store/1"
 MANIFEST = "manifest.json"
 ENGINE = "oxigraph"
 LABELS = "labels.sqlite"
 LICENCE = "Wikidata's statements, labels, aliases and descriptions are CC0 1.0; other sources keep their own terms."
 HASH_METHOD = "sum modulo 2^128 of the BLAKE2b-128 hashes of the triples as N-Triples lines without line end"
 
-_MAKE = "make one with `wikidata-cache load SOURCE --store FOLDER`"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of manifest.json.
 
-    `created` is a UTC time in ISO 8601, and `package` the release that loaded the store. Stores of the same triples
-    have the same `content_hash`, whatever the order of loading. `files` are size, time and sha256 by path. `probes` are
-    some of the triples as N-Triples.
+    Args:
+        created: UTC time in ISO 8601.
+        package: the release that loaded the store.
+        content_hash: the same for stores of the same triples, whatever the order of loading.
+        counts: sizes of the store.
+        sources: the loaded files.
+        keep_all: whether every triple of N-Triples files was loaded.
+        languages: languages of the labels, aliases and descriptions.
+        files: size, time and sha256 by path.
+        probes: some of the triples, as N-Triples.
+        licence: the terms of the data.
+        content_hash_method: how `content_hash` is computed.
     """
 
     created: str
@@ -102,16 +107,24 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
 
     Raises StoreError where the folder is not a store, is not finished, has another version, is damaged, or lacks files.
     """
+    make = "make one with `wikidata-cache load SOURCE --store FOLDER`"
+    if not folder.is_dir():
+        raise StoreError(folder, f"there is no such folder; {make}")
     if not is_store(folder):
-        raise _no_store(folder)
+        if (folder / "progress.json").is_file() or folder.name.endswith(".loading"):
+            problem = "is an unfinished store of `wikidata-cache load`; run the same command again to finish it"
+        else:
+            problem = f"is not a store, because it has no {MANIFEST}; {make}"
+        raise StoreError(folder, problem)
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = found.pop("format")
         if version != FORMAT:
-            raise StoreError(folder, f"has the format {version!r}; expected {FORMAT!r}. {_again(found)}")
-        files = {name: StoredFile(**said) for name, said in found.pop("files").items()}
-        said = {field.name: found[field.name] for field in fields(Manifest) if field.name != "files"}
-        manifest = Manifest(files=files, **said)
+            raise StoreError(
+                folder, f"has the format {version!r}; this release reads {FORMAT!r}. {_suggestion(folder)}"
+            )
+        files = {name: StoredFile(**values) for name, values in found.pop("files").items()}
+        manifest = Manifest(files=files, **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             folder, f"its {MANIFEST} cannot be read ({error}). Load the store again with --force"
@@ -176,9 +189,8 @@ def store_read_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SyntaxError) as error:
-        suggestion = f"Copy the folder again from its source, or {RELOAD_HINT.format(folder=folder)}"
         problem = f"its database cannot be read, so the database or the disk is damaged ({error})"
-        raise StoreError(folder, f"{problem}. {suggestion}") from error
+        raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
@@ -189,50 +201,48 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
 
 def describe_file(path: Path) -> StoredFile:
     """Return size, modification time and sha256 of a finished file."""
-    said = path.stat()
-    return StoredFile(bytes=said.st_size, mtime_ns=said.st_mtime_ns, sha256=_sha256([path])[path])
+    stat = path.stat()
+    return StoredFile(bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=_sha256([path])[path])
 
 
 def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
     """Raise StoreError, which names the file, if a file of the folder is missing or has changed.
 
-    A file with the recorded size and modification time is trusted. The sha256 is compared for files with another time,
-    and with `every` for all files.
+    Args:
+        folder: the store.
+        files: the recorded size, time and sha256 of each file.
+        every: compare the sha256 of all files; by default only of those whose modification time differs.
     """
-    doubtful = [name for name, known in files.items() if _stat_differs(folder, name, known) or every]
+    doubtful = []
+    for name, known in files.items():
+        try:
+            stat = (folder / name).stat()
+        except FileNotFoundError as error:
+            raise StoreError(folder, f"is incomplete: {name} is missing. {_suggestion(folder)}") from error
+        except OSError as error:
+            problem = f"{name} cannot be read ({error.strerror or error})"
+            raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
+        if stat.st_size != known.bytes:
+            problem = f"is incomplete: {name} has {stat.st_size} bytes instead of {known.bytes}"
+            raise StoreError(folder, f"{problem}. {_suggestion(folder)}")
+        if every or stat.st_mtime_ns != known.mtime_ns:
+            doubtful.append(name)
     begun = time.monotonic()
     try:
         found = _sha256([folder / name for name in doubtful])
     except OSError as error:
-        problem = (
-            f"the store or its disk is damaged: {error.filename or 'a file'} cannot be read ({error.strerror or error})"
-        )
+        where = error.filename or "a file"
+        problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
         raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
     for name in doubtful:
         if found[folder / name] != files[name].sha256:
             raise StoreError(folder, f"is damaged: the content of {name} is not what was loaded. {_suggestion(folder)}")
     if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
         logger.info(
-            "%s: %d files whose times have changed were read in %.0f s, and are intact (copies that keep the times, as "
-            "with cp -a or rsync -a, are not read)",
-            folder,
-            len(doubtful),
-            seconds,
+            "%s: %d files whose times have changed were read in %.0f s, and are intact (copies with the same times, as "
+            "by cp -a or rsync -a, are not read)",
+            *(folder, len(doubtful), seconds),
         )
-
-
-def _stat_differs(folder: Path, name: str, known: StoredFile) -> bool:
-    """Return whether the modification time differs; raise StoreError if the size differs or the file is missing."""
-    try:
-        said = (folder / name).stat()
-    except FileNotFoundError as error:
-        raise StoreError(folder, f"is incomplete: {name} is missing. {_suggestion(folder)}") from error
-    except OSError as error:
-        raise StoreError(folder, f"{name} cannot be read ({error.strerror or error}). {_suggestion(folder)}") from error
-    if said.st_size != known.bytes:
-        problem = f"is incomplete: {name} has {said.st_size} bytes instead of {known.bytes}"
-        raise StoreError(folder, f"{problem}. {_suggestion(folder)}")
-    return said.st_mtime_ns != known.mtime_ns
 
 
 def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
@@ -254,20 +264,5 @@ def _hashed(path: Path, bar: tqdm[None]) -> str:
 
 
 def _suggestion(folder: Path) -> str:
-    return f"Copy the folder again from its source, or {RELOAD_HINT.format(folder=folder)}"
-
-
-def _no_store(folder: Path) -> StoreError:
-    if not folder.is_dir():
-        return StoreError(folder, f"there is no such folder; {_MAKE}")
-    if (folder / "progress.json").is_file() or folder.name.endswith(".loading"):
-        return StoreError(
-            folder, "is an unfinished store of `wikidata-cache load`; run the same command again to finish it"
-        )
-    return StoreError(folder, f"is not a store, because it has no {MANIFEST}; {_MAKE}")
-
-
-def _again(found: dict[str, object]) -> str:
-    sources = found.get("sources")
-    names = [str(source.get("name")) for source in sources] if isinstance(sources, list) else []
-    return f"Load it again with this version: wikidata-cache load {' '.join(names) or 'SOURCE'} --store FOLDER --force"
+    reload = f"`wikidata-cache load SOURCE --store {folder} --force`"
+    return f"Copy the folder again from its source, or load it again: {reload}"

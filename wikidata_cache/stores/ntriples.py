@@ -113,13 +113,11 @@ def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     spaced = not (b">\t" in lines or b">  " in lines)
     if begun == count == lines.count(b" .\n") and spaced:
         return lines
-    rows = lines.removesuffix(b"\n").split(b"\n")
-    return b"\n".join([_tidy_line(row, number, bad) for number, row in enumerate(rows, start=first)]) + b"\n"
-
-
-def _tidy_line(line: bytes, number: int, bad: BadLineHandler) -> bytes:
-    usual = line.startswith((b"<", b"_:")) and line.endswith(b" .") and b">\t" not in line and b">  " not in line
-    return line if usual else _parsed(line, number, bad)
+    tidy = []
+    for number, row in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
+        usual = row.startswith((b"<", b"_:")) and row.endswith(b" .") and b">\t" not in row and b">  " not in row
+        tidy.append(row if usual else _parsed(row, number, bad))
+    return b"\n".join(tidy) + b"\n"
 
 
 def _parsed(line: bytes, number: int, bad: BadLineHandler) -> bytes:
@@ -132,9 +130,23 @@ def _parsed(line: bytes, number: int, bad: BadLineHandler) -> bytes:
 
 
 def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) -> list[bytes]:
+    """Return the lines in canonical form, without unreadable ones; `tidy` has all lines from line `first` on."""
     if _surely_canonical(b"\n".join(kept)):
         return kept
-    return [line for found in kept if (line := _rewritten(found, tidy, first, bad))]
+    canonical = []
+    for line in kept:
+
+        def at_fault(_: int, problem: str, line: bytes = line) -> None:  # finding the number is slow: errors only
+            before = (b"\n" + tidy).find(b"\n" + line + b"\n")
+            bad(first + tidy.count(b"\n", 0, before), problem)
+
+        try:
+            line.decode()
+            usual = _CANONICAL.fullmatch(line) is not None
+        except UnicodeDecodeError:
+            usual = False
+        canonical.append(line if usual else _parsed(line, first, at_fault))
+    return [line for line in canonical if line]
 
 
 def _surely_canonical(text: bytes) -> bool:
@@ -149,22 +161,6 @@ def _surely_canonical(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _rewritten(line: bytes, tidy: bytes, first: int, bad: BadLineHandler) -> bytes:
-    def at_fault(_: int, problem: str) -> None:  # finding the line number is slow, so only errors do it
-        before = (b"\n" + tidy).find(b"\n" + line + b"\n")
-        bad(first + tidy.count(b"\n", 0, before), problem)
-
-    return line if _is_canonical(line) else _parsed(line, first, at_fault)
-
-
-def _is_canonical(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return _CANONICAL.fullmatch(line) is not None
 
 
 def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
@@ -194,10 +190,6 @@ def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
         kind = _KINDS.get(found[2]) if found else None
         if found and kind in ("label", "alias"):
             text = found[3].decode()
-            yield found[1].decode(), _plain(text) if "\\" in text else text, found[4].decode(), kind
-
-
-def _plain(text: str) -> str:
-    return _UNESCAPED.sub(
-        lambda found: chr(int(found[1], 16)) if found[1] else _CHARACTERS.get(found[2], found[2]), text
-    )
+            if "\\" in text:
+                text = _UNESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else _CHARACTERS.get(m[2], m[2]), text)
+            yield found[1].decode(), text, found[4].decode(), kind

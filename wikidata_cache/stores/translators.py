@@ -1,19 +1,22 @@
-"""Translate other formats into lines of N-Triples: plain TSV rows, KGTK edges, and Wikidata's JSON dump.
+"""Translate other formats into lines of N-Triples: TSV rows, KGTK edges, Wikidata's JSON dump, labels of CoDEx.
 
 - Plain rows are `Q42 P31 Q5` and `Q42 label Douglas Adams` (English), tab-separated.
 - KGTK files have a header with `node1`, `label` and `node2` (https://kgtk.readthedocs.io/en/latest/data_model/). The
   kept edges are item-valued edges, and labels, aliases and descriptions in the wanted languages, written `'text'@en`.
 - The JSON dump has one entity per line (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html). As in the
   truthy RDF dump, the item-valued statements of best rank of each property are kept, and the texts.
+- The label files of CoDEx are JSON objects by id.
 
 A translator takes whole lines and the number of the first line, and returns the N-Triples to keep.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from wikidata_cache.ids import is_entity, is_item, is_property
+from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
 from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.ntriples import KIND_IRIS, BadLineHandler, LineTranslator, statement_line, text_line
@@ -53,20 +56,17 @@ def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) ->
     def row(cells: list[str]) -> Iterable[bytes]:
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
-        return () if cells == names else _kgtk_edge(cells[subject], cells[relation], cells[value], languages)
+        entity, name, target = cells[subject], cells[relation], cells[value]
+        if cells == names or not _ID.fullmatch(entity):  # the header, or a statement about another edge
+            return ()
+        if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
+            return [statement_line(entity.encode(), name.encode(), target.encode())]
+        text = _KGTK_TEXT.fullmatch(target)
+        if name not in KIND_IRIS or not text or text[2].lower() not in languages:
+            return ()
+        return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), text[2].lower())]
 
     return _translator(row, bad)
-
-
-def _kgtk_edge(subject: str, relation: str, value: str, languages: Collection[str]) -> Iterable[bytes]:
-    if not _ID.fullmatch(subject):
-        return ()
-    if _ROW.fullmatch(f"{subject}\t{relation}\t{value}".encode()):
-        return [statement_line(subject.encode(), relation.encode(), value.encode())]
-    text = _KGTK_TEXT.fullmatch(value)
-    if relation not in KIND_IRIS or not text or text[2].lower() not in languages:
-        return ()
-    return [text_line(subject, relation, _ESCAPED.sub(r"\1", text[1]), text[2].lower())]
 
 
 def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
@@ -129,21 +129,24 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
 
 def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:
     name = entity["id"]
-    if is_entity(name):  # not a lexeme
-        yield from _texts(name, entity, languages)
-        if is_item(name):
-            yield from _statements(name, entity)
-
-
-def _statements(item: str, entity: Json) -> Iterator[bytes]:
-    claims = entity.get("claims") or {}  # PHP writes an empty map as []
-    for relation, statements in claims.items():
+    if not is_entity(name):  # a lexeme
+        return
+    for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
+        texts = entity.get(key) or {}  # PHP writes an empty map as []
+        for language in languages:
+            found = texts.get(language) or ()
+            for text in found if kind == "alias" else [found] if found else ():
+                yield text_line(name, kind, text["value"], language)
+    if not is_item(name):
+        return
+    for relation, statements in (entity.get("claims") or {}).items():
+        # Truthy are the statements of the best rank that the property has; deprecated ones never are.
         ranks = {statement["rank"] for statement in statements}
         best = next((rank for rank in _RANKS if rank in ranks), None)
         values = dict.fromkeys(_item_value(statement) for statement in statements if statement["rank"] == best)
         for value in values:
             if value and is_property(relation):
-                yield statement_line(item.encode(), relation.encode(), value.encode())
+                yield statement_line(name.encode(), relation.encode(), value.encode())
 
 
 def _item_value(statement: Json) -> str | None:
@@ -156,10 +159,22 @@ def _item_value(statement: Json) -> str | None:
     return name if is_item(name) else None
 
 
-def _texts(name: str, entity: Json, languages: Collection[str]) -> Iterator[bytes]:
-    for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
-        found = entity.get(key) or {}
-        for language in languages:
-            said = found.get(language) or ()
-            for text in said if kind == "alias" else [said] if said else ():
-                yield text_line(name, kind, text["value"], language)
+def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
+    """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language."""
+    language = path.parent.name if path.parent.name in LANGUAGES else LANGUAGES[0]
+
+    def translate(text: bytes, first: int) -> list[bytes]:
+        try:
+            return [
+                text_line(entity, kind, words, language)
+                for entity, texts in json.loads(text).items()
+                for kind in ("label", "description")
+                if (words := texts.get(kind)) and words.strip() and is_entity(entity)
+            ]
+        except json.JSONDecodeError as error:
+            bad(error.lineno, f"is not JSON: {error.msg}")
+        except (ValueError, AttributeError, TypeError) as error:
+            bad(first, f"expected {{id: {{'label': text, 'description': text}}}} ({error})")
+        return []
+
+    return translate

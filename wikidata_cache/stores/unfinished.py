@@ -1,4 +1,4 @@
-"""The unfinished store: a folder beside the target, in which `load` works and records its progress.
+"""The unfinished store: a folder next to the target, in which `load` works and records its progress.
 
 Every batch is added to the database before it is recorded in `progress.json`, and adding a triple twice has no effect.
 So a load that was killed resumes after the last recorded batch, and gives the same store. Lines with names and counts
@@ -95,7 +95,13 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
         with FileLock(folder / _LOCK, timeout=0):
             if not (folder / _LOCK).exists():  # the process that held the lock has just moved the folder away
                 raise StoreError(target, "another process has just finished loading this store")
-            yield Work(folder, _resumed(folder, plan) or _started(folder, plan))
+            progress = _resumed(folder, plan)
+            if progress is None:
+                for path in folder.iterdir():
+                    if path.name != _LOCK:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                progress = Progress(plan)
+            yield Work(folder, progress)
     except Timeout as error:
         raise StoreError(target, "another process is loading this store; wait until it ends") from error
 
@@ -134,17 +140,10 @@ def _resumed(folder: Path, plan: list[object]) -> Progress | None:
     except (OSError, ValueError, TypeError):
         return None
     if found.plan != json.loads(json.dumps(plan)):
-        logger.info("%s was made by a load with other sources or options; starting from the beginning", folder)
+        logger.info("%s was made by a load with other sources or options; starting over", folder)
         return None
-    logger.info("Continuing where an earlier load stopped: %d triples are stored", found.triples)
+    logger.info("Resuming where an earlier load stopped: %d triples are stored", found.triples)
     return found
-
-
-def _started(folder: Path, plan: list[object]) -> Progress:
-    for path in folder.iterdir():
-        if path.name != _LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return Progress(plan)
 
 
 def _delete_leftovers(folder: Path) -> None:

@@ -98,7 +98,7 @@ def test_an_interruption_leaves_the_old_store_until_the_new_one_is_whole(
     store.rename(tmp_path / "wd.replaced")
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         report = load([new], store, force=True)
-    assert "Continuing where an earlier load stopped" in caplog.text
+    assert "Resuming where an earlier load stopped" in caplog.text
     assert "Optimising" not in caplog.text  # nothing was left to do but the swap
     assert read_manifest(store) == report.manifest
     assert b"Q3" in contents(store)
@@ -173,12 +173,14 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
         load([early], tmp_path / "wd")
     assert caught.value.line == 3
     assert not (tmp_path / "wd.loading").exists()
-    with pytest.raises(GraphFileError, match=r"triples before it are kept in .*wd.loading: the same command") as caught:
+    with pytest.raises(
+        GraphFileError, match=r"triples before it are stored in .*wd.loading: the same command"
+    ) as caught:
         load([late], tmp_path / "wd")
     assert caught.value.line == 151
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         manifest = load([late], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True)).manifest
-    assert "Continuing where an earlier load stopped" in caplog.text
+    assert "Resuming where an earlier load stopped" in caplog.text
     assert manifest.counts["statements"] == 200
 
 
@@ -193,8 +195,8 @@ def test_lines_left_out_before_an_interruption_are_counted(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        add, left = loading._add, iter(range(3))
-        patch.setattr(loading, "_add", lambda *given: add(*given) if next(left) < 2 else stop())
+        add, left = loading.Database.add, iter(range(3))
+        patch.setattr(loading.Database, "add", lambda *given: add(*given) if next(left) < 2 else stop())
         with pytest.raises(KeyboardInterrupt):
             load([source], tmp_path / "wd", options=options)
     assert load([source], tmp_path / "wd", options=options).skipped == 2
