@@ -63,15 +63,13 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
             f"the chat template of {name!r} contains the user's text {asked.count(_USER)} times; expected it "
             "once and unchanged. Give the tokenizer another chat_template, or ask in plain text"
         )
-    return ChatForm(before=before, after=after, gap=_gap(tokenizer, asked))
-
-
-def _gap(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
-    """The white space that the template puts between ``asked`` (a user's turn) and the answer."""
+    # The white space that the template puts between the user's turn and an answer.
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    before, mark, _ = _rendered(tokenizer, turns, answer=False).partition(_ANSWER)
-    gap = before.removeprefix(asked)
-    return gap if mark and before.startswith(asked) and not gap.strip() else ""
+    answered, mark, _ = _rendered(tokenizer, turns, answer=False).partition(_ANSWER)
+    gap = answered.removeprefix(asked)
+    return ChatForm(
+        before=before, after=after, gap=gap if mark and answered.startswith(asked) and not gap.strip() else ""
+    )
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str) -> str:
@@ -95,9 +93,14 @@ def _rendered(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str = "the model"
 ) -> str:
     try:
+        template = str(tokenizer.get_chat_template())
+        if "strftime_now" in template:  # by which some templates ask for the current date; it gives the fixed one
+            filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
+            # the break after the block is no text
+            template = "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}\n" + template
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
-            chat_template=_without_clock(str(tokenizer.get_chat_template())),
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=answer,
             date_string=_DATE,
@@ -108,15 +111,6 @@ def _rendered(
             f"the chat template of {name!r} can't format the messages: {error}; ask in plain text"
         ) from error
     return str(text)
-
-
-def _without_clock(template: str) -> str:
-    """A template in which ``strftime_now``, by which some templates ask for the current date, gives the fixed date."""
-    if "strftime_now" not in template:
-        return template
-    filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
-    macro = "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}\n"  # the break after a block is no text
-    return macro + template
 
 
 def user_turn(text: str) -> str:

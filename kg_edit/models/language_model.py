@@ -86,13 +86,20 @@ class LanguageModel:
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config.model_type)
-            _refuse_quantised(config, name)
+            if (quantised := getattr(config, "quantization_config", None)) is not None:
+                method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+                raise UnsupportedModelError(
+                    f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
+                    "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
+                )
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
         except KgEditError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
-            raise ModelError(_load_message(name, error)) from error
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            hint = f"{WAYS}; without internet access, download a hub model first: hf download {name}"
+            raise ModelError(f"can't load the model {name!r}: {first}; {hint}") from error
         if device_map is None:
             nn.Module.to(model, target)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
@@ -136,14 +143,14 @@ class LanguageModel:
             PromptError: the target's first token would merge with the text's last one, or the target has no token.
             ModelError: ``fitting`` is set, and the prompt is longer than the model's positions.
         """
-        told = self.prompt_transform(text) if self.prompt_transform else text
-        found = encode(self.tokenizer, told, target=target, chat=self.chat_form if chat else self.chat)
+        changed = self.prompt_transform(text) if self.prompt_transform else text
+        found = encode(self.tokenizer, changed, target=target, chat=self.chat_form if chat else self.chat)
         if fitting:
             self.check_length(found)
         return found
 
     def foresee(self, texts: Iterable[str]) -> None:
-        """Tell a patch of the prompt which texts will be encoded, if it can prepare many together."""
+        """Announce texts that will be encoded to a patch of the prompt, if it can prepare many together."""
         transform: object = self.prompt_transform
         if isinstance(transform, Foreseeing):
             transform.foresee(texts)
@@ -277,20 +284,3 @@ def weight_matrix(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     return weight.T if isinstance(module, Conv1D) else weight
-
-
-def _refuse_quantised(config: Any, name: str) -> None:
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is None:
-        return
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-    raise UnsupportedModelError(
-        f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised checkpoint "
-        "(dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
-    )
-
-
-def _load_message(name: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = f"{WAYS}; without internet access, download a hub model first: hf download {name}"
-    return f"can't load the model {name!r}: {first}; {hint}"

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
@@ -80,23 +80,16 @@ def check_model_name(name: str) -> Path | None:
     if near and not Path(name).exists():
         raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
-    if path.suffix != ".gguf":
-        _check_model_folder(name, path)
-        return None
-    if not path.is_file():
-        raise ModelError(f"there is no GGUF file {path}; check the path")
-    return path
-
-
-def _check_model_folder(name: str, path: Path) -> None:
-    """Refuse a path that can't be a hub id and has no model.
-
-    A PEFT adapter is accepted, since it names its base model.
-    """
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no GGUF file {path}; check the path")
+        return path
+    # A PEFT adapter is accepted too: it names its base model.
     if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {WAYS}")
-    if name.startswith((".", "/", "~")) and not path.exists():
+    if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
         raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")
+    return None
 
 
 WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
@@ -128,22 +121,24 @@ def dequantise(gguf: Path) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest}"
     if not folder.is_dir():
         log.info("dequantising %s into %s (once)", gguf, folder)
-        scratch = _scratch_in(folder.parent)
+        parent = folder.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
+        except OSError as error:
+            message = f"can't write into the cache {parent}: {error.strerror}; set KG_EDIT_CACHE to a folder of yours"
+            raise ModelError(message) from error
         try:
             convert(gguf, scratch)
-            _publish(scratch, folder)
+            open_to_readers(scratch)
+            try:
+                scratch.rename(folder)
+            except OSError:  # another process was faster: the content is the same
+                if not folder.is_dir():
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
-
-
-def _scratch_in(parent: Path) -> Path:
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
-    except OSError as error:
-        message = f"can't write into the cache {parent}: {error.strerror}; set KG_EDIT_CACHE to a folder of yours"
-        raise ModelError(message) from error
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -152,13 +147,6 @@ def convert(gguf: Path, folder: Path) -> None:
     Raises:
         ModelError: the file can't be read as a causal language model.
     """
-    tokenizer, quantised = _read_gguf(gguf)
-    _as_float32(quantised).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _read_gguf(gguf: Path) -> tuple[Any, Any]:
-    """The tokenizer and the dequantised model of a GGUF file."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -167,38 +155,23 @@ def _read_gguf(gguf: Path) -> tuple[Any, Any]:
     try:
         with read_once():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except Exception as error:  # the GGUF reader may raise anything for a damaged file
         raise ModelError(
             f"can't read {gguf} as a language model: {error}; expected a complete file of a supported model family"
         ) from error
-    return tokenizer, model
 
-
-def _as_float32(quantised: Any) -> Any:
-    """The same model without a quantisation in its config; its weights are plain float32 already."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = quantised.config
-    del config.quantization_config  # transformers would refuse to save
+    # The weights are plain float32 already, but transformers refuses to save a model whose config is quantised.
+    config = read.config
+    del config.quantization_config
     config.dtype = torch.float32
     with torch.device("meta"):  # no random weights: all come from the file
         model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(quantised.state_dict(), assign=True)
+    model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
-    model.generation_config = quantised.generation_config
-    return model
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Rename ``scratch`` to ``folder``. If another process was faster, keep its folder: the content is the same."""
-    open_to_readers(scratch)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+    model.generation_config = read.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def pick_device(device: str) -> torch.device:

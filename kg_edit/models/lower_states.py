@@ -55,20 +55,15 @@ class LowerStates:
         if not all(row in self.places for row in rows):
             yield
             return
-        state = self._padded(rows, length)
+        state = self.states.new_zeros(len(rows), length, self.states.shape[-1])  # [rows, length, d]; 0 at padding
+        for number, row in enumerate(rows):
+            place = self.places[row]
+            state[number, length - len(row) :] = self.states[place : place + len(row)]
         with ExitStack() as stack:
             for layer in range(self.first):
                 stack.enter_context(_passing(self.model.block(layer), self.outputs))
             stack.enter_context(_entered_by(self.model.block(self.first), state))
             yield
-
-    def _padded(self, rows: Sequence[Row], length: int) -> Tensor:
-        """The states of ``rows``, [rows, length, d]; 0 at padding."""
-        found = self.states.new_zeros(len(rows), length, self.states.shape[-1])
-        for number, row in enumerate(rows):
-            place = self.places[row]
-            found[number, length - len(row) :] = self.states[place : place + len(row)]
-        return found
 
 
 def lower_states(

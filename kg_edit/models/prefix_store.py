@@ -53,31 +53,22 @@ class PrefixStore:
         made = run_prefix(model, missing) if missing else empty_prefix(model, 0)
         if made.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
-        for place, row in enumerate(missing):
-            self._hold((state, row), _row_of(made, place, len(row)))
-        found = [self._used((state, row)) if row else empty_prefix(model, 1) for row in ids]
-        self._trim()
-        return SharedContexts.of_prefix(ids, side_by_side(found))
-
-    def _hold(self, key: tuple[str, Ids], prefix: Prefix) -> None:
-        self._held[key] = prefix
-        self._size += _bytes_of(prefix)
-
-    def _used(self, key: tuple[str, Ids]) -> Prefix:
-        self._held.move_to_end(key)
-        return self._held[key]
-
-    def _trim(self) -> None:
+        for place, ids_ in enumerate(missing):
+            # one row, without its padding, as tensors of its own: a view would hold the whole batch in memory
+            row, length = made.rows(torch.tensor([place], device=made.mask.device)), len(ids_)
+            layers = tuple((k[..., -length:, :].clone(), v[..., -length:, :].clone()) for k, v in row.layers)
+            prefix = Prefix(mask=row.mask[:, -length:], layers=layers)
+            self._held[state, ids_] = prefix
+            self._size += _bytes_of(prefix)
+        found = []
+        for row_ids in ids:
+            if row_ids:
+                self._held.move_to_end((state, row_ids))  # least recently used first
+            found.append(self._held[state, row_ids] if row_ids else empty_prefix(model, 1))
         while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
             self._size -= _bytes_of(gone)
-
-
-def _row_of(prefix: Prefix, place: int, length: int) -> Prefix:
-    """One row of a prefix, without its padding, as tensors of its own."""
-    row = prefix.rows(torch.tensor([place], device=prefix.mask.device))
-    layers = tuple((keys[..., -length:, :].clone(), values[..., -length:, :].clone()) for keys, values in row.layers)
-    return Prefix(mask=row.mask[:, -length:], layers=layers)
+        return SharedContexts.of_prefix(ids, side_by_side(found))
 
 
 def _bytes_of(prefix: Prefix) -> int:

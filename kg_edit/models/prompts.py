@@ -68,20 +68,44 @@ def encode(
         PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
             the model could not be asked for the target after the prompt); or the target has no token.
     """
-    text, span = _fill(context, template, subject)
+    # Fill in the subject; ``span`` has its characters in the text.
+    span: tuple[int, int] | None = None
+    filled = template
+    if subject is not None:
+        if "{}" not in template:
+            raise PromptError(
+                f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place"
+            )
+        begin = context.index("{}") + template.index("{}")
+        span, filled = (begin, begin + len(subject)), template.replace("{}", subject, 1)
+    text = context.replace("{}", filled, 1)
+
+    # In chat form the text is a user's turn, which moves the span.
     if chat:
-        text, span = _as_turn(text, span, chat)
-    joined = text if target is None else _followed(text, target, chat)
-    own = chat is None  # a template brings its special tokens
+        turn = user_turn(text)
+        shift = len(chat.before) + len(turn) - len(text.strip()) - (len(text) - len(text.lstrip()))
+        text = f"{chat.before}{turn}{chat.after}"
+        span = None if span is None else (span[0] + shift, span[1] + shift)
+
+    # One encoding of prompt and target gives the ids and the place of every character.
+    own = chat is None  # a chat template brings its special tokens
+    joined = text
+    if target is not None:
+        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}" if chat else join(text, target)
     ids, offsets = _encode(tokenizer, joined, own=own)
-    glued = target is not None and target.startswith(GLUE)
-    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, own=own, glued=glued)
-    first, last = (None, None) if span is None else _ends(offsets, span, joined)
+    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, target=target, own=own)
+
+    # The tokens with a character of the subject; they may hold other characters too.
+    first = last = None
+    if span is not None:
+        inside = [i for i, (low, high) in enumerate(offsets) if low < span[1] and high > span[0] and high > low]
+        if not inside:
+            raise PromptError(
+                f"no token of {joined!r} lies in the subject's span {span}: {joined[slice(*span)]!r} is empty for this "
+                "tokenizer; give the subject in other words"
+            )
+        first, last = inside[0], inside[-1]
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
-
-
-def _followed(text: str, target: str, chat: ChatForm | None) -> str:
-    return f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}" if chat else join(text, target)
 
 
 def join(text: str, target: str) -> str:
@@ -96,26 +120,7 @@ def join(text: str, target: str) -> str:
     return text + target if spaced or unspaced else f"{text} {target}"
 
 
-def _fill(context: str, template: str, subject: str | None) -> tuple[str, tuple[int, int] | None]:
-    if subject is None:
-        return context.replace("{}", template, 1), None
-    if "{}" not in template:
-        raise PromptError(f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place")
-    start = context.index("{}") + template.index("{}")
-    text = context.replace("{}", template.replace("{}", subject, 1), 1)
-    return text, (start, start + len(subject))
-
-
-def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
-    """``text`` as a user's turn, and the position of ``span`` in it."""
-    turn = user_turn(text)
-    more = len(chat.before) + len(turn) - len(text.strip()) - (len(text) - len(text.lstrip()))
-    return f"{chat.before}{turn}{chat.after}", None if span is None else (span[0] + more, span[1] + more)
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, own: bool = True
-) -> tuple[list[int], list[tuple[int, int]]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, own: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Return (ids, offsets), with the special tokens that the tokenizer puts in front (BOS), without those at the end
     (EOS).
 
@@ -130,10 +135,14 @@ def _encode(
 
 
 def _target_start(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, own: bool = True, glued: bool = False
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, target: str, own: bool
 ) -> int:
-    """The index of the target's first token; of a ``glued`` target, of the first token that the prompt alone lacks."""
+    """Return the index of the target's first token.
+
+    A target that begins with `GLUE` continues a word: it starts at the first token that the prompt alone lacks.
+    """
     prompt, _ = _encode(tokenizer, text, own=own)
+    glued = target.startswith(GLUE)
     if glued:
         prompt = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))]
     if ids[: len(prompt)] != prompt or (glued and not prompt):
@@ -144,17 +153,6 @@ def _target_start(
     if len(ids) == len(prompt):
         raise PromptError(f"the target of {joined!r} has no token of its own; give a longer target")
     return len(prompt)
-
-
-def _ends(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) -> tuple[int, int]:
-    """The first and the last token that hold a character of the subject; these tokens may hold other characters too."""
-    inside = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0] and end > start]
-    if not inside:
-        raise PromptError(
-            f"no token of {text!r} lies in the subject's span {span}: {text[slice(*span)]!r} is empty for this "
-            "tokenizer; give the subject in other words"
-        )
-    return inside[0], inside[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

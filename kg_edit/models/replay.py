@@ -126,30 +126,20 @@ class Ascending:
         """
         last = layer if last is None else last
         for number, batch in enumerate(self._batches):
-            if number in self._records:
-                yield self._again(number, layer, last)
-            elif self._fits(batch):
-                yield self._recorded(number, last)
-            else:
+            if record := self._records.get(number):
+                self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
+                yield record.run(self._inputs[number], first=layer, stop=last + 1)
+                continue
+            # Record the batch at its first run, if its two inputs (the first and the present one, float32) fit.
+            fits = self._at == self._layers.start
+            self._left -= 2 * 4 * batch.ids.numel() * self._model.width if fits else 0
+            if not fits or self._left < 0:
                 yield block_output(self._model, batch, last)
+                continue
+            record, output = RecordedBlocks.record(self._model, batch, self._layers)
+            self._records[number], self._inputs[number] = record, record.start
+            yield output if last == self._layers.stop - 1 else record.run(record.start, stop=last + 1)
         self._at = layer
-
-    def _recorded(self, number: int, last: int) -> Tensor:
-        """Record a batch for later calls; return the output of block ``last``."""
-        record, output = RecordedBlocks.record(self._model, self._batches[number], self._layers)
-        self._records[number], self._inputs[number] = record, record.start
-        return output if last == self._layers.stop - 1 else record.run(record.start, stop=last + 1)
-
-    def _again(self, number: int, layer: int, last: int) -> Tensor:
-        record = self._records[number]
-        self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
-        return record.run(self._inputs[number], first=layer, stop=last + 1)
-
-    def _fits(self, batch: Batch) -> bool:
-        if self._at > self._layers.start:
-            return False
-        self._left -= 2 * 4 * batch.ids.numel() * self._model.width  # the first input, and the present one
-        return self._left >= 0
 
 
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
