@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from kg_edit import Edit, LanguageModel, Patch, find_method, read_edits
 from kg_edit.cli.app import main
 from tests.kg_edit.tiny import tiny
-from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache import SubgraphOptions, WikidataCache, packaged_extract
 
 HERE = Path(__file__).resolve().parent / "data" / "numbers"
 TOLERANCE = 2e-4  # other instruction sets, which add up in another order, change less; a changed constant changes more
@@ -159,7 +159,7 @@ def tiny_scores(method: str, benchmark: str) -> dict[str, Any]:
 
 def subgraphs(name: str) -> dict[str, Any]:
     """Return each edit's number of nodes, number of edges, and hash of the sorted triples (s, r, o)."""
-    graphs = WikidataCache(packaged_extract()).subgraphs(edits(), **SUBGRAPHS[name])
+    graphs = WikidataCache(packaged_extract()).subgraphs(edits(), SubgraphOptions(**SUBGRAPHS[name]))
     triples = [sorted((s, key, o) for s, o, key in graph.edges(keys=True)) for graph in graphs]
     hashes = [hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] for found in triples]
     return {
