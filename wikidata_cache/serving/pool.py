@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO
 
 from wikidata_cache.errors import ServeError
 from wikidata_cache.serving.worker import Outcome, Task
@@ -39,27 +38,33 @@ class WorkerPool:
         self._closed = False
         self._idle.append(self._started())
 
-    def ask(self, query: str, accept: Sequence[str], out: Path) -> Outcome:
+    def run(self, query: str, accept: Sequence[str], out: Path) -> Outcome:
         """Run a query and write its answer to the file `out`; return the outcome.
 
         `accept` are the wanted media types, best first. The pool's time limit includes the wait for a free process.
         """
         deadline = time.monotonic() + self._seconds
         if not self._places.acquire(timeout=self._seconds):
-            return {"status": 503, "said": "All processes are busy with other queries; try again later."}
+            return {"status": 503, "text": "All processes are busy with other queries; try again later."}
         try:
-            worker = self._free()
-            outcome = worker.ask({"query": query, "accept": list(accept), "out": str(out)}, deadline)
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = self._started()
+            outcome = worker.run({"query": query, "accept": list(accept), "out": str(out)}, deadline)
             if outcome is not None:
                 self._idle.append(worker)
                 return outcome
             worker.end()
             self._all.discard(worker)
         except ServeError as error:
-            return {"status": 500, "said": str(error)}
+            return {"status": 500, "text": str(error)}
         finally:
             self._places.release()
-        return self._stopped(timed_out=time.monotonic() >= deadline)
+        if time.monotonic() >= deadline:
+            return {"status": 504, "text": f"The query timed out: it was stopped after {self._seconds} s."}
+        text = f"The query was stopped: it took more than {self._megabytes} MB of memory, or the store is damaged."
+        return {"status": 500, "text": text}
 
     def close(self) -> None:
         """End all processes."""
@@ -68,20 +73,8 @@ class WorkerPool:
             for worker in self._all:
                 worker.end()
 
-    def _stopped(self, *, timed_out: bool) -> Outcome:
-        if timed_out:
-            return {"status": 504, "said": f"The query timed out: it was stopped after {self._seconds} s."}
-        said = f"The query was stopped: it took more than {self._megabytes} MB of memory, or the store is damaged."
-        return {"status": 500, "said": said}
-
-    def _free(self) -> _Worker:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._started()
-
     def _started(self) -> _Worker:
-        with self._lock:
+        with self._lock:  # `close` must not miss a process
             if self._closed:
                 raise ServeError("the server is being stopped")
             worker = _Worker(self._command)
@@ -95,33 +88,32 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process. Only one thread at a time may call `ask`."""
+    """One process. Only one thread at a time may call `run`."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
         # In a session of its own, the process does not get Ctrl-C; the server gets it and ends the process.
         self._process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             text=True,
             encoding="utf-8",
             start_new_session=True,
         )
         self._lines: SimpleQueue[str] = SimpleQueue()
-        assert self._process.stdout is not None  # noqa: S101 - a pipe
-        threading.Thread(target=_pass_on, args=(self._process.stdout, self._lines), daemon=True).start()
+        threading.Thread(target=self._read_lines, daemon=True).start()
 
     def wait_until_ready(self) -> None:
         """Wait until the process reports that it is ready; raise ServeError if it does not."""
         if self._line(time.monotonic() + _START_S) is None:
             self.end()
-            self._said.seek(0)
-            words = " ".join(self._said.read().decode(errors="replace").split()[-60:])
+            self._errors.seek(0)
+            words = " ".join(self._errors.read().decode(errors="replace").split()[-60:])
             raise ServeError(f"the process that runs queries did not start: {words or 'it printed nothing'}")
 
-    def ask(self, task: Task, deadline: float) -> Outcome | None:
+    def run(self, task: Task, deadline: float) -> Outcome | None:
         """Return the outcome of a task; None if the process has ended, or has not answered by the deadline."""
         assert self._process.stdin is not None  # noqa: S101 - a pipe
         try:
@@ -144,9 +136,9 @@ class _Worker:
         except Empty:
             return None
 
-
-def _pass_on(source: IO[str], lines: SimpleQueue[str]) -> None:
-    """Put each line into the queue, and "" at the end of the stream."""
-    for line in source:
-        lines.put(line)
-    lines.put("")
+    def _read_lines(self) -> None:
+        """Put each line of output into the queue, and "" at its end: a pipe has no read with a time limit."""
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")

@@ -37,16 +37,23 @@ _FORM, _PLAIN = "application/x-www-form-urlencoded", "application/sparql-query"
 
 @contextmanager
 def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Iterator[str]:
-    """Serve a store made by `load`, or a plain Oxigraph folder, during the block; yield the URL (`…/query`).
+    """Serve a store during the block, to this machine only, and yield the URL (`…/query`).
 
-    `port` None or 0 chooses a free port. Queries are stopped after `timeout_s` seconds. Only this machine can reach the
-    server.
+    Args:
+        folder: a store made by `load`, or a plain Oxigraph folder.
+        port: the port on 127.0.0.1; None or 0 chooses a free one.
+        timeout_s: seconds after which a query is stopped.
 
-    Raises ServeError where the port is taken or no process starts, and StoreError where the folder has no store, or an
-    incomplete or damaged store.
+    Raises:
+        ServeError: the port is taken, or no process starts.
+        StoreError: the folder has no store, or an incomplete or damaged one.
     """
     location = engine_folder(folder)
-    with _listening(port or 0) as server, tempfile.TemporaryDirectory(prefix="wikidata-cache-") as scratch:
+    try:
+        server = _Server((HOST, port or 0), _Handler)
+    except (OSError, OverflowError) as error:
+        raise ServeError(f"port {port} of {HOST} cannot be used ({error}); give another --port") from error
+    with server, tempfile.TemporaryDirectory(prefix="wikidata-cache-") as scratch:
         server.pool, server.scratch = WorkerPool(location, seconds=timeout_s), Path(scratch)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
@@ -56,13 +63,6 @@ def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Ite
             server.pool.close()
             server.shutdown()
             thread.join()
-
-
-def _listening(port: int) -> _Server:
-    try:
-        return _Server((HOST, port), _Handler)
-    except (OSError, OverflowError) as error:
-        raise ServeError(f"port {port} of {HOST} cannot be used ({error}); give another --port") from error
 
 
 class _Server(ThreadingHTTPServer):
@@ -77,7 +77,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Refusal(NamedTuple):
     status: int
-    said: str
+    message: str
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,44 +92,40 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a query in the body."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LONGEST:
-            self._pass_over(int(length) if length.isdecimal() else 0)
-            self._refuse(_Refusal(413, f"Give a Content-Length of at most {LONGEST} bytes."))
+        text = self.headers.get("Content-Length", "")
+        length = int(text) if text.isdecimal() else None
+        if length is not None and length <= LONGEST:
+            self._answer(self.rfile.read(length))
             return
-        self._answer(self.rfile.read(int(length)))
+        # Most clients read the reply only after sending all, so the body (or its beginning) is read and dropped.
+        left = min(length or 0, 20 * LONGEST)
+        while left > 0 and (block := self.rfile.read(min(left, 1 << 16))):
+            left -= len(block)
+        self._refuse(_Refusal(413, f"Give a Content-Length of at most {LONGEST} bytes."))
 
     def log_message(self, format: str, *args: object) -> None:
         """Do nothing: a library does not print."""
 
-    def _pass_over(self, length: int) -> None:
-        """Read and drop (part of) a body that is too long: most clients read the reply only after sending all."""
-        left = min(length, 20 * LONGEST)
-        while left > 0 and (found := self.rfile.read(min(left, 1 << 16))):
-            left -= len(found)
-
     def _answer(self, body: bytes | None) -> None:
-        asked = self._stranger() or self._query(body)
-        if isinstance(asked, _Refusal):
-            self._refuse(asked)
+        query = self._query(body)
+        if isinstance(query, _Refusal):
+            self._refuse(query)
             return
         with tempfile.NamedTemporaryFile(dir=self.server.scratch) as file:
-            outcome = self.server.pool.ask(asked, self._accepted(), Path(file.name))
-            if outcome["status"] == 200:
-                self._send(outcome["said"], Path(file.name))
-            else:
-                self._refuse(_Refusal(outcome["status"], outcome["said"]))
-
-    def _stranger(self) -> _Refusal | None:
-        """Return a refusal for a request with a host name that is not this machine's, or from another site's page."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
-            said = f"This server only answers requests to {' and '.join(_NAMES)}; found Host {host[:100]!r}"
-            return _Refusal(403, f"{said}{f', Origin {origin[:100]!r}' if origin else ''}.")
-        return None
+            outcome = self.server.pool.run(query, self._accepted(), Path(file.name))
+            if outcome["status"] != 200:
+                self._refuse(_Refusal(outcome["status"], outcome["text"]))
+                return
+            self._head(200, outcome["text"], Path(file.name).stat().st_size)
+            with Path(file.name).open("rb") as rows:
+                shutil.copyfileobj(rows, self.wfile, 1 << 20)
 
     def _query(self, body: bytes | None) -> str | _Refusal:
         """Return the query of the request, which the protocol allows in the URL, in a form, or as the body."""
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
+            found = f"found Host {host[:100]!r}{f', Origin {origin[:100]!r}' if origin else ''}"
+            return _Refusal(403, f"This server only answers requests to {' and '.join(_NAMES)}; {found}.")
         url, kind = urlsplit(self.path), self.headers.get_content_type()
         if url.path.rstrip("/") != "/query":
             return _Refusal(404, "The endpoint is /query; it is read-only.")
@@ -144,21 +140,22 @@ class _Handler(BaseHTTPRequestHandler):
         return form["query"][0]
 
     def _accepted(self) -> Sequence[str]:
-        """Return the media types that the client accepts, best first."""
-        wanted = [part.partition(";") for part in self.headers.get("Accept", "").split(",")]
-        ranked = sorted(wanted, key=lambda part: -_quality(part[2]))
-        return [name.strip().lower() for name, _, _ in ranked]
-
-    def _send(self, kind: str, path: Path) -> None:
-        with path.open("rb") as file:
-            self._head(200, kind, path.stat().st_size)
-            shutil.copyfileobj(file, self.wfile, 1 << 20)
+        """Return the media types that the client accepts, best first: by q, which is 1 where it is not given."""
+        accepted: list[tuple[float, str]] = []
+        for part in self.headers.get("Accept", "").split(","):
+            name, *parameters = part.split(";")
+            try:
+                quality = float(next((p.partition("=")[2] for p in parameters if p.strip().startswith("q=")), "1"))
+            except ValueError:
+                quality = 0.0
+            accepted.append((quality, name.strip().lower()))
+        return [name for _, name in sorted(accepted, key=lambda pair: -pair[0])]
 
     def _refuse(self, refusal: _Refusal) -> None:
-        said = f"{refusal.said}\n".encode("utf-8", "replace")
+        text = f"{refusal.message}\n".encode("utf-8", "replace")
         self.close_connection = True
-        self._head(refusal.status, "text/plain; charset=utf-8", len(said))
-        self.wfile.write(said)
+        self._head(refusal.status, "text/plain; charset=utf-8", len(text))
+        self.wfile.write(text)
 
     def _head(self, status: int, kind: str, length: int) -> None:
         self.send_response(status)
@@ -176,12 +173,3 @@ def _is_here(url: str) -> bool:
         return urlsplit(url).hostname in _NAMES
     except ValueError:
         return False
-
-
-def _quality(parameters: str) -> float:
-    """Return the quality q of an accepted media type: 1 if it has none, 0 if it is not a number."""
-    found = [text.partition("=")[2] for text in parameters.split(";") if text.strip().startswith("q=")]
-    try:
-        return float(found[0]) if found else 1.0
-    except ValueError:
-        return 0.0

@@ -48,10 +48,10 @@ class Task(TypedDict):
 
 
 class Outcome(TypedDict):
-    """The HTTP status; `said` is the media type of the written file (status 200), else the error message."""
+    """The HTTP status; `text` is the media type of the written file (status 200), else the error message."""
 
     status: int
-    said: str
+    text: str
 
 
 class _TooLargeError(Exception):
@@ -80,48 +80,44 @@ def answer(store: Store, task: Task) -> Outcome:
     try:
         forbid_service(task["query"], "this server does not allow that")
         with Path(task["out"]).open("wb") as file:
-            return {"status": 200, "said": _write(store, task, file)}
+            found = store.query(task["query"])
+            known: Mapping[str, QueryResultsFormat] | Mapping[str, RdfFormat]
+            known = _TRIPLES if isinstance(found, QueryTriples) else _ROWS
+            # The first accepted format that is possible, else the default.
+            chosen = next((name for name in task["accept"] if name in known), next(iter(known)))
+            found.serialize(_Limited(file), known[chosen])  # type: ignore[arg-type]
+            return {"status": 200, "text": chosen}
     except (WikidataCacheError, SyntaxError, ValueError) as error:
-        return {"status": 400, "said": f"The query cannot be answered: {error}"}
+        return {"status": 400, "text": f"The query cannot be answered: {error}"}
     except _TooLargeError:
-        return {"status": 500, "said": f"The answer has more than {LARGEST / 1e6:g} MB. Ask for less at a time."}
+        return {
+            "status": 500,
+            "text": f"The answer has more than {LARGEST / 1e6:g} MB. Use LIMIT to get less at a time.",
+        }
     except (OSError, RuntimeError) as error:
-        return {"status": 500, "said": f"The query failed: {error}"}
-
-
-def _write(store: Store, task: Task, file: IO[bytes]) -> str:
-    """Write the answer in the first accepted format that is possible, else in the default; return the media type."""
-    found = store.query(task["query"])
-    known: Mapping[str, QueryResultsFormat] | Mapping[str, RdfFormat]
-    known = _TRIPLES if isinstance(found, QueryTriples) else _ROWS
-    chosen = next((name for name in task["accept"] if name in known), next(iter(known)))
-    found.serialize(_Limited(file), known[chosen])  # type: ignore[arg-type]
-    return chosen
-
-
-def _limit_memory(megabytes: int) -> None:
-    with suppress(ImportError, ValueError, OSError):  # Windows has no `resource`; a lower limit may be set already
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+        return {"status": 500, "text": f"The query failed: {error}"}
 
 
 def main(folder: str, seconds: str, megabytes: str) -> None:
     """Answer the tasks on standard input until it ends."""
-    _limit_memory(int(megabytes))
+    with suppress(ImportError, ValueError, OSError):  # Windows has no `resource`; a lower limit may be set already
+        import resource
+
+        size = int(megabytes) << 20
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     store = Store.read_only(folder)
-    _say({"ready": True})
+    _print({"ready": True})
     for line in sys.stdin:
         if hasattr(signal, "alarm"):  # not on Windows
             signal.alarm(int(seconds) + _GRACE)
         outcome = answer(store, json.loads(line))
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-        _say(outcome)
+        _print(outcome)
 
 
-def _say(what: object) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""The server over a store, and that it is gone afterwards."""
+"""The server over a store: it answers, refuses what could do harm, and has stopped after the block."""
 
 import os
 import signal
@@ -40,8 +40,8 @@ def url(loaded: Path) -> Iterator[str]:
 
 def count(url: str) -> str:
     query = quote("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }")
-    asked = urllib.request.Request(f"{url}?query={query}", headers={"Accept": "text/csv"})  # noqa: S310
-    with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310
+    request = urllib.request.Request(f"{url}?query={query}", headers={"Accept": "text/csv"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
         return str(answer.read().decode().split()[1])
 
 
@@ -51,37 +51,29 @@ def refuses(url: str) -> bool:
         return probe.connect_ex((place.hostname, place.port)) != 0
 
 
-def test_the_endpoint_answers_and_is_gone_afterwards(loaded: Path, cache: WikidataCache) -> None:
+def test_served_answers_read_only_and_stops_after_the_block(loaded: Path, cache: WikidataCache) -> None:
     with served(loaded) as url:
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/query")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(url.replace("/query", "/update"), b"update=DELETE%20WHERE%7B?s%20?p%20?o%7D")  # noqa: S310
         assert count(url) == "25726"
         graphs = WikidataCache(url, mode="online").subgraphs(EDITS)
+    assert refuses(url)
+    with pytest.raises(KeyError), served(loaded) as url:
+        raise KeyError
     assert refuses(url)
     expected = cache.subgraphs(EDITS)
     assert [g.graph["content_hash"] for g in graphs] == [g.graph["content_hash"] for g in expected]
 
 
-def test_it_reads_only_and_listens_to_this_machine_only(loaded: Path) -> None:
-    with served(loaded) as url:
-        with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(url.replace("/query", "/update"), b"update=DELETE%20WHERE%7B?s%20?p%20?o%7D")  # noqa: S310
-        assert count(url) == "25726"
-
-
-def test_an_error_inside_the_block_stops_it_too(loaded: Path) -> None:
-    with pytest.raises(KeyError), served(loaded) as url:
-        raise KeyError
-    assert refuses(url)
-
-
-def test_a_plain_oxigraph_folder(tmp_path: Path, loaded: Path) -> None:
+def test_served_takes_a_plain_oxigraph_folder(tmp_path: Path, loaded: Path) -> None:
     Store(str(tmp_path / "plain")).flush()
     with served(tmp_path / "plain") as url:
         assert count(url) == "0"
 
 
-def test_a_taken_port_and_no_store(loaded: Path, tmp_path: Path) -> None:
+def test_served_refuses_a_taken_port_and_a_missing_store(loaded: Path, tmp_path: Path) -> None:
     with served(loaded) as url:
         port = urlsplit(url).port
         with pytest.raises(ServeError, match=f"port {port} of 127.0.0.1 cannot be used"), served(loaded, port=port):
@@ -90,7 +82,9 @@ def test_a_taken_port_and_no_store(loaded: Path, tmp_path: Path) -> None:
         pass
 
 
-def test_a_process_that_dies_at_once_is_quoted(loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_served_quotes_a_process_that_does_not_start(
+    loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 3\n")
     program.chmod(0o755)
@@ -99,7 +93,7 @@ def test_a_process_that_dies_at_once_is_quoted(loaded: Path, tmp_path: Path, mon
         pass
 
 
-def ask(url: str, query: str, headers: dict[str, str] | None = None) -> tuple[int, str, str]:
+def post(url: str, query: str, headers: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Status, media type and body of the answer to a query by POST."""
     data = f"query={quote(query)}".encode()
     request = urllib.request.Request(url, data, headers or {})  # noqa: S310
@@ -114,36 +108,36 @@ ONE = "SELECT ?o { <http://www.wikidata.org/entity/Q65> <http://www.wikidata.org
 HEAVY = "SELECT (COUNT(*) AS ?n) { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i }"
 
 
-def test_no_query_reaches_another_server(url: str) -> None:
-    status, _, said = ask(url, f"SELECT * {{ SERVICE <{url}> {{ ?s ?p ?o }} }} LIMIT 1")
-    assert status == 400 and "SERVICE" in said
+def test_query_with_service_is_refused(url: str) -> None:
+    status, _, text = post(url, f"SELECT * {{ SERVICE <{url}> {{ ?s ?p ?o }} }} LIMIT 1")
+    assert status == 400 and "SERVICE" in text
 
 
 @pytest.mark.parametrize(
     "headers",
     [{"Host": "evil.example"}, {"Host": "evil.example:7878"}, {"Origin": "http://evil.example"}, {"Origin": "null"}],
 )
-def test_pages_of_other_sites_are_not_answered(url: str, headers: dict[str, str]) -> None:
-    status, kind, said = ask(url, ONE, headers)
-    assert (status, kind) == (403, "text/plain; charset=utf-8") and "127.0.0.1" in said
-    assert ask(url, ONE, {"Host": "localhost:9999", "Origin": "http://127.0.0.1:1"})[0] == 200
+def test_requests_of_other_sites_are_refused(url: str, headers: dict[str, str]) -> None:
+    status, kind, text = post(url, ONE, headers)
+    assert (status, kind) == (403, "text/plain; charset=utf-8") and "127.0.0.1" in text
+    assert post(url, ONE, {"Host": "localhost:9999", "Origin": "http://127.0.0.1:1"})[0] == 200
 
 
-def test_a_heavy_query_is_stopped_and_the_others_go_on(loaded: Path) -> None:
+def test_slow_query_is_stopped_and_others_are_answered(loaded: Path) -> None:
     with served(loaded, timeout_s=1) as url:
         start = time.monotonic()
-        status, _, said = ask(url, HEAVY)
-        assert status == 504 and "stopped after 1 s" in said and time.monotonic() - start < 5
+        status, _, text = post(url, HEAVY)
+        assert status == 504 and "stopped after 1 s" in text and time.monotonic() - start < 5
         assert count(url) == "25726"
 
 
 @pytest.mark.slow
-def test_a_query_that_eats_memory_is_stopped(loaded: Path, tmp_path: Path) -> None:
+def test_query_beyond_the_memory_limit_is_stopped(loaded: Path, tmp_path: Path) -> None:
     pool = WorkerPool(engine_folder(loaded), seconds=60, size=1, megabytes=200)
     try:
-        outcome = pool.ask("SELECT * { ?a ?b ?c . ?d ?e ?f } ORDER BY ?a", [], tmp_path / "out")
-        assert outcome["status"] == 500 and "200 MB" in outcome["said"]
-        assert pool.ask(ONE, [], tmp_path / "out")["status"] == 200
+        outcome = pool.run("SELECT * { ?a ?b ?c . ?d ?e ?f } ORDER BY ?a", [], tmp_path / "out")
+        assert outcome["status"] == 500 and "200 MB" in outcome["text"]
+        assert pool.run(ONE, [], tmp_path / "out")["status"] == 200
     finally:
         pool.close()
 
@@ -162,9 +156,9 @@ def test_a_query_that_eats_memory_is_stopped(loaded: Path, tmp_path: Path) -> No
         (f"CONSTRUCT {{ ?o a ?o }} {ONE[10:]}", "", "<http://www.wikidata.org/entity/Q30> "),
     ],
 )
-def test_the_formats_of_the_protocol(url: str, query: str, accept: str, expected: str) -> None:
-    status, _, said = ask(url, query, {"Accept": accept})
-    assert status == 200 and said.startswith(expected)
+def test_formats_follow_the_accept_header(url: str, query: str, accept: str, expected: str) -> None:
+    status, _, text = post(url, query, {"Accept": accept})
+    assert status == 200 and text.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +173,9 @@ def test_the_formats_of_the_protocol(url: str, query: str, accept: str, expected
         ("/store", None, {}, 404),
     ],
 )
-def test_other_requests(url: str, path: str, data: bytes | None, headers: dict[str, str], expected: int) -> None:
+def test_requests_outside_the_protocol_are_refused(
+    url: str, path: str, data: bytes | None, headers: dict[str, str], expected: int
+) -> None:
     request = urllib.request.Request(url.replace("/query", path), data, headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
@@ -189,7 +185,7 @@ def test_other_requests(url: str, path: str, data: bytes | None, headers: dict[s
 
 
 @pytest.mark.slow
-def test_a_client_that_says_nothing_delays_nobody(loaded: Path) -> None:
+def test_idle_client_delays_nobody(loaded: Path) -> None:
     with socket.socket() as silent:
         with served(loaded) as url:
             place = urlsplit(url)
@@ -202,7 +198,7 @@ def test_a_client_that_says_nothing_delays_nobody(loaded: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent otherwise there")
 @pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_the_command_and_its_server(loaded: Path, wish: signal.Signals) -> None:
+def test_ctrl_c_stops_the_serve_command(loaded: Path, wish: signal.Signals) -> None:
     command = [sys.executable, "-c", "from wikidata_cache.cli import main; main()", "serve", str(loaded), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
