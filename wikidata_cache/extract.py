@@ -4,9 +4,7 @@ This module made the packaged extract (`data/extract.nt.gz`, described in `data/
 `data/extract_seeds.tsv`.
 """
 
-import gzip
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,15 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
 from wikidata_cache import deny_lists
-from wikidata_cache.atomic import write_atomically
+from wikidata_cache.atomic import gzipped, write_atomically
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, Statement, check_ids, is_item
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, check_ids, is_item
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.build import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
-PER_NODE = (80, 20, 4)  # statements to keep for each item at distance 0 (a seed), 1 and 2
+PER_NODE = (80, 20, 4)  # statements of each item at distance 0 (a seed), 1 and 2
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,23 @@ def build_extract(
     per_node: Sequence[int] = PER_NODE,
     seed: int = 0,
 ) -> ExtractReport:
-    """Write the labelled out-neighbourhoods of the seeds to `out`, a gzipped N-Triples file.
+    """Write the labelled out-neighbourhoods of some items to a gzipped N-Triples file.
 
-    `seeds` are item ids and property ids; of a property, only the label is written. Each item is expanded
-    `len(per_node)` times, and an item at distance `hop` keeps per_node[hop] of its statements, chosen by hash priority
-    under `seed`. Housekeeping statements and statements without labels stay out. The same graph gives the same bytes.
+    Housekeeping statements and statements without labels stay out. The same graph gives the same bytes.
 
-    Raises BadOptionError where a seed is not an id, or `out` does not end in .nt.gz or cannot be written.
+    Args:
+        source: the big graph.
+        seeds: ids of items, and of properties of which only the label is written.
+        out: the file to write, .nt.gz.
+        per_node: numbers of statements; an item at distance `hop` from the seeds gets per_node[hop] of its statements,
+            chosen by hash priority. Each seed is expanded `len(per_node)` times.
+        seed: seed of the sampling.
+
+    Returns:
+        The size of the extract.
+
+    Raises:
+        BadOptionError: a seed is not an id, or `out` does not end in .nt.gz or cannot be written.
     """
     check_out(out)
     wanted = check_ids(seeds)
@@ -64,7 +72,16 @@ def build_extract(
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
     labels = facts.labels({entity for statement in statements for entity in statement}.union(wanted))
-    return _write(out, statements, labels)
+
+    triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
+    for entity, label in sorted(labels.items()):
+        triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
+    content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
+    return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())
 
 
 def check_out(out: Path) -> None:
@@ -75,6 +92,10 @@ def check_out(out: Path) -> None:
         raise _unwritable(out, f"there is no folder {out.parent}")
 
 
+def _unwritable(out: Path, reason: str) -> BadOptionError:
+    return BadOptionError(f"{out} cannot be written ({reason}); give a file in a folder that you may write to.")
+
+
 def read_seeds(path: Path) -> list[str]:
     """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out.
 
@@ -83,24 +104,3 @@ def read_seeds(path: Path) -> list[str]:
     if not (ids := deny_lists.first_column(path.read_text(encoding="utf-8-sig"))):
         raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")
     return ids
-
-
-def _write(out: Path, statements: Sequence[Statement], labels: dict[str, str]) -> ExtractReport:
-    triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
-    for entity, label in sorted(labels.items()):
-        triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
-    text = serialize(triples, format=RdfFormat.N_TRIPLES)
-    buffer = io.BytesIO()
-    # No file name and no time in the gzip header, so that equal content gives equal bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=9, mtime=0) as file:
-        file.write(text or b"")
-    data = buffer.getvalue()
-    try:
-        write_atomically(out, data)
-    except OSError as error:
-        raise _unwritable(out, error.strerror or str(error)) from error
-    return ExtractReport(len(statements), len(labels), len(data), hashlib.sha256(data).hexdigest())
-
-
-def _unwritable(out: Path, reason: str) -> BadOptionError:
-    return BadOptionError(f"{out} cannot be written ({reason}); give a file in a folder that you may write to.")

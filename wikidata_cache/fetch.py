@@ -1,8 +1,6 @@
 """Fetch the subgraphs of a file of edits in as few requests as possible, and write them as JSON lines."""
 
-import gzip
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
-from wikidata_cache.atomic import write_atomically
+from wikidata_cache.atomic import gzipped, write_atomically
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import EditRowError, WikidataCacheError
@@ -121,10 +119,4 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
         }
         lines.append(json.dumps(node_link, sort_keys=True) + "\n")
     content = "".join(lines).encode()
-    if path.name.endswith(".gz"):
-        buffer = io.BytesIO()
-        # Neither the file's name nor the time is in the header.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
-            file.write(content)
-        content = buffer.getvalue()
-    write_atomically(path, content)
+    write_atomically(path, gzipped(content) if path.name.endswith(".gz") else content)

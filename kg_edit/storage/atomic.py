@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kg_edit.errors import OutputError
+from wikidata_cache import atomic
 
 if TYPE_CHECKING:  # writing text does not import torch
     from torch import Tensor
@@ -74,15 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        scratch = Path(name)
-        try:
+        with atomic.replacing(path) as scratch:
             yield scratch
-            scratch.chmod(_FILE)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror or error}; choose another folder") from error
 
