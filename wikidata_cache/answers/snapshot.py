@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
-from wikidata_cache.atomic import open_atomically
+from wikidata_cache.atomic import replacing
 from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 from wikidata_cache.safe_json import parse
@@ -102,7 +102,11 @@ def export_snapshot(
             raise CacheFileError(store.path, "contains no facts to export", suggestion)
         try:
             # No file name and no time in the gzip header, so that equal caches give equal files.
-            with open_atomically(path) as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+            with (
+                replacing(path) as scratch,
+                scratch.open("wb") as raw,
+                gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+            ):
                 file.write(summary.header().encode())
                 for line in chosen.lines():
                     file.write(line.encode())
