@@ -1,91 +1,58 @@
-"""Draw the table of a hundred single edits: for each editor what is said, what is carried over, and what stays.
+"""Draw the table of a hundred single edits: for each editor success, paraphrases and neighbours.
 
-    python pipelines/draw_single_edits.py                      # docs/single_edits.md -> docs/single_edits.svg
-
-The numbers are read from the page, so the picture is drawn again whenever the table has changed.
+python pipelines/draw_single_edits.py                      # results/counterfact_plus.csv -> docs/single_edits.svg
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
+from tables import ROOT, Number, Results
 
 from kg_edit.evaluate.plots import COLOURS, figure, save_figure
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-PANELS = {2: "the edit, said", 3: "a paraphrase", 4: "neighbours that stay"}  # by the table's column
-_CELL = re.compile(r"(\d?\.\d+)(?: \[(\d?\.\d+), (\d?\.\d+)\])?")
+PANELS = {"efficacy, greedy": "success", "paraphrase": "a paraphrase", "neighborhood": "neighbours unchanged"}
 
 
-class Value(NamedTuple):
-    """A mean with the ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class Row(NamedTuple):
-    """An editor and its values, by column of the table."""
-
-    name: str
-    values: dict[int, Value]
+def editors(numbers: Sequence[Number]) -> dict[str, dict[str, Number]]:
+    """Return {row: {metric: number}} of the rows that have all records and all panels."""
+    rows: dict[str, dict[str, Number]] = {}
+    for number in numbers:
+        if number.metric in PANELS and "30 records" not in number.settings:
+            rows.setdefault(number.row, {})[number.metric] = number
+    return rows
 
 
-def rows(page: str) -> Iterator[Row]:
-    """The rows of the page's first table that have all records; rows in italics have fewer."""
-    lines = page[page.index("\n| |") :].strip().splitlines()
-    for line in lines[2 : next(n for n, line in enumerate([*lines, ""]) if not line.startswith("|"))]:
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if not cells[0].startswith("*"):
-            yield Row(cells[0].replace("`", ""), {column: value(cells[column]) for column in PANELS})
-
-
-def value(cell: str) -> Value:
-    """The numbers of a cell such as ".97 [.93, 1.00]"; without an interval all three are the mean."""
-    found = _CELL.fullmatch(cell)
-    if not found:
-        raise ValueError(f"{cell!r} is not a mean with an interval")
-    mean, low, high = found.groups()
-    return Value(float(mean), float(low or mean), float(high or mean))
-
-
-def draw(table: Sequence[Row], path: Path) -> Path:
-    """One panel for each column; the dashed line is the unedited model."""
-    unedited, *editors = table
+def draw(rows: dict[str, dict[str, Number]], path: Path) -> Path:
+    """Draw a panel for each metric: mean and 95 % interval; the dashed line is the unedited model."""
+    unedited = rows["unedited"]
+    names = [name for name in rows if name != "unedited"]
     with rc_context({"svg.hashsalt": "single edits", "font.size": 8}):
-        made = figure(8.0, 0.17 * len(editors) + 0.8)
+        made = figure(8.0, 0.17 * len(names) + 0.8)
         panels = made.subplots(1, len(PANELS), sharey=True)
-        for axes, (column, title), colour in zip(panels, PANELS.items(), COLOURS, strict=False):
-            _panel(axes, [row.values[column] for row in editors], colour)
-            axes.axvline(unedited.values[column].mean, color="#888888", linestyle="--", linewidth=0.8)
+        for axes, (metric, title), colour in zip(panels, PANELS.items(), COLOURS, strict=False):
+            for place, number in enumerate(rows[name][metric] for name in names):
+                mean = float(number.mean)
+                # all edits succeeded or none did: the bootstrap has no interval
+                axes.hlines(place, float(number.low or mean), float(number.high or mean), color=colour, linewidth=1)
+                axes.plot(mean, place, "o", color=colour, markersize=3.5)
+            axes.axvline(float(unedited[metric].mean), color="#888888", linestyle="--", linewidth=0.8)
+            axes.set_xlim(-0.03, 1.03)
+            axes.grid(axis="y", linewidth=0.3, color="#dddddd")
             axes.set_title(title, fontsize=9)
-        panels[0].set_yticks(range(len(editors)), [row.name for row in editors])
-        panels[0].set_ylim(len(editors) - 0.5, -0.5)
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.5, -0.5)
         return save_figure(made, path)
 
 
-def _panel(axes: Axes, values: Sequence[Value], colour: str) -> None:
-    places = range(len(values))
-    axes.hlines(places, [found.low for found in values], [found.high for found in values], color=colour, linewidth=1)
-    axes.plot([found.mean for found in values], places, "o", color=colour, markersize=3.5)
-    axes.set_xlim(-0.03, 1.03)
-    axes.grid(axis="y", linewidth=0.3, color="#dddddd")
-
-
-def main(given: Sequence[str] | None = None) -> None:
-    """Read the page and draw."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the numbers and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=Path, default=DOCS / "single_edits.md", help="the page with the table")
-    parser.add_argument("--out", type=Path, default=DOCS / "single_edits.svg", help="the picture")
-    options = parser.parse_args(given)
-    draw(list(rows(options.page.read_text(encoding="utf-8"))), options.out)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "single_edits.svg", help="the picture")
+    draw(editors(Results().tables["single"]), parser.parse_args(arguments).out)
 
 
 if __name__ == "__main__":

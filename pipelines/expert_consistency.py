@@ -1,4 +1,5 @@
-"""MEMoE's expert consistency: how often a paraphrase, or a neighbour, goes to the expert of its edit.
+"""MEMoE's expert consistency: how often a paraphrase, or a neighbour, goes to the expert of its edit
+(table memoe-experts of results/).
 
 python pipelines/expert_consistency.py          # the first 100 records of CounterFactPlus, edited as one batch
 
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from tables import DEV
+from study import DEV
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset

@@ -1,4 +1,4 @@
-"""Ext-Sub on two data sets of KnowEdit (tables of docs/ext_sub.md): what it takes away, and what it costs.
+"""Measure what Ext-Sub takes away, and what it costs, on two data sets of KnowEdit (tables ext-sub-* of results/).
 
 python pipelines/ext_sub.py sanitation     # answers that must not be told any more, and answers that must stay
 python pipelines/ext_sub.py wikibio        # true sentences of a biography, and false ones
@@ -24,7 +24,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 
-from tables import SHARED
+from study import SHARED
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset

@@ -1,4 +1,4 @@
-"""Two tasks for `kg-edit evaluate --general`, from files of benchmarks (table of docs/many_edits.md).
+"""Two tasks for `kg-edit evaluate --general`, from files of benchmarks (table `general` of results/).
 
 python pipelines/general_tasks.py --out tasks/
 kg-edit evaluate --dataset counterfact-plus --data dev.json --skip 24 --limit 100 --method rome --preset fast \
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import SHARED
+from study import SHARED
 
 from kg_edit.cli.console import friendly
 from kg_edit.storage.atomic import write_text

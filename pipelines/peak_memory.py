@@ -1,7 +1,7 @@
-"""The largest memory of one edit, method by method, each in a process of its own that has the model already.
+"""Measure the largest memory of one edit (table `memory` of results/), method by method, each in its own process.
 
-python pipelines/peak_memory.py                                # all methods that need no trained network
-python pipelines/peak_memory.py --network ke=ke/ --methods ke  # with a network that `kg-edit ke train` made
+python pipelines/peak_memory.py                                                  # all that need no trained network
+python pipelines/peak_memory.py --methods ke --set ke.network=ke/                # trained by `kg-edit ke train`
 
 The resident memory of the process, model and libraries included, while the edit is computed; what a method prepares
 once (covariance, own texts) is not part of it. With a GPU, the memory of the device.
@@ -14,9 +14,8 @@ import logging
 import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tables import DEV, GRAPH, check_methods, config_of, is_trained, network_option, own_settings
+from study import DEV, GRAPH, needs_network, set_option
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -26,6 +25,7 @@ from kg_edit.errors import KgEditError
 from kg_edit.evaluate.cost import Cost, measured
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
 
@@ -33,7 +33,7 @@ log = logging.getLogger("peak_memory")
 
 
 def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:
-    """Prepare the method, and make the edit."""
+    """Prepare the method, and measure one edit."""
     found = find_method(name)
     method = found(model, config, graph=graph if found.needs_graph else None)
     method.prepare()
@@ -42,9 +42,9 @@ def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, grap
     return spent
 
 
-def _tell(name: str, given: tuple[Any, ...]) -> None:
+def _measure(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache) -> None:
     try:
-        spent = cost(name, *given)
+        spent = cost(name, config, edit, model, graph)
     except KgEditError as error:
         log.info("%s: %s", name, error)
     else:
@@ -59,17 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", help="names with commas; by default all")
     parser.add_argument("--preset", default="fast", help="of every method that has it; else default")
     parser.add_argument("--model", default="smollm2-135m")
-    network_option(parser)
+    set_option(parser)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     edit = as_record(next(iter(find_dataset("counterfact-plus")(options.data)))).edits[0]
-    model = LanguageModel.load(options.model)
-    graph = WikidataCache(options.graph)
-    names = options.methods.split(",") if options.methods else [*method_names()]
-    check_methods(options, names)
-    for name in [name for name in names if is_trained(name, own_settings(name, options))]:
-        given = (config_of(name, options.preset, own_settings(name, options)), edit, model, graph)
-        child = multiprocessing.get_context("fork").Process(target=_tell, args=(name, given))
+    model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
+    for name in options.methods.split(",") if options.methods else method_names():
+        settings = {key: value for method, key, value in options.set if method == name}
+        if needs_network(name, settings):
+            continue
+        kind = find_method(name).config_class
+        preset = options.preset if options.preset in (*kind.presets, *preset_names([name])) else "default"
+        config = kind.preset(preset, settings, method=name)
+        # a forked child has the model already, and its memory is the edit's own
+        child = multiprocessing.get_context("fork").Process(target=_measure, args=(name, config, edit, model, graph))
         child.start()
         child.join()
 

@@ -5,7 +5,8 @@ python pipelines/popqa.py popqa_with_paragraphs.json --out out/popqa/ --picture 
 The rows need paragraphs and s_pop. A part of them (--train) is for the limits: each question is asked without and with
 the paragraph that BM25 finds among those of all rows, and each relation gets the limit of popularity with which most
 answers are right (Mallen et al. 2023). The other rows are asked alone, always with a paragraph, and with the gate.
-Writes OUT/table.md, by tenth of popularity. Two runs record by record: `kg-edit compare OUT/always OUT/gated`.
+Writes the table `popqa` of results/, by tenth of popularity, and OUT/limits.json; prints the paired differences. Two
+runs record by record: `kg-edit compare OUT/always OUT/gated`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tables import RESULTS, ROOT, Number, Results
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -38,9 +39,7 @@ from kg_edit.methods.in_context.popularity import (
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text
-from kg_edit.text.display import markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
 METRIC = "recall.substring"  # PopQA's accuracy
 PARTS = 10
 NO_LIMIT = 1e12
@@ -57,7 +56,7 @@ class Answers(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit the limits, run what is missing, write OUT/limits.json and OUT/table.md, and draw the picture."""
+    """Fit the limits, run what is missing, write OUT/limits.json and the table, and draw the picture."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     records = {record.id: record for record in find_dataset("popqa")(options.data)}
@@ -80,15 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     below = np.array([popularity[one] <= limits.get(relations[one], 0) for one in always.ids])
     columns = {
         "alone": always.alone,
-        "always": always.told,
+        "always a paragraph": always.told,
         "gated": gated.told,
-        "has a paragraph": below.astype(float),
+        "gated: has a paragraph": below.astype(float),
     }
-    text = report(limits, values, columns, len(train.ids))
-    write_text(options.out / "table.md", f"{text}\n")
+    results = Results(options.results)
+    results.tables["popqa"] = [*shares(values, columns)]
+    results.save()
+    log.info("Limits from %d questions: %s", len(train.ids), limits)
+    for other in ("alone", "always a paragraph"):
+        if found := paired_difference(columns[other], columns["gated"], seed=0):
+            ends = f"[{found.ci95_low:+.3f}, {found.ci95_high:+.3f}]"
+            log.info("gated - %s: %+.3f %s, p %.2g", other, found.mean, ends, found.p)
     if options.picture:
         draw(values, columns, options.picture)
-    log.info("%s\n%s", text, options.out / "table.md")
 
 
 def popularities(path: Path, records: Mapping[str, BenchmarkRecord]) -> dict[str, float]:
@@ -116,30 +120,18 @@ def run(
     return Answers(ids, *sides)
 
 
-def report(limits: Mapping[str, float], values: np.ndarray, columns: Mapping[str, np.ndarray], trained: int) -> str:
-    """Return the limits, a table of the shares by tenth of popularity, and the differences between the columns."""
-    rows = [
-        [f"{values[part].min():,.0f} to {values[part].max():,.0f}", *(_share(one[part]) for one in columns.values())]
-        for part in tenths(values)
-    ]
-    rows.append(["all", *(_share(one) for one in columns.values())])
-    fitted = ", ".join(f"{relation} {limit:,.0f}" for relation, limit in limits.items())
-    lines = [f"Limits from {trained} questions: {fitted}.", "", markdown_table(["popularity", *columns], rows), ""]
-    for first, second in (("gated", "alone"), ("gated", "always")):
-        found = paired_difference(columns[second], columns[first], seed=0)
-        if found:
-            interval = f"[{found.ci95_low:+.3f}, {found.ci95_high:+.3f}]"
-            lines += [f"{first} - {second}: {found.mean:+.3f} {interval}, p {found.p:.2g}", ""]
-    return "\n".join([*lines, f"{len(values)} questions."])
+def shares(values: np.ndarray, columns: Mapping[str, np.ndarray]) -> Iterator[Number]:
+    """Yield the share of each column by tenth of popularity, and of all questions."""
+    parts = {f"popularity {values[part].min():,.0f} to {values[part].max():,.0f}": part for part in tenths(values)}
+    for row, part in {**parts, f"all {len(values)}": np.arange(len(values))}.items():
+        for metric, answers in columns.items():
+            about = {"table": "popqa", "data": "PopQA", "model": "SmolLM2-135M", "n": str(len(part))}
+            yield Number(**about, method=row, settings="", metric=metric, mean=f"{answers[part].mean():.2f}")
 
 
 def tenths(values: np.ndarray) -> list[np.ndarray]:
     """Return the places of the rows in each tenth of the popularity, the least popular first."""
     return np.array_split(np.argsort(values, kind="stable"), min(PARTS, len(values)))
-
-
-def _share(answers: np.ndarray) -> str:
-    return re.sub(r"^0", "", f"{answers.mean():.2f}")
 
 
 def draw(values: np.ndarray, columns: Mapping[str, np.ndarray], path: Path) -> None:
@@ -162,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="so many rows in all; all by default")
     parser.add_argument("--seed", type=int, default=0, help="draws which rows are for the limits")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "popqa", help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     parser.add_argument("--picture", type=Path, help="write a picture here: .svg, .png or .pdf")
     parser.add_argument("--model", default="smollm2-135m")
     return parser

@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: a script as a module, settings as options, a table's first cells."""
+"""What the tests of the scripts share: a script as a module, settings as options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 QUICK = {"steps": 3, "further_steps": 2, "covariance": {"tokens": 500}}
 # the tokens of a random model are much alike: an update that held them all would be too large, and be refused
 RANK_ONE, JOINT = {**QUICK, "context_lengths": [[5, 2]], "hold": 0.01}, {**QUICK, "context_tokens": 4, "layers": [0, 1]}
-CEILINGS = ["fact in the prompt", "fact and relation in the prompt"]
 Script = Callable[..., int]
 
 
@@ -43,7 +42,3 @@ def settings_of(found: Mapping[str, Any]) -> tuple[str, ...]:
 def nudged(method: EditingMethod, model: LanguageModel, records: Any, **options: Any) -> Summary:
     """`evaluate` with edits by a change that costs nothing."""
     return evaluate(Nudge(model), model, records, **options)
-
-
-def first_cells(text: str) -> list[str]:
-    return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]

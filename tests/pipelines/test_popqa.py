@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.kg_edit.datasets.rows import POPQA
-from tests.pipelines.scripts import Script, first_cells
+from tests.pages import ROOT
+from tests.pipelines.scripts import FOLDER, Script
 
 
-def test_popqa_with_and_without_a_paragraph(script: Script, tmp_path: Path, tiny_folder: Path) -> None:
+def test_popqa_with_and_without_a_paragraph(
+    script: Script,
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Run twice: the second run computes nothing, and writes the same."""
     rows = [
         {**POPQA, "id": n, "subj": name, "s_uri": f"http://www.wikidata.org/entity/Q{n}", "s_pop": 10 * n}
@@ -17,14 +27,18 @@ def test_popqa_with_and_without_a_paragraph(script: Script, tmp_path: Path, tiny
         for n, name in enumerate(("Ann", "Ben", "Cid", "Dan", "Eve"), 1)
     ]
     (tmp_path / "popqa.json").write_text(json.dumps(rows))
-    command = ("popqa", "popqa.json", "--model", tiny_folder, "--out", "out", "--picture", "out/popularity.png")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    monkeypatch.syspath_prepend(FOLDER)
+    places = ("--out", "out", "--results", "results", "--picture", "out/popularity.png")
+    command = ("popqa", "popqa.json", "--model", tiny_folder, *places)
     assert script(*command) == 0
-    text, lines = (tmp_path / "out" / "table.md").read_text(), (tmp_path / "out" / "always" / "records.jsonl")
-    assert "Limits from 2 questions: occupation " in text and "3 questions." in text
-    assert len(first_cells(text)) == 6 and first_cells(text)[-1] == "all", "a row for each of three questions"
+    assert any("Limits from 2 questions: {'occupation'" in line for line in caplog.messages)
+    table, lines = tmp_path / "results" / "benchmarks.csv", tmp_path / "out" / "always" / "records.jsonl"
+    rows_of = [line.split(",")[3] for line in table.read_text().splitlines() if line.startswith("popqa,")]
+    assert len(set(rows_of)) == 4 and rows_of[-1] == "all 3", "a row for each of three questions, and all"
     assert (tmp_path / "out" / "popularity.png").stat().st_size > 5000
-    before = lines.read_bytes()
+    before, text = lines.read_bytes(), table.read_text()
     assert script(*command) == 0
-    assert lines.read_bytes() == before and (tmp_path / "out" / "table.md").read_text() == text
+    assert lines.read_bytes() == before and table.read_text() == text
     assert script(*command[:2], "--train", 0, "--model", tiny_folder, "--out", "none") == 2
     assert not (tmp_path / "none").exists(), "a part without questions is refused before any work"

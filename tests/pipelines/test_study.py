@@ -1,100 +1,125 @@
-"""`study.py` runs the parts of the study, and writes their tables."""
+"""`study.py` runs the measurements and writes their numbers."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from kg_edit.errors import KgEditError
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import Summary
 from kg_edit.methods import method_names
-from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.evaluate.conftest import Nudge
-from tests.pipelines.scripts import FOLDER, Script, first_cells, module
+from tests.kg_edit.datasets.rows import RIPPLES
+from tests.pages import ROOT
+from tests.pipelines.scripts import FOLDER, Script, module, nudged
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch, script: Script) -> ModuleType:
-    """`study.py` as a module."""
+def study(monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path) -> ModuleType:
+    """`study.py` as a module, beside a copy of results/."""
     monkeypatch.syspath_prepend(FOLDER)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     return module("study")
 
 
+def rows(study: ModuleType, *arguments: str) -> list[object]:
+    return [*study.rows(study._parser().parse_args(arguments))]
+
+
+def written(file: str) -> dict[str, set[str]]:
+    """{table: its rows} of a CSV file of the copy."""
+    found: dict[str, set[str]] = {}
+    with Path("results", f"{file}.csv").open(encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            name = ", ".join(filter(None, (line["method"], line["settings"])))
+            found.setdefault(line["table"], set()).add(name)
+    return found
+
+
 @pytest.mark.slow
-def test_the_study_of_runs_that_are_there(study: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
-    model, records = LanguageModel.load(str(tiny_folder)), study.find_dataset("counterfact-plus")(Path("data.json"))
-    for name in ("glame", "rome"):
-        evaluate(Nudge(model), model, records[:2], out=tmp_path / "out" / "single" / name, ceilings=True)
-    study.main(["--tables", "--out", "out"])
-    text = (tmp_path / "out" / "tables.md").read_text()
-    assert first_cells(text) == [
-        "",
-        "---",
-        "unedited",
-        "glame",
-        "rome",
-        "*fact in prompt*",
-        "*fact and relation in prompt*",
+def test_ripples_with_a_control(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Two records, by a change that costs nothing."""
+    monkeypatch.setattr(study, "evaluate", nudged)
+    edits = {"ripples-0001": ("Japan", "Q17"), "ripples-0002": ("Kenya", "Q114")}
+    records = [
+        {**RIPPLES, "id": name, "edit": {**RIPPLES["edit"], "target_new": target, "target_new_id": item}}
+        for name, (target, item) in edits.items()
     ]
-    assert text.startswith(
-        "## single\n\n|  | efficacy | greedy | paraphrase | neighborhood | portability: greedy | nll"
+    header = {name: RIPPLES[name] for name in ("nouns", "inverse", "choices")}
+    bare = [{name: part for name, part in row.items() if name not in header} for row in records]
+    Path("ripples.json").write_text(json.dumps({"format": "kg-edit ripples/1", **header, "records": bare}))
+    names = {"Q17": "Japan", "Q114": "Kenya", "Q1490": "Tokyo", "Q3870": "Nairobi", "P36": "capital", "P17": "country"}
+    lines = ["Q17\tP36\tQ1490", "Q114\tP36\tQ3870", *(f"{item}\tlabel\t{name}" for item, name in names.items())]
+    Path("places.tsv").write_text("\n".join(lines) + "\n")
+    part = study.Part(table="ripples", dataset="ripples", data=Path("ripples.json"), graph="places.tsv", ceilings=True)
+    monkeypatch.setitem(study.PARTS, "ripples", part)
+    options = ("--part", "ripples", "--model", str(tiny_folder), "--out", "out", "--results", "results")
+    study.main([*options, "--rows", "rome,glame:paper", "--controls", "--seed", "1"])
+    assert {f"glame, paper, {said}, seed 1, 2 records" for said in study.CONTROLS.values()} <= written("ripples")[
+        "ripples"
+    ]
+    run = Summary.load(tmp_path / "out" / "ripples" / "rome-seed-1" / "summary.json")
+    with Path("results", "ripples.csv").open() as lines:
+        (cell,) = (
+            line["mean"]
+            for line in csv.DictReader(lines)
+            if (line["method"], line["settings"], line["metric"]) == ("rome", "seed 1, 2 records", "the edit")
+        )
+    assert cell == f"{run.edited['efficacy.greedy'].mean:.2f}"
+
+
+def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
+    given = ("--rows", "glame:code+none,glame-net", "--set", "glame-net.network=net/", "--set", "glame-net.steps=3")
+    glame, net = rows(study, *given, "--seed", "1", "--label", "three steps")
+    assert (glame.said(), glame.folder()) == (
+        "code, three steps, no graph, seed 1",
+        "glame-code-three-steps-no-graph-seed-1",
     )
-    assert "2 records; schedule single." in text and "## mquake\n\nNo run yet.\n" in text
+    assert (glame.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
 
 
-def test_the_study_leaves_out_methods_without_their_network(
-    study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: list[list[str]] = []
-    monkeypatch.setattr(study, "run_part", lambda part, names, options: asked.append(names))
-    untrained = ("--set", "serac.untrained=true", "--set", "glame-net.network=net/")
-    for network in ((), ("--network", "mend=mend/", "--network", "ke=ke/"), untrained):
-        study.main(["--out", str(tmp_path), *network])
-    bare, trained, others = (set(method_names()) - set(names) for names in asked)
-    assert (bare, trained, others) == ({"glame-net", "ke", "mend", "serac"}, {"glame-net", "serac"}, {"ke", "mend"})
+def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
+    without = {"glame-net", "ke", "mend", "serac"}
+    assert {row.method for row in rows(study)} == set(method_names()) - without
+    given = ("--set", "serac.untrained=true", "--set", "mend.network=mend/")
+    assert {row.method for row in rows(study, *given)} == set(method_names()) - {"glame-net", "ke"}
 
 
-def test_a_row_with_other_settings_has_a_folder_of_its_own(
-    study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(study, "run_part", lambda *_: None)
-    options = ["--out", str(tmp_path), "--methods", "ike", "--set", "ike.count=16"]
-    study.main(options)
-    given = study._parser().parse_args([*options, "--label", "16", "--seed", "1"])
-    assert (study.own_settings("ike", given), study.row_of("ike", given)) == ({"count": 16}, "ike-16-seed1")
-    with pytest.raises(KgEditError, match="unknown method of --set 'mello'"):
-        study.main([*options, "--set", "mello.count=3"])
-    with pytest.raises(KgEditError, match="unknown method of --network 'mned'"):
-        study.main([*options, "--network", "mned=mend/"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--rows", "glame+wrng"), "unknown control 'wrng', did you mean 'wrong'"),
+        (("--rows", "rome+wrong"), "rome reads no graph"),
+        (("--rows", "romee"), "did you mean 'rome'"),
+        (("--rows", "glame", "--set", "glame-net.steps=3"), "unknown method of --set 'glame-net'"),
+    ],
+)
+def test_an_option_without_effect_is_refused(study: ModuleType, given: tuple[str, ...], message: str) -> None:
+    with pytest.raises(KgEditError, match=re.escape(message)):
+        rows(study, *given)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["single", "knowedit", "retention"])
-def test_a_part_of_the_study(
-    part: str, script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: Path
-) -> None:
-    monkeypatch.syspath_prepend(FOLDER)  # as a script's own folder is
-    assert script("study", "--part", part, "--limit", "2", "--methods", "definition", "--out", "out") == 0
-    table = (tmp_path / "out" / "tables.md").read_text().partition(f"## {part}\n")[2]
-    assert first_cells(table)[2:4] == ["unedited", "definition"]
-    row = next(line for line in table.splitlines() if line.startswith("| definition"))
-    assert row.count("[") >= 3, "scores with intervals"
-    assert part != "retention" or "\N{EN DASH}" not in row, "each rate has a value"
+def test_a_part_writes_its_rows(part: str, study: ModuleType, shared: Path) -> None:
+    options = ("--part", part, "--rows", "definition", "--label", "test", "--out", "out", "--results", "results")
+    for limit in ("3",) if part == "retention" else ("2", "3"):  # a run of single edits grows with its limit
+        study.main([*options, "--limit", limit])
+    table = study.PARTS[part].table
+    made = [number for number in study.Results(Path("results")).tables[table] if "test" in number.settings]
+    assert {number.n for number in made} >= {"3"} and len(made) >= 4
+    assert ("definition, test, 3 edits, 3 records" in {number.row for number in made}) == (part == "retention")
 
 
-@pytest.mark.slow
-def test_a_run_of_the_study_grows_with_its_limit(
-    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
-    for limit in ("2", "3"):
-        assert script("study", "--part", "single", "--limit", limit, "--methods", "definition", "--out", "out") == 0
-    assert "\n3 records" in (tmp_path / "out" / "tables.md").read_text()
-
-
-def test_the_study_leaves_out_the_records_on_which_settings_were_chosen(study: ModuleType, shared: Path) -> None:
+def test_records_on_which_settings_were_chosen_are_left_out(study: ModuleType, shared: Path) -> None:
     every = study.find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
-    assert study.PARTS["single"].every()[0].id == every[24].id
-    assert study.PARTS["sequence"].every()[0].id == every[0].id
+    assert study.PARTS["single"].records()[0].id == every[24].id
+    assert study.PARTS["sequence"].records()[0].id == every[0].id
+    assert [len(record.chain) for record in study.PARTS["mquake-1"].records()[:4]] == [2, 3, 4, 2]

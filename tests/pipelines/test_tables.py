@@ -1,65 +1,101 @@
-"""`tables.py` writes the tables of the paper and of glame-plus."""
+"""The tables of the README and the pages are those of results/*.csv, and a finished run becomes rows there."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from kg_edit.datasets import find_dataset
 from kg_edit.evaluate import evaluate
 from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.command_line import GRAPH
 from tests.kg_edit.evaluate.conftest import Nudge
-from tests.pipelines.scripts import CEILINGS, Script, first_cells, module, nudged
-
-PAPER = ["FT", "ROME", "ROME-KG", "MEMIT", "MEMIT-KG", "GLAME", "w/ MLP", "w/ GNN", "w/o GKE", "random graph"]
+from tests.pages import ROOT
+from tests.pipelines.scripts import Script, module
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path) -> ModuleType:
-    """`tables.py`, whose runs compute their edits by a change that costs nothing."""
-    made = module("tables")
-    monkeypatch.setattr(made, "evaluate", nudged)
-    heat = "Q169138\tP159\tQ7\nQ169138\tlabel\tMiami Heat\nQ7\tlabel\tMiami\n"
-    (tmp_path / "graph.tsv").write_text(GRAPH + heat + "Q1345\tP17\tQ5\nQ1345\tlabel\tPhiladelphia\n")
-    return made
+def tables() -> ModuleType:
+    """`tables.py` as a module."""
+    return module("tables")
 
 
-def test_a_score_with_its_interval(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+def test_pages_agree_with_the_measured_numbers(tables: ModuleType) -> None:
+    """After a measurement: python pipelines/tables.py."""
+    assert tables.outdated(tables.Results()) == []
+
+
+def test_numbers_are_numbers(tables: ModuleType) -> None:
+    numbers = [number for table in tables.Results().tables.values() for number in table]
+    assert len(numbers) > 3000
+    for number in numbers:
+        assert number.mean or number.note, number
+        low, mean, high = (float(value) if value else None for value in (number.low, number.mean, number.high))
+        assert low is None or high is None or mean is None or low <= mean <= high, number
+        assert "nan" not in number.mean and not number.mean.startswith("."), number
+    places = [(number.table, number.row, number.metric) for number in numbers]
+    assert len(places) == len(set(places)), "a number is there twice"
+
+
+def test_csv_files_survive_reading_and_writing(tables: ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    tables.Results(tmp_path / "results").save()
+    for file in (ROOT / "results").glob("*.csv"):
+        assert (tmp_path / "results" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "shown"),
+    [
+        ({"mean": "0.97", "low": "0.93", "high": "1.00"}, {}, "0.97 [0.93, 1.00]"),
+        ({"mean": "0.97", "low": "0.93", "high": "1.00"}, {"percent": True}, "97 [93, 100]"),
+        ({"mean": "0.97", "low": "0.93", "high": "1.00"}, {"intervals": False}, "0.97"),
+        ({"mean": "+0.10", "p": "0.003"}, {}, "+0.10, p 0.003"),
+        ({"mean": "374242"}, {}, "374,242"),
+        ({"mean": "0.001", "note": "<"}, {}, "<0.001"),
+        ({"mean": "20", "note": "of 20"}, {}, "20 of 20"),
+        ({"note": "0.88 to 0.94"}, {}, "0.88 to 0.94"),
+    ],
+)
+def test_a_number_is_shown(given: dict[str, str], options: dict[str, bool], shown: str, tables: ModuleType) -> None:
+    number = tables.Number(table="t", data="d", n="1", method="rome", settings="", metric="m", **given)
+    assert tables.shown_text(number, **options) == shown
+
+
+def test_a_page_with_an_edited_number_is_found(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    results = tables.Results()
+    (tmp_path / "docs" / "measurements.md").write_text(results.appendix())
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- results: readme -->\n<!-- /results -->\nafter\n")
+    page.write_text(tables.rendered(results, tmp_path)[page])
+    assert tables.outdated(results, tmp_path) == []
+    assert "before\n<!-- results: readme -->\n|  | the edit |" in page.read_text()
+    page.write_text(page.read_text().replace("| rome |", "| rome | 1"))
+    assert tables.outdated(results, tmp_path) == [page]
+
+
+@pytest.mark.parametrize("schedule", ["single", "sequential:2"])
+def test_a_finished_run_becomes_rows(
+    schedule: str, tables: ModuleType, script: Script, tmp_path: Path, tiny_folder: Path
+) -> None:
     model = LanguageModel.load(str(tiny_folder))
-    records = tables.find_dataset("counterfact-plus")(Path("data.json"))
-    found = evaluate(Nudge(model), model, records, out=tmp_path / "run")
-    assert tables.cell(found, "base", "no.such") == "\N{EN DASH}"
-    score = found.sections["base"]["portability.nll"]
-    wanted = f"{score.mean:.1f} [{score.ci95_low:.1f}, {score.ci95_high:.1f}]"
-    assert tables.cell(found, "base", "portability.nll") == wanted
-    assert not tables.cell(found, "base", "neighborhood.prob").startswith("0.")
-
-
-def test_a_rate_of_retention_is_that_of_the_curve(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
-    model = LanguageModel.load(str(tiny_folder))
-    records = tables.find_dataset("counterfact-plus")(Path("data.json"))
-    found = evaluate(Nudge(model), model, records, out=tmp_path / "run", schedule="sequential:2")
-    rate = (found.curve or ())[-1].retention["retention.ERR"]
-    assert tables.cell(found, "edited", "retention.ERR") == f"{rate:.2f}".removeprefix("0")
-    assert tables.cell(found, "edited", "retention.TRR") == "\N{EN DASH}"
-
-
-@pytest.mark.slow
-def test_the_papers_table(tables: ModuleType, script: Script, tmp_path: Path, tiny_folder: Path) -> None:
-    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", tiny_folder, "--limit", "2", "--out", "out")
-    assert script("tables", "paper", *inputs) == 0
-    lines = (tmp_path / "out" / "table.md").read_text()
-    assert first_cells(lines) == ["", "---", "unedited", *PAPER, *(f"*{name}*" for name in CEILINGS)]
-    assert all(line.rstrip(" |").endswith(" 0") for line in lines.splitlines()[3:13])  # none failed
-
-
-@pytest.mark.slow
-def test_glame_plus_against_rome_and_a_wrong_graph(tables: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
-    inputs = ("--data", "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder), "--limit", "2")
-    tables.main(["glame-plus", *inputs, "--out", "out"])
-    header = (tmp_path / "out" / "against-rome.md").read_text().splitlines()[0]
-    assert "glame-plus" in header and "allowed-wrong-graph" in header
-    for against in ("wrong-graph", "allowed-wrong-graph"):
-        assert f"- {against}" in (tmp_path / "out" / f"against-{against}.md").read_text()
+    records = find_dataset("counterfact-plus")(Path("data.json"))
+    run = evaluate(Nudge(model), model, records, out=tmp_path / "run", schedule=schedule, ceilings=True)
+    results = tables.Results()
+    results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
+    before = [number for number in results.tables["single"] if number.method == "rome"]
+    results.add(tables.of_run(results, "single", run, "nudge", "fast"))
+    made = {number.metric: number for number in results.tables["single"] if number.row == "nudge, fast"}
+    score = run.edited["portability.nll"]
+    ends = (score.mean, score.ci95_low, score.ci95_high)
+    assert made["portability, nll"][6:9] == tuple(f"{value:.1f}" for value in ends)
+    assert [number for number in results.tables["single"] if number.method == "rome"] == before
+    unedited = {number.row: number for number in results.tables["single"] if number.metric == "portability, greedy"}
+    assert unedited["unedited, the fact in the prompt"].mean == f"{run.fact_in_prompt['portability.greedy'].mean:.2f}"
+    rates = [*tables.of_run(results, "retention", run, "nudge")]
+    assert any(number.metric == "ERR" for number in rates) == (schedule != "single")
+    others = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
+    assert others == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
