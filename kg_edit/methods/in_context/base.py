@@ -65,14 +65,14 @@ class PromptMethod(EditingMethod):
 
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The text of the fact for an edit, and notes for the edit's record in the provenance."""
+        """Return the text of the fact for an edit, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """A patch of the prompt without facts; it changes nothing."""
+        """Return a patch of the prompt without facts; it changes nothing."""
         return self.patch_class(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """A patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
+        """Return a patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
