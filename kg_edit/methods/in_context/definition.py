@@ -108,8 +108,8 @@ class Definition(PromptMethod):
             if self.config.insert != "definition":
                 sentences.append(f"{new_fact(edit)}.")
         text = " ".join(sentences)
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=text, withheld=not text)
-        return fact, {"told": text}
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, withheld=not text)
+        return fact, {"text": text}
 
     def _other(self, edit: Edit) -> Edit:
         """Draw the fact of another entity; the seed and the edit's id determine it."""

@@ -28,7 +28,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
-from kg_edit.patches.prompt_patch import PromptFact, TellingRule, reserved
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
@@ -117,7 +117,7 @@ class Ike(PromptMethod):
     config: IkeConfig
 
     @property
-    def rule(self) -> TellingRule:
+    def rule(self) -> PromptRule:
         """The rule of every in-context method, with the published template."""
         own = 0 if self.config.demonstrations else self.config.count
         lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own}
@@ -151,7 +151,7 @@ class Ike(PromptMethod):
     def _training_facts(self) -> Demonstrations | None:
         config = self.config
         if config.demonstrations:
-            return read_demonstrations(config.demonstrations, self.alike)
+            return read_demonstrations(config.demonstrations, similarity(config.encoder))
         if config.count and config.source is None:
             log.warning(
                 "ike has no training file (setting demonstrations): a single edit gets no demonstrations, several "
@@ -172,7 +172,7 @@ class Ike(PromptMethod):
             room = context - reserved(context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
             ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
             examples = tuple(example for example, end in zip(examples, ends, strict=True) if end <= room)
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=text, examples=examples)
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, examples=examples)
         return fact, {"demonstrations": len(examples)}
 
     def _tokens(self, text: str) -> int:

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.patches.prompt_patch import PromptFact, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.questions import new_fact
 from kg_edit.text.matching import begins_with
@@ -68,7 +68,7 @@ class MemPrompt(PromptMethod):
     config: MemPromptConfig
 
     @property
-    def rule(self) -> TellingRule:
+    def rule(self) -> PromptRule:
         """The rule of every in-context method, with the number of letters by which a question may differ."""
         return super().rule.model_copy(update={"letters": self.config.letters, "before_fact": CLARIFICATION})
 
@@ -85,8 +85,8 @@ class MemPrompt(PromptMethod):
         fact = PromptFact(
             id=edit.id,
             subject=edit.subject,
-            about=edit.text,
-            told=f"{new_fact(edit)}.",
+            prompt=edit.text,
+            text=f"{new_fact(edit)}.",
             examples=_SHOTS[: self.config.shots],
             withheld=notes.get("withheld", False),
         )

@@ -122,7 +122,7 @@ class PopularityRetrieval(PromptMethod):
         limit = next((limits[name] for name in names if name in limits), self.config.limit)
         text = self._passages.best(edit.text) if self._passages else f"{new_fact(edit)}."
         withheld = popularity > limit or text is None
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=text or "", withheld=withheld)
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
 
 

@@ -54,7 +54,7 @@ def test_letters_apart_is_the_edit_distance(first: str, second: str, apart: int)
 def test_later_clarification_replaces_the_earlier() -> None:
     later = MISERY.model_copy(update={"id": "3", "target_new": "Jane Austen"})
     patch = made(MISERY) + made(TETRIS) + made(later)
-    assert isinstance(patch, PromptPatch) and len(patch.books[0].facts) == 3
+    assert isinstance(patch, PromptPatch) and len(patch.facts) == 3
     assert "Jane Austen" in patch.prompt_transform("Who is the author of Misery?")
     assert "Richard Dawkins" in patch.without(["3"]).prompt_transform("Who is the author of Misery?")
 
