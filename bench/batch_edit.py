@@ -18,9 +18,9 @@ import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
 from tools.model_edits import LAYER, SETTINGS, some_edits, values
 
+from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
@@ -36,7 +36,7 @@ def main() -> None:
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [request_of(model, edit, contexts) for edit in some_edits(options.edits)]
+    asked = [Request.of(model, edit, contexts) for edit in some_edits(options.edits)]
     places = range(0, options.edits, max(1, options.edits // options.plain_edits))
     plain_seconds, apart = [], []
     with watched_memory() as memory:

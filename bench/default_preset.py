@@ -18,12 +18,10 @@ from tools.model_edits import some_edits
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.locate_then_edit.optimise import optimise_values
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 
@@ -42,12 +40,12 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
     """Return the seconds for the value of one edit, with the whole model over every row."""
     start = time.perf_counter()
     config = rome.config
-    asked = request_of(model, edit, rome.contexts)
+    asked = Request.of(model, edit, rome.contexts)
     objective = Objective(
-        model, rome.layer, [asked], kl_weight=config.kl_weight, weight_decay=config.weight_decay, forward=PlainForward
+        model, rome.layer, [asked], kl_weight=config.kl_weight, penalty=rome.penalty, forward=PlainForward
     )
     proposals = [FreeDelta(objective.value[0], config)]
-    optimise_values(objective, proposals, steps=config.steps, stop_below=config.stop_below)
+    optimise_values(objective, proposals, Stops(steps=config.steps, stop_below=config.stop_below))
     return time.perf_counter() - start
 
 

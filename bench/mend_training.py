@@ -17,12 +17,12 @@ from statistics import median
 
 from tools.model_edits import some_edits
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import Changes, Shape, felt, first_block, mlp_weights, read_tokens, weight_shapes
 from kg_edit.methods.mend.losses import losses_after
 from kg_edit.methods.mend.network import MendNetwork, Pairs
 from kg_edit.methods.mend.store import MendTraining
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates, lower_states
 

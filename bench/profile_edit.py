@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
@@ -88,7 +87,7 @@ def main() -> None:
     model = LanguageModel.load("smollm2-135m")
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [request_of(model, edit, contexts) for edit in some_edits(BATCH)]
+    asked = [Request.of(model, edit, contexts) for edit in some_edits(BATCH)]
     bars = {
         "plain, one edit": shares(lambda: values(model, asked[:1], PlainForward), 1),
         f"fast, {BATCH} edits": shares(lambda: fast(model, asked, contexts), BATCH),

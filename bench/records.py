@@ -22,7 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluate import evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 
 PRESETS = ("default", "fast")

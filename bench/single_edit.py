@@ -9,26 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from statistics import median
 
 import torch
 from tools.model_edits import LAYER, some_edits
 
-from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.rows import ForwardFactory
 from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 
 EDITS = 6
+PENALTY = partial(norm_penalty, weight=0.5)  # ROME's
 
 
 def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFactory) -> tuple[float, float]:
     """Return the seconds of one optimisation, and its last loss."""
     start = time.perf_counter()
-    objective = Objective(model, LAYER, [asked], kl_weight=0.0625, weight_decay=0.5, forward=forward)
+    objective = Objective(model, LAYER, [asked], kl_weight=0.0625, penalty=PENALTY, forward=forward)
     change = torch.zeros_like(objective.value, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=0.5)
     for _ in range(steps):
@@ -48,7 +48,7 @@ def main() -> None:
     contexts = sample_contexts(model)  # the published contexts
     fast, plain = [], []
     for edit in some_edits(EDITS):
-        asked = request_of(model, edit, contexts)
+        asked = Request.of(model, edit, contexts)
         slow_time, slow_loss = seconds(model, asked, options.steps, PlainForward)
         fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
         fast.append(fast_time)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit, Question
     from kg_edit.edits.files import read_edits
     from kg_edit.errors import KgEditError
-    from kg_edit.methods.glame.glame import Glame, GlameConfig
-    from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+    from kg_edit.methods.glame.method import Glame, GlameConfig
     from kg_edit.methods.registry import find_method, method_names
+    from kg_edit.methods.rome.method import Rome, RomeConfig
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
     from kg_edit.scoring.generation import ask
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Edit": "kg_edit.edits.edit",
-    "Glame": "kg_edit.methods.glame.glame",
-    "GlameConfig": "kg_edit.methods.glame.glame",
+    "Glame": "kg_edit.methods.glame.method",
+    "GlameConfig": "kg_edit.methods.glame.method",
     "KgEditError": "kg_edit.errors",
     "LanguageModel": "kg_edit.models.language_model",
     "Patch": "kg_edit.patches.base",
     "Question": "kg_edit.edits.edit",
-    "Rome": "kg_edit.methods.rank_one.rome",
-    "RomeConfig": "kg_edit.methods.rank_one.rome",
+    "Rome": "kg_edit.methods.rome.method",
+    "RomeConfig": "kg_edit.methods.rome.method",
     "ask": "kg_edit.scoring.generation",
     "find_dataset": "kg_edit.datasets",
     "find_method": "kg_edit.methods.registry",

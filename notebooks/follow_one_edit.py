@@ -30,10 +30,11 @@ from IPython.display import Markdown, display
 from transformers.utils import logging as transformers_logging
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.locate_then_edit.optimise import optimise_values, untouched
-from kg_edit.locate_then_edit.rank_one import rank_one_update
-from kg_edit.locate_then_edit.spread import subject_states
-from kg_edit.methods.glame.glame import Glame, GlameConfig
+from kg_edit.locate_then_edit.descent import optimise_values
+from kg_edit.locate_then_edit.states import subject_states
+from kg_edit.methods.glame.method import Glame, GlameConfig
+from kg_edit.methods.rome.method import rank_one_update
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.reports.before_after import before_and_after
 from kg_edit.reports.report import markdown
@@ -92,10 +93,10 @@ glame = Glame(model, GlameConfig.preset("default", {"per_node": 12}), graph=cach
 weight = weight_matrix(model.down_projection(glame.layer)).detach()
 with untouched(model):
     request = glame.request(edit)  # the prompt in every context, with its target
-    keys, values = subject_states(model, request.rewrites, layer=glame.layer, last=glame.layer, place="value")
+    keys, values = subject_states(model, request.rewrites, layer=glame.layer, last=glame.layer, site="value")
     people = ["Spike Hughes", "Charlie Chaplin", "David Bowie", "LeBron James", "Marie Curie"]
     prompts = [model.encode_fact("{} originates from", subject=name) for name in people]
-    others, _ = subject_states(model, prompts, layer=glame.layer, last=glame.layer, place="value")
+    others, _ = subject_states(model, prompts, layer=glame.layer, last=glame.layer, site="value")
 print(f"block {glame.layer} of {len(model.blocks)}; a key has {keys.shape[1]} numbers, a value {values.shape[1]}")
 
 key = keys.mean(0)  # k*
@@ -168,16 +169,9 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], f"edges; |z| at fir
 
 # %%
 with untouched(model):
-    objective = glame.objective([edit], [request])
+    objective = glame.objective(model, [edit], [request])
     change, _ = glame.proposal(edit, objective.value[0])
-    config = glame.config
-    (descent,) = optimise_values(
-        objective,
-        [change],
-        steps=config.steps,
-        stop_below=config.stop_below,
-        further_steps=config.further_steps,
-    )
+    (descent,) = optimise_values(objective, [change], glame.config)
 total, nll, kl = zip(*descent.losses, strict=True)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
 left.plot(total, color=BLUE, marker="o", ms=3, label="loss")
@@ -204,7 +198,7 @@ print(f"{len(total)} evaluations; |z| = {z.norm():.1f}, |m| = {values[0].norm():
 # %%
 bare_key, mean_key = objective.bare_key[0], objective.mean_key[0]
 update = rank_one_update(
-    change=z, mean_key=mean_key, bare_key=bare_key, covariance=glame.covariance, weight=weight, variant=config.key
+    change=z, mean_key=mean_key, bare_key=bare_key, covariance=glame.covariance, weight=weight, variant=glame.config.key
 )
 left_factor, right_factor = update.left[:, 0], update.right[:, 0]
 reached = left_factor * (right_factor @ bare_key)
@@ -222,7 +216,7 @@ templates = [
 subjects = ["Spike Hughes"] * 3 + ["Charlie Chaplin", "David Bowie", "The weather"]
 with untouched(model):
     asked = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
-    asked_keys, _ = subject_states(model, asked, layer=glame.layer, last=glame.layer, place="value")
+    asked_keys, _ = subject_states(model, asked, layer=glame.layer, last=glame.layer, site="value")
 moved = (asked_keys @ right_factor).abs() * left_factor.norm() / (asked_keys @ weight.T).norm(dim=1)
 figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
 texts = [text.format(name) for text, name in zip(templates, subjects, strict=True)]

@@ -28,18 +28,15 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.held import HeldTokens, held_solve
+from kg_edit.locate_then_edit.descent import FreeDelta, descent_model, optimise_values
 from kg_edit.locate_then_edit.joint import joint_directions
-from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import descent_model, optimise_values, untouched
-from kg_edit.locate_then_edit.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import OtherTokens, refuse_norm_after_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import EditingMethod, annotate_errors
-from kg_edit.methods.memit.memit import MemitConfig
-from kg_edit.methods.memit.records import VALUE, new_record, with_updates
-from kg_edit.methods.memit.values import Target
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.memit.method import MemitConfig
+from kg_edit.methods.memit.records import VALUE, Fact, FactValue, new_record, with_updates
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import started_contexts
@@ -82,7 +79,7 @@ class Memit(EditingMethod):
         """Encode every prompt, so that errors come before any other work."""
         for edit in edits:
             with annotate_errors(edit):
-                request_of(self.model, edit, ["{}"])
+                Request.of(self.model, edit, ["{}"])
 
     def prepare(self) -> None:
         """Sample and measure before the first edit."""
@@ -97,7 +94,7 @@ class Memit(EditingMethod):
         refuse_clash(edits)
         with untouched(self.model):  # frozen, evaluation mode; restores flags and random states
             # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
-            requests = [request_of(self.model, edit, self.contexts) for edit in edits]
+            requests = [Request.of(self.model, edit, self.contexts) for edit in edits]
 
             # 2. z = h + delta for each edit: found by gradient descent.
             targets = [
@@ -105,7 +102,10 @@ class Memit(EditingMethod):
                 for start in range(0, len(edits), AT_ONCE)
                 for target in self.states(requests[start : start + AT_ONCE])
             ]
-            records = [new_record(self.name, edit, [edit], [own]) for edit, own in zip(edits, targets, strict=True)]
+            facts = [Fact(edit=edit, prompts=asked) for edit, asked in zip(edits, requests, strict=True)]
+            records = [
+                new_record(self.name, fact.edit, [fact], [own]) for fact, own in zip(facts, targets, strict=True)
+            ]
 
             # 3. The layers, in ascending order.
             wanted = torch.stack([target.wanted for target in targets])  # [edits, d]
@@ -117,7 +117,7 @@ class Memit(EditingMethod):
         provenance = {**self.provenance(), "edits": said}
         return WeightPatch(factors=update.factors, provenance=provenance, state={VALUE: wanted.T})
 
-    def states(self, requests: Sequence[Request]) -> list[Target]:
+    def states(self, requests: Sequence[Request]) -> list[FactValue]:
         """Find for each edit h, [d], the last edited block's output at the subject's last token, and delta, [d].
 
         Adam finds the delta that makes o* likely after every prompt and changes the output after "{s} is a" little;
@@ -131,15 +131,14 @@ class Memit(EditingMethod):
             layer,
             requests,
             kl_weight=config.kl_weight,
-            weight_decay=config.weight_decay,
+            penalty=partial(norm_penalty, weight=config.weight_decay),
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(self.model, layer, self.memory),
         )
         objective.value = states  # the norm penalty is relative to these states
         deltas = [FreeDelta(state, config) for state in states]
-        steps, more, enough, least = config.steps, config.further_steps, config.stop_below, config.stop_nll
-        found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough, stop_nll=least)
-        return [Target(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
+        found = optimise_values(objective, deltas, config)
+        return [FactValue(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
 
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
@@ -152,7 +151,7 @@ class Memit(EditingMethod):
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
                 read = requests if self.config.hold else ()
-                held = HeldTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
+                held = OtherTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
             means = [(own[0] + own[1:].mean(0)) / 2 if len(own) > 1 else own[0] for own in keys.split(counts)]
             mean_keys = torch.stack(means, 1).double()  # K, [d_ff, edits]
 
@@ -162,7 +161,7 @@ class Memit(EditingMethod):
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
             weight = self.config.mom2_weight or len(mean_keys) / 10
-            solved = held_solve(self.covariances[layer], mean_keys, held, weight=self.config.hold)
+            solved = self.covariances[layer].solve(mean_keys, others=held, weight=self.config.hold)
             right = joint_directions(mean_keys, solved, weight=weight).float()
             update = Factors(left=missing.to(right.device), right=right)
             done = WeightPatch(factors={**done.factors, self.model.weight_name(layer): update})

@@ -28,18 +28,16 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.held import HeldTokens, held_solve
+from kg_edit.locate_then_edit.descent import FreeDelta, descent_model, optimise_values
 from kg_edit.locate_then_edit.joint import joint_directions
-from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import descent_model, optimise_values, untouched
-from kg_edit.locate_then_edit.spread import refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import OtherTokens, refuse_norm_after_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.glame.kg_baselines import GraphRequestMethod, MemitKgConfig
-from kg_edit.methods.memit.records import VALUE, new_record, with_updates
-from kg_edit.methods.memit.values import Target
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.memit.records import VALUE, Fact, FactValue, new_record, with_updates
+from kg_edit.methods.memit_kg.method import MemitKgConfig
+from kg_edit.methods.rome_kg.method import GraphRequestMethod
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import started_contexts
@@ -84,7 +82,7 @@ class MemitKg(GraphRequestMethod):
         for edit in edits:
             with annotate_errors(edit):
                 for fact in self.facts(edit, edits):
-                    request_of(self.model, fact, ["{}"])
+                    Request.of(self.model, fact, ["{}"])
 
     def prepare(self) -> None:
         """Sample and measure before the first edit."""
@@ -106,7 +104,7 @@ class MemitKg(GraphRequestMethod):
         with untouched(self.model):  # frozen, evaluation mode; restores flags and random states
             # 1. Facts, and their prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", which should stay.
             batch = [self.facts(edit, edits) for edit in edits]
-            requests = [request_of(self.model, fact, self.contexts) for facts in batch for fact in facts]
+            requests = [Request.of(self.model, fact, self.contexts) for facts in batch for fact in facts]
 
             # 2. z = h + delta for each fact: found by gradient descent.
             targets = [
@@ -115,8 +113,11 @@ class MemitKg(GraphRequestMethod):
                 for target in self.states(requests[start : start + AT_ONCE])
             ]
             found = iter(targets)
+            pairs = zip([fact for facts in batch for fact in facts], requests, strict=True)
+            written = (Fact(edit=fact, prompts=asked) for fact, asked in pairs)
             records = [
-                new_record(self.name, edit, facts, [next(found) for _ in facts]) | self.notes(edit)
+                new_record(self.name, edit, [next(written) for _ in facts], [next(found) for _ in facts])
+                | self.notes(edit)
                 for edit, facts in zip(edits, batch, strict=True)
             ]
 
@@ -130,7 +131,7 @@ class MemitKg(GraphRequestMethod):
         provenance = {**self.provenance(), "edits": said}
         return WeightPatch(factors=update.factors, provenance=provenance, state={VALUE: wanted.T})
 
-    def states(self, requests: Sequence[Request]) -> list[Target]:
+    def states(self, requests: Sequence[Request]) -> list[FactValue]:
         """Find for each fact h, [d], the last edited block's output at the subject's last token, and delta, [d].
 
         Adam finds the delta that makes o* likely after every prompt and changes the output after "{s} is a" little;
@@ -144,15 +145,14 @@ class MemitKg(GraphRequestMethod):
             layer,
             requests,
             kl_weight=config.kl_weight,
-            weight_decay=config.weight_decay,
+            penalty=partial(norm_penalty, weight=config.weight_decay),
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(self.model, layer, self.memory),
         )
         objective.value = states  # the norm penalty is relative to these states
         deltas = [FreeDelta(state, config) for state in states]
-        steps, more, enough, least = config.steps, config.further_steps, config.stop_below, config.stop_nll
-        found = optimise_values(objective, deltas, steps=steps, further_steps=more, stop_below=enough, stop_nll=least)
-        return [Target(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
+        found = optimise_values(objective, deltas, config)
+        return [FactValue(state=state, descent=descent) for state, descent in zip(states, found, strict=True)]
 
     @torch.no_grad()
     def write(self, requests: Sequence[Request], wanted: Tensor) -> WeightPatch:
@@ -165,7 +165,7 @@ class MemitKg(GraphRequestMethod):
             with done.stacked_on(self.model):
                 keys, states = subject_states(self.model, rows, layer=layer, last=self.layers[-1])
                 read = requests if self.config.hold else ()
-                held = HeldTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
+                held = OtherTokens(self.model, read, [layer], memory=0.0).at(layer)  # H: keys of other tokens
             means = [(own[0] + own[1:].mean(0)) / 2 if len(own) > 1 else own[0] for own in keys.split(counts)]
             mean_keys = torch.stack(means, 1).double()  # K, [d_ff, facts]
 
@@ -175,7 +175,7 @@ class MemitKg(GraphRequestMethod):
 
             # c. W + R K^T (lambda (C + hold H) + K K^T)^-1 (Eq. 14, with H).
             weight = self.config.mom2_weight or len(mean_keys) / 10
-            solved = held_solve(self.covariances[layer], mean_keys, held, weight=self.config.hold)
+            solved = self.covariances[layer].solve(mean_keys, others=held, weight=self.config.hold)
             right = joint_directions(mean_keys, solved, weight=weight).float()
             update = Factors(left=missing.to(right.device), right=right)
             done = WeightPatch(factors={**done.factors, self.model.weight_name(layer): update})

@@ -23,15 +23,13 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.held import other_keys
-from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import Descent, descent_model, optimise_values, untouched
-from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, descent_model, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import other_keys
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import EditingMethod, annotate_errors
-from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import RomeConfig
+from kg_edit.methods.rome.method import RomeConfig, rank_one_update
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
@@ -72,7 +70,7 @@ class Rome(EditingMethod):
         self.model.block(self.layer)
         for edit in edits:
             with annotate_errors(edit):
-                request_of(self.model, edit, ["{}"])
+                Request.of(self.model, edit, ["{}"])
 
     def prepare(self) -> None:
         """Sample and measure before the first edit."""
@@ -86,7 +84,7 @@ class Rome(EditingMethod):
         (edit,), model, layer = edits, self.model, self.layer
         with untouched(model):  # frozen, evaluation mode; restores flags and random states
             # 1. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
-            request = request_of(model, edit, self.contexts)
+            request = Request.of(model, edit, self.contexts)
 
             # 2. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
             # W's inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
@@ -132,7 +130,7 @@ class Rome(EditingMethod):
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            weight_decay=self.config.weight_decay,  # factor of |m* - m| / |m|^2
+            penalty=partial(norm_penalty, weight=self.config.weight_decay),  # factor of |m* - m| / |m|^2
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(model, self.layer, self.memory),
         )
@@ -142,15 +140,7 @@ class Rome(EditingMethod):
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
         objective.value = loss.value  # m of the original model, not of the copy
-        steps, more, enough, least = (
-            self.config.steps,
-            self.config.further_steps,
-            self.config.stop_below,
-            self.config.stop_nll,
-        )
-        (found,) = optimise_values(
-            objective, [delta], steps=steps, further_steps=more, stop_below=enough, stop_nll=least
-        )
+        (found,) = optimise_values(objective, [delta], self.config)
         found.check_finite()
         return found
 

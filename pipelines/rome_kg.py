@@ -24,15 +24,14 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.held import other_keys
-from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import Descent, descent_model, optimise_values, untouched
-from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, descent_model, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import other_keys
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.glame.kg_baselines import GraphRequestMethod, RomeKgConfig
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rome.method import rank_one_update
+from kg_edit.methods.rome_kg.method import GraphRequestMethod, RomeKgConfig
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
@@ -75,7 +74,7 @@ class RomeKg(GraphRequestMethod):
         for edit in edits:
             with annotate_errors(edit):
                 for fact in (edit, *self.further_edits(edit)):
-                    request_of(self.model, fact, ["{}"])
+                    Request.of(self.model, fact, ["{}"])
 
     def prepare(self) -> None:
         """Sample and measure before the first edit."""
@@ -109,7 +108,7 @@ class RomeKg(GraphRequestMethod):
         model, layer = self.model, self.layer
         with untouched(model):  # frozen, evaluation mode; restores flags and random states
             # a. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
-            request = request_of(model, edit, self.contexts)
+            request = Request.of(model, edit, self.contexts)
 
             # b. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
             # W's inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
@@ -155,7 +154,7 @@ class RomeKg(GraphRequestMethod):
             self.layer,
             [request],
             kl_weight=self.config.kl_weight,
-            weight_decay=self.config.weight_decay,  # factor of |m* - m| / |m|^2
+            penalty=partial(norm_penalty, weight=self.config.weight_decay),  # factor of |m* - m| / |m|^2
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
             tokens=tokens_within(model, self.layer, self.memory),
         )
@@ -165,15 +164,7 @@ class RomeKg(GraphRequestMethod):
         rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
         objective = loss if rough is self.model else self.loss(rough, request)
         objective.value = loss.value  # m of the original model, not of the copy
-        steps, more, enough, least = (
-            self.config.steps,
-            self.config.further_steps,
-            self.config.stop_below,
-            self.config.stop_nll,
-        )
-        (found,) = optimise_values(
-            objective, [delta], steps=steps, further_steps=more, stop_below=enough, stop_nll=least
-        )
+        (found,) = optimise_values(objective, [delta], self.config)
         found.check_finite()
         return found
 

@@ -134,7 +134,7 @@ def test_importing_leaves_no_trace() -> None:
         "import logging, sys, os, torch; sys.argv = ['x', '-d', '--help']; "
         "state = lambda: (len(logging.root.handlers), torch.get_rng_state().tolist(), sorted(os.listdir('.'))); "
         "before = state(); "
-        "import kg_edit.methods.glame.glame, kg_edit.methods.rank_one.rome, kg_edit.cli.app; "
+        "import kg_edit.methods.glame.method, kg_edit.methods.rome.method, kg_edit.cli.app; "
         "import kg_edit.evaluate.run, wikidata_cache; "
         "assert before == state()"
     )

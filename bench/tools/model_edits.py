@@ -6,22 +6,22 @@ The edits are CounterFactPlus records where these are, else the packaged demonst
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.free_delta import FreeDelta
-from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.optimise import Descent, optimise_values
-from kg_edit.locate_then_edit.rows import ForwardFactory
-from kg_edit.methods.rank_one.rome import RomeConfig
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
+from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
 LAYER = 6
+PENALTY = partial(norm_penalty, weight=0.5)  # ROME's
 SETTINGS = RomeConfig.preset("paper", {"stop_below": 0.0})  # no edit stops early, so that all ways do the same
 
 
@@ -34,6 +34,6 @@ def some_edits(count: int) -> list[Edit]:
 
 def values(model: LanguageModel, asked: Sequence[Request], forward: ForwardFactory) -> list[Descent]:
     """m* of all edits by ROME's descent, with the forward that is measured."""
-    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, weight_decay=0.5, forward=forward)
+    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, penalty=PENALTY, forward=forward)
     proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
-    return optimise_values(objective, proposals, steps=SETTINGS.steps, stop_below=SETTINGS.stop_below)
+    return optimise_values(objective, proposals, Stops(steps=SETTINGS.steps, stop_below=SETTINGS.stop_below))

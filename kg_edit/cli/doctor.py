@@ -9,7 +9,7 @@ import torch
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode

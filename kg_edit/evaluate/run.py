@@ -30,7 +30,7 @@ from kg_edit.evaluate.settings import (
     run_settings,
 )
 from kg_edit.evaluate.summary import Summary
-from kg_edit.locate_then_edit.optimise import untouched
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import Form, answers
 from kg_edit.storage.run_folder import (

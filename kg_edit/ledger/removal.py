@@ -27,7 +27,7 @@ from kg_edit.ledger.entries import EditPosition, edit_of
 from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.grace.patch import CodebookPatch
-from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

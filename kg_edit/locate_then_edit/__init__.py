@@ -1,1 +1,1 @@
-"""Locate, then edit: the value m* of an edit (GLAME Eq. 7) and the closed forms that write it (Eq. 8)."""
+"""What ROME, GLAME and MEMIT share: the loss, the descent, the states that are read, and the joint closed form."""

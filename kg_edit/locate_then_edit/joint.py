@@ -1,101 +1,128 @@
-"""The closed form that writes many values under many keys in one layer: MEMIT, EMMET and AlphaEdit (Eq. 9-11).
+"""The closed form that writes many values under many keys, and its spread over layers (MEMIT, arXiv 2210.07229).
 
-All three use one formula, `joint_directions`; they differ in a matrix M and a weight. `null_space` is AlphaEdit's
-matrix: the projection onto directions that the model's keys hardly use, where an update changes little else.
+For the layers l_1 < ... < l_n, with the updates of the earlier layers in the model (section 4.3 and Algorithm 1):
+
+    r_i = (z_i - h_i) / (n - j + 1)  [d],   W_{l_j} += R U^T  [d, d_ff]
+
+where z_i is the wanted state of fact i, h_i its present state in the last layer, R [d, facts] has the columns r_i, and
+U [d_ff, facts] = `joint_directions` of the facts' keys K [d_ff, facts] in layer l_j. EMMET writes only one layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kg_edit.covariance.moment import Covariance
-from kg_edit.errors import CovarianceError, PatchError
+from kg_edit.errors import PatchError
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.states import Site, SubjectStates
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 _SMALLEST_PIVOT = 1e-6
+Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> U [d_ff, facts]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Written:
+    """The result of `write_jointly`, by weight name: ``factors`` (one column per fact), ``keys`` [d_ff, facts]."""
+
+    factors: Mapping[str, Factors]
+    keys: Mapping[str, Tensor]
+
+    def norms(self) -> Tensor:
+        """Return the Frobenius norm of each fact's share in the updates of all weights together, [facts]."""
+        squares = [pair.left.norm(dim=0).square() * pair.right.norm(dim=0).square() for pair in self.factors.values()]
+        return torch.stack([square.cpu() for square in squares]).sum(0).sqrt()
+
+
+@torch.no_grad()
+def write_jointly(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    wanted: Tensor,
+    *,
+    layers: Sequence[int],
+    site: Site,
+    directions: Directions,
+    memory: float = 1000.0,
+) -> Written:
+    """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to ``wanted``.
+
+    The model itself is unchanged afterwards.
+
+    Args:
+        model: the model on which the facts' states were found.
+        requests: the facts' prompts.
+        wanted: z, the wanted states, [facts, d].
+        layers: the layers to write, in ascending order.
+        site: which output of the last layer ``wanted`` is.
+        directions: the closed form; it is called with the updates of the earlier layers in the model.
+        memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
+
+    Raises:
+        PatchError: an update is not finite.
+    """
+    done, keys = WeightPatch(factors={}), dict[str, Tensor]()
+    counts = [len(request.rewrites) for request in requests]
+    rows = [row for request in requests for row in request.rewrites]
+    states = SubjectStates(model, rows, layers, site=site, memory=memory)
+    for number, layer in enumerate(layers):
+        with done.stacked_on(model):
+            row_keys, row_states = states.at(layer)  # [rows, d_ff], [rows, d]
+            # k: the mean of the bare prompt's key and of the other contexts' mean key, as in the public code
+            own = row_keys.split(counts)
+            key = torch.stack([k[0] if len(k) == 1 else (k[0] + k[1:].mean(0)) / 2 for k in own], 1)  # [d_ff, facts]
+            state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
+            right = directions(layer, key.double()).float()  # U
+
+        missing = (wanted.to(state.device) - state) / (len(layers) - number)  # an equal share for each layer left
+        factors = Factors(left=missing.T.to(right.device), right=right)
+        if not factors.is_finite:
+            raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
+        name = model.weight_name(layer)
+        done, keys[name] = WeightPatch(factors={**done.factors, name: factors}), key
+    return Written(factors=done.factors, keys=keys)
 
 
 def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int | None = None) -> Tensor:
-    """M K (K^T M K + weight I)^-1, which is (weight I + M K K^T)^-1 M K: [d_ff, edits] in float64.
+    """Return U = M K (K^T M K + weight I)^-1, which is (weight I + M K K^T)^-1 M K: [d_ff, facts] in float64.
 
-    R [d, edits] are the wanted changes of the values. The update of W [d, d_ff] is R times the result transposed:
+    The update of W [d, d_ff] is R U^T, where R [d, facts] are the wanted changes of the values:
 
     - MEMIT (arXiv 2210.07229, Eq. 14), M = C^-1, weight = lambda: R K^T (lambda C + K K^T)^-1, the least squares that
       balance R against the unchanged outputs for other keys.
     - EMMET (arXiv 2403.14236), M = C^-1, weight = 0 or small: the output for every key is exact, (W + D) K = W K + R.
     - AlphaEdit (arXiv 2410.02355), M = P, the projection onto directions that other keys hardly use.
 
-    The smaller of the two systems is solved, of size edits or of size d_ff.
-
     Args:
-        keys: K, one column per edit, [d_ff, edits].
-        solved: M K, [d_ff, edits], for a symmetric M without negative eigenvalues.
+        keys: K, one column per fact, [d_ff, facts].
+        solved: M K, [d_ff, facts], for a symmetric M without negative eigenvalues.
         weight: the number added to the diagonal.
-        first: only return the columns of the first so many edits, [d_ff, first].
+        first: only return the columns of the first so many facts, [d_ff, first].
 
     Raises:
-        PatchError: the system is singular, because two edits have the same key, or a number is not finite.
+        PatchError: the system is singular, because two facts have the same key, or a number is not finite.
     """
     keys, solved = keys.double(), solved.double()
-    size, edits = keys.shape
-    if edits > size:
-        system = solved @ keys.T + weight * _identity(keys, size)
+    size, facts = keys.shape
+
+    # Solve the smaller of the two systems.
+    if facts > size:
+        system = solved @ keys.T
+        system.diagonal().add_(weight)
         solution: Tensor = torch.linalg.solve_ex(system, solved[:, :first])[0]
-        return solution  # not finite if the system is singular; the caller checks this
-    lower = _cholesky(keys.T @ solved + weight * _identity(keys, edits))
-    return torch.cholesky_solve(solved.T, lower).T[:, :first]
-
-
-def _identity(like: Tensor, size: int) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
-
-
-def _cholesky(gram: Tensor) -> Tensor:
-    factor, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2)
-    lower: Tensor = factor
+        return solution  # not finite if the system is singular; `write_jointly` checks this
+    gram = keys.T @ solved
+    gram.diagonal().add_(weight)
+    lower, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2)
     pivots = lower.diagonal()
     if failed or not pivots.min() > _SMALLEST_PIVOT * pivots.max():
         raise PatchError(
             f"the keys of these {len(gram)} edits are linearly dependent or not finite, so no update fits all of "
-            "them. Make duplicate edits and edits of the same subject in turn, or relax the constraint"
+            "them. Make duplicate edits and edits of the same subject in sequence, or relax the constraint"
         )
-    return lower
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class NullSpace:
-    """P, the projection onto the orthogonal complement of ``used`` [d_ff, directions]; its columns are orthonormal."""
-
-    used: Tensor
-
-    @property
-    def free(self) -> int:
-        """The number of directions that P keeps: d_ff minus the used ones."""
-        return self.used.shape[0] - self.used.shape[1]
-
-    def project(self, keys: Tensor) -> Tensor:
-        """P K for ``keys`` K [d_ff, edits], in float64 on their device."""
-        keys, used = keys.double(), self.used.to(keys.device)
-        return keys - used @ (used.T @ keys)
-
-
-def null_space(covariance: Covariance, *, threshold: float, relative: bool = True) -> NullSpace:
-    """The projection onto the span of C's eigenvectors with eigenvalues below ``threshold``.
-
-    With ``relative``, the threshold is a multiple of the mean eigenvalue (trace(C) / d_ff), because models differ in
-    scale by orders of magnitude; the published threshold is absolute. C is used without its ridge.
-
-    Raises:
-        CovarianceError: no direction is free.
-    """
-    values, vectors = torch.linalg.eigh(covariance.moment.double())
-    bound = threshold * (float(values.mean()) if relative else 1.0)
-    found = NullSpace(used=vectors[:, values >= bound])
-    if not found.free:
-        raise CovarianceError(
-            f"no eigenvalue of the covariance {covariance.id} is below {bound:.2e} (the smallest is {values[0]:.2e}), "
-            "so there is no direction to edit in; give a higher threshold"
-        )
-    return found
+    return torch.cholesky_solve(solved.T, lower).T[:, :first]

@@ -1,33 +1,56 @@
-"""The loss whose minimum is an edit's value: GLAME's Eq. 7, which is ROME's (Meng et al. 2022, Eq. 4), for many edits.
+"""The loss whose minimum is an edit's value: ROME's Eq. 4 (Meng et al. 2022), which is GLAME's Eq. 7, for many edits.
 
 For each edit, delta = m* - m [d] is the change of the value at the subject's last token:
 
-    L(delta) = L_p + kl_weight L_a + L_further + weight_decay |delta| / |m|^2
+    L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m)
 
 - L_p: mean over the contexts, and over the target's tokens, of -log P(o* | context, prompt) under delta.
 - L_a: KL(P under delta || P) of the token after the subject in "{subject} is a".
 - L_further: weighted rows of facts that follow from the edit, if the request has any. The target of a row is a text, or
   a teacher's distribution at each token (soft targets, Hinton et al. 2015).
-- The last term is ROME's norm penalty; GLAME has none.
+- penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none.
 
-`Request` has the prompts of an edit, `Objective` is the loss. The module `rows` computes the parts of the loss, and
-groups the rows of all edits into forward passes.
+`Request` has the prompts of an edit, `Objective` is the loss. All prompts of all edits are rows of token ids, which run
+together in few forward passes (`passes`). A forward pass is a `TailForward`, which runs only what a change can reach,
+or a `PlainForward`, the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from kg_edit.locate_then_edit.rows import ForwardFactory, Part, Pass, SoftTarget, TargetRow, passes
-from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.tail_forward import TailForward, tail
+from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
+from kg_edit.models.sampling import BARE
+
+_ESSENCE = "{} is a"
+Part = Literal["nll", "kl", "further"]
+Penalty = Callable[[Tensor, Tensor], Tensor]
+"""(delta [edits, d], m [edits, d]) -> a further term of each edit's loss, [edits]."""
 
 FEWEST_TOKENS, MOST_TOKENS = 32, 512  # larger passes are no faster, and no longer fit into the processor's caches
+_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftTarget:
+    """A teacher's distribution q at each target token of a row.
+
+    ``tokens`` [target tokens, k] are the likeliest token ids, ``probabilities`` [target tokens, k] their probabilities,
+    which sum to 1 for each target token.
+    """
+
+    tokens: Tensor
+    probabilities: Tensor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +64,7 @@ class ExtraTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The prompts of one edit, as the objective uses them.
+    """The prompts of one edit.
 
     Attributes:
         rewrites: the edit's prompt with its target in every context; the bare context is first.
@@ -54,13 +77,38 @@ class Request:
     essence: Prompt | None = None
     further: tuple[ExtraTarget, ...] = ()
 
+    @classmethod
+    def of(cls, model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Self:
+        """Return the prompts of an edit: its prompt with the target in every context, and "{subject} is a".
+
+        A line break is put before a prompt if the model would not read its subject otherwise (`models.first_token`). In
+        chat form, everything before the target is a user's turn. An edit in both forms has all plain rows, then all
+        chat rows.
+
+        Args:
+            model: the language model, for its tokenizer.
+            edit: the fact (s, r, o*).
+            contexts: templates around the prompt; the first one is the bare ``{}``.
+
+        Raises:
+            PromptError: the subject or the target can't be located in the tokens.
+        """
+
+        def rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> tuple[Prompt, ...]:
+            encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
+            return tuple(encoded(context=context) for context in readable(model, encoded(), around))
+
+        (essence,) = rows(_ESSENCE, (BARE,), edit.forms[0])
+        rewrites = (row for chat in edit.forms for row in rows(edit.prompt, contexts, chat, edit.target_new))
+        return cls(rewrites=tuple(rewrites), essence=essence)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The parts of the loss, [edits] each.
+    """The terms of the loss, [edits] each.
 
-    ``nll`` is L_p and ``kl`` is L_a, both without their weights. ``further`` is L_further, and ``penalty`` the norm
-    penalty, both with their weights. ``total`` is the loss.
+    ``nll`` is L_p and ``kl`` is L_a, both without weights. ``further`` and ``penalty`` have their weights. ``total`` is
+    the loss.
     """
 
     nll: Tensor
@@ -70,11 +118,43 @@ class Losses:
     total: Tensor
 
 
-class Objective:
-    """The loss as a function of the change of each edit's value, m* - m, added at the subject's last token.
+def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
+    """Return the weight decay of ROME and MEMIT, weight |delta| / |m|^2, [edits], of delta and m [edits, d]."""
+    penalty: Tensor = weight * change.norm(dim=-1) / value.norm(dim=-1).square()
+    return penalty
 
-    ``value`` [edits, d] is m in the bare prompt, ``bare_key`` [edits, d_ff] the key there, and ``mean_key``
-    [edits, d_ff] the mean key over the contexts (Eq. 8).
+
+class Forward(Protocol):
+    """Computes the logits of rows of prompts under a change: `TailForward`, or its reference `PlainForward`.
+
+    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the edited down-projection at the
+    subject's last token, in the model without the change.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Return the logits [reads, vocabulary] under ``change`` [rows, d], at the positions that the loss reads."""
+
+    def kept(self, rows: Sequence[int]) -> Forward:
+        """Return the forward of only the rows with these indices."""
+
+
+class ForwardFactory(Protocol):
+    """Makes a `Forward` for rows of prompts, with the change in block ``layer``."""
+
+    def __call__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], /) -> Forward:
+        """Return the forward for ``rows``."""
+
+
+class Objective:
+    """The loss as a function of the change of each edit's value, delta = m* - m, added at the subject's last token.
+
+    Attributes:
+        value: m in the bare prompt, [edits, d].
+        bare_key: the key of the bare prompt, [edits, d_ff].
+        mean_key: k*, the mean key over the contexts, [edits, d_ff] (ROME's Eq. 3, GLAME's Eq. 8).
     """
 
     def __init__(
@@ -84,104 +164,252 @@ class Objective:
         requests: Sequence[Request],
         *,
         kl_weight: float,
-        weight_decay: float = 0.0,
+        penalty: Penalty | None = None,
         forward: ForwardFactory = TailForward,
-        tokens: int = 512,
+        tokens: int = MOST_TOKENS,
     ) -> None:
-        self.kl_weight, self.weight_decay = kl_weight, weight_decay
+        """Run all prompts once without a change, for m, the keys and the distribution that L_a compares with.
+
+        Args:
+            model: the language model; the loss uses it in its present state.
+            layer: the edited block, 0-based.
+            requests: the prompts of each edit.
+            kl_weight: the weight of L_a.
+            penalty: a further term, computed from delta and m; None: no such term.
+            forward: how the logits are computed.
+            tokens: the most tokens of a forward pass, with padding.
+        """
+        self.kl_weight, self._penalty = kl_weight, penalty
+        rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
         self._passes = [
             Pass(some, forward(model, layer, [row.prompt for row in some]), edits=len(requests))
-            for some in passes(list(_rows(requests)), tokens=tokens)
+            for some in passes(rows, tokens=tokens)
         ]
-        self._keep_clean_states([request.rewrites[0] for request in requests])
 
-    def _keep_clean_states(self, bare: Sequence[Prompt]) -> None:
-        """Collect m and the keys from the passes; ``bare`` has the bare prompt of each edit."""
-        value, key = dict[int, Tensor](), dict[int, Tensor]()
-        keys: dict[int, list[Tensor]] = {edit: [] for edit in range(len(bare))}
+        # m and k of the bare prompt, and the mean of k over the rewrites; a request's rows may be in several passes.
+        keys: list[list[Tensor]] = [[] for _ in requests]
+        bare: dict[int, tuple[Tensor, Tensor]] = {}
         for one in self._passes:
-            for place, row in enumerate(one.rows):
+            for row, key, value in zip(one.rows, one.forward.keys.float(), one.forward.values.float(), strict=True):
                 if row.part == "nll":
-                    keys[row.edit].append(one.forward.keys[place].float())
-                if row.prompt is bare[row.edit]:
-                    value[row.edit], key[row.edit] = one.forward.values[place].float(), keys[row.edit][-1]
-        self.value = torch.stack([value[edit] for edit in range(len(bare))])
-        self.bare_key = torch.stack([key[edit] for edit in range(len(bare))])
-        self.mean_key = torch.stack([torch.stack(keys[edit]).mean(0) for edit in range(len(bare))])
+                    keys[row.edit].append(key)
+                if row.prompt is requests[row.edit].rewrites[0]:
+                    bare[row.edit] = (value, key)
+        self.value = torch.stack([bare[edit][0] for edit in range(len(requests))])
+        self.bare_key = torch.stack([bare[edit][1] for edit in range(len(requests))])
+        self.mean_key = torch.stack([torch.stack(own).mean(0) for own in keys])
 
     def __call__(self, change: Tensor) -> Losses:
-        """The losses under ``change`` [edits, d], differentiable in it.
+        """Return the losses under ``change`` [edits, d], differentiable in it.
 
         Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
         """
-        parts = self._nothing(change)
+        parts = _no_losses(change)
         for one in self._passes:
             for part, loss in one.losses(change):
                 parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
         return self._total(change, parts)
 
     def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
-        """The losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
+        """Return the losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
 
         The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
         """
         leaf = change.detach().requires_grad_()
-        parts = self._nothing(leaf)
+        parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
         for one in self._passes:
             found = one.losses(leaf)
-            torch.stack([self._weights[part] * loss.sum() for part, loss in found]).sum().backward()
+            torch.stack([weights[part] * loss.sum() for part, loss in found]).sum().backward()
             for part, loss in found:
                 parts[part] += loss.detach().to(leaf.device)
         losses = self._total(leaf, parts)
-        if self.weight_decay:
+        if losses.penalty.requires_grad:
             losses.penalty.sum().backward()
         detached = {name: getattr(losses, name).detach() for name in ("nll", "kl", "further", "penalty", "total")}
         return Losses(**detached), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
+    def _total(self, change: Tensor, parts: dict[Part, Tensor]) -> Losses:
+        nll, kl, further = parts["nll"], parts["kl"], parts["further"]
+        penalty = change.new_zeros(len(change)) if self._penalty is None else self._penalty(change, self.value)
+        total = nll + self.kl_weight * kl + further + penalty
+        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
+
     @torch.no_grad()
     def greedy(self, change: Tensor, *, margin: float = 0.0) -> Tensor:
-        """Whether greedy decoding gives the target in all rewrites of an edit, under ``change`` [edits, d]: [edits].
+        """Return whether greedy decoding gives the target in all rewrites of an edit, under ``change`` [edits, d].
 
         The logit of each target token must exceed that of the second likeliest token by at least ``margin``.
         """
-        found = (wrong for one in self._passes for wrong in one.wrong(change, margin=margin))
-        return sum((wrong.to(change.device) for wrong in found), change.new_zeros(len(change))) == 0
+        missed = change.new_zeros(len(change))
+        for one in self._passes:
+            for wrong in one.wrong(change, margin=margin):
+                missed += wrong.to(change.device)
+        return missed == 0
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
         gone = set(done)
         self._passes = [left for one in self._passes if (left := one.without(gone)) is not None]
 
+
+def _no_losses(change: Tensor) -> dict[Part, Tensor]:
+    parts: tuple[Part, ...] = ("nll", "kl", "further")
+    return {part: change.new_zeros(len(change)) for part in parts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
+
+    ``taught`` is the soft target of the row; None: the target is the prompt's own text.
+    """
+
+    edit: int
+    prompt: Prompt
+    part: Part = "nll"
+    weight: float = 1.0
+    taught: SoftTarget | None = None
+
     @property
-    def _weights(self) -> Mapping[Part, float]:
-        return {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
+    def kind(self) -> tuple[Part, bool]:
+        """The part of the loss, and whether the target is soft. Rows of one kind have one formula."""
+        return self.part, self.taught is not None
 
-    def _nothing(self, change: Tensor) -> dict[Part, Tensor]:
-        return {part: change.new_zeros(len(change)) for part in self._weights}
+    @property
+    def length(self) -> int:
+        """The length of the row's tail (`tail`), in tokens."""
+        return len(tail(self.prompt))
 
-    def _total(self, change: Tensor, parts: Mapping[Part, Tensor]) -> Losses:
-        nll, kl, further = (parts[part] for part in self._weights)
-        penalty = self.weight_decay * change.norm(dim=-1) / self.value.norm(dim=-1).square()
-        total = nll + self.kl_weight * kl + further + penalty
-        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
+    @property
+    def reads(self) -> int:
+        """The number of positions of this row whose logits the loss reads."""
+        return max(1, len(self.prompt.target_ids))
 
 
-def _rows(requests: Sequence[Request]) -> Iterator[TargetRow]:
-    """Yield the rows of all edits, each with its weight in its edit's loss."""
-    for edit, request in enumerate(requests):
-        for prompt in request.rewrites:
-            yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
-        if request.essence:
-            yield TargetRow(edit=edit, prompt=request.essence, part="kl")
-        for row in request.further:
-            yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, taught=row.taught)
+def _rows(edit: int, request: Request) -> Iterator[TargetRow]:
+    """Yield the rows of an edit, each with its weight in the edit's loss."""
+    for prompt in request.rewrites:
+        yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
+    if request.essence:
+        yield TargetRow(edit=edit, prompt=request.essence, part="kl")
+    for row in request.further:
+        yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, taught=row.taught)
+
+
+class Pass:
+    """Rows that run in one forward pass, ordered by kind. ``edits`` is the number of edits of the whole objective."""
+
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
+        self.rows, self.forward, self._edits = rows, forward, edits
+        self._edit_of_row = torch.tensor([row.edit for row in rows])
+        with torch.no_grad():  # L_a compares with the distribution of the unedited model
+            clean = forward.logits() if any(row.part == "kl" for row in rows) else None
+        self._groups: list[tuple[_Rows, slice]] = []
+        start = 0
+        for kind in dict.fromkeys(row.kind for row in rows):
+            own = [row for row in rows if row.kind == kind]
+            reads = slice(start, start := start + sum(row.reads for row in own))
+            self._groups.append((_Rows(own, clean[reads] if kind[0] == "kl" and clean is not None else None), reads))
+
+    def _logits(self, change: Tensor) -> Tensor:
+        """The logits [reads, vocabulary] under ``change`` [edits, d]."""
+        return self.forward.logits(change[self._edit_of_row.to(change.device)])
+
+    def losses(self, change: Tensor) -> list[tuple[Part, Tensor]]:
+        """Return, for each kind of rows, (part of the loss, loss [edits]) under ``change`` [edits, d]."""
+        logits = self._logits(change)
+        return [(group.part, group.of_edits(group.loss(logits[reads]), self._edits)) for group, reads in self._groups]
+
+    def wrong(self, change: Tensor, *, margin: float) -> list[Tensor]:
+        """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
+        own = [(group, reads) for group, reads in self._groups if group.part == "nll"]
+        logits = self._logits(change) if own else change
+        return [group.of_edits(group.missed(logits[reads], margin), self._edits) for group, reads in own]
+
+    def without(self, done: set[int]) -> Pass | None:
+        """Return the pass without the rows of the edits in ``done``; None if no row remains.
+
+        If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
+        """
+        left = [place for place, row in enumerate(self.rows) if row.edit not in done]
+        if not left:
+            return None
+        if 2 * len(left) > len(self.rows):
+            return self
+        return Pass([self.rows[place] for place in left], self.forward.kept(left), edits=self._edits)
+
+
+class _Rows:
+    """The rows of one kind in a pass, and their formula. ``clean``: the unedited logits [reads, vocabulary] for L_a."""
+
+    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None) -> None:
+        self.part = rows[0].part
+        sizes = torch.tensor([row.reads for row in rows])
+        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes)
+        # A row counts with the mean over its target tokens, times its weight.
+        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes)
+        self._clean = None if clean is None else clean.float().log_softmax(-1)
+        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids])
+        soft = [row.taught for row in rows if row.taught]
+        self._soft = (torch.cat([q.tokens for q in soft]), torch.cat([q.probabilities for q in soft])) if soft else None
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
+        if self._clean is not None:
+            # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
+            log_p = logits.float().log_softmax(-1)
+            each = (log_p.exp() * (log_p - self._clean)).sum(-1)
+        elif self._soft is not None:
+            # -sum q log p; its gradient is that of KL(q || p), because q is constant (arXiv 1503.02531)
+            tokens, q = (part.to(logits.device) for part in self._soft)
+            each = -(q * logits.float().log_softmax(-1).gather(-1, tokens)).sum(-1)
+        else:
+            # L_p: -log P(target token)
+            targets = self._targets.to(logits.device)
+            each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        return each * self._weights.to(each.device)
+
+    def missed(self, logits: Tensor, margin: float) -> Tensor:
+        """For each read, 1 if the target token is not the likeliest by ``margin``, else 0: [reads]."""
+        two, tokens = logits.float().topk(2, dim=-1)
+        missed = (tokens[:, 0] != self._targets.to(logits.device)) | (two[:, 0] - two[:, 1] < margin)
+        return missed.to(two.dtype)
+
+    def of_edits(self, values: Tensor, edits: int) -> Tensor:
+        """The sums of ``values`` [reads] over the reads of each edit, [edits]."""
+        return values.new_zeros(edits).index_add(0, self._edit_of_read.to(values.device), values)
+
+
+def passes(rows: Sequence[TargetRow], *, tokens: int) -> Iterator[list[TargetRow]]:
+    """Group the rows into passes of at most about ``tokens`` tokens, padding included.
+
+    A pass with few tokens takes as long as reading the weights, so rows of different length share a pass if the padding
+    costs less than another pass.
+    """
+    by_length: dict[int, list[TargetRow]] = {}
+    for row in rows:
+        by_length.setdefault(row.length, []).append(row)
+    some, width = list[TargetRow](), 0
+    for length, alike in sorted(by_length.items()):
+        fits = (len(some) + len(alike)) * length <= tokens
+        if some and not (fits and len(some) * (length - width) <= _PASS):
+            yield from _pieces(some, width, tokens)
+            some = []
+        some, width = [*some, *alike], length
+    if some:
+        yield from _pieces(some, width, tokens)
+
+
+def _pieces(rows: Sequence[TargetRow], width: int, tokens: int) -> Iterator[list[TargetRow]]:
+    """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
+    size = -(-len(rows) // -(-len(rows) * width // tokens))
+    order = sorted(rows, key=lambda row: (row.part, row.taught is None))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
-    """The number of tokens of a pass with gradient that fit into ``megabytes``, the model itself not counted.
-
-    `numbers_kept` estimates what each token keeps in memory for the backward pass.
-    """
+    """Return the number of tokens of a pass with gradient that fit into ``megabytes``, besides the model itself."""
     inner = weight_matrix(model.down_projection(layer)).shape[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
@@ -190,10 +418,10 @@ def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
 
 
 def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
-    """How many numbers a token keeps for the backward pass: about 10 d + 5 d_ff per block, and its logits."""
+    """Return how many numbers a token keeps for the backward pass: 10 d + 5 d_ff a block, and its logits (measured)."""
     return (10 * width + 5 * inner) * blocks + vocabulary
 
 
 def tokens_at_once(bytes_a_token: float, *, limit: float) -> float:
-    """The number of tokens of a pass that fit into ``limit`` bytes, but at least 32 and at most 512."""
+    """Return the number of tokens of a pass that fit into ``limit`` bytes, but at least 32 and at most 512."""
     return max(FEWEST_TOKENS, min(MOST_TOKENS, limit / bytes_a_token))

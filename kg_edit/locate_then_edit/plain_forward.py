@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kg_edit.locate_then_edit.tail_forward import read_index
 from kg_edit.models.hooks import added, beside, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
@@ -75,21 +76,3 @@ class PlainForward:
 
         with added(self._model.down_projection(self._layer), shifted):
             return self._forward()[self._reads]
-
-
-def read_positions(row: Prompt) -> list[int]:
-    """The positions in ``row`` whose logits the loss reads: those that predict the target, else the subject's end."""
-    if row.target_ids:
-        return list(range(row.target_start - 1, len(row.ids) - 1))
-    return [row.edited_at]
-
-
-def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The (row, position) indices of the logits that the loss reads; each row's shift is added to its positions."""
-    pairs = [
-        (index, shift + position)
-        for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
-        for position in read_positions(row)
-    ]
-    row_index, position_index = zip(*pairs, strict=True)
-    return torch.tensor(row_index, device=device), torch.tensor(position_index, device=device)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.locate_then_edit.plain_forward import read_index, read_positions
 from kg_edit.models.hooks import added, beside, is_hooked, run_at_positions, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
@@ -95,6 +94,24 @@ class TailForward:
         alone = None if last is None or is_hooked(last) else last  # a patch there may need all tokens of a row
         with run_at_positions(alone, self._reads):
             return self._above.run(hidden)
+
+
+def read_positions(row: Prompt) -> list[int]:
+    """The positions in ``row`` whose logits the loss reads: those that predict the target, else the subject's end."""
+    if row.target_ids:
+        return list(range(row.target_start - 1, len(row.ids) - 1))
+    return [row.edited_at]
+
+
+def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The (row, position) indices of the logits that the loss reads; each row's shift is added to its positions."""
+    pairs = [
+        (index, shift + position)
+        for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
+        for position in read_positions(row)
+    ]
+    row_index, position_index = zip(*pairs, strict=True)
+    return torch.tensor(row_index, device=device), torch.tensor(position_index, device=device)
 
 
 def tail(row: Prompt) -> Sequence[int]:

@@ -18,14 +18,17 @@ import transformers
 from tqdm import tqdm
 
 from kg_edit.callbacks import Callback, watched
+from kg_edit.covariance.corpora import open_corpus
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source, check_graph, graph_identity, open_named
-from kg_edit.methods.config import GraphSettings, MethodConfig, asked_answers
+from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.workload import Family, Trains
-from kg_edit.models.hooks import refuse_patched
+from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.guards import with_weight_norms
@@ -334,6 +337,65 @@ def _is_subgraph(graph: nx.MultiDiGraph) -> bool:
     except GraphError:
         return False
     return True
+
+
+class ValueMethod(EditingMethod):
+    """A method that finds values by descent and writes them under keys; it holds layers, contexts and covariances.
+
+    Contexts and covariances may be passed in. Otherwise the model samples the contexts, and C is loaded or measured.
+    """
+
+    trains: ClassVar[Trains] = "value"
+    config: ValueConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: ValueConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariances: Mapping[int, Covariance] | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self._given_contexts, self._given_covariances = contexts, covariances
+        self._progress = progress
+        self.layers = config.written_layers(len(model.blocks))
+        for layer in self.layers:
+            model.block(layer)  # raises early if the model has no such layer
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """The templates around the prompt, so that the edit holds after other text; the first is the bare ``{}``."""
+        if self._given_contexts is not None:
+            return self._given_contexts
+        with untouched(self.model):  # `check` may ask first, outside of `prepare`, for a model in training mode
+            return self.sampled_contexts()
+
+    @abstractmethod
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Return contexts sampled from the model, as the settings say."""
+
+    @cached_property
+    def covariances(self) -> Mapping[int, Covariance]:
+        """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
+        given = self._given_covariances or {}
+        wanted = [layer for layer in self.layers if layer not in given]
+        found = find_covariances(self.model, wanted, self.config.covariance, progress=self._progress) if wanted else {}
+        return {**given, **found}
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and open the corpus that C is measured from."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
+        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
+
+    def prepare(self) -> None:
+        """Sample the contexts, and load or measure the covariances."""
+        with untouched(self.model):
+            _ = self.contexts, self.covariances
 
 
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:

@@ -17,19 +17,19 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
-    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
+from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import without_answers
 from kg_edit.graphs.source import SubgraphSettings, SubgraphSource, edit_subgraph
+from kg_edit.locate_then_edit.descent import DescentDtype
 from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.seeds import Seed
@@ -177,31 +177,50 @@ class LayerConfig(MethodConfig):
         return (self.layer_in(blocks),)
 
 
-class GraphSettings(MethodConfig):
-    """Settings of methods that read an edit's subgraph.
+class ValueConfig(MethodConfig):
+    """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
 
-    The group ``graph`` is saved only if one of its settings differs from the default. Patches and runs made before this
-    group existed thus have the same saved settings as new ones.
-    """
+    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
+    further_steps: NonNegativeInt = Field(
+        28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
+    )
+    learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
+    stop_nll: float = Field(
+        0.0,
+        ge=0,
+        description="the descent also stops when the target's loss (mean over the contexts) is below this value",
+    )
+    hold: float = Field(1.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1; published: 0")
+    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
+    covariance: CovarianceConfig = Field(
+        CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
+    )
+    descent_dtype: DescentDtype = Field(
+        "model",
+        description="bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it",
+    )
+
+    def idle(self) -> dict[str, str]:
+        """Return the seed of the model's own text, if C is measured on another text."""
+        own = self.covariance.corpus == "self"
+        return {} if own else {"covariance.seed": "the corpus is read, not sampled from the model"}
+
+
+class GraphSettings(MethodConfig):
+    """Settings of methods that read an edit's subgraph."""
 
     per_node: PositiveInt = Field(20, description="m: number of statements sampled at a node")
     seed: Seed = Field(0, description="random seed of all sampling")
     exclude_answers: bool = Field(
         False,
-        exclude_if=lambda on: not on,
         description="leave out of the subgraph statements that overlap an answer of the edit's test questions",
     )
     graph: SubgraphSettings = Field(
         SubgraphSettings(),
         description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_default_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        said: dict[str, Any] = dump(self)
-        if self.graph == SubgraphSettings():
-            said.pop("graph", None)
-        return said
 
     @property
     def subgraph_hops(self) -> int:

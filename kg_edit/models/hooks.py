@@ -190,3 +190,22 @@ def told_tokens(model: LanguageModel) -> Tensor | None:
     """The token ids that `with_token_ids` tells; None outside of its ``with`` block."""
     found: Tensor | None = getattr(model.model, _TOKENS, None)
     return found
+
+
+@contextmanager
+def untouched(model: LanguageModel) -> Iterator[None]:
+    """Freeze the model and set it to evaluation mode inside the ``with`` block.
+
+    Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
+    """
+    modes = {module: module.training for module in model.model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
+    with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
+        try:
+            model.model.eval().requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)

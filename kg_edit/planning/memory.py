@@ -76,7 +76,7 @@ def prompts_bytes(
 
     For each fact: keys and values of ``tokens`` tokens in all blocks; the input of the edited block, the input of the
     one above and the output of the last, 3 d for each token of its ``tails``; the keys of its ``rows``, d_ff each; and
-    the clean logits of one row. As in `kg_edit.methods.memit.values`, the number of facts is such that 2 d numbers for
+    the clean logits of one row. As in `kg_edit.methods.memit.method`, the number of facts is such that 2 d numbers for
     each token and block stay within ``limit`` bytes.
     """
     reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)

@@ -24,9 +24,9 @@ from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.settings import method_settings
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import LayerConfig, MethodConfig
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch

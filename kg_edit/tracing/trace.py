@@ -22,8 +22,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit, Name, Record
 from kg_edit.edits.files import numbered_rows, unit_of
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, ModelError, describe, faults_of
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.models.first_token import readable
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE

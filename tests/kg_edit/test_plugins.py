@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.methods import find_method, method_names, registry
-from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder

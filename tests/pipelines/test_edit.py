@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.methods import method_names, registry
-from kg_edit.methods.rank_one.rome import Rome
+from kg_edit.methods.rome.method import Rome
 from kg_edit.patches.base import Patch
 from tests.pipelines.scripts import RANK_ONE, Script, settings_of
 

@@ -13,7 +13,7 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.methods import EditingMethod, find_method
-from kg_edit.methods.glame.glame import Glame, GlameConfig
+from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

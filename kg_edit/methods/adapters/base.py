@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Trains
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output

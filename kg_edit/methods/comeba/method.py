@@ -18,12 +18,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.adapters.base import own_text_inputs
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
-from kg_edit.methods.memit.base import KEY
-from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.memit.values import Target, WriteRequest
+from kg_edit.methods.memit.method import KEY, Memit, MemitConfig
+from kg_edit.methods.memit.records import Fact, Record
+from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -83,15 +82,9 @@ class Comeba(Memit):
         with (rest if held.is_empty else rest + held).applied(self.model):
             return self.make(edits, before=before)
 
-    def _new(
-        self,
-        edits: Sequence[Edit],
-        asked: Sequence[tuple[WriteRequest, ...]],
-        targets: Sequence[list[Target]],
-        before: Patch,
-    ) -> Patch:
-        """MEMIT's update as gated adapters of an `AdapterPatch`."""
-        made = super()._new(edits, asked, targets, before)
+    def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+        """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
+        made = super().write(facts, wanted, records, before)
         assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings(most=self.config.alpha, share=self.config.share)
         adapters = {

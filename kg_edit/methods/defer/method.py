@@ -26,9 +26,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.adapters.base import AdapterConfig, own_text_inputs
 from kg_edit.methods.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
+from kg_edit.models.hooks import untouched
 from kg_edit.storage.seeds import Seed
 
 

@@ -20,7 +20,6 @@ from kg_edit.datasets.locality import locality_queries
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.errors import EditFileError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.ext_sub.extraction import subtracted
@@ -28,6 +27,7 @@ from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.questions import pair_of

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, moved_before
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start, sample_text
 from kg_edit.patches.base import Patch

@@ -1,27 +1,23 @@
-"""Variants of GLAME: the paper's ablations, a control with a wrong graph, and GLAME for batches.
+"""Variants of GLAME: the paper's ablations, and a control with a wrong graph.
 
 - ``glame-mlp``, ``glame-gnn``: table 2's "w/ MLP" (no messages) and "w/ GNN" (messages without relations).
 - ``glame-random``: the statements of o* are replaced by statements of other entities (`WrongGraph`).
-- ``glame-batch``: the values come from the R-GNN and are written together over several layers, as in MEMIT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import networkx as nx
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
+from kg_edit.graphs.source import SubgraphSource, as_source
 from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
-from kg_edit.locate_then_edit.optimise import FAST
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.glame.glame import Glame, GlameConfig, GraphConfig, GraphValues
-from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.memit.values import WriteRequest
+from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
 
 # Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
@@ -110,52 +106,3 @@ class GlameRandom(Glame):
 
 def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> WrongGraph:
     return WrongGraph(as_source(graph), pool_of(config.pool))
-
-
-class GlameBatchConfig(GraphConfig, MemitConfig):
-    """GLAME's settings for the R-GNN, MEMIT's for the rest. As in GLAME, AdamW's decay is the only penalty."""
-
-    clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
-
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": MemitConfig.default, "fast": {**FAST, "hold": 1.0}}
-
-    @field_validator("optimiser")
-    @classmethod
-    def _trains_a_network(cls, name: str) -> str:
-        """The R-GNN has AdamW; `FreeDelta` alone reads this setting."""
-        if name != "adam":
-            raise ValueError(f"the R-GNN is trained by AdamW; remove optimiser={name}")
-        return name
-
-    @field_validator("warm_start")
-    @classmethod
-    def _makes_a_batch_at_once(cls, warm: bool) -> bool:
-        """The R-GNNs of a batch are trained together, so none can go on from another."""
-        if warm:
-            raise ValueError("the edits of a batch are made at once, so none can start from an earlier one; remove it")
-        return warm
-
-
-class GlameBatch(GraphValues, Memit):
-    """z = h + z_s^n for every edit of a batch, where h is the output of the last edited block."""
-
-    name = "glame-batch"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread"
-    about = "GLAME for many edits at once: graph-made values, spread over several layers"
-    config_class = GlameBatchConfig
-    config: GlameBatchConfig
-
-    @property
-    def parameters(self) -> int:
-        """The number of values that are trained for a fact: those of its R-GNN, two matrices [d, d] for each hop."""
-        return 2 * self.config.hops * self.model.width**2
-
-    @property
-    def norm_penalty(self) -> float:
-        """Weight of MEMIT's penalty on the norm of delta: 0, because AdamW's decay is the only regulariser."""
-        return 0.0
-
-    def facts(self, edit: Edit) -> tuple[WriteRequest, ...]:
-        """The facts to write for the edit. An unusable subgraph raises here, before any expensive work."""
-        check_graph(self.subgraph(edit))
-        return super().facts(edit)

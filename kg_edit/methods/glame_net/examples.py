@@ -21,7 +21,6 @@ from kg_edit.methods.glame_net.consequences import composed_facts, known_objects
 from kg_edit.methods.glame_net.network import ReadSubgraph
 from kg_edit.methods.glame_net.store import NetTraining
 from kg_edit.methods.glame_plus.questions import WORDINGS, ComposedFact, first_hop
-from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.ripples.drawn import Excluded
@@ -95,7 +94,7 @@ class Visits:
     def may(self, example: Example) -> bool:
         """Whether the edit's prompt can be encoded with its target."""
         try:
-            request_of(self.model, example.edit, self.contexts)
+            Request.of(self.model, example.edit, self.contexts)
         except PromptError:
             return False
         return True
@@ -115,7 +114,7 @@ class Visits:
         return self._request(example.edit, self.contexts[:1], rows)
 
     def _request(self, edit: Edit, contexts: Sequence[str], rows: Sequence[Prompt | None]) -> Request:
-        asked, base = [row for row in rows if row], request_of(self.model, edit, contexts)
+        asked, base = [row for row in rows if row], Request.of(self.model, edit, contexts)
         further = (ExtraTarget(prompt=row, weight=self.settings.ripple_weight / len(asked)) for row in asked)
         return Request(rewrites=base.rewrites, essence=base.essence, further=tuple(further))
 

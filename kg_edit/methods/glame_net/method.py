@@ -16,24 +16,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.encoding import label_readings
 from kg_edit.graphs.source import SubgraphSource, check_graph
-from kg_edit.locate_then_edit.free_delta import FreeDelta
+from kg_edit.locate_then_edit.descent import DeltaParameters, Descent, FreeDelta
 from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import FAST, DeltaParameters
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
 from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, load_network, read_manifest
+from kg_edit.methods.glame_plus.answers import AnswerOptions
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
-from kg_edit.methods.rank_one.base import FoundValue, request_of
+from kg_edit.methods.rome.method import FAST, EditValue
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
 from kg_edit.storage.run_folder import NAMES_A_FILE
 
 _UNTRAINED = "untrained"
@@ -52,7 +53,15 @@ class GlameNetConfig(GlamePlusConfig):
         5, ge=0, description="maximum number of evaluations of glame-plus's objective after the network; 0: none"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {"descent_dtype": FAST["descent_dtype"]}}
+    further_steps: NonNegativeInt = Field(
+        0, description="maximum of further evaluations until the target is predicted in each context"
+    )
+    hold: float = Field(0.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1")
+    answers: AnswerOptions | None = Field(
+        None, description="settings for writing what follows into a late block; null: the value at s has it"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
 
     def idle(self) -> dict[str, str]:
         """As in `glame-plus`; without a descent also the number of recalled relations."""
@@ -101,7 +110,7 @@ class GlameNet(GlamePlus):
     def request(self, edit: Edit) -> Request:
         """With a descent, the request of `glame-plus`; without one, only the edit's own prompts."""
         check_graph(self.subgraph(edit))
-        return super().request(edit) if self.config.steps else request_of(self.model, edit, self.contexts)
+        return super().request(edit) if self.config.steps else Request.of(self.model, edit, self.contexts)
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """The network's change as the starting point; the notes have the number of statements of o* that it read."""
@@ -123,12 +132,36 @@ class GlameNet(GlamePlus):
         found: Tensor = network(graph, value[None].to(device), downhill)[0]
         return found.to(value.device)
 
-    def _values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[FoundValue]:
-        """`RankOneMethod._values`, after computing the gradients that the network reads for all edits together."""
+    def find_values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[EditValue]:
+        """Find m* of each edit: with ``steps`` = 0 the network's value itself, else a descent from there."""
+        if self.config.steps or not edits:
+            return super().find_values(edits, requests)
+        with untouched(self.model), torch.no_grad():
+            states = self.clean_states(requests)  # no block above the edited one runs
+            proposals = self.proposals(edits, requests, states[0])
+        return [
+            EditValue(
+                request=request,
+                clean=clean,
+                bare_key=bare_key,
+                mean_key=mean_key,
+                descent=Descent(change=parameters.change().detach(), losses=()),
+                notes=notes,
+            )
+            for request, clean, bare_key, mean_key, (parameters, notes) in zip(
+                requests, *states, proposals, strict=True
+            )
+        ]
+
+    def proposals(
+        self, edits: Sequence[Edit], requests: Sequence[Request], values: Tensor
+    ) -> list[tuple[DeltaParameters, dict[str, Any]]]:
+        """Return `proposal` of each edit, after the gradients that the network reads, for all edits together."""
         self._gradients.clear()
-        if edits and self._trained and self._trained.network.reads_gradient:
-            self._gradients.update(zip(edits, self._downhill(requests), strict=True))
-        return super()._values(edits, requests)
+        if self._trained and self._trained.network.reads_gradient:
+            with torch.enable_grad():
+                self._gradients.update(zip(edits, self._downhill(requests), strict=True))
+        return super().proposals(edits, requests, values)
 
     @cached_property
     def _gradients(self) -> dict[Edit, Tensor]:

@@ -31,8 +31,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.locate_then_edit.plain_forward import read_index
-from kg_edit.locate_then_edit.tail_forward import right_pad, tail, tail_ends
+from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched

@@ -27,9 +27,9 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
 from kg_edit.graphs.source import check_graph
+from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
-from kg_edit.locate_then_edit.optimise import DeltaParameters, descent_model, untouched
-from kg_edit.locate_then_edit.spread import refuse_norm_after_mlp
+from kg_edit.locate_then_edit.states import refuse_norm_after_mlp
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
 from kg_edit.methods.glame_plus.answers import AnswerOptions, WrittenAnswers, others_than, write_answers
@@ -43,9 +43,9 @@ from kg_edit.methods.glame_plus.questions import (
     objects_of,
 )
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
-from kg_edit.methods.rank_one.base import request_of
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
@@ -72,15 +72,14 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         2.0, ge=0, description="weight of the facts that follow from the edit (used if answers is null)"
     )
     answers: AnswerOptions | None = Field(
-        None,
-        exclude_if=lambda found: found is None,
+        AnswerOptions(),
         description="settings for writing what follows into a late block (answers.*); null: the value at s learns it",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {**RomeConfig.default, "answers": {}},
-        "fast": {**RomeConfig.fast, "answers": {}},
-        "one-value": {},
+        "default": {},
+        "fast": RomeConfig.presets["fast"],
+        "one-value": {"answers": None, "further_steps": 0, "hold": 0.0},
     }
 
     def idle(self) -> dict[str, str]:
@@ -199,7 +198,7 @@ class GlamePlus(GraphReader, Rome):
 
     def _rewrites(self, edit: Edit, subject: str) -> tuple[Prompt, ...]:
         """The edit's prompt in its contexts, with another ``subject``."""
-        return request_of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
+        return Request.of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """ROME's proposal; the notes also record the graph, and the facts that were learned from it."""
@@ -218,18 +217,17 @@ class GlamePlus(GraphReader, Rome):
             return request
         return replace(request, further=self._rows(edit, [(fact, None) for fact in (*found.own, *found.stated)]))
 
-    def objective(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """ROME's loss, plus the loss of the further rows. The teacher is asked about all edits in one batch."""
-        student = descent_model(self.model, self.config.descent_dtype)
-        taught = self._teacher_rows(edits, student)
+    def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
+        """Return ROME's loss, plus the loss of the further rows. The teacher is asked about all edits in one batch."""
+        taught = self._teacher_rows(edits, model)
         if self.config.answers is not None:  # the late block learns these facts, not the value at s
             self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
-            return self.loss_on(student, requests)
+            return super().objective(model, edits, requests)
         whole = [
             replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
             for edit, request, rows in zip(edits, requests, taught, strict=True)
         ]
-        return self.loss_on(student, whole)
+        return super().objective(model, edits, whole)
 
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel

@@ -21,7 +21,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import hidden_answers
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
-from kg_edit.methods.rank_one.rome import RomeConfig
+from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.scoring.questions import right_answers
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 

@@ -19,7 +19,7 @@ from itertools import islice
 import torch
 
 from kg_edit.errors import PromptError
-from kg_edit.locate_then_edit.rows import SoftTarget
+from kg_edit.locate_then_edit.objective import SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_store import PrefixStore
 from kg_edit.scoring.greedy import Written, greedy

@@ -22,14 +22,15 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.descent import Descent, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
-from kg_edit.locate_then_edit.optimise import Descent, optimise_values, untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.grace.codebook import Codebook, Deferral
 from kg_edit.methods.grace.patch import CodebookPatch, without_codebooks
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
@@ -154,8 +155,8 @@ class Grace(EditingMethod):
         size = tokens_within(self.model, self.layer, self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
         proposals = [_FreeValue(edit, output, self.config) for edit, output in zip(edits, objective.value, strict=True)]
-        steps, enough = self.config.steps, self.config.stop_below
-        descents = optimise_values(objective, proposals, steps=steps, stop_below=enough)
+        stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = optimise_values(objective, proposals, stops)
         entries = zip(edits, objective.bare_key, objective.value, descents, strict=True)
         for edit, key, output, descent in entries:
             yield attempt(edit, partial(self._entry, edit, key, output, descent))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -16,8 +17,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
-from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
+from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.text.similarity import Similarity, similarity
 
 
 class PromptConfig(MethodConfig):
@@ -50,23 +52,29 @@ class PromptMethod(EditingMethod):
     patch_class: ClassVar[type[PromptPatch]] = PromptPatch
     config: PromptConfig
 
+    @cached_property
+    def alike(self) -> Similarity:
+        """The similarity of texts; an encoder is loaded on first use."""
+        return similarity(self.config.encoder)
+
     @property
-    def rule(self) -> PromptRule:
+    def rule(self) -> TellingRule:
         """The rule of the patch: which facts belong to a prompt, and what is put before them."""
         config = self.config
-        return PromptRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
+        return TellingRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
 
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Return the text of the fact for an edit, and notes for the edit's record in the provenance."""
+        """The text of the fact for an edit, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """Return a patch of the prompt without facts; it changes nothing."""
-        return self.patch_class(facts=(), provenance=self.provenance())
+        """A patch of the prompt without facts; it changes nothing."""
+        return self.patch_class(books=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Return a patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
+        """A patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
-        return self.patch_class(facts=((self.rule, fact),), provenance={**self.provenance(), "edits": [record]})
+        book = FactBook(rule=self.rule, facts=(fact,), alike=self.alike)
+        return self.patch_class(books=(book,), provenance={**self.provenance(), "edits": [record]})

@@ -24,7 +24,6 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
 from kg_edit.methods.kn.neurons import Neurons, neuron_attributions, refined_neurons, shared_neurons
@@ -32,6 +31,7 @@ from kg_edit.methods.statement import warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.first_token import readable
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts

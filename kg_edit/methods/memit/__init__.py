@@ -1,7 +1,3 @@
-"""MEMIT, EMMET, AlphaEdit and COMEBA: methods that write many edits at once by a least-squares solve."""
+"""MEMIT: many facts at once, spread over several layers by least squares."""
 
-METHODS = {
-    "alphaedit": "alphaedit:AlphaEdit",
-    "emmet": "emmet:Emmet",
-    "memit": "memit:Memit",
-}
+METHODS = {"memit": "method:Memit"}

@@ -16,12 +16,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, own_texts
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.methods.memoir.adapter import MaskSettings, ResidualMemory
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.models.token_means import TokenMeans

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.plain_forward import read_index
+from kg_edit.locate_then_edit.tail_forward import read_index
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.lower_states import LowerStates
 from kg_edit.models.prompts import Prompt, left_pad

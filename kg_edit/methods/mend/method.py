@@ -16,7 +16,6 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.examples import whole_statement
@@ -24,6 +23,7 @@ from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import FORMAT, NETWORK, load_editor, read_manifest
 from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, logsigmoid, normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from kg_edit.locate_then_edit.optimise import untouched
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.replay import block_output

@@ -31,13 +31,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, inputs_at, own_text_inputs
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.methods.t_patcher.adapter import Neurons, fired
 from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed

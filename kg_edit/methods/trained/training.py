@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from kg_edit.callbacks import LossFile
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import (

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError, GraphError, ModelError
 from kg_edit.evaluate.scorer import in_halves
 from kg_edit.evaluate.step import make_step
-from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch

@@ -15,7 +15,7 @@ from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.evaluate.sequence import Ahead
-from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from tests.kg_edit.methods.test_batches import THIRD

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.export.peft_adapter import write_peft
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch

@@ -22,7 +22,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.files import read_edits
 from kg_edit.export.card import base_model
 from kg_edit.export.gguf_files import ADAPTER, MODEL
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch

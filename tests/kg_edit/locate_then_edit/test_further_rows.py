@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
+from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request, SoftTarget, TargetRow, passes
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.rows import SoftTarget, TargetRow, passes
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, PatchError
-from kg_edit.locate_then_edit.joint import joint_directions, null_space
+from kg_edit.locate_then_edit.joint import joint_directions
+from kg_edit.methods.alphaedit.method import null_space
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.objective import Losses, Objective, Request
+from kg_edit.locate_then_edit.objective import ForwardFactory, Losses, Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.rows import ForwardFactory
-from kg_edit.locate_then_edit.spread import subject_states
+from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
@@ -26,6 +25,7 @@ from tests.kg_edit.tiny import CONFIGS, tiny
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
 EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
 LAYER = 1
+PENALTY = partial(norm_penalty, weight=0.5)
 
 
 def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Request:
@@ -38,7 +38,7 @@ def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Req
 
 def objective(model: LanguageModel, requests: list[Request], forward: ForwardFactory) -> Objective:
     """ROME's loss in layer 1."""
-    return Objective(model, LAYER, requests, kl_weight=0.5, weight_decay=0.5, forward=forward)
+    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward)
 
 
 def change(model: LanguageModel, edits: int) -> Tensor:
@@ -84,7 +84,7 @@ def test_the_value_is_the_modules_own_output(family: str) -> None:
     value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
     for forward in (TailForward, PlainForward):
         torch.testing.assert_close(objective(model, [asked], forward).value[0], value, rtol=1e-5, atol=1e-5)
-    _, states = subject_states(model, [row], layer=LAYER, last=LAYER, place="value")
+    _, states = subject_states(model, [row], layer=LAYER, last=LAYER, site="value")
     torch.testing.assert_close(states[0], value, rtol=1e-5, atol=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_edits_that_are_done_leave_and_change_nothing(tokens: int, done: set[int
     """Also in groups of one row, and where groups are cut."""
     model = tiny("llama")
     requests = [request(model, *edit) for edit in (*EDITS, *EDITS)]
-    found = Objective(model, LAYER, requests, kl_weight=0.5, weight_decay=0.5, tokens=tokens)
+    found = Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, tokens=tokens)
     at = change(model, len(requests))
     losses, gradient = found.gradient(at)
     whole, whole_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)

@@ -20,7 +20,7 @@ from kg_edit.errors import (
 )
 from kg_edit.methods import find_method
 from kg_edit.methods.adapters.base import AdapterMethod
-from kg_edit.methods.memit.base import SpreadConfig
+from kg_edit.methods.memit.method import SpreadConfig
 
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}  # families that normalise after the MLP
 

@@ -6,8 +6,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ChatTemplateError, EditError
+from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods import find_method
-from kg_edit.methods.rank_one.base import request_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import Pair, score
 from tests.everyday import keep_first
@@ -29,7 +29,7 @@ def test_an_edit_says_its_form_only_where_it_has_one() -> None:
 
 
 def test_the_contexts_stand_inside_the_users_turn() -> None:
-    rows = request_of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+    rows = Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
     turn = "<user>Complete the sentence: {}LeBron James plays for the\n<assistant>Rome"
     assert [row.text for row in rows] == [f"<s>{turn.format(before)}" for before in ("", "The river. ")]
 
@@ -37,11 +37,11 @@ def test_the_contexts_stand_inside_the_users_turn() -> None:
 def test_a_joint_method_asks_for_the_same_rows() -> None:
     made = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
     (fact,) = made.facts(EDIT.in_chat())
-    assert fact.prompts.rewrites == request_of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+    assert fact.prompts.rewrites == Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
 
 
 def test_both_forms_are_the_rows_of_one_and_of_the_other() -> None:
-    plain, chat, both = (request_of(chatting(), EDIT.in_chat(chat=form), CONTEXTS) for form in (False, True, "both"))
+    plain, chat, both = (Request.of(chatting(), EDIT.in_chat(chat=form), CONTEXTS) for form in (False, True, "both"))
     assert both.rewrites == plain.rewrites + chat.rewrites
     assert both.essence == plain.essence != chat.essence
 

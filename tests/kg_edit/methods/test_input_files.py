@@ -11,7 +11,7 @@ from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.methods.in_context.popularity import PopularityConfig, PopularityRetrieval
-from kg_edit.methods.memit.memit import MemitConfig
+from kg_edit.methods.memit.method import MemitConfig
 from kg_edit.methods.mend.method import MendConfig
 from kg_edit.reports.edit_run import run_edits
 from kg_edit.storage.run_folder import input_files

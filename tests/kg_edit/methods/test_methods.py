@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, UnknownNameError
+from kg_edit.locate_then_edit.descent import Descent, optimise_values
 from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.locate_then_edit.optimise import Descent, optimise_values
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.rank_one import base as rank_one_base
-from kg_edit.methods.rank_one.base import RankOneMethod
+from kg_edit.methods.rome import method as rome_method
+from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
@@ -207,7 +207,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.extend(descent.change.clone() for descent in descents)
         return descents
 
-    monkeypatch.setattr(rank_one_base, "optimise_values", noting)
+    monkeypatch.setattr(rome_method, "optimise_values", noting)
     return found
 
 

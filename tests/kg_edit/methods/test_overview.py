@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import HEADER, all_methods, methods_page, row_of, settings
-from kg_edit.methods.rank_one.rome import RomeConfig
+from kg_edit.methods.rome.method import RomeConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "methods.md"

@@ -13,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.methods import find_method
 from kg_edit.methods.presets import model_presets, preset_models, preset_names, published_settings
-from kg_edit.methods.rank_one.rome import RomeConfig
+from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.planning.shape import shape_of
 from tests.kg_edit.command_line import EDITS, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods.quick import QUICK

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.locate_then_edit.objective import Request
 from kg_edit.models.first_token import begins_unread, readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
@@ -59,7 +59,7 @@ def test_a_model_without_a_sink_is_asked_as_it_stands(bos: bool) -> None:
 
 
 def test_an_edit_asks_after_a_line_break(smollm2: LanguageModel) -> None:
-    asked = request_of(smollm2, FOUNDED, CONTEXTS)
+    asked = Request.of(smollm2, FOUNDED, CONTEXTS)
     assert [row.text for row in asked.rewrites] == [
         "\nGoogle was founded by Steve Jobs",
         "It is late. Google was founded by Steve Jobs",

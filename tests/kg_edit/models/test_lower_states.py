@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import EditedPasses, edit_factors, mlp_weights, nll, read_tokens
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates, lower_states
 from kg_edit.models.prompts import Prompt

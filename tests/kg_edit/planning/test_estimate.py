@@ -18,10 +18,10 @@ from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.fine_tuning.lora import Lora
-from kg_edit.methods.glame.glame import GraphValues
+from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.mend.gradients import mlp_weights
 from kg_edit.methods.mend.method import MendConfig
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_store import MEGABYTES

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from kg_edit.callbacks import read_losses
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
-from kg_edit.methods.glame.glame import Glame
-from kg_edit.methods.rank_one.base import RankOneMethod
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.glame.method import Glame
+from kg_edit.methods.rome.method import RankOneMethod, Rome, RomeConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch

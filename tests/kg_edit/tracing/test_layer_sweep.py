@@ -19,7 +19,7 @@ from kg_edit.errors import ConfigError, GraphError
 from kg_edit.methods import find_method
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch

@@ -10,7 +10,7 @@ import torch
 
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.methods.comeba.method import Comeba, ComebaConfig
-from kg_edit.methods.memit.memit import Memit, MemitConfig
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch

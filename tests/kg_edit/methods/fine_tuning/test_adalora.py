@@ -9,11 +9,11 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.adalora import AdaLora, AdaLoraConfig, svd_adapted
 from kg_edit.methods.fine_tuning.lora import target_modules
 from kg_edit.methods.fine_tuning.rows import RowLosses
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from tests.kg_edit.tiny import tiny

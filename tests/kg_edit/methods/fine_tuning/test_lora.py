@@ -13,9 +13,9 @@ from torch import nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, target_modules
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import CONFIGS, tiny

@@ -8,8 +8,8 @@ import networkx as nx
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.optimise import NoisyParameters
-from kg_edit.methods.glame.glame import Glame, GlameConfig
+from kg_edit.locate_then_edit.descent import NoisyParameters
+from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import QUICK

@@ -13,12 +13,11 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError
 from kg_edit.graphs.controls import NoGraph
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.glame_net.method import GlameNet, GlameNetConfig
 from kg_edit.methods.glame_net.store import FORMAT, Manifest
-from kg_edit.methods.rank_one import base as rank_one_base
+from kg_edit.methods.rome import method as rome_method
 from kg_edit.methods.trained.files import NETWORK
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import encode
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.glame_net.examples import edits, graph, quick
@@ -83,7 +82,7 @@ def test_the_value_written_is_the_networks(folder: Path) -> None:
 
 
 def test_no_loss_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_one_base, "Objective", None)
+    monkeypatch.setattr(rome_method, "Objective", None)
     patch = method(folder).edit(EDITS)
     assert [edit["steps"] for edit in patch.provenance["edits"]] == [0, 0, 0]
     with pytest.raises(TypeError):

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, OutputError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.glame_net import training
 from kg_edit.methods.glame_net.store import Manifest, read_manifest
 from kg_edit.methods.glame_net.training import Lesson, train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.models.hooks import untouched
 from kg_edit.ripples.drawn import Excluded, training_edits
 from tests.kg_edit.methods.glame_net.examples import CAPITALS, PLACES, edits, graph, quick
 from tests.kg_edit.methods.mend.examples import hooks_of, weights_of

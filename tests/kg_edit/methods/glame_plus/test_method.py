@@ -12,7 +12,7 @@ import torch
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
@@ -91,7 +91,7 @@ def test_the_record_says_what_was_stated(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_ripples_it_is_rome() -> None:
     model = tiny("llama")
     settings = QUICK["rome"]
-    (rome,) = Rome(model, RomeConfig(**settings)).edit_each([EDIT])
+    (rome,) = Rome(model, RomeConfig(**settings, hold=0.0)).edit_each([EDIT])
     (plus,) = method(model, own=0, recalled=0, stated=0).edit_each([EDIT])
     assert isinstance(rome, WeightPatch) and isinstance(plus, WeightPatch)
     for name, factors in rome.factors.items():

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.ke import training
 from kg_edit.methods.ke.method import Ke, KeConfig
 from kg_edit.methods.ke.network import KeNetwork
@@ -20,6 +19,7 @@ from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight
 from kg_edit.methods.statement import encode_statement
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.mend.examples import edits

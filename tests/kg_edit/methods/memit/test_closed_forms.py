@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.locate_then_edit.held import other_keys
+from kg_edit.locate_then_edit.states import other_keys
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.memit.base import JointMethod
+from kg_edit.methods.memit.method import JointMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import CONTEXTS, EDITS, change, joint, moment, state_at

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PatchError, PromptError, UnsupportedModelError
-from kg_edit.methods.memit.base import default_layers
-from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.memit.values import Search
+from kg_edit.methods.memit import method as memit_method
+from kg_edit.methods.memit.method import Memit, MemitConfig, default_layers
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
@@ -195,13 +194,13 @@ def test_memory_decides_how_many_are_sought_at_once_and_not_what_comes_out(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, sizes = tiny("llama"), list[int]()
-    original = Search._descended
+    original = memit_method.optimise_values
 
-    def counted(self: Search, model: LanguageModel, rough: LanguageModel, facts: Any, *rest: Any) -> Any:
-        sizes.append(len(facts))
-        return original(self, model, rough, facts, *rest)
+    def counted(objective: Any, parameters: Any, settings: Any) -> Any:
+        sizes.append(len(parameters))
+        return original(objective, parameters, settings)
 
-    monkeypatch.setattr(Search, "_descended", counted)
+    monkeypatch.setattr(memit_method, "optimise_values", counted)
     method, frugal = joint(name, model), joint(name, model)
     frugal.memory = 0.08
     expected, found = method.edit(EDITS), frugal.edit(EDITS)
@@ -218,10 +217,10 @@ def test_a_failure_half_way_leaves_the_weights(name: str, monkeypatch: pytest.Mo
     weights = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}
     whole = type(method).directions
 
-    def failing(self: Any, layer: int, *rest: Any) -> Any:
+    def failing(self: Any, layer: int, *given: Any, **named: Any) -> Any:
         if layer == method.layers[-1]:
             raise RuntimeError("out of memory")
-        return whole(self, layer, *rest)
+        return whole(self, layer, *given, **named)
 
     monkeypatch.setattr(type(method), "directions", failing)
     with pytest.raises(RuntimeError, match="out of memory"):

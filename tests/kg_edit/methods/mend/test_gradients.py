@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import (
     edited_modules,
     felt,
@@ -17,6 +16,7 @@ from kg_edit.methods.mend.gradients import (
     mlp_weights,
     weight_shapes,
 )
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from tests.kg_edit.methods.mend.examples import hooks_of, weights_of

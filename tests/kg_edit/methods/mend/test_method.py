@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError, PromptError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.methods.mend.method import Mend, MendConfig
 from kg_edit.methods.mend.store import NETWORK
 from kg_edit.methods.mend.training import train
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.mend.examples import edits, quick

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import EditedPasses, mlp_weights, weight_shapes
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors, WeightPatch

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples, whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.losses import losses_after
@@ -17,6 +16,7 @@ from kg_edit.methods.mend.method import Mend, MendConfig
 from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import MendTraining, load_editor
 from kg_edit.methods.mend.training import train
+from kg_edit.models.hooks import untouched
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.mend.examples import edits, quick, with_questions
 from tests.kg_edit.tiny import tiny

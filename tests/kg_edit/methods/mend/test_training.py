@@ -12,7 +12,6 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend import editor_run, training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
@@ -21,6 +20,7 @@ from kg_edit.methods.mend.network import MendNetwork
 from kg_edit.methods.mend.store import NETWORK, Manifest, MendTraining, load_editor, read_manifest
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.trained.training import CHECKPOINT, STATES
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.methods.mend.examples import edits, hooks_of, quick, weights_of

@@ -10,7 +10,6 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.optimise import untouched
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
@@ -21,6 +20,7 @@ from kg_edit.methods.serac.store import SeracManifest, SeracTraining, load_serac
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.models.hooks import untouched
 from kg_edit.models.marker import find_marker
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.mend.examples import edits, hooks_of

@@ -1,4 +1,9 @@
-"""EMMET (Gupta et al., EMNLP Findings 2024, arXiv 2403.14236): ROME's equality constraint for a whole batch."""
+"""EMMET (Gupta et al., EMNLP Findings 2024, arXiv 2403.14236): ROME's equality constraint for a whole batch.
+
+    W += R (K^T C^-1 K + eps I)^-1 K^T C^-1,   K [d_ff, facts], R [d, facts]
+
+K are the facts' keys, R the wanted changes of the layer's MLP output. With eps = 0 the output for every key is exact.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,14 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.locate_then_edit.held import HeldKeys
+from kg_edit.covariance.moment import OtherKeys
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.memit.base import JointConfig, JointMethod
+from kg_edit.methods.memit.method import FAST, PUBLISHED, JointConfig, JointMethod
 
 
 class EmmetConfig(LayerConfig, JointConfig):
     """EMMET's settings. The values are found as in ROME, where the defaults come from."""
-
-    published: ClassVar[dict[str, Any]] = {
-        "steps": 20,
-        "learning_rate": 0.5,
-        "clamp_norm_factor": 0.75,
-        "relaxation": 0.0,
-    }
 
     steps: int = Field(12, gt=0, description="maximum number of evaluations of the objective")
     learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
@@ -34,9 +32,9 @@ class EmmetConfig(LayerConfig, JointConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": JointConfig.default,
-        "fast": JointConfig.fast,
-        "paper": published,
+        "default": {},
+        "fast": FAST,
+        "paper": {**PUBLISHED, "steps": 20, "learning_rate": 0.5, "clamp_norm_factor": 0.75, "relaxation": 0.0},
     }
 
 
@@ -50,7 +48,7 @@ class Emmet(JointMethod):
     name = "emmet"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.14236"
     about = "mass editing in one layer: one equality constraint for each fact of a batch"
-    place = "value"
+    site = "value"
     config_class = EmmetConfig
     config: EmmetConfig
 
@@ -59,8 +57,8 @@ class Emmet(JointMethod):
         """The one block (0-based) that is written."""
         return self.layers[0]
 
-    def directions(self, layer: int, keys: Tensor, held: HeldKeys, protected: Tensor | None) -> Tensor:
-        """C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]."""
-        solved = self.solved(layer, keys, held)
-        size = float((keys * solved).sum(0).mean())
-        return joint_directions(keys, solved, weight=self.config.relaxation * size)
+    def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
+        """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]."""
+        solved = self.solved(layer, keys, others)
+        diagonal = float((keys * solved).sum(0).mean())  # of K^T C^-1 K: eps is relative, whatever the scale of C
+        return joint_directions(keys, solved, weight=self.config.relaxation * diagonal)

@@ -17,10 +17,11 @@ from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method
-from kg_edit.methods.glame.kg_baselines import MemitKg, MemitKgConfig, RomeKg, RomeKgConfig
-from kg_edit.methods.glame.variants import GlameBatchConfig
-from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.glame.batch import GlameBatchConfig
+from kg_edit.methods.memit.method import Memit, MemitConfig
+from kg_edit.methods.memit_kg.method import MemitKg, MemitKgConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
+from kg_edit.methods.rome_kg.method import RomeKg, RomeKgConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch

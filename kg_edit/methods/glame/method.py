@@ -1,11 +1,14 @@
 """GLAME (Zhang et al., EMNLP 2024, arXiv 2402.13593): a relational GNN over the edit's subgraph makes the value.
 
-    m* = m + z_s^n  [d]  (Eq. 6)
+1. The subgraph of an edit (s, r, o*): s -r-> o*, and at most m statements at each node up to n hops from s (their
+   section 4.1, `kg_edit.graphs.source`).
+2. Its nodes and relations as the model's early hidden states of their labels, [d] each (`kg_edit.graphs.encoding`).
+3. n layers of an R-GNN give the subject's vector z_s^n [d]    (Eq. 5, `kg_edit.graphs.rgnn`).
+4. m* = m + z_s^n                                              (Eq. 6, `GraphValue`).
+5. AdamW trains the edit's own R-GNN on the loss of m*         (Eq. 7, `kg_edit.locate_then_edit.objective`).
+6. m* is written as in ROME                                    (Eq. 8, `kg_edit.methods.rome.method`).
 
-where z_s^n is the subject's vector after n layers of the R-GNN (Eq. 5, `kg_edit.graphs.rgnn`). The inputs of the R-GNN
-are the hidden states of the nodes' labels (`kg_edit.graphs.encoding`). Each edit has an R-GNN of its own, which AdamW
-trains on the loss of Eq. 7. The value is then written as in ROME (`RankOneMethod`). `GraphValues` is the mixin that
-makes such values, for GLAME and for other methods.
+`GraphValues` is the mixin that makes such values, for GLAME and for GLAME in batches (`kg_edit.methods.glame.batch`).
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from torch import Tensor, nn
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
+from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.optimise import DeltaParameters
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
-from kg_edit.methods.rank_one.base import RankOneConfig, RankOneMethod
+from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import GraphNetwork, Trains, Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
@@ -72,7 +75,7 @@ class GraphConfig(GraphSettings):
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
 
     def idle(self) -> dict[str, str]:
-        """The settings of messages, if none is sent; not those of GLAME's presets, which its ablations share."""
+        """Return the settings of messages, if none is sent; not those of GLAME's presets, which its ablations share."""
         names = () if self.use_graph else ("relations", "per_node")
         return {**super().idle(), **dict.fromkeys(names, "use_graph=false sends no messages")}
 
@@ -95,69 +98,72 @@ class GraphValues(GraphReader):
     _last: RGNN | None = None  # the R-GNN of the previous edit, for ``warm_start``
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """A new R-GNN on the edit's subgraph; with ``warm_start`` it starts from the previous edit's parameters."""
+        """Return a new R-GNN on the edit's subgraph, and notes on the subgraph; ``value`` is m, [d]."""
         subgraph, notes = self.encode(edit)
-        made = _GraphValue(subgraph.to(value.device), self.config, size=value.norm())
+        made = GraphValue(subgraph.to(value.device), value, self.config)
         if self.config.warm_start:
             if self._last is not None:
                 made.rgnn.load_state_dict(self._last.state_dict())
             self._last = made.rgnn
-        return _GraphChange(made, value, self.config), notes
+        return made, notes
 
-    def start_anew(self) -> None:
-        """Forget the R-GNN of the previous edit."""
-        self._last = None
+    def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
+        """Return the edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
+        graph = self.subgraph(edit)
+        subgraph = encode_subgraph(
+            self.model,
+            graph,
+            layer=self.representation_layer,
+            pooling=self.config.pooling,
+            start_token=self.config.start_token,
+        )
+        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
+        return subgraph.normalised() if self.config.normalise else subgraph, notes
+
+    @property
+    def representation_layer(self) -> int:
+        """k, the block (0-based) whose output represents the labels."""
+        layer = self.config.representation_layer
+        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, all in one descent.
 
-        With ``warm_start`` there is a descent for each edit, in turn, because it starts from the previous edit's R-GNN.
+        With ``warm_start`` there is a descent for each edit, in order, because it starts from the previous edit's
+        R-GNN.
         """
         if not self.config.warm_start:
             return super().edit_each(edits)
         return tuple(result for edit in edits for result in super(GraphValues, self).edit_each([edit]))
 
+    def start_anew(self) -> None:
+        """Forget the R-GNN of the previous edit."""
+        self._last = None
+
     def check(self, edits: Sequence[Edit]) -> None:
         """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
         super().check(edits)
-        self.model.block(self._representation_layer)
+        self.model.block(self.representation_layer)
         for edit in edits:
             with annotate_errors(edit):
                 check_graph(self.subgraph(edit))
 
-    @property
-    def _representation_layer(self) -> int:
-        layer = self.config.representation_layer
-        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
 
-    def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
-        """The edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
-        config, graph = self.config, self.subgraph(edit)
-        subgraph = encode_subgraph(
-            self.model,
-            graph,
-            layer=self._representation_layer,
-            pooling=config.pooling,
-            start_token=config.start_token,
-        )
-        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
-        return subgraph.normalised() if config.normalise else subgraph, notes
+class GraphValue(nn.Module):
+    """The change m* - m = z_s^n of one edit, whose R-GNN is trained by AdamW (Eq. 6).
 
-
-class _GraphValue(nn.Module):
-    """The R-GNN of one subgraph, whose output is z_s^n [d].
-
-    With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a learned number that starts at 0.
+    Its norm is at most ``clamp_norm_factor`` times |m|. With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a
+    learned number that starts at 0.
     """
 
-    def __init__(self, subgraph: EncodedSubgraph, config: GraphConfig, *, size: Tensor) -> None:
+    def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig) -> None:
         from kg_edit.graphs.rgnn import RGNN  # here, as PyTorch Geometric takes a second to import
 
         super().__init__()
-        self._subgraph, self._size = subgraph, size
-        width = subgraph.nodes.shape[1]
+        self._subgraph, self._size, self._config = subgraph, value.norm(), config
+        self._limit = config.clamp_norm_factor * self._size
         self.rgnn = RGNN(
-            width,
+            subgraph.nodes.shape[1],
             layers=config.hops,
             aggregation=config.aggregation,
             relations=config.relations,
@@ -169,50 +175,43 @@ class _GraphValue(nn.Module):
             seed=config.seed,
         ).to(subgraph.nodes.device)
         self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
-
-    def forward(self) -> Tensor:
-        """The subject's vector z_s^n [d], scaled by the gate if the settings have one."""
-        graph = self._subgraph
-        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]
-        if self.gate is not None:
-            z = z * (self.gate * self._size / len(z) ** 0.5)
-        return z
-
-
-class _GraphChange:
-    """The change z_s^n of one edit, whose R-GNN is trained by AdamW; |z| is at most ``clamp_norm_factor`` times |m|."""
-
-    def __init__(self, value: _GraphValue, clean: Tensor, config: GraphConfig) -> None:
-        self._value, self._limit = value, config.clamp_norm_factor * clean.norm()
-        self._dropout = config.dropout
         self._optimizer = torch.optim.AdamW(
-            value.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
     def change(self) -> Tensor:
-        """The current change m* - m = z_s^n, [d], with its norm clamped to the limit (Eq. 6)."""
-        return _shortened(self._value(), self._limit)
+        """Return the current change m* - m = z_s^n, [d]; gradients flow through the rescaling."""
+        graph = self._subgraph
+        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]  # [nodes, d] -> [d]
+        if self.gate is not None:
+            z = z * (self.gate * self._size / len(z) ** 0.5)
+        z = z * (self._limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+        return z
 
     @torch.no_grad()
     def settled(self) -> Tensor | None:
-        """The change without dropout, [d]; None if there is no dropout."""
-        if not self._dropout:
+        """Return the change without dropout, [d]; None if there is no dropout."""
+        if not self._config.dropout:
             return None
-        self._value.eval()
+        self.eval()
         found = self.change()
-        self._value.train()
+        self.train()
         return found
 
     def learn(self) -> None:
-        """One step of AdamW on the R-GNN's parameters."""
+        """Take one step of AdamW on the R-GNN's parameters."""
         self._optimizer.step()
         self._optimizer.zero_grad()
 
 
-def _shortened(z: Tensor, limit: Tensor) -> Tensor:
-    """``z``, rescaled to the norm ``limit`` if it is longer; gradients flow through the rescaling."""
-    factor: Tensor = (limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
-    return z * factor
+_PAPER: dict[str, Any] = {
+    **PUBLISHED,
+    "aggregation": "sum",
+    "start_token": False,
+    "final_activation": True,
+    "normalise": False,
+    "gate": False,
+}
 
 
 class GlameConfig(GraphConfig, RankOneConfig):
@@ -227,26 +226,16 @@ class GlameConfig(GraphConfig, RankOneConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": RankOneConfig.default,
-        "fast": RankOneConfig.fast,
-        "paper": {
-            **RankOneConfig.published,
-            "aggregation": "sum",
-            "start_token": False,
-            "final_activation": True,
-            "normalise": False,
-            "gate": False,
-        },
+        "default": {},
+        "fast": FAST,
+        "paper": _PAPER,
         "code": {
-            **RankOneConfig.published,
+            **_PAPER,
+            "aggregation": "mean",
             "context_lengths": ((5, 10), (10, 10), (20, 10)),
             "steps": 35,
             "stop_below": 0.04,
             "pooling": "mean",
-            "start_token": False,
-            "final_activation": True,
-            "normalise": False,
-            "gate": False,
             "slope": 11 / 48,
             "dropout": 0.15,
             "self_loops": True,
@@ -265,6 +254,6 @@ class Glame(GraphValues, RankOneMethod):
     config: GlameConfig
 
     def request(self, edit: Edit) -> Request:
-        """The prompts of the edit. An unusable subgraph raises here, before any expensive work."""
+        """Return the prompts of the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
         return super().request(edit)

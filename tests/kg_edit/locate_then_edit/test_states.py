@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.held import HeldKeys, held_solve, other_keys
-from kg_edit.locate_then_edit.rank_one import rank_one_update
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.states import other_keys
 from kg_edit.methods import find_method
-from kg_edit.methods.rank_one.base import request_of
+from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -26,8 +26,8 @@ RARE = Edit(subject="Donau", prompt="Der Fluss {} mündet in", target_new="die O
 
 def test_by_hand() -> None:
     """C = I, one other key n = (1, 1), w = 1: u = (I + n n^T)^-1 (1, 0) = (2, -1) / 3."""
-    held = HeldKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
-    found = held_solve(TOY, torch.tensor([[1.0], [0.0]]), held, weight=1.0)
+    held = OtherKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
+    found = TOY.solve(torch.tensor([[1.0], [0.0]]), others=held, weight=1.0)
     torch.testing.assert_close(found, torch.tensor([[2.0], [-1.0]]).double() / 3)
 
 
@@ -38,11 +38,11 @@ def test_few_keys_and_many_are_solved_alike(edits: int) -> None:
     moment = torch.randn(6, 6, generator=draw, dtype=torch.float64)
     toy = Covariance(moment=moment @ moment.T, tokens=9, ridge=0.5, id="toy")
     metric = toy.moment + 0.5 * toy.moment.diagonal().mean() * torch.eye(6) + 3 * sum(own.T @ own / 4 for own in others)
-    held = HeldKeys.none(6)
+    held = OtherKeys.none(6)
     for own in others:
         held = held.plus(own)
     assert (held.moment is None, len(held.rows) < 6) == (edits == 1, True)
-    torch.testing.assert_close(held_solve(toy, keys, held, weight=3.0), torch.linalg.solve(metric, keys))
+    torch.testing.assert_close(toy.solve(keys, others=held, weight=3.0), torch.linalg.solve(metric, keys))
 
 
 def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value() -> None:
@@ -59,7 +59,7 @@ def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value
 def test_the_keys_are_those_of_every_token_but_the_ends_of_the_subject(family: str) -> None:
     model = tiny(family)
     edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="London")
-    request = request_of(model, edit, ["{}", "One day Spike Hughes came. {}"])
+    request = Request.of(model, edit, ["{}", "One day Spike Hughes came. {}"])
     wanted = []
     for row, ends in zip(request.rewrites, (1, 2), strict=True):
         keys, name = _keys(model, row.ids), row.ids[row.edited_at - 1 : row.edited_at + 1]
@@ -84,7 +84,7 @@ def test_an_edit_leaves_the_other_tokens_of_its_prompts_as_they_are(name: str) -
         (patch,) = editor.edit_each([EDIT])
         assert isinstance(patch, WeightPatch)
         ((layer, pair),) = patch.factors.items()
-        others = other_keys(model, request_of(model, EDIT, editor.contexts).rewrites, 1)
+        others = other_keys(model, Request.of(model, EDIT, editor.contexts).rewrites, 1)
         assert layer == model.weight_name(1)
         moved.append(float((others @ pair.right).norm() * pair.left.norm()))
     assert moved[1] < 1e-3 * moved[0]

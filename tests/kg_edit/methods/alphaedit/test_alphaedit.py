@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.methods.memit.alphaedit import AlphaEdit
+from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import BARE, EDITS, change, joint, moment, state_at

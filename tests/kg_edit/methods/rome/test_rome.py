@@ -15,8 +15,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.locate_then_edit.rank_one import rank_one_update
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig, rank_one_update
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
 

@@ -7,7 +7,7 @@ import torch
 
 from kg_edit.errors import PatchError
 from kg_edit.methods import find_method
-from kg_edit.methods.memit.emmet import Emmet, EmmetConfig
+from kg_edit.methods.emmet.method import Emmet, EmmetConfig
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, change, joint, state_at
 from tests.kg_edit.methods.test_methods import delta, method

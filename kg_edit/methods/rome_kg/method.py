@@ -1,7 +1,10 @@
-"""ROME-KG and MEMIT-KG, the baselines of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593).
+"""ROME-KG, a baseline of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593): the graph's facts are edits too.
 
-The facts of the subgraph around an edit become further edit requests in natural language. `RomeKg` makes them one
-after the other with ROME, `MemitKg` in one batch with MEMIT. `GraphRequestConfig` sets how many facts of each kind.
+1. The edit's subgraph has statements o* -r'-> o'. `graph_facts` puts them into words: a fact about o*, one about s over
+   the edited relation, or a continuation of the edit's prompt. `GraphRequestConfig` sets how many of each kind.
+2. ROME makes the edit, then one fact after the other, each on the model with the earlier ones.
+
+`GraphRequestMethod` has the first step; MEMIT-KG (`kg_edit.methods.memit_kg`) shares it.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, overlaps
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings, MethodConfig
-from kg_edit.methods.memit.memit import Memit, MemitConfig
-from kg_edit.methods.rank_one.base import RankOneConfig
-from kg_edit.methods.rank_one.rome import Rome, RomeConfig
+from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.seeds import Seed
+
+PUBLISHED_FACTS: dict[str, Any] = {"statements": 0, "composed": 0, "chained": 20}
 
 
 class GraphRequestConfig(GraphSettings):
@@ -45,7 +48,7 @@ class GraphRequestConfig(GraphSettings):
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
-        """The facts of an edit's subgraph that become further edits, in order: statements, composed, chained."""
+        """Return the facts of an edit's subgraph that become further edits: statements, composed, chained."""
         kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
         return tuple(
             fact
@@ -55,7 +58,7 @@ class GraphRequestConfig(GraphSettings):
 
 
 class GraphRequestMethod(GraphReader):
-    """Mixin for methods without a graph: adds the facts of an edit's subgraph as further edit requests.
+    """Mixin for methods without a graph: adds the facts of an edit's subgraph as further edits.
 
     If the graph has no statement about o*, there are no such facts, and the edit is made alone.
     """
@@ -67,7 +70,7 @@ class GraphRequestMethod(GraphReader):
         """Check the inputs, and that the facts of every edit can be put into words.
 
         Raises:
-            KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
+            KgEditError, WikidataCacheError: the graph has no o*, or lacks a label.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphRequestConfig) and graph is not None  # noqa: S101 - needs_graph
@@ -76,19 +79,18 @@ class GraphRequestMethod(GraphReader):
                 config.facts(edit, config.ask(graph, edit))
 
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
-        """The subgraph's facts as edits in the edit's form, with ids ``ID/1``, ``ID/2``, … after the edit's id.
+        """Return the subgraph's facts as edits in the edit's form, with ids ``ID/1``, ``ID/2``, … after the edit's id.
 
         Raises:
-            KgEditError, WikidataCacheError: the graph does not know o*, or lacks a label.
+            KgEditError, WikidataCacheError: the graph has no o*, or lacks a label.
         """
         graph = self.subgraph(edit)
         check_graph(graph)
         facts = self.config.facts(edit, graph)
-        made = (fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(facts, 1))
-        return tuple(fact.in_chat(chat=edit.chat) for fact in made)
+        return tuple(fact.as_edit(f"{edit.id}/{place}").in_chat(chat=edit.chat) for place, fact in enumerate(facts, 1))
 
     def notes(self, edit: Edit) -> dict[str, Any]:
-        """How many further facts have an object that overlaps an answer; only for edits that have test questions."""
+        """Return how many further facts have an object that overlaps an answer, for edits that have test questions."""
         answers = self.test_answers(edit)
         if not answers:
             return {}
@@ -96,10 +98,10 @@ class GraphRequestMethod(GraphReader):
         return {"answers_met": sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)}
 
     def provenance(self) -> dict[str, Any]:
-        """The method's provenance, plus the identity of the graph."""
-        said = super().provenance()
-        said["methods"][0] |= {"graph": dict(self.graph_identity or {})}
-        return said
+        """Return the method's provenance, with the identity of the graph."""
+        found = super().provenance()
+        found["methods"][0] |= {"graph": dict(self.graph_identity or {})}
+        return found
 
 
 class RomeKgConfig(GraphRequestConfig, RomeConfig):
@@ -109,11 +111,9 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": RankOneConfig.default,
-        "fast": RomeConfig.fast,
-        "paper": {**RankOneConfig.published, "statements": 0, "composed": 0, "chained": 20},
+        **RomeConfig.presets,
+        "paper": {**PUBLISHED, **PUBLISHED_FACTS},
     }
-
     published_as = "rome"
 
 
@@ -132,25 +132,20 @@ class RomeKg(GraphRequestMethod, Rome):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make the edit, then each fact, one ROME edit after the other."""
         (edit,) = edits
-        facts, made = self.further_edits(edit), self._alone(edit)
-        for fact in facts:
+        made = self.empty_patch()
+        for fact in (edit, *self.further_edits(edit)):
             with made.stacked_on(self.model):
-                update = self._alone(fact)
+                (update,) = super().edit_each((fact,))
+            if isinstance(update, Exception):
+                raise update
             made = made + update
-        first, *rest = made.edits
-        provenance = {**made.provenance, "edits": [{**first, **self.notes(edit), "requests": rest}]}
+        first, *further = made.edits
+        provenance = {**made.provenance, "edits": [{**first, **self.notes(edit), "requests": further}]}
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
         return WeightPatch(factors=made.factors, provenance=provenance)
 
-    def _alone(self, edit: Edit) -> Patch:
-        """ROME's patch of one edit, for the model in its present state."""
-        (patch,) = super().edit_each((edit,))
-        if isinstance(patch, Exception):
-            raise patch
-        return patch
-
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Make each edit in turn. A fact needs the model with the earlier facts, so edits can't share a descent."""
+        """Make each edit alone. A fact needs the model with the earlier facts, so edits can't share a descent."""
         return EditingMethod.edit_each(self, edits)
 
     def check(self, edits: Sequence[Edit]) -> None:
@@ -158,35 +153,3 @@ class RomeKg(GraphRequestMethod, Rome):
         for edit in edits:
             with annotate_errors(edit):
                 super().check((edit, *self.further_edits(edit)))
-
-
-class MemitKgConfig(GraphRequestConfig, MemitConfig):
-    """MEMIT's settings, and how many facts of each kind become further requests.
-
-    The preset ``paper`` has MEMIT's published settings and 20 facts of the kind ``chained``, no others.
-    """
-
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": MemitConfig.default,
-        "fast": MemitConfig.fast,
-        "paper": {**MemitConfig.presets["paper"], "statements": 0, "composed": 0, "chained": 20},
-    }
-
-    published_as = "memit"
-
-
-class MemitKg(GraphRequestMethod, Memit):
-    """The edit itself and the facts around it as one batch; many edits of a call form one batch with all their facts.
-
-    A record's ``requests`` lists the records of the facts.
-    """
-
-    name = "memit-kg"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)"
-    about = "MEMIT, and the facts of the edit's subgraph as further requests in the same batch"
-    config_class = MemitKgConfig
-    config: MemitKgConfig
-
-    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """The requests that MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
-        return (edit, *self.further_edits(edit))

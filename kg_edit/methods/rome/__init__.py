@@ -1,6 +1,6 @@
 """ROME and R-ROME: one key, one value, one weight."""
 
 METHODS = {
-    "r-rome": "rome:RRome",
-    "rome": "rome:Rome",
+    "r-rome": "method:RRome",
+    "rome": "method:Rome",
 }

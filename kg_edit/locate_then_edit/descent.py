@@ -1,0 +1,278 @@
+"""The gradient descent for the values: it minimises `Objective` over the parameters of each edit's change m* - m.
+
+ROME's parameters are the change itself (`FreeDelta`), GLAME's are those of a relational GNN that outputs the change.
+Both are `DeltaParameters`. `optimise_values` trains the parameters of many edits at once. The descent may run on a copy
+of the model in bfloat16 (`descent_model`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.callbacks import report_losses
+from kg_edit.errors import PatchError
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.models.language_model import LanguageModel
+
+Optimiser = Literal["adam", "momentum"]
+OPTIMISER = "how the change is trained: adam (published), or momentum, whose learning_rate is a share of the norm limit"
+DescentDtype = Literal["model", "bfloat16"]
+
+# The preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
+MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
+_EVALUATIONS = 8  # of an edit with these settings; means of 6.4 to 9.3 were measured
+_MOMENTUM = 0.7  # share of the last step's direction that a step keeps
+
+_MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
+_WORSE = 0.1  # in nats: a change without noise may be so much worse than the best one with it
+
+_Losses = tuple[float, float, float]  # total, nll, kl
+
+
+class DeltaParameters(Protocol):
+    """The parameters of one edit's change m* - m, with their optimiser."""
+
+    def change(self) -> Tensor:
+        """Return the current change m* - m, [d]; differentiable in the parameters."""
+
+    def learn(self) -> None:
+        """Take one step of the optimiser; the parameters already have their gradients."""
+
+
+@runtime_checkable
+class NoisyParameters(DeltaParameters, Protocol):
+    """Parameters whose change may have noise while they are trained, such as dropout."""
+
+    def settled(self) -> Tensor | None:
+        """Return the change without the noise, [d], detached; None if there is no noise."""
+
+
+class StepSettings(Protocol):
+    """The settings that `FreeDelta` reads."""
+
+    @property
+    def optimiser(self) -> Optimiser:
+        """The optimiser's name."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's learning rate, or the share of the limit that a step of ``momentum`` moves; above 0."""
+
+    @property
+    def clamp_norm_factor(self) -> float:
+        """The largest |m* - m|, as a multiple of |m|."""
+
+
+class FreeDelta:
+    """The change delta = m* - m as a free parameter, as in ROME and MEMIT; |delta| <= r = clamp_norm_factor |m|.
+
+    With g the gradient of the loss:
+
+    - ``adam``: Adam, as published.
+    - ``momentum``: u <- 0.7 u + g / |g|, delta <- delta - learning_rate r u. The gradient of a loss that starts near 8
+      nats says more by its direction than by its length, and the minimum usually lies at the limit. Steps that are a
+      share of the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better:
+      hundreds of changes found by ``momentum`` cost more of the model's other text (docs/speed.md).
+
+    It starts at ``start``, or at 0. After each step delta is rescaled if its norm exceeds r.
+    """
+
+    def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
+        self._delta = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
+        self._limit = config.clamp_norm_factor * value.norm()
+        self._optimizer: torch.optim.Optimizer
+        if config.optimiser == "adam":
+            self._optimizer = torch.optim.Adam([self._delta], lr=config.learning_rate)
+        else:
+            length = config.learning_rate * float(self._limit)
+            self._optimizer = torch.optim.SGD([self._delta], lr=length, momentum=_MOMENTUM)
+        self._normalised = config.optimiser == "momentum"
+        self._clamp()
+
+    def change(self) -> Tensor:
+        """Return the current change m* - m, [d]; a leaf tensor."""
+        return self._delta
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """Take a step of the optimiser, then rescale the change if its norm exceeds the limit."""
+        gradient = self._delta.grad
+        if self._normalised and gradient is not None:
+            gradient.div_(gradient.norm().clamp(min=1e-12))
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._clamp()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        self._delta.mul_((self._limit / self._delta.norm().clamp(min=1e-12)).clamp(max=1.0))
+
+
+def expected_steps(steps: int, optimiser: Optimiser, *, stop_nll: float) -> int:
+    """Return how many of at most ``steps`` evaluations an edit needs on average, for estimates of time."""
+    return min(steps, _EVALUATIONS) if optimiser == "momentum" and stop_nll >= MOMENTUM["stop_nll"] else steps
+
+
+class StopSettings(Protocol):
+    """The settings that `optimise_values` reads: when the descent of an edit ends."""
+
+    @property
+    def steps(self) -> int:
+        """The largest number of evaluations of the loss."""
+
+    @property
+    def further_steps(self) -> int:
+        """The largest number of evaluations after these, until the target is predicted in each context."""
+
+    @property
+    def stop_below(self) -> float:
+        """An edit ends when its loss is below this."""
+
+    @property
+    def stop_nll(self) -> float:
+        """An edit ends when L_p alone is below this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stops:
+    """`StopSettings` for a descent without a method's config."""
+
+    steps: int
+    further_steps: int = 0
+    stop_below: float = 0.0
+    stop_nll: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Descent:
+    """The result of a descent for one edit: its ``change`` [d], and the losses (total, nll, kl) of every step."""
+
+    change: Tensor
+    losses: tuple[_Losses, ...]
+
+    def check_finite(self) -> None:
+        """Check that the change and its last loss are finite.
+
+        Raises:
+            PatchError: one of them is infinite or not a number.
+        """
+        losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])
+        if not (losses and torch.isfinite(self.change).all()):
+            raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
+
+    @property
+    def summary(self) -> dict[str, float | int]:
+        """The number of steps, and the losses of the first and the last step, for the patch's record."""
+        if not self.losses:
+            return {"steps": 0}
+        (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
+        return {
+            "steps": len(self.losses),
+            "loss_before": round(total, 6),
+            "loss_after": round(last_total, 6),
+            "nll_before": round(nll, 6),
+            "nll_after": round(last_nll, 6),
+            "kl_after": round(last_kl, 6),
+        }
+
+
+def optimise_values(
+    objective: Objective, parameters: Sequence[DeltaParameters], settings: StopSettings
+) -> list[Descent]:
+    """Minimise the loss of all edits of ``objective`` at once.
+
+    The objective is evaluated at most ``steps`` times, with an update of the parameters between two evaluations. As in
+    the published code, no update follows the last evaluation, so the loss of the returned change is known. An edit ends
+    early if its loss is below ``stop_below`` or NaN, or L_p is below ``stop_nll``.
+
+    After ``steps`` evaluations, an edit continues if its target is not the greedy continuation in each context, until
+    it is, by a margin, or for ``further_steps`` more evaluations. An edit that succeeds after ``steps`` evaluations
+    gets the same change as with ``further_steps`` = 0.
+
+    Args:
+        objective: the loss.
+        parameters: the parameters of each edit's change.
+        settings: when an edit ends.
+
+    Returns:
+        One `Descent` per edit, in order.
+    """
+    changes = [own.change() for own in parameters]  # delta_i [d], differentiable in the parameters of edit i
+    losses: list[list[_Losses]] = [[] for _ in parameters]
+    running = dict(enumerate(parameters))
+    noisy = {edit: own for edit, own in running.items() if isinstance(own, NoisyParameters)}
+    best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the change with the lowest loss
+    last = settings.steps + settings.further_steps - 1
+
+    for step in range(last + 1):
+        # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
+        now = torch.stack([change.detach() for change in changes])  # [edits, d]
+        found, gradient = objective.gradient(now)
+        numbers = list(zip(found.total.tolist(), found.nll.tolist(), found.kl.tolist(), strict=True))
+        for edit in running:
+            losses[edit].append(numbers[edit])
+            if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
+                best[edit] = now[edit].clone(), numbers[edit]
+        report_losses(
+            step,
+            {edit: numbers[edit][0] for edit in running},
+            of=len(parameters),
+            terms={edit: {"nll": numbers[edit][1], "kl": numbers[edit][2]} for edit in running},
+        )
+
+        # Which edits end here? `not >=` is true for NaN too.
+        done = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
+        done |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
+        if settings.further_steps and step >= settings.steps - 1:
+            margin = _MARGIN if step >= settings.steps else 0.0
+            done |= {edit for edit, is_met in enumerate(objective.greedy(now, margin=margin).tolist()) if is_met}
+        ended = set(running) if step == last else done & running.keys()
+
+        # A change with noise is replaced by the one without, as in GLAME's public program, unless that is much worse
+        # than the best change seen: one more evaluation for the edits that end.
+        settled = {edit: change for edit in ended & noisy.keys() if (change := noisy[edit].settled()) is not None}
+        if settled:
+            with torch.no_grad():
+                quiet = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
+            for edit, change in settled.items():
+                reached = float(quiet.total[edit]), float(quiet.nll[edit]), float(quiet.kl[edit])
+                fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE
+                changes[edit], reached = (change, reached) if fine else best[edit]
+                losses[edit].append(reached)
+
+        running = {edit: own for edit, own in running.items() if edit not in ended}
+        if not running:
+            break
+        objective.drop(range(len(changes)) - running.keys())
+        for edit, own in running.items():
+            changes[edit].backward(gradient[edit])  # chain rule: from delta to its parameters
+            own.learn()
+            changes[edit] = own.change()
+    return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, losses, strict=True)]
+
+
+def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
+    """Return the model to run the descent on: ``model`` itself, or a frozen copy in ``dtype`` with its patches."""
+    if dtype == "model" or model.model.dtype == torch.bfloat16:
+        return model
+    rough = deepcopy(model.model, dict(_cast(model.model)))
+    return replace(model, model=rough.eval().requires_grad_(False))
+
+
+def _cast(module: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """The weights and buffers in bfloat16 by the ids of the originals, so that `deepcopy` copies none in full size."""
+
+    def rough(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(torch.bfloat16 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+    for weight in module.parameters():
+        yield id(weight), nn.Parameter(rough(weight), requires_grad=False)
+    for buffer in module.buffers():
+        yield id(buffer), rough(buffer)

@@ -1,0 +1,167 @@
+"""Read keys and states from the model, layer after layer: at the subject's last token, and at the other tokens.
+
+A key [d_ff] is the input of a block's down-projection. The closed forms need the keys of the subject's last token, the
+present states [d] there (`SubjectStates`), and the keys of the other tokens of the prompts (`OtherTokens`).
+
+Why the other tokens: the descent finds m* as if the change were made at the subject's last token only, but the written
+update adds (n . u) times the change at every token with key n. That is little in ordinary text, but up to half of the
+change for tokens that are rare in the text that C was measured from (a German word in pieces, docs/measurements.md).
+With H of these keys (`kg_edit.covariance.moment.OtherKeys`) in the closed form, U = (C + w H)^-1 K, the written model
+computes what the descent computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.moment import OtherKeys
+from kg_edit.errors import UnsupportedModelError
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.models.hooks import added, watched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.replay import Ascending, block_output
+
+Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
+OTHER_ROWS = 2  # rewrites read per edit; more are not needed, because C already covers the ordinary text of contexts
+_TOKENS, _OTHER_TOKENS = 2048, 1024  # in a pass
+_SLACK = 0.05  # relative tolerance; bfloat16 has only two significant digits
+
+
+class SubjectStates:
+    """The keys and states of ``prompts`` at the subject's last token, for one layer after the other.
+
+    Tokens after the subject do not run. Prompts of the same length up to there share a pass, so none is padded.
+    ``memory`` is as in `Ascending`.
+    """
+
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, site: Site, memory: float
+    ) -> None:
+        self._model, self._last, self._site = model, layers[-1], site
+        by_length: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            by_length.setdefault(prompt.edited_at + 1, []).append(place)
+        self._groups = list[list[int]]()  # indices of prompts of equal length
+        for length, same in sorted(by_length.items()):
+            size = max(1, _TOKENS // length)
+            self._groups += [same[start : start + size] for start in range(0, len(same), size)]
+        ids = [[prompts[place].ids[: prompts[place].edited_at + 1] for place in group] for group in self._groups]
+        batches = [left_pad(rows, device=model.device) for rows in ids]
+        self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
+
+    @torch.no_grad()
+    def at(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys of block ``layer`` [prompts, d_ff] and the states of the last block [prompts, d], float32."""
+        keys, states, seen = dict[int, Tensor](), dict[int, Tensor](), dict[str, Tensor]()
+        with (
+            watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)),
+            watched(self._model.down_projection(self._last), lambda _, value: seen.update(value=value)),
+        ):
+            for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
+                state = output if self._site == "block" else seen["value"]
+                keys |= dict(zip(group, _last_token(seen["key"], len(group)), strict=True))
+                states |= dict(zip(group, _last_token(state, len(group)), strict=True))
+        order = range(len(keys))
+        return torch.stack([keys[place] for place in order]), torch.stack([states[place] for place in order])
+
+
+def _last_token(state: Tensor, rows: int) -> Tensor:
+    """The last token's states [rows, d] in float32; some models flatten rows and tokens."""
+    return state.reshape(rows, -1, state.shape[-1])[:, -1].float()
+
+
+def subject_states(
+    model: LanguageModel, prompts: Sequence[Prompt], *, layer: int, last: int, site: Site = "block"
+) -> tuple[Tensor, Tensor]:
+    """Return the keys of block ``layer`` [prompts, d_ff] and the states of block ``last`` [prompts, d], in float32.
+
+    Both are read at the subject's last token. Later tokens and the blocks above ``last`` do not run.
+    """
+    return SubjectStates(model, prompts, (layer, last), site=site, memory=0.0).at(layer)
+
+
+class OtherTokens:
+    """The other tokens of all ``requests``, whose keys are read in one layer after the other.
+
+    Two rewrites of each request are read; an edit in both forms has one of each form. ``memory`` is as in `Ascending`.
+    """
+
+    def __init__(
+        self, model: LanguageModel, requests: Sequence[Request], layers: Sequence[int], *, memory: float
+    ) -> None:
+        self._model = model
+        # Requests share a pass as long as their rows have at most `_OTHER_TOKENS` tokens, padding included.
+        self._passes = list[list[Sequence[Prompt]]]()
+        count = longest = 0
+        for request in requests:
+            rows = request.rewrites[:: -(-len(request.rewrites) // OTHER_ROWS)]
+            count, longest = count + len(rows), max(longest, *(len(row.ids) for row in rows))
+            if not self._passes or count * longest > _OTHER_TOKENS:
+                self._passes.append([])
+                count, longest = len(rows), max(len(row.ids) for row in rows)
+            self._passes[-1].append(rows)
+        batches = [left_pad([row.ids for rows in some for row in rows], device=model.device) for some in self._passes]
+        self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
+
+    @torch.no_grad()
+    def at(self, layer: int) -> OtherKeys:
+        """Return H of all requests together in block ``layer``, on the model in its present state."""
+        found = OtherKeys.none(weight_matrix(self._model.down_projection(layer)).shape[1])
+        seen: dict[str, Tensor] = {}
+        with watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)):
+            for some, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
+                keys = iter(_without_subjects(seen["key"], [row for rows in some for row in rows]))
+                for rows in some:
+                    found = found.plus(torch.cat([next(keys) for _ in rows]).cpu())
+        return found
+
+
+@torch.no_grad()
+def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tensor:
+    """Return the keys of block ``layer`` at the other tokens of ``rows``, [n, d_ff] in float32.
+
+    These are all tokens, targets included, except the last token of each mention of the subject. The blocks above
+    ``layer`` do not run.
+    """
+    keys = list[Tensor]()
+    batch = left_pad([row.ids for row in rows], device=model.device)
+    with watched(model.down_projection(layer), lambda key, _: keys.append(key)):
+        block_output(model, batch, layer)
+    return torch.cat(_without_subjects(keys[0], rows))
+
+
+def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
+    """Each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
+    found = list[Tensor]()
+    for row, own in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
+        subject = row.ids[row.subject_first : row.edited_at + 1]
+        other = [row.ids[max(0, end - len(subject)) : end] != subject for end in range(1, len(row.ids) + 1)]
+        found.append(own[len(own) - len(row.ids) :][torch.tensor(other, device=own.device)].float())
+    return found
+
+
+def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
+    """Check that a change of the down-projection's output changes the block's output by the same amount.
+
+    Raises:
+        UnsupportedModelError: it does not, because the block normalises after its MLP.
+    """
+    prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
+    _, clean = subject_states(model, [prompt], layer=layer, last=layer)
+    change = clean.roll(1, -1)
+
+    def shifted(output: Tensor) -> Tensor:
+        return output + change.to(output).reshape(output.shape)
+
+    with added(model.down_projection(layer), shifted):
+        _, changed = subject_states(model, [prompt], layer=layer, last=layer)
+    if (changed - clean - change).norm() > _SLACK * change.norm():
+        raise UnsupportedModelError(
+            f"{model.name} ({model.model.config.model_type}) normalises after its MLP, so changes in several layers do "
+            "not add up, and an edit can't be spread over layers; use a method that writes one layer, such as rome"
+        )

@@ -1,0 +1,3 @@
+"""AlphaEdit: MEMIT with updates in the null space of other knowledge."""
+
+METHODS = {"alphaedit": "method:AlphaEdit"}

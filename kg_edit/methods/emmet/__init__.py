@@ -1,0 +1,3 @@
+"""EMMET: ROME's equality constraint for a whole batch."""
+
+METHODS = {"emmet": "method:Emmet"}

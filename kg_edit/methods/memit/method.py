@@ -1,0 +1,401 @@
+"""MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229): many facts at once, with a share of the change in each layer.
+
+1. For every fact, gradient descent finds z = h + (z - h) [d]: the state of the last edited layer, at the subject's last
+   token, with which the model predicts the fact (`find_values`; their section 4.2).
+2. Layer by layer, in ascending order, one update moves the states of all facts towards z (`write`; their section 4.3):
+
+    W_l += R K^T (lambda C_l + K K^T)^-1                                                  (Eq. 14)
+
+    K [d_ff, facts]   the keys of the facts in layer l
+    R [d, facts]      what is missing of z - h, divided by the number of layers that are left
+    C_l [d_ff, d_ff]  the second moment of the layer's keys over ordinary text
+
+`JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`). A patch
+stores the values z, so that an edit can be removed and the others written again (`JointMethod.without`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.covariance.moment import OtherKeys
+from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.errors import PatchError
+from kg_edit.locate_then_edit.descent import (
+    OPTIMISER,
+    DeltaParameters,
+    FreeDelta,
+    Optimiser,
+    descent_model,
+    expected_steps,
+    optimise_values,
+)
+from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import OTHER_ROWS, OtherTokens, Site, refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
+from kg_edit.methods.config import Layers, ValueConfig, default_layer
+from kg_edit.methods.memit.records import (
+    VALUE,
+    Fact,
+    FactValue,
+    Record,
+    batches_without,
+    facts_of,
+    new_record,
+    state_of,
+    with_updates,
+)
+from kg_edit.methods.workload import Workload
+from kg_edit.models.first_token import warn_of_unread
+from kg_edit.models.hooks import untouched
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import STARTS, started_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.guards import with_weight_norms
+from kg_edit.patches.weight_patch import WeightPatch
+
+KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
+PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0}
+FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
+_OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
+
+
+class JointConfig(ValueConfig):
+    """Settings of methods that write the values of a batch of facts at once."""
+
+    optimiser: Optimiser = Field("adam", description=OPTIMISER)
+    weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
+    clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
+    context_starts: tuple[str, ...] = Field(STARTS, description="first words of the contexts; one context for each")
+    context_tokens: PositiveInt = Field(10, description="length of a context, in tokens")
+
+    def workload(self, *, edits: int) -> Workload:
+        """One descent on the fact's prompt in every context, and one covariance C for each layer."""
+        rows = 1 + len(self.context_starts)
+        return Workload(
+            steps=expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll),
+            rows=rows,
+            held=min(rows, OTHER_ROWS) if self.hold else 0,
+            context_tokens=len(self.context_starts) * self.context_tokens,
+            covariance=self.covariance,
+        )
+
+
+class SpreadConfig(JointConfig):
+    """Settings of joint methods that spread the change over several layers."""
+
+    layers: Layers | None = Field(
+        None,
+        min_length=1,
+        description="edited blocks, 0-based; default five around 0.2 of the depth, fewer in a small model",
+    )
+
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """Return the layers of the settings, or by default up to five around 0.2 of the depth."""
+        return self.layers or default_layers(blocks)
+
+
+def default_layers(blocks: int) -> tuple[int, ...]:
+    """Return the layer at 0.2 of the depth and up to two on each side: 4 to 8 of 30 blocks, 1 to 3 of 12."""
+    centre, around = default_layer(blocks), min(2, round(blocks / 15))
+    return tuple(range(max(0, centre - around), min(blocks, centre + around + 1)))
+
+
+class JointMethod(ValueMethod):
+    """Find a state z for every fact, then move the model's states towards z layer by layer, for all facts at once.
+
+    The settings name the layers, a subclass defines the closed form (`directions`).
+    """
+
+    family = "joint"
+    joint = True
+    separable = True
+    keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
+    site: ClassVar[Site] = "block"  # which output of the last edited layer z is
+    config: JointConfig
+
+    @property
+    def parameters(self) -> int:
+        """The number of values that are trained for a fact: z - h."""
+        return self.model.width
+
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
+        config = self.config
+        return started_contexts(
+            self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
+        )
+
+    def prepare(self) -> None:
+        """Check that the architecture allows a spread over layers, then sample contexts and find covariances."""
+        if self.site == "block":
+            with untouched(self.model):
+                refuse_norm_after_mlp(self.model, self.layers[-1])
+        super().prepare()
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every fact's prompts, so that a prompt that can't be encoded raises before any edit is made."""
+        for edit in edits:
+            with annotate_errors(edit):
+                self.facts(edit)
+                prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+            warn_of_unread(self.model, prompt, edit=edit.id)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Find all values in one descent, then write all facts together.
+
+        A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
+
+        Raises:
+            EditError: two edits have the same prompt and different targets.
+        """
+        refuse_clash(edits)
+        targets = {edit.text: edit.target_new for edit in edits}
+        with untouched(self.model):
+            self.prepare()
+            facts, opposed = list[tuple[Fact, ...]](), list[int]()
+            for edit in edits:
+                with annotate_errors(edit):
+                    every = self.facts(edit)
+                own = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
+                facts.append(own)
+                opposed.append(len(every) - len(own))
+            values = iter(self.find_values(list(chain(*facts))))
+            found = [[next(values) for _ in own] for own in facts]
+            records = []
+            for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
+                with annotate_errors(edit):
+                    noted = {"opposed": left_out} if left_out else {}
+                    records.append(new_record(self.name, edit, own, those) | self.notes(edit) | noted)
+            wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
+            return self.write(list(chain(*facts)), wanted, records, before)
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """Find the values of all edits in one descent, then write each edit into a patch of its own."""
+        with untouched(self.model):
+            self.prepare()
+            facts = [attempt(edit, partial(self.facts, edit)) for edit in edits]
+            values = iter(self.find_values([fact for own in facts if isinstance(own, tuple) for fact in own]))
+
+            def alone(edit: Edit, own: Sequence[Fact], found: Sequence[FactValue]) -> Patch:
+                record = new_record(self.name, edit, own, found) | self.notes(edit)
+                return self.write(own, torch.stack([value.wanted for value in found]), [record], self.empty_patch())
+
+            return tuple(
+                attempt(edit, partial(alone, edit, own, [next(values) for _ in own])) if isinstance(own, tuple) else own
+                for edit, own in zip(edits, facts, strict=True)
+            )
+
+    def facts(self, edit: Edit) -> tuple[Fact, ...]:
+        """Return the facts that are written for an edit, each with its prompts."""
+        return tuple(map(self.fact, self.requests_of(edit)))
+
+    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
+        """Return the edit itself; a subclass may add further facts after it."""
+        return (edit,)
+
+    def fact(self, request: Edit) -> Fact:
+        """Return a fact with its prompts: its own with the target in every context, and "{subject} is a"."""
+        return Fact(edit=request, prompts=Request.of(self.model, request, self.contexts))
+
+    def notes(self, edit: Edit) -> dict[str, Any]:
+        """Return further entries of an edit's record; none by default."""
+        return {}
+
+    def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
+        """Find z of each fact, independent of the other facts.
+
+        A descent has as many facts at once as fit into ``memory``.
+
+        Returns:
+            One `FactValue` per fact, in order.
+        """
+        layer, found = self.layers[-1], list[FactValue]()
+        with untouched(self.model):
+            model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
+            contexts = SharedContexts.of(model, self.contexts)
+            for some in self._portions(facts):
+                # h [facts, d]: the layer's state at the subject's last token of the bare prompt
+                requests = [fact.prompts for fact in some]
+                bare = [request.rewrites[0] for request in requests]
+                _, states = subject_states(self.model, bare, layer=layer, last=layer, site=self.site)
+                loss = Objective(
+                    model,
+                    layer,
+                    requests,
+                    kl_weight=self.config.kl_weight,
+                    penalty=self.penalty,
+                    forward=partial(TailForward, contexts=contexts),
+                    tokens=tokens_within(self.model, layer, self.memory),
+                )
+                loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
+
+                proposals = [self.proposal(fact.edit, state) for fact, state in zip(some, states, strict=True)]
+                descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+                found += [
+                    FactValue(state=state, descent=descent, notes=notes)
+                    for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
+                ]
+        return found
+
+    def _portions(self, facts: Sequence[Fact]) -> Iterator[list[Fact]]:
+        """Split the facts so that what each keeps at once fits into ``memory``.
+
+        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
+        """
+        token = 2 * self.model.width * len(self.model.blocks) * torch.finfo(self.model.model.dtype).bits // 8
+        some, size = list[Fact](), 0
+        for fact in facts:
+            own = token * sum(len(row.ids) for row in fact.prompts.rewrites) + _OPTIMISER_BYTES * self.parameters
+            if some and size + own > self.memory * 1e6:
+                yield some
+                some, size = [], 0
+            some.append(fact)
+            size += own
+        if some:
+            yield some
+
+    def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
+        """Return the parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
+        return FreeDelta(state, self.config), {}
+
+    def penalty(self, change: Tensor, state: Tensor) -> Tensor:
+        """Return the regulariser weight_decay |z - h| / |h|^2, [facts]."""
+        return norm_penalty(change, state, weight=self.config.weight_decay)
+
+    def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+        """Return the patch that moves the states of the facts towards z.
+
+        Args:
+            facts: all facts of the batch.
+            wanted: z, [facts, d].
+            records: one record per edit.
+            before: the patch that is applied to the model.
+        """
+        requests = [fact.prompts for fact in facts]
+        others = OtherTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
+        written = write_jointly(
+            self.model,
+            requests,
+            wanted,
+            layers=self.layers,
+            site=self.site,
+            directions=lambda layer, keys: self.directions(
+                layer, keys, others=others.at(layer), protected=self.protected(layer, before)
+            ),
+            memory=self.memory / 2,
+        )
+        keys = {KEY + name: own for name, own in written.keys.items()} if self.keeps_keys else {}
+        provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
+        return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
+
+    @abstractmethod
+    def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
+        """Return the right factor U [d_ff, facts] of a layer's update R U^T.
+
+        Args:
+            layer: the block that is written.
+            keys: K, the facts' keys, [d_ff, facts], in float64.
+            others: H, of the keys of other tokens; 0 if ``hold`` is 0.
+            protected: the keys of earlier batches, [d_ff, earlier facts]; None if there are none.
+        """
+
+    def solved(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
+        """Return (C + hold H)^-1 K, [d_ff, facts]."""
+        return self.covariances[layer].solve(keys, others=others, weight=self.config.hold)
+
+    def protected(self, layer: int, before: Patch) -> Tensor | None:
+        """Return the keys of the facts of ``before`` in a layer, [d_ff, earlier facts], if the method keeps them."""
+        return state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
+
+    def without(self, patch: Patch, ids: Collection[str], *, before: Patch | None = None) -> WeightPatch:
+        """Remove the edits with these ``ids`` from ``patch``: the other edits are written again from their values z.
+
+        For a patch of one batch the result is exact, because no value depends on another edit of the batch. Later
+        batches keep their values, although they were found on a model with the removed edits.
+
+        Args:
+            patch: a patch of this method.
+            ids: the edits to remove.
+            before: the patch that was applied to the model when ``patch`` was made.
+
+        Raises:
+            PatchError: the patch was not made by this method with these settings, it has no edit with such an id, or
+                facts of it were left out because an edit of the batch contradicts them.
+        """
+        if opposed := [record["edit"]["id"] for record in patch.edits if record.get("opposed")]:
+            raise PatchError(
+                f"facts of {', '.join(map(repr, opposed))} were left out, because an edit of the batch contradicts "
+                "them; make the edits that stay again, as kg-edit ledger remove does"
+            )
+        self.prepare()
+        left = WeightPatch(factors={}, provenance=self.provenance())
+        for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
+            applied: Patch = before + left if before else left
+            with applied.applied(self.model), untouched(self.model):
+                facts = [self.fact(own) for record in batch.records for own in facts_of(record)]
+                written = self.write(facts, batch.values.T, batch.records, applied)
+                assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
+                norms = with_weight_norms(written, self.model).provenance
+                left = left._plus(replace(written, provenance=norms))
+        return left
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, with the layers, the contexts and the covariances."""
+        found = super().provenance()
+        found["methods"][0] |= {
+            "layers": list(self.layers),
+            "contexts": list(self.contexts),
+            "covariances": {
+                str(layer): {"id": own.id, "tokens": own.tokens} for layer, own in self.covariances.items()
+            },
+        }
+        return found
+
+
+class MemitConfig(SpreadConfig):
+    """MEMIT's settings. The preset ``paper`` has those of the published code for GPT-2 XL, except the layers.
+
+    For keys like those that C was measured from, k C^-1 k is d_ff on average. The default lambda = d_ff / 10 therefore
+    lets a layer write most of its share under such a key, in a model of any size. The published number would be too
+    strong for a small model.
+    """
+
+    mom2_weight: float | None = Field(
+        None,
+        gt=0,
+        description="lambda, the weight of C; a new key has 1; default d_ff / 10 (published: 15000, 20000)",
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "fast": FAST,
+        "paper": {**PUBLISHED, "mom2_weight": 20_000.0},
+    }
+
+
+class Memit(JointMethod):
+    """Least squares over new and old keys in every layer."""
+
+    name = "memit"
+    paper = "Meng et al., ICLR 2023, arXiv 2210.07229"
+    about = "mass editing: a batch of facts, spread over several layers"
+    config_class = MemitConfig
+    config: MemitConfig
+
+    def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
+        """Return (lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (Eq. 14); MEMIT keeps no earlier keys K_p."""
+        weight = self.config.mom2_weight or len(keys) / 10
+        known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
+        return joint_directions(known, self.solved(layer, known, others), weight=weight, first=keys.shape[1])

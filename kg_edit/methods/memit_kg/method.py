@@ -1,0 +1,43 @@
+"""MEMIT-KG, a baseline of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593): the graph's facts in the batch.
+
+The facts of an edit's subgraph become further requests, as in ROME-KG (`GraphRequestMethod`). MEMIT writes the edit and
+all its facts at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.memit.method import Memit, MemitConfig
+from kg_edit.methods.rome_kg.method import PUBLISHED_FACTS, GraphRequestConfig, GraphRequestMethod
+
+
+class MemitKgConfig(GraphRequestConfig, MemitConfig):
+    """MEMIT's settings, and how many facts of each kind become further requests.
+
+    The preset ``paper`` has MEMIT's published settings and 20 facts of the kind ``chained``, no others.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        **MemitConfig.presets,
+        "paper": {**MemitConfig.presets["paper"], **PUBLISHED_FACTS},
+    }
+    published_as = "memit"
+
+
+class MemitKg(GraphRequestMethod, Memit):
+    """The edit itself and the facts around it as one batch; many edits of a call form one batch with all their facts.
+
+    A record's ``requests`` lists the records of the facts.
+    """
+
+    name = "memit-kg"
+    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)"
+    about = "MEMIT, and the facts of the edit's subgraph as further requests in the same batch"
+    config_class = MemitKgConfig
+    config: MemitKgConfig
+
+    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
+        """Return the requests that MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
+        return (edit, *self.further_edits(edit))

@@ -1,0 +1,413 @@
+"""ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262) and R-ROME (Gupta et al., EMNLP Findings 2024, arXiv 2403.07175).
+
+An edit (s, r, o -> o*) becomes one rank-one update of the down-projection W [d, d_ff] of one block:
+
+    W' = W + (m* - m) u^T / (k^T u),   u = C^-1 k*                                       (Eq. 2; GLAME's Eq. 8)
+
+    k, k* [d_ff]    the input of W at the subject's last token: k in the bare prompt, k* the mean over contexts  (Eq. 3)
+    m [d]           the output of W there; m* is the value with which the model predicts o*                      (Eq. 4)
+    C [d_ff, d_ff]  the second moment of W's inputs over ordinary text
+
+`RankOneMethod` computes this. What is trained is up to a subclass (`proposal`): `Rome` trains m* - m itself, GLAME a
+relational GNN whose output it is. R-ROME has k* in place of k, also in the residual (`rank_one_update`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import networkx as nx
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.covariance.moment import Covariance, OtherKeys
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.locate_then_edit.descent import (
+    MOMENTUM,
+    OPTIMISER,
+    DeltaParameters,
+    Descent,
+    FreeDelta,
+    Optimiser,
+    descent_model,
+    expected_steps,
+    optimise_values,
+)
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.states import other_keys, subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
+from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
+from kg_edit.methods.workload import Workload
+from kg_edit.models.first_token import warn_of_unread
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.sampling import sample_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+
+KeyVariant = Literal["rome", "r-rome"]
+_SMALLEST_COSINE = 1e-4
+
+# The published code has more contexts and a larger clamp, and neither further steps nor the other tokens' keys.
+PUBLISHED: dict[str, Any] = {
+    "context_lengths": ((5, 10), (10, 10)),
+    "steps": 20,
+    "further_steps": 0,
+    "learning_rate": 0.5,
+    "clamp_norm_factor": 4.0,
+    "hold": 0.0,
+}
+FAST: dict[str, Any] = {"descent_dtype": "bfloat16"}
+
+
+class RankOneConfig(ValueConfig, LayerConfig):
+    """Settings of methods that write one value under one key in one layer.
+
+    The clamp is 2, because at 4 an edit damages its neighbours twice as much. There are fewer contexts than published,
+    which gives the same scores in a fraction of the time (docs/measurements.md).
+    """
+
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
+    key: KeyVariant = Field(
+        "rome", description="key in the residual: of the bare prompt (rome), or the mean over the contexts (r-rome)"
+    )
+    context_lengths: ContextLengths = Field(
+        ((5, 2), (10, 3)), description="(tokens, count) of the contexts that are sampled from the model"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": PUBLISHED}
+
+    def workload(self, *, edits: int) -> Workload:
+        """One descent on the edit's prompt in every context, and one covariance C."""
+        rows = 1 + sum(count for _, count in self.context_lengths)
+        return Workload(
+            steps=self.steps,
+            rows=rows,
+            held=rows if self.hold else 0,
+            context_tokens=sum(length * count for length, count in self.context_lengths),
+            covariance=self.covariance,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EditValue:
+    """The value of one edit.
+
+    Attributes:
+        request: the edit's prompts.
+        clean: m, the value of the unedited model in the bare prompt, [d].
+        bare_key: k, the key of the bare prompt, [d_ff].
+        mean_key: k*, the mean key over the contexts, [d_ff].
+        descent: m* - m [d], and the losses of every step.
+        notes: what the patch records about the change.
+    """
+
+    request: Request
+    clean: Tensor
+    bare_key: Tensor
+    mean_key: Tensor
+    descent: Descent
+    notes: dict[str, Any]
+
+    @property
+    def wanted(self) -> Tensor:
+        """m* [d]."""
+        return self.clean + self.descent.change
+
+
+class RankOneMethod(ValueMethod):
+    """One rank-one update for each edit. A batch shares the descent; each edit gets a patch of its own."""
+
+    family = "rank-one"
+    config: RankOneConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: RankOneConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariance: Covariance | None = None,
+        progress: bool = True,
+    ) -> None:
+        given = None if covariance is None else {config.layer_in(len(model.blocks)): covariance}
+        super().__init__(model, config, graph=graph, contexts=contexts, covariances=given, progress=progress)
+
+    @property
+    def layer(self) -> int:
+        """The block (0-based) whose down-projection is edited."""
+        return self.layers[0]
+
+    @property
+    def covariance(self) -> Covariance:
+        """C of the edited down-projection's inputs, [d_ff, d_ff]."""
+        return self.covariances[self.layer]
+
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Return ROME's contexts: the bare prompt, and sampled texts with the lengths of ``context_lengths``."""
+        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
+        for edit in edits:
+            with annotate_errors(edit):
+                for chat in edit.forms:
+                    encoded = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=chat)
+                    encoded(target=edit.target_new)
+                    warn_of_unread(self.model, encoded(), edit=edit.id)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Return the patch of the one edit: a batch of one."""
+        (patch,) = self.edit_each(edits)
+        if isinstance(patch, Exception):
+            raise patch
+        return patch
+
+    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """Compute the update of each edit on the model in its present state.
+
+        Args:
+            edits: facts, each with a prompt that contains its subject.
+
+        Returns:
+            For each edit, a `WeightPatch` of one rank-one update, or the exception that it raised.
+        """
+        with untouched(self.model):
+            self.prepare()  # contexts and C, which all edits share
+            requests = [attempt(edit, partial(self.request, edit)) for edit in edits]
+            usable = [(edit, asked) for edit, asked in zip(edits, requests, strict=True) if isinstance(asked, Request)]
+            values = iter(self.find_values([edit for edit, _ in usable], [asked for _, asked in usable]))
+            return tuple(
+                attempt(edit, partial(self.write, edit, next(values))) if isinstance(asked, Request) else asked
+                for edit, asked in zip(edits, requests, strict=True)
+            )
+
+    def request(self, edit: Edit) -> Request:
+        """Return the prompts of one edit: its prompt with the target in every context, and "{subject} is a"."""
+        return Request.of(self.model, edit, self.contexts)
+
+    def find_values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[EditValue]:
+        """Find m* of each edit (Eq. 4) in one descent, and read the keys k and k* (Eq. 3).
+
+        Args:
+            edits: the facts.
+            requests: their prompts, from `request`.
+
+        Returns:
+            One `EditValue` per edit, in order.
+        """
+        if not edits:
+            return []
+        with untouched(self.model):
+            # One pass over all prompts of the unedited model gives m [edits, d], k and k* [edits, d_ff].
+            model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
+            loss = self.objective(model, edits, requests)
+            if model is not self.model:  # m and the keys are always those of the model itself
+                loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests)
+
+            # Eq. 4: gradient descent on m* - m; an edit that predicts o* in every context leaves early.
+            proposals = self.proposals(edits, requests, loss.value)
+            descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+        return [
+            EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
+            for request, clean, k, k_mean, descent, (_, notes) in zip(
+                requests, loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
+            )
+        ]
+
+    def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
+        """Return the loss of ``edits`` with their prompts ``requests``, on ``model``."""
+        return Objective(
+            model,
+            self.layer,
+            requests,
+            kl_weight=self.config.kl_weight,
+            penalty=self.penalty,
+            # A change reaches only the subject's last token and what follows, in the edited block and above. What comes
+            # before is computed once per call, because the model may have been edited since the last call.
+            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
+            tokens=tokens_within(model, self.layer, self.memory),
+        )
+
+    def penalty(self, change: Tensor, value: Tensor) -> Tensor:
+        """Return a further term of the loss, [edits], of m* - m and m [edits, d] each; none by default."""
+        return change.new_zeros(len(change))
+
+    def proposals(
+        self, edits: Sequence[Edit], requests: Sequence[Request], values: Tensor
+    ) -> list[tuple[DeltaParameters, dict[str, Any]]]:
+        """Return `proposal` of each edit; ``values`` is m, [edits, d]."""
+        return [self.proposal(edit, value) for edit, value in zip(edits, values, strict=True)]
+
+    @abstractmethod
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
+        """Return the parameters of the edit's change m* - m, and notes for its record; ``value`` is m, [d]."""
+
+    @torch.no_grad()
+    def clean_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return m [edits, d], k and k* [edits, d_ff] without the loss: no block above the edited one runs."""
+        rows = [row for request in requests for row in request.rewrites]
+        keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
+        counts = [len(request.rewrites) for request in requests]
+        bare = torch.tensor([0, *counts[:-1]]).cumsum(0)
+        return values[bare], keys[bare], torch.stack([own.mean(0) for own in keys.split(counts)])
+
+    @torch.no_grad()
+    def write(self, edit: Edit, found: EditValue) -> Patch:
+        """Return the patch that writes an edit's value: the closed form (Eq. 2).
+
+        Raises:
+            PatchError: the value or the update is not finite, or the update would explode.
+        """
+        found.descent.check_finite()
+        change, rewrites = found.descent.change, found.request.rewrites
+        factors = rank_one_update(
+            change=change,
+            mean_key=found.mean_key,
+            bare_key=found.bare_key,
+            covariance=self.covariance,
+            weight=weight_matrix(self.model.down_projection(self.layer)),
+            variant=self.config.key,
+            # Keys of the prompts' other tokens, at which the descent did not make the change.
+            others=other_keys(self.model, rewrites, self.layer) if self.config.hold else None,
+            hold=self.config.hold,
+        )
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {
+                "value": round(float(found.clean.norm()), 6),
+                "change": round(float(change.norm()), 6),
+                "update": round(float(factors.left.norm() * factors.right.norm()), 6),
+            },
+            **found.descent.summary,
+            **found.notes,
+        }
+        provenance = {**self.provenance(), "edits": [record]}
+        return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, with the layer, the contexts and the covariance."""
+        found = super().provenance()
+        found["methods"][0] |= {
+            "layer": self.layer,
+            "contexts": list(self.contexts),
+            "covariance": {"id": self.covariance.id, "tokens": self.covariance.tokens},
+        }
+        return found
+
+
+def rank_one_update(
+    *,
+    change: Tensor,
+    mean_key: Tensor,
+    bare_key: Tensor,
+    covariance: Covariance,
+    weight: Tensor,
+    variant: KeyVariant = "rome",
+    others: Tensor | None = None,
+    hold: float = 0.0,
+) -> Factors:
+    """Return the update with which W's output is m* for the bare key (``rome``), or for the mean key (``r-rome``).
+
+    Args:
+        change: m* - m in the bare prompt, [d].
+        mean_key: k*, the mean over the contexts, [d_ff].
+        bare_key: k, the key of the bare prompt, [d_ff].
+        covariance: C = E[k k^T] of W's inputs, [d_ff, d_ff].
+        weight: W, [d, d_ff].
+        variant: which key is in the residual and in the denominator.
+        others: N, keys whose outputs should change little, [n, d_ff] (`kg_edit.locate_then_edit.states`).
+        hold: w, the weight of H = N^T N / n, where C has weight 1.
+
+    Raises:
+        PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
+    """
+    # u = (C + w H)^-1 k*: the direction that changes the outputs of ordinary keys least. Its length cancels below.
+    held = None if others is None else OtherKeys.none(len(mean_key)).plus(others)
+    u = covariance.solve(mean_key, others=held, weight=hold)  # [d_ff], float64
+    right = u / u.norm()
+
+    # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.
+    key, residual = bare_key.double(), change.double()
+    if variant == "r-rome":
+        key = mean_key.double()
+        residual = residual - weight.double() @ (key - bare_key.double())
+    factor = key @ right
+    if abs(factor) < _SMALLEST_COSINE * key.norm():
+        raise PatchError(
+            f"the edit's key is orthogonal to its update direction (cosine {factor / key.norm():.1e}), so the update "
+            "would be far too large; use key='r-rome', other contexts, or a covariance from more text"
+        )
+    left = residual / factor  # [d]
+
+    factors = Factors(left=left.float()[:, None], right=right.float()[:, None])  # W' = W + left right^T
+    if not factors.is_finite:
+        raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
+    return factors
+
+
+class RomeConfig(RankOneConfig):
+    """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer."""
+
+    steps: PositiveInt = Field(12, description="maximum number of evaluations of the objective")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
+    optimiser: Optimiser = Field("adam", description=OPTIMISER)
+    weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {**FAST, **MOMENTUM}, "paper": PUBLISHED}
+
+    def workload(self, *, edits: int) -> Workload:
+        """The workload of a rank-one method, with the evaluations that its optimiser needs."""
+        steps = expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll)
+        return replace(super().workload(edits=edits), steps=steps)
+
+
+class Rome(RankOneMethod):
+    """One rank-one update per edit; GLAME without its graph module."""
+
+    name = "rome"
+    paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262"
+    about = "rank-one model editing: one fact, one layer, no graph"
+    config_class = RomeConfig
+    config: RomeConfig
+
+    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
+        """Return the change m* - m itself as the parameter, starting at 0; no notes."""
+        return FreeDelta(value, self.config), {}
+
+    def penalty(self, change: Tensor, value: Tensor) -> Tensor:
+        """Return ROME's regulariser, weight_decay |m* - m| / |m|^2, [edits]."""
+        return norm_penalty(change, value, weight=self.config.weight_decay)
+
+
+class RRomeConfig(RomeConfig):
+    """ROME's settings with the key of R-ROME and the published clamp of 4.
+
+    With this key a single edit damages less and succeeds less often, so the larger clamp is affordable. In a sequence
+    of hundreds of edits it is not (docs/many_edits.md).
+    """
+
+    key: KeyVariant = Field(
+        "r-rome", description="key in the residual: of the bare prompt (rome), or the mean over the contexts (r-rome)"
+    )
+    clamp_norm_factor: float = Field(4.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|")
+
+
+class RRome(Rome):
+    """ROME with the mean key throughout the update, so that a sequence of edits does not break the model."""
+
+    name = "r-rome"
+    paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
+    about = "ROME with one key throughout: stable in a sequence of edits"
+    config_class = RRomeConfig

@@ -1,0 +1,3 @@
+"""ROME-KG: ROME, and the facts of the edit's subgraph as further edits."""
+
+METHODS = {"rome-kg": "method:RomeKg"}
