@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if needs_network(name, settings):
             continue
         kind = find_method(name).config_class
-        preset = options.preset if options.preset in (*kind.presets, *preset_names([name])) else "default"
+        known = (*kind.preset_names(), *preset_names(kind.published_as or name))
+        preset = options.preset if options.preset in known else "default"
         config = kind.preset(preset, settings, method=name)
         # a forked child has the model already, and its memory is the edit's own
         child = multiprocessing.get_context("fork").Process(target=_measure, args=(name, config, edit, model, graph))
