@@ -73,7 +73,7 @@ class RankOneConfig(ValueConfig, LayerConfig):
     """Settings of methods that write one value under one key in one layer.
 
     The clamp is 2, because at 4 an edit damages its neighbours twice as much. There are fewer contexts than published,
-    which gives the same scores in a fraction of the time (docs/measurements.md).
+    which gives the same scores in a fraction of the time (docs/speed.md).
     """
 
     clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
@@ -395,7 +395,7 @@ class RRomeConfig(RomeConfig):
     """ROME's settings with the key of R-ROME and the published clamp of 4.
 
     With this key a single edit damages less and succeeds less often, so the larger clamp is affordable. In a sequence
-    of hundreds of edits it is not (docs/many_edits.md).
+    of hundreds of edits it is not (docs/results.md).
     """
 
     key: KeyVariant = Field(
