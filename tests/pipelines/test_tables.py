@@ -10,6 +10,7 @@ import pytest
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate import evaluate
+from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.pages import ROOT
@@ -37,6 +38,12 @@ def test_numbers_are_numbers(tables: ModuleType) -> None:
         assert "nan" not in number.mean and not number.mean.startswith("."), number
     places = [(number.table, number.row, number.metric) for number in numbers]
     assert len(places) == len(set(places)), "a number is there twice"
+
+
+def test_every_method_was_measured(tables: ModuleType) -> None:
+    results = tables.Results()
+    measured = {number.method for name in ("single", "ripples") for number in results.tables[name]}
+    assert set(method_names()) <= measured
 
 
 def test_csv_files_survive_reading_and_writing(tables: ModuleType, tmp_path: Path) -> None:
