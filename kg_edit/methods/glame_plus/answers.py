@@ -2,8 +2,8 @@
 
 The model produces the answer to "Q: What is the currency of the country of X?\\nA:" at the question's last token. In a
 late block, the input of the down-projection at this token differs between the questions about X, in any wording. At X's
-last token in an early block, where the edit is written, it does not differ (results/ripples.csv, table ripples-layer). For a composed fact f
-with answer o', the wordings w of its question q, and the block l:
+last token in an early block, where the edit is written, it does not differ (table ripples-layer of results/). For a
+composed fact f with answer o', the wordings w of its question q, and the block l:
 
     v_f = argmin over v of the mean over w of -log p(o' | q_w), v [d] added to the down-projection's output at the
           last token of q_w, |v| <= bound |m|
