@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import networkx as nx
 
 from wikidata_cache import deny_lists
-from wikidata_cache.answers.modes import Mode
 from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
-from wikidata_cache.source_spec import SourceSpec, open_source
+from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
 from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
@@ -31,11 +29,17 @@ _ITEM_DEFAULTS = SubgraphOptions(hops=1)
 class WikidataCache:
     """Subgraphs, labels and ids from a source: a graph file, a folder, a store on disk or an endpoint.
 
-    `source` is a `Source`, or anything that `open_source` accepts; `open_source` explains the options from `cache` to
-    `graph_name`. Without a source, the cache file is read offline. Wikimedia endpoints require `contact`.
-    `meta_properties` and `internal_classes` replace the packaged deny-lists (`deny_lists.py`). Each is a collection of
-    ids, or the path of a TSV file (id, label) such as `data/meta_properties.tsv`; () switches the list off.
-    The object keeps all answers in memory.
+    The object has all answers in memory, so that nothing is read twice.
+
+    Args:
+        source: a `Source`, or anything that `open_source` accepts; without one, the cache file is read offline.
+        meta_properties: housekeeping properties, instead of the packaged deny-list: ids, or the path of a TSV file
+            (id, label) such as `data/meta_properties.tsv`; () switches the list off.
+        internal_classes: likewise the internal classes of Wikimedia (`deny_lists.py`).
+        options: `contact`, `cache`, `mode` and the other options of `open_source`.
+
+    Raises:
+        DenyListError: a deny-list cannot be read. The errors of `open_source` are raised as well.
     """
 
     supports = OPTION_NAMES
@@ -45,30 +49,11 @@ class WikidataCache:
         self,
         source: SourceSpec | Source | None = None,
         *,
-        cache: str | Path | None = None,
-        mode: Mode | None = None,
-        packs: Sequence[str | Path] = (),
-        as_of: str | None = None,
-        contact: str | None = None,
-        timeout: float = 90.0,
-        graph_name: str = "wikidata",
         meta_properties: deny_lists.DenyList | None = None,
         internal_classes: deny_lists.DenyList | None = None,
+        **options: Unpack[SourceOptions],
     ) -> None:
-        self.source: Source = (
-            source
-            if isinstance(source, Source)
-            else open_source(
-                source,
-                contact=contact,
-                timeout=timeout,
-                cache=cache,
-                mode=mode,
-                packs=packs,
-                as_of=as_of,
-                graph_name=graph_name,
-            )
-        )
+        self.source: Source = source if isinstance(source, Source) else open_source(source, **options)
         self.facts = Facts(
             self.source,
             meta=deny_lists.meta_properties(meta_properties),
@@ -100,19 +85,17 @@ class WikidataCache:
     @cached_property
     def linker(self) -> "Linker":
         """The `Linker` over this source, for example `cache.linker.link("Los Angeles", relation="P551")`."""
-        from wikidata_cache.linking.linker import open_linker  # a sixth of the package's import time
+        from wikidata_cache.linking.linker import open_linker  # a sixth of the import time of the package
 
         return open_linker(self.facts)
 
     def query(self, sparql: str) -> list[Binding]:
-        """Run your own SELECT query and return its rows. The cache keeps the answer of an endpoint.
-
-        The errors of the source are raised as well.
+        """Run your own SELECT query and return its rows. The answer of an endpoint is cached.
 
         Raises:
             UserQueryError: the text is not a SELECT query.
             ServiceForbiddenError: the query contains SERVICE, and the graph is local or the cache is offline.
-            CacheMissError: the cache is offline and does not hold the answer.
+            CacheMissError: the cache is offline and lacks the answer. The errors of the source are raised as well.
         """
         check_select(sparql)
         if offline_forced():

@@ -7,7 +7,8 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -44,54 +45,51 @@ class Finding:
 def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> Iterator[Finding]:
     """Check versions, the packaged extract, the cache file and its packs, rate limits of hosts, and optional libraries.
 
-    With `graph`, also check that this source opens and answers. For a store made by `load`, the sha256 of every file is
-    compared with the manifest. An endpoint gets a few small requests.
+    Args:
+        graph: also check that this source opens and answers. For a store made by `load`, the sha256 of every file is
+            compared with the manifest. An endpoint gets a few small requests.
+        cache: the cache file (default: the usual one).
+
+    Yields:
+        The result of each check, as soon as it is known.
     """
     yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
-    yield _tried("packages", lambda: ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
-    yield _tried("SQLite", _sqlite)
-    yield _tried("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
-    yield from _cache(cache_file(cache))
+    yield _checked("packages", lambda: ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
+    yield _checked("SQLite", _sqlite)
+    yield _checked("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
+
+    path = cache_file(cache)
+    yield _checked(f"cache {path}", lambda: _counts(take_inventory(path)))
+    with suppress(*_FAILURES):  # the finding above has this error
+        for host, state in (take_inventory(path) or Inventory({}, 0, None, {})).hosts.items():
+            until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
+            limit = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
+            wait = limit.not_before - time.time()
+            found = f"requires {wait:.0f} s more of waiting: {state.get('reason')}" if wait > 0 else "no wait needed"
+            yield Finding(f"host {host}", found)
     for pack in pack_files():
-        yield _tried(f"pack {pack}", lambda pack=pack: _counted(take_inventory(pack)))  # type: ignore[misc]
-    yield from _surroundings()
+        yield _checked(f"pack {pack}", lambda pack=pack: _counts(take_inventory(pack)))  # type: ignore[misc]
+
+    yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
+    contact = os.environ.get("KG_EDIT_CONTACT", "")
+    yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
+    for module, use in _EXTRAS.items():
+        install = f'optional, for {use}: pip install "kg-edit[notebooks]"'
+        yield Finding(module, f"installed, for {use}" if find_spec(module) else install)
+
     if graph is not None:
-        whole = yield from _store(graph)
-        if not whole:  # on a damaged database, the engine may allocate any amount of memory
-            return
-        yield _tried(f"source {graph}", lambda: _source(graph, cache))
+        store = _check_store(graph)
+        if store is not None:
+            yield store
+        if store is None or store.ok:  # on a damaged database, the engine may allocate any amount of memory
+            yield _checked(f"source {graph}", lambda: _source_answers(graph, cache))
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
+def _checked(what: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, look())
+        return Finding(what, check())
     except _FAILURES as error:
         return Finding(what, str(error) or type(error).__name__, ok=False)
-
-
-def _store(graph: SourceSpec) -> Generator[Finding, None, bool]:
-    """Check the database of a store: yield the finding; return False where the database is unreadable or changed."""
-    folder = Path(str(graph).removeprefix("oxigraph:")).expanduser() if isinstance(graph, str | Path) else None
-    try:
-        store = store_of(folder) if folder else None
-        plain = folder if folder and store is None and is_engine(folder) else None
-    except OSError:  # opening the source reports this error
-        return True
-    if store is None and plain is None:
-        return True
-    finding = _tried(f"store {store or plain}", lambda: _compared(store) if store else _read(plain or Path()))
-    yield finding
-    return finding.ok
-
-
-def _read(plain: Path) -> str:
-    return f"all {count_triples(plain):,} triples can be read (not checked: only stores made by `load` have hashes)"
-
-
-def _compared(store: Path) -> str:
-    files = read_manifest(store, every=True).files
-    size = sum(file.bytes for file in files.values())
-    return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
 
 
 def _sqlite() -> str:
@@ -103,15 +101,6 @@ def _sqlite() -> str:
     return f"{sqlite3.sqlite_version}, with full-text search"
 
 
-def _source(graph: SourceSpec, cache: Path | None) -> str:
-    """Return that a graph answers. Each endpoint is asked itself: its cache would hide that it is down."""
-    source = WikidataCache(graph, cache=cache).source
-    if not isinstance(source, CachedSource) or source.mode == "offline":
-        return _answers(WikidataCache(source))
-    limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
-    return "; ".join(_answers(WikidataCache(EndpointSource(url, limiter=limiter))) for url in source.fetch_hint.urls)
-
-
 def _answers(cache: WikidataCache) -> str:
     graph = cache.neighbourhood(_KNOWN, SubgraphOptions(hops=1, per_node=10))
     if not graph.number_of_edges():
@@ -120,21 +109,7 @@ def _answers(cache: WikidataCache) -> str:
     return f"answers: {label} ({_KNOWN}) has statements, content hash {digest}"
 
 
-def _cache(path: Path) -> Iterator[Finding]:
-    yield _tried(f"cache {path}", lambda: _counted(take_inventory(path)))
-    try:
-        hosts = (take_inventory(path) or Inventory({}, 0, None, {})).hosts
-    except _FAILURES:  # the finding above reports this error
-        return
-    for host, state in hosts.items():
-        until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
-        held = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
-        wait = held.not_before - time.time()
-        said = f"asks to wait {wait:.0f} s more: {state.get('reason')}" if wait > 0 else "no wait needed"
-        yield Finding(f"host {host}", said)
-
-
-def _counted(inventory: Inventory | None) -> str:
+def _counts(inventory: Inventory | None) -> str:
     if inventory is None:
         return "does not exist yet; the first fetch creates it"
     kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
@@ -142,12 +117,32 @@ def _counted(inventory: Inventory | None) -> str:
     return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
 
 
-def _surroundings() -> Iterator[Finding]:
-    yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
-    contact = os.environ.get("KG_EDIT_CONTACT", "")
-    yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
-    for module, use in _EXTRAS.items():
-        there = find_spec(module) is not None
-        yield Finding(
-            module, f"installed, for {use}" if there else f'optional, for {use}: pip install "kg-edit[notebooks]"'
-        )
+def _check_store(graph: SourceSpec) -> Finding | None:
+    """Check the database of a store; None for another kind of graph."""
+    if not isinstance(graph, str | Path):
+        return None
+    folder = Path(str(graph).removeprefix("oxigraph:")).expanduser()
+    try:
+        store = store_of(folder)
+        is_plain = store is None and is_engine(folder)
+    except OSError:  # opening the source reports this error
+        return None
+
+    def intact() -> str:
+        if store is None:
+            count = count_triples(folder)
+            return f"all {count:,} triples can be read (not checked: only stores made by `load` have hashes)"
+        files = read_manifest(store, every=True).files
+        size = sum(file.bytes for file in files.values())
+        return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
+
+    return _checked(f"store {store or folder}", intact) if store or is_plain else None
+
+
+def _source_answers(graph: SourceSpec, cache: Path | None) -> str:
+    source = WikidataCache(graph, cache=cache).source
+    if not isinstance(source, CachedSource) or source.mode == "offline":
+        return _answers(WikidataCache(source))
+    # Each endpoint gets a request of its own: the cache would hide that it is down.
+    limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
+    return "; ".join(_answers(WikidataCache(EndpointSource(url, limiter=limiter))) for url in source.fetch_hint.urls)

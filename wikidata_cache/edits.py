@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ _KNOWN = (*_FIELDS, *TRIPLET_NAMES)
 def read_edits(place: str | Path) -> list[EditRow]:
     """Return the edits of a file, in order; for "edits.jsonl:3", return its third row only.
 
-    A row has the fields subject, relation, target_true, target_new (or object, new_object), which hold labels or ids,
+    A row has the fields subject, relation, target_true, target_new (or object, new_object), which have labels or ids,
     and subject_id, relation_id, target_true_id, target_new_id. It may also be a record of CounterFact
     (`requested_rewrite`). Other fields are ignored. Raises EditRowError, which names file, row and field.
     """
@@ -87,70 +87,48 @@ def _split(place: str) -> tuple[Path, int | None]:
 
 
 def _edit(path: Path, number: int, row: object) -> EditRow:
+    """Check one row; a problem is an EditRowError that names the row and the field."""
     refuse = partial(EditRowError, path, row=number)
     if not isinstance(row, Mapping):
         raise refuse(f"found {type(row).__name__}; expected an object {{...}} of fields")
-    found = _texts(_flat(row), refuse)
-    _move_ids(found)
-    _check_fields(found, refuse)
-    return EditRow(row=number, **found)
 
+    # A record of CounterFact has its edit one level below, with "str" and "id" of its objects.
+    if isinstance(rewrite := row.get("requested_rewrite"), Mapping):
+        row = {name: rewrite.get(name) for name in ("subject", "subject_id", "relation", "relation_id")}
+        for name in ("target_new", "target_true"):
+            target = rewrite.get(name)
+            parts = target if isinstance(target, Mapping) else {"str": target}
+            row |= {name: parts.get("str"), f"{name}_id": parts.get("id")}
 
-def _texts(row: Mapping[str, object], refuse: Callable[..., EditRowError]) -> dict[str, str]:
-    """Return our fields of a row, under our names; `refuse` makes the error for a problem of a `field`."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, value in row.items():
-        if near := _misspelt(name):
-            raise refuse(f"unknown; did you mean {near!r}?", field=name)
+        if name not in _KNOWN and name not in _FOREIGN:  # ignored, unless it looks like a misspelt field
+            if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
+                raise refuse(f"unknown; did you mean {near[0]!r}?", field=name)
+            continue
         field = TRIPLET_NAMES.get(name, name)
         if field in _FIELDS and value is not None:
             if not (isinstance(value, str) and value.strip()):
                 raise refuse(f"found {value!r}; expected a text", field=name)
-            found[field] = bare_id(value.strip())
-    return found
+            texts[field] = bare_id(value.strip())
 
-
-def _check_fields(found: Mapping[str, str], refuse: Callable[..., EditRowError]) -> None:
-    """Raise the error that `refuse` makes where subject or new object are missing, or an id is malformed."""
-    for field in ("subject", "target_new"):
-        if field not in found:
-            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field=field)
-    for field, value in found.items():
-        fits = is_property if field == "relation_id" else is_item
-        if field.endswith("_id") and not fits(value):
-            example = "P19" if fits is is_property else "Q42"
-            raise refuse(f"found {value!r}; expected an id such as {example}", field=field)
-
-
-def _flat(row: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the `requested_rewrite` of a CounterFact record under our field names; return any other row unchanged."""
-    rewrite = row.get("requested_rewrite")
-    if not isinstance(rewrite, Mapping):
-        return row
-    flat = {name: rewrite.get(name) for name in ("subject", "subject_id", "relation", "relation_id")}
-    for name in ("target_new", "target_true"):
-        target = rewrite.get(name)
-        parts = target if isinstance(target, Mapping) else {"str": target}
-        flat |= {name: parts.get("str"), f"{name}_id": parts.get("id")}
-    return flat
-
-
-def _misspelt(name: str) -> str | None:
-    """Return the known field name that is close to an unknown name, or None: fields of other tools are ignored."""
-    if name in _KNOWN or name in _FOREIGN:
-        return None
-    return next(iter(difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)), None)
-
-
-def _move_ids(found: dict[str, str]) -> None:
-    """Move ids from label fields to id fields. A subject or object with an id but no label gets the id as its label."""
+    # Ids in label fields move to id fields; a subject or object with an id but no label gets the id as its label.
     for field in ("subject", "target_true", "target_new"):
-        if is_item(found.get(field, "")):
-            found.setdefault(f"{field}_id", found[field])
-        elif f"{field}_id" in found:
-            found.setdefault(field, found[f"{field}_id"])
-    if is_property(found.get("relation", "")):
-        found.setdefault("relation_id", found.pop("relation"))
+        if is_item(texts.get(field, "")):
+            texts.setdefault(f"{field}_id", texts[field])
+        elif f"{field}_id" in texts:
+            texts.setdefault(field, texts[f"{field}_id"])
+    if is_property(texts.get("relation", "")):
+        texts.setdefault("relation_id", texts.pop("relation"))
+
+    for field in ("subject", "target_new"):
+        if field not in texts:
+            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field=field)
+    for field, text in texts.items():
+        is_relation = field == "relation_id"
+        if field.endswith("_id") and not (is_property if is_relation else is_item)(text):
+            raise refuse(f"found {text!r}; expected an id such as {'P19' if is_relation else 'Q42'}", field=field)
+    return EditRow(row=number, **texts)
 
 
 def json_rows(path: Path) -> list[object]:

@@ -1,4 +1,4 @@
-"""The errors of this package. Each message says what was found, what was expected, and what to do about it."""
+"""The errors of this package. Each message has what was found, what was expected, and what to do about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,11 +104,11 @@ class DenyListError(WikidataCacheError, ValueError):
 
 
 class TruthyOnlyError(WikidataCacheError, LookupError):
-    """Statements of every rank were requested, but the graph holds truthy statements only."""
+    """Statements of every rank were requested, but the graph has truthy statements only."""
 
     def __init__(self, entity: str, source: str) -> None:
         super().__init__(
-            f"{entity}: the graph {source} holds truthy statements only (wdt:), no ranks and no times. Load a full "
+            f"{entity}: the graph {source} has truthy statements only (wdt:), no ranks and no times. Load a full "
             f'dump (latest-all.nt.gz, with p:, ps: and pq:), use a Wikidata endpoint, or ask for statements="truthy".'
         )
         self.entity = entity
@@ -137,7 +137,7 @@ class LabelIndexError(WikidataCacheError):
     """A label index cannot be read or written; `path` is the file."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index beside its store.")
+        super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index with its store.")
         self.path = path
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,13 @@ class RawRow(NamedTuple):
 def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck | None = None) -> list[RawRow]:
     """Return the rows of a file in order, without blank lines.
 
-    `expected` describes the file in error messages. `header_fault` is called with the columns of a table and returns
-    what is wrong with them, or None.
+    Args:
+        path: the file; its ending is the format.
+        expected: a description of the file for error messages.
+        header_fault: is called with the columns of a table, and returns what is wrong with them, or None.
+
+    Returns:
+        The rows; a row that cannot be read has a `RowFault` as its value.
 
     Raises:
         EditRowError: the file as a whole cannot be read; the message names the line where it is known.
@@ -60,7 +66,13 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
     try:
         text = _decoded(path)
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error, row=_row_at(path, error, header_fault)) from None
+        row = None
+        if suffix != ".json":
+            # The row with the first wrong byte is the last one of the text before it.
+            before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff") + "?"
+            with suppress(EditRowError):  # the header of the table is cut off
+                row = sum(1 for _ in _rows(path, before, header_fault)) or None
+        raise _not_utf8(path, error, row=row) from None
     return list(_rows(path, text, header_fault))
 
 
@@ -94,51 +106,32 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
     return EditRowError(path, f"{found}; save the file as UTF-8", row=row, place=place)
 
 
-def _row_at(path: Path, error: UnicodeDecodeError, header_fault: HeaderCheck | None) -> int | None:
-    """Return the number of the row that has the first non-UTF-8 byte; None for .json, and for the header of a table."""
-    if path.suffix.lower() == ".json":
-        return None
-    before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff") + "?"
-    try:
-        return sum(1 for _ in _rows(path, before, header_fault)) or None
-    except EditRowError:  # the header is cut off
-        return None
-
-
-def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterable[RawRow]:
-    suffix = path.suffix.lower()
-    if suffix in _USUAL_SEPARATORS:
-        return _table(path, text, _separator(text, _USUAL_SEPARATORS[suffix]), header_fault)
-    return _json_list(path, text) if suffix == ".json" else _json_lines(text)
-
-
-def _json_lines(text: str) -> Iterator[RawRow]:
-    # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield RawRow(number, _json_line(line))
-
-
-def _json_line(line: str) -> object:
-    try:
-        return _parsed(line)
-    except json.JSONDecodeError as error:
-        found = f"not JSON, column {error.colno}: {error.msg}"
-        return RowFault("", f"{found}; expected one whole object {{...}} on the line")
-
-
-def _json_list(path: Path, text: str) -> list[RawRow]:
-    if not text.strip():
-        return []
-    try:
-        found = _parsed(text)
-    except json.JSONDecodeError as error:
-        expected = "one list of objects; for one object per line, name the file .jsonl"
-        problem = f"not JSON: {error.msg}; expected {expected}"
-        raise EditRowError(path, problem, place=f"line {error.lineno}, column {error.colno}") from None
-    rows = found if isinstance(found, list) else [found]
-    return [RawRow(number, row) for number, row in enumerate(rows, 1)]
+def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
+    if (suffix := path.suffix.lower()) in _USUAL_SEPARATORS:
+        # The separator is the usual one if the header has it, else the first of the others that the header has.
+        usual = _USUAL_SEPARATORS[suffix]
+        header = next((line for line in text.splitlines() if line.strip()), "")
+        separator = next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
+        yield from _table(path, text, separator, header_fault)
+    elif suffix == ".jsonl":
+        # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
+        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                yield RawRow(number, _parsed(line))
+            except json.JSONDecodeError as error:
+                found = f"not JSON, column {error.colno}: {error.msg}"
+                yield RawRow(number, RowFault("", f"{found}; expected one whole object {{...}} on the line"))
+    elif text.strip():
+        try:
+            content = _parsed(text)
+        except json.JSONDecodeError as error:
+            expected = "one list of objects; for one object per line, name the file .jsonl"
+            problem = f"not JSON: {error.msg}; expected {expected}"
+            raise EditRowError(path, problem, place=f"line {error.lineno}, column {error.colno}") from None
+        for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+            yield RawRow(number, row)
 
 
 def _parsed(text: str) -> object:
@@ -171,28 +164,27 @@ def _faults(place: str, value: object) -> Iterator[RowFault]:
             yield from _faults(f"{place}[{number}]", entry)
 
 
-def _separator(text: str, usual: str) -> str:
-    """Return the first of (usual separator, comma, semicolon, tab) that the header contains; else the usual one."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    return next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
-
-
 def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
     rows = _cells(text, separator)
     line, header = next(rows, (0, None))
     if header is None:
         return
-    problem = header.message if isinstance(header, RowFault) else header_fault(header) if header_fault else None
-    if isinstance(header, RowFault) or (problem := problem or _repeated(header)) is not None:
-        raise EditRowError(path, str(problem), place=f"line {line}")
-    for line, cells in rows:
-        yield RawRow(line, cells if isinstance(cells, RowFault) else _table_row(header, cells))
-
-
-def _repeated(header: Sequence[str]) -> str | None:
-    """Return what is wrong with a header that has a name twice, as `_object` does for JSON; else None."""
+    if isinstance(header, RowFault):
+        raise EditRowError(path, header.message, place=f"line {line}")
+    # A spreadsheet may have several empty columns, which have no name.
     twice = next((name for name in header if name and header.count(name) > 1), None)
-    return twice and f"the column {twice!r} occurs twice; keep one"
+    problem = header_fault(header) if header_fault else None
+    if problem := problem or (twice and f"the column {twice!r} occurs twice; keep one"):
+        raise EditRowError(path, problem, place=f"line {line}")
+    for line, cells in rows:
+        if isinstance(cells, RowFault):
+            yield RawRow(line, cells)
+        elif len(cells) != len(header):
+            found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
+            fault = RowFault("", f"{found}; put a cell that contains the separator in double quotes")
+            yield RawRow(line, fault)
+        else:
+            yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
 
 
 def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
@@ -211,10 +203,3 @@ def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFaul
         else:
             if any(cells):
                 yield number, cells
-
-
-def _table_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, str] | RowFault:
-    if len(cells) != len(header):
-        found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
-        return RowFault("", f"{found}; put a cell that contains the separator in double quotes")
-    return {name: cell for name, cell in zip(header, cells, strict=True) if cell}

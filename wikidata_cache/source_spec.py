@@ -5,9 +5,9 @@ cache. None means the cache alone. docs/wikidata.md has a table of all forms.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
@@ -28,7 +28,19 @@ _FORMS = (
     "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
     "a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or several)"
 )
-REMOTE = ("http://", "https://")
+_REMOTE = ("http://", "https://")
+
+
+class SourceOptions(TypedDict, total=False):
+    """The options of endpoints and of their answer cache, which `open_source` explains."""
+
+    contact: str | None
+    timeout: float
+    cache: str | Path | None
+    mode: Mode | None
+    packs: Sequence[str | Path]
+    as_of: str | None
+    graph_name: str
 
 
 def open_source(
@@ -44,24 +56,33 @@ def open_source(
 ) -> Source:
     """Open a source of statements and labels.
 
-    `spec` is one of:
+    Args:
+        spec: one of
 
-    - a graph file, a folder of graph files, or several of these (comma-separated, or a sequence);
-    - "memory:FILE", the same as FILE;
-    - a store made by `wikidata-cache load`, or "oxigraph:FOLDER" for any database of Oxigraph on disk;
-    - the URL of a SPARQL endpoint, or several URLs of endpoints with the same graph, the preferred one first;
-    - None for the cache alone, offline.
+            - a graph file, a folder of graph files, or several of these (comma-separated, or a sequence);
+            - "memory:FILE", the same as FILE;
+            - a store made by `wikidata-cache load`, or "oxigraph:FOLDER" for any database of Oxigraph on disk;
+            - the URL of a SPARQL endpoint, or several URLs of endpoints with the same graph, the preferred one first;
+            - None for the cache alone, offline.
+        contact: your e-mail address or URL, which Wikimedia endpoints require.
+        timeout: seconds per request.
+        cache: the file for the answers of endpoints (default: KG_CACHE, else a file in the user's cache folder).
+        mode: when the cache and when the endpoint is used; see `Mode`.
+        packs: read-only cache files that are read after `cache` (default: KG_PACKS).
+        as_of: read the cache as it was at this time (ISO 8601).
+        graph_name: the name of the endpoint's graph in the cache.
 
-    `contact` (your e-mail address or URL) and `timeout` (seconds per request) are for endpoints. Their answers are kept
-    in the file `cache` under `graph_name`; the default file is KG_CACHE, else a file in the user's cache folder.
-    `packs` are read-only cache files that are read after `cache` (default: KG_PACKS). `CachedSource` explains `mode`
-    and `as_of` (ISO 8601).
+    Returns:
+        The source; files are read and stores are checked, but no request is sent yet.
 
-    Raises SourceStringError, GraphFileError, MissingContactError (in mode "cache_first" only at the first request to
-    an endpoint), BadOptionError, CacheFileError or StoreError.
+    Raises:
+        SourceStringError: `spec` names nothing that can be opened.
+        GraphFileError, StoreError, CacheFileError: a file is missing or damaged.
+        MissingContactError: a Wikimedia endpoint without a contact (in mode "cache_first" at the first request).
+        BadOptionError: the options do not fit each other.
     """
     parts = _parts(spec) if spec is not None else []
-    urls = [part for part in parts if part.startswith(REMOTE)]
+    urls = [part for part in parts if part.startswith(_REMOTE)]
     others = [part for part in parts if part not in urls]
     stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part).expanduser())]
     if (urls or stores) and len(others) + bool(urls) > 1:
@@ -75,12 +96,22 @@ def open_source(
         return OxigraphSource.from_store(Path(stores[0].removeprefix("oxigraph:")))
     if others:
         return OxigraphSource.from_files([file for part in others for file in _files(part)])
+
     mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
     limiter = RateLimiter(None if mode == "online" else store.rate_limits)
-    inner = _inner_source(mode, urls, partial(_endpoints, urls, contact=contact, timeout=timeout, limiter=limiter))
-    opened = [open_pack(pack) for pack in pack_files(packs)]
-    return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened, as_of=as_of, urls=urls)
+
+    def endpoints() -> Source:
+        opened = [EndpointSource(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
+        return opened[0] if len(opened) == 1 else EndpointChain(opened)
+
+    inner: Source | None = None
+    if mode == "cache_first":  # an endpoint that is never needed needs no contact
+        inner = LazySource(", ".join(urls), endpoints)
+    elif mode != "offline":
+        inner = endpoints()
+    opened_packs = [open_pack(pack) for pack in pack_files(packs)]
+    return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
 
 
 def open_with_fallback(
@@ -96,18 +127,6 @@ def open_with_fallback(
     return FallbackSource(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
 
 
-def _inner_source(mode: Mode, urls: Sequence[str], make: Callable[[], Source]) -> Source | None:
-    """Return the source that fills the cache: None offline; in "cache_first", one that is opened at its first use."""
-    if mode == "offline":
-        return None
-    return LazySource(", ".join(urls), make) if mode == "cache_first" else make()
-
-
-def _endpoints(urls: Sequence[str], *, contact: str | None, timeout: float, limiter: RateLimiter) -> Source:
-    endpoints = [EndpointSource(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
-    return endpoints[0] if len(endpoints) == 1 else EndpointChain(endpoints)
-
-
 def _parts(spec: SourceSpec) -> list[str]:
     if isinstance(spec, Path):
         return [str(spec)]
@@ -115,7 +134,7 @@ def _parts(spec: SourceSpec) -> list[str]:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
     if not isinstance(spec, str):
         parts = [part for item in spec for part in _parts(item)]
-    elif spec.startswith(REMOTE):
+    elif spec.startswith(_REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
     elif _exists(spec):
         parts = [spec]  # a comma here belongs to the name
@@ -127,10 +146,9 @@ def _parts(spec: SourceSpec) -> list[str]:
 
 
 def _exists(spec: str) -> bool:
-    """Return whether a text is a path of something; the list of many files is longer than a file name may be."""
     try:
         return Path(spec).expanduser().exists()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError):  # the list of many files is longer than a file name may be
         return False
 
 

@@ -2,7 +2,7 @@
 
 - `Identity`: the source of a covariance (model, module, corpus, tokens); its hash is the file's name.
 - `Manifest`: the identity, the number of tokens, and the precision. `write_moment` and `read_moment` write and read C;
-  its upper block triangle is stored in float32 (older files have the whole matrix).
+  its upper block triangle is stored in float32.
 - `Position`: the progress of an unfinished pass or shard; it is stored in the file of its sums.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,7 +22,7 @@ from kg_edit.covariance.moment import ConvergenceCheck, flat_size, moment_proble
 from kg_edit.errors import CovarianceError, OutputError
 from kg_edit.storage.atomic import write_json, write_safetensors
 
-_KINDS = ("F32", "F64", "F16", "BF16")
+VERSION = 1  # of the files; a file of a later version is refused
 LARGEST = 1_000_000  # upper bound for the number of inputs of a module in a valid file
 
 
@@ -31,7 +31,8 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = "kg-edit-covariance/2"
+    format: Literal["kg-edit-covariance"] = "kg-edit-covariance"
+    version: int = VERSION
     model: str
     dtype: str = "float32"
     module: str
@@ -59,8 +60,8 @@ class Manifest(Identity):
 
     count: int
     chunks: int
-    model_name: str = ""
-    size: int = 0
+    model_name: str
+    size: int
     doublings: tuple[ConvergenceCheck, ...] = ()
 
     @classmethod
@@ -71,9 +72,14 @@ class Manifest(Identity):
             CovarianceError: the text is not a valid manifest.
         """
         try:
-            return cls.model_validate_json(text)
+            manifest = cls.model_validate_json(text)
         except ValidationError as error:
             raise damaged(path, error) from error
+        if manifest.version > VERSION:
+            raise CovarianceError(
+                f"{path} has version {manifest.version} of the format; this kg-edit reads version {VERSION}: update it"
+            )
+        return manifest
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:
@@ -115,11 +121,11 @@ def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> t
             tensor is read.
     """
     stored, manifest = check_moment(path, identity, size=size)
-    return stored if stored.dim() == 2 else square(stored, manifest.size), manifest
+    return square(stored, manifest.size), manifest
 
 
 def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
-    """Read the tensor of a covariance's file (flat triangle or whole matrix), and check that it is a second moment.
+    """Read the upper block triangle (flat) in a covariance's file, and check that it is a second moment.
 
     Raises:
         CovarianceError: as `read_moment`.
@@ -127,36 +133,29 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
     manifest = read_manifest(path, identity)
     try:
         with safe_open(path, framework="pt") as file:
-            name = _check_header(path, {name: file.get_slice(name) for name in file.keys()}, manifest, size)  # noqa: SIM118
-            stored: Tensor = file.get_tensor(name).float()
+            # The header is checked before the tensor is read: it may be gigabytes.
+            names = sorted(file.keys())
+            if names != ["upper"]:
+                raise damaged(path, f"it contains {', '.join(names) or 'no tensor'}; expected the tensor upper")
+            shape, kind = tuple(file.get_slice("upper").get_shape()), str(file.get_slice("upper").get_dtype())
+            if manifest.size not in range(1, LARGEST) or shape != (flat_size(manifest.size),):
+                expected = f"expected a matrix of size {manifest.size}"
+                raise damaged(path, f"its tensor has the shape {list(shape)}; {expected}")
+            if kind != "F32":
+                raise damaged(path, f"its numbers are of the type {kind}; expected F32")
+            if size is not None and manifest.size != size:
+                raise CovarianceError(
+                    f"{path} has the size {manifest.size}, but {manifest.module} of this model has {size} inputs; "
+                    "delete the file"
+                )
+            stored: Tensor = file.get_tensor("upper")
     except (OSError, SafetensorError) as error:
         raise damaged(path, error) from error
     if not torch.isfinite(stored).all():
         raise CovarianceError(f"{path} contains values that are not finite; delete the file")
-    if problem := moment_problem(stored, manifest.size or len(stored)):
+    if problem := moment_problem(stored, manifest.size):
         raise damaged(path, problem)
     return stored, manifest
-
-
-def _check_header(path: Path, tensors: dict[str, Any], manifest: Manifest, size: int | None) -> str:
-    """Check the type and the shape of the only tensor, before it is read; return its name."""
-    name = next(iter(tensors), "")
-    if len(tensors) != 1 or name not in ("upper", "moment"):
-        raise damaged(
-            path, f"it contains {', '.join(sorted(tensors)) or 'no tensor'}; expected the tensor upper or moment"
-        )
-    held = tensors[name]
-    shape, kind = tuple(held.get_shape()), str(held.get_dtype())
-    found = manifest.size or shape[0]  # the oldest manifests have no size
-    if found not in range(1, LARGEST) or shape != ((flat_size(found),) if name == "upper" else (found, found)):
-        raise damaged(path, f"its tensor has the shape {list(shape)}; expected a matrix of size {manifest.size}")
-    if kind not in _KINDS:
-        raise damaged(path, f"its numbers are of the type {kind}; expected {', '.join(_KINDS)}")
-    if size is not None and found != size:
-        raise CovarianceError(
-            f"{path} has the size {found}, but {manifest.module} of this model has {size} inputs; delete the file"
-        )
-    return name
 
 
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:

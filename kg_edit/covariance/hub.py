@@ -48,23 +48,34 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
         CovarianceError: the place has no such covariance, a file is damaged, or the place can't be reached.
     """
     there = place.files()
-    available = sorted(name.removesuffix(".json") for name in there if name.endswith(".json") and _both(name, there))
-    chosen = _choose(available, ids, place.name)
-    absent = [name for name in chosen if not (folder / f"{name}.safetensors").is_file()]
-    wanted = [name for name in absent if _of_model(_manifest(place, name, folder), model)]
-    return [_pull(place, name, folder) for name in wanted]
-
-
-def _pull(place: RemoteFolder, name: str, folder: Path) -> Manifest:
-    """Copy one covariance: the matrix is checked in a hidden folder before it is moved into the store."""
-    manifest = _manifest(place, name, folder)
-    with _incoming(folder) as hidden:
-        matrix = hidden / f"{name}.safetensors"
-        place.fetch(matrix.name, matrix)
-        _, found = check_moment(matrix, manifest.identity)
-        place.fetch(f"{name}.json", folder / f"{name}.json")
-        matrix.replace(folder / matrix.name)
-    return found
+    stems = sorted(name.removesuffix(".json") for name in there if name.endswith(".json"))
+    available = [stem for stem in stems if _names(stem) <= there]
+    if unknown := [one for one in ids if not any(name.startswith(one) for name in available)]:
+        known = ", ".join(available) or "none"
+        raise CovarianceError(f"{place.name} has no covariance {', '.join(unknown)}; it has: {known}")
+    chosen = [name for name in available if not ids or name.startswith(tuple(ids))]
+    pulled = []
+    for name in chosen:
+        if (folder / f"{name}.safetensors").is_file():
+            continue
+        with _incoming(folder) as hidden:
+            described = hidden / f"{name}.json"
+            place.fetch(described.name, described)
+            manifest = Manifest.parse(described.read_text(encoding="utf-8"), Path(place.name) / described.name)
+            if manifest.id != name:
+                raise CovarianceError(
+                    f"{place.name}: {name}.json describes the covariance {manifest.id}; it was renamed there"
+                )
+            if model is not None and model not in (manifest.model_name, manifest.model):
+                continue
+            # The matrix is checked in the hidden folder before it is moved into the store.
+            matrix = hidden / f"{name}.safetensors"
+            place.fetch(matrix.name, matrix)
+            _, found = check_moment(matrix, manifest.identity)
+            described.replace(folder / described.name)
+            matrix.replace(folder / matrix.name)
+            pulled.append(found)
+    return pulled
 
 
 @contextmanager
@@ -84,34 +95,8 @@ def _incoming(folder: Path) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _manifest(place: RemoteFolder, name: str, folder: Path) -> Manifest:
-    with _incoming(folder) as hidden:
-        path = hidden / f"{name}.json"
-        place.fetch(path.name, path)
-        manifest = Manifest.parse(path.read_text(encoding="utf-8"), Path(place.name) / path.name)
-    if manifest.id != name:
-        raise CovarianceError(f"{place.name}: {name}.json describes the covariance {manifest.id}; it was renamed there")
-    return manifest
-
-
-def _choose(available: list[str], ids: Sequence[str], place: str) -> list[str]:
-    unknown = [one for one in ids if not any(name.startswith(one) for name in available)]
-    if unknown:
-        known = ", ".join(available) or "none"
-        raise CovarianceError(f"{place} has no covariance {', '.join(unknown)}; it has: {known}")
-    return [name for name in available if not ids or name.startswith(tuple(ids))]
-
-
-def _of_model(manifest: Manifest, model: str | None) -> bool:
-    return model is None or model in (manifest.model_name, manifest.model)
-
-
 def _names(identity: str) -> set[str]:
     return {f"{identity}{ending}" for ending in _ENDINGS}
-
-
-def _both(name: str, there: set[str]) -> bool:
-    return _names(name.removesuffix(".json")) <= there
 
 
 def open_place(text: str, *, private: bool = False) -> RemoteFolder:

@@ -88,11 +88,13 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     wanted, path = sums.position.wanted, sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
         _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=wanted)), wanted)
-    log.info("measuring %s (once) into %s", _modules(sums), folder)
+    position = sums.position
+    modules = ", ".join(identity.module for identity in position.identities.values())
+    log.info("measuring the covariance of %s (once) into %s", modules, folder)
+    title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
+    shown = None if progress else True  # tqdm's ``disable``: None shows the bar only in a terminal
     saved = time.monotonic()
-    with tqdm(
-        total=wanted, initial=sums.position.seen, desc=_title(sums), unit="token", disable=_hidden(progress)
-    ) as bar:
+    with tqdm(total=wanted, initial=position.seen, desc=title, unit="token", disable=shown) as bar:
         for chunk in islice(corpus.chunks(model, tokens=wanted), sums.position.chunks, None):
             if sums.position.mine:
                 chunk.feed(tuple(sums.moments), sums.see)
@@ -123,21 +125,6 @@ def _check_length(corpus: str, found: int, wanted: int) -> None:
         )
 
 
-def _modules(sums: Sums) -> str:
-    modules: Sequence[str] = [identity.module for identity in sums.position.identities.values()]
-    return f"the covariance of {', '.join(modules)}"
-
-
-def _title(sums: Sums) -> str:
-    position = sums.position
-    return "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
-
-
-def _hidden(progress: bool) -> bool | None:
-    """The value for tqdm's ``disable``: None shows the bar only in a terminal, True never."""
-    return None if progress else True
-
-
 class Sums:
     """The second moments of some layers, a copy of them at an earlier mark, and the probe keys that compare both.
 
@@ -164,7 +151,16 @@ class Sums:
         """
         position = read_position(path)
         try:
-            _check_sums(path, position)
+            # Compare the shapes in the header with the position, before any tensor is read.
+            with safe_open(path, framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            for layer, size in position.sizes.items():
+                sums = (flat_size(size),) if 0 < size < LARGEST else None
+                if shapes.get(f"total.{layer}") != sums or shapes.get(f"half.{layer}", sums) != sums:
+                    raise damaged(path, f"it has no sum of size {size} for layer {layer}")
+                probes = shapes.get(f"probes.{layer}", (0, size))
+                if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
+                    raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise damaged(path, error) from error
@@ -199,8 +195,17 @@ class Sums:
         before, seen = self.position.seen, self.position.seen + tokens
         count = next(iter(self.moments.values())).count
         self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
-        if any(before < mark <= seen for mark in self._marks()) and seen < self.position.wanted:
-            self._compare_and_copy()
+        # The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse.
+        marks = [self.position.wanted / 2]
+        while marks[-1] / 2 >= max(self.position.sizes.values()):
+            marks.append(marks[-1] / 2)
+        if seen >= self.position.wanted or not any(before < mark <= seen for mark in marks):
+            return
+        if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
+            doublings = self.position.doublings
+            self._move(doublings={layer: (*doublings.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
+        self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
+        self._move(half_count=self.position.count)
 
     def close(self) -> None:
         """Mark the pass over the text as complete."""
@@ -213,67 +218,37 @@ class Sums:
             CovarianceError: a covariance is not finite.
             OutputError: the folder can't be written.
         """
-        return {layer: self._finish(layer, folder) for layer in self.moments}
+        manifests = {}
+        for layer, moment in self.moments.items():
+            manifests[layer] = Manifest(
+                **self.position.identities[layer].model_dump(),
+                count=moment.count,
+                chunks=self.position.chunks,
+                model_name=self.position.model_name,
+                size=moment.size,
+                doublings=(*self.position.doublings.get(layer, ()), *self._doubling(layer)),
+            )
+            write_moment(folder, moment.total / max(1, moment.count), manifests[layer])
+        return manifests
 
     def probe_keys(self, layer: int) -> Tensor:
         """The probe keys, on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
         return self.probes[layer].keys(self.position.sizes[layer])
 
-    def _finish(self, layer: int, folder: Path) -> Manifest:
-        moment = self.moments[layer]
-        manifest = Manifest(
-            **self.position.identities[layer].model_dump(),
-            count=moment.count,
-            chunks=self.position.chunks,
-            model_name=self.position.model_name,
-            size=moment.size,
-            doublings=(*self.position.doublings.get(layer, ()), *self._doubling(layer)),
-        )
-        write_moment(folder, moment.total / max(1, moment.count), manifest)
-        return manifest
-
-    def _marks(self) -> list[float]:
-        """The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse."""
-        marks = [self.position.wanted / 2]
-        while marks[-1] / 2 >= max(self.position.sizes.values()):
-            marks.append(marks[-1] / 2)
-        return marks
-
-    def _compare_and_copy(self) -> None:
-        if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
-            said = self.position.doublings
-            self._move(doublings={layer: (*said.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
-        self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
-        self._move(half_count=self.position.count)
-
     def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
         moment = self.moments[layer]
         if layer not in self.halves or not 0 < self.position.half_count < moment.count:
             return ()
-        before = self._covariance(self.halves[layer].double() / self.position.half_count, moment.size, half=True)
-        after = self._covariance(moment.total / moment.count, moment.size)
+        halves = self.halves[layer].double()
+        before, after = (
+            Covariance(moment=square(total / count, moment.size), tokens=count, ridge=self.position.ridge, id="")
+            for total, count in ((halves, self.position.half_count), (moment.total, self.position.count))
+        )
         found = doubling(before, after, self.probe_keys(layer))
         return (found,) if found else ()
 
-    def _covariance(self, flat: Tensor, size: int, *, half: bool = False) -> Covariance:
-        tokens = self.position.half_count if half else self.position.count
-        return Covariance(moment=square(flat, size), tokens=tokens, ridge=self.position.ridge, id="")
-
     def _move(self, **changes: object) -> None:
         self.position = self.position.model_copy(update=changes)
-
-
-def _check_sums(path: Path, position: Position) -> None:
-    """Compare the shapes in a file's header with its position; no tensor is read."""
-    with safe_open(path, framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-    for layer, size in position.sizes.items():
-        sums = (flat_size(size),) if 0 < size < LARGEST else None
-        if shapes.get(f"total.{layer}") != sums or shapes.get(f"half.{layer}", sums) != sums:
-            raise damaged(path, f"it has no sum of size {size} for layer {layer}")
-        probes = shapes.get(f"probes.{layer}", (0, size))
-        if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
-            raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
 
 
 class ProbeKeys:

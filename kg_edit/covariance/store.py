@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -97,7 +98,11 @@ def find_covariances(
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
-    return {layer: _load(folder, identity, config.ridge, _size(model, layer)) for layer, identity in identities.items()}
+    found = {}
+    for layer, identity in identities.items():
+        moment, manifest = read_moment(moment_path(folder, identity), identity, size=_size(model, layer))
+        found[layer] = Covariance(moment=moment, tokens=manifest.count, ridge=config.ridge, id=identity.id)
+    return found
 
 
 def measure_covariances(
@@ -166,7 +171,9 @@ def measure_shard(
             sums.save(sums.position.path(folder))
         if missing_shards(sums.position, folder):
             return sums.position.path(folder)
-        _merge_all(sums.position, folder)
+        files = [sums.position.model_copy(update={"part": shard}).path(folder) for shard in range(parts)]
+        merge_shards(files, folder)
+        forget(files)
     return _manifests(identities, folder)
 
 
@@ -176,8 +183,8 @@ def missing_shards(position: Position, folder: Path) -> list[int]:
     Raises:
         CovarianceError: a shard's file is damaged.
     """
-    shards = [position.model_copy(update={"part": part}) for part in range(position.parts)]
-    return [shard.part for shard in shards if not _finished(shard.path(folder))]
+    paths = [position.model_copy(update={"part": part}).path(folder) for part in range(position.parts)]
+    return [part for part, path in enumerate(paths) if not (path.is_file() and _read_position(path).finished)]
 
 
 def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
@@ -190,57 +197,44 @@ def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
         CovarianceError: a file is damaged or not a shard, or a shard is missing, unfinished, given twice or of another
             run.
     """
-    positions = _in_order({path: _read_position(path) for path in files})
-    total: Sums | None = None
-    for path in positions:
-        shard = Sums.load(path)
-        total = shard if total is None else _add(total, shard)
-    if total is None:
-        raise CovarianceError(f"no shard is given; {_HINT}")
-    return total.finish(folder)
-
-
-def _in_order(positions: dict[Path, Position]) -> list[Path]:
-    found: dict[int, Path] = {}
-    for path, position in positions.items():
+    by_part: dict[int, Path] = {}
+    first: tuple[Path, dict[str, Any]] | None = None
+    parts = 0
+    for path in files:
+        position = _read_position(path)
         if not position.finished:
             raise CovarianceError(f"{path} is not finished ({position.seen} of {position.wanted} tokens); run it again")
-        _check_same(next(iter(positions.items())), (path, position))
-        if position.part in found:
-            raise CovarianceError(f"{found[position.part]} and {path} are both shard {position.part}; {_HINT}")
-        found[position.part] = path
-    parts = max((position.parts for position in positions.values()), default=0)
-    if absent := sorted(set(range(parts)) - set(found)):
+        # Shards of one run agree in all but their own part and counts.
+        own = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
+        run_fields = position.model_dump(mode="json", exclude=own)
+        first = first or (path, run_fields)
+        for name, value in run_fields.items():
+            if first[1][name] != value:
+                raise CovarianceError(
+                    f"{first[0]} and {path} are not shards of the same run: {name} is {first[1][name]} and {value}; "
+                    f"{_HINT}"
+                )
+        if position.part in by_part:
+            raise CovarianceError(f"{by_part[position.part]} and {path} are both shard {position.part}; {_HINT}")
+        by_part[position.part], parts = path, position.parts
+    if not by_part:
+        raise CovarianceError(f"no shard is given; {_HINT}")
+    if absent := sorted(set(range(parts)) - set(by_part)):
         names = ", ".join(f"{part}/{parts}" for part in absent)
         raise CovarianceError(f"missing shards: {names}; {_HINT}")
-    return [found[part] for part in sorted(found)]
 
-
-def _check_same(first: tuple[Path, Position], other: tuple[Path, Position]) -> None:
-    """Raise `CovarianceError` if two shards are of different runs: they differ in model, layers, corpus or tokens."""
-    own = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
-    left, right = (position.model_dump(mode="json", exclude=own) for _, position in (first, other))
-    for name in right:
-        if left[name] != right[name]:
-            raise CovarianceError(
-                f"{first[0]} and {other[0]} are not shards of the same run: {name} is {left[name]} and {right[name]}; "
-                f"{_HINT}"
-            )
-
-
-def _add(total: Sums, shard: Sums) -> Sums:
-    for layer, moment in total.moments.items():
-        moment.total += shard.moments[layer].total
-        moment.count += shard.moments[layer].count
-        if layer in total.halves:
-            total.halves[layer] = total.halves[layer] + shard.halves[layer]
-    total.position = total.position.model_copy(
-        update={
-            "count": total.position.count + shard.position.count,
-            "half_count": total.position.half_count + shard.position.half_count,
+    total, *shards = (Sums.load(by_part[part]) for part in sorted(by_part))
+    for shard in shards:
+        for layer, moment in total.moments.items():
+            moment.total += shard.moments[layer].total
+            moment.count += shard.moments[layer].count
+            if layer in total.halves:
+                total.halves[layer] = total.halves[layer] + shard.halves[layer]
+        counts = {
+            name: getattr(total.position, name) + getattr(shard.position, name) for name in ("count", "half_count")
         }
-    )
-    return total
+        total.position = total.position.model_copy(update=counts)
+    return total.finish(folder)
 
 
 def _read_position(path: Path) -> Position:
@@ -248,16 +242,6 @@ def _read_position(path: Path) -> Position:
     if position.parts == 1:
         raise CovarianceError(f"{path} is not a shard of a covariance; {_HINT}")
     return position
-
-
-def _finished(path: Path) -> bool:
-    return path.is_file() and _read_position(path).finished
-
-
-def _merge_all(position: Position, folder: Path) -> None:
-    files = [position.model_copy(update={"part": part}).path(folder) for part in range(position.parts)]
-    merge_shards(files, folder)
-    forget(files)
 
 
 def forget(files: Iterable[Path]) -> None:
@@ -283,23 +267,22 @@ def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
     weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
-    identities = {layer: _identity(model, weights, layer, corpus, config) for layer in sorted(set(layers))}
+    identities = {
+        layer: Identity(
+            model=weights,
+            dtype=str(model.model.dtype).removeprefix("torch."),
+            module=model.weight_name(layer).removesuffix(".weight"),
+            corpus=corpus.name,
+            tokens=config.tokens_for(_size(model, layer)),
+        )
+        for layer in sorted(set(layers))
+    }
     size = max((_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
         log.warning(
             "%d tokens are few for a covariance of size %d; use at least %d", config.tokens, size, _TOKENS * size
         )
     return identities
-
-
-def _identity(model: LanguageModel, weights: str, layer: int, corpus: Corpus, config: CovarianceConfig) -> Identity:
-    return Identity(
-        model=weights,
-        dtype=str(model.model.dtype).removeprefix("torch."),
-        module=model.weight_name(layer).removesuffix(".weight"),
-        corpus=corpus.name,
-        tokens=config.tokens_for(_size(model, layer)),
-    )
 
 
 def _size(model: LanguageModel, layer: int) -> int:
@@ -313,8 +296,3 @@ def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identit
 
 def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manifest]:
     return {layer: read_manifest(moment_path(folder, found), found) for layer, found in identities.items()}
-
-
-def _load(folder: Path, identity: Identity, ridge: float, size: int) -> Covariance:
-    moment, manifest = read_moment(moment_path(folder, identity), identity, size=size)
-    return Covariance(moment=moment, tokens=manifest.count, ridge=ridge, id=identity.id)

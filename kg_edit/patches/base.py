@@ -8,7 +8,7 @@ their own in their folders. `PatchStack` holds patches of different kinds at onc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -182,6 +182,18 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
     noted = {"weight_norms": norms} if norms else {}
     return {**second, **first, **noted, "methods": methods, "edits": edits}
+
+
+def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known: Collection[str]) -> dict[str, Any]:
+    """Return a provenance without the records of the edits with these ids.
+
+    Raises:
+        PatchError: one of the ids is not ``known``.
+    """
+    if unknown := sorted(set(ids).difference(known)):
+        raise PatchError(f"the patch has no edit {', '.join(map(repr, unknown))}; check its edits' ids")
+    edits = [record for record in provenance.get("edits", ()) if record.get("edit", {}).get("id") not in ids]
+    return {**provenance, "edits": edits}
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,6 @@ from wikidata_cache.sources.source import (
     Answer,
     Binding,
     Exchange,
-    Fact,
     Provenance,
     SparqlSource,
     Template,
@@ -57,13 +56,19 @@ _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 class EndpointSource(SparqlSource):
     """A `Source` over a SPARQL endpoint; SPARQLWrapper builds the requests, which are sent one at a time.
 
-    - `timeout` is the wall-clock limit of one request, in seconds.
-    - `patience` is the longest total time that a question may wait for its requests to be allowed, in seconds.
-    - `limiter` can be shared by sources that count their requests together.
-    - `max_bytes` is the largest answer, zipped and unzipped; by default KG_MAX_ANSWER_MB, else 50 MB.
+    Redirects are followed only within one host.
 
-    Redirects are followed only within one host. Raises OfflineError if KG_OFFLINE is set, MissingContactError for a
-    Wikimedia host without `contact` (or KG_EDIT_CONTACT), and EndpointError for any failure of the endpoint.
+    Args:
+        url: the endpoint.
+        contact: an address for the User-Agent; default: KG_EDIT_CONTACT.
+        timeout: wall-clock limit of one request, in seconds.
+        patience: longest total time that a question may wait for its requests to be allowed, in seconds.
+        limiter: shared by sources that count their requests together.
+        max_bytes: largest answer, zipped and unzipped; default: KG_MAX_ANSWER_MB, else 50 MB.
+
+    Raises:
+        OfflineError: KG_OFFLINE is set.
+        MissingContactError: a Wikimedia host, and no contact.
     """
 
     def __init__(
@@ -103,7 +108,13 @@ class EndpointSource(SparqlSource):
             try:
                 answer = self._answer(template, block, patience)
             except EndpointError as error:
-                self._split(template, block, error)
+                if error.trouble not in _SPLITTABLE:
+                    raise
+                if len(block) == 1:
+                    raise for_single_id(error, template.kind, block[0]) from error
+                self._sizes.too_many(template, len(block))
+                size = self._sizes.of(template)
+                logger.info("%s Asking for %d instead of %d ids per request.", error, size, len(block))
                 continue
             self._sizes.fine(template)
             del left[: len(block)]
@@ -115,7 +126,9 @@ class EndpointSource(SparqlSource):
         A user's query has no end mark. Therefore a second request checks that the endpoint answers the query it gets.
         """
         rows = self._rows(query, patience, alone=True)[0]
-        if foreign := sorted(name for name in {name for row in rows for name in row} if not _stands_in(query, name)):
+        # Virtuoso names unnamed columns callret-0, ...
+        names = {name for row in rows for name in row if not name.startswith("callret")}
+        if foreign := sorted(name for name in names if f"?{name}" not in query and f"${name}" not in query):
             raise wrong_answer(
                 self.name, f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
             )
@@ -124,25 +137,10 @@ class EndpointSource(SparqlSource):
             raise wrong_answer(self.name, "found the answer to another query (a proxy may ignore the query in the URL)")
         return rows
 
-    def _split(self, template: Template, block: Sequence[str], error: EndpointError) -> None:
-        if error.trouble not in _SPLITTABLE:
-            raise error
-        if len(block) == 1:
-            raise for_single_id(error, template.kind, block[0]) from error
-        self._sizes.too_many(template, len(block))
-        logger.info("%s Asking for %d instead of %d ids per request.", error, self._sizes.of(template), len(block))
-
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
         query, fetched_at = template.query(block), _utc()
         rows, reply = self._rows(query, patience, alone=len(block) == 1, literals=LITERALS)
-        facts = self._facts(template, block, query, rows)
-        headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
-        digest = hashlib.sha256(reply.body).hexdigest()
-        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows) - 1, digest, headers)
-        return Answer(template.name, facts, exchange)
-
-    def _facts(self, template: Template, block: Sequence[str], query: str, rows: Sequence[Binding]) -> Sequence[Fact]:
-        """Return the facts in the rows, after the same checks as for an imported snapshot."""
+        # The same checks as for an imported snapshot: what the endpoint sends may be cached and shared.
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
@@ -151,7 +149,10 @@ class EndpointSource(SparqlSource):
             raise wrong_answer(self.name, error.problem) from error
         if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
             raise wrong_answer(self.name, problem)
-        return facts
+        headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
+        digest = hashlib.sha256(reply.body).hexdigest()
+        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows) - 1, digest, headers)
+        return Answer(template.name, facts, exchange)
 
     def _rows(
         self, query: str, patience: float | None, *, alone: bool, literals: Container[str] | None = None
@@ -223,10 +224,20 @@ class _Size:
 def with_retries(
     limiter: RateLimiter, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
 ) -> T:
-    """Call `once` in a slot of `limiter`, call it again after failures, and return its result.
+    """Call `once` in a slot of `limiter`, and again after failures for which waiting helps.
 
-    The waits take at most `patience` seconds in total. `attempts` returns the total number of attempts that a failure
-    allows. Raises the last EndpointError; if the host asks for a wait that is too long, the error says until when.
+    Args:
+        limiter: the rate limits.
+        url: the endpoint.
+        once: sends the request.
+        patience: longest total wait, in seconds.
+        attempts: returns the total number of attempts that a failure allows.
+
+    Returns:
+        The result of `once`.
+
+    Raises:
+        EndpointError: the last failure; if the host asks for a wait that is too long, the message has its end.
     """
     left = WaitBudget(patience)
     made = 0
@@ -242,11 +253,6 @@ def with_retries(
                     raise limiter.too_soon_error(url, left) from error
                 raise
             logger.warning("%s Trying again in %.3g s", error, wait)
-
-
-def _stands_in(query: str, variable: str) -> bool:
-    """Return whether a variable of an answer is in the query; Virtuoso names unnamed columns callret-0, ..."""
-    return f"?{variable}" in query or f"${variable}" in query or variable.startswith("callret")
 
 
 def _utc() -> str:

@@ -42,27 +42,26 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
         found = parse(reply.body) if reply.whole else None
     except ValueError:  # the text is not JSON, or not UTF-8
         found = None
+    if found is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
+        raise timed_out(url, "the answer was cut off by a time limit of the server", status=200)
     if found is None:
-        raise _broken_off(reply, url)
-    return _rows(found, reply, url, literals)
-
-
-def _rows(found: Any, reply: Reply, url: str, literals: Container[str] | None) -> list[Binding]:
+        problem = f"the answer ended too early, after {len(reply.body)} bytes"
+        raise EndpointError(url, "cut off", problem, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
     try:
         bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
-        return [
-            {name: _value(term) for name, term in row.items() if _is_wanted(name, term["type"], literals)}
-            for row in bindings
-        ]
+        rows: list[Binding] = []
+        for binding in bindings:
+            row: dict[str, str] = {}
+            for name, term in binding.items():
+                is_literal = literals is None or name in literals
+                if term["type"] == "uri" and literals is not None and is_literal:
+                    raise ValueError(f"an IRI as ?{name}")
+                if term["type"] == "uri" or (term["type"] in _LITERAL and is_literal):
+                    row[name] = _value(term)
+            rows.append(row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(reply, url) from error
-
-
-def _is_wanted(name: str, kind: str, literals: Container[str] | None) -> bool:
-    """Return whether to keep a term of the type `kind`; raise ValueError for an IRI in place of a literal."""
-    if kind == "uri" and literals is not None and name in literals:
-        raise ValueError(f"an IRI as ?{name}")
-    return kind == "uri" or (kind in _LITERAL and (literals is None or name in literals))
+    return rows
 
 
 def _value(term: Mapping[str, Any]) -> str:
@@ -71,13 +70,6 @@ def _value(term: Mapping[str, Any]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a value that is no text: {value!r}")
     return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _broken_off(reply: Reply, url: str) -> EndpointError:
-    if _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
-        return timed_out(url, "the answer was cut off by a time limit of the server", status=200)
-    found = f"the answer ended too early, after {len(reply.body)} bytes"
-    return EndpointError(url, "cut off", found, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
 
 
 def _foreign(reply: Reply, url: str) -> EndpointError:
@@ -96,34 +88,28 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
     status, wait = reply.status, seconds_to_wait(reply.headers)
-    said = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
-    found = f"HTTP {status} {said[:160]}".strip()
-    text = said.encode()
+    message = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
+    found, text = f"HTTP {status} {message[:160]}".strip(), message.encode()
     if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
         return EndpointError(url, "truncated", found, _FEWER, status=status)
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
         return timed_out(url, found, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", found, f"The query is too long for this server. {_FEWER}", status=status)
-    trouble, advice = _throttling(text, wait) if status == 429 else _refusal(reply)
+    trouble: EndpointTrouble = "rejected"
+    if status == 429 and _has(text, ("outage", "aggressively")):
+        trouble, advice = "outage", "The service limits all clients during an outage; try again later."
+    elif status == 429:
+        trouble, advice = "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
+    elif status == 403:
+        trouble, advice = "refused", _BANNED
+    elif status >= 500 or status == 408:
+        trouble, advice = "unavailable", "The server has a problem; try again later."
+    else:
+        location = _text(reply.headers.get("location", "").encode())
+        moved = f" The endpoint has moved to {location}." if location else ""
+        advice = f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
-
-
-def _refusal(reply: Reply) -> tuple[EndpointTrouble, str]:
-    """Return the kind of failure and the advice for a status other than 429."""
-    if reply.status == 403:
-        return "refused", _BANNED
-    if reply.status >= 500 or reply.status == 408:
-        return "unavailable", "The server has a problem; try again later."
-    location = _text(reply.headers.get("location", "").encode())
-    moved = f" The endpoint has moved to {location}." if location else ""
-    return "rejected", f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
-
-
-def _throttling(text: bytes, wait: float | None) -> tuple[EndpointTrouble, str]:
-    if _has(text, ("outage", "aggressively")):
-        return "outage", "The service limits all clients during an outage; try again later."
-    return "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
 
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:

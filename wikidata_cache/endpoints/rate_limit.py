@@ -8,7 +8,7 @@
 - HTTP 5xx leads to exponential back-off;
 - successes let the rate grow again.
 
-A `RateLimitStore` keeps the states, in memory or in a cache file for all processes that share it. This module also
+A `RateLimitStore` has the states, in memory or in a cache file for all processes that share it. This module also
 forbids requests when KG_OFFLINE is set, and makes the User-Agent, which for Wikimedia must name a contact
 (https://foundation.wikimedia.org/wiki/Policy:Wikimedia_Foundation_User-Agent_Policy).
 """
@@ -52,12 +52,12 @@ _LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_WAIT = 30 * 86_400.0  # seconds; a longer wait that a host asks for is not believed
 _CLOCKS_DIFFER = 5.0  # seconds; allowed difference between the clocks of machines that share a cache file
 
-_WORTH_SAYING = 2.0  # seconds; a longer wait is logged
+_LONG_WAIT = 2.0  # seconds; a longer wait is logged
 _NOW = 0.001  # seconds; a shorter wait counts as none
 
 
 class RateLimiter:
-    """Limits the rate of requests to each host. `store` keeps the states of the hosts; tests replace `clock`."""
+    """Limits the rate of requests to each host. `store` has the states of the hosts; tests replace `clock`."""
 
     def __init__(self, store: RateLimitStore | None = None, *, clock: Clock | None = None) -> None:
         self._store: RateLimitStore = store or MemoryRateLimitStore()
@@ -66,20 +66,16 @@ class RateLimiter:
     def wait(self, url: str) -> float:
         """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
         host = host_of(url)
-        wait = seconds_until_due(self._state(host), self._clock.now(), usual_rate(host))
-        return wait if wait > _NOW else 0.0
-
-    def _state(self, host: str) -> RateLimitState:
-        """Return the state of a host. If the clock was set back, the current wait for the host starts again, once."""
         found = self._store.read(host)
         state = after_clock_jump(found, self._clock.now())
         if state != found:
             logger.warning("%s: the clock was set back; the wait for this host starts again", host)
             self._store.write(host, state)
-        return state
+        wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
+        return wait if wait > _NOW else 0.0
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
-        """Return the EndpointError for a wait that exceeds `budget`: it says when to ask the host again, and why."""
+        """Return the EndpointError for a wait that exceeds `budget`; it names the end of the wait and the reason."""
         state, now = self._store.read(host_of(url)), self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -98,36 +94,31 @@ class RateLimiter:
         Raises EndpointError if the wait would exceed `budget`, and the EndpointError of the request.
         """
         host = host_of(url)
+        usual = usual_rate(host)
         while True:
-            self._wait_until_due(url, budget)
+            wait = self.wait(url)
+            if wait > budget.left:
+                raise self.too_soon_error(url, budget)
+            if wait > _LONG_WAIT:
+                logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
+            if wait:
+                self._clock.sleep(wait)
+                budget.left -= wait
             with self._store.slot(host):
                 if self.wait(url):
                     continue  # another process has sent a request in the meantime
-                self._store.write(host, with_request(self._store.read(host), self._clock.now(), usual_rate(host)))
-                with self._learning(host):
+                # The token is taken before the request is sent, so that a process that is killed has used it.
+                self._store.write(host, with_request(self._store.read(host), self._clock.now(), usual))
+                try:
                     yield
+                except EndpointError as error:
+                    state = self._store.read(host)
+                    seed = f"{host} {os.getpid()} {state.failures}"
+                    jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
+                    self._store.write(host, with_failure(state, error, self._clock.now(), usual, jitter))
+                    raise
+                self._store.write(host, with_success(self._store.read(host), usual))
                 return
-
-    @contextmanager
-    def _learning(self, host: str) -> Iterator[None]:
-        try:
-            yield
-        except EndpointError as error:
-            state, now = self._store.read(host), self._clock.now()
-            jitter = random.Random(f"{host} {os.getpid()} {state.failures}").uniform(0.75, 1.25)  # noqa: S311 no secret
-            self._store.write(host, with_failure(state, error, now, usual_rate(host), jitter))
-            raise
-        self._store.write(host, with_success(self._store.read(host), usual_rate(host)))
-
-    def _wait_until_due(self, url: str, budget: WaitBudget) -> None:
-        wait = self.wait(url)
-        if wait > budget.left:
-            raise self.too_soon_error(url, budget)
-        if wait > _WORTH_SAYING:
-            logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
-        if wait:
-            self._clock.sleep(wait)
-            budget.left -= wait
 
     def _reason(self, url: str) -> str:
         state = self._store.read(host_of(url))
@@ -147,13 +138,19 @@ class WaitBudget:
 class RateLimitState:
     """The known limits of a host; the default is a host that was never asked. Times are Unix times in seconds.
 
-    - `rate` is the learned rate in requests per second; None means the host's usual rate.
-    - The bucket had `tokens` requests at time `at`.
-    - No request may be sent before `not_before`, because of `trouble`; `reason` describes it. This wait began at
-      `held_at`.
-    - `outages`, `failures` and `successes` are counts of consecutive events.
+    Args:
+        rate: learned rate in requests per second; None for the host's usual rate.
+        tokens: requests that the bucket had at time `at`.
+        at: time of the last change of the bucket.
+        not_before: no request may be sent before this time.
+        trouble: the kind of failure that is the reason.
+        reason: the failure in words.
+        outages: consecutive refusals of an outage.
+        failures: consecutive failures of the server.
+        successes: consecutive good answers.
+        held_at: start of the wait until `not_before`.
 
-    All values are plain JSON, and a store keeps them under these names.
+    All values are plain JSON, and a store writes them under these names.
     """
 
     rate: float | None = None
@@ -234,13 +231,13 @@ def _tokens(state: RateLimitState, now: float, rate: float) -> float:
 
 
 class RateLimitStore(Protocol):
-    """Keeps the `RateLimitState` of each host; clients that share a store share the limits."""
+    """Has the `RateLimitState` of each host; clients that share a store share the limits."""
 
     def read(self, host: str) -> RateLimitState:
         """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host; it replaces the older state."""
+        """Write the state of a host; it replaces the older state."""
 
     def slot(self, host: str) -> AbstractContextManager[object]:
         """Return a lock on the host: while it is held, no other client with this store sends the host a request."""
@@ -258,7 +255,7 @@ class MemoryRateLimitStore:
         return self._states.get(host, RateLimitState())
 
     def write(self, host: str, state: RateLimitState) -> None:
-        """Keep the state of a host; it replaces the older state."""
+        """Write the state of a host; it replaces the older state."""
         self._states[host] = state
 
     def slot(self, host: str) -> AbstractContextManager[object]:

@@ -36,9 +36,14 @@ class Reply:
 
 @dataclass
 class Transport:
-    """Sends queries to `url` with User-Agent `agent`; `timeout` is in wall-clock seconds; `post` forces POST.
+    """Sends queries to an endpoint.
 
-    `max_bytes` is the largest body to read, zipped and unzipped.
+    Args:
+        url: the endpoint.
+        agent: the User-Agent.
+        timeout: wall-clock limit, in seconds.
+        post: always send POST.
+        max_bytes: largest body to read, zipped and unzipped.
     """
 
     url: str
@@ -72,26 +77,22 @@ class Transport:
 
     def _exchange(self, query: str) -> Reply:
         start = time.monotonic()
-        with self._open(query) as response:
-            body, whole = self._body(response, start + self.timeout)
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        elapsed = round((time.monotonic() - start) * 1000)
-        return Reply(response.status, response.reason, headers, body, whole, elapsed)
-
-    def _body(self, response: HTTPResponse, deadline: float) -> tuple[bytes, bool]:
-        if response.status == 200:
-            return read_body(response, deadline=deadline, limit=self.max_bytes)
-        try:
-            return read_body(response, deadline=deadline, limit=min(_ERROR_BYTES, self.max_bytes))
-        except AnswerTooLargeError:
-            return b"", False  # the status is enough for an error message
-
-    def _open(self, query: str) -> HTTPResponse:
         try:
             response: HTTPResponse = open_url(self._request(query), self.timeout)
         except HTTPError as error:
-            return cast(HTTPResponse, error)  # an HTTPError wraps a response
-        return response
+            response = cast(HTTPResponse, error)  # an HTTPError wraps a response
+        with response:
+            good = response.status == 200
+            try:
+                limit = self.max_bytes if good else min(_ERROR_BYTES, self.max_bytes)
+                body, whole = read_body(response, deadline=start + self.timeout, limit=limit)
+            except AnswerTooLargeError:
+                if good:
+                    raise
+                body, whole = b"", False  # the status is enough for an error message
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        elapsed = round((time.monotonic() - start) * 1000)
+        return Reply(response.status, response.reason, headers, body, whole, elapsed)
 
     def _request(self, query: str) -> Request:
         from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # imported here, since only endpoints need it

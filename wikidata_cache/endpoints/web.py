@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO, cast
 from urllib.error import HTTPError
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -49,13 +49,13 @@ def largest_answer() -> int:
 
     Raises BadOptionError if KG_MAX_ANSWER_MB is not a positive number.
     """
-    said = os.environ.get(LIMIT, "").strip()
+    setting = os.environ.get(LIMIT, "").strip()
     try:
-        megabytes = float(said or _USUAL_LIMIT)
+        megabytes = float(setting or _USUAL_LIMIT)
     except ValueError:
         megabytes = 0.0
     if not 0 < megabytes < 1e9:
-        raise BadOptionError(f"{LIMIT}={said!r}: expected the maximal size of an answer in megabytes, such as 50.")
+        raise BadOptionError(f"{LIMIT}={setting!r}: expected the maximal size of an answer in megabytes, such as 50.")
     return int(megabytes * _MB)
 
 
@@ -85,18 +85,12 @@ class _SameHostRedirects(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         """Return the request for a redirect to follow, or None for a redirect that is not followed."""
-        if not _same_place(urlsplit(req.full_url), urlsplit(newurl)):
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _same_place(old: SplitResult, new: SplitResult) -> bool:
-    before, after = _place(old), _place(new)
-    return before == after or (before[1:] == (old.hostname, 80) and after == ("https", old.hostname, 443))
-
-
-def _place(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
+        old, new = (
+            (url.scheme, url.hostname, url.port or _PORTS.get(url.scheme))
+            for url in (urlsplit(req.full_url), urlsplit(newurl))
+        )
+        upgrade = old[1:] == (old[1], 80) and new == ("https", old[1], 443)
+        return super().redirect_request(req, fp, code, msg, headers, newurl) if new == old or upgrade else None
 
 
 def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
@@ -150,13 +144,11 @@ class _Gunzip:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the unzipped `data`, in total at most one byte more than the limit; raises zlib.error."""
         for start in range(0, len(data), _STEP):
-            yield from self._unzipped(data[start : start + _STEP])
-
-    def _unzipped(self, piece: bytes) -> Iterator[bytes]:
-        while piece and self._left > 0:
-            if self._member is None or self._member.eof:
-                self._member = zlib.decompressobj(wbits=31)  # gzip
-            found = self._member.decompress(piece, self._left)
-            self._left -= len(found)
-            yield found
-            piece = self._member.unused_data
+            piece = data[start : start + _STEP]
+            while piece and self._left > 0:
+                if self._member is None or self._member.eof:
+                    self._member = zlib.decompressobj(wbits=31)  # gzip
+                found = self._member.decompress(piece, self._left)
+                self._left -= len(found)
+                yield found
+                piece = self._member.unused_data  # the next member begins in the same piece

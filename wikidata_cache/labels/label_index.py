@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -43,8 +43,6 @@ CREATE TABLE counts AS SELECT ? AS format, count(DISTINCT id) AS entities,
 """
 _WEIGH = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
 _ROOM = "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
-
-Entry = tuple[str, str, str, str]  # id, text, language, "label" or "alias"
 
 NameKind = Literal["label", "alias"]
 EntityKind = Literal["item", "property"]
@@ -171,20 +169,20 @@ class LabelIndex:
 def build_label_index(
     path: Path, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()
 ) -> LabelCounts:
-    """Write the index of these names to `path` and return its sizes. Memory is bounded; the file is written atomically.
+    """Write the index of these names. Memory is bounded; the file is written atomically.
 
-    `weights` are pairs (id, number of statements), which rank entities of the same name; numbers of the same id are
-    added. `weights` are read after `entries`. Names without a visible character are left out.
+    Args:
+        path: the file.
+        entries: the names. Names without a visible character are left out.
+        weights: (id, number of statements), which rank entities of the same name; numbers of the same id are added.
+            They are read after `entries`.
 
-    Raises LabelIndexError where the file cannot be written.
+    Returns:
+        The sizes of the index.
+
+    Raises:
+        LabelIndexError: the file cannot be written.
     """
-    write_index(path, entries, weights)
-    with LabelIndex(path) as index:
-        return index.counts
-
-
-def write_index(path: Path, entries: Iterable[Entry], weights: Iterable[tuple[str, int]]) -> None:
-    """Build an index in a temporary file beside `path`, and rename it when complete; raises LabelIndexError."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with closing(sqlite3.connect(unfinished)) as connection:
@@ -192,35 +190,32 @@ def write_index(path: Path, entries: Iterable[Entry], weights: Iterable[tuple[st
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             fill(connection, entries, weights)
-        _sync(unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         unfinished.replace(path)
     except (sqlite3.Error, OSError) as error:
         raise LabelIndexError(path, f"cannot be written ({error}){_ROOM if 'full' in str(error) else ''}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+    with LabelIndex(path) as index:
+        return index.counts
 
 
-def fill(connection: sqlite3.Connection, entries: Iterable[Entry], weights: Iterable[tuple[str, int]]) -> None:
+def fill(connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights: Iterable[tuple[str, int]]) -> None:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
     connection.executescript(_STAGE)
-    connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", _named(entries))
+    rows = (
+        (entity, text.encode("utf-8", "ignore").decode(), language, kind, name)
+        for entity, text, language, kind in entries
+        if (name := normalise(text))
+    )
+    connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", rows)
     connection.executemany(_WEIGH, weights)
     connection.commit()
     connection.executescript(_RANK)
     connection.execute(_COUNT, (FORMAT,))
     connection.executescript("DROP TABLE staged; DROP TABLE weights")
     connection.commit()
-
-
-def _named(entries: Iterable[Entry]) -> Iterator[tuple[str, str, str, str, str]]:
-    for entity, text, language, kind in entries:
-        if name := normalise(text):
-            yield entity, text.encode("utf-8", "ignore").decode(), language, kind, name
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -236,7 +231,7 @@ def _open(path: Path) -> sqlite3.Connection:
         raise LabelIndexError(path, f"is not a label index ({error})") from error
     if found != FORMAT:
         connection.close()
-        raise LabelIndexError(path, f"has the format {found!r}; expected {FORMAT!r}")
+        raise LabelIndexError(path, f"has the format {found!r}; this release reads {FORMAT!r}")
     return connection
 
 
@@ -248,7 +243,7 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return " ".join("".join(map(_kept, decomposed)).split())
+    return " ".join("".join(map(_visible, decomposed)).split())
 
 
 def name_words(name: str) -> list[str]:
@@ -256,7 +251,8 @@ def name_words(name: str) -> list[str]:
     return [word for word in name.split() if any(character.isalnum() for character in word)]
 
 
-def _kept(character: str) -> str:
+def _visible(character: str) -> str:
+    """Return a character of a name, "" for an invisible one, or a space for a control character."""
     if character.isascii() and character.isprintable():
         return character
     if unicodedata.combining(character) or ord(character) in _VARIATION:

@@ -66,7 +66,16 @@ def load_file(store: Store, path: Path) -> str:
         raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
     try:
         with CountingReader(path) as reader:
-            _load(store, reader, path)
+            if ".tsv" in path.name.lower()[-7:]:
+                store.bulk_extend(_tsv_quads(reader, path))
+            else:
+                try:
+                    # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
+                    store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
+                except SyntaxError as error:
+                    raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
+            if not reader.lines:
+                raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
             return reader.sha256()
     except FileNotFoundError as error:
         raise GraphFileError(path, "does not exist; check the path") from error
@@ -77,19 +86,6 @@ def load_file(store: Store, path: Path) -> str:
         raise GraphFileError(path, f"cannot be read ({error.strerror or error})") from error
 
 
-def _load(store: Store, reader: CountingReader, path: Path) -> None:
-    if ".tsv" in path.name.lower()[-7:]:
-        store.bulk_extend(_tsv_quads(reader, path))
-    else:
-        try:
-            # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
-            store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
-        except SyntaxError as error:
-            raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
-    if not reader.lines:
-        raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
-
-
 def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
     for number, raw in enumerate(reader, start=1):
         try:
@@ -97,19 +93,16 @@ def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
         except UnicodeDecodeError as error:
             raise GraphFileError(path, f"is not UTF-8 ({error.reason}); convert it", line=number) from error
         cells = [cell.strip() for cell in line.split("\t")]
-        if line.strip() and not (number == 1 and cells[0].lower() == "subject"):
-            yield _tsv_quad(cells, path, number)
-
-
-def _tsv_quad(cells: list[str], path: Path, number: int) -> Quad:
-    if len(cells) == 3:
-        subject, relation, value = cells
+        if not line.strip() or (number == 1 and cells[0].lower() == "subject"):
+            continue
+        subject, relation, value = cells if len(cells) == 3 else ("", "", "")
         if is_entity(subject) and relation == "label" and value:
-            return Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
-        if is_item(subject) and is_property(relation) and is_item(value):
-            return Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
-    problem = f"found {' | '.join(cells)!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
-    raise GraphFileError(path, problem, line=number)
+            yield Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
+        elif is_item(subject) and is_property(relation) and is_item(value):
+            yield Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
+        else:
+            expected = "expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
+            raise GraphFileError(path, f"found {' | '.join(cells)!r}; {expected}", line=number)
 
 
 def _has_labels(store: Store) -> bool:

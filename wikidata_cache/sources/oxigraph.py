@@ -16,7 +16,12 @@ from wikidata_cache.stores.manifest import LABELS, open_database, read_manifest,
 class OxigraphSource(SparqlSource):
     """A `Source` over a pyoxigraph store; make one with `from_files` or `from_store`.
 
-    `folder` is the store on disk, None for a store in memory. `label_file` is the label index made by `load`, or None.
+    Args:
+        store: the triples.
+        name: the name for messages.
+        provenance: where the triples come from.
+        folder: the store on disk; None for a store in memory.
+        label_file: the label index made by `load`, if there is one.
     """
 
     def __init__(
@@ -49,12 +54,25 @@ class OxigraphSource(SparqlSource):
         is no store, or one without triples.
         """
         folder = folder.expanduser()
-        loaded = store_of(folder)
-        return cls._from_loaded(loaded) if loaded else cls._from_plain(folder)
-
-    @classmethod
-    def _from_plain(cls, folder: Path) -> "OxigraphSource":
-        store, changed = _open_plain(folder)
+        if loaded := store_of(folder):
+            manifest = read_manifest(loaded)
+            store, name = open_database(loaded, manifest), loaded.resolve().name
+            provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
+            return cls(store, name=name, provenance=provenance, folder=loaded, label_file=loaded / LABELS)
+        try:
+            store = Store.read_only(str(folder))
+        except OSError as error:
+            raise SourceStringError(
+                f"oxigraph:{folder} is not an Oxigraph store ({error}). Make one with "
+                f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
+            ) from error
+        with store_read_errors(folder):
+            empty = next(store.quads_for_pattern(None, None, None, None), None) is None
+            changed = (folder / "CURRENT").stat().st_mtime_ns
+        if empty:  # some network file systems return empty data without an error
+            raise SourceStringError(
+                f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
+            )
         return cls(
             store,
             name=f"oxigraph:{folder.name}",
@@ -62,13 +80,6 @@ class OxigraphSource(SparqlSource):
             folder=folder,
             label_file=next((path for path in (folder / LABELS, folder.parent / LABELS) if path.is_file()), None),
         )
-
-    @classmethod
-    def _from_loaded(cls, folder: Path) -> "OxigraphSource":
-        manifest = read_manifest(folder)
-        store, name = open_database(folder, manifest), folder.resolve().name
-        provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
-        return cls(store, name=name, provenance=provenance, folder=folder, label_file=folder / LABELS)
 
     @property
     def name(self) -> str:
@@ -87,39 +98,14 @@ class OxigraphSource(SparqlSource):
         """
         forbid_service(query, "queries of a local graph stay on this machine")
         with store_read_errors(self._folder) if self._folder else nullcontext():
-            return self._rows(query)
-
-    def _rows(self, query: str) -> list[Binding]:
-        try:
-            solutions = self._store.query(query)
-        except SyntaxError as error:
-            raise UserQueryError(
-                f"The query is not SPARQL ({error}). Each prefix must be declared with PREFIX."
-            ) from error
-        if not isinstance(solutions, QuerySolutions):
-            raise UserQueryError("The query does not return rows; write a SELECT query.")
-        names = [variable.value for variable in solutions.variables]
-        kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
-        return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]
-
-
-def _open_plain(folder: Path) -> tuple[Store, int]:
-    """Return the store in a plain Oxigraph folder, and its modification time in ns; raise SourceStringError for none.
-
-    A store without triples counts as none. Raises StoreError where the database is damaged.
-    """
-    try:
-        store = Store.read_only(str(folder))
-    except OSError as error:
-        raise SourceStringError(
-            f"oxigraph:{folder} is not an Oxigraph store ({error}). Make one with "
-            f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
-        ) from error
-    with store_read_errors(folder):
-        some = next(store.quads_for_pattern(None, None, None, None), None)
-        changed = (folder / "CURRENT").stat().st_mtime_ns
-    if some is None:
-        raise SourceStringError(
-            f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
-        )
-    return store, changed
+            try:
+                solutions = self._store.query(query)
+            except SyntaxError as error:
+                raise UserQueryError(
+                    f"The query is not SPARQL ({error}). Each prefix must be declared with PREFIX."
+                ) from error
+            if not isinstance(solutions, QuerySolutions):
+                raise UserQueryError("The query does not return rows; write a SELECT query.")
+            names = [variable.value for variable in solutions.variables]
+            kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
+            return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]

@@ -131,7 +131,10 @@ def descriptions_query(ids: Sequence[str]) -> str:
 
 def named_query(labels: Sequence[str]) -> str:
     """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
-    wanted = " ".join(f"{_quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
+    quoted = (
+        '"' + "".join(_ESCAPES.get(character, character) for character in label) + '"' for label in sorted(labels)
+    )
+    wanted = " ".join(f"{label}@{language}" for label in quoted for language in LANGUAGES)
     return marked_select(
         "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
     )
@@ -149,40 +152,28 @@ def redirects_query(ids: Sequence[str]) -> str:
 
 
 def ends_query(ends: Sequence[str]) -> str:
-    """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t."""
-    return marked_select("?r ?e ?t", *ends_parts(ends))
-
-
-def ends_parts(ends: Sequence[str]) -> tuple[str, ...]:
-    """Return SPARQL group patterns (variables r, e, t) for the types of a sample of the entities at these ends.
+    """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t.
 
     The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
     """
-    return tuple(
-        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ {_end_triple(end)} '
-        f"FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} ?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
+    parts = (
+        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ '
+        f"{_triple(parse_relation_end(end, item=False))} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} "
+        f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
         for end in sorted(ends)
     )
+    return marked_select("?r ?e ?t", *parts)
 
 
-def at_end_query(places: Sequence[str]) -> str:
+def at_end_query(keys: Sequence[str]) -> str:
     """Return the query for those of these places at which the item is at that end of the relation: rows r, e."""
-    return marked_select("?r ?e", *at_end_parts(places))
-
-
-def at_end_parts(keys: Sequence[str]) -> tuple[str, ...]:
-    """Return SPARQL group patterns (variables r, e) for the places at which the item is at that end of the relation."""
     places = sorted(parse_relation_end(key, item=True) for key in keys)
     parts = []
     for (relation, role), group in groupby(places, key=lambda place: place[:2]):
         items = list(group)
         names = " ".join(f"wd:{place.item}" for place in items)
         parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(items[0])} }} BIND("{relation} {role}" AS ?r)')
-    return tuple(parts)
-
-
-def _end_triple(end: str) -> str:
-    return _triple(parse_relation_end(end, item=False))
+    return marked_select("?r ?e", *parts)
 
 
 def _triple(place: RelationEnd) -> str:
@@ -222,7 +213,3 @@ def _item_valued(property_: str, value: str) -> str:
 
 def _worded(variable: str, predicate: str) -> str:
     return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_WANTED}))"
-
-
-def _quoted(text: str) -> str:
-    return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'

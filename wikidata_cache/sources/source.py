@@ -38,7 +38,7 @@ Provenance = dict[str, object]  # plain JSON values
 
 
 class Fact(NamedTuple):
-    """Everything that a source says about one id in one respect (`kind`). It is complete: "none" is a fact as well.
+    """Everything that a source knows of one id in one respect (`kind`). It is complete: "none" is a fact as well.
 
     Values by kind, all sorted:
     - "out": [[property, object], ...], the truthy item-valued statements of the id;
@@ -60,7 +60,17 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request to an endpoint and its answer: time (UTC, ISO 8601), number of rows, sha256 of the body, headers."""
+    """One request to an endpoint and its answer.
+
+    Args:
+        url: the endpoint.
+        query: the SPARQL text.
+        fetched_at: UTC time in ISO 8601.
+        elapsed_ms: time of the request, in milliseconds.
+        rows: number of rows, without the end mark.
+        sha256: hash of the body.
+        headers: headers of the reply.
+    """
 
     url: str
     query: str
@@ -85,10 +95,15 @@ Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]  # (requested 
 
 @dataclass(frozen=True)
 class Template:
-    """A question about up to `size` ids in one query. `name` ends in a version, which the query log keeps.
+    """A question about many ids in one query.
 
-    `query` returns the SPARQL for some ids. `read` turns its rows into facts: one of `kind` for each requested id, and
-    possibly others. `about` returns the id that a row is about, or None for a row about no requested id.
+    Args:
+        name: ends in a version, which is part of the query log.
+        kind: the kind of its facts.
+        query: returns the SPARQL for some ids.
+        read: turns its rows into facts: one of `kind` for each requested id, and possibly others.
+        about: returns the id that a row is about, or None for a row about no requested id.
+        size: ids per query. 200 take about 5 kB, well below the common limit of 8 kB for a URL.
     """
 
     name: str
@@ -96,7 +111,7 @@ class Template:
     query: Callable[[Sequence[str]], str]
     read: Reader
     about: Callable[[Binding], str | None]
-    size: int = 200  # ids per query: about 5 kB, well below the common limit of 8 kB for a URL
+    size: int = 200
 
 
 @runtime_checkable
@@ -149,27 +164,31 @@ def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
 def read_answer(
     template: Template, ids: Sequence[str], query: str, rows: Sequence[Binding], name: str
 ) -> Sequence[Fact]:
-    """Return the facts of an answer from the source `name`, after checking that it is complete and fits the query.
+    """Return the facts of an answer, after checking that it is complete and fits the query.
 
-    Raises TruncatedAnswerError if the end mark (`?end`, `queries.py`) is missing. Raises WrongAnswerError if the end
-    mark is that of another query, or a row is about an id that was not requested or lacks a selected variable.
+    Args:
+        template: the question.
+        ids: the ids in the query.
+        query: the SPARQL text.
+        rows: the answer.
+        name: the source, for messages.
+
+    Raises:
+        TruncatedAnswerError: the end mark (`?end`, `queries.py`) is missing.
+        WrongAnswerError: the end mark is that of another query, or a row is about an id that was not requested or lacks
+            a selected variable.
     """
-    kept = [row for row in rows if "end" not in row]
-    if len(kept) == len(rows):
+    content = [row for row in rows if "end" not in row]
+    if len(content) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
     if {row["end"] for row in rows if "end" in row} != {end_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
-        _forbid_others(kept, ids, template)
-        return template.read(ids, kept)
+        requested = {None, *ids}
+        if other := next((row for row in content if template.about(row) not in requested), None):
+            raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not requested")
+        return template.read(ids, content)
     except (KeyError, ValueError) as error:
         raise WrongAnswerError(
             name, f"found rows that do not fit the query ({type(error).__name__}: {error})"
         ) from error
-
-
-def _forbid_others(rows: Sequence[Binding], ids: Sequence[str], template: Template) -> None:
-    """Raise ValueError for a row about an id that was not requested."""
-    asked = {None, *ids}
-    if other := next((row for row in rows if template.about(row) not in asked), None):
-        raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not requested")

@@ -1,7 +1,7 @@
 """All questions about ids (`Template`s): the version, the SPARQL (`queries.py`), and the function that reads the rows.
 
-The name of a template ends in a version, which the query log of a cache keeps. The docstring of each query names the
-row variables; the docstring of `Fact` describes the values.
+The name of a template ends in a version, which is part of the query log of a cache. The docstring of each query names
+the row variables; the docstring of `Fact` describes the values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, local_id
 from wikidata_cache.sources import queries
-from wikidata_cache.sources.source import Binding, Fact, Json, Template
+from wikidata_cache.sources.source import Binding, Fact, Template
 
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
 
@@ -25,31 +25,26 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             pair = local_id(row["p"]), local_id(row["o"])
             if is_property(pair[0]) and is_item(pair[1]):
                 statements[local_id(row["s"])].add(pair)
-    objects = sorted({target for pairs in statements.values() for _, target in pairs})
-    _forbid_strangers(rows)
     own = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
-    of_objects = [row for row in rows if "e" in row]
-    return own + _read_labels(objects, of_objects) + _types(objects, of_objects, "e", "t")
 
-
-def _forbid_strangers(rows: Sequence[Binding]) -> None:
-    """Raise ValueError for a label or a type of an entity that is not the value of any statement."""
-    objects = {row["o"] for row in rows if "o" in row}
-    if other := next((row["e"] for row in rows if "e" in row and row["e"] not in objects), None):
+    # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
+    about_values = [row for row in rows if "e" in row]
+    values = {row["o"] for row in rows if "o" in row}
+    if other := next((row["e"] for row in about_values if row["e"] not in values), None):
         raise ValueError(f"a row about {other[:80]!r}, which is not the value of any statement")
+    objects = sorted({target for pairs in statements.values() for _, target in pairs})
+    return own + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
 
 
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, list[list[str]]] = defaultdict(list)
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
-        found[local_id(row["e"])].append([local_id(row["s"]), local_id(row["p"])])
-    return [Fact("in", entity, _incoming(found[entity])) for entity in ids]
-
-
-def _incoming(pairs: list[list[str]]) -> Json:
-    if len(pairs) > queries.HUB:
-        return None
-    return sorted([s, p] for s, p in {tuple(pair) for pair in pairs} if is_item(s) and is_property(p))
+        found[local_id(row["e"])].append((local_id(row["s"]), local_id(row["p"])))
+    facts = []
+    for entity in ids:
+        pairs = sorted([s, p] for s, p in set(found[entity]) if is_item(s) and is_property(p))
+        facts.append(Fact("in", entity, None if len(found[entity]) > queries.HUB else pairs))
+    return facts
 
 
 def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -130,16 +125,16 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
 
 def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value [number of entities of known type, [[type, number of its entities], ...]]."""
-    types: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "t" in row:
-            types[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
-    return [Fact("ends", end, _type_counts(types[end])) for end in ends]
-
-
-def _type_counts(pairs: set[tuple[str, str]]) -> list[object]:
-    counts = Counter(kind for _, kind in pairs)
-    return [len({entity for entity, _ in pairs}), [[kind, n] for kind, n in sorted(counts.items())]]
+            found[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
+    facts = []
+    for end in ends:
+        counts = Counter(kind for _, kind in found[end])
+        entities = {entity for entity, _ in found[end]}
+        facts.append(Fact("ends", end, [len(entities), [[kind, n] for kind, n in sorted(counts.items())]]))
+    return facts
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -17,9 +16,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
-from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.text.similarity import Similarity, similarity
 
 
 class PromptConfig(MethodConfig):
@@ -52,29 +50,23 @@ class PromptMethod(EditingMethod):
     patch_class: ClassVar[type[PromptPatch]] = PromptPatch
     config: PromptConfig
 
-    @cached_property
-    def alike(self) -> Similarity:
-        """The similarity of texts; an encoder is loaded on first use."""
-        return similarity(self.config.encoder)
-
     @property
-    def rule(self) -> TellingRule:
+    def rule(self) -> PromptRule:
         """The rule of the patch: which facts belong to a prompt, and what is put before them."""
         config = self.config
-        return TellingRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
+        return PromptRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
 
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The text of the fact for an edit, and notes for the edit's record in the provenance."""
+        """Return the text of the fact for an edit, and notes for the edit's record in the provenance."""
 
     def empty_patch(self) -> Patch:
-        """A patch of the prompt without facts; it changes nothing."""
-        return self.patch_class(books=(), provenance=self.provenance())
+        """Return a patch of the prompt without facts; it changes nothing."""
+        return self.patch_class(facts=(), provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """A patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
+        """Return a patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
-        book = FactBook(rule=self.rule, facts=(fact,), alike=self.alike)
-        return self.patch_class(books=(book,), provenance={**self.provenance(), "edits": [record]})
+        return self.patch_class(facts=((self.rule, fact),), provenance={**self.provenance(), "edits": [record]})

@@ -28,7 +28,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.prompts import join
-from kg_edit.patches.prompt_patch import PromptFact, TellingRule, reserved
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 NEW_FACT, PROMPT = "New Fact: ", "Prompt: "
 Kind = Literal["copy", "update", "retain"]
-Retained = tuple[tuple[str, str], ...]  # prompts and their answers
-
 _KINDS: tuple[Kind, ...] = ("copy", "update", "retain")
 
 
@@ -57,26 +55,18 @@ class IkeConfig(PromptConfig):
     )
     source: Literal["file", "patch"] | None = Field(
         None,
-        exclude_if=lambda found: found is None,
         description="file: the demonstrations must come from a file; patch: from the patch; unset: from a file if set",
     )
     count: NonNegativeInt = Field(
         16, description="maximum number of demonstrations before a fact; fewer if the model's context is too short"
     )
     ratio: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(
-        (1, 3, 4),
-        exclude_if=lambda found: found == (1, 3, 4),
-        description="copies : updates : retained answers among the demonstrations of a training file",
+        (1, 3, 4), description="copies : updates : retained answers among the demonstrations of a training file"
     )
-    own_copy: bool = Field(
-        False,
-        exclude_if=lambda found: not found,
-        description="the edit itself is one more demonstration, the last one, as a copy",
-    )
+    own_copy: bool = Field(False, description="the edit itself is one more demonstration, the last one, as a copy")
     seed: Seed = Field(0, description="random seed: which demonstrations copy, update or retain")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "paper": {"source": "file", "count": 32, "own_copy": True, "threshold": 0.0, "most": 1},
     }
 
@@ -87,7 +77,7 @@ class IkeConfig(PromptConfig):
 
     @field_validator("ratio")
     @classmethod
-    def _some(cls, ratio: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _not_all_zero(cls, ratio: tuple[int, int, int]) -> tuple[int, int, int]:
         if not any(ratio):
             raise ValueError("0 copies, 0 updates and 0 retained answers; set one above 0, or count=0 for none")
         return ratio
@@ -127,7 +117,7 @@ class Ike(PromptMethod):
     config: IkeConfig
 
     @property
-    def rule(self) -> TellingRule:
+    def rule(self) -> PromptRule:
         """The rule of every in-context method, with the published template."""
         own = 0 if self.config.demonstrations else self.config.count
         lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own}
@@ -155,13 +145,13 @@ class Ike(PromptMethod):
             EditFileError: the file of demonstrations can't be read.
         """
         self.config.check_source()
-        _ = self._pool
+        _ = self._training_facts
 
     @cached_property
-    def _pool(self) -> Demonstrations | None:
+    def _training_facts(self) -> Demonstrations | None:
         config = self.config
         if config.demonstrations:
-            return read_demonstrations(config.demonstrations, self.alike)
+            return read_demonstrations(config.demonstrations, similarity(config.encoder))
         if config.count and config.source is None:
             log.warning(
                 "ike has no training file (setting demonstrations): a single edit gets no demonstrations, several "
@@ -170,28 +160,20 @@ class Ike(PromptMethod):
         return None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact without a full stop, with its demonstrations."""
-        told = new_fact(edit)
-        examples = self._fitting(self._examples(edit), beside=told)
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told, examples=examples)
-        return fact, {"demonstrations": len(examples)}
+        """Return the fact without a full stop, with its demonstrations; the first one stands next to the fact."""
+        config, text = self.config, new_fact(edit)
+        examples: tuple[str, ...] = (shown(edit, edit.text, edit.target_new),) if config.own_copy else ()
+        if self._training_facts is not None:
+            examples += self._training_facts.examples(edit, config)
 
-    def _examples(self, edit: Edit) -> tuple[str, ...]:
-        """The demonstrations of a training file, the one that is shown last first."""
-        config = self.config
-        own = (copied(edit),) if config.own_copy else ()
-        if self._pool is None:
-            return own
-        return own + self._pool.examples(edit, count=config.count, kinds=config.kinds, seed=config.seed)
-
-    def _fitting(self, examples: tuple[str, ...], *, beside: str) -> tuple[str, ...]:
-        """The first (most similar) ``examples`` that fit into the model's context with the fact ``beside``."""
+        # The most similar ones that fit into the model's context, with the fact and room for a prompt and its answer.
         context = getattr(self.model.model.config, "max_position_embeddings", None)
-        if not isinstance(context, int):
-            return examples
-        left = context - reserved(context) - self._tokens(f"{NEW_FACT}{beside}\n{PROMPT}")
-        ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
-        return tuple(example for example, end in zip(examples, ends, strict=True) if end <= left)
+        if isinstance(context, int):
+            room = context - reserved(context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
+            ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
+            examples = tuple(example for example, end in zip(examples, ends, strict=True) if end <= room)
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, examples=examples)
+        return fact, {"demonstrations": len(examples)}
 
     def _tokens(self, text: str) -> int:
         return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -204,58 +186,42 @@ class Demonstrations:
     records: tuple[BenchmarkRecord, ...]
     alike: Similarity = field(repr=False)
 
-    def examples(self, edit: Edit, *, count: int, kinds: Sequence[Kind], seed: int) -> tuple[str, ...]:
-        """``count`` demonstrations for ``edit``, the most similar one first, their ``kinds`` in turn and shuffled.
-
-        Records about the edit's subject are left out, and those whose prompt is a neighbour of the edit. So are other
-        prompts of a record that name this subject or are neighbours of the edit, because these prompts test the edit.
-        """
-        allowed = [n for n, (other, _) in enumerate(self._facts) if not _about_a_test(other, edit)]
-        scores = self._index.scores(new_fact(edit))
-        near = [self._facts[allowed[n]] for n in best([scores[n] for n in allowed], count)]
-        draw = random.Random(f"{seed}/{edit.id}")  # noqa: S311 - nothing secret
-        drawn = [kinds[n % len(kinds)] for n in range(len(near))]
-        draw.shuffle(drawn)
-        shown = zip(near, drawn, strict=True)
-        return tuple(
-            demonstration(_without_tests(other, edit), kind, draw, retained=_untested(kept, edit))
-            for (other, kept), kind in shown
-        )
-
     @cached_property
-    def _facts(self) -> list[tuple[Edit, Retained]]:
-        """The edits of all records, each with the prompts whose answers must not change."""
-        return [(edit, retained(edit, record)) for record in self.records for edit in record.edits]
+    def _facts(self) -> list[tuple[Edit, BenchmarkRecord]]:
+        return [(edit, record) for record in self.records for edit in record.edits]
 
     @cached_property
     def _index(self) -> Index:
         return self.alike.index([new_fact(edit) for edit, _ in self._facts])
 
+    def examples(self, edit: Edit, config: IkeConfig) -> tuple[str, ...]:
+        """Return ``config.count`` demonstrations for ``edit``, the most similar one first.
 
-def _untested(kept: Retained, edit: Edit) -> Retained:
-    """Prompts with answers, without those that test ``edit``."""
-    return tuple((prompt, answer) for prompt, answer in kept if not _tests(prompt, edit))
+        Their kinds are those of ``config.kinds`` in turn, shuffled. Records about the edit's subject are left out, and
+        those whose prompt is a neighbour of the edit. So are other prompts of a record that name this subject or are
+        neighbours of the edit, because these prompts test the edit.
+        """
+        subject = edit.subject.casefold()
 
+        def tests_the_edit(prompt: str) -> bool:
+            return subject in prompt.casefold() or prompt in edit.neighborhood
 
-def _without_tests(other: Edit, edit: Edit) -> Edit:
-    """Another record's edit without the paraphrases that test ``edit``."""
-    left = tuple(prompt for prompt in other.paraphrases if not _tests(prompt, edit))
-    return other if left == other.paraphrases else other.model_copy(update={"paraphrases": left})
-
-
-def _about_a_test(other: Edit, edit: Edit) -> bool:
-    """Whether another record's edit is about the subject of ``edit``, or its prompt is a neighbour of ``edit``."""
-    return other.subject.casefold() == edit.subject.casefold() or other.text in edit.neighborhood
-
-
-def _tests(prompt: str, edit: Edit) -> bool:
-    """Whether a prompt names the edit's subject or is one of its neighbours."""
-    return edit.subject.casefold() in prompt.casefold() or prompt in edit.neighborhood
-
-
-def retained(edit: Edit, record: BenchmarkRecord) -> Retained:
-    """Prompts whose answers an edit must not change, with their answers; a question stands there as it was written."""
-    return tuple((query.prompt, query.answers[0][0]) for query in locality_queries(edit, record) if query.answers)
+        allowed = [
+            place
+            for place, (other, _) in enumerate(self._facts)
+            if other.subject.casefold() != subject and other.text not in edit.neighborhood
+        ]
+        scores = self._index.scores(new_fact(edit))
+        near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]
+        draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
+        drawn = [config.kinds[place % len(config.kinds)] for place in range(len(near))]
+        draw.shuffle(drawn)
+        found = list[str]()
+        for (other, record), kind in zip(near, drawn, strict=True):
+            paraphrases = [prompt for prompt in other.paraphrases if not tests_the_edit(prompt)]
+            kept = [pair for pair in retained(other, record) if not tests_the_edit(pair[0])]
+            found.append(demonstration(other, kind, draw, paraphrases=paraphrases, retained=kept))
+        return tuple(found)
 
 
 def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:
@@ -267,24 +233,37 @@ def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:
     return Demonstrations(records=readable_records(path), alike=alike)
 
 
-def demonstration(edit: Edit, kind: Kind, draw: random.Random, *, retained: Retained = ()) -> str:
-    """One demonstration: a new fact, and a prompt with its answer.
+def retained(edit: Edit, record: BenchmarkRecord) -> list[tuple[str, str]]:
+    """Return the prompts whose answers an edit must not change, as they are written, with their answers."""
+    return [(query.prompt, query.answers[0][0]) for query in locality_queries(edit, record) if query.answers]
 
-    The prompt is the fact's own (copy), a paraphrase (update), or one whose answer does not change (retain). If the
-    edit has no prompt of the wanted kind, its own prompt is used.
+
+def demonstration(
+    edit: Edit,
+    kind: Kind,
+    draw: random.Random,
+    *,
+    paraphrases: Sequence[str] = (),
+    retained: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return one demonstration: a new fact, and a prompt with its answer.
+
+    Args:
+        edit: the fact.
+        kind: copy: the fact's own prompt; update: one of ``paraphrases``; retain: one of ``retained``. The fact's own
+            prompt also where there is none of the wanted kind.
+        draw: chooses among several.
+        paraphrases: prompts that mean the same.
+        retained: prompts whose answer does not change, with this answer.
     """
     prompt, answer = edit.text, edit.target_new
-    if kind == "update" and edit.paraphrases:
-        prompt = draw.choice(edit.paraphrases)
+    if kind == "update" and paraphrases:
+        prompt = draw.choice(paraphrases)
     if kind == "retain" and retained:
         prompt, answer = draw.choice(retained)
-    return _shown(edit, prompt, answer)
+    return shown(edit, prompt, answer)
 
 
-def copied(edit: Edit) -> str:
-    """The demonstration of an edit's own prompt and target."""
-    return _shown(edit, edit.text, edit.target_new)
-
-
-def _shown(edit: Edit, prompt: str, answer: str) -> str:
+def shown(edit: Edit, prompt: str, answer: str) -> str:
+    """Return a fact and a prompt with its answer in the published template."""
     return f"{NEW_FACT}{new_fact(edit)}\n{PROMPT}{join(prompt.rstrip(), answer)}"

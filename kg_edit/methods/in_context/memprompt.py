@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.hooks import untouched
-from kg_edit.patches.prompt_patch import PromptFact, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.questions import new_fact
 from kg_edit.text.matching import begins_with
@@ -32,7 +32,7 @@ _SHOTS = (
 class MemPromptConfig(PromptConfig):
     """Settings of the memory.
 
-    With the preset ``paper``, a clarification is used only if the model was wrong, and from a similarity of .9 on.
+    With the preset ``paper``, a clarification is used only if the model was wrong, and from a similarity of 0.9 on.
     """
 
     gate: Literal["subject", "similarity"] = Field(
@@ -55,10 +55,7 @@ class MemPromptConfig(PromptConfig):
         len(_SHOTS), le=len(_SHOTS), description="number of fixed examples that show how a clarification is used"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
-        "paper": {"threshold": 0.9, "feedback": "mistakes"},
-    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"threshold": 0.9, "feedback": "mistakes"}}
 
 
 class MemPrompt(PromptMethod):
@@ -71,30 +68,26 @@ class MemPrompt(PromptMethod):
     config: MemPromptConfig
 
     @property
-    def rule(self) -> TellingRule:
+    def rule(self) -> PromptRule:
         """The rule of every in-context method, with the number of letters by which a question may differ."""
         return super().rule.model_copy(update={"letters": self.config.letters, "before_fact": CLARIFICATION})
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The clarification; with ``feedback=mistakes`` it is withheld if the model was right without it."""
-        notes = self._mistake(edit) if self.config.feedback == "mistakes" else {}
+        """Return the clarification; with ``feedback=mistakes`` it is withheld if the model is right without it."""
+        notes: dict[str, Any] = {}
+        if self.config.feedback == "mistakes":
+            # An edit in both forms, plain and chat, has to be right in both; the note has the first wrong answer.
+            with untouched(self.model):
+                readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
+                answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
+            wrong = [answer for answer in answers if not begins_with(answer, edit.target_new)]
+            notes = {"said": (wrong or answers)[0], "withheld": not wrong}
         fact = PromptFact(
             id=edit.id,
             subject=edit.subject,
-            about=edit.text,
-            told=f"{new_fact(edit)}.",
+            prompt=edit.text,
+            text=f"{new_fact(edit)}.",
             examples=_SHOTS[: self.config.shots],
             withheld=notes.get("withheld", False),
         )
         return fact, notes
-
-    def _mistake(self, edit: Edit) -> dict[str, Any]:
-        """The model's answer without the memory (``said``), and whether it is right already (``withheld``).
-
-        An edit in both forms has to be right in both; ``said`` is the first wrong answer, or else the first one.
-        """
-        with untouched(self.model):
-            readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
-            answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
-        wrong = [said for said in answers if not begins_with(said, edit.target_new)]
-        return {"said": (wrong or answers)[0], "withheld": not wrong}

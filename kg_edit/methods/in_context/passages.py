@@ -36,7 +36,7 @@ class Passages:
         self._index.index(bm25s.tokenize(list(self.texts), show_progress=False), show_progress=False)
 
     def best(self, question: str) -> str | None:
-        """The paragraph with the highest score, or None if no paragraph has a word of ``question``."""
+        """Return the paragraph with the highest score, or None if no paragraph has a word of ``question``."""
         import bm25s
 
         words = bm25s.tokenize(question, return_ids=False, show_progress=False)
@@ -62,28 +62,24 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
     Raises:
         EditFileError: the file can't be read, or has no paragraphs.
     """
-    found = document(Path(path))
-    texts = dict.fromkeys(text for row in (found if isinstance(found, list) else [found]) for text in _texts(row))
+    content = document(Path(path))
+    texts = dict.fromkeys(text for row in (content if isinstance(content, list) else [content]) for text in _texts(row))
     if not texts:
         raise EditFileError(f"{path}: found no paragraphs; {_EXPECTED}")
     return tuple(texts)
 
 
 def _texts(row: object) -> Iterator[str]:
+    """Yield the text of a row, and those of its paragraphs."""
     if not isinstance(row, dict):
         return
     title, text, paragraphs = (row.get(name) for name in ("title", "text", "paragraphs"))
     if isinstance(text, str) and text.strip():
         yield f"{title}: {' '.join(text.split())}" if title else " ".join(text.split())
-    for paragraph in _listed(paragraphs):
-        yield from _texts(paragraph)
-
-
-def _listed(paragraphs: object) -> list[object]:
-    """The list of paragraphs; PopQA writes it as the text of a Python list."""
-    if isinstance(paragraphs, str):
+    if isinstance(paragraphs, str):  # PopQA writes the text of a Python list
         try:
             paragraphs = ast.literal_eval(paragraphs)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return []
-    return paragraphs if isinstance(paragraphs, list) else []
+            return
+    for paragraph in paragraphs if isinstance(paragraphs, list) else ():
+        yield from _texts(paragraph)

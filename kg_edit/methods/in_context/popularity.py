@@ -49,14 +49,14 @@ class PopularityConfig(PromptConfig):
     passages: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="JSON file of paragraphs: the best one by BM25 is told; unset: the edit's own fact is told",
+        description="JSON file of paragraphs: the best one by BM25 is inserted; unset: the edit's own fact is",
     )
 
 
 class PopularityRetrieval(PromptMethod):
     """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
 
-    A withheld fact has no effect: about a popular subject the model keeps saying what it knows. The limits should be
+    A withheld fact has no effect: about a popular subject the model answers as before. The limits should be
     chosen for each relation on separate questions (`pipelines/popqa.py` does it).
     """
 
@@ -111,29 +111,23 @@ class PopularityRetrieval(PromptMethod):
         return Passages(read_passages(self.config.passages)) if self.config.passages else None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
-        popularity, limit = self._popularity(edit), self._limit(edit)
-        told = self._passages.best(edit.text) if self._passages else f"{new_fact(edit)}."
-        withheld = popularity > limit or told is None
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=told or "", withheld=withheld)
-        return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
-
-    def _popularity(self, edit: Edit) -> float:
-        """The subject's popularity; 0 if the file or the graph does not know the subject."""
+        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
         if self._table is not None:
-            return popularity_in(self._table, edit) or 0.0
-        if self.graph is None:
+            popularity = popularity_in(self._table, edit) or 0.0
+        elif self.graph is not None:
+            popularity = statements(self.graph, edit)
+        else:
             raise ConfigError(f"the method {self.name} needs a graph or a file of popularities; give one of them")
-        return statements(self.graph, edit)
-
-    def _limit(self, edit: Edit) -> float:
-        limits = self.config.limits
-        names = (edit.relation_id or "", edit.relation_text)
-        return next((limits[name] for name in names if name in limits), self.config.limit)
+        names, limits = (edit.relation_id or "", edit.relation_text), self.config.limits
+        limit = next((limits[name] for name in names if name in limits), self.config.limit)
+        text = self._passages.best(edit.text) if self._passages else f"{new_fact(edit)}."
+        withheld = popularity > limit or text is None
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
+        return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
 
 
 def popularity_in(table: Mapping[str, float], edit: Edit) -> float | None:
-    """The popularity of an edit's subject in a table of `read_popularity`: by its id, its question, or its name."""
+    """Return the popularity of an edit's subject in a table of `read_popularity`: by its id, question, or name."""
     names = (edit.subject_id or "", edit.text, edit.subject)
     return next((table[name.casefold()] for name in names if name.casefold() in table), None)
 
@@ -147,38 +141,28 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     Raises:
         EditFileError: the file can't be read, or has another form.
     """
-    path = Path(path)
-    pairs = _pairs(document(path))
-    found = [(str(name).casefold(), number) for name, value in pairs if (number := _number(value)) is not None]
-    if not found or len(found) < len(pairs) // 2:
+    path, pairs = Path(path), list[tuple[str, object]]()
+    content = document(path)
+    if isinstance(content, dict) and not isinstance(content.get("dev"), list):
+        pairs = list(content.items())
+    else:
+        for row in popqa.rows(content):
+            if isinstance(row, dict):
+                question = str(row.get("input") or row.get("question") or "")
+                asked = popqa.asked_about(question)
+                subject, uri = row.get("subj") or (asked and asked[1]), str(row.get("s_uri") or "")
+                names = (subject, question, uri.rpartition("/")[2])
+                pairs += [(str(name), row.get("s_pop")) for name in names if name]
+    numbers, usable = defaultdict[str, set[float]](set), 0
+    for name, value in pairs:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            numbers[name.casefold()].add(float(value))
+            usable += 1
+    if not usable or usable < len(pairs) // 2:
         raise EditFileError(
             f'{path}: found no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
         )
-    numbers = defaultdict[str, set[float]](set)
-    for name, number in found:
-        numbers[name].add(number)
     return {name: number for name, (number, *others) in numbers.items() if not others}
-
-
-def _pairs(found: object) -> list[tuple[str, Any]]:
-    """Names, ids or questions with their popularity, from an object of numbers or from PopQA's rows."""
-    if isinstance(found, dict) and not isinstance(found.get("dev"), list):
-        return list(found.items())
-    return [pair for row in popqa.rows(found) if isinstance(row, dict) for pair in _popqa(row)]
-
-
-def _popqa(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """The popularity of a row's subject, by its name, its question, and its Wikidata id if the row has one."""
-    question = str(row.get("input") or row.get("question") or "")
-    asked = popqa.asked_about(question)
-    for name in (row.get("subj") or (asked and asked[1]), question, str(row.get("s_uri") or "").rpartition("/")[2]):
-        if name:
-            yield name, row.get("s_pop")
-
-
-def _number(value: object) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if real else None  # type: ignore[arg-type]  # it is one of the two
 
 
 @runtime_checkable
@@ -186,14 +170,14 @@ class Neighbourhoods(Protocol):
     """A graph that can be asked for the statements about one item, such as `wikidata_cache.WikidataCache`."""
 
     def neighbourhood(self, entity: str, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """At most ``options.per_node`` statements about the item ``entity``, as edges."""
+        """Return at most ``options.per_node`` statements about the item ``entity``, as edges."""
 
     def find(self, label: str) -> tuple[str, ...]:
-        """The ids of all entities with this label."""
+        """Return the ids of all entities with this label."""
 
 
 def statements(graph: SubgraphSource, edit: Edit) -> float:
-    """The number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
+    """Return the number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
 
     A control changes what a graph says about o*; the subject is counted in the graph that it changes.
 
@@ -203,31 +187,34 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     if isinstance(graph, Control):
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
-        return _in_networkx(graph.graph, edit)
+        nodes = graph.graph.nodes(data=True)
+        named = [node for node, data in nodes if str(data.get("label", node)) == edit.subject]
+        found = [edit.subject_id] if edit.subject_id in graph.graph else named
+        return float(graph.graph.out_degree(found[0])) if len(found) == 1 else 0.0
     if not isinstance(graph, Neighbourhoods):
         raise ConfigError(
             f"can't count popularity in a {type(graph).__name__}; "
             "give a networkx graph, a WikidataCache, or a file of popularities"
         )
-    found = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
-    if len(found) != 1:
+    items = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
+    if len(items) != 1:
         return 0.0
-    return float(graph.neighbourhood(found[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS)).number_of_edges())
-
-
-def _in_networkx(graph: nx.DiGraph, edit: Edit) -> float:
-    named = [node for node, data in graph.nodes(data=True) if str(data.get("label", node)) == edit.subject]
-    found = [edit.subject_id] if edit.subject_id in graph else named
-    return float(graph.out_degree(found[0])) if len(found) == 1 else 0.0
+    return float(graph.neighbourhood(items[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS)).number_of_edges())
 
 
 def best_threshold(popularity: Sequence[float], without: Sequence[bool], retrieved: Sequence[bool]) -> float:
-    """The popularity limit with which most questions are answered correctly; facts are used up to this limit.
+    """Return the popularity limit with which most questions are answered correctly.
 
-    ``without`` and ``retrieved`` tell for each question whether the model answers correctly alone, and with the fact.
-    Call it for each relation separately, on questions that are not used for testing. (The paper uses log popularity,
-    which has the same order.) Of equally good limits the lowest is returned; -1 if no fact should be used
-    (an unknown subject has popularity 0).
+    Facts are used up to this limit. Call it for each relation separately, on questions that are not used for testing.
+    (The paper uses log popularity, which has the same order.)
+
+    Args:
+        popularity: of each question's subject.
+        without: whether the model answers each question correctly alone.
+        retrieved: whether it does with the fact.
+
+    Returns:
+        Of equally good limits the lowest; -1 if no fact should be used (an unknown subject has popularity 0).
 
     Raises:
         ValueError: the three arguments have different lengths.
@@ -249,15 +236,16 @@ class Asked(NamedTuple):
     relation: str
     popularity: float
     alone: bool
-    told: bool
+    with_text: bool
 
 
 def fitted_limits(questions: Iterable[Asked]) -> dict[str, float]:
-    """The best limit of each relation (`best_threshold`); for `PopularityConfig.limits`."""
+    """Return the best limit of each relation (`best_threshold`), for `PopularityConfig.limits`."""
     by_relation: dict[str, list[Asked]] = defaultdict(list)
     for question in questions:
         by_relation[question.relation].append(question)
     columns = {relation: zip(*asked, strict=True) for relation, asked in by_relation.items()}
     return {
-        relation: best_threshold(popularity, alone, told) for relation, (_, popularity, alone, told) in columns.items()
+        relation: best_threshold(popularity, alone, with_text)
+        for relation, (_, popularity, alone, with_text) in columns.items()
     }

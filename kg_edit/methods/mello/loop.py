@@ -10,16 +10,15 @@ A language model writes after demonstrations, and is stopped where it would writ
     …
     Final answer: …
 
-`decompose` is the loop; it takes any object that writes (`Writer`) and any function that finds a fact. `decompose_each`
-writes the dialogues of many questions together. `demonstrations`
-are the examples; they are invented, so no benchmark contains their facts.
+`decompose` is the loop; it takes any function that writes, and any function that finds a fact. `demonstrations` are the
+examples; they are invented, so no benchmark contains their facts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 QUESTION, SUBQUESTION, BELIEVED = "Question:", "Subquestion:", "Generated answer:"
 RETRIEVED, FINAL = "Retrieved fact:", "Final answer:"
@@ -30,15 +29,6 @@ _CONTRADICTS = "Retrieved fact contradicts to generated answer, so the intermedi
 _AGREES = "Retrieved fact does not contradict to generated answer, so the intermediate answer is:"
 _UNKNOWN = "nothing is known of it"
 
-Ended = Literal["answer", "form", "context", "limit"]
-
-
-class Writer(Protocol):
-    """The interface of the language model in the loop."""
-
-    def write(self, text: str, *, stops: Sequence[str]) -> str:
-        """The model's text after ``text``, up to the first of ``stops``, which is left out."""
-
 
 class Step(NamedTuple):
     """A subquestion of the model, and the fact that was found for it."""
@@ -47,33 +37,25 @@ class Step(NamedTuple):
     fact: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Dialogue:
     """The text of the loop for one question.
 
-    ``text`` goes from "Question:" to "Final answer:"; the answer is to follow. ``answer`` is the model's own answer, or
-    None. ``ended`` is the reason for the end: an answer, a text without a subquestion ("form"), no room for a further
-    step in the model's context, or the limit of steps.
+    Attributes:
+        text: from "Question:" to "Final answer:"; the answer is to follow.
+        steps: the subquestions with their facts.
+        answer: the model's own answer, or None.
+        ended: why the loop ended: an answer, a text without a subquestion ("form"), no room for a further step in the
+            model's context, or the limit of steps.
     """
 
     text: str
-    steps: tuple[Step, ...]
-    answer: str | None
-    ended: Ended
+    steps: list[Step] = field(default_factory=list)
+    answer: str | None = None
+    ended: Literal["answer", "form", "context", "limit"] = "limit"
 
 
 def decompose(
-    question: str, *, writer: Writer, nearest: Callable[[str], str | None], before: str = "", steps: int = 4
-) -> Dialogue:
-    """`decompose_each` for one question, with any object that writes."""
-
-    def write(texts: Sequence[str]) -> list[str]:
-        return [writer.write(text, stops=STOPS) for text in texts]
-
-    return decompose_each([question], write=write, nearest=nearest, before=before, steps=steps)[0]
-
-
-def decompose_each(
     questions: Sequence[str],
     *,
     write: Callable[[Sequence[str]], Sequence[str]],
@@ -82,66 +64,53 @@ def decompose_each(
     steps: int = 4,
     fits: Callable[[str], bool] = lambda _: True,
 ) -> list[Dialogue]:
-    """Let a model ask and answer subquestions of each question after the text ``before``, at most ``steps`` of them.
+    """Let a model ask and answer subquestions of each question.
 
-    ``write`` continues texts up to the first of `STOPS`; in each step it gets all dialogues that are still open.
-    ``nearest`` returns the fact for a subquestion, without a full stop, or None. ``fits`` says whether the model has
-    room for a text and an answer; a step that doesn't fit is left out, and ends the dialogue. The loop follows the
-    published program, which uses the text unchanged. One difference: if the text has no subquestion, the program gives
-    up; here the loop ends with a final answer still to be written.
+    The loop follows the published program, which uses the model's text unchanged. One difference: if the text has no
+    subquestion, the program gives up; here the loop ends with a final answer still to be written.
+
+    Args:
+        questions: each gets its own dialogue; those that are still open are continued together.
+        write: continues texts, up to the first of `STOPS`, which is left out.
+        nearest: returns the fact for a subquestion, without a full stop, or None.
+        before: the text before each question, such as `demonstrations`.
+        steps: the largest number of subquestions.
+        fits: whether the model has room for a text and an answer; a step that doesn't fit is left out, and ends the
+            dialogue.
     """
-    talks = [_Talk(f"{QUESTION} {question}") for question in questions]
+    found = [Dialogue(text=f"{QUESTION} {question}") for question in questions]
     for _ in range(steps):
-        going = [talk for talk in talks if talk.ended == "limit"]
+        going = [one for one in found if one.ended == "limit"]
         if not going:
             break
-        for talk, written in zip(going, write([before + talk.text for talk in going]), strict=True):
-            talk.read(written, nearest, fits=lambda text: fits(before + text))
-    return [talk.dialogue() for talk in talks]
-
-
-@dataclass
-class _Talk:
-    """A dialogue that is being written; ``ended`` is "limit" as long as it goes on."""
-
-    text: str
-    taken: list[Step] = field(default_factory=list)
-    answer: str | None = None
-    ended: Ended = "limit"
-
-    def read(self, written: str, nearest: Callable[[str], str | None], *, fits: Callable[[str], bool]) -> None:
-        """Add the model's text, and the fact for its last subquestion; or end here, if they don't fit."""
-        lines, final, answer = written.rstrip().partition(FINAL)
-        text, subquestion = self.text + _own_line(lines), None if final else _last_subquestion(lines)
-        step = Step(subquestion, nearest(subquestion) or _UNKNOWN) if subquestion else None
-        text += f"\n{RETRIEVED} {step.fact}." if step else ""
-        if not fits(f"{text}\n{FINAL}"):
-            self.ended = "context"
-            return
-        self.text = text
-        if step:
-            self.taken.append(step)
-        elif final:
-            self.answer, self.ended = answer.strip().partition("\n")[0] or None, "answer"
-        else:
-            self.ended = "form"
-
-    def dialogue(self) -> Dialogue:
-        """The dialogue, up to "Final answer:"."""
-        return Dialogue(text=f"{self.text}\n{FINAL}", steps=tuple(self.taken), answer=self.answer, ended=self.ended)
-
-
-def _own_line(written: str) -> str:
-    return f"\n{written.strip()}" if written.strip() else ""
-
-
-def _last_subquestion(written: str) -> str | None:
-    asked = [line for line in written.splitlines() if line.startswith(SUBQUESTION)]
-    return asked[-1].removeprefix(SUBQUESTION).strip() or None if asked else None
+        for one, written in zip(going, write([before + one.text for one in going]), strict=True):
+            lines, final, answer = written.rstrip().partition(FINAL)
+            text = f"{one.text}\n{lines.strip()}" if lines.strip() else one.text
+            # A small model may write several subquestions before it comes to an answer; the last one counts.
+            asked = [
+                line.removeprefix(SUBQUESTION).strip() for line in lines.splitlines() if line.startswith(SUBQUESTION)
+            ]
+            step = None
+            if asked and asked[-1] and not final:
+                step = Step(asked[-1], nearest(asked[-1]) or _UNKNOWN)
+                text += f"\n{RETRIEVED} {step.fact}."
+            if not fits(f"{before}{text}\n{FINAL}"):
+                one.ended = "context"
+                continue
+            one.text = text
+            if step:
+                one.steps.append(step)
+            elif final:
+                one.answer, one.ended = answer.strip().partition("\n")[0] or None, "answer"
+            else:
+                one.ended = "form"
+    for one in found:
+        one.text += f"\n{FINAL}"
+    return found
 
 
 def demonstrations(count: int) -> str:
-    """The first ``count`` examples (of `DEMONSTRATIONS`), each followed by an empty line."""
+    """Return the first ``count`` examples (of `DEMONSTRATIONS`), each followed by an empty line."""
     return "".join(f"{example}\n\n" for example in DEMONSTRATIONS[:count])
 
 

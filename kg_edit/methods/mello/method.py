@@ -7,6 +7,7 @@ memory. Making an edit computes nothing; all the work is done when the model is 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -63,31 +64,25 @@ class Mello(PromptMethod):
     @property
     def rule(self) -> LoopRule:
         """The rule of the patch, with as many examples as fit into the model's context."""
-        config = self.config
-        return LoopRule(
-            gate=config.gate,
-            threshold=config.threshold,
-            most=config.most,
-            encoder=config.encoder,
-            steps=config.steps,
-            tokens=config.tokens,
-            shots=self._shots,
-        )
+        shared = {
+            name: getattr(self.config, name) for name in ("gate", "threshold", "most", "encoder", "steps", "tokens")
+        }
+        return LoopRule(**shared, shots=self.shots)
 
-    @property
-    def _shots(self) -> int:
-        context = getattr(self.model.model.config, "max_position_embeddings", None)
+    @cached_property
+    def shots(self) -> int:
+        """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
+        config, context = self.config, getattr(self.model.model.config, "max_position_embeddings", None)
         if not isinstance(context, int):
-            return self.config.shots
-        dialogue = _LINE + self.config.steps * (self.config.tokens + _LINE)
-        left = context - min(dialogue, context // 2)  # the examples get half of a short context
-        sizes = {count: self._tokens(demonstrations(count)) for count in range(self.config.shots + 1)}
-        return max((count for count, size in sizes.items() if size <= left), default=0)
-
-    def _tokens(self, text: str) -> int:
-        return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return config.shots
+        dialogue = _LINE + config.steps * (config.tokens + _LINE)
+        left, count = context - min(dialogue, context // 2), config.shots
+        while count and len(self.model.tokenizer(demonstrations(count), add_special_tokens=False)["input_ids"]) > left:
+            count -= 1
+        return count
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """The fact without a full stop, and the number of examples as a note."""
-        fact = PromptFact(id=edit.id, subject=edit.subject, about=edit.text, told=new_fact(edit))
-        return fact, {"shots": self._shots}
+        """Return the fact without a full stop, and the number of examples as a note."""
+        return PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit)), {
+            "shots": self.shots
+        }

@@ -38,115 +38,62 @@ class GreedyWriter:
         self._model, self._tokens = model, tokens
         self._start = self._last = _Read((), empty_prefix(model, 1))
         if before:
-            self._start = self._last = self._further(self._ids(before.rstrip())[:-1])
+            ids = encode(model.tokenizer, before.rstrip()).ids[:-1]
+            self._start = self._last = _Read(ids, self._run([ids], after=self._start.prefix))
 
     @torch.no_grad()
-    def write(self, text: str, *, stops: Sequence[str]) -> str:
-        """Return the text after ``text``, up to the first of ``stops``, the end-of-text token or the token limit.
+    def write(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
+        """Return the text after each of ``texts``, up to the first of ``stops``, the end-of-text token or the limit.
 
-        Returns "" if the model has no position left.
+        Texts of similar length are continued together. A text is continued alone if the model has too few positions for
+        all tokens, or if padding could change what its tokens attend to. It is "" if no position is left.
         """
-        ids = self._ids(text)
-        room = self._room(ids)
-        if room <= 0:
-            return ""
-        return self._written(self._read(ids[:-1], room + 1), [ids[-1]], room, stops)[0]
-
-    @torch.no_grad()
-    def write_each(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
-        """`write` for each of ``texts``; texts of similar length are continued together.
-
-        A text is continued alone if the model has too few positions for all tokens, or if padding could change what its
-        tokens attend to.
-        """
-        ids = [self._ids(text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
-        size = max(1, _TOKENS // (max(map(len, ids), default=0) + self._tokens))
+        rows = [encode(self._model.tokenizer, text).ids for text in texts]
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        size = max(1, _TOKENS // (max(map(len, rows), default=0) + self._tokens))
         found: dict[int, str] = {}
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            rows = [ids[place] for place in places]
-            if len(rows) > 1 and self._fit(rows[-1]):
-                written = self._written(self._read_rows(rows), [row[-1] for row in rows], self._tokens, stops)
-            else:
-                written = [self.write(texts[place], stops=stops) for place in places]
-            found |= zip(places, written, strict=True)
+            longest, positions = len(rows[places[-1]]) + self._tokens, self._model.positions
+            together = (positions is None or longest <= positions) and mask_decides(self._model, longest)
+            for group in [places] if together else [[place] for place in places]:
+                found |= zip(group, self._written([rows[place] for place in group], stops), strict=True)
         return [found[place] for place in range(len(texts))]
 
-    def _room(self, ids: Sequence[int]) -> int:
-        """The number of tokens that may follow ``ids``."""
-        positions = self._model.positions
-        return self._tokens if positions is None else min(self._tokens, positions - len(ids))
-
-    def _fit(self, longest: Sequence[int]) -> bool:
-        """Whether rows up to the ``longest`` one may be padded and continued together."""
-        most = len(longest) + self._tokens
-        return self._room(longest) == self._tokens and mask_decides(self._model, most)
-
-    def _written(self, prefix: Prefix, last: list[int], room: int, stops: Sequence[str]) -> list[str]:
-        """The texts after the rows of ``prefix`` and their ``last`` tokens; a finished row leaves the batch."""
-        cache = prefix.growing(len(self._model.blocks), room=room + 1)
-        rows = [list[int]() for _ in last]
-        texts, live, mask = list[str | None]([None] * len(last)), list(range(len(last))), prefix.mask
+    def _written(self, rows: Sequence[tuple[int, ...]], stops: Sequence[str]) -> list[str]:
+        """Return the texts after ``rows``, whose longest is the last; a finished row leaves the batch."""
+        model, decode = self._model, self._model.tokenizer.decode
+        room = self._tokens if model.positions is None else min(self._tokens, model.positions - len(rows[-1]))
+        if room <= 0:
+            return [""] * len(rows)
+        prefix = self._read(rows[0][:-1], more=room + 1) if len(rows) == 1 else self._read_rows(rows)
+        cache, mask = prefix.growing(len(model.blocks), room=room + 1), prefix.mask
+        live, last = list(range(len(rows))), [row[-1] for row in rows]
+        written, texts = [list[int]() for _ in rows], [""] * len(rows)
         for _ in range(room):
             last = self._next(cache, last, mask, begins=mask is prefix.mask)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
             going = list[int]()
             for at, (row, token) in enumerate(zip(live, last, strict=True)):
-                texts[row] = self._ended(rows[row], token, stops)
-                going += [at] if texts[row] is None else []
+                if token == model.tokenizer.eos_token_id:
+                    continue
+                written[row].append(token)
+                texts[row] = str(decode(written[row], skip_special_tokens=True))
+                ends = [place for stop in stops if (place := texts[row].find(stop)) >= 0]
+                if ends:
+                    texts[row] = texts[row][: min(ends)]
+                else:
+                    going.append(at)
             if len(going) < len(live):
                 index = torch.tensor(going, dtype=torch.long, device=mask.device)
                 live, last, mask = [live[at] for at in going], [last[at] for at in going], mask[index]
                 if not live:
                     break
                 cache.batch_select_indices(index)
-        return [self._text(row) if text is None else text for row, text in zip(rows, texts, strict=True)]
-
-    def _ended(self, written: list[int], token: int, stops: Sequence[str]) -> str | None:
-        """The whole text of a row, if ``token`` ends it; else None, with the token added to ``written``."""
-        if token == self._model.tokenizer.eos_token_id:
-            return self._text(written)
-        written.append(token)
-        whole = self._text(written)
-        found = [place for stop in stops if (place := whole.find(stop)) >= 0]
-        return whole[: min(found)] if found else None
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self._model.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return encode(self._model.tokenizer, text).ids
-
-    def _read(self, ids: tuple[int, ...], more: int) -> Prefix:
-        """The keys and values of ``ids``; ``more`` tokens will follow."""
-        if not mask_decides(self._model, len(ids) + more):
-            return self._run(ids, empty_prefix(self._model, 1))
-        self._last = self._further(ids)
-        return self._last.prefix
-
-    def _further(self, ids: tuple[int, ...]) -> _Read:
-        """Read ``ids``, reusing the last text or ``before`` if ``ids`` begins with it."""
-        known = [one for one in (self._last, self._start) if ids[: len(one.ids)] == one.ids]
-        start = known[0] if known else _Read((), empty_prefix(self._model, 1))
-        return _Read(ids, self._run(ids[len(start.ids) :], start.prefix))
-
-    @torch.no_grad()
-    def _run(self, ids: tuple[int, ...], after: Prefix) -> Prefix:
-        with with_prompt_ends(self._model, None):
-            return run_prefix(self._model, [ids], after=after)
-
-    def _read_rows(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
-        """The keys and values of ``rows`` without their last tokens, after those of ``before`` if all begin with it."""
-        start = self._start
-        if not start.ids or any(row[: len(start.ids)] != start.ids or len(row) == len(start.ids) for row in rows):
-            start = _Read((), empty_prefix(self._model, 1))
-        after = start.prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=self._model.device))
-        with with_prompt_ends(self._model, None):
-            return run_prefix(self._model, [row[len(start.ids) : -1] for row in rows], after=after)
+        return texts
 
     def _next(self, cache: SummedCache, last: Sequence[int], mask: Tensor, *, begins: bool) -> list[int]:
-        """The most probable token of each row after its ``last`` one, which stands after the tokens of ``mask``.
+        """Return the most probable token of each row after its ``last`` one, which follows the tokens of ``mask``.
 
         ``begins``: the last tokens are those of the prompts.
         """
@@ -165,3 +112,25 @@ class GreedyWriter:
             )
         found: list[int] = self._model.logits(final[0][:, -1]).argmax(-1).tolist()
         return found
+
+    def _read(self, ids: tuple[int, ...], *, more: int) -> Prefix:
+        """Return the keys and values of one text that ``more`` tokens will follow, reusing those of the last text."""
+        if not mask_decides(self._model, len(ids) + more):
+            return self._run([ids], after=empty_prefix(self._model, 1))
+        known = [one for one in (self._last, self._start) if ids[: len(one.ids)] == one.ids]
+        start = known[0] if known else _Read((), empty_prefix(self._model, 1))
+        self._last = _Read(ids, self._run([ids[len(start.ids) :]], after=start.prefix))
+        return self._last.prefix
+
+    def _read_rows(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
+        """Return the keys and values of texts without their last tokens, reusing ``before`` if all begin with it."""
+        start = self._start
+        if not start.ids or any(row[: len(start.ids)] != start.ids or len(row) == len(start.ids) for row in rows):
+            start = _Read((), empty_prefix(self._model, 1))
+        after = start.prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=self._model.device))
+        return self._run([row[len(start.ids) : -1] for row in rows], after=after)
+
+    @torch.no_grad()
+    def _run(self, rows: Sequence[tuple[int, ...]], *, after: Prefix) -> Prefix:
+        with with_prompt_ends(self._model, None):
+            return run_prefix(self._model, rows, after=after)

@@ -19,7 +19,6 @@ from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.atomic import write_safetensors
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, tiny
 
@@ -176,19 +175,9 @@ def test_keys_in_half_precision_are_added_in_full() -> None:
     assert mean_of(running).item() == 65537 / 2
 
 
-def test_a_file_with_the_full_square_is_read_too(tmp_path: Path) -> None:
-    said = Identity(model="m", module="x", corpus="c", tokens=2)
-    stored = {**said.model_dump(), "count": 2, "chunks": 1}
-    moment = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-    write_safetensors(moment_path(tmp_path, said), {"moment": moment}, {"manifest": json.dumps(stored)})
-    found, manifest = read_moment(moment_path(tmp_path, said), said)
-    assert torch.equal(found, moment)
-    assert manifest.count == 2
-
-
 def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
     said = Identity(model="m", module="x", corpus="c", tokens=2)
-    manifest = Manifest(**said.model_dump(), count=2, chunks=1, size=2)
+    manifest = Manifest(**said.model_dump(), count=2, chunks=1, model_name="named", size=2)
     path = write_moment(tmp_path, torch.tensor([1.0, 2.0, 0.0, 5.0]), manifest)
     assert torch.equal(read_moment(path, said)[0], torch.tensor([[1.0, 2.0], [2.0, 5.0]]))
     other = said.model_copy(update={"tokens": 3})

@@ -24,7 +24,7 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("ike", {"seed": 1}, "setting seed"),
     ("ike", {"demonstrations": "train.json", "count": 0, "seed": 1}, "setting seed"),
     ("definition", {"seed": 1}, "setting seed"),
-    ("definition", {"tell": "fact", "exclude_answers": True}, "setting exclude_answers"),
+    ("definition", {"insert": "fact", "exclude_answers": True}, "setting exclude_answers"),
     ("defer", {"texts": 0, "gate_weight": 2.0}, "setting gate_weight"),
     ("defer", {"texts": 9, "gate_weight": 0.0}, "setting texts"),
     ("t-patcher", {"memory_weight": 0.0, "hardest": 9}, "setting hardest"),

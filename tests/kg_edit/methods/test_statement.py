@@ -65,9 +65,9 @@ def test_generate_says_what_to_write_instead(smollm2: LanguageModel, caplog: pyt
     patch = WeightPatch(factors={}, provenance=provenance)
     with caplog.at_level(logging.WARNING):
         warn_of_unread_prompts(smollm2, patch, ["Who founded Google?", "\nGoogle was founded by", "Toyota was"])
-        warn_of_unread_prompts(smollm2, PromptPatch(books=(), provenance=provenance), ["Google was founded by"])
+        warn_of_unread_prompts(smollm2, PromptPatch(facts=(), provenance=provenance), ["Google was founded by"])
         assert not caplog.text
-        for each in (patch, PatchStack((patch, PromptPatch(books=())))):
+        for each in (patch, PatchStack((patch, PromptPatch(facts=())))):
             caplog.clear()
             warn_of_unread_prompts(smollm2, each, ["Google's founder is"])
             assert r"$'\nGoogle\'s founder is'" in caplog.text and "'g'" in caplog.text

@@ -1,4 +1,4 @@
-"""Patches of the prompt: told where they belong, as they should be told, and found by the prompt alone."""
+"""Patches of the prompt: which facts are inserted, where, in which form, and found by the prompt alone."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import pytest
 from kg_edit.errors import ConfigError, ModelError, PatchError, PatchMismatchError
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import write_patch
-from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, TellingRule
+from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.text.similarity import TfIdf, best, cosine, similarity
 from tests.kg_edit.tiny import tiny
 
 LAKERS = PromptFact(
-    id="1", subject="LeBron James", about="LeBron James plays for", told="LeBron James plays for Miami."
+    id="1", subject="LeBron James", prompt="LeBron James plays for", text="LeBron James plays for Miami."
 )
 LONDON = PromptFact(
-    id="2", subject="Spike Hughes", about="Spike Hughes comes from", told="Spike Hughes comes from Oslo."
+    id="2", subject="Spike Hughes", prompt="Spike Hughes comes from", text="Spike Hughes comes from Oslo."
 )
 BORN = PromptFact(
-    id="3", subject="LeBron James", about="LeBron James was born in", told="LeBron James was born in Rome."
+    id="3", subject="LeBron James", prompt="LeBron James was born in", text="LeBron James was born in Rome."
 )
 
 
 def patch(*facts: PromptFact, **rule: object) -> PromptPatch:
     edits = [{"edit": {"id": fact.id}} for fact in facts]
-    book = FactBook(rule=TellingRule.model_validate(rule), facts=facts)
-    return PromptPatch(books=(book,), provenance={"edits": edits})
+    one = PromptRule.model_validate(rule)
+    return PromptPatch(facts=tuple((one, fact) for fact in facts), provenance={"edits": edits})
 
 
-def test_a_fact_stands_in_front_of_prompts_about_its_subject_alone() -> None:
+def test_fact_is_inserted_before_prompts_that_name_its_subject() -> None:
     whole = patch(LAKERS, LONDON)
     assert whole.prompt_transform("LeBron James plays for") == "LeBron James plays for Miami.\nLeBron James plays for"
     assert (
@@ -58,13 +58,13 @@ def test_a_fact_stands_in_front_of_prompts_about_its_subject_alone() -> None:
         ("iPhone", "请问iPhone的公司", "请问手机的公司"),
     ],
 )
-def test_a_subject_within_a_word_of_its_script_is_named(subject: str, asked: str, other: str) -> None:
-    told = patch(PromptFact(id="a", subject=subject, about=asked, told="x"))
-    assert told.prompt_transform(asked) == f"x\n{asked}"
-    assert told.prompt_transform(other) == other
+def test_subject_within_a_word_of_its_script_is_named(subject: str, asked: str, other: str) -> None:
+    whole = patch(PromptFact(id="a", subject=subject, prompt=asked, text="x"))
+    assert whole.prompt_transform(asked) == f"x\n{asked}"
+    assert whole.prompt_transform(other) == other
 
 
-def test_what_is_in_front_depends_on_the_rule() -> None:
+def test_rule_decides_the_text_before_a_prompt() -> None:
     framed = patch(LAKERS, before_fact="New Fact: ", before_prompt="Prompt: ")
     assert framed.prompt_transform("Is LeBron James tall?") == (
         "New Fact: LeBron James plays for Miami.\nPrompt: Is LeBron James tall?"
@@ -73,64 +73,64 @@ def test_what_is_in_front_depends_on_the_rule() -> None:
     assert shown.prompt_transform("LeBron James") == "farther\n\nnearest\n\nLeBron James plays for Miami.\nLeBron James"
 
 
-def test_the_fact_most_like_the_prompt_stands_last_and_only_so_many_are_told() -> None:
+def test_most_similar_facts_are_inserted_and_the_nearest_is_last() -> None:
     prompt = "Where was LeBron James born?"
-    assert patch(LAKERS, BORN).prompt_transform(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}"
-    assert patch(BORN, LAKERS).prompt_transform(prompt) == f"{LAKERS.told}\n{BORN.told}\n{prompt}", "whatever the order"
-    assert patch(LAKERS, BORN, most=1).prompt_transform(prompt) == f"{BORN.told}\n{prompt}"
+    assert patch(LAKERS, BORN).prompt_transform(prompt) == f"{LAKERS.text}\n{BORN.text}\n{prompt}"
+    assert patch(BORN, LAKERS).prompt_transform(prompt) == f"{LAKERS.text}\n{BORN.text}\n{prompt}", "whatever the order"
+    assert patch(LAKERS, BORN, most=1).prompt_transform(prompt) == f"{BORN.text}\n{prompt}"
 
 
-def test_of_equals_the_earlier_one_is_chosen() -> None:
+def test_earlier_of_equally_similar_facts_is_chosen() -> None:
     assert best([0.5, 0.7, 0.5, 0.7], 3) == [1, 3, 0]
-    twins = [PromptFact(id=str(n), subject="Rome", about=f"{name} Rome", told=name) for n, name in enumerate("xyz")]
+    twins = [PromptFact(id=str(n), subject="Rome", prompt=f"{name} Rome", text=name) for n, name in enumerate("xyz")]
     assert patch(*twins, most=2).prompt_transform("See Rome") == "y\nx\nSee Rome"
     assert {patch(*twins, most=2).prompt_transform("See Rome") for _ in range(5)} == {"y\nx\nSee Rome"}
 
 
-def test_a_prompt_with_examples_keeps_them_and_is_compared_by_its_last_paragraph() -> None:
+def test_prompt_with_examples_is_compared_by_its_last_paragraph() -> None:
     few_shot = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is {}?\nAnswer:"
     whole = patch(LAKERS, LONDON)
     assert whole.prompt_transform(few_shot.format("Dwyane Wade")) == few_shot.format("Dwyane Wade")
     assert (
-        whole.prompt_transform(few_shot.format("Spike Hughes")) == f"{LONDON.told}\n{few_shot.format('Spike Hughes')}"
+        whole.prompt_transform(few_shot.format("Spike Hughes")) == f"{LONDON.text}\n{few_shot.format('Spike Hughes')}"
     )
 
 
-def test_the_later_fact_about_one_thing_is_told_and_can_be_taken_back() -> None:
-    later = LAKERS.model_copy(update={"id": "later", "told": "LeBron James plays for Rome."})
+def test_later_fact_of_a_prompt_is_inserted_until_it_is_removed() -> None:
+    later = LAKERS.model_copy(update={"id": "later", "text": "LeBron James plays for Rome."})
     whole = patch(LAKERS, later)
     assert whole.prompt_transform("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
-    assert whole.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.told}\nLeBron James"
+    assert whole.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.text}\nLeBron James"
     assert whole.without(["later", "1"]).is_empty
     with pytest.raises(PatchError, match="has no edit 'nowhere'"):
         whole.without(["nowhere"])
 
 
-def test_a_withheld_fact_is_never_told() -> None:
+def test_withheld_fact_is_never_inserted() -> None:
     whole = patch(LAKERS.model_copy(update={"withheld": True}), BORN)
-    assert whole.prompt_transform("LeBron James plays for") == f"{BORN.told}\nLeBron James plays for"
+    assert whole.prompt_transform("LeBron James plays for") == f"{BORN.text}\nLeBron James plays for"
 
 
-def test_by_likeness_a_subject_need_not_be_named() -> None:
+def test_similarity_gate_needs_no_subject() -> None:
     rule = {"gate": "similarity", "threshold": 0.5}
-    assert patch(LAKERS, LONDON, **rule).prompt_transform("James plays for") == f"{LAKERS.told}\nJames plays for"
+    assert patch(LAKERS, LONDON, **rule).prompt_transform("James plays for") == f"{LAKERS.text}\nJames plays for"
     assert patch(LAKERS, LONDON, **rule).prompt_transform("The river Thames") == "The river Thames"
     everywhere = patch(LAKERS, threshold=0.0)
-    assert everywhere.prompt_transform("The river Thames") == f"{LAKERS.told}\nThe river Thames"
+    assert everywhere.prompt_transform("The river Thames") == f"{LAKERS.text}\nThe river Thames"
 
 
-def test_other_facts_are_examples_where_that_is_asked_for() -> None:
+def test_own_examples_shows_other_facts() -> None:
     whole = patch(LAKERS, LONDON, own_examples=1, before_fact="F: ", before_prompt="P: ")
     assert (
         whole.prompt_transform("LeBron James")
-        == f"F: {LONDON.told}\nP: {LONDON.told}\n\nF: {LAKERS.told}\nP: LeBron James"
+        == f"F: {LONDON.text}\nP: {LONDON.text}\n\nF: {LAKERS.text}\nP: LeBron James"
     )
-    assert whole.without(["2"]).prompt_transform("LeBron James") == f"F: {LAKERS.told}\nP: LeBron James", (
+    assert whole.without(["2"]).prompt_transform("LeBron James") == f"F: {LAKERS.text}\nP: LeBron James", (
         "undone there too"
     )
 
 
-def test_applied_yields_another_view_and_leaves_the_model() -> None:
+def test_applied_yields_another_model_and_leaves_the_first() -> None:
     model = tiny("llama")
     with patch(LAKERS).applied(model) as edited:
         assert edited.encode("LeBron James plays for").text == patch(LAKERS).prompt_transform("LeBron James plays for")
@@ -141,13 +141,13 @@ def test_applied_yields_another_view_and_leaves_the_model() -> None:
         patch(LAKERS).merge_into(model)
 
 
-def test_what_a_model_is_told_already_comes_around_it() -> None:
+def test_prompt_transform_of_the_model_runs_afterwards() -> None:
     chat = replace(tiny("llama"), prompt_transform=lambda text: f"<user>{text}")
     with patch(LAKERS).applied(chat) as edited:
-        assert edited.encode("LeBron James").text == f"<user>{LAKERS.told}\nLeBron James"
+        assert edited.encode("LeBron James").text == f"<user>{LAKERS.text}\nLeBron James"
 
 
-def test_the_target_has_no_part_in_the_search() -> None:
+def test_target_has_no_part_in_the_search() -> None:
     """A candidate that names the subject finds nothing; only the prompt is looked at."""
     model, asked = tiny("llama"), list[str]()
     whole = patch(LAKERS)
@@ -160,59 +160,48 @@ def test_the_target_has_no_part_in_the_search() -> None:
     assert set(asked) == {"The best player is"}
 
 
-def test_scores_are_those_of_the_told_text() -> None:
+def test_scores_are_those_of_the_text_with_the_fact() -> None:
     model = tiny("llama")
     with patch(LAKERS).applied(model) as edited:
         found = score(edited, [Pair("LeBron James plays for", "Paris")])
-    told = Pair(f"{LAKERS.told}\nLeBron James plays for", "Paris")
-    assert found[Pair("LeBron James plays for", "Paris")].nll == pytest.approx(score(model, [told])[told].nll, abs=1e-5)
+    inserted = Pair(f"{LAKERS.text}\nLeBron James plays for", "Paris")
+    assert found[Pair("LeBron James plays for", "Paris")].nll == pytest.approx(
+        score(model, [inserted])[inserted].nll, abs=1e-5
+    )
 
 
-def test_patches_add_by_rule() -> None:
+def test_patches_of_different_rules_add() -> None:
     first, second, other = patch(LAKERS), patch(LONDON), patch(BORN, before_fact="Note: ")
     both = first + second
     assert isinstance(both, PromptPatch) and len(both.books) == 1
     assert [record["edit"]["id"] for record in both.edits] == ["1", "2"]
     mixed = both + other
     assert isinstance(mixed, PromptPatch) and len(mixed.books) == 2
-    assert mixed.prompt_transform("LeBron James") == f"{LAKERS.told}\nNote: {BORN.told}\nLeBron James", (
+    assert mixed.prompt_transform("LeBron James") == f"{LAKERS.text}\nNote: {BORN.text}\nLeBron James", (
         "the later one is nearer"
     )
     model = tiny("llama")
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
-    foreign = PromptPatch(books=first.books, provenance={"model": {"name": "x", "fingerprint": "2-y"}})
+    foreign = PromptPatch(facts=first.facts, provenance={"model": {"name": "x", "fingerprint": "2-y"}})
     with pytest.raises(PatchMismatchError), foreign.applied(model):
         pass
 
 
-def test_a_later_fact_with_another_rule_takes_the_place_of_an_earlier_one() -> None:
-    later = LAKERS.model_copy(update={"id": "9", "told": "LeBron James plays for Boston."})
+def test_later_fact_with_another_rule_replaces_an_earlier_one() -> None:
+    later = LAKERS.model_copy(update={"id": "9", "text": "LeBron James plays for Boston."})
     whole = patch(LAKERS, LONDON) + patch(later, before_fact="Note: ")
     asked = "LeBron James plays for"
-    assert whole.prompt_transform(asked) == f"Note: {later.told}\n{asked}"
-    assert whole.without(["9"]).prompt_transform(asked) == f"{LAKERS.told}\n{asked}", "as before the later edit"
+    assert whole.prompt_transform(asked) == f"Note: {later.text}\n{asked}"
+    assert whole.without(["9"]).prompt_transform(asked) == f"{LAKERS.text}\n{asked}", "as before the later edit"
     withheld = patch(LAKERS) + patch(later.model_copy(update={"withheld": True}), before_fact="Note: ")
     assert withheld.prompt_transform(asked) == asked
 
 
-def test_a_corrected_fact_with_the_same_id_takes_the_place_of_the_earlier_one() -> None:
-    """Rows without an id are row-1, row-2, ...: a corrected file has the same ids again, here under another rule."""
-    first, then = (
-        LAKERS.model_copy(update={"told": f"LeBron James plays for {team}."}) for team in ("Miami Heat", "Oslo FC")
-    )
-    made = [{"edit": {"id": "1", "target_new": team}} for team in ("Miami Heat", "Oslo FC")]
-    books = (FactBook(rule=TellingRule(), facts=(first,)), FactBook(rule=TellingRule(most=2), facts=(then,)))
-    whole = PromptPatch(books=books, provenance={"edits": made})
-    assert whole.prompt_transform(LAKERS.about) == f"{then.told}\n{LAKERS.about}"
-    again = replace(whole, provenance={"edits": [*made, made[0]]})
-    assert again.prompt_transform(LAKERS.about) == f"{first.told}\n{LAKERS.about}"
-
-
-def test_as_many_other_facts_are_examples_as_the_model_holds() -> None:
+def test_examples_are_as_many_as_the_model_holds() -> None:
     model = tiny("gpt2")
     others = [
-        PromptFact(id=f"x{n}", subject=f"Hughes {n}", about=f"Hughes {n} is", told=f"Hughes {n} is {'a ' * 9}man.")
+        PromptFact(id=f"x{n}", subject=f"Hughes {n}", prompt=f"Hughes {n} is", text=f"Hughes {n} is {'a ' * 9}man.")
         for n in range(30)
     ]
     whole = patch(LAKERS, *others, own_examples=30)
@@ -220,27 +209,36 @@ def test_as_many_other_facts_are_examples_as_the_model_holds() -> None:
         model.encode(whole.prompt_transform("LeBron James plays for"))
     with whole.applied(model) as edited:
         prompt = edited.encode("LeBron James plays for")
-    assert LAKERS.told in prompt.text and 1 <= prompt.text.count("man.") < 60
+    assert LAKERS.text in prompt.text and 1 <= prompt.text.count("man.") < 60
 
 
-def test_saved_and_read_back(tmp_path: Path) -> None:
+def test_prompt_patch_is_saved_and_read(tmp_path: Path) -> None:
     whole = patch(LAKERS, LONDON) + patch(BORN, before_fact="Note: ", own_examples=2)
     path = whole.save(tmp_path / "patch.safetensors")
     again = Patch.load(path)
     assert isinstance(whole, PromptPatch) and isinstance(again, PromptPatch)
-    assert (again.books, again.provenance) == (whole.books, whole.provenance)
+    assert (again.facts, again.provenance) == (whole.facts, whole.provenance)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     assert again.prompt_transform("LeBron James") == whole.prompt_transform("LeBron James") != "LeBron James"
 
 
-@pytest.mark.parametrize("facts", [None, [{}], [{"rule": {}, "facts": [{"id": "1"}]}], [{"rule": 3, "facts": []}]])
-def test_damaged_files(facts: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        [{}],
+        {"rules": [{}], "facts": [[0, {"id": "1"}]]},
+        {"rules": [3], "facts": []},
+        {"rules": [], "facts": [[0, {}]]},
+    ],
+)
+def test_damaged_prompt_patch_is_refused(facts: object, tmp_path: Path) -> None:
     path = write_patch(tmp_path / "p.safetensors", kind="prompt", provenance={}, content=facts, tensors={})
     with pytest.raises(PatchError, match="can't read the facts"):
         Patch.load(path)
 
 
-def test_shares_and_cosines_by_hand() -> None:
+def test_tfidf_shares_and_cosines() -> None:
     tfidf = TfIdf()
     assert tfidf.share("LeBron James", "James and lebron") == pytest.approx(1)
     assert tfidf.share("LeBron James", "James Bond") == pytest.approx(0.5), "two names, equally rare"
@@ -252,7 +250,7 @@ def test_shares_and_cosines_by_hand() -> None:
     assert alike == pytest.approx([1, 0, 0])
 
 
-def test_an_encoder_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_encoder_is_used_and_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real path, with a stand-in for the package: embeddings by the number of a's and b's."""
     loaded = list[str]()
 
@@ -270,7 +268,7 @@ def test_an_encoder_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> No
     module = ModuleType("sentence_transformers")
     module.SentenceTransformer = SentenceTransformer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
-    facts = [PromptFact(id=name, subject=name, about=name, told=name) for name in ("aa", "ab", "bb")]
+    facts = [PromptFact(id=name, subject=name, prompt=name, text=name) for name in ("aa", "ab", "bb")]
     rule = {"gate": "similarity", "threshold": 0.6, "encoder": "toy"}
     whole = patch(*facts[:1], **rule) + patch(*facts[1:], **rule)
     assert isinstance(whole, PromptPatch)
@@ -282,7 +280,7 @@ def test_an_encoder_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> No
         similarity("missing").index(["a"])
 
 
-def test_an_encoder_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ConfigError, match=r"kg-edit\[encoder\]"):
         patch(LAKERS, encoder="all-MiniLM-L6-v2").prompt_transform("LeBron James")

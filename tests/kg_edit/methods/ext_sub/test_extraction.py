@@ -83,4 +83,4 @@ def test_patches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PatchMismatchError, match="of a is"):
         subtracted(patch(1, "a"), other)
     with pytest.raises(PatchError, match="the anti-expert is a patch of the prompt"):
-        subtracted(patch(1, "a"), PromptPatch(books=()))
+        subtracted(patch(1, "a"), PromptPatch(facts=()))

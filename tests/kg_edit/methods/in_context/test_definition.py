@@ -44,29 +44,29 @@ class Graph:
         raise AssertionError
 
 
-def told(graph: Any = None, **settings: Any) -> str:
+def inserted(graph: Any = None, **settings: Any) -> str:
     method = Definition(tiny("llama"), DefinitionConfig.preset("default", settings), graph=graph)
     patch = method.edit([EDIT])
     assert isinstance(patch, PromptPatch)
     return patch.prompt_transform("Spike Hughes was")
 
 
-def test_without_a_graph_the_fact_is_told() -> None:
-    assert told() == "Spike Hughes originates from Philadelphia.\nSpike Hughes was"
+def test_fact_is_inserted_without_a_graph() -> None:
+    assert inserted() == "Spike Hughes originates from Philadelphia.\nSpike Hughes was"
 
 
-def test_with_a_graph_definitions_come_first() -> None:
+def test_definitions_of_a_graph_come_first() -> None:
     graph = Graph(Q7577017="British musician", Q1345="city in Pennsylvania")
-    assert told(graph) == (
+    assert inserted(graph) == (
         "Spike Hughes: British musician. Philadelphia: city in Pennsylvania. "
         "Spike Hughes originates from Philadelphia.\nSpike Hughes was"
     )
-    assert told(graph, tell="fact") == told()
-    assert told(Graph(Q1345="city"), tell="definition") == "Philadelphia: city.\nSpike Hughes was"
-    assert told(Graph(), tell="both") == told(), "what has no description is left out"
+    assert inserted(graph, insert="fact") == inserted()
+    assert inserted(Graph(Q1345="city"), insert="definition") == "Philadelphia: city.\nSpike Hughes was"
+    assert inserted(Graph(), insert="both") == inserted(), "what has no description is left out"
 
 
-def test_a_description_that_answers_a_test_question_is_left_out_if_wanted() -> None:
+def test_exclude_answers_leaves_out_answers_of_test_questions() -> None:
     asked = Question(question="In which state was Spike Hughes born?", answer="Pennsylvania")
     graph, edit = Graph(Q7577017="British musician", Q1345="city in Pennsylvania"), {"portability": (asked,)}
     for excluded, said in ((False, "Philadelphia: city in Pennsylvania. "), (True, "")):
@@ -77,7 +77,7 @@ def test_a_description_that_answers_a_test_question_is_left_out_if_wanted() -> N
 
 
 @pytest.mark.parametrize("excluded", [True, False])
-def test_a_description_that_answers_a_probe_is_left_out_if_wanted(excluded: bool) -> None:
+def test_exclude_answers_leaves_out_answers_of_probes(excluded: bool) -> None:
     """The questions of MQuAKE and RippleEdits are probes of the record, not of the edit."""
     asked = Probe(measures="multihop", queries=(Query(prompt="In which state?", answers=(("Pennsylvania",),)),))
     record = BenchmarkRecord(id="1", edits=(EDIT,), probes=(asked,))
@@ -88,20 +88,20 @@ def test_a_description_that_answers_a_probe_is_left_out_if_wanted(excluded: bool
     assert ("Pennsylvania" in patch.prompt_transform("Spike Hughes was")) is not excluded
 
 
-def test_an_entity_without_any_definition_is_told_nothing() -> None:
-    assert told(Graph(), tell="definition") == "Spike Hughes was"
+def test_entity_without_a_definition_inserts_nothing() -> None:
+    assert inserted(Graph(), insert="definition") == "Spike Hughes was"
 
 
 def test_definitions_need_a_graph_that_has_them() -> None:
     for graph in (None, nx.MultiDiGraph()):
         with pytest.raises(ConfigError, match="descriptions"):
-            told(graph, tell="definition")
+            inserted(graph, insert="definition")
     with pytest.raises(ConfigError, match="descriptions"):
-        Definition.check_inputs(DefinitionConfig(tell="both"), None, [EDIT])
-    assert told(nx.MultiDiGraph()) == told()
+        Definition.check_inputs(DefinitionConfig(insert="both"), None, [EDIT])
+    assert inserted(nx.MultiDiGraph()) == inserted()
 
 
-def test_a_definition_is_told_whole() -> None:
+def test_definition_of_an_edit_is_inserted_whole() -> None:
     method = Definition(tiny("llama"), DefinitionConfig())
     patch = method.edit([EDIT.model_copy(update={"ending": " in the north."})])
     assert isinstance(patch, PromptPatch)
@@ -109,7 +109,7 @@ def test_a_definition_is_told_whole() -> None:
     assert patch.prompt_transform("Spike Hughes was") == f"{told}\nSpike Hughes was"
 
 
-def test_a_random_definition_in_its_place(tmp_path: Path) -> None:
+def test_random_fact_is_drawn_from_other_subjects(tmp_path: Path) -> None:
     """Of another entity, the same for a seed; told where the edit's own would be."""
     rows = [
         {"id": str(n), "subject": name, "prompt": "{} is", "target_new": "a cat", "ending": " of the hills."}
@@ -117,18 +117,17 @@ def test_a_random_definition_in_its_place(tmp_path: Path) -> None:
     ]
     file = tmp_path / "others.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = {told(tell="random", others=str(file), seed=seed) for seed in range(9)}
+    found = {inserted(insert="random", others=str(file), seed=seed) for seed in range(9)}
     assert found == {f"{name} is a cat of the hills.\nSpike Hughes was" for name in ("Bengal", "Sokoke")}
-    assert len({told(tell="random", others=str(file), seed=3) for _ in range(3)}) == 1
-    for settings in ({"tell": "random"}, {"others": str(file)}):
+    assert len({inserted(insert="random", others=str(file), seed=3) for _ in range(3)}) == 1
+    for settings in ({"insert": "random"}, {"others": str(file)}):
         with pytest.raises(ConfigError, match="set both"):
-            told(**settings)
-    assert "others" not in DefinitionConfig().model_dump()
+            inserted(**settings)
 
 
-def test_the_graph_is_named_where_it_was_looked_at() -> None:
+def test_graph_identity_is_recorded_if_the_graph_is_read() -> None:
     graph = Graph(Q1345="city")
     config = DefinitionConfig.preset("default", {})
     assert Definition(tiny("llama"), config, graph=graph).graph_identity == {"kind": "NoneType"}
-    quiet = DefinitionConfig.preset("default", {"tell": "fact"})
+    quiet = DefinitionConfig.preset("default", {"insert": "fact"})
     assert Definition(tiny("llama"), quiet, graph=graph).graph_identity is None

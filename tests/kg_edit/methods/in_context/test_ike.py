@@ -65,7 +65,7 @@ def made(*edits: Edit, **settings: Any) -> PromptPatch:
     return patch
 
 
-def test_the_published_template_without_demonstrations() -> None:
+def test_prompt_has_the_published_template() -> None:
     patch = made(EDIT)
     assert patch.prompt_transform("LeBron James plays for") == (
         "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James plays for"
@@ -73,7 +73,7 @@ def test_the_published_template_without_demonstrations() -> None:
     assert patch.prompt_transform("Kobe Bryant plays for") == "Kobe Bryant plays for", "a neighbour is left alone"
 
 
-def test_other_facts_of_the_patch_are_copied_as_demonstrations() -> None:
+def test_other_facts_of_the_patch_are_demonstrations() -> None:
     patch = made(EDIT, OTHER, count=1)
     assert patch.prompt_transform("LeBron James is in") == (
         "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo\n\n"
@@ -84,7 +84,7 @@ def test_other_facts_of_the_patch_are_copied_as_demonstrations() -> None:
     )
 
 
-def test_demonstrations_of_a_file(training: Path) -> None:
+def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=8)
     blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
     assert blocks[-1] == "New Fact: LeBron James plays for Miami Heat\nPrompt: The team of LeBron James is"
@@ -98,13 +98,13 @@ def test_demonstrations_of_a_file(training: Path) -> None:
     assert len(patch.provenance["methods"][0]["files_sha256"]["demonstrations"]) == 64
 
 
-def test_demonstrations_without_retained_answers(training: Path) -> None:
+def test_ratio_without_retained_answers(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
     told = patch.prompt_transform("LeBron James plays for")
     assert told.count("'s team") == 6 and "Keeper" not in told.replace("New Fact: Keeper", "")
 
 
-def test_a_copy_of_the_edit_itself_is_the_last_demonstration(training: Path) -> None:
+def test_own_copy_is_the_last_demonstration(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=3, own_copy=True)
     blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
     assert len(blocks) == 5
@@ -112,19 +112,19 @@ def test_a_copy_of_the_edit_itself_is_the_last_demonstration(training: Path) -> 
     assert made(EDIT, own_copy=True).prompt_transform("LeBron James is").split("\n\n")[0] == blocks[-2]
 
 
-def test_a_ratio_of_nothing() -> None:
+def test_ratio_of_zeros_is_refused() -> None:
     with pytest.raises(ValidationError, match="set one above 0, or count=0 for none"):
         IkeConfig(ratio=(0, 0, 0))
 
 
-def test_the_edits_own_record_is_no_demonstration(training: Path) -> None:
+def test_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
     patch = made(EDIT, demonstrations=str(training), count=32)
     told = patch.prompt_transform("LeBron James plays for").rpartition("\n\n")[0]
     assert "LeBron James" not in told and "Kobe Bryant" not in told and "Cairo" in told
 
 
-def test_another_record_does_not_show_a_prompt_that_tests_the_edit(tmp_path: Path) -> None:
+def test_demonstrations_do_not_show_prompts_that_test_the_edit(tmp_path: Path) -> None:
     """CounterFact's neighbours are shared: the edit's subject is a neighbour of another record, and so is its own."""
     other = {
         "id": "p",
@@ -147,7 +147,7 @@ def test_another_record_does_not_show_a_prompt_that_tests_the_edit(tmp_path: Pat
     )
 
 
-def test_the_same_seed_gives_the_same_demonstrations(training: Path) -> None:
+def test_seed_determines_the_demonstrations(training: Path) -> None:
     texts = [
         made(EDIT, demonstrations=str(training), count=8, seed=seed).prompt_transform("LeBron James")
         for seed in (0, 0, 1)
@@ -155,15 +155,15 @@ def test_the_same_seed_gives_the_same_demonstrations(training: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_an_edit_without_paraphrases_or_neighbours_is_copied(training: Path) -> None:
+def test_demonstration_without_paraphrases_is_a_copy(training: Path) -> None:
     for kind in ("copy", "update", "retain"):
         assert demonstration(OTHER, kind, random.Random(0)) == (  # noqa: S311 - nothing secret
             "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo"
         )
-    assert Demonstrations(records=(), alike=TfIdf()).examples(EDIT, count=3, kinds=("copy",), seed=0) == ()
+    assert Demonstrations(records=(), alike=TfIdf()).examples(EDIT, IkeConfig(count=3)) == ()
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_missing_file_is_an_error() -> None:
     config = IkeConfig(demonstrations="nowhere.json")
     with pytest.raises(EditFileError, match="no such file"):
         Ike.check_inputs(config, None, [EDIT])
@@ -171,7 +171,7 @@ def test_a_file_that_is_not_there() -> None:
         Ike(tiny("llama"), config).edit([EDIT])
 
 
-def test_as_published_the_fact_is_told_before_every_prompt(training: Path) -> None:
+def test_paper_preset_inserts_the_fact_before_every_prompt(training: Path) -> None:
     published = IkeConfig.preset("paper", {"demonstrations": str(training)})
     patch = Ike(tiny("llama"), published).edit([EDIT])
     assert isinstance(patch, PromptPatch)
@@ -179,7 +179,7 @@ def test_as_published_the_fact_is_told_before_every_prompt(training: Path) -> No
     assert patch.without(["1"]).prompt_transform("The Thames flows") == "The Thames flows"
 
 
-def test_as_published_there_is_a_training_file(training: Path) -> None:
+def test_source_and_file_must_agree(training: Path) -> None:
     config = IkeConfig.preset("paper")
     for refused in (
         lambda: Ike.check_inputs(config, None, [EDIT]),
@@ -191,7 +191,7 @@ def test_as_published_there_is_a_training_file(training: Path) -> None:
         ike(source="patch", demonstrations=str(training)).edit([EDIT])
 
 
-def test_it_says_once_that_there_are_no_demonstrations(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     method = ike()
     method.edit([EDIT])
     method.edit([OTHER])
@@ -202,10 +202,9 @@ def test_it_says_once_that_there_are_no_demonstrations(caplog: pytest.LogCapture
     made(EDIT, source="patch")
     made(EDIT, count=0)
     assert not caplog.records
-    assert "source" not in ike().config.model_dump(), "a patch made before says the same of its settings"
 
 
-def test_as_many_as_the_models_context_holds(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demonstrations_fit_into_the_models_context(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = ike(demonstrations=str(training), count=8)
     eight = method.edit([EDIT]).prompt_transform("LeBron James plays for")  # type: ignore[attr-defined]
     whole = len(method.model.tokenizer(eight)["input_ids"])
@@ -217,7 +216,7 @@ def test_as_many_as_the_models_context_holds(training: Path, monkeypatch: pytest
     assert eight.endswith(told), "those most like the fact are kept, nearest to it"
 
 
-def test_rows_that_are_left_out_are_named(training: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_rows_are_named(training: Path, caplog: pytest.LogCaptureFixture) -> None:
     with training.open("a", encoding="utf-8") as file:
         file.write('{"id": "bad", "subject": "Eve", "prompt": "{} plays for"}\n')
     assert read_demonstrations(training, similarity("tfidf")).records
@@ -225,7 +224,7 @@ def test_rows_that_are_left_out_are_named(training: Path, caplog: pytest.LogCapt
     assert said.startswith("left out, as it can't be read: ") and "target_new" in said
 
 
-def test_what_stays_in_a_file_without_neighbours(tmp_path: Path) -> None:
+def test_demonstration_retains_zsre_locality_answers(tmp_path: Path) -> None:
     """zsRE: an unrelated question and its answer."""
     row = {
         "subject": "Cairo", "src": "What country is Cairo in?", "rephrase": "Where is Cairo?", "alt": "Peru",
@@ -238,4 +237,6 @@ def test_what_stays_in_a_file_without_neighbours(tmp_path: Path) -> None:
     assert demonstration(edit, "retain", draw, retained=kept) == (
         "New Fact: What country is Cairo in? Egypt\nPrompt: nq question: who sang hello? Adele"
     )
-    assert demonstration(edit, "update", draw, retained=kept).endswith("Prompt: Where is Cairo? Egypt")
+    assert demonstration(edit, "update", draw, paraphrases=edit.paraphrases, retained=kept).endswith(
+        "Prompt: Where is Cairo? Egypt"
+    )

@@ -27,7 +27,7 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> P
     return patch
 
 
-def test_the_closest_question_brings_its_clarification() -> None:
+def test_closest_question_inserts_its_clarification() -> None:
     patch = made(MISERY, TETRIS)
     asked = "Question: Who was the author of Misery?\nAnswer:"
     assert patch.prompt_transform(asked) == f"{CLARIFICATION}Who is the author of Misery? Richard Dawkins.\n{asked}"
@@ -35,7 +35,7 @@ def test_the_closest_question_brings_its_clarification() -> None:
         assert patch.prompt_transform(other) == other
 
 
-def test_letters_that_differ_count_as_close_where_words_do_not() -> None:
+def test_misspelt_question_is_similar_by_letters() -> None:
     """Three letters are wrong, in every word that tells: by words the two have little in common."""
     misspelt = "Who iz the autor of Misary?"
     assert made(MISERY).prompt_transform(misspelt).startswith(CLARIFICATION)
@@ -47,24 +47,24 @@ def test_letters_that_differ_count_as_close_where_words_do_not() -> None:
     ("first", "second", "apart"),
     [("", "", 0), ("kitten", "sitting", 3), ("Rome", "ROME.", 0), ("abc", "", 3), ("flaw", "lawn", 2)],
 )
-def test_letters_apart(first: str, second: str, apart: int) -> None:
+def test_letters_apart_is_the_edit_distance(first: str, second: str, apart: int) -> None:
     assert letters_apart(first, second) == letters_apart(second, first) == apart
 
 
-def test_the_memory_grows_and_the_later_clarification_holds() -> None:
+def test_later_clarification_replaces_the_earlier() -> None:
     later = MISERY.model_copy(update={"id": "3", "target_new": "Jane Austen"})
     patch = made(MISERY) + made(TETRIS) + made(later)
-    assert isinstance(patch, PromptPatch) and len(patch.books[0].facts) == 3
+    assert isinstance(patch, PromptPatch) and len(patch.facts) == 3
     assert "Jane Austen" in patch.prompt_transform("Who is the author of Misery?")
     assert "Richard Dawkins" in patch.without(["3"]).prompt_transform("Who is the author of Misery?")
 
 
-def test_examples_of_a_clarification_come_first() -> None:
+def test_shots_come_before_the_clarification() -> None:
     told = made(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
     assert told.count(CLARIFICATION) == 3 and told.count("\n\n") == 2
 
 
-def test_with_mistakes_only_what_the_model_does_not_say_is_noted() -> None:
+def test_feedback_mistakes_withholds_what_the_model_knows() -> None:
     model = tiny("llama")
     said = ask(model, TETRIS.text, tokens=24)
     known = TETRIS.model_copy(update={"target_new": said})
@@ -74,7 +74,7 @@ def test_with_mistakes_only_what_the_model_does_not_say_is_noted() -> None:
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
 
 
-def test_with_mistakes_a_chat_edit_is_asked_in_its_own_form() -> None:
+def test_feedback_mistakes_asks_a_chat_edit_in_its_own_form() -> None:
     model = chatting()
     plain, chat = (ask(reader, TETRIS.text, tokens=24) for reader in (model, model.in_chat()))
     assert plain != chat
@@ -84,7 +84,7 @@ def test_with_mistakes_a_chat_edit_is_asked_in_its_own_form() -> None:
     assert not noted["both"]["withheld"] and noted["both"]["said"] == plain
 
 
-def test_what_a_model_in_training_mode_says_is_asked_without_its_dropout() -> None:
+def test_feedback_mistakes_asks_without_dropout() -> None:
     model = copy.deepcopy(tiny("gpt2"))
     quiet = made(TETRIS, model=model, feedback="mistakes").edits[0]["said"]
     model.model.train()
@@ -94,7 +94,7 @@ def test_what_a_model_in_training_mode_says_is_asked_without_its_dropout() -> No
 
 
 @pytest.mark.slow
-def test_the_real_model_says_what_is_clarified(smollm2: LanguageModel) -> None:
+def test_real_model_generates_the_clarified_answer(smollm2: LanguageModel) -> None:
     patch = made(TETRIS, model=smollm2, shots=3, feedback="mistakes")
     with patch.applied(smollm2) as edited:
         assert ask(edited, "Tetris was created by").startswith("Mark Burnett")

@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-def test_the_paragraph_with_the_rarest_words_of_the_question() -> None:
+def test_best_paragraph_has_the_rarest_words_of_the_question() -> None:
     found = Passages([f"{row['title']}: {row['text']}" for row in ROWS])
     assert (found.best("The job of George Rankin is") or "").startswith("George Rankin:")
     assert (found.best("Which job?") or "").startswith("Politician:")
@@ -31,7 +31,7 @@ def test_the_paragraph_with_the_rarest_words_of_the_question() -> None:
     assert found.best("is the a of") is None, "stop words alone find nothing"
 
 
-def test_the_score_by_hand() -> None:
+def test_score_by_hand() -> None:
     """Two documents of 1 and 3 words; the query word is once in each: idf = ln(1 + .5 / 2.5), tf part by length."""
     index = Passages(["lake", "lake near town"])._index
     import bm25s
@@ -49,19 +49,19 @@ def write(path: Path, content: Any) -> str:
     return str(path)
 
 
-def test_popqas_rows_hold_a_python_list(tmp_path: Path) -> None:
+def test_read_passages_reads_popqas_python_lists(tmp_path: Path) -> None:
     rows = [{"subj": "George Rankin", "s_pop": 142, "paragraphs": str(ROWS[:2])}, {"paragraphs": ROWS[1:]}]
     texts = read_passages(write(tmp_path / "popqa.json", rows))
     assert [text.partition(":")[0] for text in texts] == ["George Rankin", "Politician", "Miami Heat"], "each once"
 
 
 @pytest.mark.parametrize("content", [[], {}, [{"title": "x"}], [{"paragraphs": "__import__('os')"}], [{"text": 3}], 4])
-def test_a_file_without_paragraphs(content: object, tmp_path: Path) -> None:
+def test_file_without_paragraphs_is_an_error(content: object, tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="found no paragraphs; expected rows like"):
         read_passages(write(tmp_path / "none.json", content))
 
 
-def test_the_paragraph_is_told_in_place_of_the_fact(tmp_path: Path) -> None:
+def test_paragraph_is_inserted_instead_of_the_fact(tmp_path: Path) -> None:
     pages = write(tmp_path / "pages.json", ROWS)
     numbers = write(tmp_path / "popularity.json", {"LeBron James": 5000, "George Rankin": 7})
     made = patch(FAMOUS, UNKNOWN, popularity=numbers, passages=pages)
@@ -73,7 +73,7 @@ def test_the_paragraph_is_told_in_place_of_the_fact(tmp_path: Path) -> None:
     assert [one["withheld"] for one in patch(UNKNOWN, popularity=numbers, passages=nothing).edits] == [True]
 
 
-def test_the_package_is_asked_for_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_an_error_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passages, "find_spec", lambda name: None)
     config = PopularityConfig(
         popularity=write(tmp_path / "p.json", {"a": 1}), passages=write(tmp_path / "q.json", ROWS)
@@ -82,12 +82,12 @@ def test_the_package_is_asked_for_before_a_run(tmp_path: Path, monkeypatch: pyte
         PopularityRetrieval(tiny("llama"), config).prepare()
 
 
-def test_each_relation_gets_its_own_limit() -> None:
+def test_fitted_limits_are_one_a_relation() -> None:
     asked = [
-        Asked("occupation", 10, alone=False, told=True),
-        Asked("occupation", 900, alone=True, told=False),
-        Asked("place of birth", 900, alone=False, told=True),
-        Asked("place of birth", 10, alone=False, told=False),
-        Asked("genre", 5, alone=True, told=False),
+        Asked("occupation", 10, alone=False, with_text=True),
+        Asked("occupation", 900, alone=True, with_text=False),
+        Asked("place of birth", 900, alone=False, with_text=True),
+        Asked("place of birth", 10, alone=False, with_text=False),
+        Asked("genre", 5, alone=True, with_text=False),
     ]
     assert fitted_limits(asked) == {"occupation": 10, "place of birth": 900, "genre": -1}

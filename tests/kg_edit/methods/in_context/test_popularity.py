@@ -52,7 +52,7 @@ def patch(*edits: Edit, graph: Any = None, **settings: Any) -> PromptPatch:
     return made
 
 
-def test_facts_are_told_up_to_the_limit() -> None:
+def test_facts_are_inserted_up_to_the_limit() -> None:
     made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2)
     assert made.prompt_transform("LeBron James plays for") == "LeBron James plays for"
     assert made.prompt_transform("The job of George Rankin is") == (
@@ -62,12 +62,12 @@ def test_facts_are_told_up_to_the_limit() -> None:
     assert patch(FAMOUS, graph=graph(), limit=3).prompt_transform("LeBron James") != "LeBron James", "up to, and with"
 
 
-def test_a_relation_has_its_own_limit() -> None:
+def test_limits_of_a_relation_go_before_the_limit() -> None:
     made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2, limits={"team": 5, "P106": 0})
     assert [(record["limit"], record["withheld"]) for record in made.edits] == [(5.0, False), (0.0, True)]
 
 
-def test_statements_are_counted_by_id_then_by_a_label_that_is_clear() -> None:
+def test_statements_are_counted_by_id_or_an_unambiguous_label() -> None:
     source = as_source(graph())
     twin = FAMOUS.model_copy(update={"subject": "Twin", "subject_id": None})
     assert [statements(source, edit) for edit in (FAMOUS, UNKNOWN, twin)] == [3, 1, 0]
@@ -90,7 +90,7 @@ class Cache:
         raise AssertionError
 
 
-def test_in_wikidata_too() -> None:
+def test_statements_are_counted_in_wikidata() -> None:
     assert statements(Cache(), FAMOUS) == 7
     assert statements(Cache(), UNKNOWN) == 0, "two of that name"
 
@@ -111,14 +111,14 @@ def test_in_wikidata_too() -> None:
         {"name": "popqa", "dev": [], "test": [{"input": "What sport does LeBron James play?", "s_pop": 5000}]},
     ],
 )
-def test_popularity_from_a_file(content: object, tmp_path: Path) -> None:
+def test_popularity_is_read_from_a_file(content: object, tmp_path: Path) -> None:
     path = tmp_path / "popularity.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     made = patch(FAMOUS, UNKNOWN, popularity=str(path))
     assert [record["withheld"] for record in made.edits] == [True, False]
 
 
-def test_two_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
+def test_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
     """PopQA's rows: the genre is asked of one The Circle, the director of another."""
     path = tmp_path / "popularity.json"
     asked = {"What genre is The Circle?": 1244, "Who was the director of The Circle?": 498}
@@ -130,21 +130,21 @@ def test_two_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], {"a": "much"}, 3])
-def test_a_file_without_popularities(content: object, tmp_path: Path) -> None:
+def test_file_without_popularities_is_an_error(content: object, tmp_path: Path) -> None:
     path = tmp_path / "popularity.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(EditFileError, match="found no popularities"):
         patch(FAMOUS, popularity=str(path))
 
 
-def test_popularity_must_come_from_somewhere() -> None:
+def test_missing_source_of_popularity_is_an_error() -> None:
     with pytest.raises(ConfigError, match="how popular a subject is"):
         patch(FAMOUS)
     with pytest.raises(ConfigError, match="how popular a subject is"):
         PopularityRetrieval.check_inputs(PopularityConfig(), None, [FAMOUS])
 
 
-def test_the_threshold_that_answers_most_questions() -> None:
+def test_best_threshold_answers_most_questions() -> None:
     """Alone the model is right about the two popular ones, with the fact about the two others and the most popular."""
     popularity = [1, 5, 50, 500]
     assert best_threshold(popularity, [False, False, True, True], [True, True, False, True]) == 5

@@ -1,8 +1,9 @@
-"""MeLLo's loop with a scripted model: its text is followed, facts are put in, and every way to end is told apart."""
+"""MeLLo's loop with a scripted model: facts are inserted into its text, and every end has its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from kg_edit.methods.mello.loop import (
     SUBQUESTION,
     Dialogue,
     decompose,
-    decompose_each,
     demonstrations,
 )
 from kg_edit.text.matching import bare_question
@@ -30,20 +30,26 @@ GOOD = (
 
 
 class Script:
-    """A model that goes on with one text after the other, and keeps what it was given to read."""
+    """A model that writes one text after the other, and records what it read."""
 
     def __init__(self, *texts: str) -> None:
         self._texts, self.read = list(texts), list[str]()
 
-    def write(self, text: str, *, stops: Sequence[str]) -> str:
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        (text,) = texts
         self.read.append(text)
         written = self._texts.pop(0)
-        return written[: min([written.find(stop) for stop in stops if stop in written], default=len(written))]
+        return [written[: min([written.find(stop) for stop in STOPS if stop in written], default=len(written))]]
 
 
-def test_the_whole_loop() -> None:
+def dialogue(script: Script, question: str = QUESTION, **settings: Any) -> Dialogue:
+    (found,) = decompose([question], write=script, **{"nearest": MEMORY.get, **settings})
+    return found
+
+
+def test_loop_inserts_facts_until_the_answer() -> None:
     script = Script(*GOOD)
-    found = decompose(QUESTION, writer=script, nearest=MEMORY.get, before="shots\n\n")
+    found = dialogue(script, before="shots\n\n")
     assert (found.answer, found.ended) == ("London", "answer")
     assert [tuple(step) for step in found.steps] == [
         ("Who created Tetris?", "Tetris was created by Mark Burnett"),
@@ -66,38 +72,31 @@ def test_the_whole_loop() -> None:
     assert all(text.startswith("shots\n\n") for text in script.read)
 
 
-def test_the_last_subquestion_is_the_one_that_is_looked_up() -> None:
+def test_last_of_several_subquestions_is_looked_up() -> None:
     """A small model may write several before it comes to an answer."""
     script = Script("\nSubquestion: Who is he?\nSubquestion: Who created Tetris?\nGenerated answer: He.", *GOOD[1:])
-    found = decompose(QUESTION, writer=script, nearest=MEMORY.get)
+    found = dialogue(script)
     assert found.steps[0].subquestion == "Who created Tetris?"
 
 
 @pytest.mark.parametrize("text", ["", "\nI do not know.", "\nGenerated answer: London.\n", "\nSubquestion: \n"])
-def test_a_text_without_subquestion_ends_the_loop(text: str) -> None:
+def test_text_without_subquestion_ends_the_loop(text: str) -> None:
     script = Script(GOOD[0], text)
-    found = decompose(QUESTION, writer=script, nearest=MEMORY.get)
+    found = dialogue(script)
     assert (found.answer, found.ended, len(found.steps)) == (None, "form", 1)
     assert found.text.endswith(f"\n{FINAL}") and text.strip() in found.text
 
 
-def test_the_limit_of_steps() -> None:
+def test_loop_ends_at_the_limit_of_steps() -> None:
     script = Script(*[GOOD[0]] * 9)
-    found = decompose(QUESTION, writer=script, nearest=MEMORY.get, steps=3)
+    found = dialogue(script, steps=3)
     assert (found.answer, found.ended, len(found.steps), len(script.read)) == (None, "limit", 3, 3)
     assert found.text.count(SUBQUESTION) == 3 and found.text.endswith(f"\n{FINAL}")
 
 
-def test_a_step_that_does_not_fit_ends_the_loop_before_it() -> None:
-    def nearest(_: str) -> str | None:
-        return None
-
+def test_step_that_does_not_fit_ends_the_loop() -> None:
     def ended_within(size: int) -> Dialogue:
-        def write(texts: Sequence[str]) -> list[str]:
-            return [script.write(text, stops=STOPS) for text in texts]
-
-        script = Script(*GOOD)
-        return decompose_each([QUESTION], write=write, nearest=nearest, fits=lambda text: len(text) <= size)[0]
+        return dialogue(Script(*GOOD), nearest=lambda _: None, fits=lambda text: len(text) <= size)
 
     whole = ended_within(9999)
     for size, steps in ((len(whole.text) - 1, 2), (250, 1), (50, 0)):
@@ -106,12 +105,12 @@ def test_a_step_that_does_not_fit_ends_the_loop_before_it() -> None:
         assert whole.text.startswith(found.text.removesuffix(FINAL))
 
 
-def test_an_answer_is_one_line_and_may_be_empty() -> None:
-    assert decompose(QUESTION, writer=Script("\nFinal answer: Rome\nmore"), nearest=MEMORY.get).answer == "Rome"
-    assert decompose(QUESTION, writer=Script("\nFinal answer: "), nearest=MEMORY.get).answer is None
+def test_answer_is_one_line_and_may_be_empty() -> None:
+    assert dialogue(Script("\nFinal answer: Rome\nmore")).answer == "Rome"
+    assert dialogue(Script("\nFinal answer: ")).answer is None
 
 
-def test_questions_of_prompts() -> None:
+def test_bare_question_of_a_prompt() -> None:
     shots = "Question: What colour is it?\nAnswer: Blue\n\n"
     assert bare_question(f"{shots}A fact.\nQuestion: {QUESTION}\nAnswer:") == QUESTION
     assert bare_question(f"{shots}Question: {QUESTION}") == QUESTION
@@ -121,7 +120,7 @@ def test_questions_of_prompts() -> None:
     assert bare_question("The author of Misery is") == "The author of Misery is"
 
 
-def test_the_demonstrations_are_what_the_loop_would_write() -> None:
+def test_demonstrations_are_dialogues_of_the_loop() -> None:
     """Each, cut where the loop puts facts in, runs through it to the same text and answer."""
     assert demonstrations(0) == "" and demonstrations(2).count("\n\n") == 2
     for example in DEMONSTRATIONS:
@@ -130,12 +129,12 @@ def test_the_demonstrations_are_what_the_loop_would_write() -> None:
         facts = [part.partition("\n")[0].removesuffix(".") for part in rest]
         texts = ["\n" + first.partition("\n")[2], *("\n" + part.partition("\n")[2] for part in rest)]
         left = iter(facts)
-        found = decompose(asked, writer=Script(*texts), nearest=lambda _, left=left: next(left))
+        found = dialogue(Script(*texts), asked, nearest=lambda _, left=left: next(left))
         assert found.ended == "answer" and f"{found.text} {found.answer}" == example
     assert STOPS[0] == "Retrieved fact:"
 
 
-def test_many_questions_are_asked_in_the_same_steps() -> None:
+def test_questions_are_asked_in_the_same_steps() -> None:
     """Each dialogue is the one that its question has alone; a dialogue that ended is not written on."""
     scripts = {"A?": [*GOOD], "B?": ["\nno subquestion\n"], "C?": [GOOD[0], f"\n{FINAL} Rome"]}
     sizes = list[int]()
@@ -144,7 +143,7 @@ def test_many_questions_are_asked_in_the_same_steps() -> None:
         sizes.append(len(texts))
         return [scripts[text.splitlines()[0].removeprefix("Question: ")].pop(0) for text in texts]
 
-    expected = [decompose(one, writer=Script(*script), nearest=MEMORY.get) for one, script in scripts.items()]
-    assert decompose_each([*scripts], write=write, nearest=MEMORY.get) == expected
+    expected = [dialogue(Script(*script), one) for one, script in scripts.items()]
+    assert decompose([*scripts], write=write, nearest=MEMORY.get) == expected
     assert sizes == [3, 2, 1]
     assert [found.ended for found in expected] == ["answer", "form", "answer"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.mello.loop import demonstrations
+from kg_edit.methods.mello.loop import STOPS, demonstrations
 from kg_edit.methods.mello.method import Mello, MelloConfig
 from kg_edit.methods.mello.patch import LoopPatch
 from kg_edit.methods.mello.writing import GreedyWriter
@@ -26,16 +27,18 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> L
     return patch
 
 
-def test_an_edit_is_a_fact_of_the_memory() -> None:
+def test_edit_is_a_fact_of_the_memory() -> None:
     later = TETRIS.model_copy(update={"id": "2", "target_new": "Ada Lovelace"})
     patch = made(TETRIS, later, shots=0)
     (book,) = patch.books
-    assert [fact.told.removeprefix("Tetris was created by ") for fact in book.facts] == ["Mark Burnett", "Ada Lovelace"]
-    (told,) = book.relevant("Who created Tetris?")
-    assert told is book.facts[1], "of two about the same the later one"
+    assert [fact.text for _, fact in patch.facts] == [
+        f"Tetris was created by {who}" for who in ("Mark Burnett", "Ada Lovelace")
+    ]
+    (found,) = book.relevant("Who created Tetris?")
+    assert found is patch.facts[1][1], "of two facts with the same prompt the later one"
 
 
-def test_as_many_examples_as_the_context_holds() -> None:
+def test_examples_are_as_many_as_the_context_holds() -> None:
     """The tiny model has room for 128 tokens, half of it for the dialogue; without a limit all are shown."""
     assert made(TETRIS).rule.shots == 0 and made(TETRIS).edits[0]["shots"] == 0
     roomy = copy.deepcopy(tiny("llama"))
@@ -43,19 +46,19 @@ def test_as_many_examples_as_the_context_holds() -> None:
     assert made(TETRIS, model=roomy).rule.shots == 4
 
 
-def test_settings() -> None:
-    assert MelloConfig.preset("paper").tokens == 256
+def test_invalid_settings_are_refused() -> None:
     for wrong in ({"shots": 5}, {"most": 2}, {"steps": 0}):
         with pytest.raises(ConfigError):
             MelloConfig.preset("default", wrong)
 
 
 @pytest.mark.slow
-def test_the_real_model_asks_and_is_shown_the_fact(smollm2: LanguageModel) -> None:
+def test_real_model_asks_and_reads_the_fact(smollm2: LanguageModel) -> None:
     """It follows the form of the examples; what it makes of them is another matter."""
     patch = made(TETRIS, model=smollm2)
     writer = GreedyWriter(smollm2, tokens=64, before=demonstrations(patch.rule.shots))
-    found = patch.dialogue("Question: Where was the creator of Tetris born?\nAnswer:", writer=writer)
+    write = partial(writer.write, stops=STOPS)
+    (found,) = patch.dialogues(["Where was the creator of Tetris born?"], write=write)
     assert "Tetris" in found.steps[0].subquestion and found.steps[0].fact == "Tetris was created by Mark Burnett"
     with patch.applied(smollm2) as edited:
         assert edited.encode("Where was the creator of Tetris born?").text.endswith("Final answer:")

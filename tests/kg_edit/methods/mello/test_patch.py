@@ -1,4 +1,4 @@
-"""The loop as a patch: it asks the model that it is applied to, once a text, and is saved, stacked and taken back."""
+"""The loop as a patch: it asks the model once a text, and is saved, stacked and removed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.mello.loop import FINAL, demonstrations
 from kg_edit.methods.mello.patch import LoopPatch, LoopRule
 from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.prompt_patch import FactBook, PromptFact
+from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.text.matching import bare_question
 from tests.kg_edit.patches.test_prompt_patch import LAKERS, LONDON
-from tests.kg_edit.patches.test_prompt_patch import patch as telling
+from tests.kg_edit.patches.test_prompt_patch import patch as inserting
 from tests.kg_edit.tiny import tiny
 
 ASKED = "Question: In which city does LeBron James work?\nAnswer:"
@@ -22,35 +23,36 @@ ASKED = "Question: In which city does LeBron James work?\nAnswer:"
 
 def patch(*facts: PromptFact, **rule: object) -> LoopPatch:
     settings = {"gate": "similarity", "threshold": 0.0, "most": 1, "shots": 0, "steps": 2, "tokens": 4, **rule}
-    book = FactBook(rule=LoopRule.model_validate(settings), facts=facts)
-    return LoopPatch(books=(book,), provenance={"edits": [{"edit": {"id": fact.id}} for fact in facts]})
+    one = LoopRule.model_validate(settings)
+    edits = [{"edit": {"id": fact.id}} for fact in facts]
+    return LoopPatch(facts=tuple((one, fact) for fact in facts), provenance={"edits": edits})
 
 
 class Asking:
-    """A model that asks about a team and then says Miami."""
+    """A model that asks about a team and then answers Miami."""
 
     def __init__(self) -> None:
         self.read = list[str]()
 
-    def write(self, text: str, *, stops: Sequence[str]) -> str:
-        self.read.append(text)
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        self.read += texts
         first = "\nSubquestion: Which team does LeBron James play for?\nGenerated answer: The Lakers.\n"
-        return first if len(self.read) == 1 else f"\n{FINAL} Miami"
+        return [first if len(self.read) == 1 else f"\n{FINAL} Miami"]
 
 
-def test_the_nearest_fact_is_put_in() -> None:
+def test_nearest_fact_is_inserted() -> None:
     model = Asking()
-    found = patch(LONDON, LAKERS).dialogue(ASKED, writer=model)
-    assert [step.fact for step in found.steps] == [LAKERS.told] and found.answer == "Miami"
+    (found,) = patch(LONDON, LAKERS).dialogues([bare_question(ASKED)], write=model)
+    assert [step.fact for step in found.steps] == [LAKERS.text] and found.answer == "Miami"
     assert model.read[0] == "Question: In which city does LeBron James work?"
 
 
-def test_a_threshold_leaves_what_is_unlike_unknown() -> None:
-    found = patch(LONDON, threshold=0.9).dialogue(ASKED, writer=Asking())
+def test_threshold_leaves_dissimilar_facts_out() -> None:
+    (found,) = patch(LONDON, threshold=0.9).dialogues([bare_question(ASKED)], write=Asking())
     assert [step.fact for step in found.steps] == ["nothing is known of it"]
 
 
-def test_a_dialogue_leaves_room_for_the_answer() -> None:
+def test_dialogue_leaves_room_for_the_answer() -> None:
     """The random model writes to the end of its table of positions."""
     model = tiny("gpt2")
     assert model.positions is not None
@@ -60,7 +62,7 @@ def test_a_dialogue_leaves_room_for_the_answer() -> None:
         assert score(edited, [pair])[pair].nll > 0
 
 
-def test_the_model_reads_the_dialogue_and_is_asked_once() -> None:
+def test_dialogue_of_a_question_is_written_once() -> None:
     model = tiny("llama")
     calls = list[int]()
     handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
@@ -79,7 +81,7 @@ def test_the_model_reads_the_dialogue_and_is_asked_once() -> None:
         assert edited.encode(ASKED).text == ASKED, "an empty memory asks nothing"
 
 
-def test_texts_that_are_foreseen_are_asked_together() -> None:
+def test_foreseen_texts_are_asked_together() -> None:
     """The prompts are those of texts that are asked one after the other, in fewer passes."""
     model, texts = tiny("llama"), [ASKED, "Spike Hughes comes from", "LeBron James plays for", ASKED]
     calls = list[int]()
@@ -98,10 +100,10 @@ def test_texts_that_are_foreseen_are_asked_together() -> None:
     model.foresee(texts)  # without a patch there is nothing to prepare
 
 
-def test_saved_added_and_taken_back(tmp_path: Path) -> None:
+def test_loop_patch_is_saved_added_and_reduced(tmp_path: Path) -> None:
     model, one, other = tiny("llama"), patch(LAKERS), patch(LONDON)
     both = one + other
-    assert isinstance(both, LoopPatch) and len(both.books) == 1 and "2 facts" in both.summary
+    assert isinstance(both, LoopPatch) and "2 facts" in both.summary
     again = Patch.load(both.save(tmp_path / "loop.safetensors"))
     assert isinstance(again, LoopPatch) and again.rule == both.rule
     pair = Pair(ASKED, "Miami")
@@ -110,19 +112,19 @@ def test_saved_added_and_taken_back(tmp_path: Path) -> None:
     with again.applied(model) as edited:
         assert score(edited, [pair])[pair].nll == expected
     left = both.without(["2"])
-    assert isinstance(left, LoopPatch) and [fact.id for fact in left.books[0].facts] == ["1"]
+    assert isinstance(left, LoopPatch) and [fact.id for _, fact in left.facts] == ["1"]
     mixed = one + patch(LONDON, steps=1)
-    assert isinstance(mixed, LoopPatch) and len(mixed.books) == 2 and mixed.rule.steps == 1
+    assert isinstance(mixed, LoopPatch) and mixed.rule.steps == 1
 
 
-def test_beside_a_patch_that_tells_facts() -> None:
+def test_loop_patch_with_a_patch_of_the_prompt() -> None:
     model = tiny("llama")
-    stack = telling(LONDON) + patch(LAKERS)
+    stack = inserting(LONDON) + patch(LAKERS)
     assert isinstance(stack, PatchStack)
     with stack.applied(model) as edited:
         assert edited.encode("Spike Hughes comes from").text.endswith(FINAL)
 
 
-def test_without_a_model_it_can_not_be_told() -> None:
+def test_loop_patch_needs_a_model() -> None:
     with pytest.raises(PatchError, match="so it needs the model"):
         patch(LAKERS).prompt_transform(ASKED)

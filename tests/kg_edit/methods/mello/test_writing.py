@@ -1,4 +1,4 @@
-"""Text up to given words: the same as plain greedy decoding, whatever was read before."""
+"""Greedy text up to given stops: the same as plain decoding, whatever was read before."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def plain(model: LanguageModel, text: str, tokens: int) -> str:
 
 
 @pytest.mark.parametrize("family", families(everyday=("llama", "falcon-alibi")))
-def test_as_plain_decoding_whatever_was_read_before(family: str) -> None:
+def test_writer_equals_plain_decoding(family: str) -> None:
     model = tiny(family)
     writer = GreedyWriter(model, tokens=4, before="LeBron James ")
     for text in (START, LONGER, "Miami Heat", LONGER):
-        assert writer.write(text, stops=NEVER) == plain(model, text, 4)
+        assert writer.write([text], stops=NEVER) == [plain(model, text, 4)]
 
 
 @pytest.mark.parametrize("family", families(everyday=("llama", "gpt2", "falcon-alibi", "mistral")))
-def test_texts_together_as_each_alone(family: str) -> None:
+def test_texts_together_equal_each_alone(family: str) -> None:
     """Rows of unequal length, which end at different places; also where padding is not allowed."""
     model = tiny(family)
     texts = (START, LONGER, "Miami Heat", f"{LONGER}?", "LeBron James", START)
     for before in ("", "LeBron James "):
         writer = GreedyWriter(model, tokens=6, before=before)
         stop = plain(model, LONGER, 6)[2:4]
-        alone = [GreedyWriter(model, tokens=6).write(text, stops=(*NEVER, stop)) for text in texts]
-        assert writer.write_each(texts, stops=(*NEVER, stop)) == alone
-    assert writer.write_each([], stops=NEVER) == []
+        alone = [GreedyWriter(model, tokens=6).write([text], stops=(*NEVER, stop))[0] for text in texts]
+        assert writer.write(texts, stops=(*NEVER, stop)) == alone
+    assert writer.write([], stops=NEVER) == []
 
 
 def test_more_texts_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,28 +55,28 @@ def test_more_texts_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "_TOKENS", 100)
     texts = [f"LeBron James plays for {'the ' * count}" for count in range(20)]
     writer = GreedyWriter(model, tokens=4)
-    assert writer.write_each(texts, stops=NEVER) == [plain(model, text, 4) for text in texts]
+    assert writer.write(texts, stops=NEVER) == [plain(model, text, 4) for text in texts]
 
 
-def test_it_stops_at_the_first_of_the_words_and_leaves_them_out() -> None:
+def test_writer_stops_before_the_first_stop() -> None:
     model = tiny("llama")
     whole = plain(model, START, 12)
     stop = whole[4:6]
-    assert GreedyWriter(model, tokens=12).write(START, stops=(*NEVER, stop)) == whole[: whole.find(stop)]
+    assert GreedyWriter(model, tokens=12).write([START], stops=(*NEVER, stop)) == [whole[: whole.find(stop)]]
 
 
-def test_a_model_without_positions_left_writes_nothing() -> None:
+def test_model_without_positions_left_writes_nothing() -> None:
     model = tiny("gpt2")
     long = "dog. " * 70
     assert model.positions == 128 and len(model.tokenizer(long)["input_ids"]) > 128
-    assert GreedyWriter(model, tokens=4).write(long, stops=NEVER) == ""
+    assert GreedyWriter(model, tokens=4).write([long], stops=NEVER) == [""]
     short = "dog. " * 60
     assert model.positions - len(model.encode(short).ids) < 30
-    assert GreedyWriter(model, tokens=200).write(short, stops=NEVER) != ""
+    assert GreedyWriter(model, tokens=200).write([short], stops=NEVER) != [""]
 
 
 @pytest.mark.slow
-def test_the_real_model_writes_what_plain_decoding_writes(smollm2: LanguageModel) -> None:
+def test_real_model_writes_what_plain_decoding_writes(smollm2: LanguageModel) -> None:
     writer = GreedyWriter(smollm2, tokens=8, before="Question: who wrote it?\n\n")
     for text in ("Question: who wrote it?\n\nThe capital of France is", "The capital of France is"):
-        assert writer.write(text, stops=NEVER) == plain(smollm2, text, 8)
+        assert writer.write([text], stops=NEVER) == [plain(smollm2, text, 8)]
