@@ -1,12 +1,17 @@
-"""Replace files atomically: even after a crash, a reader sees either the old file or the complete new file."""
+"""Replace files atomically: even after a crash, a reader sees either the old file or the complete new file.
+
+`check_out` refuses, before the work, a file that cannot be written.
+"""
 
 import gzip
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from wikidata_cache.errors import BadOptionError
 
 
 @contextmanager
@@ -47,3 +52,28 @@ def gzipped(content: bytes) -> bytes:
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
         file.write(content)
     return buffer.getvalue()
+
+
+def check_out(path: Path, *endings: str, option: str = "", inputs: Iterable[Path] = ()) -> None:
+    """Raise BadOptionError for a file that surely cannot be written; call this before the real work.
+
+    Args:
+        path: the file to write.
+        endings: its name has to end in one of these.
+        option: the option that names the file, for the message.
+        inputs: files that are read, and must not be overwritten.
+
+    Raises:
+        BadOptionError: the name ends otherwise, its folder is missing, it is a folder, or it is one of the inputs.
+    """
+    name = f"{option} {path}".strip()
+    if not path.name.lower().endswith(endings):
+        raise BadOptionError(f"{name}: expected a name ending in {' or '.join(endings)}.")
+    if not path.parent.is_dir():
+        raise BadOptionError(
+            f"{name} cannot be written: there is no folder {path.parent}. Make it (mkdir -p), or give another name."
+        )
+    if path.is_dir():
+        raise BadOptionError(f"{name} is a folder; give the name of a file.")
+    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+        raise BadOptionError(f"{name} is the input file itself; give another name.")

@@ -12,11 +12,10 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
 from wikidata_cache import deny_lists
-from wikidata_cache.atomic import gzipped, write_atomically
+from wikidata_cache.atomic import check_out, gzipped, write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, check_ids, is_item
 from wikidata_cache.sources.source import Source
-from wikidata_cache.subgraphs.build import Expansion, expand
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -62,9 +61,12 @@ def build_extract(
         The size of the extract.
 
     Raises:
-        BadOptionError: a seed is not an id, or `out` does not end in .nt.gz or cannot be written.
+        BadOptionError: a seed is not an id, or `out` does not end in .nt.gz, or its folder is missing.
+        OSError: the file cannot be written.
     """
-    check_out(out)
+    from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
+
+    check_out(out, ".nt.gz")
     wanted = check_ids(seeds)
     facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
     items = [entity for entity in wanted if is_item(entity)]
@@ -77,23 +79,8 @@ def build_extract(
     for entity, label in sorted(labels.items()):
         triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
-    try:
-        write_atomically(out, content)
-    except OSError as error:
-        raise _unwritable(out, error.strerror or str(error)) from error
+    write_atomically(out, content)
     return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())
-
-
-def check_out(out: Path) -> None:
-    """Raise BadOptionError if `out` does not end in .nt.gz or its folder is missing; call it before the real work."""
-    if not out.name.endswith(".nt.gz"):
-        raise BadOptionError(f"{out}: expected a name ending in .nt.gz.")
-    if not out.parent.is_dir():
-        raise _unwritable(out, f"there is no folder {out.parent}")
-
-
-def _unwritable(out: Path, reason: str) -> BadOptionError:
-    return BadOptionError(f"{out} cannot be written ({reason}); give a file in a folder that you may write to.")
 
 
 def read_seeds(path: Path) -> list[str]:

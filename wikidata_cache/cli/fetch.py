@@ -1,6 +1,7 @@
 """`wikidata-cache fetch`: the subgraphs of a file of edits into the cache, in as few requests as possible.
 
-Offline, what the cache lacks is an error with the command that fetches it, which is the one typed, without --offline.
+Offline, facts that the cache lacks are an error with the command that fetches them: the command line itself, without
+the options that kept it offline.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from wikidata_cache.answers.modes import WIKIDATA, Mode
-from wikidata_cache.cli.console import say
-from wikidata_cache.cli.options import AsOf, Cache, CacheMode, Contact, GraphName, Offline, Packs, mode_from_options
+from wikidata_cache.answers.modes import WIKIDATA
+from wikidata_cache.atomic import check_out
+from wikidata_cache.cli import options as opt
+from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.sources.source import Kind
-from wikidata_cache.subgraphs.options import Direction, Root, Statements, SubgraphOptions
-from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
@@ -29,191 +30,160 @@ if TYPE_CHECKING:
 
 
 # Options that keep a command offline, and those that `FetchHint` adds itself.
-_LEFT_OUT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
-# Options that have no effect with --kind.
-_SAMPLING = ("hops", "per_node", "seed", "policy", "direction", "statements", "root")
-_OF_EDITS = (*_SAMPLING, "out", "descriptions", "keep_going")
-_OF_A_CACHE = {"cache": "--cache", "offline": "--offline", "mode": "--mode", "pack": "--pack", "as_of": "--as-of"}
+_NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
+# Options that have no effect with --kind, and options that a local graph has no use for.
+_OF_EDITS = (
+    "hops",
+    "per_node",
+    "seed",
+    "policy",
+    "direction",
+    "statements",
+    "root",
+    "out",
+    "descriptions",
+    "keep_going",
+)
+_OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")
 
 
 def fetch(
     context: typer.Context,
     edits: Annotated[
-        list[str], typer.Argument(metavar="EDITS", help="File of edits: .jsonl, .json, .csv or .tsv; with --kind, ids.")
+        list[str],
+        typer.Argument(metavar="EDITS", help="File of edits: .jsonl, .json, .csv or .tsv; with `--kind`, ids."),
     ],
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help=f"SPARQL endpoint; repeat the option to add fallbacks. Default: {WIKIDATA}"),
+        typer.Option(metavar="URL", show_default=WIKIDATA, help="SPARQL endpoint, or fallback endpoint. Repeatable."),
     ] = None,
-    contact: Contact = None,
+    contact: opt.Contact = None,
     hops: Annotated[
-        int, typer.Option(min=1, help="Number of hops: the edit itself is hop 1, the statements of o* are hop 2.")
+        int,
+        typer.Option(min=1, metavar="N", help="Distance up to which to expand; the statements of o* are hop 2."),
     ] = 2,
-    per_node: Annotated[int, typer.Option(min=0, help="Statements to keep per item.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    policy: Annotated[Policy, typer.Option(help="How statements are sampled.")] = "uniform",
-    direction: Annotated[Direction, typer.Option(help="both: expand along incoming statements too.")] = "out",
-    statements: Annotated[Statements, typer.Option(help="all: statements of every rank except deprecated.")] = "truthy",
-    root: Annotated[
-        list[str] | None, typer.Option(help="Expand target_new (default), subject or target_true; repeatable.")
-    ] = None,
-    cache: Cache = None,
-    offline: Offline = False,
-    mode: CacheMode = None,
-    pack: Packs = None,
-    as_of: AsOf = None,
-    graph_name: GraphName = "wikidata",
+    per_node: opt.PerNode = 20,
+    seed: opt.Seed = 0,
+    policy: opt.SamplingPolicy = "uniform",
+    direction: opt.ExpandDirection = "out",
+    statements: opt.StatementRanks = "truthy",
+    root: opt.Roots = None,
+    cache: opt.Cache = None,
+    offline: opt.Offline = False,
+    mode: opt.CacheMode = None,
+    pack: opt.Packs = None,
+    as_of: opt.AsOf = None,
+    graph_name: opt.GraphName = "wikidata",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl[.gz]", help="Also write the subgraphs, one per line.")
+        Path | None, typer.Option(metavar="FILE.jsonl[.gz]", help="File for the subgraphs, one per line.")
     ] = None,
     descriptions: Annotated[
-        bool, typer.Option("--descriptions", help="Also fetch the items' descriptions, for `show --html` offline.")
+        bool, typer.Option("--descriptions", help="Fetch the descriptions of items too, for `show --html` offline.")
     ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Skip edits that cannot be resolved in the graph.")
     ] = False,
     kind: Annotated[
-        Kind | None, typer.Option(help="Fetch facts of this kind for each id: " + ", ".join(get_args(Kind)) + ".")
+        Kind | None,
+        typer.Option(metavar="KIND", help=f"Fetch facts of this kind about ids: {', '.join(get_args(Kind))}."),
     ] = None,
 ) -> None:
-    """Fetch the subgraphs of all edits of a file into the cache, in as few requests as possible.
+    """Fetch the subgraphs of a file of edits into the cache, in few requests.
 
-    Answers in the cache are not fetched again, so the same command resumes a stopped run.
+    Answers in the cache are not fetched again, so the same command resumes an interrupted run.
 
-    Examples: `wikidata-cache fetch edits.jsonl --contact me@uni.edu` ·
-    `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz` ·
-    `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
+    Examples:
+
+    - `wikidata-cache fetch edits.jsonl --contact me@uni.edu`
+    - `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz`
+    - `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
+    from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
 
-    _check_options(context, kind)
-    _check_out(edits, out)
-    opened = _open(endpoint, contact, cache, mode_from_options(mode, offline=offline), pack, as_of, graph_name)
-    check_cached(context, opened.source)
-    with add_fetch_hint(context, opened.source):
-        if kind is not None:
-            _fetch_ids(opened, kind, edits)
-            return
-        file = _edit_file(edits)
-        fetched = fetch_edits(
-            opened,
-            read_edits(file),
-            path=Path(file),
-            options=SubgraphOptions(
-                hops=hops,
-                per_node=per_node,
-                seed=seed,
-                roots=cast(list[Root], root) or ("target_new",),
-                policy=policy,
-                direction=direction,
-                statements=statements,
-            ),
-            keep_going=keep_going,
-        )
-        if descriptions:
-            opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
-        if out is not None:
-            write_subgraphs(out, fetched)
-    report(fetched)
-
-
-def _open(
-    endpoints: list[str] | None,
-    contact: str | None,
-    cache: Path | None,
-    mode: Mode | None,
-    packs: list[Path] | None,
-    as_of: str | None,
-    graph_name: str,
-) -> WikidataCache:
-    """The cache over the endpoints, by default Wikidata's; offline, and to replay a time, over none."""
-    from wikidata_cache.cache import WikidataCache
-
-    is_online = mode != "offline" and as_of is None
-    return WikidataCache(
-        endpoints or ([WIKIDATA] if is_online else None),
-        contact=contact,
-        cache=cache,
-        mode=mode,
-        packs=tuple(packs or ()),
-        as_of=as_of,
-        graph_name=graph_name,
-    )
-
-
-def _check_options(context: typer.Context, kind: Kind | None) -> None:
-    """Raise BadOptionError for options that have no effect on ids."""
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    given = [names[name] for name in _OF_EDITS if _is_typed(context, name)]
+    given = [names[name] for name in _OF_EDITS if _is_given(context, name)]
     if kind is not None and given:
         raise BadOptionError(
             f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
         )
+    if kind is None and len(edits) != 1:
+        raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+    if out is not None:
+        check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
 
-
-def _check_out(edits: list[str], out: Path | None) -> None:
-    """Raise BadOptionError for a file that surely cannot be written, or that holds something else."""
-    if out is None:
-        return
-    if not out.name.endswith((".jsonl", ".jsonl.gz")):
-        raise BadOptionError(f"--out {out}: expected a name ending in .jsonl or .jsonl.gz.")
-    if not out.parent.is_dir():
-        raise BadOptionError(f"--out {out}: there is no folder {out.parent}. Make it (mkdir -p), or give another name.")
-    if out.exists() and any(file_of(one).exists() and out.samefile(file_of(one)) for one in edits):
-        raise BadOptionError(
-            f"--out {out} is the file of the edits itself; give another name, such as subgraphs.jsonl."
+    mode = opt.mode_from_options(mode, offline=offline)
+    is_online = mode != "offline" and as_of is None
+    opened = WikidataCache(
+        endpoint or ([WIKIDATA] if is_online else None),
+        contact=contact,
+        cache=cache,
+        mode=mode,
+        packs=pack or (),
+        as_of=as_of,
+        graph_name=graph_name,
+    )
+    _check_cached(context, opened.source)
+    with _add_fetch_hint(context, opened.source):
+        if kind is not None:
+            _fetch_ids(opened, kind, edits)
+            return
+        options = SubgraphOptions(
+            hops=hops,
+            per_node=per_node,
+            seed=seed,
+            roots=cast(list[Root], root) or ("target_new",),  # SubgraphOptions checks them
+            policy=policy,
+            direction=direction,
+            statements=statements,
         )
-
-
-def _edit_file(arguments: list[str]) -> str:
-    if len(arguments) != 1:
-        raise BadOptionError(f"Found {len(arguments)} arguments; expected one file of edits, or --kind KIND and ids.")
-    return arguments[0]
+        rows = read_edits(edits[0])
+        fetched = fetch_edits(opened, rows, path=Path(edits[0]), options=options, keep_going=keep_going)
+        if descriptions:
+            opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
+        if out is not None:
+            write_subgraphs(out, fetched)
+    _print_counts(fetched)
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
     from wikidata_cache.sources.templates import TEMPLATES
 
-    template = TEMPLATES[kind]
     if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
-    found = sum(len(answer.facts) for answer in opened.source.ask(template, sorted(set(ids))))
-    say(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
+    found = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
+    echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
 
 
-def report(fetched: Fetched) -> None:
-    """Print the counts of edits, graphs and requests, and the digest over all subgraphs."""
+def _print_counts(fetched: Fetched) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
-    for name, count in _counts(fetched).items():
-        if count or name not in ("skipped", "labels that differ"):
-            table.add_row(name, f"{count:,}")
-    Console().print(table)
-    say(f"digest {fetched.digest}")
-
-
-def _counts(fetched: Fetched) -> dict[str, int]:
-    return {
+    counts = {
         "edits": len(fetched.graphs),
         "skipped": len(fetched.skipped),
         "labels that differ": len(fetched.contradictions),
         "nodes": sum(len(graph) for graph in fetched.graphs),
         "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
         "requests": fetched.request_counts.requests,
-        "ids asked for": fetched.request_counts.asked,
+        "ids requested": fetched.request_counts.asked,
         "ids from the cache": fetched.request_counts.found,
     }
+    for name, count in counts.items():
+        if count or name not in ("skipped", "labels that differ"):
+            table.add_row(name, f"{count:,}")
+    Console().print(table)
+    echo(f"digest {fetched.digest}")
 
 
-def check_cached(context: typer.Context, source: Source) -> None:
+def _check_cached(context: typer.Context, source: Source) -> None:
     """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
     from wikidata_cache.answers.cached_source import CachedSource
 
-    given = [option for name, option in _OF_A_CACHE.items() if _is_typed(context, name)]
+    given = [f"--{name.replace('_', '-')}" for name in _OF_A_CACHE if _is_given(context, name)]
     if given and not isinstance(source, CachedSource):
         raise BadOptionError(
             f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. To make a "
@@ -223,8 +193,8 @@ def check_cached(context: typer.Context, source: Source) -> None:
 
 
 @contextmanager
-def add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
-    """Let a CacheMissError name the command as it was typed, without the options that kept it offline."""
+def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
+    """Let a CacheMissError name the command as it was given, without the options that kept it offline."""
     from wikidata_cache.answers.cached_source import CachedSource
 
     try:
@@ -232,23 +202,17 @@ def add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
     except CacheMissError as miss:
         if not isinstance(source, CachedSource):
             raise
-        command = source.fetch_hint.command(*context.params["edits"], *_options(context))
-        raise CacheMissError(miss.kind, miss.ids, miss.searched, command) from miss
+        words = [*context.params["edits"]]
+        for parameter in context.command.params:
+            name = parameter.name or ""
+            if name in _NOT_IN_HINT or not _is_given(context, name):
+                continue
+            value = context.params[name]
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+        raise CacheMissError(miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words)) from miss
 
 
-def _options(context: typer.Context) -> Iterator[str]:
-    """The options that were typed, word by word."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in _LEFT_OUT or not _is_typed(context, name):
-            continue
-        value = context.params[name]
-        for one in value if isinstance(value, list | tuple) else [value]:
-            yield parameter.opts[0]
-            if one is not True:
-                yield str(one)
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
+def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

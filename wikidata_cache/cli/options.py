@@ -2,108 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 from wikidata_cache.answers.modes import Mode, cache_file, pack_files
 from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.subgraphs.options import Direction, Statements
+from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
-    from wikidata_cache.source_spec import SourceSpec
+    from wikidata_cache.source_spec import SourceOptions, SourceSpec
 
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 Graph = Annotated[
     str | None,
     typer.Option(
         "--graph",
         "-g",
         envvar="KG_GRAPH",
-        help="FILE.nt.gz, .nt, .tsv, .tsv.gz, a folder, a store made by `load`, oxigraph:FOLDER or a SPARQL URL; "
-        "by default the cache file, if there is one, and the small packaged extract for what the cache lacks; "
-        "with --offline the cache file only.",
+        metavar="GRAPH",
+        show_default="the cache file, and the packaged extract for what it lacks; with --offline the cache file only",
+        help="Graph file (.nt or .tsv, also .gz), folder, store made by `load`, `oxigraph:FOLDER` or SPARQL URL.",
     ),
 ]
 Contact = Annotated[
     str | None,
-    typer.Option(envvar="KG_EDIT_CONTACT", help="Your e-mail address or URL; Wikimedia endpoints require it."),
+    typer.Option(
+        envvar="KG_EDIT_CONTACT", metavar="ADDRESS", help="Your e-mail address or URL, which Wikimedia requires."
+    ),
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
-        envvar="KG_CACHE", metavar="FILE", help="Cache file for the answers. Default: in the user's cache folder."
+        envvar="KG_CACHE",
+        metavar="FILE",
+        show_default="in the user's cache folder",
+        help="Cache file for the answers of endpoints.",
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network; what the cache lacks is an error.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Read the cache only; facts that it lacks are an error.")]
 CacheMode = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="cache_first fetches what the cache lacks, refresh fetches all again, online does not use the cache.",
         show_default="cache_first",
+        help="`cache_first` fetches what the cache lacks, `refresh` fetches all again, `online` uses no cache.",
     ),
 ]
 Packs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--pack", metavar="FILE", help="Additional read-only cache file, read after your own (KG_PACKS); repeatable."
+        "--pack",
+        metavar="FILE",
+        show_default="KG_PACKS",
+        help="Read-only cache file, read after your own. Repeatable.",
     ),
 ]
 AsOf = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Replay the cache offline as it was at this time (ISO 8601, UTC).")
+    str | None, typer.Option(metavar="TIME", help="Read the cache as it was at this time (ISO 8601, UTC), offline.")
 ]
-GraphName = Annotated[str, typer.Option(help="Name of the endpoint's graph in the cache.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
+GraphName = Annotated[str, typer.Option(metavar="NAME", help="Name of the endpoint's graph in the cache.")]
+
+PerNode = Annotated[int, typer.Option(min=0, metavar="N", help="Statements of each expanded item.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.")]
+SamplingPolicy = Annotated[Policy, typer.Option(help="How the statements of an item are sampled.")]
+ExpandDirection = Annotated[Direction, typer.Option(help="`both` also expands along incoming statements.")]
+StatementRanks = Annotated[Statements, typer.Option(help="`all` takes every rank except deprecated.")]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--root",
+        show_default="target_new",
+        help="End of an edit to expand: `target_new`, `subject` or `target_true`. Repeatable.",
+    ),
+]
 
 
-def open_cache(
-    graph: SourceSpec | None,
-    contact: str | None,
-    *,
-    cache: Path | None = None,
-    offline: bool = False,
-    mode: Mode | None = None,
-    packs: Sequence[str | Path] | None = None,
-    as_of: str | None = None,
-    graph_name: str = "wikidata",
-) -> WikidataCache:
-    """Open the given graph; without one the cache, with the packaged extract for what it lacks.
+def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Unpack[SourceOptions]) -> WikidataCache:
+    """Open the given graph; without one, the cache file with the packaged extract for what it lacks.
 
-    Offline it is the cache alone, and the extract only where there is no cache file. Raises BadOptionError
-    as `mode_from_options` does, and for options of the cache with a local graph; and what `open_source` raises.
+    Args:
+        graph: what `open_source` accepts.
+        offline: read the cache file alone; the extract is used only where there is no cache file.
+        options: those of `open_source`.
+
+    Returns:
+        The graph or the cache.
+
+    Raises:
+        BadOptionError: the options do not fit each other, or options of the cache are given with a local graph. The
+            errors of `open_source` are raised as well.
     """
     from wikidata_cache.answers.cached_source import CachedSource
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
     from wikidata_cache.source_spec import open_with_fallback
 
-    mode, packs = mode_from_options(mode, offline=offline), tuple(packs or ())
-    if graph is None and as_of is None and mode in (None, "offline"):
-        if not (cache or pack_files(packs) or cache_file().exists()):
-            return WikidataCache(packaged_extract(), contact=contact)
+    options["mode"] = mode = mode_from_options(options.get("mode"), offline=offline)
+    packs = options.get("packs", ())
+    if graph is None and options.get("as_of") is None and mode in (None, "offline"):
+        if not (options.get("cache") or pack_files(packs) or cache_file().exists()):
+            return WikidataCache(packaged_extract(), contact=options.get("contact"))
         if mode is None:
-            return WikidataCache(
-                open_with_fallback(packaged_extract(), cache=cache, packs=packs, graph_name=graph_name)
-            )
-    opened = WikidataCache(
-        graph,
-        cache=cache,
-        mode=mode,
-        packs=packs,
-        as_of=as_of,
-        contact=contact,
-        graph_name=graph_name,
-    )
+            name = options.get("graph_name", "wikidata")
+            layered = open_with_fallback(packaged_extract(), cache=options.get("cache"), packs=packs, graph_name=name)
+            return WikidataCache(layered)
+    opened = WikidataCache(graph, **options)
     if (packs or mode in ("refresh", "online")) and not isinstance(opened.source, CachedSource):
         raise BadOptionError(f"{opened.source.name} is a local graph and needs no cache; leave out --pack and --mode.")
     return opened
 
 
 def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
-    """The mode from --mode, --offline and KG_OFFLINE; raises BadOptionError where they contradict each other."""
+    """Return the mode from --mode, --offline and KG_OFFLINE; raise BadOptionError where they contradict each other."""
     if offline and mode not in (None, "offline"):
         raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
     if offline_forced() and mode in ("refresh", "online"):

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wikidata_cache.atomic import write_atomically
+from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.edits import file_of, json_rows, read_edits
-from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import link_all
 from wikidata_cache.linking.linker import Linker
@@ -46,7 +45,7 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
         EditRowError: a row is not an edit.
         BadOptionError: `out` cannot be written, or is the file of edits itself.
     """
-    check_out(edits, out)
+    check_out(out, ".jsonl", inputs=[file_of(edits)])
     read, raw = read_edits(edits), json_rows(file_of(edits))
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
@@ -66,18 +65,6 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
         lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     return LinkReport(len(lines), len(lines) - len({row for row, _, _ in unsettled}), tuple(unsettled))
-
-
-def check_out(edits: str | Path, out: Path) -> None:
-    """Raise BadOptionError if the linked edits cannot be written to `out`, or would overwrite the edits themselves."""
-    if not out.name.endswith(".jsonl"):
-        raise BadOptionError(f"{out}: expected a name ending in .jsonl.")
-    if not out.parent.is_dir():
-        raise BadOptionError(f"{out}: there is no folder {out.parent}. Make it (mkdir -p), or give another name.")
-    if out.is_dir():
-        raise BadOptionError(f"{out} is a folder; give the name of a file.")
-    if out.exists() and (path := file_of(edits)).exists() and out.samefile(path):
-        raise BadOptionError(f"{out} is the file of the edits itself; give another name, such as linked.jsonl.")
 
 
 def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What is printed does not steer the terminal, and what goes wrong has its own exit code."""
+"""Printed labels do not control the terminal, and every kind of error has its own exit code."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def evil(tmp_path: Path) -> str:
-    """A cache of labels that steer terminals, as earlier releases and other programs may have written it."""
+    """A cache of labels that control terminals, as another program may have written it."""
     path = tmp_path / "evil.sqlite"
     facts = [
         Fact("label", "Q65", [EVIL, "en"]),
@@ -58,26 +58,26 @@ def evil(tmp_path: Path) -> str:
     ],
     ids=lambda command: " ".join(command)[:15],
 )
-def test_no_label_steers_the_terminal(command: list[str], evil: str) -> None:
+def test_labels_do_not_control_the_terminal(command: list[str], evil: str) -> None:
     result = runner.invoke(cli.app, [*command, "--offline", "--cache", evil])
     assert result.exit_code in (0, 1, 3) and (result.exception is None or isinstance(result.exception, SystemExit))
-    said = result.output
-    assert all(letter.isprintable() or letter in "\n\t" for letter in said)
+    output = result.output
+    assert all(letter.isprintable() or letter in "\n\t" for letter in output)
     if "--json" in command:
-        assert json.loads(said)["candidates"][0]["label"] == EVIL
+        assert json.loads(output)["candidates"][0]["label"] == EVIL
     elif command[0] == "labels":
-        assert said.splitlines()[0].split("\t")[0] == "Q65" and len(said.splitlines()) == 2
+        assert output.splitlines()[0].split("\t")[0] == "Q65" and len(output.splitlines()) == 2
     elif command[0] == "show":
-        assert "[red]x" in said  # as it is written, and no markup
+        assert "[red]x" in output  # as it is written, and no markup
 
 
-def test_harmless_text_stays() -> None:
+def test_harmless_text_is_unchanged() -> None:
     for text in ("Los Ángeles\t名前\n", "عربى", "a\u200db", "🏳️‍🌈"):
         assert harmless(text) == text
     assert one_line("a\nb\tc") == "a b c"
 
 
-def test_remarks_are_harmless_too() -> None:
+def test_log_is_harmless() -> None:
     record = logging.LogRecord("x", logging.WARNING, "f", 1, "row %s", ("\x1b[2Jgone",), None)
     assert HarmlessFormatter("%(message)s").format(record) == "row  [2Jgone"
 
@@ -90,9 +90,7 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return given
 
 
-def test_a_malformed_answer_is_not_the_exit_code_of_no_candidate(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_malformed_answer_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     api = ApiServer()
     body = made(labels=7)
     api.spoil = lambda handler: reply(handler, 200, body, kind="application/json")
@@ -101,11 +99,11 @@ def test_a_malformed_answer_is_not_the_exit_code_of_no_candidate(
         main()
     api.close()
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "bad answer" in said and "Traceback" not in said and len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert "bad answer" in error and "Traceback" not in error and len(error.splitlines()) == 1
 
 
-def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_has_exit_code_70(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments += ["labels", "Q65"]
 
     def broken(*_: object, **__: object) -> None:
@@ -118,7 +116,7 @@ def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("command", "target", "said"),
+    ("command", "target", "hint"),
     [
         (
             ["load", "x.nt", "--store", "s"],
@@ -131,10 +129,10 @@ def test_a_fault_has_an_exit_code_of_its_own(arguments: list[str], monkeypatch: 
         (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
     ],
 )
-def test_ctrl_c_ends_every_command_with_a_line(
+def test_ctrl_c_ends_every_command_with_one_line(
     command: list[str],
     target: str,
-    said: str,
+    hint: str,
     arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -153,11 +151,11 @@ def test_ctrl_c_ends_every_command_with_a_line(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped{said}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped{hint}"
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
-def test_a_cache_that_is_deleted_meanwhile_is_no_success(
+def test_deleted_cache_is_an_error(
     server: Server, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], again: bool
 ) -> None:
     path = tmp_path / "cache.sqlite"

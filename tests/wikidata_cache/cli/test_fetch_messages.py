@@ -51,7 +51,7 @@ def run(*arguments: str) -> str:
         keep=2,
     ),
 )
-def test_the_command_that_a_miss_of_fetch_names_fetches_it(
+def test_command_of_a_miss_fetches_the_missing_facts(
     options: str, edits: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = str(tmp_path / "c.sqlite")
@@ -73,14 +73,16 @@ def test_the_command_that_a_miss_of_fetch_names_fetches_it(
     assert digests[0] == digests[1]
 
 
-def test_the_ids_of_a_long_miss_are_all_named(server: Server, tmp_path: Path) -> None:
+def test_command_of_a_miss_lists_all_ids(server: Server, tmp_path: Path) -> None:
     ids = [f"Q{number}" for number in range(60, 90)]
     with pytest.raises(CacheMissError) as caught:
         run("fetch", "--kind", "label", *ids, "--offline", "--cache", str(tmp_path / "c.sqlite"))
     assert all(entity in shlex.split(caught.value.command) for entity in ids)
 
 
-def test_labels_that_contradict_their_ids(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_that_contradict_their_ids_are_warned_about(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wrong = {"subject": "The Louvre", "target_new": "Paris", "target_new_id": "Q65", "target_true_id": "Q1345"}
     right = {"subject": "x", "target_new": "los  ANGELES", "target_new_id": "Q65", "target_true": "Q1345"}
     rows = written(tmp_path / "e.jsonl", right, right, wrong)
@@ -95,7 +97,7 @@ def test_labels_that_contradict_their_ids(server: Server, tmp_path: Path, caplog
     )
 
 
-def test_a_merged_id_is_called_what_it_was_merged_into(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_merged_id_has_the_label_of_its_replacement(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     graph = tmp_path / "g.nt"
     wikidata, same = "http://www.wikidata.org", "http://www.w3.org/2002/07/owl#sameAs"
     label = "http://www.w3.org/2000/01/rdf-schema#label"
@@ -113,7 +115,9 @@ def test_a_merged_id_is_called_what_it_was_merged_into(caplog: pytest.LogCapture
     ]
 
 
-def test_a_local_graph_takes_no_options_of_a_cache(edits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_refuses_cache_options_with_a_local_graph(
+    edits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local = ["fetch", edits, "--endpoint", str(packaged_extract()), "--out", str(tmp_path / "s.jsonl")]
     for option in (["--cache", "c.sqlite"], ["--offline"], ["--mode", "refresh"], ["--pack", "p.sqlite"]):
         with pytest.raises(BadOptionError, match=f"extract.nt.gz is a local graph .* leave out {option[0]}.*serve"):
@@ -123,7 +127,7 @@ def test_a_local_graph_takes_no_options_of_a_cache(edits: str, tmp_path: Path, m
     assert (tmp_path / "s.jsonl").read_text().count("\n") == len(EDITS)
 
 
-def test_what_contradicts_is_named(edits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_refuses_contradictory_options(edits: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadOptionError, match="--offline and --mode refresh disagree"):
         run("fetch", edits, "--offline", "--mode", "refresh")
     with pytest.raises(BadOptionError, match="as_of='2026-01-01'"):
@@ -133,7 +137,7 @@ def test_what_contradicts_is_named(edits: str, monkeypatch: pytest.MonkeyPatch) 
         run("fetch", edits, "--mode", "refresh")
 
 
-def test_what_would_have_no_effect_is_refused(edits: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(edits: str, tmp_path: Path) -> None:
     with pytest.raises(BadOptionError, match="--kind fetches facts about ids, and --per-node, --out is for files"):
         run("fetch", "--kind", "label", "Q65", "--out", str(tmp_path / "s.jsonl"), "--per-node", "3")
     with pytest.raises(BadOptionError, match=r"there is no folder .*none\. Make it"):
@@ -143,16 +147,16 @@ def test_what_would_have_no_effect_is_refused(edits: str, tmp_path: Path) -> Non
             run("link", edits, "--out", str(tmp_path / "linked.jsonl"), *option)
 
 
-def test_no_file_that_holds_something_else_is_overwritten(edits: str, server: Server, tmp_path: Path) -> None:
+def test_files_that_are_read_are_not_overwritten(edits: str, server: Server, tmp_path: Path) -> None:
     cache, graph = tmp_path / "paper.sqlite", tmp_path / "graph.nt.gz"
     run("fetch", edits, "--endpoint", server.url, "--cache", str(cache))
     shutil.copy(packaged_extract(), graph)
     (tmp_path / "seeds.tsv").write_text("Q1345\n")
     for command, message in (
-        (["fetch", edits, "--offline", "--cache", str(cache), "--out", edits], "is the file of the edits itself"),
+        (["fetch", edits, "--offline", "--cache", str(cache), "--out", edits], "is the input file itself"),
         (["fetch", edits, "--offline", "--cache", str(cache), "--out", str(cache)], "expected a name ending in .jsonl"),
         (["export", str(cache), "--cache", str(cache)], "expected a name ending in .jsonl.gz"),
-        (["extract", str(tmp_path / "seeds.tsv"), str(graph), "-g", str(graph)], "is the graph itself"),
+        (["extract", str(tmp_path / "seeds.tsv"), str(graph), "-g", str(graph)], "is the input file itself"),
     ):
         with pytest.raises(BadOptionError, match=message):
             run(*command)
@@ -160,7 +164,7 @@ def test_no_file_that_holds_something_else_is_overwritten(edits: str, server: Se
     assert "requests" in run("fetch", edits, "--offline", "--cache", str(cache))
 
 
-def test_all_of_it_in_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
+def test_fetch_from_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
     first = run("fetch", edits, "--endpoint", server.url, "--cache", cache)
     again = run("fetch", edits, "--cache", cache)  # from Wikidata, if there were anything to ask
@@ -179,7 +183,7 @@ def test_roots(edits: str, server: Server, tmp_path: Path) -> None:
         run(*common, "--root", "everything")
 
 
-def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_cache_to_resume_from(edits: str, server: Server, tmp_path: Path) -> None:
     stopped = threading.Event()
     server.fault = lambda handler, body: len(server.requests) > 1 and not stopped.wait(60)
     line = ["fetch", edits, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
@@ -193,7 +197,9 @@ def test_stopped_by_the_user(edits: str, server: Server, tmp_path: Path) -> None
     output, errors = process.communicate()
     stopped.set()
     assert (process.returncode, output) == (130, ""), errors
-    assert errors.splitlines()[-1] == "stopped; what was fetched is kept; run the same command again to continue"
+    assert (
+        errors.splitlines()[-1] == "stopped; fetched answers are in the cache; run the same command again to continue"
+    )
     assert "Traceback" not in errors
     server.fault = None
     assert "digest" in run(*line)

@@ -1,7 +1,6 @@
-"""Which graph a command reads that is not told: the cache, and below it the packaged extract."""
+"""The graph that a command reads without --graph: the cache, and the packaged extract for what it lacks."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from wikidata_cache.sources.source import Exchange, Fact
 NOON = "2026-11-20T12:00:00.000+00:00"
 FACTS = (
     Fact("label", "Q1", ["Universe", "en"]),
-    Fact("label", "P19", ["born at", "en"]),  # the extract says: place of birth
+    Fact("label", "P19", ["born at", "en"]),  # in the extract: place of birth
     Fact("label", "Q2", ["Terra", "en"]),
     Fact("out", "Q1", [["P19", "Q65"]]),
     Fact("types", "Q65", []),
@@ -41,7 +40,7 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_cache_first_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_read_the_cache_and_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Path(small).read_bytes()
     assert run("labels", "Q1", "P19", "Q1345", "--cache", small) == "Q1\tUniverse\nP19\tborn at\nQ1345\tPhiladelphia\n"
     monkeypatch.setenv("KG_CACHE", small)
@@ -52,15 +51,15 @@ def test_the_cache_first_then_the_extract(small: str, monkeypatch: pytest.Monkey
     assert Path(small).read_bytes() == before
 
 
-def test_the_cache_in_its_usual_place(server: Server) -> None:
+def test_cache_in_the_usual_folder_is_read(server: Server) -> None:
     assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
     run("fetch", "--kind", "label", "Q999999999", "--endpoint", server.url)
-    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"  # which offline the cache alone cannot say
+    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"  # offline, the cache alone lacks it
     with pytest.raises(CacheMissError):
         run("labels", "Q1345", "--offline")
 
 
-def test_offline(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_reads_the_cache_alone(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
     assert run("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"
     for cache in (small, str(tmp_path / "absent.sqlite")):
@@ -70,21 +69,21 @@ def test_offline(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
     with pytest.raises(CacheMissError):
         run("labels", "Q1345", "--cache", small)
-    with pytest.raises(CacheMissError):  # what was to be fetched is never taken from the extract
+    with pytest.raises(CacheMissError):  # facts to fetch are never taken from the extract
         run("fetch", "--kind", "label", "Q1345")
 
 
-def test_what_was_fetched_is_shown(server: Server, tmp_path: Path) -> None:
+def test_show_reads_fetched_subgraphs(server: Server, tmp_path: Path) -> None:
     edits, cache, page = tmp_path / "edits.jsonl", str(tmp_path / "c.sqlite"), tmp_path / "g.html"
     edits.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in (LEBRON, LAKERS)))
     run("fetch", str(edits), "--endpoint", server.url, "--cache", cache)
-    asked = len(server.requests)
+    before = len(server.requests)
     shown = run("show", f"{edits}:2", "--cache", cache, "--html", str(page))
     assert shown == run("show", f"{edits}:2", "--cache", cache, "--offline")
-    assert page.exists() and len(server.requests) == asked
+    assert page.exists() and len(server.requests) == before
 
 
-def test_a_new_cache_links_from_the_extract(tmp_path: Path) -> None:
+def test_link_without_a_cache_reads_the_extract(tmp_path: Path) -> None:
     edits, out, cache = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", tmp_path / "new" / "paper.sqlite"
     edits.write_text(json.dumps({"subject": "LeBron James", "target_new": "Miami Heat"}) + "\n")
     assert "1 of 1 edits settled" in run("link", str(edits), "--out", str(out), "--cache", str(cache))
@@ -92,7 +91,7 @@ def test_a_new_cache_links_from_the_extract(tmp_path: Path) -> None:
     assert not cache.parent.exists()
 
 
-def test_links_find_what_either_knows(small: str) -> None:
+def test_linker_reads_cache_and_extract(small: str) -> None:
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     linker = open_linker(cache.facts)
     assert linker.link("Terra").candidates[0].id == "Q2"
@@ -100,12 +99,12 @@ def test_links_find_what_either_knows(small: str) -> None:
     assert linker.link("born at", kind="property").candidates[0].id == "P19"
 
 
-def test_a_text_longer_than_any_label_names_nothing(small: str) -> None:
+def test_find_of_a_long_text_returns_nothing(small: str) -> None:
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert cache.find("no label is as long as this " * 20) == ()
 
 
-def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
+def test_label_in_the_cache_wins_over_the_extract(small: str) -> None:
     with AnswerStore(small) as store:
         exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
         store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
@@ -114,7 +113,7 @@ def test_what_the_extract_says_by_the_way_is_not_believed(small: str) -> None:
     assert cache.labels(["Q65"]) == {"Q65": "L.A."}
 
 
-def test_a_label_that_has_changed_names_nothing(small: str) -> None:
+def test_find_uses_the_newest_label(small: str) -> None:
     with AnswerStore(small) as store:
         later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
         store.keep("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
@@ -122,7 +121,7 @@ def test_a_label_that_has_changed_names_nothing(small: str) -> None:
     assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
 
 
-def test_an_id_that_neither_knows(small: str, tmp_path: Path) -> None:
+def test_unknown_id_names_cache_and_extract(small: str, tmp_path: Path) -> None:
     with pytest.raises(WikidataCacheError, match=r"small\.sqlite.*extract\.nt\.gz.*-g URL.*-g wd/.*`fetch`"):
         run("show", "Q999999999", "--cache", small)
     (tmp_path / "e.jsonl").write_text('{"subject": "A", "target_new": "B", "target_new_id": "Q999999999"}')
@@ -131,26 +130,21 @@ def test_an_id_that_neither_knows(small: str, tmp_path: Path) -> None:
         run("show", str(tmp_path / "e.jsonl"), "--cache", small)
 
 
-def test_both_are_named_as_the_source(small: str) -> None:
+def test_provenance_has_cache_and_extract(small: str) -> None:
     source = open_with_fallback(packaged_extract(), cache=small)
     assert isinstance(source, FallbackSource)
-    said = source.provenance(["Q1"])
-    assert said["kind"] == "cache over graph"
-    assert "http://e/" in str(said["cache"]) and "extract.nt.gz" in str(said["graph"])
+    provenance = source.provenance(["Q1"])
+    assert provenance["kind"] == "cache over graph"
+    assert "http://e/" in str(provenance["cache"]) and "extract.nt.gz" in str(provenance["graph"])
 
 
-def test_packs_are_read_too(small: str, tmp_path: Path) -> None:
+def test_packs_are_read(small: str, tmp_path: Path) -> None:
     assert run("show", "Q1", "--pack", small, "--cache", str(tmp_path / "none.sqlite"))
     with pytest.raises(CacheFileError, match="no such pack"):
         run("show", "Q1", "--pack", "absent.sqlite")
 
 
 @pytest.mark.parametrize("command", [("show", "Q2"), ("fetch", "--kind", "label", "Q2"), ("export", "out.jsonl.gz")])
-def test_an_empty_time_is_no_time(small: str, command: tuple[str, ...]) -> None:
+def test_empty_time_is_refused(small: str, command: tuple[str, ...]) -> None:
     with pytest.raises(WikidataCacheError, match="'' is not a time"):
         run(*command, "--cache", small, "--as-of", "")
-
-
-def test_the_help_says_so() -> None:
-    said = re.sub(r"[\s│]+", " ", CliRunner().invoke(cli.app, ["show", "--help"]).output)
-    assert "by default the cache file, if there is one" in said

@@ -26,7 +26,7 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-def test_a_row_of_edits_as_words_page_and_picture(edits: Path, tmp_path: Path) -> None:
+def test_show_of_an_edit_prints_draws_and_writes_a_page(edits: Path, tmp_path: Path) -> None:
     html, svg = tmp_path / "graph.html", tmp_path / "graph.svg"
     output = run(f"{edits}:2", "--per-node", "5", "--html", str(html), "--draw", str(svg))
     assert "Los Angeles Lakers: Miami instead of Los Angeles" in output
@@ -35,23 +35,18 @@ def test_a_row_of_edits_as_words_page_and_picture(edits: Path, tmp_path: Path) -
     assert "headquarters location" in svg.read_text()
 
 
-def test_options_reach_the_subgraph(edits: Path) -> None:
+def test_show_passes_options_to_the_subgraph(edits: Path) -> None:
     few, both = run(f"{edits}:1", "--per-node", "1"), run(f"{edits}:1", "--per-node", "1", "--root", "subject")
     assert few.count("Q169138") == 2  # the edit, and one statement of o*
     assert few != both and "Q36159" in both
     assert run("Q1345", "--policy", "inverse-hub", "--direction", "both")
 
 
-def test_an_item_as_a_page(tmp_path: Path) -> None:
-    run("Q1345", "--per-node", "3", "--html", str(tmp_path / "a.html"))
-    assert "<title>Philadelphia</title>" in (tmp_path / "a.html").read_text()
-
-
-def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(webbrowser, "open", seen.append)
     run("Q1345", "--html", str(tmp_path / "a.html"))
-    assert not seen
+    assert not seen and "<title>Philadelphia</title>" in (tmp_path / "a.html").read_text()
     run("Q1345", "--html", str(tmp_path / "a.html"), "--open")
     assert seen == [(tmp_path / "a.html").as_uri()]
 
@@ -78,7 +73,7 @@ def test_the_browser_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.M
         (["Q3111111"], "not in the graph"),
     ],
 )
-def test_what_cannot_be_shown(edits: Path, arguments: list[str], message: str) -> None:
+def test_show_refuses_bad_arguments(edits: Path, arguments: list[str], message: str) -> None:
     with pytest.raises((BadOptionError, WikidataCacheError), match=message):
         run(*(argument.format(edits=edits) for argument in arguments))
 
@@ -105,13 +100,13 @@ def adams(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_merged_id_is_followed_and_said(adams: str, tmp_path: Path) -> None:
+def test_show_follows_a_merged_id(adams: str, tmp_path: Path) -> None:
     output = run("Q99", "-g", adams, "--html", str(tmp_path / "a.html"))
     assert "Douglas Adams (Q42); Q99 was merged into it" in output and "Q42 P31 Q5" in output
     assert "Q99 was merged into Q42" in (tmp_path / "a.html").read_text()
 
 
-def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None:
+def test_show_counts_left_out_statements_by_reason(adams: str, edits: Path) -> None:
     assert "left out: 1 with a housekeeping property, 1 without a label" in run("Q42", "-g", adams)
     output = run("Q42", "-g", adams, "--per-node", "0")
     assert "no statement to show" in output and "2 not sampled (--per-node)" in output and "hop" not in output
@@ -121,6 +116,6 @@ def test_what_was_left_out_is_said_with_reasons(adams: str, edits: Path) -> None
     assert "Q42 P31 Q5" in run("Q5", "-g", adams, "--direction", "both")
 
 
-def test_a_property_is_described(adams: str) -> None:
+def test_show_describes_a_property(adams: str) -> None:
     output = run("P31", "-g", adams)
     assert "instance of (P31): type of the subject" in output and "about items" in output and "hop" not in output

@@ -106,8 +106,8 @@ def test_link_command_checks_files_first(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "other name.jsonl").hardlink_to(edits)
     for out, message in {
-        "edits.jsonl": "is the file of the edits itself; give another name",
-        "other name.jsonl": "is the file of the edits itself",
+        "edits.jsonl": "is the input file itself; give another name",
+        "other name.jsonl": "is the input file itself",
         "absent/linked.jsonl": f"there is no folder {tmp_path / 'absent'}. Make it",
         "folder.jsonl": "is a folder",
     }.items():
