@@ -41,7 +41,7 @@ def evaluated(model: LanguageModel, preset: str, records: list[Edit | BenchmarkR
     rome.prepare()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        evaluate(rome, model, records, out=Path(folder) / "run", cache=Path(folder) / "cache", progress=False)
+        evaluate(rome, model, records, out=Path(folder) / "run")
         return (time.perf_counter() - start) / len(records)
 
 

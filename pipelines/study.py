@@ -32,7 +32,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.evaluate.retention import RetentionTest
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
@@ -183,12 +183,14 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
             records,
             out=options.out / options.part / row.folder(),
             pool=every[: max(options.limit, POOL)],
-            schedule=schedule,
-            every=options.every,
-            sample=options.sample,
-            general=text,
-            retention=RetentionTest.of(later[: part.kept]) if part.kept else None,
-            ceilings=part.ceilings,
+            config=EvalConfig(
+                schedule=schedule,
+                evaluate_every=options.every,
+                sample=options.sample,
+                general=text,
+                retention=RetentionTest.of(later[: part.kept]) if part.kept else None,
+                ceilings=part.ceilings,
+            ),
         )
         results.add(of_run(results, part.table, summary, row.method, ", ".join(filter(None, (row.said(), edits)))))
         results.save()

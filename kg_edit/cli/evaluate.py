@@ -1,7 +1,7 @@
-"""`kg-edit evaluate` scores a method on a benchmark; `judge`, `compare` and `merge` go on with its runs.
+"""`kg-edit evaluate` scores a method on a benchmark; `judge`, `compare` and `merge` read its runs.
 
 `judge` lets a language model judge a run's answers, `compare` compares runs record by record, `merge` puts the shards
-of a run together. The options of `evaluate` are the fields of `kg_edit.cli.evaluation.Evaluation`.
+of a run together. The options of `evaluate` are the fields of `kg_edit.cli.evaluation.Evaluation` and of `EvalConfig`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.options import Out
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.storage.run_folder import read_settings
+from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -30,20 +30,18 @@ KEY = "KG_EDIT_JUDGE_KEY"
 _URL = "URL of an OpenAI-compatible server, such as http://localhost:8000/v1"
 Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"also let a model judge the answers: {_URL}")]
 ModelAtUrl = Annotated[str, typer.Option(help="name of the judge model at the server")]
-ShardText = Annotated[str | None, typer.Option("--shard", help="i/n: run only this part; then `kg-edit merge`")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="resume the run in the output folder, or refuse to")]
 OnRay = Annotated[
     bool, typer.Option("--ray", help="run on a Ray cluster (RAY_ADDRESS, or this machine), one worker per device")
 ]
 
 
-@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("shard", "resume", "ray")})
+@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("resume", "ray")})
 def evaluate(
     evaluation: Evaluation,
     *,
     context: typer.Context,
     out: Out,
-    shard: ShardText = None,
     resume: Resume = True,
     ray: OnRay = False,
     judge_url: Url = None,
@@ -53,34 +51,26 @@ def evaluate(
 
     Example: `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
-    if not resume:
-        _refuse_to_resume(out)
+    if not resume and is_run(out):
+        raise ConfigError(f"{out} already has a run; give another --out, or continue that run with --resume")
     if not judge_url:
         refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
-    asked = _judge_at(judge_url, judge_model) if judge_url else None
-    summary = _run_on_ray(evaluation, out, shard=shard) if ray else evaluation.run(out, shard=shard)
-    show(summary, out)
-    if asked:
-        _judge(out, evaluation.data, evaluation.dataset, asked)
-
-
-def _refuse_to_resume(out: Path) -> None:
-    """Raise ConfigError where the folder holds a run already."""
-    if (out / "run.json").exists():
-        raise ConfigError(f"{out} already has a run; give another --out, or continue that run with --resume")
-
-
-def _run_on_ray(evaluation: Evaluation, out: Path, *, shard: str | None) -> Summary:
-    """Score on a Ray cluster, which deals out shards of its own, so that none may be asked for."""
-    if shard is not None:
+    chosen = _judge_at(judge_url, judge_model) if judge_url else None
+    if ray and evaluation.config.shard:
         raise ConfigError("--ray splits the records into shards itself; remove --shard")
-    from kg_edit.cli.ray_run import evaluate_on_ray
+    if ray:
+        from kg_edit.cli.ray_run import evaluate_on_ray
 
-    return evaluate_on_ray(evaluation, out)
+        summary = evaluate_on_ray(evaluation, out)
+    else:
+        summary = evaluation.run(out)
+    show(summary, out)
+    if chosen:
+        _judge(out, evaluation.data, evaluation.dataset, chosen)
 
 
 def show(summary: Summary, out: Path) -> None:
-    """The run's table, and where its files are."""
+    """Print the run's table, and its files."""
     from kg_edit.evaluate.reports import rich_general, rich_table
 
     stdout().print(rich_table(summary))
@@ -114,18 +104,18 @@ def judge(
 
 
 def _judge_at(url: str, model: str) -> Judge:
-    """The judge at a server; its address is checked, but it is not asked anything."""
+    """Return the judge at a server; its address is checked, but it is not asked anything."""
     from kg_edit.evaluate.judge import Judge
 
     return Judge(url=url, model=model, key=os.environ.get(KEY))
 
 
-def _judge(run: Path, data: Path, dataset: str, asked: Judge) -> None:
+def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
     """Let a judge judge a run, and print the shares of right answers."""
     from kg_edit.datasets import find_dataset
     from kg_edit.evaluate.judge import judge_run
 
-    for section, shares in judge_run(run, find_dataset(dataset).read(data).records, asked).items():
+    for section, shares in judge_run(run, find_dataset(dataset).read(data).records, judge).items():
         for name, share in shares.items():
             stdout().print(f"{plain(section)}  {name}  {'' if share is None else f'{share:.3f}'}", soft_wrap=True)
     stdout().print(f"{plain(str(run))}: judge.jsonl", soft_wrap=True)

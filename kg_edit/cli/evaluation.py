@@ -1,4 +1,4 @@
-"""The job behind `kg-edit evaluate`: its options, defined once for the command line and for Ray's workers, and its run.
+"""The options of `kg-edit evaluate`, defined once for the command line and for Ray's workers, and the run with them.
 
 `Evaluation.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +30,7 @@ from kg_edit.cli.options import (
     Settings,
 )
 from kg_edit.errors import ConfigError
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.methods.registry import find_method
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.evaluate import Shard, Summary
-    from kg_edit.evaluate.general_tasks import GeneralTasks
-    from kg_edit.evaluate.retention import RetentionTest
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
 
@@ -50,21 +49,6 @@ log = logging.getLogger(__name__)
 
 DatasetName = Annotated[
     str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
-]
-ScheduleText = Annotated[
-    str, typer.Option("--schedule", help="single, batch:N, sequential:N or batch:B,sequential:N (N records in all)")
-]
-Every = Annotated[
-    int | None,
-    typer.Option("--evaluate-every", min=1, help="edits between two points of the curve; default: about ten points"),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(
-        "--sample",
-        min=1,
-        help="for long sequences: score only at the curve's points, N evenly spread records at each",
-    ),
 ]
 General = Annotated[
     str | None,
@@ -79,23 +63,10 @@ RetentionFile = Annotated[
     Path | None,
     typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates"),
 ]
-Ceilings = Annotated[bool, typer.Option("--ceilings", help="also score portability with the facts in the prompt")]
-Extras = Annotated[list[str] | None, typer.Option("--extra", help="also score a costly metric; repeatable")]
 References = Annotated[Path | None, typer.Option(help="attribute_snippets.json: reference texts for consistency.tfidf")]
-
-
 SpecificityFile = Annotated[
     Path | None,
     typer.Option(help="ECBD's file of sentences about other entities, to score their masked spans"),
-]
-
-
-AskChat = Annotated[
-    bool | None,
-    typer.Option(
-        "--chat/--plain",
-        help="ask all prompts as chat user turns, or none; default: as the edit is made",
-    ),
 ]
 EditChat = Annotated[
     bool | None,
@@ -130,17 +101,12 @@ class Evaluation:
         int, typer.Option(min=0, help="leave out the first N records, such as those on which settings were chosen")
     ] = 0
     limit: Annotated[int | None, typer.Option(min=1, help="score only N records, the first after --skip")] = None
-    schedule: ScheduleText = "single"
-    every: Every = None
-    sample: Sample = None
+    config: EvalConfig = field(default_factory=EvalConfig)
     general: General = None
     general_limit: GeneralLimit = None
     retention: RetentionFile = None
-    ceilings: Ceilings = False
-    extras: Extras = None
     references: References = None
     specificity: SpecificityFile = None
-    chat: AskChat = None
     edit_chat: EditChat = None
     both_forms: BothForms = False
     keep_going: KeepGoing = False
@@ -148,7 +114,6 @@ class Evaluation:
     preset: Preset = "default"
     settings: Settings = None
     corpus: CorpusName = None
-    seed: Annotated[int, typer.Option(help="random seed of choices and intervals")] = 0
     dtype: Dtype = "auto"
     device: Device = "auto"
     contact: Contact = None
@@ -159,21 +124,20 @@ class Evaluation:
         """The part of the records that is scored."""
         return slice(self.skip, None if self.limit is None else self.skip + self.limit)
 
-    def run(self, out: Path, *, shard: str | None = None) -> Summary:
+    def run(self, out: Path) -> Summary:
         """Check the options, load the model, and score.
 
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate.evaluate`.
         """
-        part = _shard(shard)
-        return self.ready(out).run(out, part)
+        return self.ready(out).run(out)
 
     def read(self) -> FileContent:
         """Read all records of the data set, and the faults of the rows that can't be read.
 
         Raises:
-            ConfigError: an extra metric lacks its reference texts, or no metric reads them; or no record has a ceiling.
-            ConfigError: no record is left after ``skip``.
+            ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling, or
+                no record is left after ``skip``.
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
@@ -181,34 +145,34 @@ class Evaluation:
         from kg_edit.datasets.counterfact import read_references, with_references
         from kg_edit.datasets.entity_inferences import read_spans, with_specificity
         from kg_edit.datasets.ripples import part_of
+        from kg_edit.edits.files import in_form
 
-        if "consistency.tfidf" in (self.extras or ()) and not self.references:
+        compares = "consistency.tfidf" in self.config.extras
+        if compares and not self.references:
             raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
-        if self.references and "consistency.tfidf" not in (self.extras or ()):
+        if self.references and not compares:
             raise ConfigError(
                 "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
                 "consistency.tfidf"
             )
         dataset = find_dataset(self.dataset)
         whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
-        part = part_of(whole.records, self.split)
-        records = [made_in(record, self.edit_chat, both=self.both_forms) for record in part]
-        found: Sequence[BenchmarkRecord] = tuple(records)
+        found: Sequence[BenchmarkRecord] = tuple(
+            record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
+            for record in part_of(whole.records, self.split)
+        )
         if self.references:
             found = with_references(found, read_references(self.references))
         if self.specificity:
             found = with_specificity(found, read_spans(self.specificity))
         if self.skip and len(found) <= self.skip:
             raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(found)}; skip fewer")
-        self._check_ceilings(found)
-        return FileContent(tuple(found), whole.problems)
-
-    def _check_ceilings(self, records: Sequence[BenchmarkRecord]) -> None:
-        if self.ceilings and not any(record.has_ceilings for record in records[self.span]):
+        if self.config.ceilings and not any(record.has_ceilings for record in found[self.span]):
             raise ConfigError(
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
             )
+        return FileContent(tuple(found), whole.problems)
 
     def ready(self, out: Path) -> Ready:
         """Check the options, read the data and load the model; ``out`` is checked, but not written.
@@ -217,23 +181,13 @@ class Evaluation:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
         check_names(self.method, self.model)
-        reading, planned, beside = self.read(), self._planned(), self._beside()
-        seen = graph_for(planned.graph, reading.records, self.control)
-        planned = replace(planned, around=guarded(seen, planned.config, reading.records))
-        planned.check((), out)  # without the edits: one that the graph does not know counts as a failure in the scores
-        model = load(self.model, self.dtype, self.device)
-        self._check_chat(model, reading)
-        reading = self._known(model, reading)
-        chosen = planned.with_layer(model, sweep_edits(reading.records, self.span)) if planned.auto else planned
-        return Ready(options=self, plan=chosen, method=chosen.on(model), model=model, reading=reading, beside=beside)
+        from kg_edit.evaluate.settings import chat_settings
 
-    def _planned(self) -> MethodPlan:
-        from kg_edit.evaluate.run import check_schedule
-
-        check_schedule(self.schedule, self.every, sample=self.sample)
+        # All that can be wrong without a model is checked before the model is loaded.
+        content = self.read()
         if self.control and not find_method(self.method).needs_graph:
             raise ConfigError(f"--control {self.control}: {self.method} reads no graph; remove --control")
-        return plan(
+        chosen = plan(
             self.method,
             preset=self.preset,
             layer=self.layer,
@@ -242,58 +196,53 @@ class Evaluation:
             graph=graph_of(self.method, self.graph, self.contact, default=graph_name(self.data)),
             memory=self.memory,
         )
+        config = self._opened()
+        seen = graph_for(chosen.graph, content.records, self.control)
+        chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
+        chosen.check((), out)  # without the edits: one that the graph does not know counts as a failure in the scores
 
-    def _beside(self) -> Beside:
+        model = load(self.model, self.dtype, self.device)
+        chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
+        if self.known_only:
+            content = self._known(model, content)
+        if chosen.auto:
+            chosen = chosen.with_layer(model, sweep_edits(content.records, self.span))
+        return Ready(options=self, config=config, plan=chosen, method=chosen.on(model), model=model, content=content)
+
+    def _opened(self) -> EvalConfig:
+        """The config with the texts and tasks that options name."""
         from kg_edit.evaluate.general_tasks import GeneralTasks, split_general
-        from kg_edit.evaluate.metrics.catalogue import find_extras
         from kg_edit.evaluate.retention import read_retention_test
         from kg_edit.scoring.perplexity import read_text
 
-        find_extras(self.extras or ())
         text_file, wanted = split_general(self.general)
         if self.general_limit and not wanted:
             raise ConfigError("--general-limit counts the documents of lm-eval tasks; name some with --general")
-        return Beside(
-            text=read_text(text_file) if text_file else None,
-            tasks=GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,
-            retention=read_retention_test(self.retention) if self.retention else None,
-        )
+        opened = {
+            "general": read_text(text_file) if text_file else None,
+            "tasks": GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,
+            "retention": read_retention_test(self.retention) if self.retention else None,
+        }
+        return self.config.model_copy(update=opened)
 
-    def _check_chat(self, model: LanguageModel, reading: FileContent) -> None:
-        """Check that the model has a chat template if the records need one."""
-        from kg_edit.evaluate.settings import chat_settings
-
-        chat_settings(model, (edit for record in reading.records for edit in record.edits), self.chat)
-
-    def _known(self, model: LanguageModel, reading: FileContent) -> FileContent:
+    def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
         """The records with only the questions that ``--known-only`` keeps.
 
         Raises:
             ConfigError: no question is left.
         """
-        if not self.known_only:
-            return reading
         from kg_edit.datasets import FileContent
         from kg_edit.models.loading import cache_folder
         from kg_edit.ripples.known_only import known_only
 
-        found = known_only(model, reading.records, folder=cache_folder() / "knowledge")
+        found = known_only(model, content.records, folder=cache_folder() / "knowledge")
         if not found.records:
             raise ConfigError(
                 f"--known-only: none of the {found.asked} questions is left, because the model does not know their "
                 "other hops; remove --known-only, or use another model"
             )
         log.warning("--known-only: %s", found)
-        return FileContent(found.records, reading.problems)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """What is measured besides the records: a text's perplexity, general tasks, and the retention of earlier edits."""
-
-    text: str | None
-    tasks: GeneralTasks | None
-    retention: RetentionTest | None
+        return FileContent(found.records, content.problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,19 +250,14 @@ class Ready:
     """An evaluation with its model in memory."""
 
     options: Evaluation
+    config: EvalConfig
     plan: MethodPlan
     method: EditingMethod
     model: LanguageModel
-    reading: FileContent
-    beside: Beside
+    content: FileContent
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """The ids of the rows that could not be read, each once."""
-        return tuple(dict.fromkeys(problem.id for problem in self.reading.problems))
-
-    def run(self, out: Path, shard: Shard, *, progress: bool = True) -> Summary:
-        """Score a shard of the records.
+    def run(self, out: Path, *, shard: Shard | None = None) -> Summary:
+        """Score the records, or a shard of them.
 
         Raises:
             KgEditError: see `kg_edit.evaluate.evaluate`.
@@ -321,50 +265,24 @@ class Ready:
         from kg_edit.evaluate.run import evaluate
         from kg_edit.evaluate.settings import DataSource
 
-        options = self.options
+        skipped = tuple(dict.fromkeys(problem.id for problem in self.content.problems))
         summary = evaluate(
             self.method,
             self.model,
-            self.reading.records[options.span],
-            pool=self.reading.records,
+            self.content.records[self.options.span],
             out=out,
-            schedule=options.schedule,
-            every=options.every,
-            sample=options.sample,
-            general=self.beside.text,
-            tasks=self.beside.tasks,
-            retention=self.beside.retention,
-            shard=shard,
-            data=DataSource.of(options.dataset, options.data, skipped=self.skipped),
-            ceilings=options.ceilings,
-            extras=options.extras or (),
-            chat=options.chat,
-            seed=options.seed,
-            progress=progress,
+            config=self.config.model_copy(update={"shard": str(shard)}) if shard else self.config,
+            pool=self.content.records,
+            data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
         )
         self.plan.note_layer(out)
         return summary
 
 
-def made_in(record: BenchmarkRecord, chat: bool | None, *, both: bool = False) -> BenchmarkRecord:
-    """The record with its edits in the wanted form, see `in_form`."""
-    from kg_edit.edits.files import in_form
-
-    return record.model_copy(update={"edits": in_form(record.edits, chat, both=both)})
-
-
-def _shard(text: str | None) -> Shard:
-    from kg_edit.evaluate.schedule import WHOLE, Shard
-
-    return WHOLE if text is None else Shard.parse(text)
-
-
-def sweep_edits(records: Sequence[Edit | BenchmarkRecord], scored: slice) -> tuple[Edit, ...]:
-    """The edits on which a layer is chosen: those of records that are not scored; if all are scored, of all records."""
-    from kg_edit.datasets.record import as_record
-
+def sweep_edits(records: Sequence[BenchmarkRecord], scored: slice) -> tuple[Edit, ...]:
+    """Return the edits on which a layer is chosen: those of records that are not scored; if all are scored, of all."""
     start, stop, _ = scored.indices(len(records))
     others = [*records[:start], *records[stop:]]
     if not others:
         log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
-    return tuple(edit for record in others or records for edit in as_record(record).edits)
+    return tuple(edit for record in others or records for edit in record.edits)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_origin
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from kg_edit.errors import ConfigError, faults_of
 
 FieldsT = TypeVar("FieldsT")
 Own = ParamSpec("Own")
@@ -17,19 +22,34 @@ def with_fields_of(
 ) -> Callable[[Command[FieldsT, Own]], Callable[..., None]]:
     """Give a command an option for each field of a dataclass; they reach it as one value, its first argument.
 
-    A field is declared as an option of typer is: ``seed: Annotated[int, typer.Option(help=...)] = 0``. Options stand in
-    the help in the order of the fields; ``after`` names the command's own options that stand after a field, the rest of
-    them come last.
+    A field is declared as an option of typer is: ``seed: Annotated[int, typer.Option(help=...)] = 0``. A field whose
+    type is a pydantic model is replaced by options for the model's fields that have a description (`options_of`).
+
+    Args:
+        fields: the dataclass.
+        after: the command's own options that the help shows after a field; the rest of them come last.
     """
 
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
-        _, *own = signature(command, eval_str=True).parameters.values()
-        shared = signature(fields, eval_str=True).parameters
-        ordered = _in_order(shared, {option.name: option for option in own}, after)
+        _, *others = signature(command, eval_str=True).parameters.values()
+        own, ordered = {option.name: option for option in others}, list[Parameter]()
+        plain, models = list[str](), dict[str, type[BaseModel]]()
+        for name, option in signature(fields, eval_str=True).parameters.items():
+            kind = option.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                models[name] = kind
+                ordered += options_of(kind)
+            else:
+                plain.append(name)
+                ordered.append(option)
+            ordered += [own.pop(other) for other in after.get(name, ())]
+        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in (*ordered, *own.values())]
 
         @wraps(command)
         def run(**options: Any) -> None:
-            values = {name: options.pop(name) for name in shared}
+            values = {name: options.pop(name) for name in plain}
+            for name, kind in models.items():
+                values[name] = _built(kind, {option.name: options.pop(option.name) for option in options_of(kind)})
             command(fields(**values), **options)  # type: ignore[call-arg]
 
         run.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
@@ -39,10 +59,28 @@ def with_fields_of(
     return decorate
 
 
-def _in_order(
-    shared: Mapping[str, Parameter], own: dict[str, Parameter], after: Mapping[str, Sequence[str]]
-) -> list[Parameter]:
-    ordered: list[Parameter] = []
-    for name, option in shared.items():
-        ordered += [option, *(own.pop(other) for other in after.get(name, ()))]
-    return [option.replace(kind=Parameter.KEYWORD_ONLY) for option in (*ordered, *own.values())]
+def options_of(model: type[BaseModel]) -> list[Parameter]:
+    """Return an option for each field of a pydantic model that has a description, which is its help.
+
+    The flag is the field's name, or ``flag`` in its ``json_schema_extra``. A tuple is an option that can be repeated.
+    """
+    found = []
+    for name, field in model.model_fields.items():
+        if not field.description:
+            continue
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        flag = str(extra.get("flag", f"--{name.replace('_', '-')}"))
+        several = get_origin(field.annotation) is tuple
+        kind: Any = list[str] | None if several else field.annotation
+        annotation = Annotated[kind, typer.Option(flag, help=field.description)]
+        default = None if several else field.default
+        found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return found
+
+
+def _built(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    try:
+        return model(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        faults = (f"--{fault.field.replace('_', '-')}: {fault.message}" for fault in faults_of(error, model))
+        raise ConfigError("; ".join(faults)) from None

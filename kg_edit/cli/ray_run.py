@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.finish import merge
-from kg_edit.evaluate.run import check_schedule
 from kg_edit.evaluate.schedule import Shard
 from kg_edit.evaluate.summary import Summary
 from kg_edit.storage.run_folder import check_folder
@@ -32,14 +31,16 @@ _TRIES = 3  # workers that a shard may lose
 _SHARDS = ".shards"
 
 
-def evaluate_on_ray(
-    evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None, progress: bool = True
-) -> Summary:
+def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None) -> Summary:
     """Score with all devices of the cluster, and merge; the result is the same as from one process.
 
     The cluster is the one to which this process is connected, else that of ``RAY_ADDRESS``, else this machine. The
-    shards are in the hidden folder ``.shards`` under ``out``; if the run is started again, each shard continues where
-    it stopped. ``started`` is called with the process id of each worker.
+    shards are in the hidden folder ``.shards`` under ``out``; if the run is started again, each shard resumes.
+
+    Args:
+        evaluation: the options of the run.
+        out: the folder of the run.
+        started: called with the process id of each worker.
 
     Raises:
         ConfigError: Ray is not installed, or there is no record.
@@ -48,14 +49,14 @@ def evaluate_on_ray(
     """
     ray = _ray()
     check_folder(out)
-    size = check_schedule(evaluation.schedule, evaluation.every).schedule.sequence
-    sequences = -(-len(evaluation.read().records[evaluation.span]) // size)
+    size = evaluation.config.plan.schedule.sequence
+    sequences = -(-len(evaluation.read().records[evaluation.span]) // size)  # rounded up
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
     folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
     crew = _Crew(ray=ray, evaluation=evaluation, folders=folders, started=started)
-    with tqdm(desc="shards", total=len(parts), disable=None if progress else True) as bar:
+    with tqdm(desc="shards", total=len(parts), disable=None) as bar:
         crew.work(bar.update)
     return merge(out, list(folders.values()))
 
@@ -140,7 +141,7 @@ class _Worker:
     def score(self, shard: Shard, out: Path) -> None:
         """Score the records of a shard that are not in ``out`` yet."""
         self._ready = self._ready or self._evaluation.ready(out)
-        self._ready.run(out, shard, progress=False)
+        self._ready.run(out, shard=shard)
 
 
 def _ray() -> Any:

@@ -17,8 +17,8 @@ from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.sweep import Outcome, SweepSettings
-    from kg_edit.sweep.grid import Cell
+    from kg_edit.cli.sweep_grid import Cell, SweepSettings
+    from kg_edit.cli.sweep_run import Outcome
     from wikidata_cache import WikidataCache
 
 TABLE, PICTURE = "table.md", "picture.svg"
@@ -51,8 +51,8 @@ def sweep(
         unused = ("file", "out", "data", "graph", "model", "limit", "cells", "contact")
         refuse_unused(context, unused, "with --example, which only prints a sweep file")
     _check_there(file, data)
-    from kg_edit.sweep.grid import cells_of, read_sweep
-    from kg_edit.sweep.grid import example as text_of_example
+    from kg_edit.cli.sweep_grid import cells_of, read_sweep
+    from kg_edit.cli.sweep_grid import example as text_of_example
 
     if example:
         typer.echo(text_of_example(), nl=False)
@@ -95,15 +95,15 @@ def _over(
 def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outcome, ...]:
     """Check all, load the model, then score cell after cell."""
     from kg_edit.cli.evaluation_graph import graph_for, guarded
+    from kg_edit.cli.sweep_grid import cells_of
+    from kg_edit.cli.sweep_run import run_sweep
     from kg_edit.datasets import find_dataset
-    from kg_edit.evaluate.run import check_schedule
+    from kg_edit.evaluate.config import EvalConfig
     from kg_edit.evaluate.settings import DataSource
     from kg_edit.storage.run_folder import check_folder
-    from kg_edit.sweep.grid import cells_of
-    from kg_edit.sweep.run import run_sweep
 
     cells, chosen = cells_of(settings), settings.data
-    check_schedule(settings.schedule)
+    config = EvalConfig(schedule=settings.schedule, seed=settings.seed)
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
@@ -119,8 +119,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
         graph=lambda config: guarded(seen, config, records),
         pool=records,
         data=DataSource.of(chosen.dataset, chosen.file),
-        schedule=settings.schedule,
-        seed=settings.seed,
+        config=config,
     )
 
 
@@ -131,8 +130,8 @@ def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contac
 
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:
+    from kg_edit.cli.sweep_run import draw_sweep, sweep_table
     from kg_edit.storage.atomic import write_text
-    from kg_edit.sweep.run import draw_sweep, sweep_table
 
     table = sweep_table(outcomes, settings.metrics)
     write_text(out / TABLE, table)

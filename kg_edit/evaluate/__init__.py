@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
     from kg_edit.evaluate.comparison import compare
+    from kg_edit.evaluate.config import EvalConfig
     from kg_edit.evaluate.finish import merge
     from kg_edit.evaluate.metrics.edit import METRICS
     from kg_edit.evaluate.reports import render, rich_table
     from kg_edit.evaluate.run import evaluate
     from kg_edit.evaluate.schedule import Schedule, Shard
     from kg_edit.evaluate.scorer import score_cases
-    from kg_edit.evaluate.settings import Method
     from kg_edit.evaluate.statistics import Estimate
+    from kg_edit.evaluate.step import Method
     from kg_edit.evaluate.summary import Summary
 
 _HOMES = {
     "METRICS": "metrics.edit",
     "Case": "case",
     "Estimate": "statistics",
-    "Method": "settings",
+    "EvalConfig": "config",
+    "Method": "step",
     "Schedule": "schedule",
     "Shard": "schedule",
     "Summary": "summary",
@@ -39,6 +41,7 @@ __all__ = [
     "METRICS",
     "Case",
     "Estimate",
+    "EvalConfig",
     "Method",
     "Schedule",
     "Shard",

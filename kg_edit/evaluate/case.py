@@ -5,8 +5,8 @@ A case knows no metric. It lists which texts the model continues, scores, predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
@@ -14,10 +14,12 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.scoring.questions import (
     ANSWER,
+    fact,
     format_question,
     format_question_with_shots,
     generated_from,
     pair_of,
+    recalled_fact,
     right_answers,
     scored_after,
     stepped_from,
@@ -223,6 +225,44 @@ class Case:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
         questions = (question.question for question in self.questions)
         return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
+
+
+def ceiling_cases(case: Case) -> dict[str, Case]:
+    """Return the same questions with the edited fact before each, and with both the fact and the recalled relation.
+
+    If a record has several edits, a question comes after the edit that it is about; a probe's query comes after all of
+    them. The second case exists only if each question has a recalled relation.
+
+    Returns:
+        ``fact_in_prompt`` and ``fact_and_relation_in_prompt``, as far as they exist.
+    """
+    facts = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
+    recalled = [question.recalled_relation for question in case.questions]
+    follows = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
+    asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
+    if not facts and not follows:
+        return {}
+    found = {"fact_in_prompt": replace(asked, facts=facts, probes=_after_facts(follows, case.edits, recalled=False))}
+    if all(recalled):
+        both = tuple(f"{one} {recalled_fact(relation or '')}" for one, relation in zip(facts, recalled, strict=True))
+        probes = _after_facts(follows, case.edits, recalled=True)
+        found["fact_and_relation_in_prompt"] = replace(asked, facts=both, probes=probes)
+    return found
+
+
+def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
+    """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
+    facts = " ".join(map(fact, edits))
+
+    def after_facts(query: Query) -> Query:
+        # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
+        # have to guess the purpose of a fact before a question.
+        hops = [len(one.facts) if recalled else min(1, max(0, len(one.facts) - 1)) for one in query.examples]
+        examples = tuple(one.with_facts(count) for one, count in zip(query.examples, hops, strict=True))
+        told = f"{facts} {query.recalled}".strip() if recalled else facts
+        return query.model_copy(update={"told": told, "examples": examples})
+
+    return tuple(probe.model_copy(update={"queries": tuple(map(after_facts, probe.queries))}) for probe in probes)
 
 
 def sampled_prompts(case: Case) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
-Only runs with the same schedule, protocols, model and tokenizer are compared, on the records that all runs have.
+Only runs with the same schedule, protocol, model and tokenizer are compared, on the records that all runs have.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import ConfigError, OutputError, unknown_name
-from kg_edit.evaluate.finish import plan_of, sequences_of
-from kg_edit.evaluate.records import BASE, EDITED, RunFolder, RunRecord, found_in, joined, missing_phases
-from kg_edit.evaluate.schedule import CurvePlan
+from kg_edit.evaluate.config import EvalConfig
+from kg_edit.evaluate.records import (
+    BASE,
+    EDITED,
+    RunFolder,
+    RunRecord,
+    found_in,
+    joined,
+    missing_phases,
+    sequences_of,
+)
 from kg_edit.evaluate.statistics import (
     EDITING_SCORE,
     SCORED,
@@ -28,22 +36,19 @@ from kg_edit.evaluate.statistics import (
     paired_difference,
     score_difference,
 )
-from kg_edit.storage.run_folder import Settings, difference, read_settings
+from kg_edit.storage.run_folder import Settings, by_content, difference, read_settings
 
 # A setting that must be equal -> what to do if it differs.
 _SAME = {
     "job": "compare runs of `kg-edit evaluate`",
     "schedule": "evaluate both under one schedule",
-    "asked_in": "ask both in one form: both with --chat, or both with --plain",
+    "chat": "ask both in one form: both with --chat, or both with --plain",
     "chat_form_sha256": "make and ask both in one form, with one chat template",
-    "protocols": "evaluate both with one version of kg-edit",
-    "abbreviations": "evaluate both with one version of kg-edit",
+    "protocol": "evaluate both with one version of kg-edit",
     "question_form_sha256": "evaluate both with one version of kg-edit",
     "model": "evaluate both on one model, in one dtype",
     "tokenizer_sha256": "evaluate both with one tokenizer",
 }
-# Settings that the records decide: a subset may lack a metric, or all abbreviations.
-_OF_THE_RECORDS = ("protocols", "abbreviations")
 _SHARED = "--common compares the records that all have"
 
 RecordScores = Mapping[str, float | None]
@@ -71,10 +76,13 @@ class ComparedRun:
         settings, files = read_settings(folder), RunFolder(folder)
         if settings.get("job") != "evaluate":
             raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
-        plan, (done, _) = plan_of(settings), found_in(files)
+        plan, (done, _) = EvalConfig.of(settings).plan, found_in(files)
         parts = sequences_of(settings).values()
         missing = frozenset(record for ids in parts for record, _ in missing_phases(plan, ids, done))
-        records = {record.id: record for record in joined(files.entries()) if _is_compared(record, plan)}
+        # With a sample, the edited model was asked only about the last point's records.
+        records = {
+            record.id: record for record in joined(files.entries()) if plan.sample is None or EDITED in record.scores
+        }
         return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
 
     def base(self, name: str) -> RecordScores:
@@ -90,11 +98,6 @@ class ComparedRun:
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
 
 
-def _is_compared(record: RunRecord, plan: CurvePlan) -> bool:
-    """Whether the edited model was asked about a record: with a sample, the last point's records alone."""
-    return plan.sample is None or EDITED in record.scores
-
-
 def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     """Refuse runs that differ in a setting that must be equal.
 
@@ -105,11 +108,8 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
     for run in runs:
         for field, way_out in same.items():
-            there, here = (_comparable(one.settings.get(field), field) for one in (first, run))
-            if common and field in _OF_THE_RECORDS:
-                there, here = _in_both(there, here)
-            found = difference({field: there}, {field: here})
-            if found:
+            there, here = ({field: by_content(one.settings).get(field)} for one in (first, run))
+            if found := difference(there, here):
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
         if run.unfinished and not common:
             raise OutputError(
@@ -149,23 +149,12 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
     )
 
 
-def _in_both(there: object, here: object) -> tuple[object, object]:
-    """Two runs' values of a setting without the parts that only one run has."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        shared = there.keys() & here.keys()
-        return {name: there[name] for name in shared}, {name: here[name] for name in shared}
-    return (None, None) if there is None or here is None else (there, here)
-
-
-def _comparable(value: object, field: str) -> object:
-    """A setting's value without the parts that may differ: the name of the model."""
-    if field == "model" and isinstance(value, dict):
-        return {name: part for name, part in value.items() if name != "name"}
-    return value
-
-
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
-    notes = [f"{run.name}: {run.settings['method']}, {failed} failed" for run in runs if (failed := _failed(run, ids))]
+    notes = []
+    for run in runs:
+        failed = sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
+        if failed:
+            notes.append(f"{run.name}: {run.settings['method']}, {failed} failed")
     for run in runs:
         if broken := sum(bool(run.records[name].broken) for name in ids):
             notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
@@ -185,11 +174,7 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
 def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
     """The records whose edits are in one model, for each of ``ids``."""
     found = {name: names for names in sequences_of(run.settings).values() for name in names}
-    return [found[name] if plan_of(run.settings).schedule.sequence > 1 else (name,) for name in ids]
-
-
-def _failed(run: ComparedRun, ids: Sequence[str]) -> int:
-    return sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
+    return [found[name] for name in ids]
 
 
 class MetricRow(BaseModel):
@@ -249,7 +234,7 @@ def compare(
             ``metrics`` on each side.
         UnknownNameError: a metric is in none of the runs.
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
-            data set, its records, the schedule or the protocols.
+            data set, its records, the schedule or the protocol.
     """
     runs = _read(folders)
     check_comparable(runs, common=common)

@@ -110,8 +110,8 @@ class GeneralTasks:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The entries of a run's settings that decide the scores of the tasks."""
-        return {"general_tasks": {"sha256": dict(self.sha256), **({"limit": self.limit} if self.limit else {})}}
+        """The part of a run's settings that decides the scores of the tasks."""
+        return {"sha256": dict(self.sha256), "limit": self.limit}
 
     def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
         """Return every metric of every task as ``general.TASK.METRIC``, for the model in its present state.

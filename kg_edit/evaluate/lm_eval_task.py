@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.records import items
 from kg_edit.evaluate.requests import CaseRequests
@@ -94,7 +95,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
     def _asked(self) -> dict[str, CaseRequests]:
         """The requests of each record, by the record's id."""
         pool = answers(self._records)
-        return {item.id: self._requests(item.case) for item in items(self._records, pool, seed=0, chat=False)}
+        return {item.id: self._requests(item.case) for item in items(self._records, pool, EvalConfig(chat=False))}
 
     def _requests(self, case: Case) -> CaseRequests:
         return CaseRequests(case=case, tokenizer=self.tokenizer)

@@ -1,6 +1,7 @@
-"""The folder of a run: its settings, and one JSON line for each phase of each record, appended as soon as it is known.
+"""The folder of a run: one JSON line for each phase of each record, appended as soon as it is known.
 
-A run that was killed reads its lines and does the missing work. The same check is made before shards are merged.
+A run that was killed reads its lines and does the missing work. The same check is made before shards are merged. The
+patches of a sequence's steps are files (`StepFiles`), from which a stopped run continues.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.general_tasks import DocumentScores
 from kg_edit.evaluate.schedule import CurvePlan, Scoring
+from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import digest
+from kg_edit.storage.run_folder import Settings, digest
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; in a sequence also after:K
 Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
 Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
-
-
-def phase_after(edits: int) -> str:
-    """The phase in which a record is scored on the model with the first ``edits`` edits of its sequence."""
-    return f"after:{edits}"
+_FEW = 256 * 2**20  # bytes; so many are left as they are
+_TIMES = 3  # files that take so many times as much as their sum are replaced; 2 would write a sum at each step
 
 
 class Section(BaseModel):
@@ -46,10 +46,10 @@ class Section(BaseModel):
 class Entry(BaseModel):
     """A line of ``records.jsonl``: one phase of one record.
 
-    ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` tells how the edit
-    went. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K`` that with the
-    first K edits. If the edited model could not be scored, such a phase has an ``error``, and shares that count as 0
-    (`kg_edit.evaluate.scorer.broken`).
+    ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` has the cost of the
+    edit, or its error. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K``
+    that with the first K edits. If the edited model could not be scored, such a phase has an ``error``, and shares
+    that count as 0 (`kg_edit.evaluate.scorer.broken`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,14 +95,6 @@ class RunFolder:
     def general(self) -> Path:
         """File of JSON lines with the general ability after each number of edits of a sequence (`Point`)."""
         return self.path / "general.jsonl"
-
-    def step(self, sequence: int, step: int) -> Path:
-        """The file of the patch of a step of a sequence."""
-        return self.path / "patches" / f"{sequence:05d}-{step:05d}.safetensors"
-
-    def sum_of(self, sequence: int, steps: int) -> Path:
-        """The file that takes the place of the patches of the first ``steps`` steps of a sequence."""
-        return self.path / "patches" / f"{sequence:05d}-sum-{steps:05d}.safetensors"
 
     def entries(self) -> Iterator[Entry]:
         """The recorded phases; an incomplete last line is ignored.
@@ -170,6 +162,67 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     return tuple(RunRecord(**record) for record in found.values())
 
 
+class StepFiles:
+    """The files with the patches of the steps of one sequence, from which a stopped run continues.
+
+    A dense change, such as that of fine-tuning, takes as much for one step as for all steps. So when the files take
+    several times as much as the sum of their patches, a file with the sum replaces them.
+    """
+
+    def __init__(self, folder: RunFolder, number: int) -> None:
+        self._start = folder.path / "patches" / f"{number:05d}-"
+        found = self._start.parent.glob(f"{self._start.name}*.safetensors")
+        self._sizes = {file: file.stat().st_size for file in sorted(found)}
+
+    def summed(self, known: int) -> tuple[int, Patch | None]:
+        """Return the number of steps in the file with the sum, and the sum; (0, None) if there is none.
+
+        A sum of more than the ``known`` first steps is removed: results of its steps were deleted, and can only be
+        computed again step by step.
+        """
+        sums = {int(file.stem.rpartition("-")[2]): file for file in self._sizes if "-sum-" in file.stem}
+        for steps in [steps for steps in sums if steps > known]:
+            self._remove(sums.pop(steps))
+        newest = max(sums, default=0)
+        return newest, Patch.load(sums[newest]) if newest else None
+
+    def load(self, step: int) -> Patch | None:
+        """Return the patch of a step; None if there is no file of it."""
+        file = Path(f"{self._start}{step:05d}.safetensors")
+        return Patch.load(file) if file in self._sizes else None
+
+    def save(self, step: int, patch: Patch) -> None:
+        """Write the patch of a step.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        self._write(Path(f"{self._start}{step:05d}.safetensors"), patch)
+
+    def sum_up(self, steps: int, total: Patch) -> None:
+        """Replace the files of the first ``steps`` steps by ``total``, their sum, if that takes a third or less.
+
+        Call it when all results of these steps are written.
+
+        Raises:
+            OutputError: the file can't be written; the files of the steps are then kept.
+        """
+        if sum(self._sizes.values()) < max(_FEW, _TIMES * total.nbytes):
+            return
+        earlier = list(self._sizes)
+        self._write(Path(f"{self._start}sum-{steps:05d}.safetensors"), total)
+        for file in earlier:
+            self._remove(file)
+
+    def _remove(self, file: Path) -> None:
+        file.unlink()
+        del self._sizes[file]
+
+    def _write(self, file: Path, patch: Patch) -> None:
+        patch.save(file)
+        self._sizes[file] = file.stat().st_size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """A benchmark's record, and the case made from it."""
@@ -182,35 +235,29 @@ class Item:
         """The record's id, unique in its file."""
         return self.record.id
 
+    def entry(self, phase: str, sections: Mapping[str, Section] | None = None, **fields: Any) -> Entry:
+        """Return the line of a phase of this record: its scores, and other fields of `Entry`."""
+        return Entry(id=self.id, phase=phase, sha256=self._sha256, sections=dict(sections or {}), **fields)
+
     @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the record's JSON, by which a resumed run recognises it."""
-        return record_digest(self.record)
+    def _sha256(self) -> str:
+        return digest(self.record.model_dump(mode="json"))
 
 
-def items(
-    records: Sequence[BenchmarkRecord],
-    pool: Mapping[Form, str],
-    *,
-    seed: int,
-    extras: Sequence[str] = (),
-    chat: bool | None = None,
-) -> list[Item]:
-    """Make an item of each record; the answers to choose from are drawn from ``pool``. ``extras`` are costly metrics.
-
-    ``chat``: whether everything is asked in chat form; None: in the form in which a record's edits are made.
-    """
-    drawn = (choices(record, pool, seed=seed) for record in records)
-    cases = (
-        Case.of(record, choices=some, extras=tuple(extras), chat=chat)
-        for record, some in zip(records, drawn, strict=True)
-    )
-    return [Item(record=record, case=case) for record, case in zip(records, cases, strict=True)]
-
-
-def record_digest(record: BenchmarkRecord) -> str:
-    """SHA-256, in hex, of the record's JSON."""
-    return digest(record.model_dump(mode="json"))
+def items(records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], config: EvalConfig) -> list[Item]:
+    """Make an item of each record; the answers to choose from are drawn from ``pool``."""
+    return [
+        Item(
+            record=record,
+            case=Case.of(
+                record,
+                choices=choices(record, pool, seed=config.seed),
+                extras=config.extras,
+                chat=config.chat,
+            ),
+        )
+        for record in records
+    ]
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:
@@ -228,9 +275,9 @@ def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[
 
     A record that the unedited model could not be scored on needs no other phase.
     """
-    usable = [name for name in ids if done.get((name, BASE)) is None]
+    usable = {name for name in ids if done.get((name, BASE)) is None}
     yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
-    yield from ((name, EDIT) for name in usable if (name, EDIT) not in done)
+    yield from ((name, EDIT) for name in ids if name in usable and (name, EDIT) not in done)
     for scoring in plan.scorings(len(ids)):
         wanted = ((ids[place], phase_of(scoring)) for place in scoring.places)
         yield from (key for key in wanted if key[0] in usable and key not in done)
@@ -242,6 +289,14 @@ def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -
     yield from (edits for edits in wanted if (number, edits) not in points)
 
 
+def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
+    """Return the record ids of a run, or of its shard, by the number of their sequence; the last may be shorter."""
+    config, ids = EvalConfig.of(settings), settings["ids"]
+    size = config.plan.schedule.sequence
+    cut = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+    return dict(config.part.deal(list(enumerate(cut))))
+
+
 def phase_of(scoring: Scoring) -> str:
-    """The name of a scoring's phase in the records."""
-    return EDITED if scoring.last else phase_after(scoring.edits)
+    """Return the name of a scoring's phase in the records: ``edited`` after all edits, else ``after:K``."""
+    return EDITED if scoring.last else f"after:{scoring.edits}"

@@ -121,7 +121,8 @@ def _caption(summary: Summary) -> str:
 
 def _form(run: Mapping[str, Any]) -> str:
     """The form in which everything was asked, if the run names one."""
-    return {"chat": ", asked in chat form", "plain": ", asked in plain text"}.get(run.get("asked_in", ""), "")
+    chat = run.get("chat")
+    return "" if chat is None else ", asked in chat form" if chat else ", asked in plain text"
 
 
 def _how(run: Mapping[str, Any]) -> str:

@@ -150,8 +150,8 @@ class Shard:
     A sequence is never split, because its edits share one model (under the schedule single it is one record).
     """
 
-    part: int
-    parts: int
+    part: int = 0
+    parts: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -172,6 +172,3 @@ class Shard:
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
         """The part of ``items`` (sequences, or records edited alone) for this shard, in their order."""
         return items[self.part :: self.parts]
-
-
-WHOLE = Shard(part=0, parts=1)

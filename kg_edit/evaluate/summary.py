@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +14,7 @@ from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.records import BASE, Point, RunRecord, phase_of
 from kg_edit.evaluate.retention import ERR, PREFIX, rates
 from kg_edit.evaluate.schedule import CurvePlan
-from kg_edit.evaluate.statistics import Estimate, MetricRow, counts, estimates, metric_names
+from kg_edit.evaluate.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
 
 JUST_EDITED = "just_edited"
@@ -23,7 +22,6 @@ CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
 SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 
-Rows = Mapping[str, MetricRow]
 _EDIT = "efficacy.greedy"
 
 
@@ -119,7 +117,7 @@ class Summary(BaseModel):
     told before the question; None if they were not asked for. If edits accumulate, ``just_edited`` has the scores right
     after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
     measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
-    ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluate.cost`).
+    ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluate.memory`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,32 +156,3 @@ class Summary(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise OutputError(f"can't read the summary {path}: {error}; finish the run that writes it") from error
-
-
-def summarise(
-    records: Sequence[RunRecord],
-    *,
-    sections: Sequence[str],
-    seed: int,
-    provenance: Mapping[str, Any],
-    curve: tuple[CurvePoint, ...] | None = None,
-    general: dict[str, GeneralChange] | None = None,
-) -> Summary:
-    """Make the summary: the means of ``sections`` over the records that have them."""
-    rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
-    metrics = {name: metric_names(found) for name, found in rows.items()}
-    seconds = [record.seconds for record in records if record.seconds is not None]
-    return Summary(
-        n=len(records),
-        seconds_per_edit=fmean(seconds) if seconds else None,
-        peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
-        curve=curve,
-        general=general,
-        provenance={
-            **provenance,
-            "failed": sum(record.error is not None and not record.broken for record in records),
-            "broken": sum(bool(record.broken) for record in records),
-            "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
-        },
-        **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},
-    )

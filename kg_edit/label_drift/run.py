@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.metrics.metric import mean
-from kg_edit.evaluate.settings import Method, environment, method_settings, note_environment, tokenizer_digest
-from kg_edit.evaluate.step import FAILURES, finite, said
+from kg_edit.evaluate.settings import environment, method_settings, note_environment, tokenizer_digest
+from kg_edit.evaluate.step import FAILURES, Method, failure, finite
 from kg_edit.label_drift.classifier import ClassifierModel
 from kg_edit.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.models.language_model import LanguageModel
@@ -222,7 +222,7 @@ class _Run:
             update = finite(self.method.update([text.edit], before=self.patch))
         except FAILURES as error:
             self.failed += 1
-            return SeenText(id=text.id, outcome="failed", error=said(error))
+            return SeenText(id=text.id, outcome="failed", error=failure(error))
         seconds = time.perf_counter() - start
         update.save(self.folder.edit(len(self.edited) + 1))  # before its line: a line without its patch has no use
         self._add(text, update, seconds)

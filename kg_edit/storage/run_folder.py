@@ -23,6 +23,7 @@ from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
+VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
@@ -40,7 +41,7 @@ def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) ->
     """
     check_folder(folder, grown or settings)
     if grown or _names(folder) <= {_RUN}:
-        write_json(folder / _RUN, settings)
+        write_json(folder / _RUN, {"version": VERSION, **settings})
 
 
 def is_run(folder: Path) -> bool:
@@ -98,13 +99,15 @@ def read_settings(folder: Path) -> Settings:
     """Read the settings that `claim` wrote.
 
     Raises:
-        OutputError: the folder has no readable run.
+        OutputError: the folder has no readable run, or one of a later format.
     """
     file = folder / _RUN
     try:
         found: Settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
+    if isinstance(found, dict) and (version := found.pop("version", VERSION)) > VERSION:
+        raise OutputError(f"{folder} has a run of format {version}, and this kg-edit reads only {VERSION}; update it")
     return found
 
 

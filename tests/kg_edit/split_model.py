@@ -19,7 +19,7 @@ from accelerate.big_modeling import attach_align_device_hook_on_blocks
 from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.methods.glame_net.training import train as train_net
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac
@@ -71,7 +71,7 @@ def _edited(name: str, model: LanguageModel) -> Tensor:
 def _evaluated(model: LanguageModel) -> Tensor:
     with TemporaryDirectory() as folder:
         found = evaluate(
-            method("rome", model), model, [EDIT, SECOND], out=Path(folder), general="The fox. " * 40, progress=False
+            method("rome", model), model, [EDIT, SECOND], out=Path(folder), config=EvalConfig(general="The fox. " * 40)
         )
     scores = {**found.base, **{f"{name} after": score for name, score in found.edited.items()}}
     return _numbers(score.mean for _, score in sorted(scores.items()))

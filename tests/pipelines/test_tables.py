@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluate.conftest import Nudge
@@ -90,7 +90,9 @@ def test_a_finished_run_becomes_rows(
 ) -> None:
     model = LanguageModel.load(str(tiny_folder))
     records = find_dataset("counterfact-plus")(Path("data.json"))
-    run = evaluate(Nudge(model), model, records, out=tmp_path / "run", schedule=schedule, ceilings=True)
+    run = evaluate(
+        Nudge(model), model, records, out=tmp_path / "run", config=EvalConfig(schedule=schedule, ceilings=True)
+    )
     results = tables.Results()
     results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
     before = [number for number in results.tables["single"] if number.method == "rome"]

@@ -18,6 +18,7 @@ import ray
 
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.ray_run import evaluate_on_ray
+from kg_edit.evaluate.config import EvalConfig
 
 
 def kill_one(out: Path, workers: list[int]) -> None:
@@ -29,13 +30,13 @@ def kill_one(out: Path, workers: list[int]) -> None:
 
 def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
     """Evaluate, and say how many workers it took."""
-    options["data"] = Path(options["data"])
+    options |= {"data": Path(options["data"]), "config": EvalConfig(**options["config"])}
     workers: list[int] = []
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     killer = threading.Thread(target=kill_one, args=(out, workers), daemon=True)
     if kill:
         killer.start()
-    evaluate_on_ray(Evaluation(**options), out, started=workers.append, progress=False)
+    evaluate_on_ray(Evaluation(**options), out, started=workers.append)
     if kill:
         killer.join(timeout=1)
     sys.stdout.write(f"{len(workers)}\n")

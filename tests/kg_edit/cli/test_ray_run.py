@@ -15,6 +15,7 @@ import pytest
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.ray_run import evaluate_on_ray
 from kg_edit.errors import ConfigError
+from kg_edit.evaluate.config import EvalConfig
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES
 from tests.kg_edit.evaluate.killed import found
@@ -38,16 +39,20 @@ def options(place: Path, tiny_folder: Path) -> dict[str, Any]:
         "method": "rome",
         "model": str(tiny_folder),
         "settings": ["steps=5", *settings],
-        "schedule": "batch:1,sequential:2",
+        "config": {"schedule": "batch:1,sequential:2"},
         "device": "cpu",
     }
+
+
+def evaluation(options: dict[str, Any]) -> Evaluation:
+    return Evaluation(**{**options, "data": Path(options["data"]), "config": EvalConfig(**options["config"])})
 
 
 @needs_ray
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kill", ["kill", "leave"])
 def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, Any], place: Path) -> None:
-    Evaluation(**{**options, "data": Path(options["data"])}).run(place / "whole")
+    evaluation(options).run(place / "whole")
     command = [sys.executable, "-m", "tests.kg_edit.cli.on_ray", json.dumps(options), str(place / "out"), kill]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
@@ -60,7 +65,7 @@ def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, 
 def test_without_ray_the_extra_is_named(options: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[ray\]'"):
-        evaluate_on_ray(Evaluation(**{**options, "data": Path(options["data"])}), place / "out")
+        evaluate_on_ray(evaluation(options), place / "out")
 
 
 def test_ray_deals_out_its_own_shards(kg_edit: Run) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, checked_sweep, example, read_sweep
+from kg_edit.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
 from kg_edit.evaluate.statistics import Estimate
 from kg_edit.evaluate.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.methods.config import GraphSettings
-from kg_edit.sweep import Outcome, SweepSettings, cells_of, draw_sweep, read_sweep, run_sweep, sweep_table
-from kg_edit.sweep.grid import Cell, checked_sweep, example
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluate.conftest import CITIES, record
@@ -146,7 +146,7 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
     out = tmp_path / "out"
 
     def run(some: SweepSettings) -> tuple[Outcome, ...]:
-        return run_sweep(cells_of(some), model, records, out=out, progress=False)
+        return run_sweep(cells_of(some), model, records, out=out)
 
     outcomes = run(found)
     assert [outcome.summary.provenance["config"]["layer"] for outcome in outcomes] == [1, 2]
@@ -162,7 +162,7 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
         run(settings(settings=FAST, grid={"layer": [0, 9]}))
     assert not (out / "layer=0").exists()  # nothing is run before all can be
     with pytest.raises(OutputError, match="another run"):
-        run_sweep(cells_of(found), model, records[:1], out=out, progress=False)
+        run_sweep(cells_of(found), model, records[:1], out=out)
     with pytest.raises(OutputError, match="another run"):
         run(settings(settings={**FAST, "steps": 3}))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from tests.kg_edit.evaluate.conftest import CITIES, record
 from tests.kg_edit.evaluate.test_sequences import TEXT, Depends
 from tests.kg_edit.tiny import tiny
@@ -62,16 +62,8 @@ def main(folder: Path, kills: int) -> None:
     model, edits = tiny("llama"), [record(place, city) for place, city in enumerate(CITIES[:6])]
 
     def run(out: Path, schedule: str) -> None:
-        evaluate(
-            Depends(model),
-            model,
-            edits,
-            out=out,
-            schedule=schedule,
-            general=TEXT,
-            cache=out.parent / f"cache of {out.name}",
-            progress=False,
-        )
+        os.environ["KG_EDIT_CACHE"] = str(out.parent / f"cache of {out.name}")
+        evaluate(Depends(model), model, edits, out=out, config=EvalConfig(schedule=schedule, general=TEXT))
 
     expected, seconds = {}, {}
     for schedule in SCHEDULES[:kills]:

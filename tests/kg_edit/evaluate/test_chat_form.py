@@ -10,11 +10,10 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ChatTemplateError, OutputError
-from kg_edit.evaluate import METRICS, evaluate, score_cases
-from kg_edit.evaluate.case import Case
+from kg_edit.evaluate import METRICS, EvalConfig, evaluate, score_cases
+from kg_edit.evaluate.case import Case, ceiling_cases
 from kg_edit.evaluate.comparison import compare
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS
-from kg_edit.evaluate.scorer import ceiling_cases
 from kg_edit.evaluate.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import Pair, score
@@ -46,27 +45,27 @@ def test_each_case_is_asked_in_its_own_form(chat_model: LanguageModel, edits: tu
 
 
 def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
-    method, options = Nudge(chat_model), {"progress": False, "cache": tmp_path / "cache"}
-    plain = evaluate(method, chat_model, edits[:1], out=tmp_path / "plain", **options)  # type: ignore[arg-type]
-    chat = evaluate(method, chat_model, edits[:1], out=tmp_path / "chat", chat=True, **options)  # type: ignore[arg-type]
+    method = Nudge(chat_model)
+    plain = evaluate(method, chat_model, edits[:1], out=tmp_path / "plain")
+    chat = evaluate(method, chat_model, edits[:1], out=tmp_path / "chat", config=EvalConfig(chat=True))
     assert plain.base["efficacy.magnitude"] != chat.base["efficacy.magnitude"]
     assert set(chat.base) - set(plain.base) == set(CHAT_METRICS)
     assert EDITING_SCORE in chat.base
     with pytest.raises(OutputError, match="ask both in one form"):
         compare([tmp_path / "plain", tmp_path / "chat"])
     said = settings_of(tmp_path / "chat")
-    assert (said["asked_in"], said["chat_form_sha256"]) == ("chat", chat_model.chat_form.sha256)
-    assert not {"asked_in", "chat_form_sha256"} & set(settings_of(tmp_path / "plain"))
+    assert (said["chat"], said["chat_form_sha256"]) == (True, chat_model.chat_form.sha256)
+    assert "chat_form_sha256" not in settings_of(tmp_path / "plain")
     for out, form in (("plain", True), ("chat", False), ("chat", None)):
-        with pytest.raises(OutputError, match=r"asked_in|chat_form_sha256|protocols"):
-            evaluate(method, chat_model, edits[:1], out=tmp_path / out, chat=form, **options)  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match=r"asked_in|records_sha256"):
+        with pytest.raises(OutputError, match=r"chat:|chat_form_sha256"):
+            evaluate(method, chat_model, edits[:1], out=tmp_path / out, config=EvalConfig(chat=form))
+    with pytest.raises(OutputError, match=r"chat:|records_sha256"):
         made = [edit.in_chat() for edit in edits[:1]]
-        evaluate(method, chat_model, made, out=tmp_path / "plain", chat=False, **options)  # type: ignore[arg-type]
+        evaluate(method, chat_model, made, out=tmp_path / "plain", config=EvalConfig(chat=False))
     changed = replace(chat_model, tokenizer=chatting().tokenizer)
     changed.tokenizer.chat_template = f"Be brief.{changed.tokenizer.chat_template}"
     with pytest.raises(OutputError, match="chat_form_sha256"):
-        evaluate(Nudge(changed), changed, edits[:1], out=tmp_path / "chat", chat=True, **options)  # type: ignore[arg-type]
+        evaluate(Nudge(changed), changed, edits[:1], out=tmp_path / "chat", config=EvalConfig(chat=True))
 
 
 def test_a_model_without_a_template_is_refused_before_anything_is_written(
@@ -74,5 +73,5 @@ def test_a_model_without_a_template_is_refused_before_anything_is_written(
 ) -> None:
     model = tiny("llama")
     with pytest.raises(ChatTemplateError, match="no chat template"):
-        evaluate(Nudge(model), model, edits[:1], out=tmp_path / "out", chat=True, progress=False)
+        evaluate(Nudge(model), model, edits[:1], out=tmp_path / "out", config=EvalConfig(chat=True))
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
             "config": {"seed": seed},
             "model": {"name": "tiny", "fingerprint": "f", "dtype": "torch.float32"},
             "tokenizer_sha256": "t",
-            "protocols": dict.fromkeys(METRICS, 1),
+            "protocol": 1,
             "question_form_sha256": "q",
             "data": {"dataset": "counterfact-plus", "sha256": "d"},
             "ids": [f"case-{place}" for place in range(records)],
@@ -151,11 +151,12 @@ def test_the_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> No
     [
         ({"model": {"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}}, r"model.fingerprint.*on one model"),
         ({"schedule": "batch:4"}, "schedule.*under one schedule"),
-        ({"protocols": dict.fromkeys(METRICS, 2)}, "protocols.efficacy.*one version"),
+        ({"protocol": 2}, "protocol.*one version"),
         ({"question_form_sha256": "r"}, "question_form"),
         ({"tokenizer_sha256": "u"}, "one tokenizer"),
         ({"data": {"dataset": "counterfact", "sha256": "d"}}, "data.dataset.*on one file.*--common"),
         ({"job": "edit"}, "is not a run of `kg-edit evaluate`"),
+        ({"version": 2}, "has a run of format 2, and this kg-edit reads only 1; update it"),
     ],
 )
 def test_what_is_not_comparable_is_refused(settings: dict[str, Any], message: str, run: Run) -> None:
@@ -178,18 +179,6 @@ def test_other_records_are_refused_or_left_out(run: Run) -> None:
     nothing = run("third", seed=1, records=0)
     with pytest.raises(OutputError, match="share no record"):
         compare([folders[0], nothing], common=True)
-
-
-def test_a_subset_may_lack_a_metric_and_all_abbreviations(run: Run) -> None:
-    """The settings name the metrics of the records at hand, and whether an abbreviation is among their answers."""
-    few = {"protocols": dict.fromkeys(METRICS[1:], 1), "abbreviations": None}
-    folders = [run("first", seed=1, abbreviations="as written"), run("second", seed=2, records=40, **few)]
-    with pytest.raises(OutputError, match=r"protocols\.|abbreviations"):
-        compare(folders)
-    assert compare(folders, common=True).records == 40
-    newer = {"protocols": dict.fromkeys(METRICS, 2)}
-    with pytest.raises(OutputError, match="one version"):
-        compare([folders[0], run("third", seed=3, records=40, **newer)], common=True)
 
 
 def test_a_record_that_was_changed_is_another_one(run: Run) -> None:

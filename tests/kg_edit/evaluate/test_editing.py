@@ -12,8 +12,8 @@ import torch
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError, GraphError, ModelError
-from kg_edit.evaluate.scorer import in_halves
-from kg_edit.evaluate.step import make_step
+from kg_edit.evaluate.memory import in_halves
+from kg_edit.evaluate.step import edit_step
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -30,7 +30,7 @@ def records(edits: tuple[Edit, ...]) -> tuple[BenchmarkRecord, ...]:
 
 
 def test_a_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
-    step = make_step(method, records, before=None)
+    step = edit_step(method, records, start=None)
     assert method.calls == [" ".join(record.id for record in records)]
     assert (step.errors, step.halved_to) == ({}, None)
     assert step.seconds > 0
@@ -40,7 +40,7 @@ def test_culprits_are_found_by_halving_and_the_others_made_together(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1", "case-6")))
-    step = make_step(method, records, before=None)
+    step = edit_step(method, records, start=None)
     assert step.errors == {
         "case-1": "GraphError: nothing is known about Player 1",
         "case-6": "GraphError: nothing is known about Player 6",
@@ -68,7 +68,7 @@ def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=4)
-    step = make_step(method, records, before=None)
+    step = edit_step(method, records, start=None)
     assert (step.errors, step.halved_to) == ({}, 4)
     first, second = method.calls[-2:]
     assert set(first.split()) | set(second.split()) == {record.id for record in records}
@@ -85,7 +85,7 @@ def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None
     method = Memit(model, MemitConfig.preset("default", QUICK["memit"]))
     with pytest.raises(EditError, match="keep one, or make one after the other"):
         method.edit(edits)
-    step = make_step(method, [as_record(edit) for edit in edits], before=None)
+    step = edit_step(method, [as_record(edit) for edit in edits], start=None)
     assert (step.errors, step.halved_to) == ({}, 1)
     assert step.patch is not None and len(step.patch.provenance["edits"]) == 2
 
@@ -101,7 +101,7 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
     error: Exception, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=3, error=error)
-    step = make_step(method, records, before=None)
+    step = edit_step(method, records, start=None)
     assert method.calls == ["case-0 case-1", "case-2 case-3", "case-4 case-5", "case-6 case-7"]
     assert (step.errors, step.halved_to) == ({}, 2)
     assert step.patch is not None
@@ -112,7 +112,7 @@ def test_a_batch_is_halved_till_it_fits_into_memory(
 def test_one_edit_that_does_not_fit_is_a_recorded_failure(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = make_step(Crowded(model, room=0, error=MemoryError()), records[:1], before=None)
+    step = edit_step(Crowded(model, room=0, error=MemoryError()), records[:1], start=None)
     assert step.patch is None
     assert step.errors["case-0"].startswith("ModelError: out of memory even for a batch of one")
 
@@ -121,7 +121,7 @@ def test_another_runtime_error_is_a_defect_and_ends_the_run(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
-        make_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), records, before=None)
+        edit_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), records, start=None)
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Overflowing(Nudge):
 def test_a_change_that_is_not_finite_is_its_records_failure(
     value: float, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = make_step(Overflowing(model, value=value), records[:4], before=None)
+    step = edit_step(Overflowing(model, value=value), records[:4], start=None)
     assert list(step.errors) == ["case-2"]
     assert "is not finite" in step.errors["case-2"]
     assert step.patch is not None
@@ -169,7 +169,7 @@ def test_later_steps_see_the_earlier_edits_and_leave_the_model_as_it_was(
     weight = weight_matrix(model.down_projection(1))
     original, before = weight.detach().clone(), Nudge(model).update(records[1].edits)
     method = Looks(model, NudgeConfig(failing=failing))
-    make_step(method, records[:1], before=before)
+    edit_step(method, records[:1], start=before)
     assert torch.equal(weight, original)
     with before.applied(model):
         assert method.seen is not None

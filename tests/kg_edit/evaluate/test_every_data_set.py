@@ -265,7 +265,7 @@ FIRST = {told.name: told for told in reversed(TOLD)}.values()  # of each data se
 def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
     model, records = parrot(*told.says), find_dataset(told.name)(written(tmp_path, ROWS[told.name]))
     out, method = tmp_path / "run", Lesson(model, NudgeConfig())
-    summary = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)
+    summary = evaluate(method, model, records, out=out)
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
     metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
@@ -279,7 +279,7 @@ def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
             name: None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
             for name, value in expected.items()
         }
-    again = evaluate(method, model, records, out=out, cache=tmp_path / "cache", progress=False)
+    again = evaluate(method, model, records, out=out)
     assert again == summary
 
 

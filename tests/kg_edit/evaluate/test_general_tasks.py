@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.evaluate.general_tasks import (
     DocumentScores,
     GeneralTasks,
@@ -193,8 +193,8 @@ def test_a_run_says_what_its_edits_cost_elsewhere(model: LanguageModel, method: 
     records = [record(place, city) for place, city in enumerate(CITIES[:4])]
     random.seed(3)
     state = random.getstate()
-    options: dict[str, Any] = {"schedule": "sequential:2", "every": 2, "tasks": tasks, "progress": False}
-    summary = evaluate(method, model, records, out=tmp_path / "run", **options)
+    config = EvalConfig(schedule="sequential:2", evaluate_every=2, tasks=tasks)
+    summary = evaluate(method, model, records, out=tmp_path / "run", config=config)
     assert random.getstate() == state, "the harness's seeds stay its own"
     assert summary.general is not None
     found = summary.general["general.cities.acc"]
@@ -204,7 +204,7 @@ def test_a_run_says_what_its_edits_cost_elsewhere(model: LanguageModel, method: 
     assert found.n == 5 and found.difference is not None
     assert summary.curve is not None and summary.curve[-1].general["general.cities.acc"] == found.after.mean
     text = (tmp_path / "run" / "general.jsonl").read_text()
-    assert evaluate(method, model, records, out=tmp_path / "run", **options) == summary
+    assert evaluate(method, model, records, out=tmp_path / "run", config=config) == summary
     assert (tmp_path / "run" / "general.jsonl").read_text() == text
     assert Summary.load(tmp_path / "run" / "summary.json") == summary
     assert "| cities.acc |" in render(summary) and rich_general(summary) is not None
@@ -258,7 +258,9 @@ def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: P
     tasks = GeneralTasks.open([str(known), str(facts)], limit=20)
     method = find_method("locft").on(smollm2, settings={"steps": 6})
     records = [record(place, city) for place, city in enumerate(CITIES[:4])]
-    summary = evaluate(method, smollm2, records, out=tmp_path / "run", schedule="batch:4", tasks=tasks, progress=False)
+    summary = evaluate(
+        method, smollm2, records, out=tmp_path / "run", config=EvalConfig(schedule="batch:4", tasks=tasks)
+    )
     assert summary.general is not None
     accuracy, choice = summary.general["general.known.acc"], summary.general["general.facts.acc"]
     assert (accuracy.n, choice.n) == (20, 20)

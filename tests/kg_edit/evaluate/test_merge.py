@@ -11,7 +11,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
-from kg_edit.evaluate import Shard, evaluate, merge
+from kg_edit.evaluate import EvalConfig, evaluate, merge
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.evaluate.conftest import Nudge, NudgeConfig
@@ -24,14 +24,14 @@ def evaluate_shards(
 ) -> list[Path]:
     folders = [place / f"shard {part} of {parts}" for part in range(parts)]
     for part, folder in enumerate(folders):
-        shard = Shard(part=part, parts=parts)
-        run(model, edits, folder, schedule, shard=shard)
+        run(model, edits, folder, schedule, shard=f"{part}/{parts}")
     return folders
 
 
 def run(model: LanguageModel, edits: tuple[Edit, ...], out: Path, schedule: str, **options: Any) -> None:
     method = Depends(model, NudgeConfig(failing=("case-3",)))
-    evaluate(method, model, edits, out=out, schedule=schedule, general=TEXT, progress=False, **options)
+    config = EvalConfig(schedule=schedule, general=TEXT, **options)
+    evaluate(method, model, edits, out=out, config=config)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_two_shards_merged_equal_one_run(
 def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     run(model, edits[:4], tmp_path / "whole", "single")
-    run(model, edits[:5], tmp_path / "other", "single", shard=Shard(part=1, parts=2))
-    run(model, edits[:4], tmp_path / "third", "single", shard=Shard(part=2, parts=3))
+    run(model, edits[:5], tmp_path / "other", "single", shard="1/2")
+    run(model, edits[:4], tmp_path / "third", "single", shard="2/3")
     shutil.copytree(second, tmp_path / "copy")
     for folders, message in (
         ([first], "missing shard 1/2"),
@@ -101,5 +101,5 @@ def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edi
 def test_a_shard_with_nothing_to_do_is_a_run_without_records(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    summary = evaluate(Nudge(model), model, edits[:1], out=tmp_path, shard=Shard(part=1, parts=2), progress=False)
+    summary = evaluate(Nudge(model), model, edits[:1], out=tmp_path, config=EvalConfig(shard="1/2"))
     assert (summary.n, summary.base) == (0, {})

@@ -14,7 +14,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluate import evaluate
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.evaluate.plots import draw_curve
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.settings import DataSource, commit, tokenizer_digest
@@ -64,9 +64,9 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file; give --out a folder"):
-        evaluate(method, model, edits[:1], out=tmp_path / "file", progress=False)
+        evaluate(method, model, edits[:1], out=tmp_path / "file")
     with pytest.raises(OutputError, match="can't write into"):
-        evaluate(method, model, edits[:1], out=tmp_path / "file" / "out", progress=False)
+        evaluate(method, model, edits[:1], out=tmp_path / "file" / "out")
     assert method.calls == []
 
 
@@ -79,7 +79,7 @@ def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> Non
     method = chosen(model, chosen.config_class.preset("default", settings))
     merged = edits[1].model_copy(update={"prompt": "{} plays for the \n", "paraphrases": ()})
     absent = edits[2].model_copy(update={"prompt": "He plays for the"})
-    summary = evaluate(method, model, [edits[0], merged, absent, edits[3]], out=tmp_path, progress=False)
+    summary = evaluate(method, model, [edits[0], merged, absent, edits[3]], out=tmp_path)
     found = {record["id"]: record["error"] for record in lines(tmp_path)}
     assert summary.n == 4
     assert summary.provenance["failed"] == sum(error is not None for error in found.values()) >= 1
@@ -102,7 +102,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
         return score_cases(model, cases, **how)
 
     monkeypatch.setattr("kg_edit.evaluate.scorer.score_cases", crowded)
-    summary = evaluate(method, model, edits[:2], out=tmp_path, ceilings=True, progress=False)
+    summary = evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(ceilings=True))
     assert sizes[:2] == [6, 3] and 1 in sizes  # all that both records ask, then halves
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     good, failed = lines(tmp_path)
@@ -124,7 +124,7 @@ def test_the_provenance_says_where_all_came_from(
     file = tmp_path / "records.json"
     file.write_text("[]")
     source = DataSource.of("counterfact", file)
-    said = evaluate(method, model, edits[:1], out=tmp_path / "out", data=source, progress=False).provenance
+    said = evaluate(method, model, edits[:1], out=tmp_path / "out", data=source).provenance
     sha256 = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
     assert said["data"] == {"dataset": "counterfact", "sha256": sha256, "skipped": []}
     assert said["data_file"] == "records.json"
@@ -133,9 +133,7 @@ def test_the_provenance_says_where_all_came_from(
     assert {"python", "torch", "transformers", "commit", "model_revision", "covariance"} <= set(said)
     assert "other_environments" not in said
     moved = file.rename(tmp_path / "moved.json")
-    again = evaluate(
-        method, model, edits[:1], out=tmp_path / "out", data=DataSource.of("counterfact", moved), progress=False
-    )
+    again = evaluate(method, model, edits[:1], out=tmp_path / "out", data=DataSource.of("counterfact", moved))
     assert again.provenance == said  # a file is known by its content
 
 
@@ -144,7 +142,7 @@ def test_the_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: 
     model, chosen = tiny("llama"), find_method("rome")
     settings = {"covariance": {"tokens": 500}, "context_lengths": [[5, 2]], "steps": 1}
     method = chosen(model, chosen.config_class.preset("default", settings))
-    summary = evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    summary = evaluate(method, model, edits[:1], out=tmp_path)
     assert summary.provenance["covariance"]["id"] == method.covariance.id
 
 
@@ -171,7 +169,7 @@ def test_a_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[
 
     out = tmp_path / "out"
     summary = evaluate(
-        Overwhelming(model), model, edits[:3], out=out, schedule="sequential:3", general=TEXT, progress=False
+        Overwhelming(model), model, edits[:3], out=out, config=EvalConfig(schedule="sequential:3", general=TEXT)
     )
     drawn = (out / "curve.svg").read_text()
     assert "some records could not be scored" in drawn
@@ -185,7 +183,7 @@ def test_a_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[
 def test_two_processes_do_not_work_on_one_folder(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    evaluate(method, model, edits[:1], out=tmp_path)
     with folder_lock(tmp_path), pytest.raises(OutputError, match="another process works on"):
-        evaluate(method, model, edits[:1], out=tmp_path, progress=False)
-    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+        evaluate(method, model, edits[:1], out=tmp_path)
+    evaluate(method, model, edits[:1], out=tmp_path)

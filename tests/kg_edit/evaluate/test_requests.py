@@ -11,6 +11,7 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate.case import TEACHER_FORCED, Case
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.records import items
 from kg_edit.evaluate.requests import CaseRequests, TextRequest, parts_of, target_of
@@ -48,7 +49,7 @@ def _answer(model: LanguageModel, kind: str, arguments: tuple[str, Any]) -> Any:
 
 def case_of(name: str, folder: Path) -> Case:
     records = find_dataset(name)(written(folder, ROWS[name]))
-    (item,) = items(records, answers(records), seed=0, chat=False)
+    (item,) = items(records, answers(records), EvalConfig(chat=False))
     return item.case
 
 

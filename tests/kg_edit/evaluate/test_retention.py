@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,10 +12,9 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, ModelError
-from kg_edit.evaluate import evaluate, merge
+from kg_edit.evaluate import EvalConfig, evaluate, merge
 from kg_edit.evaluate import retention as rates_of
 from kg_edit.evaluate.retention import Reply, RetentionTest, asked_of, edit_replies, read_retention_test
-from kg_edit.evaluate.schedule import Shard
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.datasets.rows import MQUAKE, ZSRE, written
@@ -81,14 +79,8 @@ def test_of_a_model_that_was_broken_in_one_sequence() -> None:
 @pytest.mark.slow
 def test_a_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
     model = parrot("Paris", "Oslo")
-    options: dict[str, Any] = {
-        "schedule": "sequential:2",
-        "every": 1,
-        "retention": TEST,
-        "progress": False,
-        "cache": tmp_path / "c",
-    }
-    summary = evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=tmp_path / "whole", **options)
+    config = EvalConfig(schedule="sequential:2", evaluate_every=1, retention=TEST)
+    summary = evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=tmp_path / "whole", config=config)
     assert summary.curve is not None
     err = [point.retention["retention.ERR"] for point in summary.curve]
     assert err == [None, 0.5, 0.75], "of two sequences: Oslo and Paris after one edit; both, one of two after two"
@@ -97,9 +89,9 @@ def test_a_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
     assert len((tmp_path / "whole" / "general.jsonl").read_text().splitlines()) == 6
     parts = []
     for part in range(2):
-        shard = Shard(part=part, parts=2)
         parts.append(tmp_path / str(part))
-        evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=parts[-1], shard=shard, **options)
+        shard = config.model_copy(update={"shard": f"{part}/2"})
+        evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=parts[-1], config=shard)
     assert merge(tmp_path / "merged", parts).curve == summary.curve
 
 
@@ -113,10 +105,7 @@ def test_mquakes_edits_count_one_by_one(tmp_path: Path) -> None:
         model,
         records,
         out=tmp_path / "run",
-        schedule="sequential:1",
-        retention=TEST,
-        progress=False,
-        cache=tmp_path / "c",
+        config=EvalConfig(schedule="sequential:1", retention=TEST),
     )
     assert summary.curve is not None
     assert [point.retention["retention.ERR"] for point in summary.curve] == [None, 0.5]
@@ -153,9 +142,7 @@ def test_a_prompt_that_does_not_fit_is_said_before_any_work(tmp_path: Path) -> N
             model,
             EDITS,
             out=tmp_path / "run",
-            schedule="sequential:2",
-            retention=long,
-            progress=False,
+            config=EvalConfig(schedule="sequential:2", retention=long),
         )
     assert not (tmp_path / "run").exists()
     assert Reply(True, 1.0).right

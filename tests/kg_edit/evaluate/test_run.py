@@ -17,9 +17,9 @@ from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluate import METRICS, Summary, evaluate, score_cases
-from kg_edit.evaluate.groups import COMMITTED
+from kg_edit.evaluate import METRICS, EvalConfig, Summary, evaluate, score_cases
 from kg_edit.evaluate.metrics.edit import PORTABILITY
+from kg_edit.evaluate.run import FEWEST
 from kg_edit.evaluate.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -62,7 +62,7 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
 ) -> None:
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     state = torch.get_rng_state()
-    summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
     assert summary == Summary.load(tmp_path / "summary.json")
@@ -72,7 +72,7 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
 
 
-def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path) -> None:
+def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2 has dropout. The model is in training mode again afterwards."""
     model, found = copy.deepcopy(tiny("gpt2")), list[Summary]()
     edit = Edit(
@@ -80,8 +80,8 @@ def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path) -> No
     )
     for mode in (False, True):
         model.model.train(mode)
-        folders = {"out": tmp_path / f"run-{mode}", "cache": tmp_path / f"cache-{mode}"}
-        found.append(evaluate(Nudge(model), model, [edit], **folders, progress=False))
+        monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / f"cache-{mode}"))
+        found.append(evaluate(Nudge(model), model, [edit], out=tmp_path / f"run-{mode}"))
         assert model.model.training == mode
     assert found[0].edited == found[1].edited and found[0].base == found[1].base
     assert found[0].base["efficacy.magnitude"].mean
@@ -90,7 +90,7 @@ def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path) -> No
 def test_a_record_holds_what_decided_it(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path, pool=edits, progress=False)
+    evaluate(method, model, edits[:1], out=tmp_path, pool=edits)
     (record,) = lines(tmp_path)
     edited = record["sections"]["edited"]
     with method.update(edits[:1]).applied(model):
@@ -103,7 +103,7 @@ def test_a_record_holds_what_decided_it(
 def test_a_killed_run_goes_on_after_its_last_whole_line(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    whole = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
+    whole = evaluate(method, model, edits[:3], out=tmp_path)
     file = tmp_path / "records.jsonl"
     before, found = file.read_bytes(), phases(tmp_path)
     assert [(line["id"], line["phase"]) for line in found] == [
@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
     file.write_bytes(b"".join(kept[:6]) + kept[6][:70])
     (tmp_path / "summary.json").unlink()
     method.calls.clear()
-    again = evaluate(method, model, edits[:3], out=tmp_path, progress=False)
+    again = evaluate(method, model, edits[:3], out=tmp_path)
     assert method.calls == ["case-2"]
     assert file.read_bytes().splitlines()[:7] == before.splitlines()[:7]
     assert (again.base, again.edited) == (whole.base, whole.edited)
@@ -122,32 +122,32 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
 def test_a_run_killed_between_edit_and_score_edits_again(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    evaluate(method, model, edits[:2], out=tmp_path)
     file = tmp_path / "records.jsonl"
     before = file.read_bytes()
     file.write_bytes(b"".join(before.splitlines(keepends=True)[:5]))
     method.calls.clear()
-    evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    evaluate(method, model, edits[:2], out=tmp_path)
     assert method.calls == ["case-1"]
     assert file.read_bytes() == before  # the time of the first try stays
 
 
 def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """--limit 2, then --limit 3: only what is new is done, and the run is that of three."""
-    evaluate(method, model, edits[:2], out=tmp_path / "run", pool=edits, progress=False)
+    evaluate(method, model, edits[:2], out=tmp_path / "run", pool=edits)
     method.calls.clear()
-    grown = evaluate(method, model, edits[:3], out=tmp_path / "run", pool=edits, progress=False)
+    grown = evaluate(method, model, edits[:3], out=tmp_path / "run", pool=edits)
     assert method.calls == ["case-2"]
-    whole = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits, progress=False)
+    whole = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits)
     assert (grown.n, grown.base, grown.edited) == (3, whole.base, whole.edited)
     settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
     assert settings[0] == settings[1]
     for fewer in (edits[:2], edits[1:4]):
         with pytest.raises(OutputError, match="contains another run"):
-            evaluate(method, model, fewer, out=tmp_path / "run", pool=edits, progress=False)
+            evaluate(method, model, fewer, out=tmp_path / "run", pool=edits)
     changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
     with pytest.raises(OutputError, match="contains another run"):
-        evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits, progress=False)
+        evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits)
 
 
 def test_a_run_grows_by_records_that_bring_a_setting(
@@ -157,8 +157,8 @@ def test_a_run_grows_by_records_that_bring_a_setting(
     span = Probe(measures="specificity", queries=(Query(prompt="Where is it?", answers=(("Los Angeles",),)),))
     probed = BenchmarkRecord(id=edits[1].id, edits=(edits[1],), probes=(span,))
     short = edits[2].model_copy(update={"target_new": "HBO"})
-    evaluate(method, model, [edits[0]], out=tmp_path, pool=edits, progress=False)
-    assert evaluate(method, model, [edits[0], probed, short], out=tmp_path, pool=edits, progress=False).n == 3
+    evaluate(method, model, [edits[0]], out=tmp_path, pool=edits)
+    assert evaluate(method, model, [edits[0], probed, short], out=tmp_path, pool=edits).n == 3
     assert [line["id"] for line in phases(tmp_path)].count("case-0") == 3  # base, edit, edited: once each
 
 
@@ -169,8 +169,9 @@ def test_a_run_of_sequences_grows_by_whole_ones(
     """A sequence that was not full would have gone on from another place."""
 
     def run(count: int) -> Summary:
-        given = {"out": tmp_path, "pool": edits, "schedule": "sequential:2", "progress": False}
-        return evaluate(method, model, edits[:count], **given)
+        return evaluate(
+            method, model, edits[:count], out=tmp_path, pool=edits, config=EvalConfig(schedule="sequential:2")
+        )
 
     run(first)
     if goes_on:
@@ -186,10 +187,10 @@ def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
     """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
     each = Each(model, stop_at="case-5")
     with pytest.raises(KeyboardInterrupt):
-        evaluate(each, model, edits[:6], out=tmp_path, pool=edits, progress=False)
+        evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
     scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
-    assert scored == [f"case-{place}" for place in range(COMMITTED)]
-    assert each.sizes == [COMMITTED, 2]
+    assert scored == [f"case-{place}" for place in range(FEWEST)]
+    assert each.sizes == [FEWEST, 2]
 
 
 def test_the_patches_of_a_group_take_a_bounded_memory(
@@ -197,8 +198,8 @@ def test_the_patches_of_a_group_take_a_bounded_memory(
 ) -> None:
     """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
     each = Each(model)
-    monkeypatch.setattr("kg_edit.evaluate.groups.HELD", 2 * each.update(edits[:1]).nbytes)
-    evaluate(each, model, edits[:6], out=tmp_path, pool=edits, progress=False)
+    monkeypatch.setattr("kg_edit.evaluate.run.HELD", 2 * each.update(edits[:1]).nbytes)
+    evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
     assert each.sizes == [1, 2, 2, 1]
 
 
@@ -206,20 +207,20 @@ def test_the_patches_of_a_group_take_a_bounded_memory(
 def test_another_runs_folder_is_refused(
     field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    evaluate(method, model, edits[:1], out=tmp_path)
     if field == "config.scale":
         method.config = NudgeConfig(scale=0.25)
     method.name = "other" if field == "method" else method.name
     some, seed = edits[: 2 if field == "ids" else 1], int(field == "seed")
     with pytest.raises(OutputError, match=rf"{field}.*--out"):
-        evaluate(method, model, some, out=tmp_path, seed=seed, ceilings=field == "ceilings", progress=False)
+        evaluate(method, model, some, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
 
 
 def test_a_failed_edit_is_counted_and_scored_as_the_unedited_model(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1",)))
-    summary = evaluate(method, model, edits[:2], out=tmp_path, progress=False)
+    summary = evaluate(method, model, edits[:2], out=tmp_path)
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     assert summary.provenance["counts"]["edited"]["portability.nll"] == 2
     good, failed = lines(tmp_path)
@@ -249,7 +250,7 @@ def test_what_the_graph_does_not_know_fails_one_edit_alone(
 ) -> None:
     known = edits[0].model_copy(update={"target_new_id": "Q169138", "relation_id": "P54"})
     strange = edits[1].model_copy(update={"target_new_id": "Q999999999", "relation_id": "P54"})
-    summary = evaluate(AsksTheGraph(model), model, [strange, known], out=tmp_path, progress=False)
+    summary = evaluate(AsksTheGraph(model), model, [strange, known], out=tmp_path)
     assert [(record["error"] or "").split(":")[0] for record in lines(tmp_path)] == ["EntityNotInGraphError", ""]
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
 
@@ -257,7 +258,7 @@ def test_what_the_graph_does_not_know_fails_one_edit_alone(
 def test_a_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     model = tiny("opt")  # the few-shot form alone is longer than its 128 positions
     short = edits[1].model_copy(update={"portability": ()})
-    summary = evaluate(Nudge(model), model, [edits[0], short], out=tmp_path, progress=False)
+    summary = evaluate(Nudge(model), model, [edits[0], short], out=tmp_path)
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     assert summary.provenance["counts"]["base"]["efficacy.prob"] == 1
     assert lines(tmp_path)[0]["error"].startswith("ModelError: the prompt 'Question: What colour")
@@ -268,7 +269,7 @@ def test_a_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, 
 def test_the_summarys_keys(
     ceilings: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path, ceilings=ceilings, progress=False)
+    evaluate(method, model, edits[:1], out=tmp_path, config=EvalConfig(ceilings=ceilings))
     summary = json.loads((tmp_path / "summary.json").read_text())
     sections = {"base", "edited"} | ({"fact_in_prompt", "fact_and_relation_in_prompt"} if ceilings else set())
     assert set(summary) == {"n", "seconds_per_edit", "peak_memory", "provenance"} | sections
@@ -283,7 +284,7 @@ def test_records_without_true_target_or_question(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     bare = edits[0].model_copy(update={"target_true": None, "portability": (), "paraphrases": ()})
-    summary = evaluate(method, model, [bare], out=tmp_path, ceilings=True, progress=False)
+    summary = evaluate(method, model, [bare], out=tmp_path, config=EvalConfig(ceilings=True))
     assert [name for name, found in summary.edited.items() if found.mean is not None] == ["efficacy.greedy"]
     assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
 
@@ -292,26 +293,26 @@ def test_a_record_of_several_edits_with_questions_has_ceilings(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     record = BenchmarkRecord(id="x", edits=edits[:2])
-    summary = evaluate(method, model, [record], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    summary = evaluate(method, model, [record], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     assert summary.provenance["failed"] == 0
     assert set(summary.provenance["counts"]["fact_in_prompt"].values()) == {1}
 
 
 def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+    evaluate(method, model, edits[:1], out=tmp_path)
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write("{}\n")
     with pytest.raises(OutputError, match="line 4"):
-        evaluate(method, model, edits[:1], out=tmp_path, progress=False)
+        evaluate(method, model, edits[:1], out=tmp_path)
 
 
 @pytest.mark.slow
 def test_scores_before_the_edit_are_kept_for_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate(method, model, edits, out=tmp_path / "first", ceilings=True, progress=False)
+    first = evaluate(method, model, edits, out=tmp_path / "first", config=EvalConfig(ceilings=True))
     asked: list[int] = []
-    for place in ("scorer", "sequence"):
+    for place in ("scorer", "run"):
         monkeypatch.setattr(
             f"kg_edit.evaluate.{place}.score_cases",
             lambda model, cases, **how: asked.append(len(cases)) or score_cases(model, cases, **how),
@@ -323,8 +324,7 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
         [edits[0], changed],
         out=tmp_path / "second",
         pool=edits,
-        ceilings=True,
-        progress=False,
+        config=EvalConfig(ceilings=True),
     )
     assert asked == [3, 1, 1]  # what is new of both records, then each of them edited
     assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
@@ -334,24 +334,28 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
 def test_another_model_pays_for_itself(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    first = evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first")
     other = tiny("qwen2")
-    second = evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second", progress=False)
+    second = evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second")
     assert first.base != second.base
 
 
 @pytest.mark.slow
 def test_a_damaged_or_unwritable_cache_changes_nothing(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, cache: Path
+    method: Nudge,
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = evaluate(method, model, edits[:1], out=tmp_path / "first", progress=False)
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first")
     (file,) = (cache / "unedited").rglob("*.json")
     file.write_text("{")
-    second = evaluate(method, model, edits[:1], out=tmp_path / "second", progress=False)
+    second = evaluate(method, model, edits[:1], out=tmp_path / "second")
     (tmp_path / "file").write_text("not a folder")
-    third = evaluate(
-        method, model, edits[:1], out=tmp_path / "third", cache=tmp_path / "file" / "cache", progress=False
-    )
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "file" / "cache"))
+    third = evaluate(method, model, edits[:1], out=tmp_path / "third")
     assert first.base == second.base == third.base
     assert json.loads(file.read_text())["scores"]  # mended
 
@@ -360,7 +364,7 @@ def test_two_edits_with_one_id_are_refused(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="same id"):
-        evaluate(method, model, [edits[0], edits[0]], out=tmp_path, progress=False)
+        evaluate(method, model, [edits[0], edits[0]], out=tmp_path)
 
 
 @pytest.mark.slow
@@ -369,7 +373,7 @@ def test_a_real_record_before_after_and_with_the_facts_told(
 ) -> None:
     edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     method = Nudge(smollm2, NudgeConfig(scale=0.01))
-    summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, ceilings=True, progress=False)
+    summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     nll = [section["portability.nll"].mean for section in summary.sections.values()]
     base, edited, told, led = (value for value in nll if value is not None)
     assert base != edited

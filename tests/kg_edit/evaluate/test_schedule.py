@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.schedule import CURVE_RECORDS, WHOLE, CurvePlan, Schedule, Shard
+from kg_edit.evaluate.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_shards_deal_every_item_once() -> None:
     dealt = [Shard.parse(f"{part}/4").deal(items) for part in range(4)]
     assert dealt[1] == [1, 5, 9]
     assert sorted(item for part in dealt for item in part) == items
-    assert WHOLE.deal(items) == items
+    assert Shard().deal(items) == items
     assert str(Shard.parse(" 2 / 3 ")) == "2/3"
 
 

@@ -10,10 +10,10 @@ import pytest
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.case import Case, ceiling_cases
 from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.evaluate.records import Section
-from kg_edit.evaluate.scorer import ANSWER_TOKENS, ceiling_cases, score_cases
+from kg_edit.evaluate.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import answers, choices, fact

@@ -17,7 +17,7 @@ import torch
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
-from kg_edit.evaluate import Summary, evaluate
+from kg_edit.evaluate import EvalConfig, Summary, evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -79,7 +79,7 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
 ) -> None:
     edits = edits[:10]
     original = weight_matrix(model.down_projection(1)).detach().clone()
-    evaluate(Depends(model), model, edits, out=tmp_path, schedule=schedule, progress=False)
+    evaluate(Depends(model), model, edits, out=tmp_path, config=EvalConfig(schedule=schedule))
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
     found = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
     pool = answers(edits)
@@ -97,7 +97,11 @@ def test_a_sequence_is_scored_after_each_at_points_and_after_all(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     summary = evaluate(
-        Depends(model), model, edits[:5], out=tmp_path, schedule="sequential:4", every=2, general=TEXT, progress=False
+        Depends(model),
+        model,
+        edits[:5],
+        out=tmp_path,
+        config=EvalConfig(schedule="sequential:4", evaluate_every=2, general=TEXT),
     )
     found = Counter((line["id"], line["phase"]) for line in phases(tmp_path))
     assert max(found.values()) == 1
@@ -123,9 +127,8 @@ def test_a_sequence_is_scored_after_each_at_points_and_after_all(
 def test_with_a_sample_all_records_are_edited_and_few_are_scored(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    run = partial(
-        evaluate, Depends(model), model, edits[:8], schedule="batch:2,sequential:8", every=4, sample=2, progress=False
-    )
+    config = EvalConfig(schedule="batch:2,sequential:8", evaluate_every=4, sample=2)
+    run = partial(evaluate, Depends(model), model, edits[:8], config=config)
     summary = run(out=tmp_path / "whole")
     found = [(line["id"], line["phase"]) for line in phases(tmp_path / "whole")]
     assert [name for name, phase in found if phase == "edit"] == [f"case-{place}" for place in range(8)]
@@ -148,7 +151,7 @@ def test_with_a_sample_all_records_are_edited_and_few_are_scored(
 def test_in_a_batch_nothing_lies_between(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="batch:3", progress=False)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="batch:3"))
     assert (summary.just_edited, summary.curve) == (None, None)
     assert method.calls == ["case-0 case-1 case-2"]
 
@@ -156,7 +159,7 @@ def test_in_a_batch_nothing_lies_between(
 def test_general_ability_under_single_is_the_mean_over_edited_models(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    summary = evaluate(method, model, edits[:2], out=tmp_path, general=TEXT, progress=False)
+    summary = evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(general=TEXT))
     before, after = summary.curve or ()
     assert (before.edits, after.edits, after.n) == (0, 1, 2)
     assert before.general != after.general
@@ -168,7 +171,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     method = Depends(model, NudgeConfig(failing=("case-0", "case-2")))
-    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", progress=False)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3"))
     assert summary.provenance["failed"] == 2
     first, second, third = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
@@ -183,7 +186,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
 def test_a_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """The second edit is finite, and the model with it is not."""
     method = Overwhelming(model)
-    summary = evaluate(method, model, edits[:3], out=tmp_path, schedule="sequential:3", general=TEXT, progress=False)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
     assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 3)
     assert {summary.edited[name].mean for name in ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")} == {0}
     assert "portability.nll" not in summary.edited
@@ -196,7 +199,7 @@ def test_a_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tu
 def test_a_single_edit_that_breaks_the_model_counts_as_0(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path, progress=False)
+    summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path)
     assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 1)
     assert summary.base["neighborhood.prob"].mean != 0 and summary.edited["neighborhood.prob"].mean == 0
 
@@ -216,15 +219,15 @@ class Overwhelming(Nudge):
 @pytest.mark.slow
 def test_a_sequence_goes_on_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """Cut in every third line: what was made is not made again, and the rest comes out the same."""
-    whole, options = tmp_path / "whole", {"schedule": "batch:2,sequential:4", "general": TEXT, "progress": False}
-    expected = evaluate(Depends(model), model, edits[:5], out=whole, **options)
+    whole, config = tmp_path / "whole", EvalConfig(schedule="batch:2,sequential:4", general=TEXT)
+    expected = evaluate(Depends(model), model, edits[:5], out=whole, config=config)
     kept = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
     for cut in range(1, len(kept), 3):
         part = tmp_path / f"cut-{cut}"
         shutil.copytree(whole, part)
         (part / "records.jsonl").write_bytes(b"".join(kept[:cut]) + kept[cut][: len(kept[cut]) // 2])
         method = Depends(model)
-        again = evaluate(method, model, edits[:5], out=part, **options)
+        again = evaluate(method, model, edits[:5], out=part, config=config)
         made = sum(b'"phase":"edit"' in line for line in kept[:cut])
         left = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if made < size]
         assert method.calls == [*left, "case-4"]  # alone in its sequence, it keeps no patch
@@ -241,20 +244,25 @@ def without_times(out: Path) -> list[dict[str, object]]:
 def test_what_is_scored_when_belongs_to_the_run(
     field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    from kg_edit.evaluate import Shard
-
-    evaluate(method, model, edits[:2], out=tmp_path, schedule="sequential:2", every=1, general=TEXT, progress=False)
+    evaluate(
+        method,
+        model,
+        edits[:2],
+        out=tmp_path,
+        config=EvalConfig(schedule="sequential:2", evaluate_every=1, general=TEXT),
+    )
     with pytest.raises(OutputError, match=rf"{field}.*--out"):
         evaluate(
             method,
             model,
             edits[:2],
             out=tmp_path,
-            schedule="batch:2" if field == "schedule" else "sequential:2",
-            every=None if field == "schedule" else 2 if field == "evaluate_every" else 1,
-            general=None if field == "general_sha256" else TEXT,
-            shard=Shard(part=0, parts=2 if field == "shard" else 1),
-            progress=False,
+            config=EvalConfig(
+                schedule="batch:2" if field == "schedule" else "sequential:2",
+                evaluate_every=None if field == "schedule" else 2 if field == "evaluate_every" else 1,
+                general=None if field == "general_sha256" else TEXT,
+                shard="0/2" if field == "shard" else None,
+            ),
         )
 
 
@@ -262,10 +270,16 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'batch'"):
-        evaluate(method, model, edits[:2], out=tmp_path / "out", schedule="batsh:2", progress=False)
+        evaluate(method, model, edits[:2], out=tmp_path / "out", config=EvalConfig(schedule="batsh:2"))
     for schedule, every in (("single", 1), ("batch:2", 1), ("sequential:2", 0)):
         with pytest.raises(ConfigError, match="evaluate every"):
-            evaluate(method, model, edits[:2], out=tmp_path / "out", schedule=schedule, every=every, progress=False)
+            evaluate(
+                method,
+                model,
+                edits[:2],
+                out=tmp_path / "out",
+                config=EvalConfig(schedule=schedule, evaluate_every=every),
+            )
     assert not (tmp_path / "out").exists()
 
 
@@ -275,7 +289,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     """Two records of two edits each (MQuAKE's kind); the second edit of the first record fails."""
     records = [BenchmarkRecord(id=name, edits=pair) for name, pair in (("a", edits[:2]), ("b", edits[2:4]))]
     method = Depends(model, NudgeConfig(failing=("case-1",)))
-    summary = evaluate(method, model, records, out=tmp_path, schedule="batch:2", progress=False)
+    summary = evaluate(method, model, records, out=tmp_path, config=EvalConfig(schedule="batch:2"))
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
     first, second = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
@@ -287,7 +301,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
 
 
 def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
-    evaluate(Cramped(model), model, edits[:4], out=tmp_path, schedule="batch:4", progress=False)
+    evaluate(Cramped(model), model, edits[:4], out=tmp_path, config=EvalConfig(schedule="batch:4"))
     assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4
 
 

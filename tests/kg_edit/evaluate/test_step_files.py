@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate import evaluate, step_files
+from kg_edit.evaluate import EvalConfig, evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.evaluate.conftest import Nudge
 from tests.kg_edit.evaluate.test_sequences import TEXT, Depends, without_times
 
-OPTIONS = {"schedule": "sequential:5", "general": TEXT, "progress": False}
+CONFIG = EvalConfig(schedule="sequential:5", general=TEXT)
 
 
 @dataclass
@@ -38,11 +38,11 @@ def test_dense_steps_give_way_to_their_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, out = tmp_path / "plain", tmp_path / "summed"
-    expected = evaluate(Dense(model), model, edits[:5], out=plain, **OPTIONS)
+    expected = evaluate(Dense(model), model, edits[:5], out=plain, config=CONFIG)
     assert names(plain) == [f"00000-{step:05d}" for step in range(5)]  # small ones stay
 
-    monkeypatch.setattr(step_files, "_FEW", 0)
-    found = evaluate(Dense(model), model, edits[:5], out=out, **OPTIONS)
+    monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)
+    found = evaluate(Dense(model), model, edits[:5], out=out, config=CONFIG)
     assert names(out) == ["00000-sum-00005"]
     assert without_times(out) == without_times(plain)
     cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
@@ -52,17 +52,17 @@ def test_dense_steps_give_way_to_their_sum(
 def test_small_changes_keep_a_file_for_each_step(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_files, "_FEW", 0)
-    evaluate(Nudge(model), model, edits[:3], out=tmp_path, **{**OPTIONS, "schedule": "sequential:3"})
+    monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)
+    evaluate(Nudge(model), model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
     assert names(tmp_path) == [f"00000-{step:05d}" for step in range(3)]
 
 
 def test_a_sequence_goes_on_from_a_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_files, "_FEW", 0)
+    monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)
     whole, part = tmp_path / "whole", tmp_path / "part"
-    evaluate(Dense(model), model, edits[:5], out=whole, **OPTIONS)
+    evaluate(Dense(model), model, edits[:5], out=whole, config=CONFIG)
 
     class StopsAtTheFourth(Dense):
         def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
@@ -71,13 +71,13 @@ def test_a_sequence_goes_on_from_a_sum(
             return super().update(edits, before=before)
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(StopsAtTheFourth(model), model, edits[:5], out=part, **OPTIONS)
+        evaluate(StopsAtTheFourth(model), model, edits[:5], out=part, config=CONFIG)
     assert names(part) == ["00000-sum-00003"]
     left = part / "patches" / "00000-00000.safetensors"  # as of a run that was killed before it removed this file
     shutil.copy(part / "patches" / "00000-sum-00003.safetensors", left)
 
     method = Dense(model)
-    evaluate(method, model, edits[:5], out=part, **OPTIONS)
+    evaluate(method, model, edits[:5], out=part, config=CONFIG)
     assert method.calls == ["case-3", "case-4"]
     assert without_times(part) == without_times(whole)
     assert names(part) == ["00000-00004", "00000-sum-00004"]
@@ -87,11 +87,11 @@ def test_a_sequence_goes_on_from_a_sum(
 def test_steps_whose_results_were_deleted_are_made_again(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_files, "_FEW", 0)
-    expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, **OPTIONS)
+    monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)
+    expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
     (tmp_path / deleted).unlink()
 
-    found = evaluate(Dense(model), model, edits[:5], out=tmp_path, **OPTIONS)
+    found = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
     cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
     assert found.model_copy(update=cost) == expected.model_copy(update=cost)
     assert names(tmp_path) == ["00000-sum-00005"]

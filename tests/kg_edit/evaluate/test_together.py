@@ -10,11 +10,10 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.evaluate import sequence
+from kg_edit.evaluate import run as module
 from kg_edit.evaluate.records import RunFolder
 from kg_edit.evaluate.run import evaluate
 from kg_edit.evaluate.scorer import score_cases
-from kg_edit.evaluate.sequence import Ahead
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -29,8 +28,8 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     return [entry.model_dump(mode="json", exclude={"seconds", "memory"}) for entry in RunFolder(folder).entries()]
 
 
-def run(out: Path, chosen: RankOneMethod, cache: Path, edits: Sequence[Edit] = EDITS) -> list[dict[str, Any]]:
-    evaluate(chosen, chosen.model, edits, out=out, cache=cache, progress=False)
+def run(out: Path, chosen: RankOneMethod, edits: Sequence[Edit] = EDITS) -> list[dict[str, Any]]:
+    evaluate(chosen, chosen.model, edits, out=out)
     return entries(out)
 
 
@@ -52,9 +51,9 @@ def chosen() -> RankOneMethod:
 
 
 def test_together_is_as_one_by_one(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = run(tmp_path / "many", chosen, tmp_path / "cache")
-    monkeypatch.setattr("kg_edit.evaluate.groups.ahead_of", lambda *_, **__: Ahead())
-    alone = run(tmp_path / "alone", chosen, tmp_path / "other")
+    many = run(tmp_path / "many", chosen)
+    monkeypatch.setattr(module, "_compute_together", lambda *_: None)
+    alone = run(tmp_path / "alone", chosen)
     assert [without_nll(entry) for entry in many] == [approximately(entry) for entry in alone]
 
 
@@ -68,7 +67,7 @@ def test_one_descent_and_one_pass(chosen: RankOneMethod, tmp_path: Path, monkeyp
         return original(edits)
 
     monkeypatch.setattr(chosen, "edit_each", counted)
-    run(tmp_path / "run", chosen, tmp_path / "cache")
+    run(tmp_path / "run", chosen)
     assert sizes == [3]
 
 
@@ -86,7 +85,7 @@ def test_where_memory_runs_out_fewer_are_done_at_once(
         return original(edits)
 
     monkeypatch.setattr(chosen, "edit_each", small)
-    found = run(tmp_path / "run", chosen, tmp_path / "cache")
+    found = run(tmp_path / "run", chosen)
     assert sizes == [3, 1, 2, 1, 1]
     assert not [entry for entry in found if entry["error"]]
 
@@ -95,15 +94,15 @@ def test_where_memory_runs_out_fewer_are_done_at_once(
 def test_a_pass_that_fails_is_made_again_one_by_one(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = run(tmp_path / "well", chosen, tmp_path / "cache")
+    expected = run(tmp_path / "well", chosen)
 
     def failing(*given: Any, patches: Sequence[Patch] | None = None, **options: Any) -> Any:
         if patches is not None:
             raise ModelError("the model's output is not finite")
         return score_cases(*given, **options)
 
-    monkeypatch.setattr(sequence, "score_cases", failing)
-    again = run(tmp_path / "again", chosen, tmp_path / "cache")
+    monkeypatch.setattr(module, "score_cases", failing)
+    again = run(tmp_path / "again", chosen)
     assert [without_nll(entry) for entry in again] == [approximately(entry) for entry in expected]
 
 
@@ -111,7 +110,7 @@ def test_a_pass_that_fails_is_made_again_one_by_one(
 def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path: Path) -> None:
     glame = method("glame", tiny("llama"))
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
-    found = run(tmp_path / "run", glame, tmp_path / "cache", [EDIT, broken, SECOND])
+    found = run(tmp_path / "run", glame, [EDIT, broken, SECOND])
     errors = {entry["id"]: entry["error"] for entry in found if entry["phase"] == "edit"}
     assert errors["broken"].startswith("GraphError: ")
     assert errors[EDIT.id] is errors[SECOND.id] is None
@@ -121,5 +120,5 @@ def test_an_edit_that_fails_is_recorded_and_the_others_are_not_touched(tmp_path:
 def test_the_model_is_left_alone(chosen: RankOneMethod, tmp_path: Path) -> None:
     model: LanguageModel = chosen.model
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    run(tmp_path / "run", chosen, tmp_path / "cache")
+    run(tmp_path / "run", chosen)
     assert all(tensor.equal(before[name]) for name, tensor in model.model.state_dict().items())

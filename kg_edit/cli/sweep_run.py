@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from kg_edit.cli.sweep_grid import Cell
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
 from kg_edit.evaluate.plots import COLOURS, figure, is_share, legend_below, save_figure
 from kg_edit.evaluate.run import evaluate
@@ -27,7 +29,6 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import Settings, claim, digest
-from kg_edit.sweep.grid import Cell
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,7 @@ def run_sweep(
     graph: Callable[[MethodConfig], SubgraphSource | None] = lambda _: None,
     pool: Sequence[Edit | BenchmarkRecord] | None = None,
     data: DataSource | None = None,
-    schedule: str = "single",
-    cache: Path | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    config: EvalConfig | None = None,
 ) -> tuple[Outcome, ...]:
     """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate.evaluate`), and return the outcomes.
 
@@ -77,10 +75,7 @@ def run_sweep(
             out=out / cell.folder,
             pool=pool,
             data=data,
-            schedule=schedule,
-            cache=cache,
-            seed=seed,
-            progress=progress,
+            config=config,
         )
         outcomes.append(Outcome(cell=cell, summary=summary))
     return tuple(outcomes)

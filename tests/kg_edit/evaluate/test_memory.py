@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.evaluate import cost
-from kg_edit.evaluate.cost import measured
+from kg_edit.evaluate import memory
+from kg_edit.evaluate.memory import measured
 
 MB = 1024 * 1024
 
@@ -25,7 +25,7 @@ def test_the_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None
 
 
 def test_a_system_that_does_not_tell_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cost, "_RESET", tmp_path / "missing" / "clear_refs")
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "missing" / "clear_refs")
     with measured() as found:
         pass
     assert found.memory is None and found.seconds > 0

@@ -1,0 +1,96 @@
+"""What a call costs in seconds and memory, and what to do if memory runs out: try again with half of the items.
+
+The memory is that of the devices if CUDA is in use, else the resident memory of the process, model included. Linux
+reports the largest value and lets a process reset it (``/proc/self/clear_refs``); elsewhere it is unknown.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from kg_edit.errors import ModelError
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_LARGEST_RESIDENT = "5"  # what to write into clear_refs to reset VmHWM, see proc(5)
+# Parts of the messages of out-of-memory errors, on the CPU and on accelerators.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """``seconds``, and ``memory`` in bytes (None: unknown), known when the measurement has ended."""
+
+    seconds: float = 0.0
+    memory: int | None = None
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure the block; a measurement inside another one resets the outer one's largest memory."""
+    cost, start, known = Cost(), time.perf_counter(), True
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    if devices:
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+    else:
+        try:
+            _RESET.write_text(_LARGEST_RESIDENT)
+        except OSError:  # not Linux
+            known = False
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - start
+        if known and torch.cuda.is_initialized():
+            cost.memory = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+        elif known:
+            lines = _STATUS.read_text().splitlines()
+            cost.memory = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
+    """Return ``call(items)``; if memory runs out, call it for each half of the items, and so on.
+
+    Raises:
+        ModelError: there is not enough memory for one item.
+    """
+    if not items:
+        return []
+    try:
+        return list(call(items))
+    except (RuntimeError, MemoryError) as error:
+        failure = memory_failure(error)  # made here, because the error keeps the tensors of the failed call alive
+    release()
+    if len(items) == 1:
+        raise failure
+    middle = len(items) // 2
+    return [*in_halves(call, items[:middle]), *in_halves(call, items[middle:])]
+
+
+def memory_failure(error: Exception) -> ModelError:
+    """Return the ModelError of an out-of-memory error; raise any other ``error``."""
+    text = str(error).casefold()
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in text for words in _NO_MEMORY):
+        raise error
+    first = (str(error).splitlines() or ["MemoryError"])[0]
+    return ModelError(
+        f"out of memory even for a batch of one: {first}; use a smaller model, or a machine with more memory"
+    )
+
+
+def release() -> None:
+    """Free the memory that a failed call's tensors still hold, on the CPU and on the accelerator."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
