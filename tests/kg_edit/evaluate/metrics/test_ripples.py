@@ -8,10 +8,9 @@ import pytest
 
 from kg_edit.datasets.record import BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.case import Case, ceiling_cases
 from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.evaluate.metrics.metric import Evidence
-from kg_edit.evaluate.scorer import ceiling_cases
 from kg_edit.scoring.likelihood import Pair, TokenScores
 from kg_edit.scoring.questions import ANSWER, SHOTS, after_steps, generated_from, scored_after, stepped_from
 
