@@ -9,7 +9,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.atomic import write_atomically
 
 
-def test_a_symbolic_link_stays_one(tmp_path: Path, server: Server, cache_path: str) -> None:
+def test_write_atomically_leaves_symbolic_links(tmp_path: Path, server: Server, cache_path: str) -> None:
     (tmp_path / "big-disk").mkdir()
     for name in ("page.html", "snapshot.jsonl.gz"):
         (tmp_path / name).symlink_to(tmp_path / "big-disk" / name)

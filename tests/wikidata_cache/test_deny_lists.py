@@ -11,14 +11,14 @@ from wikidata_cache.ids import is_item, is_property
 PACKAGED = Path(deny_lists.__file__).parent / "data"
 
 
-def test_the_lists() -> None:
+def test_packaged_deny_lists() -> None:
     assert "P910" in deny_lists.meta_properties() and "Q4167836" in deny_lists.internal_classes()
     assert all(map(is_property, deny_lists.meta_properties()))
     assert all(map(is_item, deny_lists.internal_classes()))
     assert not {"P17", "P19", "P31", "P279"} & deny_lists.meta_properties()
 
 
-def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
+def test_deny_list_of_the_user(toy_file: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.tsv"
     mine.write_text("\ufeffid\tlabel\r\nP1\tborders\r\n\r\nP910\ttopic's main category\r\n", encoding="utf-8")
     for given in (mine, str(mine), ["P1", "P910"]):
@@ -28,19 +28,19 @@ def test_a_list_of_ones_own(toy_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["P1\nP910\n", "id\nP1\nP910\n", "\ufeffP1\tborders\u2028\r\nP910\r\n"])
-def test_a_list_without_a_header_loses_no_id(tmp_path: Path, text: str) -> None:
+def test_deny_list_header_is_optional(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.tsv").write_text(text, encoding="utf-8", newline="")
     assert deny_lists.meta_properties(tmp_path / "mine.tsv") == {"P1", "P910"}
     assert read_seeds(tmp_path / "mine.tsv") == ["P1", "P910"]
 
 
-def test_seeds_that_are_none(tmp_path: Path) -> None:
+def test_seeds_without_ids_are_refused(tmp_path: Path) -> None:
     (tmp_path / "seeds.tsv").write_text("id\tlabel\n")
     with pytest.raises(BadOptionError, match=r"seeds\.tsv has no ids"):
         read_seeds(tmp_path / "seeds.tsv")
 
 
-def test_an_edited_copy_of_the_packaged_list(tmp_path: Path) -> None:
+def test_deny_list_edited_copy(tmp_path: Path) -> None:
     copy = tmp_path / "meta_properties.tsv"
     copy.write_text((PACKAGED / "meta_properties.tsv").read_text() + "P18\timage\n")
     assert deny_lists.meta_properties(copy) == deny_lists.meta_properties() | {"P18"}
@@ -48,7 +48,7 @@ def test_an_edited_copy_of_the_packaged_list(tmp_path: Path) -> None:
     assert deny_lists.internal_classes(()) == frozenset()
 
 
-def test_lists_that_are_none(toy_file: Path, tmp_path: Path) -> None:
+def test_invalid_deny_lists_are_refused(toy_file: Path, tmp_path: Path) -> None:
     with pytest.raises(DenyListError, match=r"nowhere\.tsv cannot be read"):
         WikidataCache(toy_file, meta_properties=tmp_path / "nowhere.tsv")
     with pytest.raises(DenyListError, match="found 'Q11266439'; expected ids such as P910"):

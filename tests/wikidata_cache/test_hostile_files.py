@@ -68,7 +68,7 @@ def changed(path: Path, *statements: str) -> None:
     ],
     ids=["endless view", "trigger", "another table", "a table less", "virtual table"],
 )
-def test_a_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) -> None:
+def test_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) -> None:
     changed(pack, *statements)
     with within(5, 50), pytest.raises(CacheFileError, match="has other tables than a cache"):
         open_pack(pack)
@@ -90,9 +90,7 @@ def test_a_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) 
     ],
     ids=["bomb", "cut off", "no zlib", "deep", "wide", "no json", "text", "list"],
 )
-def test_a_hostile_value_in_a_pack_is_an_error_in_words(
-    pack: Path, tmp_path: Path, value: str | bytes, problem: str
-) -> None:
+def test_hostile_pack_value_is_refused(pack: Path, tmp_path: Path, value: str | bytes, problem: str) -> None:
     connection = sqlite3.connect(pack, isolation_level=None)
     connection.execute("UPDATE facts SET value = ?", [value])
     connection.close()
@@ -119,16 +117,14 @@ def snapshot(path: Path, *lines: bytes, facts: int = 1) -> Path:
     ],
     ids=["long", "wide", "deep"],
 )
-def test_a_hostile_snapshot_takes_little_memory(tmp_path: Path, line: bytes, problem: str) -> None:
+def test_hostile_snapshot_takes_little_memory(tmp_path: Path, line: bytes, problem: str) -> None:
     path = snapshot(tmp_path / "s.jsonl.gz", line)
     with within(10, 250), pytest.raises(SnapshotError, match=problem):
         import_snapshot(AnswerStore(tmp_path / "c.sqlite"), path)
     assert not (tmp_path / "c.sqlite").exists()
 
 
-def test_what_is_kept_can_be_exported_and_imported_however_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_answer_can_be_exported_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One limit for answers, for lines and for values in the file."""
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "1")
     store = AnswerStore(tmp_path / "c.sqlite")
@@ -139,7 +135,7 @@ def test_what_is_kept_can_be_exported_and_imported_however_large(
 
 
 @pytest.mark.parametrize("opened", keep_first([open, gzip.open, bz2.open]))
-def test_a_line_without_end_is_no_dump(
+def test_endless_line_is_refused(
     tmp_path: Path, opened: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 1 << 20)
@@ -153,13 +149,13 @@ def test_a_line_without_end_is_no_dump(
         load([path], tmp_path / "store")
 
 
-def test_a_row_without_end_is_no_table(tmp_path: Path) -> None:
+def test_endless_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "graph.tsv").write_bytes(b"Q1\tP1\t" + b"Q" * 3 * MB)
     with pytest.raises(GraphFileError, match="line 1: has a line of more than"):
         open_source(tmp_path / "graph.tsv")
 
 
-def test_an_open_quote_is_said_once(tmp_path: Path) -> None:
+def test_open_quote_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "edits.csv"
     rows = "".join(f"s{number},{{}} is in,t{number}\n" for number in range(100_000))
     path.write_text(f'subject,prompt,target_new\na,"{{}} is in,b\n{rows}')
@@ -167,7 +163,7 @@ def test_an_open_quote_is_said_once(tmp_path: Path) -> None:
         read_edits(str(path))
 
 
-def test_a_file_of_edits_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edit_file_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "edits.jsonl"
     path.write_text("{}\n" * 1000)
     monkeypatch.setattr("wikidata_cache.row_files._LARGEST", 1000)
@@ -175,7 +171,7 @@ def test_a_file_of_edits_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_edits(str(path))
 
 
-def test_json_within_limits() -> None:
+def test_json_limits() -> None:
     assert parse(b'{"a": [1, 2]}') == {"a": [1, 2]}
     assert parse('{"a": 1}', pairs=dict) == {"a": 1}
     for text in ("[" * 10**5, "[1,2,3]", b"[{},{}]"):

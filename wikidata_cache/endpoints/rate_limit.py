@@ -166,14 +166,10 @@ class RateLimitState:
 
 
 def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
-    """Return the state for a clock that shows `now`.
-
-    A wait that began in the future, or is longer than `LONGEST_WAIT`, starts again now.
-    """
-    length = state.not_before - (state.held_at or now)
-    if state.held_at <= now + _CLOCKS_DIFFER and length <= LONGEST_WAIT:
+    """Return the state for a clock that shows `now`: a wait that began in the future starts again now."""
+    if state.held_at <= now + _CLOCKS_DIFFER:
         return state
-    return replace(state, held_at=now, not_before=now + (length if length <= LONGEST_WAIT else _THROTTLED_WAIT))
+    return replace(state, held_at=now, not_before=now + state.not_before - state.held_at)
 
 
 def seconds_until_due(state: RateLimitState, now: float, usual: float | None) -> float:

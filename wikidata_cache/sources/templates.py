@@ -1,7 +1,7 @@
-"""All questions about ids (`Template`s): the version, the SPARQL (`queries.py`), and the function that reads the rows.
+"""All questions about ids (`Template`s). Each has its SPARQL, and the function that reads the rows of the answer.
 
 The name of a template ends in a version, which is part of the query log of a cache. The docstring of each query names
-the row variables; the docstring of `Fact` describes the values.
+the row variables; the docstring of `Fact` describes the values. `queries.py` has the rules that all queries follow.
 """
 
 from __future__ import annotations
@@ -9,13 +9,65 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from operator import itemgetter
 
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, local_id
-from wikidata_cache.sources import queries
+from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, is_entity, is_item, is_property, local_id
+from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end, quoted
 from wikidata_cache.sources.source import Binding, Fact, Template
 
+_WIKIDATA = "http://www.wikidata.org/"
+_RANK = "http://wikiba.se/ontology#"
+_RDFS_LABEL = f"<{RDFS_LABEL}>"
+_DESCRIPTION = "<http://schema.org/description>"
+_SAME_AS = "<http://www.w3.org/2002/07/owl#sameAs>"
+_LANGUAGES = ", ".join(f'"{language}"' for language in LANGUAGES)
+_SAMPLE = 1_000  # entities to sample at an end of a relation, to count their types
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
+_TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
+
+
+# Parts of several queries.
+def _names(ids: Iterable[str]) -> str:
+    return " ".join(f"wd:{entity}" for entity in sorted(ids))
+
+
+def _item(variable: str) -> str:
+    return f'FILTER(isIRI(?{variable})) FILTER(STRSTARTS(STR(?{variable}), "{ENTITY}Q"))'
+
+
+def _item_valued(property_: str, value: str) -> str:
+    return f'{_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
+
+
+def _worded(variable: str, predicate: str) -> str:
+    return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
+
+
+def _triple(place: RelationEnd) -> str:
+    return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
+
+
+# What a row is about.
+def _subject(row: Binding) -> str:
+    return local_id(row["s"])
+
+
+def _entity(row: Binding) -> str:
+    return local_id(row["e"])
+
+
+def _out_query(ids: Sequence[str]) -> str:
+    """Return the query for all truthy item-valued statements of these ids, with labels and types of their values.
+
+    Rows: s, p, o (statements); e, l, lang (labels of the values); e, t (types of the values).
+    """
+    subjects = _names(ids)
+    statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
+    # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
+    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
+    labels, types = f"{objects} {_worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
+    return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -36,6 +88,24 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return own + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
 
 
+def _about_statement(row: Binding) -> str | None:
+    """Return the subject of a row; None for a row about a value, which `_read_out` checks."""
+    return None if "e" in row and "s" not in row else _subject(row)
+
+
+OUT = Template("out/1", "out", _out_query, _read_out, _about_statement)
+
+
+def _in_query(ids: Sequence[str]) -> str:
+    """Return the query for the truthy statements with these ids as values, at most HUB + 1 per id: rows e, p, s."""
+    parts = (
+        f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ ?s ?p wd:{entity} . "
+        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }}"
+        for entity in sorted(ids)
+    )
+    return marked_select("?e ?p ?s", *parts)
+
+
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
@@ -43,8 +113,21 @@ def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     facts = []
     for entity in ids:
         pairs = sorted([s, p] for s, p in set(found[entity]) if is_item(s) and is_property(p))
-        facts.append(Fact("in", entity, None if len(found[entity]) > queries.HUB else pairs))
+        facts.append(Fact("in", entity, None if len(found[entity]) > HUB else pairs))
     return facts
+
+
+IN = Template("in/1", "in", _in_query, _read_in, _entity, size=20)
+
+
+def _degree_query(ids: Sequence[str]) -> str:
+    """Return the query for the number of truthy statements with these ids as values, up to HUB + 1: rows e, n."""
+    parts = (
+        f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {{ SELECT ?s WHERE {{ ?s ?p wd:{entity} . "
+        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }} }} }}"
+        for entity in sorted(ids)
+    )
+    return marked_select("?e ?n", *parts)
 
 
 def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -52,6 +135,26 @@ def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     if len(counts) < len(rows):
         raise ValueError("two counts of one id")
     return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
+
+
+DEGREE = Template("degree/1", "degree", _degree_query, _read_degrees, _entity, size=50)
+
+
+def _claims_query(ids: Sequence[str]) -> str:
+    """Return the query for all item-valued statements of these ids that are not deprecated.
+
+    Rows: s, p, o, rank, start, end_time.
+    """
+    of_a_property = f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/'
+    times = (
+        f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} FILTER(isLiteral(?{name})) }}"
+        for prop, name in (("P580", "start"), ("P582", "end_time"))
+    )
+    return marked_select(
+        "?s ?p ?o ?rank ?start ?end_time",
+        f"VALUES ?s {{ {_names(ids)} }} ?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . {of_a_property}"
+        f'statement/P")) {_item("o")} FILTER(?rank != <{_RANK}DeprecatedRank>) {" ".join(times)}',
+    )
 
 
 def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -71,6 +174,14 @@ def _time(text: str) -> str:
     return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
 
 
+CLAIMS = Template("claims/1", "claims", _claims_query, _read_claims, _subject)
+
+
+def _types_query(ids: Sequence[str]) -> str:
+    """Return the query for the classes of which these ids are instances (P31): rows s, o."""
+    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
+
+
 def _read_types(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return _types(ids, rows, "s", "o")
 
@@ -80,8 +191,24 @@ def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str)
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
+TYPES = Template("types/1", "types", _types_query, _read_types, _subject)
+
+
+def _labels_query(ids: Sequence[str]) -> str:
+    """Return the query for the labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
+
+
 def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
+
+
+LABELS = Template("labels/1", "label", _labels_query, _read_labels, _entity)
+
+
+def _descriptions_query(ids: Sequence[str]) -> str:
+    """Return the query for the descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
 
 
 def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -98,6 +225,17 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
+DESCRIPTIONS = Template("descriptions/1", "description", _descriptions_query, _read_descriptions, _entity)
+
+
+def _named_query(labels: Sequence[str]) -> str:
+    """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
+    wanted = " ".join(f"{quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
+    return marked_select(
+        "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
+    )
+
+
 def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -105,9 +243,26 @@ def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("named", label, sorted(filter(is_entity, found[label]))) for label in ids]
 
 
+NAMED = Template("named/1", "named", _named_query, _read_named, itemgetter("l"), size=25)
+
+
+def _mentioned_query(ids: Sequence[str]) -> str:
+    """Return the query for those of these ids that are the value of at least one truthy statement: rows e."""
+    stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
+    return marked_select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
+
+
 def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found = {local_id(row["e"]) for row in rows}
     return [Fact("mentioned", entity, entity in found) for entity in ids]
+
+
+MENTIONED = Template("mentioned/1", "mentioned", _mentioned_query, _read_mentioned, _entity)
+
+
+def _redirects_query(ids: Sequence[str]) -> str:
+    """Return the query for the items into which these ids were merged: rows s, o."""
+    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
 
 
 def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -121,6 +276,23 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
         if value in row:
             found[local_id(row[subject])].add(local_id(row[value]))
     return found
+
+
+REDIRECTS = Template("redirects/1", "redirect", _redirects_query, _read_redirects, _subject)
+
+
+def _ends_query(ends: Sequence[str]) -> str:
+    """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t.
+
+    The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
+    """
+    parts = (
+        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ '
+        f"{_triple(parse_relation_end(end, item=False))} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} "
+        f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
+        for end in sorted(ends)
+    )
+    return marked_select("?r ?e ?t", *parts)
 
 
 def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -137,41 +309,27 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return facts
 
 
+ENDS = Template("ends/1", "ends", _ends_query, _read_ends, itemgetter("r"), size=10)
+
+
+def _at_end_query(keys: Sequence[str]) -> str:
+    """Return the query for those of these places at which the item is at that end of the relation: rows r, e."""
+    places = sorted(parse_relation_end(key, item=True) for key in keys)
+    parts = []
+    for (relation, role), group in groupby(places, key=lambda place: place[:2]):
+        items = list(group)
+        names = " ".join(f"wd:{place.item}" for place in items)
+        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(items[0])} }} BIND("{relation} {role}" AS ?r)')
+    return marked_select("?r ?e", *parts)
+
+
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
     found = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
     return [Fact("at_end", key, key in found) for key in keys]
 
 
-def _subject(row: Binding) -> str:
-    return local_id(row["s"])
-
-
-def _entity(row: Binding) -> str:
-    return local_id(row["e"])
-
-
-def _statement(row: Binding) -> str | None:
-    """Return the subject of a row of "out"; None for a row about an object, which `_read_out` checks."""
-    return None if "e" in row and "s" not in row else _subject(row)
-
-
-def _place(row: Binding) -> str:
-    return f"{row['r']} {_entity(row)}"
-
-
-OUT = Template("out/1", "out", queries.out_query, _read_out, _statement)
-IN = Template("in/1", "in", queries.in_query, _read_in, _entity, size=20)
-DEGREE = Template("degree/1", "degree", queries.degree_query, _read_degrees, _entity, size=50)
-CLAIMS = Template("claims/1", "claims", queries.claims_query, _read_claims, _subject)
-TYPES = Template("types/1", "types", queries.types_query, _read_types, _subject)
-LABELS = Template("labels/1", "label", queries.labels_query, _read_labels, _entity)
-DESCRIPTIONS = Template("descriptions/1", "description", queries.descriptions_query, _read_descriptions, _entity)
-NAMED = Template("named/1", "named", queries.named_query, _read_named, itemgetter("l"), size=25)
-MENTIONED = Template("mentioned/1", "mentioned", queries.mentioned_query, _read_mentioned, _entity)
-REDIRECTS = Template("redirects/1", "redirect", queries.redirects_query, _read_redirects, _subject)
-ENDS = Template("ends/1", "ends", queries.ends_query, _read_ends, itemgetter("r"), size=10)
-AT_END = Template("at_end/1", "at_end", queries.at_end_query, _read_at_end, _place)
+AT_END = Template("at_end/1", "at_end", _at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
 
 
 TEMPLATES = {

@@ -53,7 +53,7 @@ def truth() -> list[str]:
     return hashes(WikidataCache(packaged_extract()))
 
 
-def test_the_second_run_asks_nothing(server: Server, cache_path: str, truth: list[str]) -> None:
+def test_cached_run_sends_no_request(server: Server, cache_path: str, truth: list[str]) -> None:
     assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
     asked = len(server.requests)
     assert asked > 0
@@ -62,7 +62,7 @@ def test_the_second_run_asks_nothing(server: Server, cache_path: str, truth: lis
     assert len(server.requests) == asked
 
 
-def test_other_batches_still_hit(server: Server, cache_path: str, truth: list[str]) -> None:
+def test_cached_facts_serve_other_batches(server: Server, cache_path: str, truth: list[str]) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
     asked = len(server.requests)
     one_by_one = [hashes(WikidataCache(server.url, cache=cache_path), [edit])[0] for edit in reversed(EDITS)]
@@ -70,14 +70,14 @@ def test_other_batches_still_hit(server: Server, cache_path: str, truth: list[st
     assert len(server.requests) == asked
 
 
-def test_only_what_is_missing_is_asked(server: Server, cache_path: str) -> None:
+def test_cache_requests_missing_ids_only(server: Server, cache_path: str) -> None:
     facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345"])
     found = facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345", "Q30"])
     assert found == facts(open_source(packaged_extract())).types(["Q65", "Q1345", "Q30"])
     assert "wd:Q30 " in server.requests[-1][2] and "wd:Q65 " not in server.requests[-1][2]
 
 
-def test_offline_opens_no_socket(
+def test_offline_cache_opens_no_socket(
     server: Server, cache_path: str, truth: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
@@ -91,7 +91,7 @@ def test_offline_opens_no_socket(
     assert hashes(WikidataCache(server.url, mode="refresh", cache=cache_path)) == truth
 
 
-def test_a_miss_says_what_where_and_how(cache_path: str) -> None:
+def test_miss_names_facts_files_and_command(cache_path: str) -> None:
     cache = WikidataCache(cache=cache_path, graph_name="my graph")
     with pytest.raises(CacheMissError) as caught:
         cache.labels([f"Q{number}" for number in range(1, 13)])
@@ -104,7 +104,7 @@ def test_a_miss_says_what_where_and_how(cache_path: str) -> None:
         cache.labels([f"Q{number}" for number in range(1, 100)])
 
 
-def test_online_leaves_the_cache_alone(server: Server, cache_path: str, truth: list[str]) -> None:
+def test_online_mode_leaves_cache_alone(server: Server, cache_path: str, truth: list[str]) -> None:
     for _ in range(2):
         before = len(server.requests)
         assert hashes(WikidataCache(server.url, cache=cache_path, mode="online")) == truth
@@ -148,7 +148,7 @@ def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path
         hashes(WikidataCache(cache=cache_path, as_of="2001-01-01"), [SPIKE])
 
 
-def test_facts_met_on_the_way_never_change_what_is_kept(own_server: Server, cache_path: str) -> None:
+def test_side_facts_of_an_answer_replace_no_cached_value(own_server: Server, cache_path: str) -> None:
     labels = facts(open_source(own_server.url, cache=cache_path)).labels(["Q30"])
     rename(own_server.store, "Q30", "USA")
     known = facts(open_source(own_server.url, cache=cache_path))
@@ -156,7 +156,7 @@ def test_facts_met_on_the_way_never_change_what_is_kept(own_server: Server, cach
     assert known.labels(["Q30"]) == facts(open_source(None, cache=cache_path)).labels(["Q30"]) == labels
 
 
-def test_packs_lie_below_the_users_own_file(own_server: Server, cache_path: str, tmp_path: Path) -> None:
+def test_packs_are_read_after_the_cache_file(own_server: Server, cache_path: str, tmp_path: Path) -> None:
     pack = tmp_path / "pack.sqlite"
     expected = hashes(WikidataCache(own_server.url, cache=pack))
     before, asked = pack.read_bytes(), len(own_server.requests)
@@ -170,7 +170,7 @@ def test_packs_lie_below_the_users_own_file(own_server: Server, cache_path: str,
     assert pack.read_bytes() == before
 
 
-def test_packs_that_are_none(tmp_path: Path, cache_path: str) -> None:
+def test_packs_of_a_wrong_kind_are_refused(tmp_path: Path, cache_path: str) -> None:
     snapshot = tmp_path / "paper.jsonl.gz"
     snapshot.write_bytes(gzip.compress(b"{}\n"))
     with pytest.raises(
@@ -195,14 +195,14 @@ def test_provenance_is_the_same_online_and_offline(server: Server, cache_path: s
     assert online.provenance(["Q30"])["fetched_at"] == []
 
 
-def test_graphs_of_other_names_are_kept_apart(server: Server, cache_path: str) -> None:
+def test_graph_names_separate_facts(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path, graph_name="mine").labels(["Q65"])
     assert WikidataCache(cache=cache_path, graph_name="mine").labels(["Q65"])
     with pytest.raises(CacheMissError):
         WikidataCache(cache=cache_path).labels(["Q65"])
 
 
-def test_the_log_tells_where_rows_came_from(server: Server, cache_path: str) -> None:
+def test_query_log_records_origin(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path, contact="a@b.org").labels(["Q65"])
     [(record,)] = AnswerStore(cache_path).database.read("SELECT record FROM queries")
     entry = unpack(record, Path(cache_path))
@@ -212,9 +212,7 @@ def test_the_log_tells_where_rows_came_from(server: Server, cache_path: str) -> 
 
 
 @pytest.mark.parametrize("name", keep_first(FAULTS, keep=5))
-def test_after_a_fault_the_subgraphs_are_right_or_the_run_stops(
-    name: str, server: Server, cache_path: str, truth: list[str]
-) -> None:
+def test_cache_after_a_fault_is_right_or_empty(name: str, server: Server, cache_path: str, truth: list[str]) -> None:
     graph, clock = open_source(packaged_extract()), SkippedTime()
 
     def run(times: int | None) -> list[str] | str:
@@ -239,7 +237,7 @@ def test_after_a_fault_the_subgraphs_are_right_or_the_run_stops(
 
 
 @pytest.mark.parametrize("fault", [row_cap(40), time_limit(ids=3)], ids=["row cap", "time limit"])
-def test_what_has_to_be_asked_in_pieces_is_kept_whole(
+def test_cache_after_split_requests_is_complete(
     fault: object, server: Server, cache_path: str, truth: list[str]
 ) -> None:
     server.fault = fault  # type: ignore[assignment]
@@ -254,7 +252,7 @@ def test_what_has_to_be_asked_in_pieces_is_kept_whole(
     assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
 
 
-def test_pieces_that_came_before_a_failure_are_kept(server: Server, cache_path: str) -> None:
+def test_answers_before_a_failure_are_cached(server: Server, cache_path: str) -> None:
     server.fault = in_turn([None, FAULTS["403"]()])
     ids = [f"Q{number}" for number in range(1, 401)]
     with pytest.raises(Exception, match="403"):
@@ -264,7 +262,7 @@ def test_pieces_that_came_before_a_failure_are_kept(server: Server, cache_path: 
     assert asked == [200, 200, 200]
 
 
-def test_a_wikimedia_host_wants_a_contact_except_offline(cache_path: str) -> None:
+def test_wikimedia_host_requires_contact_except_offline(cache_path: str) -> None:
     wikidata = "https://query.wikidata.org/sparql"
     with pytest.raises(MissingContactError):
         WikidataCache(wikidata, cache=cache_path).labels(["Q65"])
@@ -274,7 +272,7 @@ def test_a_wikimedia_host_wants_a_contact_except_offline(cache_path: str) -> Non
     WikidataCache(wikidata, cache=cache_path, mode="offline")
 
 
-def test_what_the_cache_holds_needs_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
+def test_cached_facts_need_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
     known = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
     assert hashes(known) == truth
@@ -282,7 +280,7 @@ def test_what_the_cache_holds_needs_no_contact(server: Server, cache_path: str, 
         known.labels(["Q999999999"])
 
 
-def test_a_miss_names_the_endpoints_that_have_answered(server: Server, cache_path: str) -> None:
+def test_miss_names_endpoints_that_answered(server: Server, cache_path: str) -> None:
     WikidataCache(server.url, cache=cache_path).labels(["Q65"])
     with pytest.raises(CacheMissError) as caught:
         WikidataCache(cache=cache_path).labels(["Q1"])
@@ -297,21 +295,21 @@ def test_a_miss_names_the_endpoints_that_have_answered(server: Server, cache_pat
     assert caught.value.command == f"WikidataCache({server.url!r}, cache={cache_path!r}).query(...)"
 
 
-def test_a_chain_is_one_string(server: Server, cache_path: str) -> None:
+def test_chain_opens_from_one_string(server: Server, cache_path: str) -> None:
     down = "http://127.0.0.1:9/sparql"
     for spec in (f"{server.url}, {down}", [server.url, down]):
         assert open_source(spec, cache=cache_path).name == f"{server.url}, {down}"
     assert WikidataCache([server.url, down], cache=cache_path).labels(["Q65"]) == {"Q65": "Los Angeles"}
 
 
-def test_local_graphs_take_no_notice_of_the_cache(cache_path: str, truth: list[str]) -> None:
+def test_local_graph_leaves_cache_alone(cache_path: str, truth: list[str]) -> None:
     assert hashes(WikidataCache(packaged_extract(), cache=cache_path)) == truth
     assert not Path(cache_path).exists()
     with pytest.raises(BadOptionError, match="needs an endpoint, but none is given"):
         WikidataCache(mode="refresh", cache=cache_path)
 
 
-def test_facts_of_the_future_give_way_when_asked_again(server: Server, cache_path: str, tmp_path: Path) -> None:
+def test_facts_from_the_future_are_replaced_by_a_refresh(server: Server, cache_path: str, tmp_path: Path) -> None:
     """The clock showed 2099 when they were fetched; it was put right, and everything is asked for again."""
     cache = WikidataCache(server.url, cache=cache_path)
     cache.labels(["Q65"])

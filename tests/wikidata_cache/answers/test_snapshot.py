@@ -37,7 +37,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
-def test_export_import_export_is_the_same_file(server: Server, tmp_path: Path) -> None:
+def test_snapshot_round_trip_gives_the_same_bytes(server: Server, tmp_path: Path) -> None:
     cache = WikidataCache(server.url, cache=tmp_path / "a.sqlite")
     expected = [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS)]
     (
@@ -57,7 +57,7 @@ def test_export_import_export_is_the_same_file(server: Server, tmp_path: Path) -
     assert [graph.graph["content_hash"] for graph in WikidataCache(cache=again.path).subgraphs(EDITS)] == expected
 
 
-def test_what_the_file_says(tmp_path: Path) -> None:
+def test_snapshot_header_and_rows(tmp_path: Path) -> None:
     export_snapshot(small(tmp_path / "c.sqlite"), tmp_path / "s.jsonl.gz")
     text = gzip.decompress((tmp_path / "s.jsonl.gz").read_bytes())
     header, *rows = lines(tmp_path / "s.jsonl.gz")
@@ -81,7 +81,7 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     assert "二".encode() in text
 
 
-def test_a_part_of_a_cache(tmp_path: Path) -> None:
+def test_export_of_a_part(tmp_path: Path) -> None:
     store, out = small(tmp_path / "c.sqlite"), tmp_path / "s.jsonl.gz"
     keep(store, LATE, label("Q1", "mine"), graph="mine")
     assert export_snapshot(store, out).facts == 5
@@ -101,7 +101,7 @@ def texts(store: AnswerStore) -> dict[str, object]:
     return store.look_up("wikidata", "label", ["Q1", "Q2", "Q3"])
 
 
-def test_who_speaks_where_both_know(tmp_path: Path) -> None:
+def test_import_resolves_conflicts(tmp_path: Path) -> None:
     export_snapshot(small(tmp_path / "c.sqlite"), tmp_path / "s.jsonl.gz")
     for policy, expected in (("keep", "eins"), ("newer", "uno")):
         mine = keep(AnswerStore(tmp_path / f"{policy}.sqlite"), "2026-03-01T00:00:00.000+00:00", label("Q1", "eins"))
@@ -178,7 +178,7 @@ def rezipped(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         (resigned(lambda row: row["headers"].update(x=[1]), kind="query"), "a header is not a text"),
     ],
 )
-def test_a_wrong_file_leaves_the_cache_as_it_was(forge: Callable[[bytes], bytes], found: str, tmp_path: Path) -> None:
+def test_invalid_snapshot_leaves_cache_unchanged(forge: Callable[[bytes], bytes], found: str, tmp_path: Path) -> None:
     export_snapshot(small(tmp_path / "c.sqlite"), tmp_path / "good.jsonl.gz")
     bad = tmp_path / "bad.jsonl.gz"
     bad.write_bytes(forge((tmp_path / "good.jsonl.gz").read_bytes()))
@@ -193,13 +193,13 @@ def test_a_wrong_file_leaves_the_cache_as_it_was(forge: Callable[[bytes], bytes]
     assert mine.database.read("SELECT (SELECT count(*) FROM facts), (SELECT count(*) FROM queries)") == [(1, 1)]
 
 
-def test_no_such_snapshot(tmp_path: Path) -> None:
+def test_missing_snapshot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: cannot be read"):
         import_snapshot(AnswerStore(tmp_path / "c.sqlite"), tmp_path / "absent.jsonl.gz")
     assert not (tmp_path / "c.sqlite").exists()
 
 
-def test_an_imported_cache_serves_as_a_pack(server: Server, tmp_path: Path) -> None:
+def test_imported_cache_serves_as_a_pack(server: Server, tmp_path: Path) -> None:
     online = open_source(server.url, cache=tmp_path / "a.sqlite")
     found = facts(online).out(["Q65"])
     export_snapshot(AnswerStore(tmp_path / "a.sqlite"), tmp_path / "a.jsonl.gz")

@@ -38,19 +38,19 @@ def kept(store: AnswerStore, *ids: str, **options: str) -> dict[str, object]:
     return store.look_up("wikidata", "label", ids or ["Q1", "Q2", "Q3"], **options)
 
 
-def test_absence_is_kept_and_ignorance_is_not(tmp_path: Path) -> None:
+def test_store_separates_absent_from_unknown(tmp_path: Path) -> None:
     with filled(tmp_path / "new" / "folder" / "c.sqlite") as store:
         assert kept(store) == {"Q1": ["Universe", "en"], "Q2": None}
         assert store.look_up("dbpedia", "label", ["Q1"]) == {}
         assert store.look_up("wikidata", "description", ["Q1"]) == {}
 
 
-def test_reading_makes_no_file(tmp_path: Path) -> None:
+def test_store_reading_makes_no_file(tmp_path: Path) -> None:
     assert kept(AnswerStore(tmp_path / "c.sqlite")) == {}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_versions_are_added_and_replayed(tmp_path: Path) -> None:
+def test_store_adds_and_replays_versions(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
     store.keep("wikidata", "labels/1", [LABEL._replace(value=["Cosmos", "en"])], replace(ASKED, fetched_at=LATER))
     store.keep("wikidata", "labels/1", [LABEL._replace(value=["Lies", "en"])], replace(ASKED, fetched_at=LATER))
@@ -65,7 +65,7 @@ def test_versions_are_added_and_replayed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 5_000, "日本語 " * 200, "half \ud800", "\u2028\x00</script>"])
-def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
+def test_store_returns_any_text(tmp_path: Path, text: str) -> None:
     store = AnswerStore(tmp_path / "c.sqlite")
     store.keep("wikidata", "labels/1", [LABEL._replace(value=[text, "en"])], ASKED)
     store.close()
@@ -73,7 +73,7 @@ def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_many_ids_at_once(tmp_path: Path) -> None:
+def test_store_looks_up_many_ids(tmp_path: Path) -> None:
     ids = [f"Q{number}" for number in range(1, 40_001)]
     store = AnswerStore(tmp_path / "c.sqlite")
     store.keep("wikidata", "labels/1", [Fact("label", entity, [entity, "mul"]) for entity in ids], ASKED)
@@ -81,7 +81,7 @@ def test_many_ids_at_once(tmp_path: Path) -> None:
     assert len(kept(store, *ids, "Q0")) == 40_000
 
 
-def test_another_format_says_what_to_do(tmp_path: Path) -> None:
+def test_store_refuses_another_version(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     filled(path).close()
     with sqlite3.connect(path) as connection:
@@ -94,7 +94,7 @@ def test_another_format_says_what_to_do(tmp_path: Path) -> None:
             use(AnswerStore(path))
 
 
-def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
+def test_store_leaves_other_databases_alone(tmp_path: Path) -> None:
     path = tmp_path / "firefox.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE bookmarks (url)")
@@ -105,7 +105,7 @@ def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_no_database_and_a_damaged_one(tmp_path: Path) -> None:
+def test_store_refuses_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("milk, eggs\n" * 1_000)
     with pytest.raises(CacheFileError, match="is not a cache file"):
@@ -122,7 +122,7 @@ def test_no_database_and_a_damaged_one(tmp_path: Path) -> None:
         kept(AnswerStore(store.path), *(f"Q{n}" for n in range(1, 9_000)))
 
 
-def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+def test_store_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(CacheFileError, match="is a folder"):
         kept(AnswerStore(tmp_path))
     (tmp_path / "file").touch()
@@ -130,7 +130,7 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
         AnswerStore(tmp_path / "file" / "c.sqlite").keep("wikidata", "labels/1", [LABEL], ASKED)
 
 
-def test_a_read_only_pack_is_never_written(tmp_path: Path) -> None:
+def test_pack_is_never_written(tmp_path: Path) -> None:
     filled(tmp_path / "c.sqlite").close()
     pack = AnswerStore(tmp_path / "c.sqlite", read_only=True)
     assert kept(pack, "Q1")
@@ -138,7 +138,7 @@ def test_a_read_only_pack_is_never_written(tmp_path: Path) -> None:
         pack.keep("wikidata", "labels/1", [LABEL], ASKED)
 
 
-def test_a_file_system_without_shared_memory(
+def test_store_works_without_shared_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect = database._connect
@@ -175,7 +175,7 @@ except CacheFileError as error:
 
 
 @pytest.mark.parametrize("closed", ["folder and file", "file"])
-def test_a_read_only_file_is_read_and_not_asked_for_more(open_to_all: Path, closed: str) -> None:
+def test_read_only_cache_is_read_and_sends_no_request(open_to_all: Path, closed: str) -> None:
     path = open_to_all / "c.sqlite"
     filled(path).close()
     shutil.rmtree(open_to_all / "c.sqlite.locks")
@@ -187,7 +187,7 @@ def test_a_read_only_file_is_read_and_not_asked_for_more(open_to_all: Path, clos
 
 
 @pytest.mark.parametrize("closed", ["folder", "file"])
-def test_what_may_not_be_read_is_no_matter_of_writing(open_to_all: Path, closed: str) -> None:
+def test_unreadable_cache_is_reported_as_unreadable(open_to_all: Path, closed: str) -> None:
     path = open_to_all / "c.sqlite"
     filled(path).close()
     open_to_all.chmod(0o755 if closed == "file" else 0o700)
@@ -199,7 +199,7 @@ def test_what_may_not_be_read_is_no_matter_of_writing(open_to_all: Path, closed:
     assert "writ" not in said.lower()
 
 
-def test_locks_lie_in_one_folder_that_others_may_use_too(open_to_all: Path) -> None:
+def test_lock_folder_is_shared(open_to_all: Path) -> None:
     path = open_to_all / "c.sqlite"
     open_to_all.chmod(0o777)
     with filled(path) as store, store.request_lock(), store.rate_limits.slot("e:80"):
@@ -228,7 +228,7 @@ for block in range(1, 1000):
 """
 
 
-def test_a_full_disk_is_said_and_loses_nothing_that_was_kept(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     done = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], capture_output=True, text=True, check=True)
     block, _, said = done.stdout.partition(" ")
@@ -247,7 +247,7 @@ def _read_and_write(store: AnswerStore, number: int) -> None:
 
 
 @pytest.mark.parametrize("method", keep_first(["fork", "spawn"]))
-def test_an_open_store_goes_into_child_processes(tmp_path: Path, method: str) -> None:
+def test_open_store_works_in_child_processes(tmp_path: Path, method: str) -> None:
     store = filled(tmp_path / "c.sqlite")
     context = multiprocessing.get_context(method)
     children = [context.Process(target=_read_and_write, args=(store, number)) for number in range(3)]
@@ -260,7 +260,7 @@ def test_an_open_store_goes_into_child_processes(tmp_path: Path, method: str) ->
     assert store.database.read("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_what_a_host_has_said_outlives_the_process(tmp_path: Path) -> None:
+def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
     assert store.rate_limits.read("e:80") == RateLimitState()
     with pytest.raises(EndpointError), RateLimiter(store.rate_limits).slot("http://e:80/sparql", WaitBudget(1.0)):
@@ -276,7 +276,7 @@ def test_what_a_host_has_said_outlives_the_process(tmp_path: Path) -> None:
         pytest.fail("asked all the same")
 
 
-def test_which_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_and_pack_files_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_file().parts[-2:] == ("wikidata-cache", "cache.sqlite")
     monkeypatch.setenv("KG_CACHE", str(tmp_path / "k.sqlite"))
     assert cache_file() == tmp_path / "k.sqlite"
@@ -286,7 +286,7 @@ def test_which_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert pack_files(["c.sqlite"]) == [Path("c.sqlite")]
 
 
-def test_which_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effective_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     assert effective_mode(None, endpoint=True) == "cache_first"
     assert effective_mode(None, endpoint=False) == "offline"
     assert effective_mode("refresh", endpoint=True) == "refresh"

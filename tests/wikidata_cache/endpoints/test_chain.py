@@ -38,19 +38,21 @@ TAKEN_OVER = ["429 with Retry-After", "outage", "503", "403", "500 Java timeout"
 
 
 @pytest.mark.parametrize("name", [*TAKEN_OVER, "no sentinel", "sorted top", "414"])
-def test_the_second_takes_over(name: str, chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_continues_with_the_second_endpoint(
+    name: str, chain: EndpointChain, server: Server, spare: Server
+) -> None:
     right = [graph.graph["content_hash"] for graph in WikidataCache(EndpointSource(spare.url)).subgraphs(EDITS)]
     server.fault = FAULTS[name]()
     assert [graph.graph["content_hash"] for graph in WikidataCache(chain).subgraphs(EDITS)] == right
 
 
-def test_the_first_is_asked_as_long_as_it_answers(chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_prefers_the_first_endpoint(chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = first(1, FAULTS["503"]())
     assert facts(chain).out(["Q65"])["Q65"]
     assert (len(server.requests), len(spare.requests)) == (2, 0)
 
 
-def test_only_the_rest_goes_to_the_second(
+def test_chain_sends_remaining_ids_to_the_second_endpoint(
     chain: EndpointChain, server: Server, spare: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.fault = in_turn([None, None, status(429, OUTAGE)])
@@ -61,7 +63,7 @@ def test_only_the_rest_goes_to_the_second(
     assert "outage" in caplog.text and "Asking the next endpoint" in caplog.text
 
 
-def test_back_to_the_first_when_its_time_has_come(
+def test_chain_returns_to_the_first_endpoint(
     chain: EndpointChain, server: Server, spare: Server, clock: SkippedTime
 ) -> None:
     server.fault = first(1, status(429, OUTAGE))
@@ -75,7 +77,7 @@ def test_back_to_the_first_when_its_time_has_come(
     assert clock.slept == []  # nobody waited
 
 
-def test_who_refuses_is_never_asked_again(chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_drops_an_endpoint_that_refuses(chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = FAULTS["403"]()
     for entity in ("Q1", "Q2", "Q3"):
         facts(chain).types([entity])
@@ -83,16 +85,14 @@ def test_who_refuses_is_never_asked_again(chain: EndpointChain, server: Server, 
 
 
 @pytest.mark.parametrize("name", ["400", "401", "404"])
-def test_a_mistake_in_the_question_is_not_passed_on(
-    name: str, chain: EndpointChain, server: Server, spare: Server
-) -> None:
+def test_chain_raises_client_errors(name: str, chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = FAULTS[name]()
     with pytest.raises(EndpointError, match="Check that the URL is a SPARQL"):
         facts(chain).types(["Q1"])
     assert (len(server.requests), len(spare.requests)) == (1, 0)
 
 
-def test_all_wait_so_the_soonest_is_waited_for(
+def test_chain_waits_for_the_soonest_endpoint(
     chain: EndpointChain, server: Server, spare: Server, clock: SkippedTime
 ) -> None:
     server.fault = first(1, status(429, b"", {"Retry-After": "100"}))
@@ -102,7 +102,7 @@ def test_all_wait_so_the_soonest_is_waited_for(
     assert (len(server.requests), len(spare.requests)) == (1, 2)
 
 
-def test_when_nobody_can_all_are_named(chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_failure_names_all_endpoints(chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = FAULTS["403"]()
     spare.fault = status(429, b"", {"Retry-After": "7200"})
     with pytest.raises(EndpointError) as caught:
@@ -113,7 +113,7 @@ def test_when_nobody_can_all_are_named(chain: EndpointChain, server: Server, spa
     assert (len(server.requests), len(spare.requests)) == (1, 1)
 
 
-def test_users_own_queries(chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_answers_user_queries(chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = row_cap(5)
     assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 5  # nobody can tell
     server.fault = FAULTS["cut JSON"]()
@@ -123,7 +123,7 @@ def test_users_own_queries(chain: EndpointChain, server: Server, spare: Server) 
         chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")
 
 
-def test_names(chain: EndpointChain, server: Server, spare: Server) -> None:
+def test_chain_name_and_provenance(chain: EndpointChain, server: Server, spare: Server) -> None:
     assert chain.name == f"{server.url}, {spare.url}"
     assert chain.provenance()["url"] == chain.name
     with pytest.raises(BadOptionError, match="at least one"):

@@ -27,7 +27,7 @@ def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
     return caught.value
 
 
-def test_it_answers_like_the_file(server: Server) -> None:
+def test_endpoint_answers_like_the_file(server: Server) -> None:
     source = EndpointSource(server.url)
     assert ("P17", "Q30") in facts(source).out(["Q1345", "Q65"])["Q65"]
     assert facts(source).labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
@@ -35,7 +35,7 @@ def test_it_answers_like_the_file(server: Server) -> None:
     assert facts(source).mentioned(["Q30", "Q1632204"]) == {"Q30"}
 
 
-def test_who_asks_and_how(server: Server) -> None:
+def test_request_headers(server: Server) -> None:
     facts(EndpointSource(server.url, contact="tests@example.org")).out([f"Q{i}" for i in range(1, 401)])
     assert [method for method, _, _ in server.requests] == ["GET", "GET"]
     headers = server.requests[0][1]
@@ -45,13 +45,13 @@ def test_who_asks_and_how(server: Server) -> None:
     assert headers["Accept-Encoding"] == "gzip"
 
 
-def test_a_long_question_goes_by_post(server: Server) -> None:
+def test_long_query_is_posted(server: Server) -> None:
     for label in ("x" * 2_000, "名" * 200):  # six languages each, and nine characters of URL for every 名
         assert facts(EndpointSource(server.url)).named([label]) == {label: ()}
         assert server.requests[-1][0] == "POST"
 
 
-def test_a_url_may_have_parameters_of_its_own(server: Server) -> None:
+def test_endpoint_url_with_parameters(server: Server) -> None:
     paths: list[str] = []
 
     def note(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
@@ -67,7 +67,7 @@ def test_a_url_may_have_parameters_of_its_own(server: Server) -> None:
     assert paths[1] == "/query?default-graph-uri=http%3A%2F%2Fwikidata&key=1"
 
 
-def test_what_is_too_long_for_a_url_goes_by_post_from_then_on(server: Server) -> None:
+def test_http_414_switches_to_post(server: Server) -> None:
     server.fault = first(1, FAULTS["414"]())
     source = facts(EndpointSource(server.url))
     assert source.out(["Q65"])["Q65"] and source.types(["Q65"])["Q65"]
@@ -75,7 +75,7 @@ def test_what_is_too_long_for_a_url_goes_by_post_from_then_on(server: Server) ->
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
+def test_answer_has_its_exchange(server: Server, zipped: bool) -> None:
     bodies = []
 
     def noted(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
@@ -131,7 +131,7 @@ def test_every_answer_tells_its_exchange(server: Server, zipped: bool) -> None:
         ("414", "too long", "too long for this server", 2),
     ],
 )
-def test_failures_are_told_apart(server: Server, name: str, kind: str, hint: str, requests: int) -> None:
+def test_failures_are_classified(server: Server, name: str, kind: str, hint: str, requests: int) -> None:
     error = trouble(server, FAULTS[name]())
     assert error.trouble == kind
     assert hint in str(error)
@@ -148,18 +148,18 @@ def test_failures_are_told_apart(server: Server, name: str, kind: str, hint: str
         (b'{"results": {"bindings": [{"end": {"value": "true"}}, {"o": {"value": "1"}}]}}', "application/json"),
     ],
 )
-def test_what_is_no_answer_at_all_is_not_asked_for_again(server: Server, body: bytes, kind: str) -> None:
+def test_foreign_answers_are_not_retried(server: Server, body: bytes, kind: str) -> None:
     assert trouble(server, status(200, body, kind=kind)).trouble == "bad answer"
     assert len(server.requests) == 1
 
 
-def test_who_has_moved_says_where(server: Server) -> None:
+def test_moved_endpoint_names_new_url(server: Server) -> None:
     server.fault = status(308, b"", {"Location": "https://example.org/new"})
     with pytest.raises(EndpointError, match=r"moved to https://example\.org/new"):
         facts(EndpointSource(server.url)).named(["x" * 5_000])  # by POST, which is not sent on by itself
 
 
-def test_throttling_for_longer_than_patience_is_an_error_at_once(server: Server) -> None:
+def test_long_throttling_fails_at_once(server: Server) -> None:
     error = trouble(server, status(429, b"", {"Retry-After": formatdate(time.time() + 3_600, usegmt=True)}))
     assert error.trouble == "throttled"
     assert error.retry_after == pytest.approx(3_600, abs=5)
@@ -167,44 +167,44 @@ def test_throttling_for_longer_than_patience_is_an_error_at_once(server: Server)
 
 
 @pytest.mark.parametrize("asked", ["soon", "", "-5", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT", "1 Jan 1 0:0:0"])
-def test_a_senseless_retry_after(server: Server, asked: str) -> None:
+def test_invalid_retry_after_is_bounded(server: Server, asked: str) -> None:
     error = trouble(server, status(429, b"", {"Retry-After": asked}))
     assert error.trouble == "throttled"
     assert 0 < (error.retry_after or 0) <= 30 * 86_400
 
 
 @pytest.mark.parametrize("code", [200, 400, 429, 500])
-def test_what_a_server_says_is_harmless_on_a_terminal(server: Server, code: int) -> None:
+def test_server_text_is_printable(server: Server, code: int) -> None:
     evil = "\x1b[2J\x07gone\u202e\r\n".encode() + b"\xff" * 9
     error = trouble(server, status(code, evil, kind="text/plain"))
     assert "gone" in str(error)
     assert str(error).isprintable()
 
 
-def test_json_without_bottom(server: Server) -> None:
+def test_deep_json_is_refused(server: Server) -> None:
     assert trouble(server, status(200, b"[" * 200_000, kind="application/json")).trouble == "cut off"
 
 
 @pytest.mark.parametrize("name", ["silence", "drip", "drip from the first byte"])
-def test_our_own_deadline(server: Server, name: str) -> None:
+def test_client_deadline_ends_a_request(server: Server, name: str) -> None:
     error = trouble(server, FAULTS[name](), timeout=0.2)
     assert error.trouble == "timeout" and "0.2 s" in str(error)
 
 
 @pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])
-def test_a_users_query_is_repeated_too(server: Server, name: str) -> None:
+def test_user_query_is_retried(server: Server, name: str) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     server.fault = first(1, FAULTS[name]())
     assert len(source.select("SELECT * { ?s ?p ?o } LIMIT 7")) == 7
 
 
-def test_nobody_listens(server: Server) -> None:
+def test_refused_connection_is_unavailable(server: Server) -> None:
     server.close()
     assert trouble(server, None).trouble == "unavailable"
     assert "Connection refused" in str(trouble(server, None))
 
 
-def test_nobody_answers_the_call() -> None:
+def test_connection_timeout_is_unavailable() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -228,24 +228,24 @@ def test_nobody_answers_the_call() -> None:
         ("http://127.0.0.1:9/ü", "rejected", "not a valid URL"),
     ],
 )
-def test_a_wrong_url(url: str, kind: str, hint: str) -> None:
+def test_invalid_url_is_reported(url: str, kind: str, hint: str) -> None:
     with pytest.raises(EndpointError, match=hint) as caught:
         facts(EndpointSource(url, limiter=hasty())).types(["Q1"])
     assert caught.value.trouble == kind
 
 
 @pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
-def test_wikimedia_wants_to_know_who_asks(contact: str | None) -> None:
+def test_wikimedia_endpoint_requires_contact(contact: str | None) -> None:
     with pytest.raises(MissingContactError, match=r"query\.wikidata\.org must name a contact.*KG_EDIT_CONTACT"):
         EndpointSource("https://query.wikidata.org/sparql", contact=contact)
 
 
-def test_contact_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contact_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CONTACT", "you@example.org")
     assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
 
 
-def test_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kg_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     source = EndpointSource(server.url)
     monkeypatch.setenv("KG_OFFLINE", "0")
     assert facts(source).out(["Q65"])

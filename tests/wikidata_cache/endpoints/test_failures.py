@@ -45,13 +45,13 @@ def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> li
 
 
 @pytest.mark.parametrize("name", keep_first(TRANSIENT, keep=12))
-def test_a_fault_that_passes_leaves_no_trace(name: str, server: Server, right: list[str]) -> None:
+def test_transient_fault_changes_no_subgraph(name: str, server: Server, right: list[str]) -> None:
     timeout = 0.4 if name in DRIPS else 30.0
     assert fetched(server, first(1, FAULTS[name]()), timeout=timeout) == right
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in DRIPS])
-def test_a_fault_that_stays_stops_the_run_with_a_way_out(name: str, server: Server) -> None:
+def test_permanent_fault_names_a_way_out(name: str, server: Server) -> None:
     with pytest.raises(EndpointError) as caught:
         fetched(server, FAULTS[name]())
     assert str(caught.value).startswith(server.url)
@@ -61,13 +61,13 @@ def test_a_fault_that_stays_stops_the_run_with_a_way_out(name: str, server: Serv
 
 
 @pytest.mark.parametrize("rows", [200, 300, 1_000])
-def test_a_cap_on_rows_is_met_by_asking_for_less(rows: int, server: Server, right: list[str]) -> None:
+def test_row_cap_splits_requests(rows: int, server: Server, right: list[str]) -> None:
     assert fetched(server, row_cap(rows)) == right
     assert len(server.requests) > 5  # as many as without a cap
 
 
 @pytest.mark.parametrize("rows", [1, 10, 100])
-def test_a_cap_below_what_one_id_needs_is_an_error(rows: int, server: Server) -> None:
+def test_row_cap_below_one_id_is_an_error(rows: int, server: Server) -> None:
     with pytest.raises(
         EndpointError, match=r"asked for the single id 'Q\d+' .* lacks its end after \d+ rows.* ResultSetMaxRows"
     ):
@@ -78,13 +78,13 @@ def test_a_cap_below_what_one_id_needs_is_an_error(rows: int, server: Server) ->
 @pytest.mark.parametrize(
     "name", ["500 Java timeout", "429 that is a timeout", "cut JSON, cancelled", "sorted top", "414"]
 )
-def test_what_is_too_much_is_asked_in_parts(ids: int, name: str, server: Server, right: list[str]) -> None:
+def test_time_limit_splits_requests(ids: int, name: str, server: Server, right: list[str]) -> None:
     assert fetched(server, time_limit(ids=ids, fault=FAULTS[name]())) == right
     assert len(server.requests) > 5
 
 
 @given(st.lists(st.sampled_from([None, None, *(name for name in TRANSIENT if name not in DRIPS)]), max_size=20))
-def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str | None]) -> None:
+def test_any_sequence_of_faults_is_survived(store: Store, right: list[str], names: list[str | None]) -> None:
     server = Server(store)
     try:
         assert fetched(server, in_turn(name and FAULTS[name]() for name in names)) == right
@@ -95,7 +95,7 @@ def test_any_sequence_of_faults(store: Store, right: list[str], names: list[str 
         server.close()
 
 
-def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
+def test_error_of_a_single_id_names_it(server: Server) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     server.fault = status(500, JAVA)
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_the_error_of_a_lone_id_names_it(server: Server) -> None:
     assert (caught.value.trouble, caught.value.status) == ("timeout", 500)
 
 
-def test_a_smaller_size_is_remembered_and_grows_again(server: Server) -> None:
+def test_block_size_shrinks_and_grows(server: Server) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     cache = WikidataCache(source)
     server.fault = time_limit(ids=50)

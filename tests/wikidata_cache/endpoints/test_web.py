@@ -52,7 +52,7 @@ def peak_mb() -> float:
 @pytest.mark.parametrize(
     "fault", [zipped(bomb(40 * MB)), endless, zipped(EMPTY * 300_000)], ids=["bomb", "endless", "empty members"]
 )
-def test_a_body_beyond_the_limit_is_not_read(server: Server, fault: Any) -> None:
+def test_body_beyond_the_limit_is_not_read(server: Server, fault: Any) -> None:
     server.fault = fault
     before, start = peak_mb(), time.monotonic()
     with pytest.raises(EndpointError, match=r"more than 5 MB \(too large\).*KG_MAX_ANSWER_MB") as caught:
@@ -61,7 +61,7 @@ def test_a_body_beyond_the_limit_is_not_read(server: Server, fault: Any) -> None
     assert peak_mb() - before < 100 and time.monotonic() - start < 20
 
 
-def test_an_answer_that_is_too_large_is_asked_for_in_parts(server: Server) -> None:
+def test_too_large_answer_splits_requests(server: Server) -> None:
     ids = [f"Q{number}" for number in range(1, 101)]
     whole = facts(EndpointSource(server.url)).out(ids)
     source = EndpointSource(server.url, limiter=hasty(), max_bytes=100_000)
@@ -70,7 +70,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_parts(server: Server) -> No
     assert len(server.requests) - asked > 3
 
 
-def test_the_limit_is_settable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_limit_from_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_answer() == 50 * MB
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "0.0001")
     with pytest.raises(EndpointError, match=r"more than 0\.0001 MB"):
@@ -81,7 +81,7 @@ def test_the_limit_is_settable(server: Server, monkeypatch: pytest.MonkeyPatch) 
             WikidataCache(server.url, mode="online")
 
 
-def test_many_members_are_one_stream(server: Server) -> None:
+def test_gzip_members_form_one_stream(server: Server) -> None:
     right = facts(EndpointSource(server.url)).labels(["Q65", "Q30"])
 
     def in_members(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
@@ -92,7 +92,7 @@ def test_many_members_are_one_stream(server: Server) -> None:
     assert facts(EndpointSource(server.url)).labels(["Q65", "Q30"]) == right
 
 
-def test_the_body_of_an_error_is_cut_off(server: Server) -> None:
+def test_error_body_is_cut_off(server: Server) -> None:
     server.fault = status(503, bytes(3 * MB))
     with pytest.raises(EndpointError, match="HTTP 503"):
         facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
@@ -116,9 +116,7 @@ def elsewhere() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("code", keep_first([302, 308, 301, 303, 307], keep=2))
 @pytest.mark.parametrize("target", ["{other}", "ftp://127.0.0.1/x", "https://127.0.0.1:{port}/", "file:///etc/passwd"])
-def test_the_contact_address_is_taken_nowhere_else(
-    server: Server, elsewhere: list[str], target: str, code: int
-) -> None:
+def test_redirect_to_another_host_is_refused(server: Server, elsewhere: list[str], target: str, code: int) -> None:
     there = target.format(other=elsewhere[0], port=server.url.split(":")[2].split("/")[0])
     server.fault = status(code, b"", {"Location": there})
     with pytest.raises(EndpointError, match=r"rejected.*has moved to") as caught:
@@ -126,7 +124,7 @@ def test_the_contact_address_is_taken_nowhere_else(
     assert there in str(caught.value) and len(elsewhere) == 1
 
 
-def test_a_redirect_on_the_same_host_is_followed(server: Server) -> None:
+def test_redirect_on_the_same_host_is_followed(server: Server) -> None:
     def once(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
         if "moved" in handler.path:
             return False
@@ -136,7 +134,7 @@ def test_a_redirect_on_the_same_host_is_followed(server: Server) -> None:
     assert facts(EndpointSource(server.url)).labels(["Q65"]) == {"Q65": "Los Angeles"}
 
 
-def test_a_redirect_in_a_circle_ends(server: Server) -> None:
+def test_redirect_loop_ends(server: Server) -> None:
     server.fault = lambda handler, body: reply(handler, 302, b"", headers={"Location": handler.path})
     with pytest.raises(EndpointError):
         facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])

@@ -1,7 +1,6 @@
 """Well-formed answers that are wrong: to another question, about other ids, with values that no such fact has."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from pyoxigraph import QueryResultsFormat
 from tests.wikidata_cache.fault_server import hasty, spoilt
 from tests.wikidata_cache.wikidata_helpers import Server, facts
 from wikidata_cache import WikidataCache
-from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, UnfitFactError
@@ -41,7 +39,7 @@ def with_row(server: Server, row: dict[str, Any]) -> None:
     server.fault = spoilt(changed)
 
 
-def test_the_answer_to_another_question_is_never_kept(server: Server, cache_path: str) -> None:
+def test_answer_to_another_query_is_not_cached(server: Server, cache_path: str) -> None:
     """A proxy that ignores the query string gives the first answer to whatever is asked."""
     first: list[bytes] = []
     server.fault = spoilt(lambda body: first.append(body) or first[0])  # type: ignore[func-returns-value]
@@ -56,13 +54,13 @@ def test_the_answer_to_another_question_is_never_kept(server: Server, cache_path
     assert cache.labels(["Q1345"]) == {"Q1345": "Philadelphia"}
 
 
-def test_a_users_query_is_compared_by_its_variables(server: Server) -> None:
+def test_user_query_answer_with_foreign_variables_is_refused(server: Server) -> None:
     server.fault = spoilt(lambda body: server.store.query("SELECT ?x { ?x ?y ?z } LIMIT 2").serialize(format=_JSON))
     with pytest.raises(EndpointError, match="the variables x, which are not in the query"):
         EndpointSource(server.url, limiter=hasty()).select("SELECT ?s { ?s ?p ?o } LIMIT 2")
 
 
-def test_a_users_query_behind_a_proxy_that_ignores_it(server: Server, cache_path: str) -> None:
+def test_user_query_behind_a_stale_proxy_is_refused(server: Server, cache_path: str) -> None:
     """The answer to an earlier query with the same variables is not taken for this one's, and not kept."""
     asked = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"
     stale = server.store.query(asked.format(3)).serialize(format=_JSON)
@@ -95,7 +93,7 @@ def test_a_users_query_behind_a_proxy_that_ignores_it(server: Server, cache_path
         ("out", {"e": uri("Q999999"), "l": literal("a stranger"), "lang": literal("en")}),
     ],
 )
-def test_rows_that_no_engine_would_give_are_refused(server: Server, kind: str, row: dict[str, Any]) -> None:
+def test_impossible_rows_are_refused(server: Server, kind: str, row: dict[str, Any]) -> None:
     with_row(server, row)
     with pytest.raises(EndpointError) as caught:
         getattr(facts(EndpointSource(server.url, limiter=hasty())), kind)(["Q65"])
@@ -104,14 +102,14 @@ def test_rows_that_no_engine_would_give_are_refused(server: Server, kind: str, r
 
 @pytest.mark.parametrize("value", [literal(ENTITY + "Q5"), {"type": "bnode", "value": "b0"}, literal("Q5")])
 @pytest.mark.parametrize("template", [TYPES, REDIRECTS], ids=lambda template: template.kind)
-def test_literals_and_blank_nodes_are_no_items(server: Server, template: Any, value: dict[str, str]) -> None:
+def test_literals_and_blank_nodes_are_ignored(server: Server, template: Any, value: dict[str, str]) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     right = [answer.facts for answer in source.ask(template, ["Q65"])]
     with_row(server, {"s": uri("Q65"), "o": value})
     assert [answer.facts for answer in source.ask(template, ["Q65"])] == right
 
 
-def test_a_lone_surrogate_is_replaced(server: Server) -> None:
+def test_lone_surrogate_is_replaced(server: Server) -> None:
     server.fault = spoilt(lambda body: body.replace(b'"Los Angeles"', rb'"Los \ud800 Angeles"'))
     assert WikidataCache(EndpointSource(server.url)).labels(["Q65"]) == {"Q65": "Los \ufffd Angeles"}
 
@@ -127,24 +125,9 @@ def test_a_lone_surrogate_is_replaced(server: Server) -> None:
         Fact("lable", "Q1", None),  # type: ignore[arg-type]
     ],
 )
-def test_what_import_would_refuse_is_not_kept(fact: Fact, cache_path: str) -> None:
+def test_invalid_fact_is_not_cached(fact: Fact, cache_path: str) -> None:
     store = AnswerStore(cache_path)
     exchange = Exchange("http://e/", "SELECT", "2026-11-20T12:00:00+00:00", 1, 1, "0" * 64, {})
     with pytest.raises(UnfitFactError, match="an answer of http://e/ was not saved"):
         store.keep("wikidata", "labels/1", [Fact("label", "Q2", None), fact], exchange)
     assert not Path(cache_path).exists()
-
-
-def test_import_takes_the_export_of_an_older_cache(
-    tmp_path: Path, cache_path: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Earlier releases kept facts unchecked; they are left out, and said to be."""
-    store = AnswerStore(cache_path)
-    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
-    store.keep("wikidata", "labels/1", [Fact("label", "Q1", ["one", "en"]), Fact("label", "Q2", None)], exchange)
-    with store.database.writing() as connection:
-        connection.execute("UPDATE facts SET value = '\"None\"' WHERE id = 'Q2'")
-    with caplog.at_level(logging.WARNING):
-        assert export_snapshot(store, tmp_path / "s.jsonl.gz").facts == 1
-    assert "invalid rows left out: 1" in caplog.text and "Q2" in caplog.text
-    assert import_snapshot(AnswerStore(tmp_path / "other.sqlite"), tmp_path / "s.jsonl.gz").new == 1

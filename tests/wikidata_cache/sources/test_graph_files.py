@@ -16,7 +16,7 @@ LINE = b"<%sentity/Q%%d> <%sprop/direct/P1> <%sentity/Q2> .\n" % (WIKIDATA, WIKI
 MANY = b"".join(LINE % number for number in range(1, 20_000))
 
 
-def test_tsv_with_and_without_header(tmp_path: Path) -> None:
+def test_tsv_header_is_optional(tmp_path: Path) -> None:
     rows = "Q1\tP1\tQ2\r\n\nQ1\tlabel\tOne, and only\nP1\tlabel\tborders\n"
     for name, text in {"a.tsv": rows, "b.tsv": "\ufeffSubject\tproperty\tobject\n" + rows}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -35,7 +35,7 @@ def test_tsv_with_and_without_header(tmp_path: Path) -> None:
         LINE % 1 + b'<%sentity/Q1> <http://a.example/p> "x"@zh-classical .\n' % WIKIDATA,
     ],
 )
-def test_what_dumps_and_editors_write_is_read_in_memory_and_by_load(tmp_path: Path, content: bytes) -> None:
+def test_lenient_ntriples_are_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "g.nt"
     path.write_bytes(content)
     load([path], tmp_path / "wd")
@@ -43,7 +43,7 @@ def test_what_dumps_and_editors_write_is_read_in_memory_and_by_load(tmp_path: Pa
         assert facts(open_source(source)).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
-def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+def test_load_files_returns_file_hashes(tmp_path: Path) -> None:
     path = tmp_path / "g.nt.gz"
     path.write_bytes(gzip.compress(MANY, mtime=0))
     store, hashes = load_files([path])
@@ -51,7 +51,7 @@ def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     assert hashes == {"g.nt.gz": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_file_in_the_same_folder_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
     (tmp_path / "labels.tsv").write_text("Q1\tlabel\tOne\n")
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
@@ -62,7 +62,7 @@ def test_labels_beside_a_graph_without_labels(tmp_path: Path, caplog: pytest.Log
     assert facts(open_source(tmp_path / "graph.tsv")).labels(["Q1"]) == {"Q1": "its own"}
 
 
-def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_file_of_a_link_target_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder in ("data", "work"):
         (tmp_path / folder).mkdir()
     (tmp_path / "data" / "wikidata.nt.gz").write_bytes(gzip.compress(LINE % 1, mtime=0))
@@ -76,7 +76,7 @@ def test_labels_beside_the_target_of_a_link(tmp_path: Path, caplog: pytest.LogCa
     assert facts(open_source(link)).labels(["Q1"]) == {"Q1": "nearer"}
 
 
-def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_graph_without_labels_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "graph.tsv").write_text("Q1\tP1\tQ2\n")
     load_files([tmp_path / "graph.tsv"])
     [record] = caplog.records
@@ -101,9 +101,7 @@ def test_a_graph_without_any_label_is_said_to_be_one(tmp_path: Path, caplog: pyt
         ("unzipped.nt.gz", MANY, "corrupt or cut-off gzip", 1),
     ],
 )
-def test_bad_files_are_named_with_their_line(
-    tmp_path: Path, name: str, content: bytes, problem: str, line: int | None
-) -> None:
+def test_bad_file_error_names_line(tmp_path: Path, name: str, content: bytes, problem: str, line: int | None) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(GraphFileError, match=problem) as caught:
@@ -114,7 +112,7 @@ def test_bad_files_are_named_with_their_line(
 
 
 @pytest.mark.slow
-def test_a_cut_off_download(tmp_path: Path) -> None:
+def test_cut_off_file_is_refused(tmp_path: Path) -> None:
     for name, content in {"g.nt.gz": MANY, "g.tsv.gz": b"Q1\tP1\tQ2\n" * 300_000}.items():
         whole = gzip.compress(content, mtime=0)
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
@@ -123,7 +121,7 @@ def test_a_cut_off_download(tmp_path: Path) -> None:
         assert caught.value.line is not None
 
 
-def test_a_flipped_bit(tmp_path: Path) -> None:
+def test_flipped_bit_is_refused(tmp_path: Path) -> None:
     damaged = bytearray(gzip.compress(MANY, mtime=0))
     damaged[len(damaged) // 2] ^= 0x55
     (tmp_path / "g.nt.gz").write_bytes(damaged)

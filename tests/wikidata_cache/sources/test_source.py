@@ -14,7 +14,7 @@ def label(entity: str, text: str, language: str) -> str:
     return f'<{ENTITY}{entity}> <{RDFS_LABEL}> "{text}"@{language}'
 
 
-def test_out_keeps_truthy_item_values_only(tmp_path: Path) -> None:
+def test_out_returns_truthy_item_values_only(tmp_path: Path) -> None:
     wd, wdt = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
     subject = f"<{wd}Q1>"
     path = write(
@@ -38,7 +38,7 @@ def test_out_keeps_truthy_item_values_only(tmp_path: Path) -> None:
     assert facts(source).out([]) == {}
 
 
-def test_label_fallback(tmp_path: Path) -> None:
+def test_label_languages_fall_back(tmp_path: Path) -> None:
     path = write(
         tmp_path / "g.nt",
         label("Q1", "colour", "en-GB"),

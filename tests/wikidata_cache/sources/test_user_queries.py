@@ -19,11 +19,11 @@ AWAY = "http://127.0.0.1:9/sparql"
         ("select * {}", "select * {}"),
     ],
 )
-def test_equal_questions_have_one_text(query: str, text: str) -> None:
+def test_canonical_text_of_a_query(query: str, text: str) -> None:
     assert canonical(query) == canonical(text) == text
 
 
-def test_what_an_engine_may_read_as_a_comment_is_kept() -> None:
+def test_canonical_leaves_ambiguous_query_unchanged() -> None:
     query = "SELECT * { FILTER(?a<e:b#>\n) }"
     assert canonical(f" {query}\n") == query
 
@@ -43,7 +43,7 @@ def test_what_an_engine_may_read_as_a_comment_is_kept() -> None:
         "SELECT * { FILTER(?a<?b)SERVICE?g#>\n{?s ?p ?o} }",
     ],
 )
-def test_service_is_found_however_it_hides(query: str) -> None:
+def test_forbid_service_finds_hidden_service(query: str) -> None:
     with pytest.raises(ServiceForbiddenError, match="nothing may go out"):
         forbid_service(query, "nothing may go out")
 
@@ -57,7 +57,7 @@ def test_service_is_found_however_it_hides(query: str) -> None:
         "SELECT $SERVICE { VALUES $SERVICE { <http://e/SERVICE/a_(b)> <urn:service:x> } }",
     ],
 )
-def test_service_in_names_texts_and_comments_is_harmless(query: str) -> None:
+def test_forbid_service_allows_the_word_in_texts(query: str) -> None:
     forbid_service(query, "nothing may go out")
 
 
@@ -71,14 +71,14 @@ def test_service_in_names_texts_and_comments_is_harmless(query: str) -> None:
         ("hello", "has no SELECT"),
     ],
 )
-def test_only_select_is_answered(query: str, found: str, toy: WikidataCache) -> None:
+def test_only_select_queries_are_accepted(query: str, found: str, toy: WikidataCache) -> None:
     with pytest.raises(UserQueryError, match=found):
         check_select(query)
     with pytest.raises(UserQueryError, match=found):
         toy.query(query)
 
 
-def test_a_local_graph_answers_and_refuses_service(toy: WikidataCache) -> None:
+def test_local_graph_answers_user_queries(toy: WikidataCache) -> None:
     assert toy.query("SELECT ?o { <http://www.wikidata.org/entity/Q3> ?p ?o FILTER(isIRI(?o)) }") == [
         {"o": "http://www.wikidata.org/entity/Q5"}
     ]
@@ -88,7 +88,7 @@ def test_a_local_graph_answers_and_refuses_service(toy: WikidataCache) -> None:
         toy.query("SELECT * { ?s undeclared:p ?o }")
 
 
-def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: str) -> None:
+def test_user_query_rows_are_cached(server: Server, cache_path: str) -> None:
     query = "SELECT ?l { <http://www.wikidata.org/entity/Q65> <http://www.w3.org/2000/01/rdf-schema#label> ?l }"
     online = WikidataCache(server.url, cache=cache_path)
     rows = online.query(query)
@@ -105,7 +105,7 @@ def test_an_endpoints_rows_are_kept_by_the_question(server: Server, cache_path: 
     assert len(server.requests) == 4
 
 
-def test_kg_offline_forbids_service_too(toy: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kg_offline_forbids_service(toy: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(ServiceForbiddenError, match="KG_OFFLINE"):
         toy.query(f"SELECT * {{ SERVICE <{AWAY}> {{ ?s ?p ?o }} }}")

@@ -82,7 +82,7 @@ def dump(tmp_path: Path) -> Path:
     return write(tmp_path / "dump.nt", WANTED + UNWANTED)
 
 
-def test_of_a_dump_only_what_is_asked_for_is_kept(dump: Path, tmp_path: Path) -> None:
+def test_load_filters_a_dump(dump: Path, tmp_path: Path) -> None:
     report = load([dump], tmp_path / "wd")
     assert stored(tmp_path / "wd") == set(WANTED.splitlines())
     counts = {"triples": 14, "statements": 1, "items": 2, "properties": 1, "named": 2, "labels": 3, "aliases": 1}
@@ -91,7 +91,7 @@ def test_of_a_dump_only_what_is_asked_for_is_kept(dump: Path, tmp_path: Path) ->
     assert (source["lines"], source["kept"], source["kind"]) == (30, 14, "N-Triples")
 
 
-def test_deprecated_statements_and_other_ranks_answer_as_on_an_endpoint(dump: Path, tmp_path: Path) -> None:
+def test_loaded_claims_and_redirects(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "wd")
     source = open_source(tmp_path / "wd")
     [answer] = source.ask(templates.CLAIMS, ["Q1"])
@@ -102,7 +102,7 @@ def test_deprecated_statements_and_other_ranks_answer_as_on_an_endpoint(dump: Pa
     assert facts(source).labels(["Q1"]) == {"Q1": "One"}
 
 
-def test_keep_all_keeps_bad_iris_too_and_gives_blank_nodes_names(dump: Path, tmp_path: Path) -> None:
+def test_keep_all_loads_every_triple(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "wd", options=LoadOptions(keep_all=True))
     kept = stored(tmp_path / "wd")
     assert len(kept) == 30
@@ -112,7 +112,7 @@ def test_keep_all_keeps_bad_iris_too_and_gives_blank_nodes_names(dump: Path, tmp
     assert any("<http://bad.example/a b|c{}>" in line for line in kept)
 
 
-def test_blank_nodes_of_two_files_are_not_one(tmp_path: Path) -> None:
+def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
     for name in ("a.nt", "b.nt"):
         write(tmp_path / name, "_:x <http://p> <http://o> .\n")
     load([tmp_path / "a.nt", tmp_path / "b.nt"], tmp_path / "wd", options=LoadOptions(keep_all=True))
@@ -132,7 +132,7 @@ def test_blank_nodes_of_two_files_are_not_one(tmp_path: Path) -> None:
         ("backwards", lambda text: "\n".join(text.splitlines()[::-1]) + "\n"),
     ],
 )
-def test_one_graph_has_one_hash_however_it_is_written(tmp_path: Path, spelling: str, change: object) -> None:
+def test_content_hash_does_not_depend_on_spelling(tmp_path: Path, spelling: str, change: object) -> None:
     plain = load([write(tmp_path / "plain.nt", WANTED)], tmp_path / "wd").manifest
     other = load([write(tmp_path / "other.nt", change(WANTED))], tmp_path / "wd2").manifest  # type: ignore[operator]
     assert other.content_hash == plain.content_hash, spelling
@@ -140,7 +140,7 @@ def test_one_graph_has_one_hash_however_it_is_written(tmp_path: Path, spelling: 
     assert stored(tmp_path / "wd2") == set(WANTED.splitlines())
 
 
-def test_triples_that_come_in_two_files_count_once(tmp_path: Path) -> None:
+def test_repeated_triples_count_once(tmp_path: Path) -> None:
     first, second = (write(tmp_path / f"{name}.nt", WANTED) for name in "ab")
     once = load([first], tmp_path / "one").manifest
     twice = load([first, second], tmp_path / "two").manifest
@@ -149,7 +149,7 @@ def test_triples_that_come_in_two_files_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("squeeze", [gzip.compress, bz2.compress])
-def test_what_a_file_is_shows_in_its_content(tmp_path: Path, squeeze: object) -> None:
+def test_compression_is_detected_by_content(tmp_path: Path, squeeze: object) -> None:
     plain = load([write(tmp_path / "g.nt", WANTED)], tmp_path / "wd").manifest
     (tmp_path / "unnamed").write_bytes(squeeze(WANTED.encode()))  # type: ignore[operator]
     assert load([tmp_path / "unnamed"], tmp_path / "wd2").manifest.content_hash == plain.content_hash
@@ -168,7 +168,7 @@ E7\tE1\tP580\t^2003-01-01T00:00:00Z/11
 """
 
 
-def test_tables_and_codex_folders_make_the_same_graph(tmp_path: Path) -> None:
+def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
     codex = tmp_path / "codex" / "data"
     for name, rows in {"train": "Q1\tP31\tQ2\n", "valid": "Q1\tP31\tQ2\n", "test_negatives": "Q1\tP31\tQ7\n"}.items():
         write(codex / "triples" / "codex-m" / f"{name}.txt", rows)
@@ -187,7 +187,7 @@ def test_tables_and_codex_folders_make_the_same_graph(tmp_path: Path) -> None:
     assert facts(open_source(tmp_path / "wd2")).labels(["Q1"]) == {"Q1": 'One "1" \\ half'}
 
 
-def test_a_flat_codex_folder_without_labels(tmp_path: Path) -> None:
+def test_flat_codex_folder_is_loaded(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
         write(tmp_path / "flat" / f"{name}.txt", f"Q1\tP31\tQ{len(name)}\n")
     assert load([tmp_path / "flat"], tmp_path / "wd").manifest.counts["statements"] == 2
@@ -202,7 +202,7 @@ def item(number: int) -> dict[str, object]:
     return {"entity-type": "item", "numeric-id": number, "id": f"Q{number}"}
 
 
-def test_a_json_dump_gives_what_the_truthy_dump_gives(tmp_path: Path) -> None:
+def test_json_dump_gives_truthy_statements(tmp_path: Path) -> None:
     english = {"language": "en", "value": 'The "One"\nof them'}
     one = {
         "type": "item",
@@ -236,7 +236,7 @@ def test_a_json_dump_gives_what_the_truthy_dump_gives(tmp_path: Path) -> None:
     }
 
 
-def test_names_reach_the_label_index(dump: Path, tmp_path: Path) -> None:
+def test_load_fills_the_label_index(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "wd")
     with LabelIndex(tmp_path / "wd" / "labels.sqlite") as index:
         assert [(m.id, m.text, m.language, m.kind, m.weight) for m in index.exact("uno")] == [
@@ -246,7 +246,7 @@ def test_names_reach_the_label_index(dump: Path, tmp_path: Path) -> None:
         assert [(m.id, m.weight) for m in index.exact("Instance of")] == [("P31", 1)]
 
 
-def test_labels_beside_a_graph_without_labels_are_loaded_too(tmp_path: Path) -> None:
+def test_load_adds_labels_file_of_the_same_folder(tmp_path: Path) -> None:
     graph = write(tmp_path / "graph.tsv", "Q1\tP31\tQ2\n")
     write(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
     manifest = load([graph], tmp_path / "wd").manifest
@@ -264,22 +264,17 @@ def test_times_and_descriptions_are_no_labels(tmp_path: Path, text: str) -> None
     assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
 
 
-def test_backups_and_unfinished_downloads_in_a_folder_are_not_loaded(tmp_path: Path) -> None:
-    write(tmp_path / "graphs" / "a.tsv", "Q1\tP31\tQ2\n")
-    for name in ("a.tsv.bak", "b.nt.gz.part", "edits.jsonl"):
-        write(tmp_path / "graphs" / name, "Q1\tP31\tQ3\n")
-    manifest = load([tmp_path / "graphs"], tmp_path / "wd").manifest
-    assert [source["name"] for source in manifest.sources] == ["a.tsv"]
-
-
-def test_a_folder_of_graph_files(tmp_path: Path) -> None:
+def test_folder_loads_graph_files_only(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.nt", WANTED)
     write(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
-    write(tmp_path / "in" / "README.md", "no graph")
-    assert load([tmp_path / "in"], tmp_path / "wd").manifest.counts["statements"] == 2
+    for name in ("b.tsv.bak", "c.nt.gz.part", "edits.jsonl", "README.md"):  # backups, unfinished downloads, other files
+        write(tmp_path / "in" / name, "Q1\tP31\tQ3\n")
+    manifest = load([tmp_path / "in"], tmp_path / "wd").manifest
+    assert [source["name"] for source in manifest.sources] == ["a.nt", "b.tsv"]
+    assert manifest.counts["statements"] == 2
 
 
-def test_the_command_says_what_it_made(dump: Path, tmp_path: Path) -> None:
+def test_load_command_reports_counts(dump: Path, tmp_path: Path) -> None:
     runner, command = CliRunner(), ["load", str(dump), "--store", str(tmp_path / "wd")]
     made = runner.invoke(app, command)
     assert made.exit_code == 0, made.output
@@ -291,7 +286,7 @@ def test_the_command_says_what_it_made(dump: Path, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "wd").keep_all
 
 
-def test_a_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
+def test_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "real")
     (tmp_path / "wd").symlink_to(tmp_path / "real")
     write(tmp_path / "new.tsv", "Q8\tP31\tQ9\n")

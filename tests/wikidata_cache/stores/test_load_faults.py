@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_lines_are_named_or_on_request_left_out(tmp_path: Path, name: str) -> None:
+def test_bad_lines_are_named_or_skipped(tmp_path: Path, name: str) -> None:
     content, line, problem = BAD[name]
     path = tmp_path / name
     path.write_bytes(content)
@@ -64,7 +64,7 @@ ARRAY = "[\n" + ",\n".join(ENTITIES)
 )
 @pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("chunk", [100, 1 << 20])
-def test_a_dump_that_is_never_closed_is_cut_off(
+def test_unclosed_json_dump_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, squeeze: object, chunk: int
 ) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
@@ -83,14 +83,12 @@ def test_a_dump_that_is_never_closed_is_cut_off(
     "text", [ARRAY + "\n]", ARRAY + "\n]\n\n", ARRAY + ",\n]\r\n", "\n" + ARRAY + "\n]\n", ARRAY[2:]]
 )
 @pytest.mark.parametrize("chunk", [100, 1 << 20])
-def test_a_dump_that_is_closed_or_is_lines_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int
-) -> None:
+def test_closed_json_dump_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
     assert load([write(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40
 
 
-def test_a_damaged_part_of_a_bzip2_file_does_not_end_it(tmp_path: Path) -> None:
+def test_damaged_bzip2_part_is_an_error(tmp_path: Path) -> None:
     parts = [bytearray(bz2.compress(GOOD.replace(b"Q1", b"Q%d" % number))) for number in range(400)]
     parts[200][:4] = b"xxxx"
     (tmp_path / "dump.nt.bz2").write_bytes(b"".join(parts))
@@ -98,7 +96,7 @@ def test_a_damaged_part_of_a_bzip2_file_does_not_end_it(tmp_path: Path) -> None:
         load([tmp_path / "dump.nt.bz2"], tmp_path / "wd")
 
 
-def test_bad_lines_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_numbers_count_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 1000)
     path = tmp_path / "late.nt"
     path.write_bytes(GOOD * 500 + b"prose\n" + GOOD)
@@ -120,14 +118,14 @@ def test_bad_lines_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.M
         ("other.nt", b"<http://a> <http://b> <http://c> .\n", "Keep every triple with --keep-all"),
     ],
 )
-def test_what_cannot_be_loaded(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+def test_unusable_sources_are_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GraphFileError, match=problem):
         load([tmp_path / name], tmp_path / "wd")
     assert not (tmp_path / "wd").exists()
 
 
-def test_missing_and_repeated_sources(tmp_path: Path) -> None:
+def test_missing_and_repeated_sources_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "g.nt", GOOD.decode())
     with pytest.raises(GraphFileError, match="does not exist"):
         load([tmp_path / "nowhere.nt"], tmp_path / "wd")

@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_in_the_same_store(whole: Path, tmp_path: Path) -> None:
+def test_killed_load_resumes_to_the_same_store(whole: Path, tmp_path: Path) -> None:
     store, chance = tmp_path / "wd", random.Random(7)  # noqa: S311
     progress = tmp_path / "wd.loading" / "progress.json"
     killed, recorded = 0, set()
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_store(whole: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_full_disk_says_what_to_do_and_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
+def test_full_disk_load_resumes(whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "wd"
     failed = run(packaged_extract(), store, limit=150_000)
     assert "StoreError" in failed.stderr.splitlines()[-1]
@@ -83,7 +83,7 @@ def test_a_full_disk_says_what_to_do_and_the_same_command_finishes(whole: Path, 
     assert run(packaged_extract(), store).stdout.strip() == read_manifest(whole).content_hash
 
 
-def test_an_interruption_leaves_the_old_store_until_the_new_one_is_whole(
+def test_interrupted_load_leaves_old_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
@@ -107,7 +107,7 @@ def test_an_interruption_leaves_the_old_store_until_the_new_one_is_whole(
     assert sorted(path.name for path in store.iterdir()) == ["labels.sqlite", "manifest.json", "oxigraph"]
 
 
-def test_a_swap_that_fails_puts_the_old_store_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_swap_restores_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
     store = tmp_path / "wd"
     first = load([old], store).manifest
@@ -126,9 +126,7 @@ def test_a_swap_that_fails_puts_the_old_store_back(tmp_path: Path, monkeypatch: 
     assert load([new], store, force=True).manifest.content_hash != first.content_hash
 
 
-def test_what_a_kill_leaves_of_files_in_the_making_is_swept_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_files_of_a_killed_load_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
     leftovers = ["labels.sqlite.4711.tmp", ".progress.json-abc", ".manifest.json-abc"]
 
@@ -147,9 +145,7 @@ def test_what_a_kill_leaves_of_files_in_the_making_is_swept_away(
     assert sorted(path.name for path in (tmp_path / "wd").iterdir()) == ["labels.sqlite", "manifest.json", "oxigraph"]
 
 
-def test_a_finished_store_that_was_damaged_before_the_swap_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_damaged_before_the_swap_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
     with monkeypatch.context() as patch:
         patch.setattr("wikidata_cache.stores.load.swap_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -162,7 +158,7 @@ def test_a_finished_store_that_was_damaged_before_the_swap_is_made_again(
     assert is_store(tmp_path / "wd")
 
 
-def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
+def test_bad_line_error_tells_what_was_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
@@ -184,7 +180,7 @@ def test_a_bad_line_leaves_nothing_or_says_what_is_kept(
     assert manifest.counts["statements"] == 200
 
 
-def test_lines_left_out_before_an_interruption_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_lines_are_counted_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
     monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
     lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
@@ -202,7 +198,7 @@ def test_lines_left_out_before_an_interruption_are_counted(tmp_path: Path, monke
     assert load([source], tmp_path / "wd", options=options).skipped == 2
 
 
-def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_of_changed_sources_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, source = tmp_path / "wd", row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     with monkeypatch.context() as patch:
         patch.setattr("wikidata_cache.stores.load.index_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -213,7 +209,7 @@ def test_changed_sources_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert contents(store).count(b"\n") == 2
 
 
-def test_a_store_is_replaced_only_on_request_and_nothing_else_ever(tmp_path: Path) -> None:
+def test_load_replaces_stores_only_with_force(tmp_path: Path) -> None:
     source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "empty").mkdir()
     load([source], tmp_path / "empty")
@@ -235,7 +231,7 @@ def test_a_store_is_replaced_only_on_request_and_nothing_else_ever(tmp_path: Pat
     assert (tmp_path / "wd.loading" / "mine.txt").exists()
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_two_loads_at_once_are_refused(tmp_path: Path) -> None:
     source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "wd.loading").mkdir()
     with (
@@ -248,7 +244,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_target_is_refused(tmp_path: Path) -> None:
     source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     with pytest.raises(StoreError, match=r"/proc/wd: cannot be written .* give another --store"):
         load([source], "/proc/wd")

@@ -36,26 +36,26 @@ def hashes(cache: WikidataCache) -> list[str]:
     return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, SubgraphOptions(hops=3, per_node=10))]
 
 
-def test_subgraphs_are_those_of_the_file(cache: WikidataCache, loaded: Path) -> None:
+def test_store_gives_the_subgraphs_of_its_file(cache: WikidataCache, loaded: Path) -> None:
     expected = hashes(cache)
     assert len(set(expected)) == len(EDITS)
     for spec in (loaded, f"{loaded}/", f"oxigraph:{loaded}", f"oxigraph:{loaded}/oxigraph"):
         assert hashes(WikidataCache(spec)) == expected, spec
 
 
-def test_a_subgraph_says_which_store_it_is_from(loaded: Path) -> None:
+def test_subgraph_provenance_names_the_store(loaded: Path) -> None:
     graph = WikidataCache(loaded).subgraph(EDITS[0])
     content_hash = read_manifest(loaded).content_hash
     assert graph.graph["source"] == {"kind": "store", "folder": "wd", "content_hash": content_hash}
 
 
-def test_a_store_can_be_moved_and_two_processes_may_read_it(copy: Path, tmp_path: Path) -> None:
+def test_moved_store_is_readable_twice(copy: Path, tmp_path: Path) -> None:
     moved = copy.rename(tmp_path / "elsewhere")
     one, two = open_source(moved), open_source(moved)
     assert one.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }") == two.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }")
 
 
-def test_the_manifest_is_plain_json_with_counts_and_hashes(loaded: Path) -> None:
+def test_manifest_has_counts_and_hashes(loaded: Path) -> None:
     manifest = json.loads((loaded / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["format"] == "wikidata-cache store/1"
     assert manifest["counts"] == {
@@ -110,7 +110,7 @@ def scribble(path: Path, *, keep_time: bool = False) -> None:
         ),
     ],
 )
-def test_a_store_that_is_not_whole_is_refused(copy: Path, harm: object, problem: str) -> None:
+def test_damaged_store_is_refused(copy: Path, harm: object, problem: str) -> None:
     harm(copy)  # type: ignore[operator]
     for spec in (str(copy), f"oxigraph:{copy}", f"oxigraph:{copy}/oxigraph"):
         with pytest.raises(StoreError, match=problem) as caught:
@@ -118,7 +118,7 @@ def test_a_store_that_is_not_whole_is_refused(copy: Path, harm: object, problem:
         assert caught.value.folder == copy
 
 
-def test_every_table_and_every_file_of_the_engine_is_under_watch(copy: Path) -> None:
+def test_every_file_of_a_store_is_checked(copy: Path) -> None:
     known = set(read_manifest(copy).files)
     there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     assert there - known == {"manifest.json", "oxigraph/LOCK", "oxigraph/LOG"}
@@ -132,7 +132,7 @@ def test_every_table_and_every_file_of_the_engine_is_under_watch(copy: Path) -> 
     open_source(copy)
 
 
-def test_files_of_the_same_time_are_trusted_and_copied_ones_are_read(
+def test_files_with_another_time_are_hashed(
     loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     read: list[str] = []
@@ -150,7 +150,7 @@ def test_files_of_the_same_time_are_trusted_and_copied_ones_are_read(
     assert "files whose times have changed were read" in caplog.text
 
 
-def test_the_doctor_reads_every_file(copy: Path) -> None:
+def test_doctor_reads_every_file(copy: Path) -> None:
     found = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
     assert found[f"store {copy}"].ok and "intact: all" in found[f"store {copy}"].found
     scribble(table(copy), keep_time=True)  # as a failing disk does it
@@ -160,7 +160,7 @@ def test_the_doctor_reads_every_file(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_doctor_reads_a_plain_folder_before_it_asks_it_anything(copy: Path, tmp_path: Path) -> None:
+def test_doctor_reads_a_plain_folder(copy: Path, tmp_path: Path) -> None:
     plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
     found = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
     assert "all 25,726 triples can be read" in found[f"store {plain}"].found
@@ -169,7 +169,7 @@ def test_the_doctor_reads_a_plain_folder_before_it_asks_it_anything(copy: Path, 
     assert broken.what == f"store {plain}" and "so the database or the disk is damaged" in broken.found
 
 
-def test_a_label_index_that_only_a_search_finds_damaged_is_named(copy: Path) -> None:
+def test_damaged_label_index_is_named(copy: Path) -> None:
     index, found = copy / LABELS, WikidataCache(copy).linker
     content = bytearray(index.read_bytes())
     half = len(content) // 8192 * 4096
@@ -181,7 +181,7 @@ def test_a_label_index_that_only_a_search_finds_damaged_is_named(copy: Path) -> 
             found.link(["Philadelphia", "Los Angeles", "Miami", "London", "New York City"][number % 5])
 
 
-def test_a_damaged_store_is_not_served(copy: Path) -> None:
+def test_damaged_store_is_not_served(copy: Path) -> None:
     scribble(table(copy))
     for folder in (copy, copy / "oxigraph"):
         with pytest.raises(StoreError, match="is damaged"), served(folder):
@@ -189,7 +189,7 @@ def test_a_damaged_store_is_not_served(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("as_store", [True, False])
-def test_damage_that_only_a_query_meets_has_a_way_out_too(copy: Path, tmp_path: Path, as_store: bool) -> None:
+def test_damage_found_by_a_query_is_named(copy: Path, tmp_path: Path, as_store: bool) -> None:
     folder = copy if as_store else copy.joinpath("oxigraph").rename(tmp_path / "plain")
     engine = folder / "oxigraph" if as_store else folder
     texts = next(p for p in sorted(engine.glob("*.sst")) if b"Philadelphia" in p.read_bytes())
@@ -201,7 +201,7 @@ def test_damage_that_only_a_query_meets_has_a_way_out_too(copy: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"], ["serve"]])
-def test_a_damaged_store_is_one_line_and_exit_code_2(
+def test_damaged_store_exits_with_code_2(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     scribble(table(copy))
@@ -213,7 +213,7 @@ def test_a_damaged_store_is_one_line_and_exit_code_2(
     assert error.startswith(f"wikidata-cache: {copy}: is damaged") and error.count("\n") == 1
 
 
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_folder_without_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such folder"):
         engine_folder(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"it has no manifest.json"):
@@ -227,7 +227,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_shared_graph_in_bounded_memory_gives_the_same_subgraphs(tmp_path: Path) -> None:
+def test_shared_graph_loads_to_the_same_subgraphs(tmp_path: Path) -> None:
     sources = [read_shared(f"wikidata/{name}.nt.gz") for name in ("wikidata", "labels", "aliases", "descriptions")]
     manifest = load(sources, tmp_path / "wd").manifest
     # The numbers that come with the data.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.full_graph import ADA, CAVS, DEPRECATED, HEAT, HUB, LAKERS, MOVES, TWIN, full_graph
+from tests.wikidata_cache.full_graph import ADA, CAVS, DEPRECATED, HEAT, HUB, LAKERS, MOVES, TWIN
 from tests.wikidata_cache.wikidata_helpers import EDITS, triples
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
@@ -14,14 +14,7 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 BOTH_ENDS = ("target_new", "subject")
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> WikidataCache:
-    path = tmp_path_factory.mktemp("full") / "full.nt"
-    path.write_text(full_graph(), encoding="utf-8")
-    return WikidataCache(path)
-
-
-def test_all_ranks_but_deprecated_and_the_latest_speaks(full: WikidataCache) -> None:
+def test_claims_of_all_ranks_except_deprecated(full: WikidataCache) -> None:
     graph = full.subgraph(
         MOVES, SubgraphOptions(roots=BOTH_ENDS, statements="all", leakage=Leakage(drop_old_edge=False))
     )
@@ -47,20 +40,20 @@ def test_all_ranks_but_deprecated_and_the_latest_speaks(full: WikidataCache) -> 
     assert CAVS not in truthy and "rank" not in truthy.edges[ADA, LAKERS, "P54"]
 
 
-def test_incoming_statements_carry_their_claims_too(full: WikidataCache) -> None:
+def test_incoming_statements_have_claims(full: WikidataCache) -> None:
     graph = full.subgraph(MOVES, SubgraphOptions(statements="all", direction="both", hops=3))
     assert graph.edges[TWIN, HEAT, "P54"]["rank"] == "normal"
     assert all("claims" in data for *_, data in graph.edges(data=True) if data["role"] == "statement")
 
 
-def test_the_old_edge_stays_out_whatever_its_rank(full: WikidataCache) -> None:
+def test_old_edge_of_any_rank_stays_out(full: WikidataCache) -> None:
     graph = full.subgraph(MOVES, SubgraphOptions(roots=(*BOTH_ENDS, "target_true"), statements="all", hops=4))
     assert (ADA, "P54", LAKERS) not in triples(graph)
     assert graph.graph["dropped"]["old_edge"] == 1
     assert graph.graph["dropped"]["edit_edge_again"] == 1
 
 
-def test_a_graph_of_truthy_statements_says_what_to_do(cache: WikidataCache, toy: WikidataCache) -> None:
+def test_truthy_graph_refuses_all_ranks(cache: WikidataCache, toy: WikidataCache) -> None:
     with pytest.raises(TruthyOnlyError, match=r"truthy statements only.*full dump.*statements=\"truthy\"") as caught:
         cache.subgraph(EDITS[0], SubgraphOptions(statements="all"))
     assert isinstance(caught.value, WikidataCacheError)
@@ -68,7 +61,7 @@ def test_a_graph_of_truthy_statements_says_what_to_do(cache: WikidataCache, toy:
         toy.neighbourhood("Q2", SubgraphOptions(hops=1, statements="all"))
 
 
-def test_an_incoming_statement_without_its_claim(tmp_path: Path) -> None:
+def test_incoming_statement_without_claim_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "g.tsv"
     path.write_text("Q1\tP1\tQ2\nQ1\tlabel\tOne\nQ2\tlabel\tTwo\nP1\tlabel\tpoints to\n")
     with pytest.raises(TruthyOnlyError, match="Q1"):
@@ -90,7 +83,7 @@ def claim(rank: str, start: str, end: str = "") -> Claim:
         (claim("normal", "2000-01-01T00:00:00Z"), claim("normal", "2000-01-01T00:00:00Z", "2001-01-01T00:00:00Z")),
     ],
 )
-def test_which_claim_speaks(better: Claim, worse: Claim) -> None:
+def test_best_claim_gives_rank_and_times(better: Claim, worse: Claim) -> None:
     for claims in ([better, worse], [worse, better]):
         assert (as_attributes(claims)["rank"], as_attributes(claims)["start"]) == (better.rank, better.start or None)
         assert as_attributes(claims)["end"] == (better.end or None)

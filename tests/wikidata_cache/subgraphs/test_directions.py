@@ -17,7 +17,6 @@ from tests.wikidata_cache.full_graph import (
     MOVES,
     NAMELESS,
     TWIN,
-    full_graph,
 )
 from tests.wikidata_cache.wikidata_helpers import EDITS, Edit, Server, triples
 from wikidata_cache import WikidataCache
@@ -28,14 +27,7 @@ TWO = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id
 THREE = Edit("Ten", "Three", subject_id="Q10", relation_id="P2", target_new_id="Q3")
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> WikidataCache:
-    path = tmp_path_factory.mktemp("full") / "full.nt"
-    path.write_text(full_graph(), encoding="utf-8")
-    return WikidataCache(path)
-
-
-def test_both_directions_by_hand(toy: WikidataCache) -> None:
+def test_both_directions_expand_incoming_statements(toy: WikidataCache) -> None:
     graph = toy.subgraph(THREE, SubgraphOptions(direction="both"))
     assert triples(graph) == {
         ("Q10", "P2", "Q3"),
@@ -56,12 +48,12 @@ def test_both_directions_by_hand(toy: WikidataCache) -> None:
     assert ("Q1", "P1", "Q2") in deeper and ("Q2", "P2", "Q4") in deeper
 
 
-def test_a_neighbourhood_in_both_directions(toy: WikidataCache) -> None:
+def test_neighbourhood_in_both_directions(toy: WikidataCache) -> None:
     assert triples(toy.neighbourhood("Q5", SubgraphOptions(hops=1, direction="both"))) == {("Q3", "P1", "Q5")}
     assert triples(toy.neighbourhood("Q5")) == set()
 
 
-def test_the_subjects_statements_stay_out_from_both_sides(toy: WikidataCache) -> None:
+def test_subject_statements_stay_out_from_both_sides(toy: WikidataCache) -> None:
     graph = toy.subgraph(TWO, SubgraphOptions(direction="both"))
     assert ("Q1", "P1", "Q2") not in triples(graph)
     assert graph.graph["dropped"]["of_the_subject"] == 1
@@ -70,7 +62,7 @@ def test_the_subjects_statements_stay_out_from_both_sides(toy: WikidataCache) ->
 
 
 @pytest.mark.parametrize("hops", [2, 3, 4])
-def test_the_old_edge_stays_out_from_both_sides(toy: WikidataCache, hops: int) -> None:
+def test_old_edge_stays_out_from_both_sides(toy: WikidataCache, hops: int) -> None:
     everywhere = ("target_new", "subject", "target_true")
     graph = toy.subgraph(
         TWO, SubgraphOptions(direction="both", roots=everywhere, hops=hops)
@@ -79,7 +71,7 @@ def test_the_old_edge_stays_out_from_both_sides(toy: WikidataCache, hops: int) -
     assert graph.graph["dropped"]["old_edge"] == 2  # met at both ends
 
 
-def test_a_hub_is_not_expanded_along_its_incoming_statements(full: WikidataCache) -> None:
+def test_hub_is_not_expanded_along_incoming_statements(full: WikidataCache) -> None:
     assert len(FANS) > queries.HUB
     graph = full.subgraph(MOVES, SubgraphOptions(direction="both", hops=4, per_node=1000))
     assert graph.graph["hubs"] == [HUB]
@@ -90,7 +82,7 @@ def test_a_hub_is_not_expanded_along_its_incoming_statements(full: WikidataCache
     assert full.neighbourhood(HUB).graph["hubs"] == []
 
 
-def test_an_item_just_below_a_hub_is_expanded(tmp_path: Path) -> None:
+def test_item_below_the_hub_limit_is_expanded(tmp_path: Path) -> None:
     rows = [f"Q{i}\tP1\tQ1" for i in range(10, 10 + queries.HUB)] + ["P1\tlabel\tpoints to", "Q1\tlabel\tOne"]
     labels = [f"Q{i}\tlabel\tNumber {i}" for i in range(10, 10 + queries.HUB)]
     path = tmp_path / "g.tsv"
@@ -101,7 +93,7 @@ def test_an_item_just_below_a_hub_is_expanded(tmp_path: Path) -> None:
     assert WikidataCache(path).neighbourhood("Q1", SubgraphOptions(hops=1, direction="both")).graph["hubs"] == ["Q1"]
 
 
-def test_an_item_with_very_many_statements(tmp_path: Path) -> None:
+def test_item_with_many_statements_is_sampled(tmp_path: Path) -> None:
     rows = [f"Q1\tP1\tQ{i}\nQ{i}\tlabel\tNumber {i}" for i in range(10, 5010)]
     path = tmp_path / "g.tsv"
     path.write_text("\n".join([*rows, "P1\tlabel\tpoints to", "Q1\tlabel\tOne"]) + "\n")
@@ -110,7 +102,7 @@ def test_an_item_with_very_many_statements(tmp_path: Path) -> None:
     assert graph.graph["dropped"] == {"not_sampled": 4990}
 
 
-def test_an_item_without_a_label_stays_out_but_for_the_edit(full: WikidataCache) -> None:
+def test_unlabelled_item_stays_out_except_of_the_edit(full: WikidataCache) -> None:
     graph = full.subgraph(MOVES, SubgraphOptions(roots=("target_new", "subject")))
     assert NAMELESS not in graph and graph.graph["dropped"]["unlabelled_item"] == 1
     named = Edit("Ada", "Nobody", subject_id=ADA, relation_id="P54", target_new_id=NAMELESS)
@@ -130,7 +122,7 @@ def test_cycles_and_self_loops_end(full: WikidataCache) -> None:
     )
 
 
-def test_max_edges_hangs_together_in_both_directions(full: WikidataCache) -> None:
+def test_max_edges_stays_connected_in_both_directions(full: WikidataCache) -> None:
     for most in (1, 2, 3, 5):
         graph = full.subgraph(MOVES, SubgraphOptions(direction="both", hops=4, max_edges=most))
         assert graph.number_of_edges() == most
@@ -140,7 +132,7 @@ def test_max_edges_hangs_together_in_both_directions(full: WikidataCache) -> Non
         assert reached == set(graph)
 
 
-def test_odd_labels_and_twins_of_the_same_name(full: WikidataCache) -> None:
+def test_odd_labels_stay_unchanged(full: WikidataCache) -> None:
     graph = full.subgraph(
         MOVES, SubgraphOptions(hops=4, direction="both", roots=("target_new", "subject", "target_true"))
     )
@@ -152,7 +144,7 @@ def test_odd_labels_and_twins_of_the_same_name(full: WikidataCache) -> None:
     assert full.find(labels[CAVS]) == (CAVS,)
 
 
-def test_incoming_statements_cost_few_requests(server: Server, cache_path: str) -> None:
+def test_incoming_statements_need_few_requests(server: Server, cache_path: str) -> None:
     graphs = WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(direction="both"))
     incoming = {u for graph in graphs for u, v in graph.edges() if graph.nodes[u]["hop"] > graph.nodes[v]["hop"]}
     assert incoming

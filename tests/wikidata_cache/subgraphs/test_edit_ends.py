@@ -4,34 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.full_graph import ADA, CAVS, HEAT, LAKERS, MERGED, MOVES, OLD, WD, full_graph
+from tests.wikidata_cache.full_graph import ADA, CAVS, HEAT, LAKERS, MERGED, MOVES, OLD
 from tests.wikidata_cache.wikidata_helpers import Edit, triples
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import EntityNotInGraphError
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
-SAME = "<http://www.w3.org/2002/07/owl#sameAs>"
 
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> WikidataCache:
-    path = tmp_path_factory.mktemp("full") / "full.nt"
-    more = "".join(
-        f"<{WD}{old}> {SAME} <{WD}{new}> .\n"
-        for old, new in (("Q77", ADA), ("Q78", LAKERS), ("Q79", "Q80"), ("Q90", HEAT), ("Q90", "P90"))
-    )
-    path.write_text(full_graph() + more, encoding="utf-8")
-    return WikidataCache(path)
-
-
-def test_a_merged_new_object_is_followed(full: WikidataCache) -> None:
+def test_merged_new_object_is_followed(full: WikidataCache) -> None:
     graph = full.subgraph(MERGED)
     assert graph.graph["redirects"] == {OLD: CAVS}
     assert (ADA, "P361", CAVS) in triples(graph) and OLD not in graph
     assert graph.nodes[CAVS]["role"] == "target_new" and graph.number_of_edges() > 1
 
 
-def test_merged_subjects_and_old_objects_keep_the_guards(full: WikidataCache) -> None:
+def test_merged_ends_are_followed_and_guarded(full: WikidataCache) -> None:
     edit = Edit("Ada", "Heat", "Lakers", "plays for", "Q77", "P54", "Q90", "Q78")
     graph = full.subgraph(edit, SubgraphOptions(roots=("target_new", "subject", "target_true"), hops=4))
     assert graph.graph["redirects"] == {"Q77": ADA, "Q78": LAKERS, "Q90": HEAT}
@@ -42,10 +29,10 @@ def test_merged_subjects_and_old_objects_keep_the_guards(full: WikidataCache) ->
     assert graph.graph["content_hash"] == current.graph["content_hash"]
 
 
-def test_merged_into_something_that_the_graph_does_not_know(full: WikidataCache) -> None:
+def test_merged_into_an_unknown_item_is_refused(full: WikidataCache) -> None:
     with pytest.raises(EntityNotInGraphError, match="Q80"):
         full.subgraph(Edit("s", "gone", target_new_id="Q79"))
 
 
-def test_files_without_mergers(toy: WikidataCache, tmp_path: Path) -> None:
+def test_graph_without_redirects(toy: WikidataCache, tmp_path: Path) -> None:
     assert toy.subgraph(Edit("s", "Five", target_new_id="Q5")).graph["redirects"] == {}

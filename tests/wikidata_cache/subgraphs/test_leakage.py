@@ -17,7 +17,7 @@ BOTH_ENDS = ("target_new", "subject")
 
 
 @pytest.mark.parametrize("answer", ["Q3", "Three", "  three ", "\uff34\uff28\uff32\uff25\uff25"])
-def test_no_path_leads_to_an_answer(toy: WikidataCache, answer: str) -> None:
+def test_answers_stay_out(toy: WikidataCache, answer: str) -> None:
     graph = toy.subgraph(EDIT, SubgraphOptions(hops=4, leakage=Leakage(answers=(answer,))))
     assert "Q3" not in graph
     assert triples(graph) == {("Q1", "P2", "Q2"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
@@ -25,7 +25,7 @@ def test_no_path_leads_to_an_answer(toy: WikidataCache, answer: str) -> None:
     assert graph.graph["leakage"] == {"answers": [answer], "drop_old_edge": True}
 
 
-def test_an_answer_that_was_merged_into_another_item(toy_file: Path, tmp_path: Path) -> None:
+def test_merged_answer_stays_out(toy_file: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged.nt"
     merged.write_text(f"<{ENTITY}Q33> <http://www.w3.org/2002/07/owl#sameAs> <{ENTITY}Q3> .\n")
     toy = WikidataCache([toy_file, merged])
@@ -34,32 +34,32 @@ def test_an_answer_that_was_merged_into_another_item(toy_file: Path, tmp_path: P
     assert graph.graph["leakage"]["answers"] == ["Q33", "Q3"]
 
 
-def test_offline_an_answer_needs_no_more_than_the_subgraph(server: Server, cache_path: str) -> None:
+def test_offline_answer_needs_no_redirect_in_the_cache(server: Server, cache_path: str) -> None:
     online = WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
     offline = WikidataCache(cache=cache_path).subgraph(SPIKE, SubgraphOptions(leakage=Leakage(answers=("Q30",))))
     assert "Q30" in online and "Q30" not in offline
 
 
-def test_nothing_else_changes(toy: WikidataCache) -> None:
+def test_absent_answers_change_nothing(toy: WikidataCache) -> None:
     plain = toy.subgraph(EDIT, SubgraphOptions(hops=4))
     guarded = toy.subgraph(EDIT, SubgraphOptions(hops=4, leakage=Leakage(answers=("Q404", "Nobody"))))
     assert triples(guarded) == triples(plain)
     assert guarded.graph["content_hash"] == plain.graph["content_hash"]
 
 
-def test_the_ends_of_the_edit_are_no_secret(toy: WikidataCache) -> None:
+def test_answers_exempt_the_ends_of_the_edit(toy: WikidataCache) -> None:
     graph = toy.subgraph(EDIT, SubgraphOptions(leakage=Leakage(answers=("Q1", "Two"))))
     assert triples(graph) == triples(toy.subgraph(EDIT))
 
 
-def test_an_answer_that_points_here(toy: WikidataCache) -> None:
+def test_answers_stay_out_of_incoming_statements(toy: WikidataCache) -> None:
     edit = replace(EDIT, target_new="Three", target_new_id="Q3")
     assert "Q4" in toy.subgraph(edit, SubgraphOptions(direction="both"))
     guarded = toy.subgraph(edit, SubgraphOptions(direction="both", leakage=Leakage(answers=("Four",))))
     assert "Q4" not in guarded and "Q2" in guarded
 
 
-def test_the_old_edge_for_controls(toy: WikidataCache) -> None:
+def test_old_edge_is_allowed_for_controls(toy: WikidataCache) -> None:
     control = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(drop_old_edge=False)))
     assert triples(control) - triples(toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS))) == {("Q1", "P2", "Q6")}
     assert "old_edge" not in control.graph["dropped"]
@@ -67,7 +67,7 @@ def test_the_old_edge_for_controls(toy: WikidataCache) -> None:
     assert "Q6" not in both
 
 
-def test_one_for_all_or_one_for_each(toy: WikidataCache) -> None:
+def test_leakage_for_all_or_for_each_edit(toy: WikidataCache) -> None:
     edits = [EDIT, replace(EDIT, target_new="Four", target_new_id="Q4")]
     for_all = toy.subgraphs(edits, SubgraphOptions(leakage=Leakage(answers=("Q3",))))
     assert not any("Q3" in graph for graph in for_all)
@@ -77,7 +77,7 @@ def test_one_for_all_or_one_for_each(toy: WikidataCache) -> None:
         toy.subgraphs(edits, leakages=[Leakage()])
 
 
-def test_answers_and_roots_that_can_be_read_only_once(toy: WikidataCache) -> None:
+def test_answers_and_roots_may_be_iterators(toy: WikidataCache) -> None:
     answers = (answer for answer in ["Q3"])
     graph = toy.subgraph(EDIT, SubgraphOptions(roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers)))  # type: ignore[arg-type]
     wanted = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",))))
@@ -85,12 +85,12 @@ def test_answers_and_roots_that_can_be_read_only_once(toy: WikidataCache) -> Non
 
 
 @pytest.mark.parametrize("answers", ["Q3", ("",), ("Q3", "  "), (3,)])
-def test_answers_that_would_guard_nothing(answers: object) -> None:
+def test_invalid_answers_are_refused(answers: object) -> None:
     with pytest.raises(BadOptionError, match="answers="):
         Leakage(answers=answers)  # type: ignore[arg-type]
 
 
-def test_real_answers_are_out_of_reach(cache: WikidataCache) -> None:
+def test_real_answers_stay_out(cache: WikidataCache) -> None:
     for edit in EDITS:
         open_graph = cache.subgraph(edit, SubgraphOptions(hops=3, direction="both", per_node=10))
         ends = {edit.subject_id or "_:subject", edit.target_new_id}
@@ -103,6 +103,6 @@ def test_real_answers_are_out_of_reach(cache: WikidataCache) -> None:
         assert nx.is_weakly_connected(guarded)
 
 
-def test_leakage_is_no_plain_tuple(cache: WikidataCache) -> None:
+def test_leakage_of_another_type_is_refused(cache: WikidataCache) -> None:
     with pytest.raises(BadOptionError, match="leakage"):
         cache.subgraphs([SPIKE], SubgraphOptions(leakage=["Q84"]))  # type: ignore[list-item]

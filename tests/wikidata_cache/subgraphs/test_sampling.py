@@ -1,12 +1,22 @@
+"""Sampling policies: their properties for any statements, and their effect on real subgraphs."""
+
+from collections import Counter
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, SPIKE, Server, triples
+from wikidata_cache import WikidataCache
+from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
+from wikidata_cache.sources import queries
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import ORDERS, Policy, bottom_m, other_end, priority, sample
 
+POLICIES = get_args(Policy)
 statements = st.builds(
     Statement,
     st.just("Q1"),
@@ -17,40 +27,21 @@ seeds = st.integers(-5, 10**6)
 sizes = st.integers(0, 30)
 
 
-def test_every_policy_that_can_be_named_has_an_order() -> None:
+def test_every_policy_has_an_order() -> None:
     assert set(ORDERS) == set(get_args(Policy))
 
 
-@given(st.lists(statements), st.randoms(use_true_random=False), sizes, seeds)
-def test_order_and_repetition_do_not_matter(found: list[Statement], random: object, m: int, seed: int) -> None:
-    shuffled = found * 2
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert bottom_m(shuffled, m, seed=seed) == bottom_m(found, m, seed=seed)
-
-
-@given(st.lists(statements), sizes, sizes, seeds)
-def test_a_smaller_sample_is_a_prefix(found: list[Statement], m: int, more: int, seed: int) -> None:
-    assert bottom_m(found, m + more, seed=seed)[:m] == bottom_m(found, m, seed=seed)
-
-
-@given(st.sets(statements), statements, sizes, seeds)
-def test_one_more_statement_changes_at_most_one(found: set[Statement], extra: Statement, m: int, seed: int) -> None:
-    before, after = set(bottom_m(found, m, seed=seed)), set(bottom_m(found | {extra}, m, seed=seed))
-    assert after - before <= {extra}
-    assert len(before - after) <= 1
-
-
 @given(st.sets(statements), sizes, seeds)
-def test_the_size_and_the_members(found: set[Statement], m: int, seed: int) -> None:
+def test_bottom_m_returns_smallest_priorities(found: set[Statement], m: int, seed: int) -> None:
     kept = bottom_m(found, m, seed=seed)
     assert kept == sorted(found, key=lambda statement: priority(statement, seed=seed))[:m]
 
 
-def test_the_hash_stays_what_it_is() -> None:
+def test_priority_hash_is_stable() -> None:
     assert priority(Statement("Q1345", "P17", "Q30"), seed=0).hex() == "d07a6d5c9d3423d804d808b79b7341dd"
 
 
-def test_all_statements_get_their_turn() -> None:
+def test_sampling_is_uniform() -> None:
     everything = [Statement("Q1", "P1", f"Q{i}") for i in range(1, 21)]
     chosen = [statement for seed in range(400) for statement in bottom_m(everything, 5, seed=seed)]
     counts = [chosen.count(statement) for statement in everything]  # each is expected 100 times, sd 8.7
@@ -64,7 +55,7 @@ both_ways = st.builds(
     st.integers(1, 30).map("Q{}".format),
     st.booleans(),
 )
-policies = st.sampled_from(["uniform", "relation-stratified", "inverse-hub"])
+policies = st.sampled_from(POLICIES)
 degree_maps = st.fixed_dictionaries({f"Q{i}": st.integers(0, 501) for i in range(1, 31)})
 
 
@@ -73,7 +64,7 @@ def drawn(found: object, m: int, seed: int, policy: Policy, degrees: dict[str, i
 
 
 @given(st.lists(both_ways), st.randoms(use_true_random=False), sizes, sizes, seeds, policies, degree_maps)
-def test_every_policy_gives_prefixes_whatever_the_order(
+def test_sample_is_a_prefix_in_any_order(
     found: list[Statement], random: object, m: int, more: int, seed: int, policy: Policy, degrees: dict[str, int]
 ) -> None:
     shuffled = found * 2
@@ -84,7 +75,7 @@ def test_every_policy_gives_prefixes_whatever_the_order(
 
 
 @given(st.sets(both_ways), both_ways, sizes, seeds, policies, degree_maps)
-def test_every_policy_changes_by_at_most_one_while_degrees_stay(
+def test_sample_changes_by_at_most_one(
     found: set[Statement], extra: Statement, m: int, seed: int, policy: Policy, degrees: dict[str, int]
 ) -> None:
     before = set(drawn(found, m, seed, policy, degrees))
@@ -94,7 +85,7 @@ def test_every_policy_changes_by_at_most_one_while_degrees_stay(
 
 
 @given(st.sets(both_ways), sizes, seeds, degree_maps, st.integers(1, 30).map("Q{}".format))
-def test_a_growing_degree_moves_only_what_leads_to_it(
+def test_growing_degree_moves_only_its_statements(
     found: set[Statement], m: int, seed: int, degrees: dict[str, int], grown: str
 ) -> None:
     before = set(drawn(found, m, seed, "inverse-hub", degrees))
@@ -106,7 +97,7 @@ def test_a_growing_degree_moves_only_what_leads_to_it(
         assert after == before
 
 
-def test_relations_take_turns() -> None:
+def test_relation_stratified_takes_turns() -> None:
     towns = [Statement("Q1", "P190", f"Q{i}") for i in range(2, 102)]
     rest = [Statement("Q1", f"P{i}", "Q2") for i in range(1, 5)]
     chosen = drawn([*towns, *rest], 8, 0, "relation-stratified", {})
@@ -117,9 +108,82 @@ def test_relations_take_turns() -> None:
 
 
 @pytest.mark.parametrize(("degree", "expected"), [(1, 0.5), (3, 1 / 3), (501, 1 / 257)])
-def test_the_odds_against_a_hub(degree: int, expected: float) -> None:
+def test_inverse_hub_odds(degree: int, expected: float) -> None:
     """Rates 1/2 and 1/2^bits: a node of in-degree 1 loses to one of in-degree d with odds of 2 to 2^bits."""
     pair = [Statement("Q1", "P1", "Q2"), Statement("Q1", "P1", "Q3")]
     degrees = {"Q2": 1, "Q3": degree}
     hits = sum(drawn(pair, 1, seed, "inverse-hub", degrees)[0].object == "Q3" for seed in range(4000))
     assert hits / 4000 == pytest.approx(expected, abs=0.03)
+
+
+# On real statements.
+def relations(graph: object) -> Counter[str]:
+    return Counter(key for *_, key, data in graph.edges(keys=True, data=True) if data["role"] == "statement")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("direction", ["out", "both"])
+def test_policies_choose_among_the_same_statements(cache: WikidataCache, policy: str, direction: str) -> None:
+    options = {"policy": policy, "direction": direction}
+    everything = triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=10_000, direction=direction)))  # type: ignore[arg-type]
+    sizes = (3, 8, 10_000)
+    small, large, whole = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m, **options))) for m in sizes)  # type: ignore[arg-type]
+    assert small < large < whole == everything
+    assert (len(small), len(large)) == (4, 9)
+
+
+def test_relation_stratified_keeps_rare_relations(cache: WikidataCache) -> None:
+    whole = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=10_000)))
+    assert max(whole.values()) > 3  # or this place would show nothing
+    stratified = relations(
+        cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(whole), policy="relation-stratified"))
+    )
+    uniform = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(whole))))
+    assert stratified == dict.fromkeys(whole, 1)
+    assert len(uniform) < len(whole)
+
+
+def test_inverse_hub_meets_hubs_less_often(cache: WikidataCache) -> None:
+    assert cache.facts.degrees(["Q30"])["Q30"] > 20
+    met = dict.fromkeys(POLICIES, 0)
+    for policy in met:
+        for seed in range(60):
+            met[policy] += "Q30" in cache.neighbourhood(
+                "Q1345", SubgraphOptions(hops=1, per_node=8, seed=seed, policy=policy)
+            )  # type: ignore[arg-type]
+    assert met["inverse-hub"] < met["uniform"] / 2
+
+
+def test_degrees_count_up_to_the_hub_limit(tmp_path: Path) -> None:
+    rows = [f"Q{i}\tP1\tQ1" for i in range(10, 10 + queries.HUB + 50)] + ["Q10\tP1\tQ2", "Q10\tP2\tQ2"]
+    path = tmp_path / "g.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    degrees = WikidataCache(path).facts.degrees(["Q1", "Q2", "Q10"])
+    assert degrees == {"Q1": queries.HUB + 1, "Q2": 2, "Q10": 0}
+
+
+def test_provenance_has_the_options(cache: WikidataCache) -> None:
+    said = cache.subgraph(LAKERS, SubgraphOptions(policy="inverse-hub", direction="both")).graph
+    assert (said["policy"], said["direction"], said["statements"]) == ("inverse-hub", "both", "truthy")
+    assert said["leakage"] == {"answers": [], "drop_old_edge": True}
+    assert (
+        cache.neighbourhood("Q84", SubgraphOptions(hops=1, policy="relation-stratified")).graph["policy"]
+        == "relation-stratified"
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"policy": "random"}, {"direction": "in"}, {"statements": "best"}])
+def test_unknown_choices_are_refused(cache: WikidataCache, wrong: dict[str, str]) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(BadOptionError, match=f"{name}='{wrong[name]}': expected one of"):
+        cache.subgraph(SPIKE, SubgraphOptions(**wrong))  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match=name):
+        cache.neighbourhood("Q84", SubgraphOptions(hops=1, **wrong))  # type: ignore[arg-type]
+
+
+def test_policy_sends_no_needless_request(server: Server, cache_path: str) -> None:
+    cache = WikidataCache(server.url, cache=cache_path)
+    cache.subgraphs(EDITS)
+    asked = len(server.requests)
+    cache.subgraphs(EDITS, SubgraphOptions(policy="relation-stratified"))
+    assert len(server.requests) == asked

@@ -22,7 +22,7 @@ def two(toy: WikidataCache) -> Subgraph:
     return toy.subgraph(TWO)
 
 
-def test_it_is_a_networkx_graph_of_its_own_kind(cache: WikidataCache) -> None:
+def test_subgraph_is_a_networkx_graph(cache: WikidataCache) -> None:
     graph = cache.subgraph(LEBRON)
     assert isinstance(graph, Subgraph) and isinstance(graph, nx.MultiDiGraph)
     copy = graph.copy()
@@ -35,7 +35,7 @@ def test_it_is_a_networkx_graph_of_its_own_kind(cache: WikidataCache) -> None:
     assert nx.shortest_path_length(graph, "Q36159", "Q5372") == 2  # LeBron James, Miami Heat, basketball
 
 
-def test_to_networkx_is_plain_equal_and_separate(cache: WikidataCache) -> None:
+def test_to_networkx_is_a_separate_plain_copy(cache: WikidataCache) -> None:
     graph = cache.subgraph(LEBRON)
     plain = graph.to_networkx()
     assert type(plain) is nx.MultiDiGraph
@@ -45,7 +45,7 @@ def test_to_networkx_is_plain_equal_and_separate(cache: WikidataCache) -> None:
     assert graph.nodes["Q36159"]["label"] == "LeBron James" and "Q169138" in graph
 
 
-def test_to_dataframe(two: Subgraph) -> None:
+def test_to_dataframe_has_one_row_per_edge(two: Subgraph) -> None:
     frame = two.to_dataframe()
     assert list(frame.columns) == [
         *("subject", "subject_label", "property", "property_label", "object", "object_label", "role", "hop")
@@ -62,7 +62,7 @@ def test_to_dataframe_without_pandas(two: Subgraph, monkeypatch: pytest.MonkeyPa
         two.to_dataframe()
 
 
-def test_to_pyg(two: Subgraph) -> None:
+def test_to_pyg_has_all_edges(two: Subgraph) -> None:
     data = two.to_pyg()
     edges = {
         (data.node_ids[u], data.relation_ids[kind], data.node_ids[v])
@@ -79,7 +79,7 @@ def test_to_pyg(two: Subgraph) -> None:
     assert data.validate()
 
 
-def test_to_pyg_of_a_lone_node_has_no_edges(cache: WikidataCache) -> None:
+def test_to_pyg_of_a_single_node(cache: WikidataCache) -> None:
     data = cache.neighbourhood("Q9999999").to_pyg()
     assert tuple(data.edge_index.shape) == (2, 0) and data.num_nodes == 1 and data.validate()
 
@@ -90,7 +90,7 @@ def test_to_pyg_without_torch_geometric(two: Subgraph, monkeypatch: pytest.Monke
         two.to_pyg()
 
 
-def test_to_rdflib_is_a_graph_that_can_be_read_again(two: Subgraph, tmp_path: Path) -> None:
+def test_to_rdflib_can_be_read_again(two: Subgraph, tmp_path: Path) -> None:
     graph = two.to_rdflib()
     asked = graph.query(
         "PREFIX wd: <http://www.wikidata.org/entity/> PREFIX wdt: <http://www.wikidata.org/prop/direct/> "
@@ -103,7 +103,7 @@ def test_to_rdflib_is_a_graph_that_can_be_read_again(two: Subgraph, tmp_path: Pa
     assert triples(again.subgraph(TWO, SubgraphOptions(per_node=100))) == triples(two)
 
 
-def test_to_rdflib_of_a_subject_without_id_and_a_relation_without_id(toy: WikidataCache) -> None:
+def test_to_rdflib_without_ids(toy: WikidataCache) -> None:
     graph = toy.subgraph(Edit("Somebody", "Two", relation="lives near")).to_rdflib()
     lines = graph.serialize(format="nt")
     edit = next(line for line in lines.splitlines() if line.startswith("_:") and "urn:wikidata-cache:edit" in line)
@@ -125,7 +125,7 @@ def test_graphml_reads_back(cache: WikidataCache, tmp_path: Path, edit: Edit) ->
     assert len(set(ids)) == len(ids) == graph.number_of_edges()
 
 
-def test_graphml_of_what_xml_cannot_hold(tmp_path: Path) -> None:
+def test_graphml_replaces_what_xml_cannot_hold(tmp_path: Path) -> None:
     graph = Subgraph(note=None, nested={"a": [1]})
     graph.add_node("Q1", label="a\x00\x1b\ufffe\udc80<b>&]]>😀", hop=0, role="subject")
     graph.add_edge(
@@ -138,7 +138,7 @@ def test_graphml_of_what_xml_cannot_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.subject)
-def test_json_keeps_everything_and_is_canonical(cache: WikidataCache, edit: Edit) -> None:
+def test_json_round_trip_is_complete(cache: WikidataCache, edit: Edit) -> None:
     graph = cache.subgraph(edit, SubgraphOptions(hops=3, per_node=5))
     text = graph.to_json()
     again = Subgraph.from_json(text)
@@ -155,13 +155,13 @@ def test_json_keeps_everything_and_is_canonical(cache: WikidataCache, edit: Edit
         '{"format":"wikidata-subgraph/1","graph":{},"nodes":[{}],"edges":[]}',
     ],
 )
-def test_from_json_of_something_else(text: str) -> None:
+def test_from_json_refuses_other_text(text: str) -> None:
     with pytest.raises(BadOptionError, match="not a subgraph as"):
         Subgraph.from_json(text)
 
 
 @pytest.mark.slow
-def test_files_are_the_same_each_time_and_replaced_whole(cache: WikidataCache, tmp_path: Path) -> None:
+def test_written_files_are_reproducible(cache: WikidataCache, tmp_path: Path) -> None:
     for name, write in (("graphml", Subgraph.to_graphml), ("html", Subgraph.to_html), ("svg", Subgraph.to_svg)):
         path = tmp_path / f"a.{name}"
         path.write_text("what stood here before")
@@ -174,7 +174,7 @@ def test_files_are_the_same_each_time_and_replaced_whole(cache: WikidataCache, t
         cache.subgraph(SPIKE).to_svg(tmp_path / "a.png")
 
 
-def test_describe_adds_descriptions_and_changes_no_hash(tmp_path: Path) -> None:
+def test_describe_adds_descriptions_only(tmp_path: Path) -> None:
     said = [
         'entity/Q1> <{rdfs}label> "One"@en',
         'entity/Q1> <http://schema.org/description> "first of all"@en',
