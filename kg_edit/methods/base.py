@@ -1,6 +1,7 @@
 """The base class of all editing methods: a class with a frozen config and ``edit(edits) -> Patch``.
 
-The configs are in `kg_edit.methods.config`.
+`GraphReader` is the mixin of methods that read a graph, `ValueMethod` the base of methods that find values by gradient
+descent and write them (ROME, GLAME, MEMIT). The configs are in `kg_edit.methods.config`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import Any, ClassVar, Self, TypeVar
 
 import networkx as nx
@@ -48,12 +50,12 @@ class EditingMethod(ABC):
         name: the method's name, as ``--method`` takes it.
         about: what the method does, in one line.
         paper: the method's paper.
-        family: which computation the method does (`kg_edit.methods.workload`); None: the planner does not know.
+        family: which computation the method does (`kg_edit.methods.workload`); None: the planner can't estimate it.
         trains: what the method's optimiser trains.
         kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
-        joint: true if all edits of a call are computed together; false if they are made in turn, each on the model
-            with the earlier edits applied.
-        separable: whether an edit can be taken out of a patch without computing the other edits again.
+        joint: true if all edits of a call are computed together (a batch); false if they are made in sequence, each on
+            the model with the earlier edits applied.
+        separable: whether an edit can be removed from a patch without computing the other edits again.
         needs_graph: whether the method needs a knowledge graph.
         config_class: the class of the method's settings.
     """
@@ -86,10 +88,14 @@ class EditingMethod(ABC):
         settings: dict[str, Any] | None = None,
         graph: SubgraphSource | nx.DiGraph | str | None = None,
     ) -> Self:
-        """Build this method for a model, with a preset's settings; ``settings`` overrides single values.
+        """Build this method for a model.
 
-        ``graph`` may also be a file, a folder, a URL, or the name of a packaged graph. A method that needs a graph
-        uses the packaged extract if none is given.
+        Args:
+            model: the language model.
+            preset: the name of a preset, whose settings are used.
+            settings: values that override single settings of the preset.
+            graph: a graph, or a file, folder, URL, or name of a packaged graph. A method that needs a graph uses the
+                packaged extract if none is given.
 
         Raises:
             KgEditError: the preset or a setting is unknown, or a value is invalid.
@@ -142,24 +148,24 @@ class EditingMethod(ABC):
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
-        self._prepare_unpatched()
-        update = self.empty_patch()
-        for batch in self._batches(edits):
-            with annotate_errors(*batch):
-                update = update + self._made(batch, before + update if before else update)
-        return update
+        update = [self.empty_patch()]
+        self.edit(edits, start=before, guard=lambda made, _: update.append(made))
+        return reduce(add, update)
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone, on the unedited model; return a patch or an exception of `FAILURES` for each edit.
+        """Make each edit alone, on the unedited model.
 
         The patches are the same, up to rounding, as from one call of `edit` for each edit. Some methods override this
         to compute all of them together, which is faster.
+
+        Returns:
+            For each edit, its patch, or the exception of `FAILURES` that it raised.
         """
         self._prepare_unpatched()
         return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
 
     def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
-        """Forget what earlier edits of this object left for later ones, such as GLAME's R-GNN with ``warm_start``."""
+        """Forget the state that earlier edits left for later ones, such as GLAME's R-GNN with ``warm_start``."""
 
     def _prepare_unpatched(self) -> None:
         """Run `prepare` on the model without a patch, because measurements are stored under the model's name."""
@@ -167,7 +173,7 @@ class EditingMethod(ABC):
         self.prepare()
 
     def empty_patch(self) -> Patch:
-        """A patch that changes nothing, with this method's provenance."""
+        """Return a patch that changes nothing, with this method's provenance."""
         return WeightPatch(factors={}, provenance=self.provenance())
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
@@ -220,18 +226,21 @@ class EditingMethod(ABC):
         """
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph | None:
-        """The subgraph that this method reads for ``edit``; None if it reads no graph."""
+        """Return the subgraph that this method reads for ``edit``; None if it reads no graph."""
         return None
 
     @abstractmethod
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Compute the patch of ``edits`` for the model with ``before`` already applied.
+        """Return the patch of ``edits``. Subclasses implement this; callers use `edit` or `update`.
 
-        ``edits`` has one edit unless the method is joint. Subclasses implement this; callers use `edit` or `update`.
+        Args:
+            edits: one edit, unless the method is joint.
+            before: the patch that is already applied to the model.
         """
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance that every patch of this method records: model, versions, method, settings, input files."""
+        """Return what every patch of this method records: model, versions, method, settings, input files."""
+        files = self._input_files
         return {
             "model": {
                 "name": self.model.name,
@@ -247,7 +256,7 @@ class EditingMethod(ABC):
                 {
                     "name": self.name,
                     "config": self.config.model_dump(mode="json"),
-                    **({"files_sha256": self._input_files} if self._input_files else {}),
+                    **({"files_sha256": files} if files else {}),
                 }
             ],
         }
@@ -258,13 +267,13 @@ class EditingMethod(ABC):
 
 
 SUBGRAPHS = 1024
-"""The number of subgraphs that a method keeps: a server makes edits for as long as it runs."""
+"""The number of subgraphs that a method caches: a server makes edits for as long as it runs."""
 
 
 class GraphReader(EditingMethod):
     """Mixin that gives a method the subgraph of each edit; put it before the method in the list of base classes.
 
-    The subgraph of an edit is fetched from the graph once; the last `SUBGRAPHS` of them are kept.
+    The subgraph of an edit is fetched from the graph once; the last `SUBGRAPHS` of them are cached.
     """
 
     needs_graph = True
@@ -285,7 +294,7 @@ class GraphReader(EditingMethod):
         return {}
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """The edit's subgraph, fetched once."""
+        """Return the edit's subgraph, fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
         if edit not in self._subgraphs:
             if len(self._subgraphs) >= SUBGRAPHS:
@@ -295,25 +304,29 @@ class GraphReader(EditingMethod):
         return self._subgraphs[edit]
 
     def answers_met(self, edit: Edit) -> list[str]:
-        """The labels in the edit's subgraph that overlap an answer of its test questions or of its record's probes.
+        """Return the labels in the edit's subgraph that overlap an answer of its test questions or its record's probes.
 
         Raises:
-            KgEditError, WikidataCacheError: the graph does not know o*.
+            KgEditError, WikidataCacheError: the graph has no o*.
         """
         answers, graph = self.test_answers(edit), self.subgraph(edit)
         return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
 
     def test_answers(self, edit: Edit) -> tuple[str, ...]:
-        """The answers of the edit's test questions, and of its record's probes if the graph knows them."""
+        """Return the answers of the edit's test questions, and of its record's probes if the graph knows them."""
         return (*asked_answers(edit), *probe_answers(self.graph, edit))
 
     def _report_answers(self, edit: Edit) -> None:
-        """Log once per run that the subgraph holds answers to the edit's test questions, which leaks a benchmark.
+        """Log once per run that the subgraph has answers to the edit's test questions, which leaks a benchmark.
 
         It is only an info message: with a user's own graph, the method is meant to read these facts.
         """
-        guarded = self.config.exclude_answers
-        if self._reported or guarded or not self.test_answers(edit) or not _is_subgraph(self._subgraphs[edit]):
+        if self._reported or self.config.exclude_answers or not self.test_answers(edit):
+            return
+        try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
+            check_graph(self._subgraphs[edit])
+            target_of(self._subgraphs[edit])
+        except GraphError:
             return
         if met := self.answers_met(edit):
             self._reported = True
@@ -324,19 +337,6 @@ class GraphReader(EditingMethod):
                 self.name,
                 ", ".join(map(repr, met[:3])),
             )
-
-
-def _is_subgraph(graph: nx.MultiDiGraph) -> bool:
-    """Whether ``graph`` is a complete subgraph, so that answers can be looked up in it.
-
-    If it is not, the code that uses the subgraph raises the error.
-    """
-    try:
-        check_graph(graph)
-        target_of(graph)
-    except GraphError:
-        return False
-    return True
 
 
 class ValueMethod(EditingMethod):
