@@ -8,7 +8,7 @@ several such states at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import networkx as nx
@@ -18,7 +18,7 @@ from torch import Tensor
 from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import left_pad
+from kg_edit.models.prompts import Batch, left_pad
 from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.models.sampling import document_start
 
@@ -43,19 +43,14 @@ class EncodedSubgraph:
     subject: int
 
     def normalised(self) -> EncodedSubgraph:
-        """The same with each vector scaled to root mean square 1.
+        """Return the same with each vector scaled to root mean square 1.
 
         Early hidden states differ in size by orders of magnitude.
         """
-        return EncodedSubgraph(
-            nodes=_unit_rms(self.nodes),
-            edges=self.edges,
-            relations=_unit_rms(self.relations),
-            subject=self.subject,
-        )
+        return replace(self, nodes=_unit_rms(self.nodes), relations=_unit_rms(self.relations))
 
     def to(self, device: torch.device) -> EncodedSubgraph:
-        """The same on another device: labels are read in an early block, but the value is needed at a later one."""
+        """Return the same on another device: labels are read in an early block, the value is needed at a later one."""
         moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
         return EncodedSubgraph(**moved, subject=self.subject)
 
@@ -63,20 +58,28 @@ class EncodedSubgraph:
 def encode_subgraph(
     model: LanguageModel, graph: nx.MultiDiGraph, *, layer: int, pooling: Pooling, start_token: bool
 ) -> EncodedSubgraph:
-    """Encode nodes and relations as the model's hidden states of their labels, in one pass.
+    """Encode nodes and relations as the model's hidden states of their labels.
+
+    Args:
+        model: the language model.
+        graph: an edit's subgraph, with labels.
+        layer: k, the block whose output represents a label.
+        pooling: as in `label_vectors`.
+        start_token: as in `label_vectors`.
 
     Raises:
         GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or there is no
             edge.
     """
+    check_graph(graph)
     keys = sorted(graph.nodes)
     edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
-    check_graph(graph)
-    labels = [graph.nodes[key]["label"] for key in keys]
-    names = [data["label"] for _, _, _, data in edges]
-    vectors = label_vectors(model, labels + names, layer=layer, pooling=pooling, start_token=start_token)
+    labels = [graph.nodes[key]["label"] for key in keys] + [data["label"] for *_, data in edges]
+    vectors = label_vectors(model, labels, layer=layer, pooling=pooling, start_token=start_token)
+
+    # A statement s -r-> o becomes the message o -> s: an edge has its object first.
     row = {key: index for index, key in enumerate(keys)}
-    ends = [[row[target] for _, target, _, _ in edges], [row[subject] for subject, _, _, _ in edges]]
+    ends = [[row[target] for _, target, *_ in edges], [row[subject] for subject, *_ in edges]]
     return EncodedSubgraph(
         nodes=vectors[: len(keys)],
         edges=torch.tensor(ends, device=vectors.device),
@@ -94,54 +97,57 @@ def label_vectors(
     pooling: Pooling = "last",
     start_token: bool = False,
 ) -> Tensor:
-    """The output of block ``layer`` for each label read alone: [labels, d] in float32.
+    """Return the output of block ``layer`` for each label read alone: [labels, d] in float32.
 
-    ``pooling``: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
-    ``start_token`` puts the document's start and a line break before each label. In many models, the first token of a
-    text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in some
-    models, so is the first token after the document's start. Equal labels are computed once; no block above ``layer``
-    runs.
+    Equal labels are computed once; no block above ``layer`` runs.
+
+    Args:
+        model: the language model.
+        labels: names of entities and relations.
+        layer: the block, 0-based.
+        pooling: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
+        start_token: put the document's start and a line break before each label. In many models, the first token of a
+            text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in
+            some models, so is the first token after the document's start.
     """
-    distinct = sorted(set(labels))
-    rows = {label: _row(model, label, start_token=start_token) for label in distinct}
-    by_length = sorted(distinct, key=lambda label: len(rows[label][0]))
     vectors: dict[str, Tensor] = {}
-    for batch in _chunks(by_length, _ROWS):
-        padded = left_pad([rows[label][0] for label in batch], device=model.device)
+    for padded, some in _batches(model, labels, start_token=start_token):
         states = block_output(model, padded, layer)  # [labels, tokens, d]
-        for label, state in zip(batch, states, strict=True):
-            ids, before = rows[label]
-            vectors[label] = _pooled(state[before - len(ids) :], pooling)
+        for (label, tokens), state in zip(some, states, strict=True):
+            last, mean = state[-1], state[-tokens:].mean(0)
+            vectors[label] = {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
     return torch.stack([vectors[label] for label in labels]).float()
 
 
 @torch.no_grad()
 def label_readings(model: LanguageModel, labels: Sequence[str], *, layers: Sequence[int]) -> dict[str, Tensor]:
-    """The input of each block of ``layers`` for labels read alone: [2 layers d] in float32, by label.
+    """Return the input of each block of ``layers`` for labels read alone: [2 layers d] in float32, by label.
 
     For each block: the state of a label's last token, then the mean over its tokens, each scaled to root mean square 1.
-    Block 0 reads the embeddings. The document's start stands before a label; no block above the last of ``layers``
+    Block 0 reads the embeddings. The document's start is put before a label; no block above the last of ``layers``
     runs.
     """
-    rows = {label: _row(model, label, start_token=True) for label in sorted(set(labels))}
-    by_length = sorted(rows, key=lambda label: len(rows[label][0]))
-    found: dict[str, Tensor] = {}
-    for batch in _chunks(by_length, _ROWS):
-        padded = left_pad([rows[label][0] for label in batch], device=model.device)
-        blocks = range(min(layers), max(layers) + 1)
+    readings: dict[str, Tensor] = {}
+    blocks = range(min(layers), max(layers) + 1)
+    for padded, some in _batches(model, labels, start_token=True):
         record, _ = RecordedBlocks.record(model, padded, blocks, all_inputs=True)
         states = torch.stack([record.inputs[layer].to(model.device).float() for layer in layers], 1)
-        for label, state in zip(batch, states, strict=True):  # [layers, tokens, d]
-            ids, before = rows[label]
-            own = state[:, before - len(ids) :]
-            found[label] = _unit_rms(torch.stack([own[:, -1], own.mean(1)], 1)).flatten()
-    return found
+        for (label, tokens), state in zip(some, states, strict=True):  # [layers, tokens, d]
+            pooled = torch.stack([state[:, -1], state[:, -tokens:].mean(1)], 1)  # [layers, 2, d]
+            readings[label] = _unit_rms(pooled).flatten()
+    return readings
 
 
-def _pooled(states: Tensor, pooling: Pooling) -> Tensor:
-    """One vector for a label's tokens [tokens, d]."""
-    last, mean = states[-1], states.mean(0)
-    return {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
+def _batches(
+    model: LanguageModel, labels: Sequence[str], *, start_token: bool
+) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
+    """Yield left-padded batches of the distinct labels by length: the rows, and (label, number of its own tokens)."""
+    rows = {label: _row(model, label, start_token=start_token) for label in sorted(set(labels))}
+    by_length = sorted(rows, key=lambda label: len(rows[label][0]))
+    for start in range(0, len(by_length), _ROWS):
+        some = by_length[start : start + _ROWS]
+        padded = left_pad([rows[label][0] for label in some], device=model.device)
+        yield padded, [(label, len(rows[label][0]) - rows[label][1]) for label in some]
 
 
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
@@ -156,10 +162,6 @@ def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[i
         return [document_start(model.tokenizer)], 0
     end = len(special) - special[::-1].index(0)
     return list(encoding["input_ids"])[:end], special.index(0)
-
-
-def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:

@@ -32,11 +32,11 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> [nodes, d]."""
-        result = nodes @ self.itself.T
+        """Return z' [nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
+        result = nodes @ self.itself.T  # W_2 z_s
         if not self._graph:
             return result
-        received: Tensor = self.propagate(edges, nodes=nodes, relations=relations)
+        received: Tensor = self.propagate(edges, nodes=nodes, relations=relations)  # aggr (z_o + z_r), [nodes, d]
         return result + received @ self.neighbours.T  # W_1 of a sum is the sum of W_1
 
     def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
@@ -48,16 +48,25 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         return received
 
     def message(self, nodes_j: Tensor, relations: Tensor) -> Tensor:
-        """An edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
+        """Return an edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
         return nodes_j + relations if self._relations else nodes_j
 
 
 class RGNN(nn.Module):
     """``layers`` times a `RelationalLayer`, each followed by g (the last one only if ``final_activation``).
 
-    g is the leaky ReLU with ``slope``; 0 gives the paper's ReLU. ``dropout`` is applied after g in training. With
-    ``self_loops`` each node is one of its own neighbours, by the relation of the first edge: in the public program,
-    these edges carry relation 1 of an unordered list.
+    Args:
+        width: d, the width of node and relation vectors.
+        layers: n, the number of layers.
+        aggregation: how the messages of a node's neighbours are combined.
+        relations: whether messages include the relation.
+        graph: whether there are messages at all.
+        final_activation: whether g follows the last layer too.
+        slope: the slope of g, a leaky ReLU, below 0; 0 gives the paper's ReLU.
+        dropout: the dropout after g in training.
+        self_loops: whether each node is one of its own neighbours, by the relation of the first edge: in the public
+            program, these edges carry relation 1 of an unordered list.
+        seed: the seed of the initial weights and of dropout.
     """
 
     def __init__(
@@ -76,39 +85,27 @@ class RGNN(nn.Module):
     ) -> None:
         super().__init__()
         self._slope, self._dropout, self._self_loops = slope, dropout, self_loops
+        self._final_activation = final_activation
         self.layers = nn.ModuleList(
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
         )
-        self._final_activation = final_activation
+        # Xavier-uniform with ReLU's gain, as in the public code, from our own random generator.
         self._drawn = torch.Generator().manual_seed(seed)
-        self._initialise(self._drawn)
-
-    @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
-        """Xavier-uniform with ReLU's gain, as in the public code, from our own random generator."""
-        for weight in self.parameters():
-            nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=generator)
+        with torch.no_grad():
+            for weight in self.parameters():
+                nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._drawn)
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """``nodes`` [nodes, d], ``edges`` [2, edges] (object, subject), ``relations`` [edges, d] -> z^n [nodes, d]."""
+        """Return z^n [nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
         if self._self_loops:
-            edges, relations = _with_self_loops(nodes, edges, relations)
+            own = torch.arange(len(nodes), device=edges.device).expand(2, -1)  # [2, nodes]
+            edges = torch.cat([edges, own], 1)
+            relations = torch.cat([relations, relations[:1].expand(len(nodes), -1)])
         for index, layer in enumerate(self.layers, start=1):
             nodes = layer(nodes, edges, relations)
             if index < len(self.layers) or self._final_activation:
-                nodes = self._dropped(nn.functional.leaky_relu(nodes, self._slope))
+                nodes = nn.functional.leaky_relu(nodes, self._slope)
+                if self.training and self._dropout:  # from the network's own generator, so that a run can be repeated
+                    active = torch.rand(nodes.shape, generator=self._drawn).to(nodes.device) >= self._dropout
+                    nodes = nodes * active / (1 - self._dropout)
         return nodes
-
-    def _dropped(self, nodes: Tensor) -> Tensor:
-        """Dropout from the network's own generator, so that a run can be repeated."""
-        if not (self.training and self._dropout):
-            return nodes
-        kept = torch.rand(nodes.shape, generator=self._drawn).to(nodes.device) >= self._dropout
-        return nodes * kept / (1 - self._dropout)
-
-
-def _with_self_loops(nodes: Tensor, edges: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
-    """``edges`` [2, edges + nodes] and ``relations``, with one more edge for each node."""
-    own = torch.arange(len(nodes), device=edges.device).expand(2, -1)
-    shared = relations[:1].expand(len(nodes), -1)
-    return torch.cat([edges, own], 1), torch.cat([relations, shared])

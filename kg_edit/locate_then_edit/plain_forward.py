@@ -21,50 +21,30 @@ from kg_edit.models.replay import with_ends
 class PlainForward:
     """Runs rows of prompts through the whole model, with a change at the subject's last token in block ``layer``.
 
-    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the down-projection at that token, in the
-    model without the change.
+    Attributes:
+        keys: the input of the down-projection at that token, in the model without the change, [rows, d_ff].
+        values: its output there, [rows, d].
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
         self._model, self._layer, self._rows = model, layer, rows
         ends = [row.target_start - 1 for row in rows]
         self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
-        length = self._batch.ids.shape[1]
-        pads = torch.tensor([length - len(row.ids) for row in rows], device=model.device)
+        pads = torch.tensor([self._batch.ids.shape[1] - len(row.ids) for row in rows], device=model.device)
         last = torch.tensor([row.edited_at for row in rows], device=model.device)
-        self._at = (torch.arange(len(rows), device=model.device), pads + last)
+        self._at = (torch.arange(len(rows), device=model.device), pads + last)  # the subject's last tokens
         self._reads = read_index(rows, pads.tolist(), model.device)
-        self.keys, self.values = self._clean()
+        seen: list[Tensor] = []
+        with torch.no_grad(), watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+            self._forward()
+        self.keys, self.values = (state.reshape(*self._batch.ids.shape, -1)[self._at] for state in seen)
 
     def kept(self, rows: Sequence[int]) -> PlainForward:
-        """The forward of only the rows with these indices."""
+        """Return the forward of only the rows with these indices."""
         return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
 
-    @torch.no_grad()
-    def _clean(self) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-        module = self._model.down_projection(self._layer)
-        with watched(module, lambda key, value: seen.extend((key, value))):
-            self._forward()
-        rows, length = self._batch.ids.shape
-        key, value = (state.reshape(rows, length, -1)[self._at] for state in seen)
-        return key, value
-
-    def _forward(self) -> Tensor:
-        batch = self._batch
-        with with_ends(self._model, batch):
-            output = self._model.model(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-            )
-        logits: Tensor = output.logits
-        return logits
-
     def logits(self, change: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] at the positions that the loss reads, with ``change`` [rows, d] (None: no change).
-
-        The positions, row after row: those that predict a target token; for a row without target, the subject's last
-        token.
-        """
+        """Return logits [reads, vocabulary] at the positions that the loss reads, as `TailForward.logits` does."""
         if change is None:
             return self._forward()[self._reads]
         shift = change
@@ -76,3 +56,13 @@ class PlainForward:
 
         with added(self._model.down_projection(self._layer), shifted):
             return self._forward()[self._reads]
+
+    def _forward(self) -> Tensor:
+        """The logits of the whole batch, [rows, tokens, vocabulary]."""
+        batch = self._batch
+        with with_ends(self._model, batch):
+            output = self._model.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            )
+        logits: Tensor = output.logits
+        return logits

@@ -24,8 +24,11 @@ from kg_edit.models.replay import RecordedBlocks
 class TailForward:
     """Runs the tails of rows of prompts, with a change at the subject's last token in block ``layer``.
 
-    A row's tail starts at the subject's last token (`tail`). ``keys`` [rows, d_ff] and ``values`` [rows, d] are the
-    input and output of the down-projection at that token, in the model without the change.
+    A row's tail starts at the subject's last token (`tail`).
+
+    Attributes:
+        keys: the input of the down-projection at that token, in the model without the change, [rows, d_ff].
+        values: its output there, [rows, d].
     """
 
     def __init__(
@@ -39,72 +42,69 @@ class TailForward:
     ) -> None:
         """Run the tails once without a change, and record the calls of the blocks.
 
-        ``contexts`` are cached beginnings of rows, shared by many forwards. ``prefix`` holds the cached keys and values
-        of all tokens before the tails; by default it is computed here.
+        Args:
+            model: the language model.
+            layer: the edited block, 0-based.
+            rows: the prompts, with their targets.
+            contexts: cached beginnings of rows, shared by many forwards.
+            prefix: the cached keys and values of all tokens before the tails; by default it is computed here.
         """
-        starts = [row.ids[: row.edited_at] for row in rows]
-        tails = [tail(row) for row in rows]
+        starts, tails = [row.ids[: row.edited_at] for row in rows], [tail(row) for row in rows]
         if prefix is None:
-            beyond = max(map(len, tails))
-            prefix = contexts.prefix(model, starts, beyond=beyond) if contexts else run_prefix(model, starts)
+            longest = max(map(len, tails))
+            prefix = contexts.prefix(model, starts, beyond=longest) if contexts else run_prefix(model, starts)
         self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
         self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
+
+        def record(tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
+            batch = right_pad(tokens, model.device, ends=tail_ends(rows))
+            return RecordedBlocks.record(model, batch, layers, prefix=prefix)
+
         with torch.no_grad():
-            self._record_edited_block(tails)
-            self._record_blocks_above(tails)
+            # Block l: the subject's last token alone, because the change does not reach the later tokens there.
+            seen: list[Tensor] = []
+            with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+                self._edited, _ = record([ids[:1] for ids in tails], range(layer, layer + 1))
+            self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
+            # The blocks above: the whole tails. Their input at the later tokens does not change.
+            self._above, self._clean_final = record(tails, range(layer + 1, len(model.blocks)))
+            self._clean_later = self._above.start[:, 1:]
 
     def kept(self, rows: Sequence[int]) -> TailForward:
-        """The forward of only the rows with these indices; their prefix is reused."""
+        """Return the forward of only the rows with these indices; their prefix is reused."""
         prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
         return TailForward(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
 
-    def _record_edited_block(self, tails: Sequence[Sequence[int]]) -> None:
-        """Record the call of the edited block with only the subject's last token; keep the key and value there."""
-        seen: list[Tensor] = []
-        with watched(self._model.down_projection(self._layer), lambda key, value: seen.extend((key, value))):
-            self._edited, _ = self._record([tail[:1] for tail in tails], range(self._layer, self._layer + 1))
-        self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
-
-    def _record_blocks_above(self, tails: Sequence[Sequence[int]]) -> None:
-        """Record the calls of the blocks above with the whole tails; keep the states before and after them."""
-        self._above, self._clean_final = self._record(tails, range(self._layer + 1, len(self._model.blocks)))
-        self._clean_later = self._above.start[:, 1:]
-
-    def _record(self, tails: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
-        batch = right_pad(tails, self._model.device, ends=tail_ends(self._rows))
-        return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
-
     def logits(self, change: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] at the positions that the loss reads, with ``change`` [rows, d] (None: no change).
+        """Return logits [reads, vocabulary] at the positions that the loss reads.
 
         The positions, row after row: those that predict a target token; for a row without target, the subject's last
-        token.
+        token. ``change`` [rows, d] is added to the down-projection's output at the subject's last token.
         """
-        with quick_backward(self._clean_final):
-            hidden = self._clean_final if change is None else self._changed(change)
-        return self._model.logits(hidden[beside(self._reads, hidden)])
-
-    def _changed(self, change: Tensor) -> Tensor:
-        """The last block's output [rows, tail, d] under ``change`` [rows, d]."""
-        module = self._model.down_projection(self._layer)
-        with added(module, lambda output: output + change.to(output).reshape(output.shape)):
-            first = self._edited.run(self._edited.start)
-        hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
-        last = self._model.mlp(len(self._model.blocks) - 1)
-        alone = None if last is None or is_hooked(last) else last  # a patch there may need all tokens of a row
-        with run_at_positions(alone, self._reads):
-            return self._above.run(hidden)
+        model, hidden = self._model, self._clean_final  # the last block's output, [rows, tail, d]
+        if change is not None:
+            shift = change
+            with quick_backward(hidden):
+                module = model.down_projection(self._layer)
+                with added(module, lambda output: output + shift.to(output).reshape(output.shape)):
+                    first = self._edited.run(self._edited.start)  # [rows, 1, d]
+                hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
+                # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.
+                last = model.mlp(len(model.blocks) - 1)
+                with run_at_positions(None if last is None or is_hooked(last) else last, self._reads):
+                    hidden = self._above.run(hidden)
+        return model.logits(hidden[beside(self._reads, hidden)])
 
 
 def read_positions(row: Prompt) -> list[int]:
-    """The positions in ``row`` whose logits the loss reads: those that predict the target, else the subject's end."""
+    """Return the positions whose logits the loss reads: those that predict the target, else the subject's end."""
     if row.target_ids:
         return list(range(row.target_start - 1, len(row.ids) - 1))
     return [row.edited_at]
 
 
 def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The (row, position) indices of the logits that the loss reads; each row's shift is added to its positions."""
+    """Return the (row, position) indices of the logits that the loss reads, with each row's shift on its positions."""
     pairs = [
         (index, shift + position)
         for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
@@ -115,12 +115,12 @@ def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.devi
 
 
 def tail(row: Prompt) -> Sequence[int]:
-    """The tail of a row: the tokens from the subject's last one to the last position that the loss reads."""
+    """Return the tail of a row: the tokens from the subject's last one to the last position that the loss reads."""
     return row.ids[row.edited_at : read_positions(row)[-1] + 1]
 
 
 def tail_ends(rows: Sequence[Prompt]) -> list[int]:
-    """The column of each row's tail in which its prompt ends; it may be outside of the tail."""
+    """Return the column of each row's tail in which its prompt ends; it may be outside of the tail."""
     return [row.target_start - 1 - row.edited_at for row in rows]
 
 
