@@ -1,4 +1,4 @@
-"""Change facts in a trained language model, together with what follows from them.
+"""Change single facts in a trained language model, and measure what follows from them.
 
     from kg_edit import Edit, LanguageModel, Rome, ask
 

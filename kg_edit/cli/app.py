@@ -36,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables
-    help="Change facts in a trained language model, together with what follows from them, and nothing else.",
+    help="Change single facts in a trained language model, and measure what follows from them.",
     epilog="Example: `kg-edit demo --out out/`",
 )
 
