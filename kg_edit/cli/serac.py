@@ -11,7 +11,7 @@ from kg_edit.cli.console import stdout
 from kg_edit.cli.training import Training, say_kept, training_command
 
 if TYPE_CHECKING:
-    from kg_edit.methods.serac.store import SeracManifest
+    from kg_edit.methods.serac.network import SeracManifest
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train the two networks of SERAC.")
 
@@ -31,7 +31,7 @@ def _top() -> None:
 
 
 def _training() -> Training:
-    from kg_edit.methods.serac.store import SeracTraining
+    from kg_edit.methods.serac.network import SeracTraining
     from kg_edit.methods.serac.training import train
 
     return Training(settings=SeracTraining, train=train, show=_show)

@@ -18,7 +18,7 @@ from typing import Self
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.serac.store import SeracTraining
+from kg_edit.methods.serac.network import SeracTraining
 from kg_edit.methods.trained.lessons import Lesson, lessons_of
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
@@ -42,15 +42,12 @@ class ScopeRows:
     outside: tuple[tuple[int, str], ...]
     texts: tuple[str, ...]
 
-    def label(self, edit: int, text: str, owner: int | None) -> float | None:
-        """0.0 if a text is out of the scope of ``edit``; None if that is not certain.
+    def is_outside(self, edit: int, text: str, owner: int | None) -> bool:
+        """Return whether a text is certainly out of the scope of ``edit``.
 
         It is not certain if the text was taken for this edit (``owner``), or if it contains the edit's subject.
         """
-        if owner == edit:
-            return None
-        own = self.edits[edit].subject.casefold()
-        return None if own in text.casefold() else 0.0
+        return owner != edit and self.edits[edit].subject.casefold() not in text.casefold()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +60,7 @@ class Question:
 
 
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
-    """Sample texts from the model, each on one line."""
+    """Sample texts from the model, each on one line; an empty one becomes "."."""
     ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
     decoded = (str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids)
     return tuple(" ".join(text.split()) or "." for text in decoded)
@@ -82,7 +79,7 @@ class ExampleOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
-        """The order for a model; the texts are sampled from the model.
+        """Return the order for a model; the texts are sampled from the model.
 
         Raises:
             ConfigError: there are too few edits.
@@ -97,11 +94,11 @@ class ExampleOrder:
         return cls(items, texts, settings)
 
     def scope_rows(self, step: int) -> ScopeRows:
-        """The texts of a step (from 0)."""
+        """Return the texts of a step (from 0)."""
         return self._rows(self._scope.batch(step), self._random(f"scope {step}"))
 
     def questions(self, step: int) -> list[Question]:
-        """The questions for the counterfactual model in a step (from 0)."""
+        """Return the questions for the counterfactual model in a step (from 0)."""
         draw = self._random(f"questions {step}")
         return [self._question(edit, draw) for edit, _ in self._questions.batch(step)]
 
@@ -109,11 +106,10 @@ class ExampleOrder:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""
         size, draw = self._settings.scope_batch, self._random("validation")
         for start in range(0, len(self._held_out), size):
-            some = self._held_out[start : start + size]
-            yield self._rows(some, draw)
+            yield self._rows(self._held_out[start : start + size], draw)
 
     def held_out_questions(self) -> list[Question]:
-        """A question for each held-out edit; they are the same in each call."""
+        """Return a question for each held-out edit; they are the same in each call."""
         draw = self._random("validation questions")
         return [self._question(edit, draw) for edit, _ in self._held_out]
 
@@ -125,20 +121,20 @@ class ExampleOrder:
         return Question(fact=new_fact(edit), prompt=prompt, target=edit.target_new)
 
     def _rows(self, lessons: Sequence[Lesson], draw: Random) -> ScopeRows:
-        edits = [edit for edit, _ in lessons]
-        kept = ((place, prompts) for place, (_, prompts) in enumerate(lessons) if prompts)
-        outside = [(place, self._placed(draw.choice(prompts)[0])) for place, prompts in kept]
-        others = ((place, self._other_relation(edit)) for place, edit in enumerate(edits))
-        outside += [(place, self._placed(text)) for place, text in others if text]
+        edits = tuple(edit for edit, _ in lessons)
+        # outside: a prompt of the same relation for each edit that has one, then another fact about its subject
+        outside = [(n, self._placed(draw.choice(prompts)[0])) for n, (_, prompts) in enumerate(lessons) if prompts]
+        others = [self._other_relation(edit) for edit in edits]
+        outside += [(n, self._placed(text)) for n, text in enumerate(others) if text]
         return ScopeRows(
-            edits=tuple(edits),
+            edits=edits,
             inside=tuple(self._placed(draw.choice(edit.paraphrases or (edit.text,))) for edit in edits),
             outside=tuple(outside),
             texts=tuple(draw.sample(list(self._texts), min(len(self._texts), len(edits)))),
         )
 
     def _other_relation(self, edit: Edit) -> str | None:
-        """The edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit.
+        """Return the edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit.
 
         A prompt of the same relation is left out if the file names the relations, and so is one that states the edit.
         """
@@ -152,7 +148,7 @@ class ExampleOrder:
         return None
 
     def _placed(self, text: str) -> str:
-        """The text, or with the probability ``behind`` the text after one by the model; fixed for each text."""
+        """Return the text, or with the probability ``behind`` the text after one by the model; fixed for each text."""
         draw = self._random(f"before {text}")
         if draw.random() >= self._settings.behind:
             return text

@@ -1,12 +1,13 @@
 """SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
 
 Making an edit changes no weights and trains nothing: the edit is encoded for the classifier and put into the memory.
-`serac.patch` has the equation of the edited model, `serac.scope` that of the classifier, `serac.training` trains both.
+`serac.patch` has the equation of the edited model, `serac.network` that of the classifier; `serac.training` trains it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,16 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.serac.network import SeracNetwork, untrained_scope
+from kg_edit.methods.serac.network import (
+    FORMAT,
+    Scope,
+    SeracManifest,
+    SeracNetwork,
+    default_layer,
+    load_serac,
+    text_states,
+)
 from kg_edit.methods.serac.patch import ScopedFact, ScopePatch, ScopeRule
-from kg_edit.methods.serac.scope import text_states
-from kg_edit.methods.serac.store import FORMAT, SeracManifest, load_serac
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.models.marker import find_marker
 from kg_edit.models.prompts import encode
@@ -40,7 +47,7 @@ class SeracConfig(MethodConfig):
     )
     threshold: float = Field(0.5, ge=0, le=1, description="a prompt is in an edit's scope if g is at least this")
     untrained: bool = Field(
-        False, description="use no network: the fact is told to the model itself, for nearly the edit's own prompt only"
+        False, description="use no network: the model itself reads the fact, before nearly the edit's own prompt only"
     )
     layer: int | None = Field(
         None,
@@ -49,7 +56,7 @@ class SeracConfig(MethodConfig):
     )
 
     def idle(self) -> dict[str, str]:
-        """The layer, if there is a trained network."""
+        """Return the layer, if there is a trained network."""
         return {"layer": "the trained network has its own layer"} if self.network else {}
 
 
@@ -96,64 +103,57 @@ class Serac(EditingMethod):
         """
         for edit in edits:
             with annotate_errors(edit):
-                told = self._empty.rule.told(new_fact(edit), edit.text)
-                self.model.check_length(encode(self.model.tokenizer, told))
+                prompt = self._empty.rule.prompt(new_fact(edit), edit.text)
+                self.model.check_length(encode(self.model.tokenizer, prompt))
 
     def empty_patch(self) -> Patch:
-        """A `ScopePatch` without facts; it changes nothing."""
+        """Return a `ScopePatch` without facts; it changes nothing."""
         return self._empty
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """A `ScopePatch` with the fact of the one edit, and the edit's record in its provenance."""
+        """Return a `ScopePatch` with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
-        empty, scope = self._empty, self._empty.scope
-        states = text_states(self.model, edit.text, empty.rule.layer).cpu()
+        empty = self._empty
+        states = text_states(self.model, edit.text, empty.rule.layer).cpu()  # [tokens, d]
         with torch.no_grad():
-            vectors, weights = scope.vectors(states)
-        fact = ScopedFact(id=edit.id, about=edit.text, told=new_fact(edit), vectors=vectors, weights=weights)
+            vectors, weights = empty.scope.vectors(states)
+        fact = ScopedFact(id=edit.id, prompt=edit.text, text=new_fact(edit), vectors=vectors, weights=weights)
         record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
-        return ScopePatch(
-            rule=empty.rule,
-            scope=scope,
-            changes=empty.changes,
-            facts=(fact,),
-            provenance={**self.provenance(), "edits": [record]},
-        )
+        return replace(empty, facts=(fact,), provenance={**self.provenance(), "edits": [record]})
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the digest of the network and data on its training."""
-        said = super().provenance()
-        said["methods"][0]["editor"] = self._trained[1]
-        return said
+        """Return the provenance of every method, plus the digest of the network and data on its training."""
+        found, editor = super().provenance(), {"digest": "untrained"}
+        if self._trained:
+            manifest = self._trained.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
+            editor = {"digest": self._trained.digest, **manifest}
+        found["methods"][0]["editor"] = editor
+        return found
 
     @cached_property
-    def _trained(self) -> tuple[Trained[SeracNetwork, SeracManifest] | None, dict[str, Any]]:
-        """The trained network (None if untrained), and its description for the provenance."""
+    def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:
         folder = _folder(self.config)
-        if folder is None:
-            return None, {"digest": "untrained"}
-        found = load_serac(folder, self.model)
-        said = found.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
-        return found, {"digest": found.digest, **said}
+        return load_serac(folder, self.model) if folder else None
 
     @cached_property
     def _empty(self) -> ScopePatch:
-        trained, said = self._trained
-        marker, depth = find_marker(self.model.tokenizer, name=self.model.name), len(self.model.blocks)
-        own = round(0.4 * depth) if self.config.layer is None else self.config.layer
-        layer = trained.manifest.layer if trained else own
-        self.model.block(layer)  # raises early if the model has no such layer
-        scope = trained.network.scope if trained else untrained_scope(self.model.width)
-        changes = trained.network.changes if trained else {}
+        model, trained = self.model, self._trained
+        marker = find_marker(model.tokenizer, name=model.name)
+        if trained:
+            layer, scope, changes = trained.manifest.layer, trained.network.scope, trained.network.changes
+        else:
+            layer = default_layer(len(model.blocks)) if self.config.layer is None else self.config.layer
+            scope, changes = Scope.untrained(model.width), {}
+        model.block(layer)  # raises early if the model has no such layer
         return ScopePatch(
             rule=ScopeRule(
-                network=said["digest"],
+                network=trained.digest if trained else "untrained",
                 layer=layer,
                 marker=marker.id,
                 marker_text=marker.text,
                 threshold=self.config.threshold,
             ),
-            scope=scope.kept(),
+            scope=scope.to("cpu"),
             changes={name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in changes.items()},
             facts=(),
             provenance=self.provenance(),
@@ -161,5 +161,5 @@ class Serac(EditingMethod):
 
 
 def _folder(config: SeracConfig) -> Path | None:
-    needs, instead = "--data EDITS --model NAME", "tell the fact to the model itself, before its own prompt"
+    needs, instead = "--data EDITS --model NAME", "let the model itself read the fact, before the edit's own prompt"
     return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)

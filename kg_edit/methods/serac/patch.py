@@ -1,6 +1,6 @@
 """SERAC's patch: a memory of edits, a classifier of their scope, and a counterfactual model (Mitchell et al. 2022).
 
-For a prompt x, the edits z_i of the memory, and the scope classifier g of `kg_edit.methods.serac.scope`,
+For a prompt x, the edits z_i of the memory, and the scope classifier g of `serac.network`,
 
     f'(x) = h(z_i, x)  where i = argmax_i g(z_i, x)  if g(z_i, x) >= threshold,  else f(x)
 
@@ -8,33 +8,27 @@ f is the model. h is the counterfactual model: f with trained low-rank changes W
 before the prompt. A marker is put before this fact, and the changes act only from the marker on
 (`kg_edit.models.marker`). So the output for a text without the marker is unchanged, bit for bit, also in the same batch
 or packed row.
-
-- `ScopePatch`: the rule, the trained tensors and the facts.
-- `ScopedFact`: one edit of the memory. `ScopeRule`: when and how a fact is put before a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from kg_edit.errors import PatchError
-from kg_edit.methods.serac.scope import Scope, Vectors, text_states
+from kg_edit.methods.serac.network import Scope, Vectors, counterfactual, text_states
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.token_means import AfterMarker
-from kg_edit.patches.base import Kind, Patch, joined
+from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
-from kg_edit.patches.weight_patch import module_of
 
-_NAME = "serac"  # name of this patch's token sums in a cache
 Pair = tuple[Tensor, Tensor]
 
 
@@ -54,22 +48,26 @@ class ScopeRule(BaseModel):
     before_fact: str = "New fact: "
     before_prompt: str = "Prompt: "
 
-    def told(self, fact: str, prompt: str) -> str:
-        """The prompt of the counterfactual model: the marker, the fact, then ``prompt``."""
+    def prompt(self, fact: str, prompt: str) -> str:
+        """Return the prompt of the counterfactual model: the marker, the fact, then ``prompt``."""
         return f"{self.marker_text}{self.before_fact}{fact}\n{self.before_prompt}{prompt}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScopedFact:
-    """One edit: its id, its prompt (``about``), the text of the fact (``told``), and the prompt's scope vectors.
+    """One edit of the memory. Of two facts with the same prompt, the later one is used.
 
-    ``vectors`` [tokens, size] and ``weights`` [tokens, heads] are for the scope classifier. Of two facts with the same
-    ``about``, the later one holds.
+    Attributes:
+        id: of the edit.
+        prompt: the edit's own prompt without its target.
+        text: the fact, as the counterfactual model reads it.
+        vectors: of the prompt's tokens, [tokens, size] (`Scope.vectors`).
+        weights: of the prompt's tokens, [tokens, heads].
     """
 
     id: str
-    about: str
-    told: str
+    prompt: str
+    text: str
     vectors: Tensor
     weights: Tensor
 
@@ -92,7 +90,7 @@ class ScopePatch(Patch):
     @property
     def summary(self) -> str:
         """The number of edits in the memory, and the probability from which a prompt is in scope."""
-        return f"a memory of {len(self.facts)} edits, told where their scope is ≥ {self.rule.threshold:g}"
+        return f"a memory of {len(self.facts)} edits, inserted where their scope is ≥ {self.rule.threshold:g}"
 
     @property
     def is_empty(self) -> bool:
@@ -100,42 +98,41 @@ class ScopePatch(Patch):
         return not self.facts
 
     def nearest(self, model: LanguageModel, prompt: str) -> tuple[ScopedFact, float] | None:
-        """The edit with the largest probability g for ``prompt``, and g; None without edits or for an empty prompt."""
+        """Return the edit with the largest g for ``prompt``, and g; None without edits or for an empty prompt."""
         states = text_states(model, prompt, self.rule.layer)
         if not self.facts or not len(states):
             return None
-        scope, memory = self._on(states.device)
+        current, memory = self._memory
+        scope = self.scope.to(states.device)
         with torch.no_grad():
-            chances = scope.log_chances(memory, scope.several([states]))[:, 0].exp()
-        at = int(chances.argmax())
-        return self._current[at], float(chances[at])
+            chances = scope.log_chances(memory.to(states.device), scope.several([states]))[:, 0].exp()  # [edits]
+        place = int(chances.argmax())
+        return current[place], float(chances[place])
+
+    @cached_property
+    def _memory(self) -> tuple[list[ScopedFact], Vectors]:
+        """The latest fact for each prompt, in the order of the edits, and their vectors as one batch."""
+        last = {fact.prompt.casefold(): place for place, fact in enumerate(self.facts)}
+        current = [self.facts[place] for place in sorted(last.values())]
+        return current, Vectors.joined([(fact.vectors, fact.weights) for fact in current])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
-        """The counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
+        """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
         found = self.nearest(model, prompt)
         if found is None or found[1] < self.rule.threshold:
             return prompt
-        return self.rule.told(found[0].told, prompt)
+        return self.rule.prompt(found[0].text, prompt)
 
     def without(self, ids: Collection[str]) -> ScopePatch:
-        """The patch without the edits with these ids, as if they had never been made.
+        """Return the patch without the edits with these ids, as if they had never been made.
 
         Raises:
             PatchError: the patch has no edit with one of the ids.
         """
-        unknown = set(ids) - {fact.id for fact in self.facts}
-        if unknown:
-            raise PatchError(f"the patch has no edit {', '.join(map(repr, sorted(unknown)))}; check its edits' ids")
-        edits = [record for record in self.edits if record.get("edit", {}).get("id") not in ids]
-        facts = tuple(fact for fact in self.facts if fact.id not in ids)
-        return replace(self, facts=facts, provenance={**self.provenance, "edits": edits})
+        provenance = without_edits(self.provenance, ids, known={fact.id for fact in self.facts})
+        return replace(self, facts=tuple(fact for fact in self.facts if fact.id not in ids), provenance=provenance)
 
     def _plus(self, other: ScopePatch) -> ScopePatch:
-        """The memories of both patches as one, this one's edits first.
-
-        Raises:
-            PatchError: the patches were made with different networks or thresholds.
-        """
         if self.rule != other.rule:
             raise PatchError(
                 f"can't add memories with different rules ({self.rule!r} and {other.rule!r}); make both with the same "
@@ -145,51 +142,20 @@ class ScopePatch(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
+        """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
-        modules = {
-            name: module_of(model, name, shape=(left.shape[0], right.shape[1]))
-            for name, (left, right) in self.changes.items()
-        }
-        with ExitStack() as stack:
-            after = stack.enter_context(self._marked(model))
-            for name, module in modules.items():
-                stack.callback(module.register_forward_hook(changed_after(after, *self.changes[name])).remove)
-            yield replace(model, prompt_transform=self._router(model))
-
-    @contextmanager
-    def _marked(self, model: LanguageModel) -> Iterator[AfterMarker]:
-        after = AfterMarker(model, self.rule.marker, name=_NAME)
-        with after.attached():
-            yield after
-
-    def _router(self, model: LanguageModel) -> Callable[[str], str]:
-        """`prompt_transform` with a cache, followed by the ``prompt_transform`` of ``model``, if it has one."""
         then, known = model.prompt_transform, dict[str, str]()
 
         def transform(text: str) -> str:
-            if text not in known:
+            if text not in known:  # a prompt is scored with many targets
                 known[text] = self.prompt_transform(model, text)
             return then(known[text]) if then else known[text]
 
-        return transform
-
-    @cached_property
-    def _current(self) -> tuple[ScopedFact, ...]:
-        """The latest fact for each ``about``, in the order of the edits."""
-        last = {fact.about.casefold(): place for place, fact in enumerate(self.facts)}
-        return tuple(self.facts[place] for place in sorted(last.values()))
-
-    @cached_property
-    def _memory(self) -> Vectors:
-        return Vectors.joined([(fact.vectors, fact.weights) for fact in self._current])
-
-    def _on(self, device: torch.device) -> tuple[Scope, Vectors]:
-        scope = Scope.of({name: tensor.to(device) for name, tensor in self.scope.tensors().items()})
-        return scope, Vectors(vectors=self._memory.vectors.to(device), weights=self._memory.weights.to(device))
+        with counterfactual(model, self.rule.marker, self.changes):
+            yield replace(model, prompt_transform=transform)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the patch, by their names in a file."""
+        """Return all tensors of the patch, by their names in a file."""
         found = {f"scope/{name}": tensor for name, tensor in self.scope.tensors().items()}
         for name, (left, right) in self.changes.items():
             found |= {f"left/{name}": left, f"right/{name}": right}
@@ -214,62 +180,37 @@ class ScopePatch(Patch):
             PatchError: a value is not finite.
             OutputError: the file can't be written.
         """
-        facts = [{"id": fact.id, "about": fact.about, "told": fact.told} for fact in self.facts]
+        facts = [{"id": fact.id, "prompt": fact.prompt, "text": fact.text} for fact in self.facts]
         content = {"rule": self.rule.model_dump(mode="json"), "weights": list(self.changes), "facts": facts}
         return write_patch(path, kind="serac", provenance=self.provenance, content=content, tensors=self.tensors())
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch in a file.
+        """Build the patch of a file.
 
         Raises:
             PatchError: its parts don't fit together.
         """
-        content = file.content
+        tensors, content = file.tensors, file.content
         try:
+            changes = {name: (tensors[f"left/{name}"], tensors[f"right/{name}"]) for name in content["weights"]}
+            if any(
+                left.dim() != 2 or right.dim() != 2 or left.shape[1] != len(right) for left, right in changes.values()
+            ):
+                raise ValueError("factors of a change don't fit together")
+            facts = list[ScopedFact]()
+            for place, one in enumerate(content["facts"]):
+                vectors, weights = tensors[f"facts/{place}/vectors"], tensors[f"facts/{place}/weights"]
+                if vectors.dim() != 2 or weights.shape[:-1] != vectors.shape[:1]:
+                    raise ValueError(f"the vectors of the fact {place} don't fit together")
+                texts = {name: one[name] for name in ("id", "prompt", "text")}
+                facts.append(ScopedFact(**texts, vectors=vectors, weights=weights))
             return cls(
                 rule=ScopeRule.model_validate(content["rule"]),
-                scope=Scope.of(_under("scope/", file.tensors)),
-                changes={name: _pair(name, file.tensors) for name in content["weights"]},
-                facts=tuple(_fact(place, one, file.tensors) for place, one in enumerate(content["facts"])),
+                scope=Scope.of({name.removeprefix("scope/"): tensor for name, tensor in tensors.items()}),
+                changes=changes,
+                facts=tuple(facts),
                 provenance=file.provenance,
             )
-        except (TypeError, KeyError, ValueError, ValidationError) as error:
-            raise PatchError(f"can't read the memory of the patch {file.path}: {error!r}; make the patch again") from (
-                error
-            )
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _pair(name: str, tensors: Mapping[str, Tensor]) -> Pair:
-    left, right = tensors[f"left/{name}"], tensors[f"right/{name}"]
-    if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0]:
-        raise ValueError(f"the factors of {name} don't fit together")
-    return left, right
-
-
-def _fact(place: int, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ScopedFact:
-    vectors, weights = tensors[f"facts/{place}/vectors"], tensors[f"facts/{place}/weights"]
-    if vectors.dim() != 2 or weights.shape[:-1] != vectors.shape[:1]:
-        raise ValueError(f"the vectors of the fact {place} don't fit together")
-    return ScopedFact(id=said["id"], about=said["about"], told=said["told"], vectors=vectors, weights=weights)
-
-
-def changed_after(
-    after: AfterMarker, left: Tensor, right: Tensor
-) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
-    """A forward hook that adds ``left right x`` to the module's output at the tokens after the marker."""
-
-    def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some model families flatten the input of their MLP
-        on = after.at(len(inputs))
-        if on is None:
-            return None
-        change = inputs.float() @ right.to(inputs.device).T @ left.to(inputs.device).T
-        moved: Tensor = output + (on.to(change.device) * change).to(output).reshape(output.shape)
-        return moved
-
-    return add
+        except (TypeError, KeyError, ValueError) as error:
+            raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,20 +25,28 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
-from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.network import (
+    FORMAT,
+    SeracManifest,
+    SeracNetwork,
+    SeracTraining,
+    Validation,
+    block_weights,
+    counterfactual,
+    default_layer,
+    text_states,
+)
 from kg_edit.methods.serac.patch import ScopeRule
-from kg_edit.methods.serac.scope import text_states
-from kg_edit.methods.serac.store import FORMAT, SeracManifest, SeracTraining, Validation
 from kg_edit.methods.trained.lessons import digest_of, lessons_of
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import Marker, find_marker
 from kg_edit.models.prefix_cache import base_model
-from kg_edit.models.prompts import Prompt, encode, left_pad
+from kg_edit.models.prompts import encode, left_pad
 
 _SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
-_EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g
+_EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g of 1/2, and the largest log g that counts
 
 
 def train(
@@ -55,12 +63,33 @@ def train(
     The network with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
     finished run does nothing. The model is unchanged.
 
+    Args:
+        model: the edited model.
+        edits: edits, or records with locality probes.
+        settings: of the training.
+        out: the folder of the network.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: time between two checkpoints.
+
+    Returns:
+        The metadata of the network.
+
     Raises:
         ConfigError: there are too few edits, or the tokenizer has no token for a marker.
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, or can't be written.
     """
-    manifest = _manifest(model, edits, settings)
+    layer = default_layer(len(model.blocks)) if settings.layer is None else settings.layer
+    model.block(layer)  # raises early if the model has no such layer
+    manifest = SeracManifest(
+        model=model.fingerprint,
+        model_name=model.name,
+        width=model.width,
+        layer=layer,
+        shapes=weight_shapes(model, block_weights(model, settings.blocks)),
+        training=settings,
+        edits=digest_of(lessons_of(edits)),
+    )
     return keep_trained(
         model,
         manifest,
@@ -72,43 +101,29 @@ def train(
     )
 
 
-def _manifest(model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> SeracManifest:
-    layer = settings.layer_in(len(model.blocks))
-    model.block(layer)  # raises early if the model has no such layer
-    return SeracManifest(
-        model=model.fingerprint,
-        model_name=model.name,
-        width=model.width,
-        layer=layer,
-        shapes=weight_shapes(model, block_weights(model, settings.blocks)),
-        training=settings,
-        edits=digest_of(lessons_of(edits)),
-    )
-
-
 class _Run(TrainingRun[Validation]):
-    """A training run of SERAC."""
-
     name = "serac"
 
     def __init__(self, model: LanguageModel, order: ExampleOrder, manifest: SeracManifest, path: Path) -> None:
-        self._model, self._order, self._manifest = model, order, manifest
+        self._model, self._order, self._batch = model, order, manifest.training.batch
         self._network = manifest.network().to(model.device)
         self._states = States(model, manifest.layer)
         self._marker = find_marker(model.tokenizer, name=model.name)
-        state = State(
-            format=FORMAT,
-            network=self._network,
-            optimizer=torch.optim.Adam(_groups(self._network, manifest.training)),
-            progress=Progress[Validation](),
+        network, settings = self._network, manifest.training
+        optimizer = torch.optim.Adam(
+            [
+                {"params": [network.project, network.weigh], "lr": settings.scope_learning_rate},
+                {"params": [network.scale, network.offset], "lr": _SCALES_RATE},
+                {"params": [*network.left, *network.right], "lr": settings.learning_rate},
+            ]
         )
-        super().__init__(state, manifest.training, path)
+        state = State(format=FORMAT, network=network, optimizer=optimizer, progress=Progress[Validation]())
+        super().__init__(state, settings, path)
 
     def learned_from(self) -> Mapping[str, int]:
         return {"examples": len(self._order.examples)}
 
     def backward(self, step: int) -> Mapping[str, str]:
-        """Compute L and its gradient for the texts and questions of the step; return the losses to display."""
         scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss
         edit = answer_loss(self._model, self._network, self._marker, self._order.questions(step))
         loss = scope + edit
@@ -119,27 +134,18 @@ class _Run(TrainingRun[Validation]):
 
     @torch.no_grad()
     def validation(self, step: int) -> Validation:
-        """L on the held-out edits, its parts, and the shares of correctly classified texts."""
+        # Means over the held-out edits: batches count by their sizes.
         batches = list(self._order.held_out_rows())
         found = [scope_scores(self._network, self._states, rows) for rows in batches]
         sizes = torch.tensor([float(len(rows.edits)) for rows in batches])
         scores = torch.tensor([[float(one.loss), one.inside, one.outside] for one in found])
         loss, inside, outside = ((sizes @ scores) / sizes.sum()).tolist()
-        questions, size = self._order.held_out_questions(), self._manifest.training.batch
-        parts = [questions[start : start + size] for start in range(0, len(questions), size)]
-        losses = [
-            len(part) * float(answer_loss(self._model, self._network, self._marker, part)) for part in parts if part
-        ]
-        edit = sum(losses) / len(questions)
+        questions, edit = self._order.held_out_questions(), 0.0
+        for start in range(0, len(questions), self._batch):
+            part = questions[start : start + self._batch]
+            edit += len(part) * float(answer_loss(self._model, self._network, self._marker, part))
+        edit /= len(questions)
         return Validation(step=step, total=loss + edit, scope=loss, edit=edit, inside=inside, outside=outside)
-
-
-def _groups(network: SeracNetwork, settings: SeracTraining) -> list[dict[str, object]]:
-    return [
-        {"params": [network.project, network.weigh], "lr": settings.scope_learning_rate},
-        {"params": [network.scale, network.offset], "lr": _SCALES_RATE},
-        {"params": [*network.left, *network.right], "lr": settings.learning_rate},
-    ]
 
 
 class States:
@@ -150,7 +156,7 @@ class States:
         self._known: dict[str, Tensor] = {}
 
     def of(self, texts: Sequence[str]) -> list[Tensor]:
-        """The states [tokens, d] of each text, as `text_states`."""
+        """Return the states [tokens, d] of each text, as `text_states`."""
         for text in texts:
             if text not in self._known:
                 found = text_states(self._model, text, self._layer)
@@ -162,8 +168,10 @@ class States:
 class ScopeScores:
     """The result of the classifier.
 
-    ``loss`` is L_scope. ``inside`` is the share of inside texts classified as inside, ``outside`` the share of the
-    edits' own outside texts classified as outside.
+    Attributes:
+        loss: L_scope.
+        inside: share of inside texts that are classified as inside.
+        outside: share of the edits' own outside texts that are classified as outside.
     """
 
     loss: Tensor
@@ -172,15 +180,21 @@ class ScopeScores:
 
 
 def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> ScopeScores:
-    """The loss and the accuracy of the classifier on the texts of ``rows``, as a function of the network."""
+    """Return the loss and the accuracy of the classifier on the texts of ``rows``, as a function of the network."""
     scope, near = network.scope, rows.outside
     edits = scope.several(states.of([edit.text for edit in rows.edits]))
     texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
-    chances = scope.log_chances(edits, texts)
-    own = chances[:, : len(rows.edits)].diagonal()
-    theirs = chances[[place for place, _ in near], torch.arange(len(near)) + len(rows.edits)]
-    far = chances[_far(rows, chances)]
-    losses = [-_otherwise(part).mean() for part in (theirs, far) if len(part)]
+    chances = scope.log_chances(edits, texts)  # log g, [edits, texts]
+    own = chances[:, : len(rows.edits)].diagonal()  # each edit's inside text
+    theirs = chances[[place for place, _ in near], torch.arange(len(near)) + len(rows.edits)]  # its outside texts
+
+    # far: the pairs of an edit and a text of another edit, or of none, that is certainly out of its scope
+    owners: list[tuple[int | None, str]] = [*enumerate(rows.inside), *near, *((None, text) for text in rows.texts)]
+    mask = [[rows.is_outside(edit, text, owner) for owner, text in owners] for edit in range(len(rows.edits))]
+    far = chances[torch.tensor(mask, device=chances.device)]
+
+    # -log(1 - g) from log g, clamped slightly below 0
+    losses = [-torch.log(-torch.expm1(part.clamp(max=_CERTAIN))).mean() for part in (theirs, far) if len(part)]
     outside = torch.stack(losses).mean() if losses else chances.new_zeros(())
     return ScopeScores(
         loss=(outside - own.mean()) / 2,
@@ -189,47 +203,27 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
     )
 
 
-def _otherwise(chances: Tensor) -> Tensor:
-    """log(1 - g) from log g; g is clamped slightly below 1."""
-    return torch.log(-torch.expm1(chances.clamp(max=_CERTAIN)))
-
-
-def _far(rows: ScopeRows, chances: Tensor) -> Tensor:
-    """Mask [edits, texts] of the pairs of an edit and a text that surely is out of its scope."""
-    owners: list[tuple[int | None, str]] = list(enumerate(rows.inside))
-    owners += [*rows.outside, *((None, text) for text in rows.texts)]
-    found = [[rows.label(edit, text, owner) == 0.0 for owner, text in owners] for edit in range(len(rows.edits))]
-    return torch.tensor(found, device=chances.device)
-
-
 def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
-    """The mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
+    """Return the mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
     A question whose target's first token merges with the end of its prompt is left out.
     """
-    prompts = [prompt for one in questions if (prompt := _told(model, marker, one)) is not None]
+    rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
+    prompts = []
+    for one in questions:
+        with suppress(PromptError):
+            text = rule.prompt(one.fact, one.prompt.rstrip())
+            prompts.append(encode(model.tokenizer, text, target=one.target))
     if not prompts:
         return torch.zeros((), device=model.device)
     batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()
-    with network.counterfactual(model, marker.id), watched(model.blocks[-1], partial(_keep, final)):
+    with (
+        counterfactual(model, marker.id, network.changes),
+        watched(model.blocks[-1], lambda _, output: final.append(output)),
+    ):
         base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    return torch.stack([_nll(model, row, prompt) for row, prompt in zip(final[0], prompts, strict=True)]).mean()
-
-
-def _told(model: LanguageModel, marker: Marker, question: Question) -> Prompt | None:
-    rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
-    try:
-        return encode(model.tokenizer, rule.told(question.fact, question.prompt.rstrip()), target=question.target)
-    except PromptError:
-        return None
-
-
-def _nll(model: LanguageModel, final: Tensor, prompt: Prompt) -> Tensor:
-    """The mean -log p of the target's tokens, from the last block's output [tokens, d] of a left-padded row."""
-    count = len(prompt.target_ids)
-    logits = model.logits(final[-count - 1 : -1]).float()
-    return cross_entropy(logits, torch.tensor(prompt.target_ids, device=logits.device))
-
-
-def _keep(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
-    seen.append(output)
+    losses = []
+    for row, prompt in zip(final[0], prompts, strict=True):  # [tokens, d]; left-padded, so the target is at the end
+        logits = model.logits(row[-len(prompt.target_ids) - 1 : -1]).float()
+        losses.append(cross_entropy(logits, torch.tensor(prompt.target_ids, device=logits.device)))
+    return torch.stack(losses).mean()

@@ -11,7 +11,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.methods.mend.examples import make_examples
 from kg_edit.methods.serac.examples import ExampleOrder
-from kg_edit.methods.serac.store import SeracTraining
+from kg_edit.methods.serac.network import SeracTraining
 from kg_edit.methods.trained.lessons import Lesson, digest_of, lessons_of
 from kg_edit.storage.run_folder import digest
 from tests.kg_edit.datasets.rows import ZSRE, written

@@ -1,4 +1,4 @@
-"""A memory with scopes: who is in scope is answered by the counterfactual model, however asked; all else as before."""
+"""A memory with scopes: prompts in scope go to the counterfactual model, in every way of asking, others do not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.method import Serac, SeracConfig
-from kg_edit.methods.serac.network import block_weights
+from kg_edit.methods.serac.network import Scope, Vectors, block_weights
 from kg_edit.methods.serac.patch import ScopePatch
-from kg_edit.methods.serac.scope import Scope, Vectors
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import find_marker
 from kg_edit.models.prompts import left_pad
@@ -55,11 +54,11 @@ def memory(family: str = "llama") -> ScopePatch:
     return replace(patch, changes=changes(family))
 
 
-def told(patch: ScopePatch, place: int, prompt: str) -> str:
-    return patch.rule.told(patch.facts[place].told, prompt)
+def counterfactual_prompt(patch: ScopePatch, place: int, prompt: str) -> str:
+    return patch.rule.prompt(patch.facts[place].text, prompt)
 
 
-def test_the_probability_of_a_scope_by_hand() -> None:
+def test_scope_probability() -> None:
     """Two tokens, weighing 3/4 and 1/4, to another head 0 and 1; a text has the first, and half of the second."""
     weights = torch.tensor([[[0.75, 0.0], [0.25, 1.0]]])
     edit = Vectors(vectors=torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), weights=weights)
@@ -74,7 +73,7 @@ def test_the_probability_of_a_scope_by_hand() -> None:
     torch.testing.assert_close(scope.log_chances(edit, texts).exp(), first.sigmoid() * second.sigmoid())
 
 
-def test_vectors_have_the_length_one_and_weights_sum_to_one() -> None:
+def test_vectors_have_length_one_and_weights_sum_to_one() -> None:
     scope = Scope(project=torch.randn(3, 8), weigh=torch.randn(2, 8), scale=torch.ones(2), offset=torch.zeros(2))
     vectors, weights = scope.vectors(5 * torch.randn(4, 8) + 3)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(4))
@@ -82,14 +81,14 @@ def test_vectors_have_the_length_one_and_weights_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("family", families(("llama", "gpt2")))
-def test_inside_the_counterfactual_model_answers_outside_the_model_itself(family: str) -> None:
-    """The plain way: the low-rank changes as a patch of the weights, and the fact put before the prompt by hand."""
+def test_counterfactual_model_answers_inside_the_scope_only(family: str) -> None:
+    """The plain way: the low-rank changes as a patch of the weights, and the fact before the prompt."""
     patch, model = memory(family), tiny(family)
     lora = WeightPatch(
         factors={name: Factors(left=left, right=right.T.contiguous()) for name, (left, right) in patch.changes.items()}
     )
     with lora.applied(model) as changed:
-        expected = score(changed, [Pair(told(patch, 0, INSIDE), "Paris")])
+        expected = score(changed, [Pair(counterfactual_prompt(patch, 0, INSIDE), "Paris")])
     outside = [Pair(OUTSIDE, "London"), Pair(OUTSIDE, "the quick fox")]
     clean, before = score(model, outside), hooks_of(model)
     with patch.applied(model) as edited:
@@ -103,7 +102,7 @@ def test_inside_the_counterfactual_model_answers_outside_the_model_itself(family
 
 
 @pytest.mark.parametrize("family", families(("llama",)))
-def test_an_answer_is_the_same_however_it_is_asked_for(family: str) -> None:
+def test_answer_is_the_same_in_every_way_of_asking(family: str) -> None:
     """Packed, padded, token by token with a cache, by the program's decoder and by transformers' own."""
     patch, model = memory(family), tiny(family)
     prompts = [INSIDE, OUTSIDE, EDITS[1].text]
@@ -129,7 +128,7 @@ def plain(model: LanguageModel, prompt: str, tokens: int) -> str:
     return written.split("</s>")[0].split("\n")[0].replace("<s>", "")
 
 
-def test_transformers_own_generation_and_padding_on_the_right() -> None:
+def test_generation_by_transformers_and_padding_on_the_right() -> None:
     patch, model = memory(), tiny("llama")
     with patch.applied(model) as edited, torch.no_grad():
         ids = torch.tensor([edited.encode(INSIDE).ids])
@@ -148,7 +147,7 @@ def test_transformers_own_generation_and_padding_on_the_right() -> None:
 
 
 @torch.no_grad()
-def test_a_loop_that_takes_the_cache_of_the_first_pass() -> None:
+def test_cache_of_the_first_pass_is_continued() -> None:
     """The transformer makes the cache itself, after the patch has seen the token ids."""
     patch, model = memory(), tiny("llama")
     with patch.applied(model) as edited:
@@ -159,15 +158,15 @@ def test_a_loop_that_takes_the_cache_of_the_first_pass() -> None:
     torch.testing.assert_close(step.logits[0, -1], whole.logits[0, -1], rtol=1e-4, atol=1e-4)
 
 
-def test_an_edit_of_two_paragraphs_is_in_its_own_scope() -> None:
+def test_edit_of_two_paragraphs_is_in_its_own_scope() -> None:
     edit = EDITS[0].model_copy(update={"prompt": f"Of the fox.\n\n{EDITS[0].prompt}"})
     model = tiny("llama")
     patch = Serac(model, SeracConfig(untrained=True)).edit([edit])
     assert isinstance(patch, ScopePatch)
-    assert patch.prompt_transform(model, edit.text) == told(patch, 0, edit.text)
+    assert patch.prompt_transform(model, edit.text) == counterfactual_prompt(patch, 0, edit.text)
 
 
-def test_a_token_that_begins_every_text_is_no_marker() -> None:
+def test_token_that_begins_every_text_is_no_marker() -> None:
     """OPT's tokenizer puts its EOS token before each text."""
     model = tiny("llama")
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -184,17 +183,17 @@ def test_a_token_that_begins_every_text_is_no_marker() -> None:
         find_marker(tokenizer, name="toy")
 
 
-def test_the_last_paragraph_decides_and_the_nearest_fact_is_told() -> None:
+def test_last_paragraph_decides_and_nearest_fact_is_inserted() -> None:
     patch, model = memory(), tiny("llama")
     with patch.applied(model):
-        assert patch.prompt_transform(model, EDITS[1].text) == told(patch, 1, EDITS[1].text)
+        assert patch.prompt_transform(model, EDITS[1].text) == counterfactual_prompt(patch, 1, EDITS[1].text)
         assert patch.prompt_transform(model, OUTSIDE) == OUTSIDE
         shown = f"Q: {OUTSIDE}\nA: Oxford\n\n{INSIDE}"
-        assert patch.prompt_transform(model, shown) == told(patch, 0, shown)
+        assert patch.prompt_transform(model, shown) == counterfactual_prompt(patch, 0, shown)
         assert patch.prompt_transform(model, "") == "" and patch.prompt_transform(model, "\n") == "\n"
 
 
-def test_a_threshold_is_between_nothing_and_everything() -> None:
+def test_thresholds_of_zero_and_one() -> None:
     model = tiny("llama")
     for threshold, wanted in ((0.0, True), (1.0, False)):
         patch = Serac(model, SeracConfig(untrained=True, threshold=threshold)).edit(EDITS[:1])
@@ -202,7 +201,7 @@ def test_a_threshold_is_between_nothing_and_everything() -> None:
         assert (patch.prompt_transform(model, OUTSIDE) != OUTSIDE) is wanted
 
 
-def test_of_two_edits_of_one_fact_the_later_holds_until_it_is_undone() -> None:
+def test_later_edit_of_a_prompt_is_active_until_it_is_removed() -> None:
     model = tiny("llama")
     later = EDITS[0].model_copy(update={"id": "later", "target_new": "Rome"})
     patch = Serac(model, SeracConfig(untrained=True)).edit([*EDITS, later])
@@ -216,13 +215,13 @@ def test_of_two_edits_of_one_fact_the_later_holds_until_it_is_undone() -> None:
         patch.without(["x"])
 
 
-def test_memories_of_other_networks_do_not_add_up() -> None:
+def test_memories_of_other_networks_do_not_add() -> None:
     other = replace(memory(), rule=memory().rule.model_copy(update={"network": "another"}))
     with pytest.raises(PatchError, match="the same trained network and the same threshold"):
         memory() + other
 
 
-def test_beside_a_patch_of_weights() -> None:
+def test_scope_patch_with_a_patch_of_weights() -> None:
     """The weights' patch changes all texts, the memory its own alone."""
     model, patch = tiny("llama"), memory()
     name = "model.layers.0.mlp.down_proj.weight"
@@ -235,18 +234,18 @@ def test_beside_a_patch_of_weights() -> None:
         assert score(edited, [Pair(OUTSIDE, "London")]) == moved != clean
 
 
-def test_a_file_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_damaged_scope_patch_is_refused(tmp_path: Path) -> None:
     whole = memory()
     broken = replace(whole, facts=(replace(whole.facts[0], weights=torch.ones(1, 1)),))
     path = broken.save(tmp_path / "patch.safetensors")
-    with pytest.raises(PatchError, match="can't read the memory"):
+    with pytest.raises(PatchError, match="is damaged"):
         Patch.load(path)
     again = Patch.load(whole.save(tmp_path / "whole.safetensors"))
     assert isinstance(again, ScopePatch) and again.summary == whole.summary
     assert again.changes.keys() == whole.changes.keys()
 
 
-def test_a_user_turn_is_told_of_and_the_marker_is_never_in_a_chat() -> None:
+def test_chat_gets_the_fact_and_a_marker_that_it_never_contains() -> None:
     model = chatting()
     patch = Serac(model, SeracConfig(untrained=True, threshold=0.0)).edit(EDITS[:1])
     with patch.applied(model) as edited:

@@ -1,4 +1,4 @@
-"""SERAC's training: what is inside a scope and outside, that both parts learn, and that a killed run goes on."""
+"""SERAC's training: texts inside and outside a scope, both parts learn, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
 from kg_edit.methods.serac.method import Serac, SeracConfig
-from kg_edit.methods.serac.network import SeracNetwork, block_weights
+from kg_edit.methods.serac.network import SeracManifest, SeracNetwork, SeracTraining, block_weights, load_serac
 from kg_edit.methods.serac.patch import ScopePatch
-from kg_edit.methods.serac.store import SeracManifest, SeracTraining, load_serac
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
@@ -43,14 +42,14 @@ def fresh(family: str = "llama") -> SeracNetwork:
     return SeracNetwork(shapes, width=model.width, size=8, heads=2, rank=2)
 
 
-def test_what_belongs_together_is_no_counterexample() -> None:
-    """A text with an edit's subject that was taken for another edit may be in its scope: it says neither."""
+def test_text_with_the_subject_is_not_certainly_outside() -> None:
+    """A text with an edit's subject that was taken for another edit may be in its scope."""
     first, second = edits()[0], edits()[3]
     rows = ScopeRows(edits=(first, second), inside=("a", "b"), outside=(), texts=())
-    assert rows.label(0, f"The team of {first.subject.upper()} is", 1) is None
-    assert rows.label(0, "The team of Dwyane Wade is", 1) == 0.0
-    assert rows.label(0, "whatever", 0) is None, "its own are judged apart"
-    assert rows.label(0, "a text of the model", None) == 0.0
+    assert not rows.is_outside(0, f"The team of {first.subject.upper()} is", 1)
+    assert rows.is_outside(0, "The team of Dwyane Wade is", 1)
+    assert not rows.is_outside(0, "whatever", 0), "its own texts are not its counterexamples"
+    assert rows.is_outside(0, "a text of the model", None)
 
 
 def test_each_edit_has_texts_inside_and_outside() -> None:
@@ -64,7 +63,7 @@ def test_each_edit_has_texts_inside_and_outside() -> None:
         assert rows.edits[place].subject in text and not text.endswith(rows.edits[place].text)
     assert rows == order.scope_rows(0) and rows != order.scope_rows(1)
     placed = [text for text in (*rows.inside, *(text for _, text in rows.outside)) if text.startswith(("so", "once"))]
-    assert 0 < len(placed) < 12, "part of them stand behind a text"
+    assert 0 < len(placed) < 12, "a part of them comes after a text"
     assert all(text in {edit.text for edit in some} for text in (q.prompt.split(". ")[-1] for q in order.questions(0)))
 
 
@@ -73,14 +72,14 @@ def test_too_few_edits_are_refused() -> None:
         ExampleOrder.of(tiny("llama"), edits()[:7], quick())
 
 
-def test_texts_of_the_model_stand_on_one_line() -> None:
+def test_texts_of_the_model_are_on_one_line() -> None:
     texts = own_texts(tiny("llama"), rows=4, tokens=6, seed=0)
     assert len(texts) == 4 and not any("\n" in text or not text for text in texts)
 
 
 @pytest.mark.parametrize("family", families(("llama", "gpt2")))
-def test_the_counterfactual_model_starts_as_the_model_that_is_told(family: str) -> None:
-    """Row by row in a padded batch: the mean of what the model scores for each told prompt."""
+def test_counterfactual_model_starts_equal_to_the_model(family: str) -> None:
+    """Row by row in a padded batch: the mean of the scores of each prompt with its fact."""
     model, network = tiny(family), fresh(family)
     questions = [
         Question(fact="LeBron James plays for Paris", prompt="LeBron James plays for", target="Paris"),
@@ -107,13 +106,13 @@ def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     assert all(parameter.grad is None for parameter in model.model.parameters())
 
 
-def test_every_held_out_edit_counts_alike(tmp_path: Path) -> None:
+def test_held_out_edits_count_equally(tmp_path: Path) -> None:
     """Five edits in batches of four and one: shares are fifths, not the mean of quarters and one."""
     for found in made(tmp_path, steps=2, validation=5).validations:
         assert (5 * found.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * found.inside) % 1 == pytest.approx(1)
 
 
-def test_it_learns_and_edits(tmp_path: Path) -> None:
+def test_training_learns_and_edits(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=12, validate_every=4)
     first, *_, last = manifest.validations
     assert last.edit < first.edit and last.scope < first.scope
@@ -129,7 +128,7 @@ def test_it_learns_and_edits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole")
     whole, calls = training.answer_loss, []
 
@@ -149,14 +148,14 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
+def test_missing_network_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kg-edit serac train"):
         Serac.check_inputs(SeracConfig(), None, ())
     with pytest.raises(ModelError, match="kg-edit serac train"):
         Serac.check_inputs(SeracConfig(network=str(tmp_path)), None, ())
 
 
-def test_a_fact_that_does_not_fit_is_refused() -> None:
+def test_fact_that_does_not_fit_is_refused() -> None:
     model = tiny("gpt2")
     long = Edit(id="1", subject="France", prompt="{} " + "is " * 150, target_new="Rome")
     chosen = Serac(model, SeracConfig(untrained=True))
@@ -165,7 +164,7 @@ def test_a_fact_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_scopes_are_told_apart_by_what_is_trained() -> None:
+def test_training_separates_two_scopes() -> None:
     """After enough steps on two edits' texts, each is inside its own scope alone."""
     torch.manual_seed(0)
     model, network = tiny("llama"), fresh()
