@@ -127,7 +127,7 @@ def import_(folder: Path) -> Case:
     exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
     with AnswerStore(folder / "from.sqlite") as store:
         facts = [Fact("label", f"Q{number}", [f"number {number}", "en"]) for number in range(1, 10_000)]
-        store.keep("wikidata", "labels/1", facts, exchange)
+        store.save("wikidata", "labels/1", facts, exchange)
         export_snapshot(store, folder / "s.jsonl.gz")
     arguments = ["import", "s.jsonl.gz", "--cache", "c.sqlite"]
     return Case("import", _WIKIDATA, arguments, folder, lambda: _facts(folder / "c.sqlite"), atomic=True)

@@ -81,7 +81,7 @@ def ends(read: Callable[[], Any]) -> Any:
 def examples(folder: Path) -> dict[str, bytes]:
     """Good files of every kind."""
     with AnswerStore(folder / "good.sqlite") as store:
-        store.keep("wikidata", "labels/1", FACTS, EXCHANGE)
+        store.save("wikidata", "labels/1", FACTS, EXCHANGE)
         export_snapshot(store, folder / "good.jsonl.gz")
     with sqlite3.connect(folder / "good.sqlite") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -187,11 +187,11 @@ JSON = st.recursive(
 def test_what_is_kept_is_what_is_imported(
     tmp_path_factory: pytest.TempPathFactory, kind: str, value: Any, name: Any
 ) -> None:
-    """One schema: what `keep` takes, an export has and an import takes; what it refuses, an import refuses."""
+    """One schema: what `save` takes, an export has and an import takes; what it refuses, an import refuses."""
     folder = tmp_path_factory.mktemp("schema")
     entity = name if isinstance(name, str) else "Q1"
     store = AnswerStore(folder / "a.sqlite")
-    kept = ends(lambda: store.keep("wikidata", "x/1", [(kind, entity, value)], EXCHANGE) or True)
+    kept = ends(lambda: store.save("wikidata", "x/1", [(kind, entity, value)], EXCHANGE) or True)
     row = {"graph": "wikidata", "kind": kind, "id": entity, "url": "http://e/", "value": value}
     problem = fact_problem(row | {"type": "fact", "fetched_at": "2026-01-20T12:00:00.000+00:00"})
     assert bool(kept) == (problem is None)

@@ -1,4 +1,4 @@
-"""Files that somebody else has made to do harm: packs, snapshots, graphs and edits, each one clear message."""
+"""Hostile files: packs, snapshots, graphs and edits are each refused with one clear message."""
 
 import bz2
 import gzip
@@ -42,7 +42,7 @@ def pack(tmp_path: Path) -> Path:
     """A pack as it should be."""
     path = tmp_path / "pack.sqlite"
     with AnswerStore(path) as store:
-        store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["Los Angeles", "en"])], EXCHANGE)
+        store.save("wikidata", "labels/1", [Fact("label", "Q65", ["Los Angeles", "en"])], EXCHANGE)
     return path
 
 
@@ -129,7 +129,7 @@ def test_large_answer_can_be_exported_and_imported(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "1")
     store = AnswerStore(tmp_path / "c.sqlite")
     rows = [{"x": f"{number:06d}" * 10} for number in range(9_000)]
-    store.keep("wikidata", "query", [("query", "0" * 64, rows)], EXCHANGE)
+    store.save("wikidata", "query", [("query", "0" * 64, rows)], EXCHANGE)
     export_snapshot(store, tmp_path / "s.jsonl.gz")
     assert import_snapshot(AnswerStore(tmp_path / "d.sqlite"), tmp_path / "s.jsonl.gz").new == 1
 

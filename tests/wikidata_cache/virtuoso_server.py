@@ -40,12 +40,10 @@ def virtuoso(files: Sequence[Path], folder: Path, *, rows: int) -> Iterator[str]
         pytest.skip("Virtuoso is not installed (Debian: apt-get install virtuoso-opensource-7)")
     sql, http = _free_ports(2)
     (folder / "virtuoso.ini").write_text(_INI.format(folder=folder, sql=sql, http=http, rows=rows))
-    with (folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(
-            ["virtuoso-t", "+configfile", "virtuoso.ini", "+foreground"], cwd=folder, stderr=said
-        )
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(["virtuoso-t", "+configfile", "virtuoso.ini", "+foreground"], cwd=folder, stderr=log)
         try:
-            _wait_until_up(process, http, folder / "said.txt")
+            _wait_until_up(process, http, folder / "log.txt")
             _load(files, folder, sql)
             yield f"http://127.0.0.1:{http}/sparql"
         finally:
@@ -71,7 +69,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, said: Path) -> None:
+def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     for _ in range(300):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -80,7 +78,7 @@ def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, said: Path) ->
                 process.wait(timeout=0.1)
             except subprocess.TimeoutExpired:
                 continue
-            pytest.fail(f"Virtuoso stopped: {said.read_text()[-500:]}")
+            pytest.fail(f"Virtuoso stopped: {log.read_text()[-500:]}")
         else:
             return
     pytest.fail("Virtuoso did not start within 30 s")

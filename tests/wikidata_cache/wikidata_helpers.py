@@ -101,7 +101,7 @@ def read_shared(name: str) -> Path:
 
 
 def facts(source: Source) -> Facts:
-    """What a source says, housekeeping included."""
+    """Return the facts of a source, with housekeeping."""
     return Facts(source, meta=(), internal=())
 
 

@@ -151,7 +151,7 @@ class CachedSource:
             found = [dict(row) for row in self._inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))
             exchange = plain_exchange(self._inner, query, found, fetched_at=fetched_at, elapsed_ms=elapsed)
-            self._layers.store.keep(self.graph, "query", [("query", key, found)], exchange)
+            self._layers.store.save(self.graph, "query", [("query", key, found)], exchange)
             self.request_counts.requests += 1
             return found
 
@@ -220,7 +220,7 @@ class CachedSource:
             new = [fact for fact in facts if (fact.kind, fact.id) not in known]
             facts = [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
-        self._layers.store.keep(self.graph, answer.template, new, exchange)
+        self._layers.store.save(self.graph, answer.template, new, exchange)
         return Answer(answer.template, facts, exchange)
 
 

@@ -90,7 +90,7 @@ class Database:
         self._lock = RLock()
         self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process id, may write, connection
         self._file: os.stat_result | None = None  # the file that is open for writing
-        self._inherited: list[sqlite3.Connection] = []  # kept open: closing them would drop the parent's file locks
+        self._inherited: list[sqlite3.Connection] = []  # stay open: closing them would drop the parent's file locks
 
     def __reduce__(self) -> tuple[object, ...]:
         return partial(Database, read_only=self.read_only), (self.path,)
@@ -134,7 +134,7 @@ class Database:
     def exclusive(self, purpose: str) -> Iterator[None]:
         """Hold the file's lock for `purpose` across all processes; the lock ends with the block, or with the process.
 
-        Lock files are in a folder beside the cache file and are never removed: if one were removed while another
+        Lock files are in a folder next to the cache file and are never removed: if one were removed while another
         process is about to open it, two processes could hold the lock.
         """
         with cache_file_errors(self.path):
@@ -174,14 +174,14 @@ class Database:
 
     def _connection(self, *, write: bool) -> sqlite3.Connection | None:
         if self._open is not None:
-            process, may_write, held = self._open
+            process, may_write, connection = self._open
             if process == os.getpid() and (may_write or not write):
-                return held
+                return connection
             if process != os.getpid():
-                self._inherited.append(held)
+                self._inherited.append(connection)
                 self._open = None
         if write and self.read_only:
-            raise CacheFileError(self.path, "was opened for reading only", f"To keep answers, {ELSEWHERE}.")
+            raise CacheFileError(self.path, "was opened for reading only", f"To cache answers, {ELSEWHERE}.")
         if not write and not self.path.exists():
             return None
         if write:
@@ -290,7 +290,7 @@ def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
 def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
     """Turn errors of SQLite and of the file system inside the block into CacheFileError.
 
-    `reading` chooses the message: it says whether the block only reads.
+    `reading` is for blocks that only read; it chooses the message.
     """
     try:
         yield

@@ -24,8 +24,8 @@ Mode = Literal["offline", "cache_first", "refresh", "online"]
 """What a `CachedSource` does.
 
 - offline: read the cache only, without network access.
-- cache_first: read the cache, ask the endpoint for missing facts, and keep the answers.
-- refresh: ask the endpoint for everything again, and keep the new versions.
+- cache_first: read the cache, ask the endpoint for missing facts, and cache the answers.
+- refresh: ask the endpoint for everything again, and cache the new versions.
 - online: ask the endpoint for everything; neither read nor write the cache.
 """
 

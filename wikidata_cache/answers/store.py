@@ -72,7 +72,7 @@ class AnswerStore:
         """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
         rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
         found = {entity: unpack(value, self.path) for entity, value, _ in rows}
-        if self.database.read_only:  # a pack may come from somebody else: check it as `keep` checks answers
+        if self.database.read_only:  # a pack may come from somebody else: check it as `save` checks answers
             problems = (value_problem(kind, entity, value) for entity, value in found.items())
             if problem := next(filter(None, problems), None):
                 suggestion = "Do not use this pack (--pack, packs=..., KG_PACKS)."
@@ -94,7 +94,7 @@ class AnswerStore:
         """Return the URLs that have answered for a graph, sorted."""
         return [url for (url,) in self.database.read(_URLS, (graph,))]
 
-    def keep(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
+    def save(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
         """Write the facts of an answer and its log entry in one transaction.
 
         Args:

@@ -45,7 +45,7 @@ _MOST_PATIENT = 64  # upper limit of that number, which doubles when a larger bl
 
 MAX_ATTEMPTS = 4  # requests for one question
 TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
-_TOLD_TO_WAIT = ("throttled", "outage")
+_WAITS = ("throttled", "outage")
 
 T = TypeVar("T")
 
@@ -249,7 +249,7 @@ def with_retries(
         except EndpointError as error:
             wait = limiter.wait(url)
             if made >= attempts(error) or wait > left.left:
-                if error.trouble in _TOLD_TO_WAIT and wait:
+                if error.trouble in _WAITS and wait:
                     raise limiter.too_soon_error(url, left) from error
                 raise
             logger.warning("%s Trying again in %.3g s", error, wait)

@@ -127,7 +127,7 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
 
 
 def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
-    """Return the error for a query that exceeded the time limit of the server or of this client; `found` says which."""
+    """Return the error for a query that exceeded the time limit of the server or of this client; `found` names it."""
     return EndpointError(url, "timeout", found, _FEWER, status=status)
 
 

@@ -123,8 +123,8 @@ class RateLimiter:
     def _reason(self, url: str) -> str:
         state = self._store.read(host_of(url))
         rate = state.rate or usual_rate(host_of(url))
-        held = state.not_before > self._clock.now()
-        return state.reason if held or not rate else f"the host allows one request in {1 / rate:.0f} s"
+        waiting = state.not_before > self._clock.now()
+        return state.reason if waiting or not rate else f"the host allows one request in {1 / rate:.0f} s"
 
 
 @dataclass

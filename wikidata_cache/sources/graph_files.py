@@ -34,7 +34,7 @@ _LONGEST_LINE = 1 << 20  # bytes of a TSV row
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     """Load files into one store; return the store and {file name: sha256}; of files of one name, the paths.
 
-    If the files have no labels, a labels file beside them is loaded too; without any label, a warning is logged.
+    If the files have no labels, a labels file in the same folder is loaded too; without any label, a warning is logged.
     Raises GraphFileError for a missing, empty, corrupt or malformed file.
     """
     store = Store()

@@ -1,6 +1,6 @@
 """Check facts: the form of the id and the shape of the value for each kind of `Fact`.
 
-The same schema is used for answers of endpoints, for facts that a cache keeps, and for rows of a snapshot.
+The same schema is used for answers of endpoints, for facts in a cache, and for rows of a snapshot.
 """
 
 import re

@@ -1,7 +1,7 @@
 """SELECT queries written by users: their canonical text, their cache key, and a check that forbids SERVICE.
 
 Both use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). If engines could disagree about what is a
-comment or an IRI, the whole query counts as code, and its text is kept unchanged.
+comment or an IRI, the whole query counts as code, and its text stays unchanged.
 """
 
 import hashlib

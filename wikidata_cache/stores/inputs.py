@@ -121,7 +121,7 @@ def is_graph_file(path: Path) -> bool:
 
 
 def sibling_labels(paths: Sequence[Path]) -> Path | None:
-    """Return a labels file (such as labels.nt.gz) beside one of the files or its symbolic link's target, or None."""
+    """Return a labels file, such as labels.nt.gz, in the folder of a file or of its link's target, or None."""
     targets = [path.resolve() for path in paths]
     folders = dict.fromkeys(path.parent for path in (*paths, *targets))
     candidates = (folder / name for folder in folders for name in _SIBLINGS)

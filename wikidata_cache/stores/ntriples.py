@@ -87,8 +87,8 @@ def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
         rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
         rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
     )
-    said = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
-    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + said + rb") \.)(?=\n)")
+    content = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
+    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + content + rb") \.)(?=\n)")
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:

@@ -110,21 +110,21 @@ def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTransl
 
 def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
     """Yield the same chunks; if no line `]` closes the array, call `cut_off` before the last chunk."""
-    held: Chunk | None = None
+    pending: Chunk | None = None
     last, number = b"]", 0
     for chunk in chunks:
         if text := chunk.lines.rstrip():
             last, number = text[text.rfind(b"\n") + 1 :].strip(), chunk.first + text.count(b"\n")
-        if held:
-            yield held
-        held = chunk
+        if pending:
+            yield pending
+        pending = chunk
     if last != b"]":
         problem = (
             f"the file is cut off: a dump that begins with '[' ends with ']', but this one ends with {last[-40:]!r}"
         )
         cut_off(number, problem)
-    if held:
-        yield held
+    if pending:
+        yield pending
 
 
 def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""`Facts` asks a source about many ids in batches, keeps the answers in memory, and filters the statements.
+"""`Facts` asks a source about many ids in batches, caches the answers in memory, and filters the statements.
 
 `usable` leaves out statements whose property or whose value's class is on a deny-list, and statements without labels.
 `Claim` is a full statement, of any rank except deprecated, with its start and end times.
@@ -99,7 +99,7 @@ class Facts:
         return not self.internal.isdisjoint(self.types([entity])[entity])
 
     def states(self, statement: Statement) -> bool:
-        """Return whether the graph holds this truthy statement."""
+        """Return whether the graph has this truthy statement."""
         return statement[1:] in self.out([statement.subject])[statement.subject]
 
     def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:

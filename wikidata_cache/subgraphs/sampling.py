@@ -26,7 +26,7 @@ from typing import Literal
 from wikidata_cache.ids import Statement
 
 Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
-"""How the statements of a node are sampled; docs/wikidata.md says what each policy keeps."""
+"""How the statements of a node are sampled; docs/wikidata.md describes each policy."""
 Keyed = Mapping[Statement, bytes]
 """{statement: its priority}."""
 Rank = Callable[[Statement], float]

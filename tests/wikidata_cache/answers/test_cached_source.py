@@ -1,4 +1,4 @@
-"""Answers kept and given again: modes, other batches, packs, versions, provenance, and faults that leave no trace."""
+"""The cache: modes, batches, packs, versions, provenance, and faults of the endpoint."""
 
 import gzip
 import socket
@@ -39,7 +39,7 @@ def stored(path: str | Path) -> list[tuple[str, str]]:
 
 
 def assert_no_bad_row(path: str | Path, truth: Source) -> None:
-    """Whatever the cache file holds is what the graph itself says."""
+    """Check that every fact in the cache file is a fact of the graph."""
     store = AnswerStore(path)
     for kind, entity in stored(path) if Path(path).exists() else []:
         [value] = store.look_up("wikidata", kind, [entity]).values()
@@ -95,11 +95,11 @@ def test_miss_names_facts_files_and_command(cache_path: str) -> None:
     cache = WikidataCache(cache=cache_path, graph_name="my graph")
     with pytest.raises(CacheMissError) as caught:
         cache.labels([f"Q{number}" for number in range(1, 13)])
-    said = str(caught.value)
-    assert "kind 'label' for Q1, Q10, Q11, Q12, Q2, Q3, Q4, Q5, Q6, Q7 and 2 more" in said
-    assert f"{cache_path} (no such file)" in said
-    assert "`wikidata-cache fetch --kind label Q1 Q10 Q11" in said
-    assert f"--cache {cache_path} --contact YOU@EXAMPLE.ORG --graph-name 'my graph'`" in said
+    message = str(caught.value)
+    assert "kind 'label' for Q1, Q10, Q11, Q12, Q2, Q3, Q4, Q5, Q6, Q7 and 2 more" in message
+    assert f"{cache_path} (no such file)" in message
+    assert "`wikidata-cache fetch --kind label Q1 Q10 Q11" in message
+    assert f"--cache {cache_path} --contact YOU@EXAMPLE.ORG --graph-name 'my graph'`" in message
     with pytest.raises(CacheMissError, match=r"fetch EDITS\.jsonl"):
         cache.labels([f"Q{number}" for number in range(1, 100)])
 
@@ -137,7 +137,7 @@ def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path
     rename(own_server.store, "Q1345", "Philly")
     assert (
         hashes(WikidataCache(own_server.url, cache=cache_path), [SPIKE]) == before
-    )  # cache_first: the world stands still
+    )  # cache_first reads the cached version
     after = hashes(WikidataCache(own_server.url, cache=cache_path, mode="refresh"), [SPIKE])
     assert after != before
     assert hashes(WikidataCache(cache=cache_path), [SPIKE]) == after
@@ -187,10 +187,10 @@ def test_packs_of_a_wrong_kind_are_refused(tmp_path: Path, cache_path: str) -> N
 def test_provenance_is_the_same_online_and_offline(server: Server, cache_path: str) -> None:
     online = open_source(server.url, cache=cache_path)
     facts(online).out(["Q65", "Q1345"])
-    said = online.provenance(["Q65", "Q1345", "Q30"])
-    assert said == open_source(None, cache=cache_path).provenance(["Q65", "Q1345", "Q30"])
-    assert (said["kind"], said["graph"], said["urls"]) == ("cache", "wikidata", [server.url])
-    first_time, last_time = said["fetched_at"]  # type: ignore[misc]
+    provenance = online.provenance(["Q65", "Q1345", "Q30"])
+    assert provenance == open_source(None, cache=cache_path).provenance(["Q65", "Q1345", "Q30"])
+    assert (provenance["kind"], provenance["graph"], provenance["urls"]) == ("cache", "wikidata", [server.url])
+    first_time, last_time = provenance["fetched_at"]  # type: ignore[misc]
     assert first_time == last_time and first_time.startswith("20") and first_time.endswith("+00:00")
     assert online.provenance(["Q30"])["fetched_at"] == []
 

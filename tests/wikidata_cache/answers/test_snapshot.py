@@ -20,7 +20,7 @@ EARLY, LATE = "2026-01-01T00:00:00.000+00:00", "2026-06-01T00:00:00.000+00:00"
 
 
 def keep(store: AnswerStore, time: str, *facts: Fact, graph: str = "wikidata") -> AnswerStore:
-    store.keep(graph, "labels/1", facts, Exchange("http://e/", f"SELECT {time}", time, 5, 1, "0" * 64, {"server": "é"}))
+    store.save(graph, "labels/1", facts, Exchange("http://e/", f"SELECT {time}", time, 5, 1, "0" * 64, {"server": "é"}))
     return store
 
 

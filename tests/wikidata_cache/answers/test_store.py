@@ -30,34 +30,34 @@ LABEL = Fact("label", "Q1", ["Universe", "en"])
 
 def filled(path: Path) -> AnswerStore:
     store = AnswerStore(path)
-    store.keep("wikidata", "labels/1", [LABEL, Fact("label", "Q2", None)], ASKED)
+    store.save("wikidata", "labels/1", [LABEL, Fact("label", "Q2", None)], ASKED)
     return store
 
 
-def kept(store: AnswerStore, *ids: str, **options: str) -> dict[str, object]:
+def labels_of(store: AnswerStore, *ids: str, **options: str) -> dict[str, object]:
     return store.look_up("wikidata", "label", ids or ["Q1", "Q2", "Q3"], **options)
 
 
 def test_store_separates_absent_from_unknown(tmp_path: Path) -> None:
     with filled(tmp_path / "new" / "folder" / "c.sqlite") as store:
-        assert kept(store) == {"Q1": ["Universe", "en"], "Q2": None}
+        assert labels_of(store) == {"Q1": ["Universe", "en"], "Q2": None}
         assert store.look_up("dbpedia", "label", ["Q1"]) == {}
         assert store.look_up("wikidata", "description", ["Q1"]) == {}
 
 
 def test_store_reading_makes_no_file(tmp_path: Path) -> None:
-    assert kept(AnswerStore(tmp_path / "c.sqlite")) == {}
+    assert labels_of(AnswerStore(tmp_path / "c.sqlite")) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_store_adds_and_replays_versions(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
-    store.keep("wikidata", "labels/1", [LABEL._replace(value=["Cosmos", "en"])], replace(ASKED, fetched_at=LATER))
-    store.keep("wikidata", "labels/1", [LABEL._replace(value=["Lies", "en"])], replace(ASKED, fetched_at=LATER))
-    assert kept(store, "Q1") == {"Q1": ["Cosmos", "en"]}  # what was kept once never changes
-    assert kept(store, "Q1", as_of=NOON) == {"Q1": ["Universe", "en"]}
-    assert kept(store, "Q1", as_of=utc("2026-11-20T13:00:01+01:00")) == {"Q1": ["Universe", "en"]}
-    assert kept(store, "Q1", as_of=utc("2026-11-20T11:59:59")) == {}
+    store.save("wikidata", "labels/1", [LABEL._replace(value=["Cosmos", "en"])], replace(ASKED, fetched_at=LATER))
+    store.save("wikidata", "labels/1", [LABEL._replace(value=["Lies", "en"])], replace(ASKED, fetched_at=LATER))
+    assert labels_of(store, "Q1") == {"Q1": ["Cosmos", "en"]}  # a version never changes
+    assert labels_of(store, "Q1", as_of=NOON) == {"Q1": ["Universe", "en"]}
+    assert labels_of(store, "Q1", as_of=utc("2026-11-20T13:00:01+01:00")) == {"Q1": ["Universe", "en"]}
+    assert labels_of(store, "Q1", as_of=utc("2026-11-20T11:59:59")) == {}
     assert store.origins("wikidata", "label", ["Q1", "Q2"]) == {
         "Q1": ("http://e/sparql", LATER),
         "Q2": ("http://e/sparql", NOON),
@@ -67,18 +67,18 @@ def test_store_adds_and_replays_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["x" * 5_000, "日本語 " * 200, "half \ud800", "\u2028\x00</script>"])
 def test_store_returns_any_text(tmp_path: Path, text: str) -> None:
     store = AnswerStore(tmp_path / "c.sqlite")
-    store.keep("wikidata", "labels/1", [LABEL._replace(value=[text, "en"])], ASKED)
+    store.save("wikidata", "labels/1", [LABEL._replace(value=[text, "en"])], ASKED)
     store.close()
-    assert kept(store, "Q1") == {"Q1": [text, "en"]}
+    assert labels_of(store, "Q1") == {"Q1": [text, "en"]}
 
 
 @pytest.mark.slow
 def test_store_looks_up_many_ids(tmp_path: Path) -> None:
     ids = [f"Q{number}" for number in range(1, 40_001)]
     store = AnswerStore(tmp_path / "c.sqlite")
-    store.keep("wikidata", "labels/1", [Fact("label", entity, [entity, "mul"]) for entity in ids], ASKED)
-    assert kept(store, *ids, "Q0")["Q40000"] == ["Q40000", "mul"]
-    assert len(kept(store, *ids, "Q0")) == 40_000
+    store.save("wikidata", "labels/1", [Fact("label", entity, [entity, "mul"]) for entity in ids], ASKED)
+    assert labels_of(store, *ids, "Q0")["Q40000"] == ["Q40000", "mul"]
+    assert len(labels_of(store, *ids, "Q0")) == 40_000
 
 
 def test_store_refuses_another_version(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_store_refuses_another_version(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 7")
     connection.close()
-    for use in (kept, lambda store: store.keep("wikidata", "labels/1", [LABEL], ASKED)):
+    for use in (labels_of, lambda store: store.save("wikidata", "labels/1", [LABEL], ASKED)):
         with pytest.raises(
             CacheFileError, match=r"c\.sqlite: is a cache of version 7; this release reads version 1.*Export"
         ):
@@ -101,7 +101,7 @@ def test_store_leaves_other_databases_alone(tmp_path: Path) -> None:
     connection.close()
     before = path.read_bytes()
     with pytest.raises(CacheFileError, match="not a cache"):
-        AnswerStore(path).keep("wikidata", "labels/1", [LABEL], ASKED)
+        AnswerStore(path).save("wikidata", "labels/1", [LABEL], ASKED)
     assert path.read_bytes() == before
 
 
@@ -109,33 +109,33 @@ def test_store_refuses_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("milk, eggs\n" * 1_000)
     with pytest.raises(CacheFileError, match="is not a cache file"):
-        kept(AnswerStore(path))
+        labels_of(AnswerStore(path))
     store = AnswerStore(tmp_path / "c.sqlite")
-    store.keep("wikidata", "labels/1", [Fact("label", f"Q{n}", [f"{n}", "en"]) for n in range(1, 9_000)], ASKED)
+    store.save("wikidata", "labels/1", [Fact("label", f"Q{n}", [f"{n}", "en"]) for n in range(1, 9_000)], ASKED)
     store.close()
     body = store.path.read_bytes()
     store.path.write_bytes(body[:4096] + b"\xff" * (len(body) - 4096))
     with pytest.raises(CacheFileError, match=r"c\.sqlite: is damaged.*snapshot"):
-        kept(AnswerStore(store.path))
+        labels_of(AnswerStore(store.path))
     store.path.write_bytes(body[: len(body) // 2])
     with pytest.raises(CacheFileError, match="is damaged"):
-        kept(AnswerStore(store.path), *(f"Q{n}" for n in range(1, 9_000)))
+        labels_of(AnswerStore(store.path), *(f"Q{n}" for n in range(1, 9_000)))
 
 
 def test_store_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(CacheFileError, match="is a folder"):
-        kept(AnswerStore(tmp_path))
+        labels_of(AnswerStore(tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(CacheFileError, match="cannot be written"):
-        AnswerStore(tmp_path / "file" / "c.sqlite").keep("wikidata", "labels/1", [LABEL], ASKED)
+        AnswerStore(tmp_path / "file" / "c.sqlite").save("wikidata", "labels/1", [LABEL], ASKED)
 
 
 def test_pack_is_never_written(tmp_path: Path) -> None:
     filled(tmp_path / "c.sqlite").close()
     pack = AnswerStore(tmp_path / "c.sqlite", read_only=True)
-    assert kept(pack, "Q1")
+    assert labels_of(pack, "Q1")
     with pytest.raises(CacheFileError, match="for reading only"):
-        pack.keep("wikidata", "labels/1", [LABEL], ASKED)
+        pack.save("wikidata", "labels/1", [LABEL], ASKED)
 
 
 def test_store_works_without_shared_memory(
@@ -146,7 +146,7 @@ def test_store_works_without_shared_memory(
     store = filled(tmp_path / "c.sqlite")
     assert "rollback journal" in caplog.text
     assert store.database.read("PRAGMA journal_mode") == [("delete",)]
-    assert kept(AnswerStore(store.path)) == kept(store) == {"Q1": ["Universe", "en"], "Q2": None}
+    assert labels_of(AnswerStore(store.path)) == labels_of(store) == {"Q1": ["Universe", "en"], "Q2": None}
 
 
 @pytest.fixture
@@ -194,9 +194,9 @@ def test_unreadable_cache_is_reported_as_unreadable(open_to_all: Path, closed: s
     path.chmod(0o644 if closed == "folder" else 0o000)
     asking = _AS_NOBODY.partition("\ntry:")[0]
     done = subprocess.run([sys.executable, "-c", asking, str(path)], capture_output=True, text=True, check=False)
-    *_, said = done.stderr.splitlines()
-    assert f"CacheFileError: {path}: cannot be read (" in said and "permissions" in said
-    assert "writ" not in said.lower()
+    *_, message = done.stderr.splitlines()
+    assert f"CacheFileError: {path}: cannot be read (" in message and "permissions" in message
+    assert "writ" not in message.lower()
 
 
 def test_lock_folder_is_shared(open_to_all: Path) -> None:
@@ -221,7 +221,7 @@ for block in range(1, 1000):
     facts = [Fact("label", f"Q{block}{n:04}", [f"{block} {n} " + "x" * 100, "en"]) for n in range(100)]
     exchange = Exchange("http://e/", "SELECT 1", f"2026-11-20T12:00:00.{block:03}+00:00", 1, 100, "0" * 64, {})
     try:
-        store.keep("wikidata", "labels/1", facts, exchange)
+        store.save("wikidata", "labels/1", facts, exchange)
     except CacheFileError as error:
         sys.stdout.write(f"{block} {error}")
         break
@@ -231,19 +231,19 @@ for block in range(1, 1000):
 def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     done = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], capture_output=True, text=True, check=True)
-    block, _, said = done.stdout.partition(" ")
+    block, _, message = done.stdout.partition(" ")
     assert int(block) > 1
-    assert "Free some space" in said and "c.sqlite" in said
+    assert "Free some space" in message and "c.sqlite" in message
     store = AnswerStore(path)
     [[count]] = store.database.read("SELECT count(*) FROM facts")
     assert count == 100 * (int(block) - 1)
     assert store.database.read("PRAGMA integrity_check") == [("ok",)]
-    store.keep("wikidata", "labels/1", [LABEL], ASKED)  # and once there is space, it goes on
+    store.save("wikidata", "labels/1", [LABEL], ASKED)  # works again once there is space
 
 
 def _read_and_write(store: AnswerStore, number: int) -> None:
-    assert kept(store, "Q1")
-    store.keep("wikidata", "labels/1", [Fact("label", f"Q{100 + number}", None)], ASKED)
+    assert labels_of(store, "Q1")
+    store.save("wikidata", "labels/1", [Fact("label", f"Q{100 + number}", None)], ASKED)
 
 
 @pytest.mark.parametrize("method", keep_first(["fork", "spawn"]))
@@ -256,7 +256,7 @@ def test_open_store_works_in_child_processes(tmp_path: Path, method: str) -> Non
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0, 0, 0]
-    assert len(kept(store, "Q1", "Q100", "Q101", "Q102")) == 4
+    assert len(labels_of(store, "Q1", "Q100", "Q101", "Q102")) == 4
     assert store.database.read("PRAGMA integrity_check") == [("ok",)]
 
 

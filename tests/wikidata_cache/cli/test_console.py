@@ -41,7 +41,7 @@ def evil(tmp_path: Path) -> str:
         Fact("named", "Q65", []),
     ]
     exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
-    AnswerStore(path).keep("wikidata", "labels/1", facts, exchange)
+    AnswerStore(path).save("wikidata", "labels/1", facts, exchange)
     return str(path)
 
 

@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> str:
     """A cache with facts of its own."""
     path = tmp_path / "small.sqlite"
     with AnswerStore(path) as store:
-        store.keep("wikidata", "labels/1", FACTS, Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {}))
+        store.save("wikidata", "labels/1", FACTS, Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {}))
     return str(path)
 
 
@@ -107,7 +107,7 @@ def test_find_of_a_long_text_returns_nothing(small: str) -> None:
 def test_label_in_the_cache_wins_over_the_extract(small: str) -> None:
     with AnswerStore(small) as store:
         exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
-        store.keep("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
+        store.save("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the label of Q65
     assert cache.labels(["Q65"]) == {"Q65": "L.A."}
@@ -116,7 +116,7 @@ def test_label_in_the_cache_wins_over_the_extract(small: str) -> None:
 def test_find_uses_the_newest_label(small: str) -> None:
     with AnswerStore(small) as store:
         later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
-        store.keep("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
+        store.save("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
 

@@ -1,4 +1,4 @@
-"""Several endpoints as one: who is asked, who takes over, and what is said when nobody can."""
+"""Several endpoints as one source: the order of requests, continuing with the next one, and the errors."""
 
 from collections.abc import Iterator
 
@@ -74,7 +74,7 @@ def test_chain_returns_to_the_first_endpoint(
     clock.time += 66
     source.types(["Q3"])
     assert (len(server.requests), len(spare.requests)) == (2, 2)
-    assert clock.slept == []  # nobody waited
+    assert clock.slept == []  # without waiting
 
 
 def test_chain_drops_an_endpoint_that_refuses(chain: EndpointChain, server: Server, spare: Server) -> None:
@@ -115,7 +115,7 @@ def test_chain_failure_names_all_endpoints(chain: EndpointChain, server: Server,
 
 def test_chain_answers_user_queries(chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = row_cap(5)
-    assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 5  # nobody can tell
+    assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 5  # a user's query has no end mark
     server.fault = FAULTS["cut JSON"]()
     assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 50")) == 50
     spare.fault = FAULTS["404"]()

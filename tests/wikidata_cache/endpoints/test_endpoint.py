@@ -1,4 +1,4 @@
-"""An endpoint as a source: how it is asked, what comes with its answers, and how its failures are told apart."""
+"""An endpoint as a source: its requests, the records of its answers, and its failures."""
 
 import gzip
 import hashlib

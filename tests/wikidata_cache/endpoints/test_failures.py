@@ -1,4 +1,4 @@
-"""Each fault of a real server on loopback: the subgraphs come out as without it, or an error says what to do."""
+"""Faults of a server on loopback: the subgraphs are the same as without, or an error names a way out."""
 
 import pytest
 from hypothesis import given

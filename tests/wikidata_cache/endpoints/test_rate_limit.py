@@ -1,4 +1,4 @@
-"""How often a host is asked: never faster than it bears with, and what is learned outlives the process."""
+"""Rate limits of hosts: never faster than a host allows, also in later processes."""
 
 import logging
 import threading

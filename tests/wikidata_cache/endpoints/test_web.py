@@ -1,4 +1,4 @@
-"""What a server may send: so many bytes, packed and unpacked, and redirects to itself alone."""
+"""Limits of HTTP answers: size, zipped and unzipped, and redirects within one host."""
 
 import gzip
 import resource

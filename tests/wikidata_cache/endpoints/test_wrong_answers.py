@@ -61,7 +61,7 @@ def test_user_query_answer_with_foreign_variables_is_refused(server: Server) -> 
 
 
 def test_user_query_behind_a_stale_proxy_is_refused(server: Server, cache_path: str) -> None:
-    """The answer to an earlier query with the same variables is not taken for this one's, and not kept."""
+    """The answer to an earlier query with the same variables is refused, and not cached."""
     asked = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"
     stale = server.store.query(asked.format(3)).serialize(format=_JSON)
     server.fault = spoilt(lambda body: stale)
@@ -129,5 +129,5 @@ def test_invalid_fact_is_not_cached(fact: Fact, cache_path: str) -> None:
     store = AnswerStore(cache_path)
     exchange = Exchange("http://e/", "SELECT", "2026-11-20T12:00:00+00:00", 1, 1, "0" * 64, {})
     with pytest.raises(UnfitFactError, match="an answer of http://e/ was not saved"):
-        store.keep("wikidata", "labels/1", [Fact("label", "Q2", None), fact], exchange)
+        store.save("wikidata", "labels/1", [Fact("label", "Q2", None), fact], exchange)
     assert not Path(cache_path).exists()

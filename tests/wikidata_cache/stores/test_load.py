@@ -104,12 +104,12 @@ def test_loaded_claims_and_redirects(dump: Path, tmp_path: Path) -> None:
 
 def test_keep_all_loads_every_triple(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "wd", options=LoadOptions(keep_all=True))
-    kept = stored(tmp_path / "wd")
-    assert len(kept) == 30
-    assert set(WANTED.splitlines()) < kept
-    assert not any("_:" in line for line in kept)
-    assert sum("/.well-known/genid/" in line for line in kept) == 3
-    assert any("<http://bad.example/a b|c{}>" in line for line in kept)
+    lines = stored(tmp_path / "wd")
+    assert len(lines) == 30
+    assert set(WANTED.splitlines()) < lines
+    assert not any("_:" in line for line in lines)
+    assert sum("/.well-known/genid/" in line for line in lines) == 3
+    assert any("<http://bad.example/a b|c{}>" in line for line in lines)
 
 
 def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
         ("capitals", lambda text: text.replace("@en-gb", "@en-GB").replace("@mul", "@MUL")),
         ("tabs", lambda text: text.replace("> ", ">\t")),
         ("carriage returns", lambda text: text.replace("\n", "\r\n")),
-        ("comments", lambda text: "# a dump\n\n" + text.replace(" .\n", ". # said\n")),
+        ("comments", lambda text: "# a dump\n\n" + text.replace(" .\n", ". # a comment\n")),
         ("no last line end", lambda text: text.rstrip("\n")),
         ("twice", lambda text: text + text),
         ("backwards", lambda text: "\n".join(text.splitlines()[::-1]) + "\n"),
@@ -172,8 +172,11 @@ def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
     codex = tmp_path / "codex" / "data"
     for name, rows in {"train": "Q1\tP31\tQ2\n", "valid": "Q1\tP31\tQ2\n", "test_negatives": "Q1\tP31\tQ7\n"}.items():
         write(codex / "triples" / "codex-m" / f"{name}.txt", rows)
-    said = {"Q1": {"label": 'One "1" \\ half', "description": None, "wiki": None}, "Q2": {"label": "Two", "wiki": "x"}}
-    write(codex / "entities" / "en" / "entities.json", json.dumps(said, indent=1))
+    entities = {
+        "Q1": {"label": 'One "1" \\ half', "description": None, "wiki": None},
+        "Q2": {"label": "Two", "wiki": "x"},
+    }
+    write(codex / "entities" / "en" / "entities.json", json.dumps(entities, indent=1))
     write(codex / "entities" / "de" / "entities.json", json.dumps({"Q1": {"label": "Eins"}}))
     write(codex / "relations" / "en" / "relations.json", json.dumps({"P31": {"label": "instance of"}}))
     hashes = {

@@ -1,4 +1,4 @@
-"""What `load` cannot read: bad lines, cut and damaged files, and how it says so."""
+"""What `load` cannot read: bad lines, cut and damaged files, and the errors that it raises."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""A loading that is killed, runs out of disk or meets another one: what was there stays, and the rest goes on."""
+"""Interrupted loads: killed, out of disk space, or two at once. Old stores stay, and the load resumes."""
 
 import logging
 import random

@@ -83,12 +83,12 @@ def table(store: Path) -> Path:
 
 def scribble(path: Path, *, keep_time: bool = False) -> None:
     """47 bytes in the middle of a file are overwritten, and its size stays."""
-    said, content = path.stat(), bytearray(path.read_bytes())
+    stat, content = path.stat(), bytearray(path.read_bytes())
     start = len(content) // 2
     content[start : start + 47] = bytes(byte ^ 0xA5 for byte in content[start : start + 47])
     path.write_bytes(content)
     if keep_time:
-        os.utime(path, ns=(said.st_atime_ns, said.st_mtime_ns))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def test_every_policy_has_an_order() -> None:
 
 @given(st.sets(statements), sizes, seeds)
 def test_bottom_m_returns_smallest_priorities(found: set[Statement], m: int, seed: int) -> None:
-    kept = bottom_m(found, m, seed=seed)
-    assert kept == sorted(found, key=lambda statement: priority(statement, seed=seed))[:m]
+    chosen = bottom_m(found, m, seed=seed)
+    assert chosen == sorted(found, key=lambda statement: priority(statement, seed=seed))[:m]
 
 
 def test_priority_hash_is_stable() -> None:
@@ -163,9 +163,9 @@ def test_degrees_count_up_to_the_hub_limit(tmp_path: Path) -> None:
 
 
 def test_provenance_has_the_options(cache: WikidataCache) -> None:
-    said = cache.subgraph(LAKERS, SubgraphOptions(policy="inverse-hub", direction="both")).graph
-    assert (said["policy"], said["direction"], said["statements"]) == ("inverse-hub", "both", "truthy")
-    assert said["leakage"] == {"answers": [], "drop_old_edge": True}
+    options = cache.subgraph(LAKERS, SubgraphOptions(policy="inverse-hub", direction="both")).graph
+    assert (options["policy"], options["direction"], options["statements"]) == ("inverse-hub", "both", "truthy")
+    assert options["leakage"] == {"answers": [], "drop_old_edge": True}
     assert (
         cache.neighbourhood("Q84", SubgraphOptions(hops=1, policy="relation-stratified")).graph["policy"]
         == "relation-stratified"

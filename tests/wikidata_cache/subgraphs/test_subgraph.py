@@ -18,7 +18,7 @@ TWO = Edit(subject="One", subject_id="Q1", relation="borders", relation_id="P1",
 
 @pytest.fixture
 def two(toy: WikidataCache) -> Subgraph:
-    """Q1 -P1-> Q2 (the edit), and what TOY says about Q2: borders Three and is part of Four, say."""
+    """Q1 -P1-> Q2 (the edit), and the statements of TOY about Q2: borders Three, is part of Four."""
     return toy.subgraph(TWO)
 
 
@@ -175,7 +175,7 @@ def test_written_files_are_reproducible(cache: WikidataCache, tmp_path: Path) ->
 
 
 def test_describe_adds_descriptions_only(tmp_path: Path) -> None:
-    said = [
+    lines = [
         'entity/Q1> <{rdfs}label> "One"@en',
         'entity/Q1> <http://schema.org/description> "first of all"@en',
         "entity/Q1> <{wikidata}prop/direct/P1> <{wikidata}entity/Q2>",
@@ -183,7 +183,7 @@ def test_describe_adds_descriptions_only(tmp_path: Path) -> None:
         'entity/P1> <{rdfs}label> "is before"@en',
     ]
     names = {"wikidata": "http://www.wikidata.org/", "rdfs": "http://www.w3.org/2000/01/rdf-schema#"}
-    (tmp_path / "g.nt").write_text("".join(f"<{{wikidata}}{line} .\n".format(**names) for line in said))
+    (tmp_path / "g.nt").write_text("".join(f"<{{wikidata}}{line} .\n".format(**names) for line in lines))
     cache = WikidataCache(tmp_path / "g.nt")
     graph = cache.neighbourhood("Q1")
     before = graph.graph["content_hash"]
