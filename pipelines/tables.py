@@ -110,7 +110,9 @@ class Results:
             return shown_text(cells.get((row, metric)), percent=percent, intervals=intervals)
 
         if options.get("metrics_as_rows"):
-            body = [[metric, _counts(numbers, metric), *(text(row, metric) for row in rows)] for metric in shown]
+            # rows of one metric may have different records: "200 / 180"
+            counts = {metric: dict.fromkeys(one.n for one in numbers if one.metric == metric) for metric in shown}
+            body = [[metric, " / ".join(counts[metric]), *(text(row, metric) for row in rows)] for metric in shown]
             return markdown(["", "n", *rows], body)
         body = [[names.get(row, row), *(text(row, metric) for metric in shown)] for row in rows]
         return markdown(["", *(names.get(metric, metric) for metric in shown)], body)
@@ -127,7 +129,7 @@ class Results:
                     parts.append(f"### {table['title']}\n\n{table['caption']}\n\n{made}\n")
             others = [f"`{name}`: {table['title']}" for name, table in tables.items() if not table.get("appendix")]
             if others:
-                parts.append(f"In the CSV file only: {'; '.join(others)}.\n")
+                parts.append(f"Other tables of the file: {'; '.join(others)}.\n")
         return "\n".join(parts)
 
 
@@ -137,10 +139,6 @@ def _metrics(numbers: Sequence[Number]) -> list[str]:
     for number in numbers:
         rows.setdefault(number.row, []).append(number.metric)
     return [*dict.fromkeys([*max(rows.values(), key=len), *(number.metric for number in numbers)])]
-
-
-def _counts(numbers: Sequence[Number], metric: str) -> str:
-    return " / ".join(dict.fromkeys(number.n for number in numbers if number.metric == metric))
 
 
 def shown_text(number: Number | None, *, percent: bool = False, intervals: bool = True) -> str:
