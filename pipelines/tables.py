@@ -76,13 +76,12 @@ class Results:
                     self.tables[line["table"]].append(Number(**line))
 
     def add(self, numbers: Iterable[Number]) -> None:
-        """Replace the rows that ``numbers`` belong to, at their place; append the others to their table."""
+        """Put numbers into their tables: a number that is there already is replaced, a new row is the last."""
         for number in numbers:
-            table = self.tables[number.table]
-            key = (number.method, number.settings, number.metric)
-            same = [place for place, old in enumerate(table) if (old.method, old.settings, old.metric) == key]
-            ends = [place for place, old in enumerate(table, start=1) if old.row == number.row]
-            table[slice(same[0], same[0] + 1) if same else slice(*[ends[-1] if ends else len(table)] * 2)] = [number]
+            known = {(old.row, old.metric): old for old in self.tables[number.table]}
+            known[number.row, number.metric] = number
+            order = {row: place for place, row in enumerate(dict.fromkeys(row for row, _ in known))}
+            self.tables[number.table] = sorted(known.values(), key=lambda one: order[one.row])  # rows stay together
 
     def save(self) -> None:
         """Write the CSV files."""
@@ -102,7 +101,7 @@ class Results:
         cells = {(number.row, number.metric): number for number in numbers}
         rows = options.get("rows") or [*dict.fromkeys(number.row for number in numbers)]
         shown = options.get("columns") or _metrics(numbers)
-        names, percent = options.get("names", {}), bool(options.get("percent"))
+        percent = bool(options.get("percent"))
         if absent := [row for row in rows if row not in {number.row for number in numbers}]:
             raise ValueError(f"{name}: results/ has no row {absent[0]!r} in {table}")
 
@@ -114,8 +113,7 @@ class Results:
             counts = {metric: dict.fromkeys(one.n for one in numbers if one.metric == metric) for metric in shown}
             body = [[metric, " / ".join(counts[metric]), *(text(row, metric) for row in rows)] for metric in shown]
             return markdown(["", "n", *rows], body)
-        body = [[names.get(row, row), *(text(row, metric) for metric in shown)] for row in rows]
-        return markdown(["", *(names.get(metric, metric) for metric in shown)], body)
+        return markdown(["", *shown], [[row, *(text(row, metric) for metric in shown)] for row in rows])
 
     def appendix(self) -> str:
         """Return the page with the tables of `appendix = true`, means only, and the names of the others."""
