@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tests.wikidata_cache.wikidata_helpers import reply
 
-Spoil = Callable[[BaseHTTPRequestHandler], bool]  # True: the answer has been given
+Fault = Callable[[BaseHTTPRequestHandler], bool]  # True: the answer has been given
 
 
 def claim(value: str, rank: str = "normal") -> dict:
@@ -21,13 +21,13 @@ TEXT = {"mainsnak": {"snaktype": "value", "datavalue": {"value": "x", "type": "s
 
 
 def entity(name: str, label: str, *aliases: str, claims: dict | None = None, description: str = "") -> dict:
-    said = {"value": description, "language": "en"}
+    text = {"value": description, "language": "en"}
     return {
         "type": "item",
         "id": name,
         "labels": {"en": {"value": label, "language": "en"}},
         "aliases": {"en": [{"value": alias, "language": "en"} for alias in aliases]} if aliases else {},
-        "descriptions": {"en": said} if description else {},
+        "descriptions": {"en": text} if description else {},
         "claims": claims or {},
     }
 
@@ -45,16 +45,16 @@ PAGE = entity("Q500", "USA", claims={"P31": [claim("Q4167410")]})
 SONG = entity("Q501", "USA", claims={"P31": [claim("Q7366")], "P175": [claim("Q9", "deprecated")]})
 CLASSES = [entity(q, text) for q, text in (("Q6256", "country"), ("Q3624078", "sovereign state"), ("Q5", "human"))]
 BIRTH = entity("P19", "place of birth", "born in")
-ENTITIES = {said["id"]: said for said in (USA, ADA, PAGE, SONG, *CLASSES, BIRTH)}
+ENTITIES = {one["id"]: one for one in (USA, ADA, PAGE, SONG, *CLASSES, BIRTH)}
 MERGED = {"Q9000": "Q30"}
 
 
 class ApiServer:
-    """`requests` remembers parameters and headers; `spoil` may answer in its place."""
+    """`requests` records parameters and headers; `fault` may answer in its place."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], dict[str, str]]] = []
-        self.spoil: Spoil | None = None
+        self.fault: Fault | None = None
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}/w/api.php"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -66,10 +66,10 @@ class ApiServer:
     def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked = dict(parse_qsl(urlsplit(self.path).query))
-                server.requests.append((asked, dict(self.headers)))
-                if server.spoil is None or not server.spoil(self):
-                    body = json.dumps(answer(asked)).encode()
+                parameters = dict(parse_qsl(urlsplit(self.path).query))
+                server.requests.append((parameters, dict(self.headers)))
+                if server.fault is None or not server.fault(self):
+                    body = json.dumps(answer(parameters)).encode()
                     reply(self, 200, body, kind="application/json; charset=utf-8")
 
             def log_message(self, *args: object) -> None:
@@ -78,23 +78,25 @@ class ApiServer:
         return Handler
 
 
-def answer(asked: dict[str, str]) -> dict:
-    if asked["action"] == "wbgetentities":
-        return {"entities": {one: _get(one) for one in asked["ids"].split("|")}, "success": 1}
-    if asked["action"] == "wbsearchentities":  # the beginnings of labels and aliases
-        return {"searchinfo": {"search": asked["search"]}, "search": _beginning(asked), "success": 1}
-    terms = asked["srsearch"].lower().split()  # words anywhere in a label
-    hits = [one for one in _of_kind(asked["srnamespace"] == "120") if set(terms) <= set(_label(one).lower().split())]
-    prefix = "Property:" if asked["srnamespace"] == "120" else ""
-    pages = [{"ns": int(asked["srnamespace"]), "title": prefix + one["id"], "pageid": 1} for one in hits]
+def answer(parameters: dict[str, str]) -> dict:
+    if parameters["action"] == "wbgetentities":
+        return {"entities": {one: _get(one) for one in parameters["ids"].split("|")}, "success": 1}
+    if parameters["action"] == "wbsearchentities":  # the beginnings of labels and aliases
+        return {"searchinfo": {"search": parameters["search"]}, "search": _beginning(parameters), "success": 1}
+    terms = parameters["srsearch"].lower().split()  # words anywhere in a label
+    hits = [
+        one for one in _of_kind(parameters["srnamespace"] == "120") if set(terms) <= set(_label(one).lower().split())
+    ]
+    prefix = "Property:" if parameters["srnamespace"] == "120" else ""
+    pages = [{"ns": int(parameters["srnamespace"]), "title": prefix + one["id"], "pageid": 1} for one in hits]
     return {"batchcomplete": True, "query": {"searchinfo": {"totalhits": len(pages)}, "search": pages}}
 
 
-def _beginning(asked: dict[str, str]) -> list[dict]:
+def _beginning(parameters: dict[str, str]) -> list[dict]:
     found = []
-    for one in _of_kind(asked["type"] == "property"):
+    for one in _of_kind(parameters["type"] == "property"):
         names = [_label(one), *(alias["value"] for alias in one["aliases"].get("en", ()))]
-        if any(name.lower().startswith(asked["search"].lower()) for name in names):
+        if any(name.lower().startswith(parameters["search"].lower()) for name in names):
             found.append({"id": one["id"], "title": one["id"], "label": _label(one), "match": {"type": "label"}})
     return found
 

@@ -1,15 +1,18 @@
-"""Files are replaced whole, where they really are."""
+"""Files are replaced as a whole, also through a symbolic link."""
 
+import stat
 from pathlib import Path
+
+import pytest
 
 from tests.wikidata_cache.wikidata_helpers import SPIKE, Server
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.snapshot import export_snapshot
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.atomic import write_atomically
+from wikidata_cache.atomic import gzipped, replacing, write_atomically
 
 
-def test_write_atomically_leaves_symbolic_links(tmp_path: Path, server: Server, cache_path: str) -> None:
+def test_write_atomically_replaces_the_target_of_a_link(tmp_path: Path, server: Server, cache_path: str) -> None:
     (tmp_path / "big-disk").mkdir()
     for name in ("page.html", "snapshot.jsonl.gz"):
         (tmp_path / name).symlink_to(tmp_path / "big-disk" / name)
@@ -18,3 +21,16 @@ def test_write_atomically_leaves_symbolic_links(tmp_path: Path, server: Server, 
     export_snapshot(AnswerStore(cache_path), tmp_path / "snapshot.jsonl.gz")
     assert all((tmp_path / name).is_symlink() for name in ("page.html", "snapshot.jsonl.gz"))
     assert sorted(path.name for path in (tmp_path / "big-disk").iterdir()) == ["page.html", "snapshot.jsonl.gz"]
+    assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o644
+
+
+def test_replacing_leaves_the_old_file_after_an_error(tmp_path: Path) -> None:
+    path = write_atomically(tmp_path / "a.txt", "old")
+    with pytest.raises(OSError, match=r"No space left.*a\.txt"), replacing(path) as scratch:
+        scratch.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_gzipped_gives_equal_bytes() -> None:
+    assert gzipped(b"text") == gzipped(b"text") and gzipped(b"text")[4:8] == bytes(4)  # no time

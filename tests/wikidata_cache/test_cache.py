@@ -23,7 +23,7 @@ EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_i
 ABOUT_TWO = {("Q2", "P1", "Q3"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
 
 
-def test_one_expansion_by_hand(toy: WikidataCache) -> None:
+def test_subgraph_has_the_statements_of_the_new_object(toy: WikidataCache) -> None:
     graph = toy.subgraph(EDIT)
     assert triples(graph) == {("Q1", "P2", "Q2")} | ABOUT_TWO
     assert list(graph.nodes(data=True)) == [
@@ -42,7 +42,7 @@ def test_one_expansion_by_hand(toy: WikidataCache) -> None:
     }
 
 
-def test_hops(toy: WikidataCache) -> None:
+def test_hops_limit_the_distance(toy: WikidataCache) -> None:
     assert triples(toy.subgraph(EDIT, SubgraphOptions(hops=1))) == {("Q1", "P2", "Q2")}
     assert triples(toy.subgraph(EDIT, SubgraphOptions(hops=3))) == {
         ("Q1", "P2", "Q2"),
@@ -53,18 +53,22 @@ def test_hops(toy: WikidataCache) -> None:
     assert toy.subgraph(EDIT, SubgraphOptions(hops=3)).nodes["Q5"]["hop"] == 3
 
 
-def test_the_subject_speaks_only_as_a_root_and_never_of_the_old_object(toy: WikidataCache) -> None:
+def test_subject_is_expanded_only_as_a_root_and_without_the_old_fact(toy: WikidataCache) -> None:
     graph = toy.subgraph(EDIT, SubgraphOptions(hops=3, roots=("target_new", "subject")))
     assert ("Q1", "P1", "Q2") in triples(graph)
-    assert graph.graph["old_edge_stated"] is True
-    assert graph.graph["new_edge_stated"] is False
+    assert (graph.graph["old_edge_stated"], graph.graph["new_edge_stated"]) == (True, False)
     assert graph.graph["dropped"]["old_edge"] == 1
     for roots in (("target_new",), ("target_new", "subject"), ("subject", "target_true", "target_new")):
         for hops in (1, 2, 3, 4):
-            assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, SubgraphOptions(hops=hops, roots=roots)))
+            assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, SubgraphOptions(hops=hops, roots=roots)))  # type: ignore[arg-type]
+    # A new fact that the graph states already is there once, as the edit's edge.
+    known = replace(EDIT, relation_id="P1", target_true_id=None)
+    graph = toy.subgraph(known, SubgraphOptions(roots=("target_new", "subject")))
+    assert graph.edges["Q1", "Q2", "P1"]["role"] == "edit" and graph.number_of_edges("Q1", "Q2") == 1
+    assert graph.graph["new_edge_stated"] is True
 
 
-def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_path: Path) -> None:
+def test_old_edge_stays_out_in_every_direction(tmp_path: Path) -> None:
     path = tmp_path / "g.tsv"
     path.write_text(
         "Q2\tP1\tQ1\nQ2\tP1\tQ6\nQ1\tP2\tQ3\nQ3\tlabel\tThree\nQ1\tP2\tQ6\nQ6\tP2\tQ1\nQ6\tP1\tQ1\nQ6\tP1\tQ2\n"
@@ -91,16 +95,7 @@ def test_the_old_edge_stays_out_backwards_without_relation_and_without_ids(tmp_p
     }
 
 
-def test_a_fact_that_the_graph_already_states(toy: WikidataCache) -> None:
-    graph = toy.subgraph(
-        replace(EDIT, relation_id="P1", target_true_id=None), SubgraphOptions(roots=("target_new", "subject"))
-    )
-    assert graph.edges["Q1", "Q2", "P1"]["role"] == "edit"
-    assert graph.number_of_edges("Q1", "Q2") == 1
-    assert graph.graph["new_edge_stated"] is True
-
-
-def test_without_ids_the_edit_speaks_for_itself(toy: WikidataCache) -> None:
+def test_edit_without_ids_uses_its_own_labels(toy: WikidataCache) -> None:
     graph = toy.subgraph(
         Edit("Nobody", "Three", "None", relation="likes"), SubgraphOptions(roots=("subject", "target_new"))
     )
@@ -110,16 +105,15 @@ def test_without_ids_the_edit_speaks_for_itself(toy: WikidataCache) -> None:
     assert graph.graph["target_new_resolved"] == "Q3"
     assert graph.graph["unexpanded_roots"] == ["subject"]
     assert toy.subgraph(Edit("Nobody", "Three")).edges["_:subject", "Q3", "edit"]["label"] == ""
-
-
-def test_the_edits_own_words_where_the_graph_has_none(toy: WikidataCache) -> None:
+    # Where the graph has no labels, those of the edit are used.
     edit = Edit("S", "Nine", "T", subject_id="Q99", relation_id="P99", relation="xs", target_new_id="Q9")
     graph = toy.subgraph(edit)
-    assert graph.nodes["Q9"]["label"] == "Nine"
-    assert graph.edges["Q99", "Q9", "P99"]["label"] == "xs"
+    assert graph.nodes["Q9"]["label"] == "Nine" and graph.edges["Q99", "Q9", "P99"]["label"] == "xs"
 
 
-def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_object_with_unlabelled_statements_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "g.tsv"
     path.write_text("Q2\tP1\tQ3\nQ2\tP910\tQ7\nQ5\tP910\tQ7\nQ2\tlabel\tTwo\nP910\tlabel\tcategory\n")
     cache = WikidataCache(path)
@@ -137,14 +131,14 @@ def test_a_new_object_of_which_everything_is_unlabelled(tmp_path: Path, caplog: 
     )
 
 
-def test_old_object_as_root(toy: WikidataCache) -> None:
+def test_old_object_can_be_a_root(toy: WikidataCache) -> None:
     edit = replace(EDIT, target_true="Four", target_true_id="Q4", relation_id="P1")
     graph = toy.subgraph(edit, SubgraphOptions(roots=("target_new", "target_true")))
     assert ("Q4", "P3", "Q3") in triples(graph)
     assert graph.nodes["Q4"] == {"label": "Four", "hop": 1, "role": "target_true"}
 
 
-def test_max_edges_keeps_the_nearest_and_what_is_left_hangs_together(cache: WikidataCache) -> None:
+def test_max_edges_keeps_the_nearest_connected_edges(cache: WikidataCache) -> None:
     whole = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6))
     for most in (1, 2, 7, 15, 40):
         graph = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6, max_edges=most))
@@ -158,7 +152,7 @@ def test_max_edges_keeps_the_nearest_and_what_is_left_hangs_together(cache: Wiki
         assert reached == set(graph)
 
 
-def test_unknown_and_ambiguous_targets(toy: WikidataCache) -> None:
+def test_unknown_and_ambiguous_new_objects_are_refused(toy: WikidataCache) -> None:
     with pytest.raises(EntityNotInGraphError, match=r"Q777 \(Nowhere\).*toy\.tsv"):
         toy.subgraph(Edit("s", "Nowhere", target_new_id="Q777"))
     with pytest.raises(UnknownLabelError, match=r"'Nowhere'.*target_new_id.*--graph URL"):
@@ -173,7 +167,7 @@ def test_unknown_and_ambiguous_targets(toy: WikidataCache) -> None:
     assert list(toy.subgraph(Edit("s", "Nine", target_new_id="Q9"))) == ["_:subject", "Q9"]  # only mentioned
 
 
-def test_a_label_names_things_of_the_world_the_likeliest_first(tmp_path: Path) -> None:
+def test_label_of_the_new_object_names_no_wikimedia_page(tmp_path: Path) -> None:
     path = tmp_path / "g.tsv"
     rows = ["Q12\tP31\tQ4167410", "Q14\tP1\tQ2", "Q14\tP1\tQ3", "Q15\tP1\tQ2", "Q16\tP31\tQ4167410"]
     names = {"Q12": "English", "Q13": "Twin", "Q14": "Twin", "Q15": "Twin", "Q16": "Twin", "Q17": "Page"}
@@ -190,31 +184,45 @@ def test_a_label_names_things_of_the_world_the_likeliest_first(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"hops": 0}, {"per_node": -1}, {"max_edges": 0}, {"roots": ("object",)}, {"roots": "subject"}],
+    ("options", "message"),
+    [
+        ({"hops": 0}, "hops=0: expected at least 1"),
+        ({"per_node": -1}, "per_node"),
+        ({"max_edges": 0}, "max_edges"),
+        ({"roots": ("object",)}, "roots"),
+        ({"roots": "subject"}, "roots"),
+        ({"hops": "2"}, "hops='2': expected a whole number"),
+        ({"max_edges": 1.5}, "max_edges=1.5: expected a whole number"),
+        ({"seed": None}, "seed=None: expected a whole number"),
+    ],
+    ids=str,
 )
-def test_options_out_of_range(toy: WikidataCache, options: dict[str, object]) -> None:
-    with pytest.raises(BadOptionError, match=next(iter(options))):
-        toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
+def test_options_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(BadOptionError, match=message):
+        SubgraphOptions(**options)  # type: ignore[arg-type]
+
+
+def test_options_accept_the_integers_of_numpy(toy: WikidataCache) -> None:
+    options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
+    wanted = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
+    found = toy.subgraph(EDIT, SubgraphOptions(**{name: np.int16(value) for name, value in options.items()}))  # type: ignore[arg-type]
+    assert found.to_json() == wanted.to_json()
 
 
 @pytest.mark.parametrize("bad", [{"target_new_id": "Two"}, {"relation_id": "Q2"}, {"subject_id": "P1"}])
-def test_malformed_ids_name_the_field(toy: WikidataCache, bad: dict[str, str]) -> None:
+def test_edit_with_a_malformed_id_is_refused(toy: WikidataCache, bad: dict[str, str]) -> None:
     with pytest.raises(BadOptionError, match=next(iter(bad))):
         toy.subgraph(replace(EDIT, **bad))
 
 
-def test_deny_lists_can_be_replaced(toy_file: Path) -> None:
-    graph = WikidataCache(toy_file, meta_properties=["P2"], internal_classes=()).subgraph(EDIT)
-    assert triples(graph) == {
-        ("Q1", "P2", "Q2"),
-        ("Q2", "P1", "Q3"),
-        ("Q2", "P1", "Q8"),
-        ("Q2", "P910", "Q7"),
-    }
+def test_edit_without_the_attributes_is_refused(toy: WikidataCache) -> None:
+    with pytest.raises(BadOptionError, match=r"type dict without the attributes subject, relation, .*EditRow"):
+        toy.subgraph({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match="type str without"):
+        toy.subgraphs({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
 
 
-def test_real_statements_and_labels_against_the_file_itself(cache: WikidataCache) -> None:
+def test_subgraph_has_the_statements_and_labels_of_the_file(cache: WikidataCache) -> None:
     text = gzip.decompress(packaged_extract().read_bytes()).decode()
     stated = set(re.findall(r"entity/(Q\d+)> <\S+/direct/(P\d+)> <\S+/entity/(Q\d+)>", text))
     labels = dict(re.findall(r'entity/(\w+)> <\S+#label> "([^"\\]*)"@en', text))
@@ -227,20 +235,13 @@ def test_real_statements_and_labels_against_the_file_itself(cache: WikidataCache
             assert node == "_:subject" or data["label"] == labels[node]
 
 
-def test_the_demo_edit(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE)
-    assert graph.nodes["Q1345"]["label"] == "Philadelphia"
-    assert graph.edges["_:subject", "Q1345", "P19"]["label"] == "place of birth"
-    assert graph.number_of_edges() == 21
-
-
-def test_seed_and_size(cache: WikidataCache) -> None:
+def test_sampling_follows_seed_and_per_node(cache: WikidataCache) -> None:
     small, large = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m))) for m in (5, 12))
     assert small < large and len(small) == 6 and len(large) == 13
     assert triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=5, seed=1))) != small
 
 
-def test_a_batch_equals_one_by_one(cache: WikidataCache) -> None:
+def test_batch_equals_single_subgraphs(cache: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 7, "seed": 3}
     batch = WikidataCache(packaged_extract()).subgraphs(EDITS, SubgraphOptions(**options))  # type: ignore[arg-type]
     assert [as_json(graph) for graph in batch] == [
@@ -250,7 +251,7 @@ def test_a_batch_equals_one_by_one(cache: WikidataCache) -> None:
     assert cache.subgraphs([]) == []
 
 
-def test_neighbourhood(toy: WikidataCache) -> None:
+def test_neighbourhood_has_the_statements_of_an_item(toy: WikidataCache) -> None:
     assert triples(toy.neighbourhood("Q2")) == ABOUT_TWO
     assert toy.neighbourhood("Q2").nodes["Q2"] == {"label": "Two", "hop": 0, "role": "subject"}
     assert list(toy.neighbourhood("Q404")) == ["Q404"]
@@ -259,7 +260,7 @@ def test_neighbourhood(toy: WikidataCache) -> None:
 
 
 @pytest.mark.slow
-def test_the_big_graph_with_its_labels_beside_it() -> None:
+def test_subgraphs_of_the_big_graph() -> None:
     big = WikidataCache(read_shared("wikidata/wikidata.nt.gz"))
     assert len(big.find("Philadelphia")) == 3
     with pytest.raises(AmbiguousLabelError, match=r"Q1345 \(.*city.*\)"):
@@ -271,26 +272,3 @@ def test_the_big_graph_with_its_labels_beside_it() -> None:
         names = {entry["name"] for entry in graph.graph["source"]["files"]}
         assert names == {"wikidata.nt.gz", "labels.nt.gz"}
     assert graphs[EDITS.index(LEBRON)].graph["old_edge_stated"] is True
-
-
-def test_what_is_no_edit_is_told_what_it_lacks(toy: WikidataCache) -> None:
-    with pytest.raises(BadOptionError, match=r"type dict without the attributes subject, relation, .*EditRow"):
-        toy.subgraph({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
-    with pytest.raises(BadOptionError, match="type str without"):
-        toy.subgraphs({"subject": "One", "target_new": "Two"})  # type: ignore[arg-type]
-
-
-def test_the_integers_of_numpy_are_numbers_like_others(toy: WikidataCache) -> None:
-    options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
-    wanted = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
-    found = toy.subgraph(EDIT, SubgraphOptions(**{name: np.int16(value) for name, value in options.items()}))  # type: ignore[arg-type]
-    assert found.to_json() == wanted.to_json()
-
-
-@pytest.mark.parametrize(
-    "options", [{"hops": "2"}, {"per_node": "x"}, {"seed": "a"}, {"max_edges": 1.5}, {"hops": None}], ids=str
-)
-def test_what_is_no_whole_number(toy: WikidataCache, options: dict[str, int]) -> None:
-    [[name, value]] = options.items()
-    with pytest.raises(BadOptionError, match=f"{name}={value!r}: expected a whole number"):
-        toy.subgraph(SPIKE, SubgraphOptions(**options))

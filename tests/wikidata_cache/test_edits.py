@@ -1,4 +1,4 @@
-"""Files of edits, in all their spellings."""
+"""Files of edits, in all their formats and field names."""
 
 import json
 from pathlib import Path
@@ -62,14 +62,14 @@ def test_every_format_gives_the_same_edit(tmp_path: Path) -> None:
     assert {**vars(record), "subject_id": "Q36159"} == vars(LEBRON)
 
 
-def test_an_id_may_stand_for_a_label(tmp_path: Path) -> None:
+def test_ids_are_accepted_as_labels(tmp_path: Path) -> None:
     row = {"subject": "Q36159", "relation": "member of sports team", "new_object": "Q121783"}
     [edit] = read_edits(written(tmp_path, "a.jsonl", json.dumps(row)))
     assert (edit.subject, edit.subject_id, edit.target_new_id) == ("Q36159", "Q36159", "Q121783")
     assert (edit.relation, edit.relation_id) == ("member of sports team", None)
 
 
-def test_one_row_of_a_file(tmp_path: Path) -> None:
+def test_one_row_of_a_file_is_read(tmp_path: Path) -> None:
     rows = [{**FIELDS, "subject": f"Player {number}"} for number in range(1, 5)]
     path = written(tmp_path, "a.jsonl", "\n\n".join(map(json.dumps, rows)))
     assert [(edit.row, edit.subject) for edit in read_edits(f"{path}:3")] == [(3, "Player 3")]
@@ -79,7 +79,7 @@ def test_one_row_of_a_file(tmp_path: Path) -> None:
     assert is_edit_file(f"{path}:3") and is_edit_file("edits.csv") and not is_edit_file("Q42")
 
 
-def test_files_that_other_tools_read_too() -> None:
+def test_counterfact_and_demo_files_are_read() -> None:
     packaged = Path(__file__).parents[2] / "kg_edit" / "data" / "demo.jsonl"
     assert read_edits(packaged)[0].target_new_id == "Q1345"
     edits = read_edits(read_shared("counterfact/counterfact-val.json"))
@@ -87,7 +87,7 @@ def test_files_that_other_tools_read_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.jsonl", '{"subject": "A", "target_new": "B"}\n{"subject": "A"}', "row 2, field target_new: is missing"),
         ("a.jsonl", '{"target_new": "B"}', "row 1, field subject: is missing"),
@@ -104,23 +104,21 @@ def test_files_that_other_tools_read_too() -> None:
         ("a.jsonl", "\n", "has no rows"),
     ],
 )
-def test_errors_name_file_row_and_field(name: str, text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(EditRowError, match=said) as caught:
+def test_errors_name_file_row_and_field(name: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EditRowError, match=message) as caught:
         read_edits(written(tmp_path, name, text))
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "latin.csv").write_bytes("subject,target_new\nJosé,B\n".encode("latin-1"))
-    for name, said in (("latin.csv", "row 1: found the byte 0xe9"), ("absent.jsonl", "no such file; check the path")):
-        with pytest.raises(EditRowError, match=said):
-            read_edits(tmp_path / name)
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EditRowError, match="no such file; check the path"):
+        read_edits(tmp_path / "absent.jsonl")
     with pytest.raises(EditRowError, match="is a folder; expected a file of edits"):
         read_edits(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ","), ("a.tsv", ";")])
-def test_a_table_says_by_its_header_what_separates_its_columns(name: str, separator: str, tmp_path: Path) -> None:
+def test_separator_is_found_in_the_header(name: str, separator: str, tmp_path: Path) -> None:
     rows = [["", ""], ["subject", "target_new"], ["A, B", "C; D"]]
     quoted = "\n".join(separator.join(f'"{cell}"' if cell else "" for cell in row) for row in rows)
     [edit] = read_edits(written(tmp_path, name, quoted))
@@ -128,7 +126,7 @@ def test_a_table_says_by_its_header_what_separates_its_columns(name: str, separa
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
-def test_bytes_that_are_no_utf8_are_found_by_their_row(name: str, tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_located_by_row(name: str, tmp_path: Path) -> None:
     table = "\n".join(["subject,target_new", *['"A,\nb","B"'] * 4_000, "José,B", "C,D"])
     lines = "\n".join(['{"subject": "A"}', ""] * 4_000 + ['{"subject": "José"}', "{}"])
     text = {"a.csv": table, "a.tsv": table.replace(",", "\t"), "a.jsonl": lines}[name]

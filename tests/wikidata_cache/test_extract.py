@@ -11,35 +11,30 @@ from wikidata_cache.extract import build_extract, read_seeds
 DATA = packaged_extract().parent
 
 
-def test_the_package_says_what_it_ships() -> None:
+def test_packaged_extract_is_the_documented_one() -> None:
     data = packaged_extract().read_bytes()
     note = (DATA / "extract.md").read_text(encoding="utf-8")
     assert len(data) <= 300_000
-    assert hashlib.sha256(data).hexdigest() in note
-    assert "CC0" in note
+    assert hashlib.sha256(data).hexdigest() in note and "CC0" in note
 
 
-def test_every_seed_has_a_label_and_every_item_says_something(cache: WikidataCache) -> None:
+def test_packaged_extract_has_all_seeds_with_labelled_statements(cache: WikidataCache) -> None:
     seeds = read_seeds(DATA / "extract_seeds.tsv")
+    assert {"Q1345", "Q36159", "Q31683", "Q65", "Q121783", "Q169138", "Q8652", "P19"} <= set(seeds)
     assert set(cache.labels(seeds)) == set(seeds)
     items = [seed for seed in seeds if seed.startswith("Q")]
-    assert set(cache.facts.out(items)) == set(items)
-    assert {"Q1345", "Q36159", "Q31683", "Q65", "Q121783", "Q169138", "Q8652", "P19"} <= set(seeds)
-
-
-def test_everything_in_it_is_labelled_and_of_the_world(cache: WikidataCache) -> None:
-    statements = cache.facts.out(read_seeds(DATA / "extract_seeds.tsv"))
+    statements = cache.facts.out(items)
+    assert set(statements) == set(items)
     pairs = [pair for found in statements.values() for pair in found]
     used = {entity for pair in pairs for entity in pair}
     assert set(cache.labels(used)) == used
     assert not {relation for relation, _ in pairs} & deny_lists.meta_properties()
 
 
-def test_an_extract_of_an_extract(tmp_path: Path) -> None:
+def test_build_extract_gives_the_same_bytes_again(tmp_path: Path) -> None:
     source = open_source(packaged_extract())
-    seeds = ["Q1345", "P36"]
-    report = build_extract(source, seeds, tmp_path / "a.nt.gz", per_node=(5, 2))
-    again = build_extract(open_source(packaged_extract()), seeds[::-1], tmp_path / "b.nt.gz", per_node=(5, 2))
+    report = build_extract(source, ["Q1345", "P36"], tmp_path / "a.nt.gz", per_node=(5, 2))
+    again = build_extract(open_source(packaged_extract()), ["P36", "Q1345"], tmp_path / "b.nt.gz", per_node=(5, 2))
     assert report == again
     assert (tmp_path / "a.nt.gz").read_bytes() == (tmp_path / "b.nt.gz").read_bytes()
     assert 5 <= report.statements <= 15
@@ -48,14 +43,17 @@ def test_an_extract_of_an_extract(tmp_path: Path) -> None:
     assert facts(small).labels(["P36", "Q1345"]) == {"P36": "capital", "Q1345": "Philadelphia"}
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_build_extract_refuses_bad_seeds_and_files(tmp_path: Path) -> None:
     source = open_source(packaged_extract())
-    with pytest.raises(BadOptionError, match=r"\.nt\.gz"):
-        build_extract(source, ["Q1345"], tmp_path / "a.nt")
-    with pytest.raises(BadOptionError, match=r"b\.nt\.gz cannot be written: there is no folder"):
-        build_extract(source, ["Q1345"], tmp_path / "none" / "b.nt.gz")
     (tmp_path / "folder.nt.gz").mkdir()
-    with pytest.raises(BadOptionError, match=r"folder\.nt\.gz is a folder"):
-        build_extract(source, ["P36"], tmp_path / "folder.nt.gz")
-    with pytest.raises(BadOptionError, match="not a Wikidata id"):
-        build_extract(source, ["Philadelphia"], tmp_path / "a.nt.gz")
+    for seed, name, message in (
+        ("Q1345", "a.nt", r"\.nt\.gz"),
+        ("Q1345", "none/b.nt.gz", r"b\.nt\.gz cannot be written: there is no folder"),
+        ("P36", "folder.nt.gz", r"folder\.nt\.gz is a folder"),
+        ("Philadelphia", "a.nt.gz", "not a Wikidata id"),
+    ):
+        with pytest.raises(BadOptionError, match=message):
+            build_extract(source, [seed], tmp_path / name)
+    (tmp_path / "seeds.tsv").write_text("id\tlabel\n")
+    with pytest.raises(BadOptionError, match=r"seeds\.tsv has no ids"):
+        read_seeds(tmp_path / "seeds.tsv")

@@ -25,14 +25,14 @@ from wikidata_cache.answers.store import AnswerStore
 
 MAIN = "from wikidata_cache.cli import main; main()"
 OPTIONS = ("--hops", "4", "--per-node", "4")
-Asked = tuple[str, str]  # the query's variables, an id
+Requested = tuple[str, str]  # the query's variables, an id
 
 
 class Recorder:
-    """Answers a little slowly, a few ids at a time, and remembers what each run was told."""
+    """Answers a little slowly, a few ids at a time, and records what each run requested."""
 
     def __init__(self, server: Server, *, delay: float, most: int = 3) -> None:
-        self.told: list[tuple[int, list[Asked]]] = []
+        self.seen: list[tuple[int, list[Requested]]] = []
         self.run = 0
         self._delay, self._most = delay, most
         server.fault = self
@@ -40,18 +40,18 @@ class Recorder:
     def __call__(self, handler: BaseHTTPRequestHandler, body: bytes) -> bool:
         query: str = handler.query  # type: ignore[attr-defined]
         variables = query.partition("WHERE")[0].rpartition("SELECT")[2]
-        asked = [
+        requested = [
             (variables, entity)
             for entity in re.findall(r"wd:([QP]\d+)", query.partition("VALUES")[2].partition("}")[0])
         ]
-        if len(asked) > self._most:
+        if len(requested) > self._most:
             handler.send_response(500)
             handler.end_headers()
             handler.wfile.write(b"java.util.concurrent.TimeoutException")
             return True
         run = self.run
         time.sleep(self._delay)
-        self.told.append((run, asked))
+        self.seen.append((run, requested))
         with suppress(OSError):  # the client may be dead by now
             reply(handler, 200, body)
         return True
@@ -80,17 +80,29 @@ def fetched(edits: Path, *arguments: str | Path) -> str:
     return digest(result.output)
 
 
-def killed_at_random(edits: Path, server: Server, folder: Path, *, kills: int) -> None:
-    expected = fetched(edits, "--endpoint", server.url, "--cache", folder / "whole.sqlite")
+def assert_nothing_repeated(recorder: Recorder) -> None:
+    """Only the request that was under way when a run was killed may be repeated."""
+    last = {run: number for number, (run, _) in enumerate(recorder.seen)}
+    under_way = {number for run, number in last.items() if run != recorder.run}
+    kept = Counter(
+        one for number, (_, requested) in enumerate(recorder.seen) if number not in under_way for one in requested
+    )
+    assert kept and max(kept.values()) == 1, kept.most_common(3)
+
+
+@pytest.mark.slow
+def test_killed_fetch_resumes_without_repeating_requests(edits: Path, server: Server, tmp_path: Path) -> None:
+    kills = 12
+    expected = fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "whole.sqlite")
     recorder, chance = Recorder(server, delay=0.02), random.Random(4)  # noqa: S311
-    cache = folder / "killed.sqlite"
+    cache = tmp_path / "killed.sqlite"
     for recorder.run in range(kills):
-        before = len(recorder.told)
+        before = len(recorder.seen)
         process = subprocess.Popen(
             command(edits, "--endpoint", server.url, "--cache", cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         answers = chance.randrange(4)  # then at any moment after so many answers
-        while len(recorder.told) < before + answers and process.poll() is None:
+        while len(recorder.seen) < before + answers and process.poll() is None:
             time.sleep(0.001)
         time.sleep(chance.random() * (0.03 if answers else 0.6))
         process.send_signal(signal.SIGKILL)
@@ -100,26 +112,8 @@ def killed_at_random(edits: Path, server: Server, folder: Path, *, kills: int) -
     assert fetched(edits, "--endpoint", server.url, "--cache", cache) == expected
     assert fetched(edits, "--offline", "--cache", cache) == expected
     assert AnswerStore(cache).database.read("PRAGMA integrity_check") == [("ok",)]
-    assert {run for run, _ in recorder.told} >= {0, kills}, "no run was interrupted"
+    assert {run for run, _ in recorder.seen} >= {0, kills}, "no run was interrupted"
     assert_nothing_repeated(recorder)
-
-
-def assert_nothing_repeated(recorder: Recorder) -> None:
-    """Only what was under way when a run was killed may be asked again."""
-    last = {run: number for number, (run, _) in enumerate(recorder.told)}
-    under_way = {number for run, number in last.items() if run != recorder.run}
-    kept = Counter(one for number, (_, asked) in enumerate(recorder.told) if number not in under_way for one in asked)
-    assert kept and max(kept.values()) == 1, kept.most_common(3)
-
-
-@pytest.mark.slow
-def test_killed_and_resumed(edits: Path, server: Server, tmp_path: Path) -> None:
-    killed_at_random(edits, server, tmp_path, kills=4)
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_twenty_times(edits: Path, server: Server, tmp_path: Path) -> None:
-    killed_at_random(edits, server, tmp_path, kills=20)
 
 
 @pytest.mark.slow
@@ -139,7 +133,7 @@ def test_eight_processes_fetch_into_one_cache(edits: Path, server: Server, tmp_p
     assert shared.read(what) == alone.read(what)
 
 
-def test_offline_is_byte_for_byte_the_same(
+def test_offline_gives_the_same_bytes(
     edits: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, runner = str(tmp_path / "c.sqlite"), CliRunner()
@@ -160,7 +154,7 @@ def test_offline_is_byte_for_byte_the_same(
     assert gzip.decompress((tmp_path / "online.jsonl.gz").read_bytes()) == (tmp_path / "other.jsonl").read_bytes()
 
 
-def test_what_is_written(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_fetch_writes_node_link_json(edits: Path, server: Server, tmp_path: Path) -> None:
     fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "c.sqlite", "--out", tmp_path / "s.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["graph"]["edit"]["row"] for line in lines] == [1, 2, 3]
@@ -169,7 +163,7 @@ def test_what_is_written(edits: Path, server: Server, tmp_path: Path) -> None:
     assert graph.nodes["Q169138"]["label"] == "Miami Heat" and graph.has_edge("Q36159", "Q169138", key="P54")
 
 
-def test_the_table_counts(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_fetch_prints_counts(edits: Path, server: Server, tmp_path: Path) -> None:
     arguments = ["fetch", str(edits), "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
     first, second = (CliRunner().invoke(cli.app, arguments).output for _ in range(2))
 
@@ -186,31 +180,31 @@ def test_the_table_counts(edits: Path, server: Server, tmp_path: Path) -> None:
 
 
 def failing(arguments: list[str]) -> str:
-    """What the console entry point says of a failure: one line, exit code 2."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, redirect_stderr(said), pytest.raises(SystemExit) as end:
+    """Return the error of the console entry point: one line, exit code 2."""
+    error = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stderr(error), pytest.raises(SystemExit) as end:
         patched.setattr(sys, "argv", ["wikidata-cache", *arguments])
         cli.main()
-    errors = [line for line in said.getvalue().splitlines() if line.startswith("wikidata-cache: ")]
-    assert end.value.code == 2 and len(errors) == 1, said.getvalue()
+    errors = [line for line in error.getvalue().splitlines() if line.startswith("wikidata-cache: ")]
+    assert end.value.code == 2 and len(errors) == 1, error.getvalue()
     return errors[0]
 
 
-def test_errors_say_what_to_do(edits: Path, tmp_path: Path) -> None:
+def test_fetch_errors_name_a_remedy(edits: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
-    said = failing(["fetch", str(edits), "--cache", cache])
-    assert "Requests to query.wikidata.org must name a contact" in said and "KG_EDIT_CONTACT" in said
-    said = failing(["fetch", str(edits), "--cache", cache, "--offline"])
-    assert f"`wikidata-cache fetch {edits} --endpoint https://query" in said and "c.sqlite (no such file)" in said
-    said = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
-    assert "disagree" in said
-    said = failing(["fetch", "Q42", "--cache", cache, "--offline"])
-    assert "expected a file of edits" in said
+    error = failing(["fetch", str(edits), "--cache", cache])
+    assert "Requests to query.wikidata.org must name a contact" in error and "KG_EDIT_CONTACT" in error
+    error = failing(["fetch", str(edits), "--cache", cache, "--offline"])
+    assert f"`wikidata-cache fetch {edits} --endpoint https://query" in error and "c.sqlite (no such file)" in error
+    error = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
+    assert "disagree" in error
+    error = failing(["fetch", "Q42", "--cache", cache, "--offline"])
+    assert "expected a file of edits" in error
     assert "no cache file" in failing(["export", "s.jsonl.gz", "--cache", cache])
     assert "cannot be read" in failing(["import", "absent.jsonl.gz", "--cache", cache])
 
 
-def test_edits_that_the_graph_does_not_know(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, tmp_path: Path) -> None:
     known = fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "c.sqlite")
     unknown = (
         Edit(subject="A", target_new="No Such Thing at All"),
@@ -218,9 +212,9 @@ def test_edits_that_the_graph_does_not_know(edits: Path, server: Server, tmp_pat
     )
     edits.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in (unknown[0], *EDITS, unknown[1])))
     arguments = ["fetch", str(edits), *OPTIONS, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
-    said = failing(arguments)
-    assert "edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in said
-    assert "2 rows have such errors; --keep-going" in said
+    error = failing(arguments)
+    assert "edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in error
+    assert "2 rows have such errors; --keep-going" in error
     done = CliRunner().invoke(cli.app, [*arguments, "--keep-going"])
     assert done.exit_code == 0 and digest(done.output) == known
     assert re.search(r"skipped\s+│\s+2\b", done.output)
@@ -229,7 +223,7 @@ def test_edits_that_the_graph_does_not_know(edits: Path, server: Server, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_command_that_a_miss_names_works(server: Server, tmp_path: Path) -> None:
+def test_command_of_a_miss_works_for_labels(server: Server, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
     miss = failing(["labels", "Q65", "P19", "--offline", "--cache", cache])
     [words] = re.findall(r"`wikidata-cache (fetch [^`]*)`", miss)
@@ -240,26 +234,26 @@ def test_the_command_that_a_miss_names_works(server: Server, tmp_path: Path) -> 
     assert found.output == "Q65\tLos Angeles\nP19\tplace of birth\n"
 
 
-def test_a_page_offline_with_and_without_descriptions(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_show_offline_with_and_without_descriptions(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, page = str(tmp_path / "c.sqlite"), tmp_path / "page.html"
     fetched(edits, "--endpoint", server.url, "--cache", cache)
     show = ["show", f"{edits}:2", "--offline", "--cache", cache, "--html", str(page)]
     assert CliRunner().invoke(cli.app, show).exit_code == 0 and page.exists()
     fetched(edits, "--endpoint", server.url, "--cache", cache, "--descriptions")
-    asked = len(server.requests)
+    requested = len(server.requests)
     assert CliRunner().invoke(cli.app, show).exit_code == 0
     fetched(edits, "--endpoint", server.url, "--cache", cache, "--descriptions")
-    assert len(server.requests) == asked
+    assert len(server.requests) == requested
 
 
-def test_ids_are_checked_before_anything_is_asked(server: Server, tmp_path: Path) -> None:
+def test_fetch_checks_ids_before_any_request(server: Server, tmp_path: Path) -> None:
     injection = "Q1 } ?s ?p ?o } #"
     line = ["fetch", "--kind", "out", injection, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
     assert "is not a Wikidata id" in failing(line)
     assert server.requests == []
 
 
-def test_provenance_does_not_change_when_others_fetch(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_provenance_is_unchanged_by_other_fetches(edits: Path, server: Server, tmp_path: Path) -> None:
     common = ("--cache", tmp_path / "c.sqlite", "--hops", "2")
     fetched(edits, "--endpoint", server.url, *common, "--out", tmp_path / "before.jsonl")
     fetched(edits, "--endpoint", server.url, *common, "--hops", "4", "--per-node", "30")
@@ -267,7 +261,7 @@ def test_provenance_does_not_change_when_others_fetch(edits: Path, server: Serve
     assert (tmp_path / "before.jsonl").read_bytes() == (tmp_path / "after.jsonl").read_bytes()
 
 
-def test_one_row_alone(edits: Path, server: Server, tmp_path: Path) -> None:
+def test_fetch_of_one_row(edits: Path, server: Server, tmp_path: Path) -> None:
     out = tmp_path / "one.jsonl"
     fetched(Path(f"{edits}:2"), "--endpoint", server.url, "--cache", tmp_path / "c.sqlite", "--out", out)
     [line] = out.read_text().splitlines()

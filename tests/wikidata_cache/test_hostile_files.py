@@ -1,4 +1,4 @@
-"""Hostile files: packs, snapshots, graphs and edits are each refused with one clear message."""
+"""Packs, snapshots, graphs and edits made to do harm: each is refused with a clear message, in little memory."""
 
 import bz2
 import gzip
@@ -39,7 +39,7 @@ def within(seconds: float, megabytes: int) -> Iterator[None]:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
-    """A pack as it should be."""
+    """A valid pack."""
     path = tmp_path / "pack.sqlite"
     with AnswerStore(path) as store:
         store.save("wikidata", "labels/1", [Fact("label", "Q65", ["Los Angeles", "en"])], EXCHANGE)
@@ -90,7 +90,7 @@ def test_pack_with_other_tables_is_refused(pack: Path, statements: list[str]) ->
     ],
     ids=["bomb", "cut off", "no zlib", "deep", "wide", "no json", "text", "list"],
 )
-def test_hostile_pack_value_is_refused(pack: Path, tmp_path: Path, value: str | bytes, problem: str) -> None:
+def test_hostile_value_in_a_pack_is_refused(pack: Path, tmp_path: Path, value: str | bytes, problem: str) -> None:
     connection = sqlite3.connect(pack, isolation_level=None)
     connection.execute("UPDATE facts SET value = ?", [value])
     connection.close()
@@ -135,7 +135,7 @@ def test_large_answer_can_be_exported_and_imported(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("opened", keep_first([open, gzip.open, bz2.open]))
-def test_endless_line_is_refused(
+def test_endless_line_of_a_dump_is_refused(
     tmp_path: Path, opened: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 1 << 20)
@@ -149,7 +149,7 @@ def test_endless_line_is_refused(
         load([path], tmp_path / "store")
 
 
-def test_endless_row_is_refused(tmp_path: Path) -> None:
+def test_endless_row_of_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "graph.tsv").write_bytes(b"Q1\tP1\t" + b"Q" * 3 * MB)
     with pytest.raises(GraphFileError, match="line 1: has a line of more than"):
         open_source(tmp_path / "graph.tsv")
@@ -163,7 +163,7 @@ def test_open_quote_is_reported_once(tmp_path: Path) -> None:
         read_edits(str(path))
 
 
-def test_edit_file_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_edits_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "edits.jsonl"
     path.write_text("{}\n" * 1000)
     monkeypatch.setattr("wikidata_cache.row_files._LARGEST", 1000)
@@ -171,7 +171,7 @@ def test_edit_file_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_edits(str(path))
 
 
-def test_json_limits() -> None:
+def test_json_parser_has_limits() -> None:
     assert parse(b'{"a": [1, 2]}') == {"a": [1, 2]}
     assert parse('{"a": 1}', pairs=dict) == {"a": 1}
     for text in ("[" * 10**5, "[1,2,3]", b"[{},{}]"):

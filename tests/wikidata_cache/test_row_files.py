@@ -1,4 +1,4 @@
-"""Files as rows, before anybody asks what their fields mean."""
+"""Files as rows, before their fields are interpreted."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def rows(folder: Path, name: str, text: str) -> list[RawRow]:
     return raw_rows(path)
 
 
-def test_a_row_knows_the_line_it_begins_on(tmp_path: Path) -> None:
+def test_rows_have_the_number_of_their_first_line(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.jsonl", '\n{"a": 1}\r\n\r\n{"a": "\u2028"}') == [
         RawRow(2, {"a": 1}),
         RawRow(4, {"a": "\u2028"}),
@@ -26,7 +26,7 @@ def test_a_row_knows_the_line_it_begins_on(tmp_path: Path) -> None:
     assert rows(tmp_path, "b.json", '\ufeff{"a": 1}') == [RawRow(1, {"a": 1})]
 
 
-def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
+def test_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
     first, cut, last = rows(tmp_path, "a.jsonl", '{"a": 1}\n{"a": \n3')
     assert (first.value, last) == ({"a": 1}, RawRow(3, 3))
     assert isinstance(cut.value, RowFault) and cut.value.message.startswith("not JSON, column ")
@@ -35,18 +35,18 @@ def test_a_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
     assert isinstance(open_quote.value, RowFault) and "close the quotes" in open_quote.value.message
 
 
-def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+def test_repeated_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditRowError, match=r"a\.csv, line 1: the column 'b' occurs twice; keep one"):
         rows(tmp_path, "a.csv", "a,b,b\n1,2,3\n")
     assert rows(tmp_path, "b.csv", "a,,\n1,,\n") == [RawRow(2, {"a": "1"})]  # a spreadsheet's empty columns
 
 
-def test_a_name_that_stands_twice_is_a_fault_however_deep(tmp_path: Path) -> None:
+def test_repeated_name_is_a_fault_at_any_depth(tmp_path: Path) -> None:
     (row,) = rows(tmp_path, "a.jsonl", '{"a": [{"b": 1}, {"b": {"c": 1, "c": 2}}]}')
     assert row.value == RowFault("a[1].b.c", "occurs twice; keep one")
 
 
-def test_the_columns_of_a_table_can_be_refused(tmp_path: Path) -> None:
+def test_header_check_refuses_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("\nsubject;target\nA;B\n", encoding="utf-8")
     seen: list[list[str]] = []
@@ -61,7 +61,7 @@ def test_the_columns_of_a_table_can_be_refused(tmp_path: Path) -> None:
     assert (caught.value.place, caught.value.row) == ("line 2", None)
 
 
-def test_a_file_that_is_cut_off_within_a_letter_is_named_with_its_row_and_byte(tmp_path: Path) -> None:
+def test_cut_off_letter_is_located_by_row_and_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"a": 1}\n\n{"a": "é'.encode()[:-1])
     with pytest.raises(EditRowError, match=r"row 2: found the byte 0xc3, which is not UTF-8") as caught:

@@ -14,7 +14,7 @@ WIKIDATA = "http://www.wikidata.org"
 LINE = f"<{WIKIDATA}/entity/Q1> <{WIKIDATA}/prop/direct/P1> <{WIKIDATA}/entity/Q2> .\n"
 
 
-def test_the_same_file_in_four_forms(tmp_path: Path) -> None:
+def test_file_can_be_named_in_several_forms(tmp_path: Path) -> None:
     plain, zipped = tmp_path / "a" / "g.nt", tmp_path / "b" / "g.nt.gz"
     for path in (plain, zipped):
         path.parent.mkdir()
@@ -31,13 +31,13 @@ def test_the_same_file_in_four_forms(tmp_path: Path) -> None:
         assert facts(open_source(spec)).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
-def test_a_comma_in_a_name(tmp_path: Path) -> None:
+def test_comma_may_be_part_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "a,b.nt"
     path.write_text(LINE)
     assert open_source(str(path)).name == "a,b.nt"
 
 
-def test_a_list_longer_than_a_file_name_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_may_be_longer_than_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = [f"{'part' * 8}-{number}.nt" for number in range(10)]
     for name in names:
@@ -45,7 +45,7 @@ def test_a_list_longer_than_a_file_name_may_be(tmp_path: Path, monkeypatch: pyte
     assert facts(open_source(",".join(names))).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
-def test_two_files_of_one_name_are_both_in_the_provenance(tmp_path: Path) -> None:
+def test_provenance_has_two_files_of_one_name(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "g.nt").write_text(LINE.replace("P1", "P1" if folder == "a" else "P2"))
@@ -54,14 +54,14 @@ def test_two_files_of_one_name_are_both_in_the_provenance(tmp_path: Path) -> Non
     assert [entry["name"] for entry in files] == [str(tmp_path / folder / "g.nt") for folder in ("a", "b")]
 
 
-def test_a_store_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "g.nt").write_text(LINE)
     monkeypatch.setenv("HOME", str(tmp_path))
     load([tmp_path / "g.nt"], "~/wd")
     assert facts(open_source("~/wd")).out(["Q1"]) == facts(open_source("~/g.nt")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
-def test_a_time_is_only_replayed_from_a_cache(tmp_path: Path) -> None:
+def test_as_of_requires_a_cache(tmp_path: Path) -> None:
     (tmp_path / "g.nt").write_text(LINE)
     with pytest.raises(BadOptionError, match=r"g\.nt is a local graph without versions.*Leave out as_of"):
         open_source(tmp_path / "g.nt", as_of="2026-11-20")
@@ -69,7 +69,7 @@ def test_a_time_is_only_replayed_from_a_cache(tmp_path: Path) -> None:
         open_source(None, as_of="", cache=tmp_path / "cache.sqlite")
 
 
-def test_a_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
+def test_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
     (tmp_path / "a.nt").write_text(LINE)
     (tmp_path / "b.tsv").write_text("Q1\tP2\tQ3\n")
     (tmp_path / "notes.md").write_text("no graph")
@@ -80,7 +80,7 @@ def test_a_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
     assert [entry["name"] for entry in files] == ["a.nt", "b.tsv"]
 
 
-def test_a_store_on_disk(tmp_path: Path) -> None:
+def test_oxigraph_folder_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     writer = Store(str(folder))
     with gzip.open(packaged_extract()) as file:
@@ -93,7 +93,7 @@ def test_a_store_on_disk(tmp_path: Path) -> None:
     assert on_disk.provenance()["kind"] == "oxigraph"
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_bad_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceStringError, match="not an Oxigraph store"):
         open_source(f"oxigraph:{tmp_path / 'none'}")
     Store(str(tmp_path / "empty")).flush()

@@ -93,7 +93,7 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_malformed_answer_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     api = ApiServer()
     body = made(labels=7)
-    api.spoil = lambda handler: reply(handler, 200, body, kind="application/json")
+    api.fault = lambda handler: reply(handler, 200, body, kind="application/json")
     arguments += ["link", "Q30", "--online", "--api", api.url]
     with pytest.raises(SystemExit) as caught:
         main()

@@ -63,7 +63,7 @@ def test_command_of_a_miss_fetches_the_missing_facts(
     assert (
         command[:3] == ["wikidata-cache", "fetch", edits] and command[3 : 3 + len(options.split())] == options.split()
     )
-    assert "--contact" not in command and "--offline" not in command  # nobody at Wikimedia is asked
+    assert "--contact" not in command and "--offline" not in command  # no request to Wikimedia
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(CacheMissError) as forced:
         run(*offline)

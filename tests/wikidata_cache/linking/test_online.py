@@ -105,23 +105,23 @@ def test_search_of_no_name_sends_no_request(client: ActionApi, api: ApiServer, t
     assert api.requests == []
 
 
-def once(spoil: object) -> object:
-    """Spoil the first answer only."""
-    left = [spoil]
+def once(fault: object) -> object:
+    """Fault the first answer only."""
+    left = [fault]
     return lambda handler: bool(left) and left.pop()(handler)  # type: ignore[operator]
 
 
 def answers(
     status: int, body: bytes, *, kind: str = "application/json", headers: dict[str, str] | None = None
 ) -> object:
-    def spoil(handler: BaseHTTPRequestHandler) -> bool:
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
         return reply(handler, status, body, kind=kind, headers=headers)
 
-    return spoil
+    return fault
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "fault",
     [
         answers(429, b"slow down", headers={"Retry-After": "7"}),
         answers(503, b"upstream"),
@@ -130,14 +130,14 @@ def answers(
         answers(200, b'{"search": [{"id": "Q3'),
     ],
 )
-def test_search_retries_passing_failures(client: ActionApi, api: ApiServer, spoil: object) -> None:
-    api.spoil = once(spoil)  # type: ignore[assignment]
+def test_search_retries_passing_failures(client: ActionApi, api: ApiServer, fault: object) -> None:
+    api.fault = once(fault)  # type: ignore[assignment]
     assert client.search("USA") == ["Q30", "Q500", "Q501"]
     assert len(api.requests) == 3
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("fault", "message"),
     [
         (answers(403, b"banned"), "banned, or your User-Agent was refused"),
         (answers(200, b"<html>proxy</html>", kind="text/html"), "found text/html"),
@@ -150,8 +150,8 @@ def test_search_retries_passing_failures(client: ActionApi, api: ApiServer, spoi
         (answers(404, b"no"), "HTTP 404"),
     ],
 )
-def test_search_raises_lasting_failures_at_once(client: ActionApi, api: ApiServer, spoil: object, message: str) -> None:
-    api.spoil = spoil  # type: ignore[assignment]
+def test_search_raises_lasting_failures_at_once(client: ActionApi, api: ApiServer, fault: object, message: str) -> None:
+    api.fault = fault  # type: ignore[assignment]
     with pytest.raises(EndpointError, match=message):
         client.search("USA")
     assert len(api.requests) == 1
@@ -211,7 +211,7 @@ SNAK = {"mainsnak": {"datavalue": {"value": {"id": "Q5"}}}, "rank": "normal"}
     ],
 )
 def test_malformed_entities_raise_endpoint_error(client: ActionApi, api: ApiServer, body: bytes) -> None:
-    api.spoil = answers(200, body)  # type: ignore[assignment]
+    api.fault = answers(200, body)  # type: ignore[assignment]
     with pytest.raises(EndpointError) as caught:
         client.entities(["Q30"])
     assert caught.value.trouble in ("bad answer", "rejected", "cut off") and str(caught.value).isprintable()
@@ -227,19 +227,19 @@ def test_malformed_entities_raise_endpoint_error(client: ActionApi, api: ApiServ
     ],
 )
 def test_malformed_search_raises_endpoint_error(client: ActionApi, api: ApiServer, body: bytes) -> None:
-    api.spoil = answers(200, body)  # type: ignore[assignment]
+    api.fault = answers(200, body)  # type: ignore[assignment]
     with pytest.raises(EndpointError) as caught:
         client.search("USA")
     assert caught.value.trouble == "bad answer"
 
 
 def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
-    api.spoil = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))  # type: ignore[assignment]
+    api.fault = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))  # type: ignore[assignment]
     assert client.entities(["Q30"])["Q30"].names == ()
 
 
 def test_endless_retry_after_raises_endpoint_error(client: ActionApi, api: ApiServer) -> None:
     body = b'{"error": {"code": "maxlag", "info": "x"}}'
-    api.spoil = answers(200, body, headers={"Retry-After": "9" * 40})  # type: ignore[assignment]
+    api.fault = answers(200, body, headers={"Retry-After": "9" * 40})  # type: ignore[assignment]
     with pytest.raises(EndpointError, match=r"maxlag|no request is allowed before"):
         client.search("USA")
