@@ -5,14 +5,14 @@ A neuron is an input of a block's down-projection. Its attribution to P(old answ
 column of each, -lambda_1 t + lambda_2 t' [d] is added, where t and t' are the embeddings of the old and the new answer.
 
 The paper refines the choice. The prompts have different wordings, so that they share only the fact and no words. The
-share p of prompts that must agree starts at .7 and changes by .05 until 2 to 5 neurons are left (``neurons``).
+share p of prompts that must agree starts at 0.7 and changes by 0.05 until 2 to 5 neurons are left (``neurons``).
 
 `KnConfig` and `Kn` are the settings and the method; `kg_edit.methods.kn.neurons` finds and chooses the neurons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -26,7 +26,7 @@ from kg_edit.errors import PatchError, PromptError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
-from kg_edit.methods.kn.neurons import Neurons, neuron_attributions, refined_neurons, shared_neurons
+from kg_edit.methods.kn.neurons import neuron_attributions, refined_neurons, shared_neurons
 from kg_edit.methods.statement import warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
@@ -57,14 +57,10 @@ class KnConfig(MethodConfig):
         0.4, gt=0, le=1, description="fraction of the prompts in which a neuron must reach the threshold"
     )
     neurons: tuple[PositiveInt, PositiveInt] | None = Field(
-        None,
-        exclude_if=lambda found: found is None,
-        description="(minimum, maximum) number of neurons; share changes by .05 until it fits; unset: any number",
+        None, description="(minimum, maximum) number of neurons; share changes by 0.05 until it fits; unset: any number"
     )
     prompts: Literal["contexts", "diverse"] = Field(
-        "contexts",
-        exclude_if=lambda found: found == "contexts",
-        description="the edit's prompt in contexts, or other wordings of the relation too (diverse)",
+        "contexts", description="the edit's prompt in contexts, or other wordings of the relation too (diverse)"
     )
     answer_tokens: PositiveInt = Field(1, description="number of tokens of the old answer that are attributed")
     layers: Layers | None = Field(None, description="searched blocks, 0-based; default all")
@@ -79,7 +75,6 @@ class KnConfig(MethodConfig):
     seed: Seed = Field(0, description="random seed of the contexts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "refined": REFINED,
         "paper": {
             **REFINED,
@@ -151,7 +146,7 @@ class Kn(EditingMethod):
             with annotate_errors(edit):
                 self._answers(edit)
                 if self.config.prompts == "diverse":
-                    list(self._reworded(edit))  # encodes them
+                    self._reworded(edit)  # encodes them
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -162,36 +157,55 @@ class Kn(EditingMethod):
             PatchError: no neuron has a positive attribution to the old answer.
         """
         (edit,) = edits
+        config = self.config
         with untouched(self.model):
             self.prepare()
             old, new = self._answers(edit)
-            attributions = neuron_attributions(
-                self.model,
-                self._prompts(edit),
-                self.layers,
-                steps=self.config.steps,
-                tokens=self.config.answer_tokens,
+            found = neuron_attributions(
+                self.model, self._prompts(edit), self.layers, steps=config.steps, tokens=config.answer_tokens
             )
-            found = self._chosen(attributions.given)
-            if not found.mask.any():
+            if config.neurons is None:
+                chosen = shared_neurons(found.given, threshold=config.threshold, share=config.share)
+            else:
+                least, most = config.neurons
+                chosen = refined_neurons(
+                    found.given, threshold=config.threshold, share=config.share, least=least, most=most
+                )
+            if not chosen.mask.any():
                 raise PatchError(
                     f"no neuron for the old answer {edit.target_true!r} after {edit.text!r}; try another method"
                 )
-            strength = found.mask.float()
-            if self.config.signed:
-                strength *= attributions.activity.sign()
-            return self._write(edit, found, strength, self.direction(old=old, new=new))
+            strength = chosen.mask.float()  # [layers, d_ff]; with ``signed``, -1 for a neuron whose value is negative
+            if config.signed:
+                strength *= found.activity.sign()
+            column = self.direction(old=old, new=new)  # [d]
 
-    def _chosen(self, given: Tensor) -> Neurons:
-        """Choose the neurons by their attributions ``given`` [prompts, layers, d_ff]."""
-        config = self.config
-        if config.neurons is None:
-            return shared_neurons(given, threshold=config.threshold, share=config.share)
-        least, most = config.neurons
-        return refined_neurons(given, threshold=config.threshold, share=config.share, least=least, most=most)
+        # Column i of W [d, d_ff] gets strength_i column: in each layer a change of rank 1, column strength^T.
+        factors = dict[str, Factors]()
+        for layer, each in zip(self.layers, strength, strict=True):
+            if each.any():
+                device = weight_matrix(self.model.down_projection(layer)).device
+                factors[self.model.weight_name(layer)] = Factors(
+                    left=column[:, None].clone().to(device), right=each[:, None].clone().to(device)
+                )
+        neurons = [[self.layers[row], place] for row, place in chosen.mask.nonzero().tolist()]
+        record = {
+            "edit": edit.model_dump(mode="json", exclude_defaults=True),
+            "method": self.name,
+            "norms": {"update": round(float(column.norm()) * len(neurons) ** 0.5, 6)},
+            "neurons": neurons,
+            "shared_by": round(chosen.share, 6),
+        }
+        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
+        patch.check_finite()
+        return patch
 
     def _answers(self, edit: Edit) -> tuple[int, int]:
-        """The first token of the old answer, and that of the new one."""
+        """Return the first token of the old answer, and that of the new one.
+
+        Raises:
+            PromptError: the edit has no old answer, or both are the same token.
+        """
         if edit.target_true is None:
             raise PromptError(
                 "KN changes the neurons of the old answer, and the edit has no old answer; give target_true"
@@ -203,58 +217,35 @@ class Kn(EditingMethod):
             )
         return old, new
 
-    def _prompt(self, edit: Edit, target: str, context: str = "{}", *, template: str | None = None) -> Prompt:
-        asked, chat = self.model.encode_fact, edit.one_form(self.name)
-        return asked(template or edit.prompt, subject=edit.subject, target=target, context=context, chat=chat)
+    def _prompt(self, edit: Edit, target: str, context: str = BARE, *, template: str | None = None) -> Prompt:
+        encode, chat = self.model.encode_fact, edit.one_form(self.name)
+        return encode(template or edit.prompt, subject=edit.subject, target=target, context=context, chat=chat)
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
-        """The prompts with the old answer: in every context, and in diverse wordings if the settings ask for them."""
-        old = edit.target_true
-        assert old is not None  # noqa: S101 - _answers has seen it
-        plain = [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
-        if self.config.prompts == "contexts":
-            return plain
-        return [*plain, *self._reworded(edit)]
-
-    def _reworded(self, edit: Edit) -> Iterator[Prompt]:
-        """The diverse prompts with the old answer; a subject that would not be read stands after a line break."""
+        """Return the prompts with the old answer: in every context, and in diverse wordings if they are set."""
         old = edit.target_true or ""
+        prompts = [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
+        return prompts + (self._reworded(edit) if self.config.prompts == "diverse" else [])
+
+    def _reworded(self, edit: Edit) -> list[Prompt]:
+        """Return the diverse prompts; a line break comes before a subject that would be the model's attention sink."""
+        old, prompts = edit.target_true or "", list[Prompt]()
         for template in diverse_prompts(edit):
             (context,) = readable(self.model, self._prompt(edit, old, template=template), (BARE,))
-            yield self._prompt(edit, old, context, template=template)
+            prompts.append(self._prompt(edit, old, context, template=template))
+        return prompts
 
     @torch.no_grad()
     def direction(self, *, old: int, new: int) -> Tensor:
-        """The vector that is added to a column: -lambda_1 t + lambda_2 t' for the tokens ``old`` and ``new``, [d]."""
-        head = self.model.model.get_output_embeddings().weight
+        """Return the vector that is added to a column: -lambda_1 t + lambda_2 t', [d], t of ``old``, t' of ``new``."""
+        head = self.model.model.get_output_embeddings().weight  # [vocabulary, d], or [vocabulary, d_embedding]
         assert isinstance(head, Tensor)  # noqa: S101 - true of every causal language model
         mixed = self.config.write * head[new].float() - self.config.erase * head[old].float()
         through = optional_module(self.model.model, self.model.spec.project_out)
         return mixed if through is None else mixed @ weight_matrix(through).to(mixed)
 
-    def _write(self, edit: Edit, found: Neurons, strength: Tensor, column: Tensor) -> Patch:
-        """The patch that adds ``column`` [d] to each chosen neuron's column, times its ``strength`` [layers, d_ff]."""
-        factors = dict[str, Factors]()
-        for layer, each in zip(self.layers, strength, strict=True):
-            if each.any():
-                device = weight_matrix(self.model.down_projection(layer)).device
-                factors[self.model.weight_name(layer)] = Factors(
-                    left=column[:, None].clone().to(device), right=each[:, None].clone().to(device)
-                )
-        neurons = [[self.layers[row], place] for row, place in found.mask.nonzero().tolist()]
-        record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
-            "norms": {"update": round(float(column.norm()) * len(neurons) ** 0.5, 6)},
-            "neurons": neurons,
-            "shared_by": round(found.share, 6),
-        }
-        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
-        patch.check_finite()
-        return patch
-
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, and the contexts."""
-        said = super().provenance()
-        said["methods"][0] |= {"contexts": list(self.contexts)}
-        return said
+        found = super().provenance()
+        found["methods"][0] |= {"contexts": list(self.contexts)}
+        return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +54,7 @@ def test_integrated_gradients_by_hand() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
-def test_intervals_together_give_what_each_alone_gives(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_in_one_pass_equal_single_ones(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(family)
     prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
     together = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
@@ -68,7 +66,7 @@ def test_intervals_together_give_what_each_alone_gives(family: str, monkeypatch:
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "opt-350m", "gpt_neox", "falcon-alibi"]))
-def test_a_layers_attributions_add_up_to_what_its_neurons_do(family: str) -> None:
+def test_attributions_of_a_layer_add_up_to_its_effect(family: str) -> None:
     """Completeness: P(answer) as it is, less P(answer) with the layer's neurons at 0 at that one position."""
     model = tiny(family)
     prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
@@ -100,7 +98,7 @@ def chance(model: LanguageModel, ids: tuple[int, ...], token: int, *, silent: in
         handle.remove()
 
 
-def test_every_token_of_an_answer_counts() -> None:
+def test_answer_tokens_add_attributions() -> None:
     model = tiny("llama")
     prompt = model.encode(EDIT.text, target=EDIT.target_true)
     assert len(prompt.target_ids) > 2
@@ -109,7 +107,7 @@ def test_every_token_of_an_answer_counts() -> None:
     assert not torch.allclose(one, two) and not torch.allclose(two, all_) and second.ids == prompt.ids
 
 
-def test_which_neurons_are_shared() -> None:
+def test_shared_neurons_are_large_in_a_share_of_the_prompts() -> None:
     given = torch.tensor([[[1.0, 0.3, 0.1], [-9.0, 0.0, 0.9]], [[0.1, 5.0, 0.9], [0.0, 0.2, 2.0]]])  # 2 prompts
     both = shared_neurons(given, threshold=0.2, share=1.0)
     assert both.mask.tolist() == [[False, True, False], [False, False, True]] and both.share == 1
@@ -140,7 +138,7 @@ def given_by_counts(*counts: int) -> torch.Tensor:
         ((14,) * 7, [2, 3, 4, 5, 6], 0.7),  # seven at .7 and none at .75: the five strongest
     ],
 )
-def test_the_share_is_moved_until_there_are_two_to_five(
+def test_refined_neurons_change_the_share_until_the_number_fits(
     counts: tuple[int, ...], chosen: list[int], share: float
 ) -> None:
     found = refined_neurons(given_by_counts(*counts), threshold=0.2, share=0.7, least=2, most=5)
@@ -159,18 +157,17 @@ def test_diverse_prompts_are_the_relation_in_other_words() -> None:
     assert rows[1] == rows[0] + len(found)
 
 
-def test_refined_as_published_finds_two_to_five_neurons() -> None:
+def test_refined_preset_finds_two_to_five_neurons() -> None:
     chosen = find_method("kn").config_class
-    refined, plain = chosen.preset("refined").model_dump(), chosen().model_dump()
+    refined = chosen.preset("refined").model_dump()
     assert (refined["share"], refined["neurons"], refined["prompts"]) == (0.7, (2, 5), "diverse")
-    assert not {"neurons", "prompts"} & set(plain)
     edit = CAPITAL.model_copy(update={"relation_id": "P36"})
     patch = method(tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([edit])
     assert 2 <= len(patch.edits[0]["neurons"]) <= 5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m"])
-def test_the_columns_change_as_published(family: str) -> None:
+def test_columns_change_as_published(family: str) -> None:
     model = tiny(family)
     patch = method(model, erase=1.0, write=8.0, signed=False).edit([EDIT])
     assert isinstance(patch, WeightPatch)
@@ -192,7 +189,7 @@ def test_the_columns_change_as_published(family: str) -> None:
             assert float(change.norm()) == pytest.approx(float(column.norm()) * len(places) ** 0.5, rel=1e-5)
 
 
-def test_a_negative_neuron_gets_the_negated_column() -> None:
+def test_negative_neuron_gets_the_negated_column() -> None:
     model = tiny("llama")
     plain, signed = (method(model, signed=flag).edit([EDIT]) for flag in (False, True))
     assert isinstance(plain, WeightPatch) and isinstance(signed, WeightPatch)
@@ -207,13 +204,7 @@ def test_a_negative_neuron_gets_the_negated_column() -> None:
         assert chance(model, ids, new) > before
 
 
-def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
-    model = tiny("llama")
-    files = [method(model).edit([EDIT, CAPITAL]).save(tmp_path / str(run)) for run in range(2)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_edits_that_it_cannot_make_are_refused() -> None:
+def test_edits_without_distinct_answers_are_refused() -> None:
     chosen = method(tiny("llama"))
     unknown = EDIT.model_copy(update={"target_true": None})
     with pytest.raises(PromptError, match="give target_true"):
@@ -225,12 +216,3 @@ def test_edits_that_it_cannot_make_are_refused() -> None:
         chosen.edit([same])
     with pytest.raises(ModelError, match="there is no layer 9: "):
         method(tiny("llama"), layers=[9])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype: torch.dtype) -> None:
-    exact = tiny("llama")
-    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
-    patch = method(half).edit([EDIT])
-    assert isinstance(patch, WeightPatch) and patch.edits[0]["neurons"]
-    assert all(pair.left.dtype == torch.float32 for pair in patch.factors.values())
