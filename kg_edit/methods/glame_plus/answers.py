@@ -1,4 +1,4 @@
-"""Writes the answers to questions that follow from an edit into a late block, at the question's last token.
+"""Write the answers to questions that follow from an edit into a late block, at the question's last token.
 
 The model produces the answer to "Q: What is the currency of the country of X?\\nA:" at the question's last token. In a
 late block, the input of the down-projection at this token differs between the questions about X, in any wording. At X's
@@ -11,7 +11,7 @@ composed fact f with answer o', the wordings w of its question q, and the block 
     A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input for questions about other things
     W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, facts], K [d_ff, facts], lambda relative to the diagonal before
 
-C is the second moment of the down-projection's inputs. The term with n keeps the answers to questions about other
+C is the second moment of the down-projection's inputs. The term with n protects the answers to questions about other
 things. An answer of several tokens has one value and one key for each token, at the position that predicts it; the line
 break after the answer counts as a token. The edit's own prompt, in its contexts, has a value too, because otherwise the
 update would treat the end of the prompt as the end of a question.
@@ -19,10 +19,10 @@ update would treat the end of the prompt as the end of a question.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -32,19 +32,21 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
-from kg_edit.methods.glame_plus.known_questions import KnownQuestions
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import beside, watched
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts, quick_backward
-from kg_edit.models.prompts import Prompt, encode
-from kg_edit.models.replay import RecordedBlocks
+from kg_edit.models.prefix_store import PrefixStore, model_state
+from kg_edit.models.prompts import Prompt, encode, left_pad
+from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 
 DEPTH = 0.87
 # Well-known things of many kinds, used if the edited relation has too few examples.
 _KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
+_ROWS = 32  # questions about other things in one pass
+_CACHED = 4096  # questions whose keys are cached
 _STOP_BELOW = 0.005  # far lower than the answer itself needs, because lambda shrinks each written value
 Asking = Callable[[str], Sequence[Prompt]]
 """A function that gives the rows of an edit's prompt, in its contexts, with another subject."""
@@ -73,7 +75,7 @@ class AnswerOptions(BaseModel):
 
 
 def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
-    """At most ``most`` other things whose answers should not change: first those with the edited relation, then any."""
+    """Return at most ``most`` other things, whose answers should not change: those with the edited relation first."""
     kin = (thing for thing, _ in relation_examples().get(first_hop(edit), ()))
     found = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
     return tuple(found)[:most]
@@ -125,9 +127,23 @@ def write_answers(
     asked = {fact: own for fact, question in asking.items() if (own := question.about(model, subject))}
     if not asked:
         return None
-    groups = (*asked.values(), tuple(map(_end, rewrites(subject))))
+    groups = (*asked.values(), tuple(map(_end, rewrites(subject))))  # the edit's own prompt is the last "fact"
     starts = known.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
-    theirs = known.keys(model, _of_others(model, [asking[fact] for fact in asked], rewrites, others), layer, starts)
+
+    # n: the keys of the same questions about other things, each in one of its wordings or contexts
+    about_others = [
+        row
+        for fact in asked
+        for number, other in enumerate(others)
+        if (row := asking[fact].worded(model, other, number))
+    ]
+    for number, other in enumerate(others):
+        with suppress(PromptError):
+            worded = rewrites(other)
+            about_others.append(_end(worded[number % len(worded)]))
+    theirs = known.keys(model, about_others, layer, starts)  # [d_ff, n]
+
+    # V and K: the values of the facts by gradient descent, on the edited model, and their keys
     with edited:
         rows = AnswerRows(model, layer, groups, starts)
         found = AnswerValues(rows, options)
@@ -141,17 +157,34 @@ def write_answers(
 class AnswerRows:
     """The questions of facts in all wordings, each with its answer; a step runs the model on the answers' tokens only.
 
-    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it. ``predicts`` [facts, n] is true
-    where a fact has such a position. ``keys`` [facts, n, d_ff] are the inputs of the down-projection there, ``norms``
-    [facts, n] the norms of its output, both as the mean over the wordings. ``starts`` caches the tokens before the
-    subject, which questions about other things share.
+    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it.
+
+    Attributes:
+        predicts: where a fact has such a position, [facts, n].
+        keys: the inputs of the down-projection there, the mean over the wordings, [facts, n, d_ff].
+        norms: the norms of its output, the mean over the wordings, [facts, n].
     """
 
     def __init__(
         self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]], starts: SharedContexts
     ) -> None:
-        self._model, self.width, rows = model, model.width, [row for own in asked for row in own]
-        keys, values = self._record(layer, rows, starts)
+        """Run all rows once, and record the calls of the blocks above ``layer``.
+
+        Args:
+            model: the model with the edit.
+            layer: the block that is written.
+            asked: the rows of each fact, in all wordings.
+            starts: cached tokens before the subject, which questions about other things share.
+        """
+        self._model, self.width = model, model.width
+        rows = [row for own in asked for row in own]
+        seen = list[Tensor]()
+        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
+        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
+        with torch.no_grad(), watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
+        keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)  # [rows, n, .]
+
         there = keys.device  # of the late block; the input embedding may be on another one
         self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=there)
         self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
@@ -159,17 +192,6 @@ class AnswerRows:
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
         self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
-
-    @torch.no_grad()
-    def _record(self, layer: int, rows: Sequence[Prompt], starts: SharedContexts) -> tuple[Tensor, Tensor]:
-        """Record the calls of the blocks above ``layer``; return the keys and values in ``layer``, [rows, n, .]."""
-        model, seen = self._model, list[Tensor]()
-        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
-        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
-            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)
-        return keys, values
 
     def _mean(self, states: Tensor) -> Tensor:
         """The mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 at unread positions."""
@@ -181,16 +203,16 @@ class AnswerRows:
         return total / count.clamp(min=1)[..., None]
 
     def nll(self, change: Tensor, facts: Sequence[int]) -> Tensor:
-        """The mean -log p per answer token of ``facts`` (indices), [len(facts)].
+        """Return the mean -log p per answer token of ``facts`` (indices), [len(facts)].
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
         place = torch.full((len(change),), -1)
         place[list(facts)] = torch.arange(len(facts))
-        of_read = place.to(self._fact.device)[self._fact[self._reads[0]]]
+        of_read = place.to(self._fact.device)[self._fact[self._reads[0]]]  # the fact of each read, -1: not asked for
         wanted = of_read >= 0
         reads = (self._reads[0][wanted], self._reads[1][wanted])
-        hidden = self._above.start + change[self._fact].to(self._above.start)
+        hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
             logits = self._model.logits(self._above.run(hidden)[beside(reads, hidden)]).float()
         targets = self._targets[wanted.to(self._targets.device)].to(logits.device)
@@ -200,9 +222,9 @@ class AnswerRows:
 
 
 class AnswerValues:
-    """The descent for the values of facts, [n, d] each; the norm of each value stays within its bound.
+    """The descent for the values v of facts, [n, d] each; the norm of each value is at most its bound.
 
-    A fact stops as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
+    A fact ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
     length. ``seen`` has the loss of each fact at every step in which it was computed.
     """
 
@@ -216,32 +238,42 @@ class AnswerValues:
         """Run at most ``steps`` evaluations, with an update between two; return the values [facts, n, d]."""
         active = list(range(len(self._values)))
         for step in range(steps):
-            nll = self._look(active)
+            # Gradients flow to the values of the active facts only.
+            held = [value if fact in active else value.detach() for fact, value in enumerate(self._values)]
+            nll = self._rows.nll(torch.stack(held), active)
+            for fact, now in zip(active, nll.tolist(), strict=True):
+                self.seen[fact].append(now)
             active = [fact for fact in active if self.seen[fact][-1] >= _STOP_BELOW]
             if not active or step == steps - 1:
                 break
-            self._learn(nll[nll >= _STOP_BELOW], active)
+
+            self._optimiser.zero_grad()
+            nll[nll >= _STOP_BELOW].sum().backward()
+            for fact in set(range(len(self._values))) - set(active):
+                self._values[
+                    fact
+                ].grad = None  # Adam leaves out a value without a gradient; with zeros it would move on
+            self._optimiser.step()
+            with torch.no_grad():  # |v| <= bound |m|
+                for fact in active:
+                    size = self._values[fact].norm(dim=-1, keepdim=True).clamp(min=1e-12)
+                    self._values[fact].mul_((self._limits[fact] / size).clamp(max=1.0))
         return torch.stack([value.detach() for value in self._values])
 
-    def _look(self, active: Sequence[int]) -> Tensor:
-        """Compute and note the losses of the ``active`` facts; gradients flow to their values only."""
-        held = [value if fact in set(active) else value.detach() for fact, value in enumerate(self._values)]
-        nll = self._rows.nll(torch.stack(held), active)
-        for fact, now in zip(active, nll.tolist(), strict=True):
-            self.seen[fact].append(now)
-        return nll
 
-    def _learn(self, nll: Tensor, active: Sequence[int]) -> None:
-        """Take a step of Adam for the ``active`` facts, then rescale their values that exceed their bound."""
-        self._optimiser.zero_grad()
-        nll.sum().backward()
-        for fact in set(range(len(self._values))) - set(active):
-            self._values[fact].grad = None  # Adam leaves out a value without a gradient; with zeros it would move on
-        self._optimiser.step()
-        with torch.no_grad():
-            for fact in active:
-                size = self._values[fact].norm(dim=-1, keepdim=True).clamp(min=1e-12)
-                self._values[fact].mul_((self._limits[fact] / size).clamp(max=1.0))
+@torch.no_grad()
+def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
+    """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for K [d_ff, facts] and ``others`` n [d_ff, n]."""
+    metric = covariance.moment.double().clone()
+    keys, others = keys.to(metric), others.to(metric)
+    metric.diagonal().add_(options.ridge * metric.diagonal().mean())
+    if others.shape[1]:
+        metric += options.others_weight / others.shape[1] * others @ others.T
+    solved = torch.linalg.solve(metric, keys)  # A^-1 K
+    gram = keys.T @ solved
+    gram.diagonal().add_(options.softness * gram.diagonal().mean())
+    found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,21 +284,24 @@ class Question:
     target: str
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
-        """The rows about ``subject``, one for each wording that can be encoded with the target."""
+        """Return the rows about ``subject``, one for each wording that can be encoded with the target."""
         found = (self.worded(model, subject, number) for number in range(len(self.forms)))
         return tuple(row for row in found if row)
 
     def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
-        """The row in one wording, edited at the question's last token; None if it can't be encoded with the target."""
+        """Return the row in one wording, edited at the question's last token; None if it can't be encoded."""
         template, context = self.forms[number % len(self.forms)]
         with suppress(PromptError):
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
-            return _end(replace(row, ids=(*row.ids, _break(model))))
+            # An answer ends with the line break that also ends the example facts before a question. Some tokenizers,
+            # such as Llama-2's, put a token for a space before it.
+            end: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
+            return _end(replace(row, ids=(*row.ids, end)))
         return None
 
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
-    """The question for a fact, after ``shown`` example facts about other things."""
+    """Return the question for a fact, after ``shown`` example facts about other things."""
     forms = tuple((fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS)
     return Question(forms=forms, target=fact.target)
 
@@ -276,38 +311,46 @@ def _end(row: Prompt) -> Prompt:
     return replace(row, subject_last=row.target_start - 1)
 
 
-def _break(model: LanguageModel) -> int:
-    """The token that ends an answer: the line break that also ends the example facts before a question.
+class KnownQuestions:
+    """A cache for questions that several edits share: the prefixes before a subject (``starts``), and the keys.
 
-    Some tokenizers, such as Llama-2's, put a token for a space before it.
+    Edits of one relation ask the same questions about the same other things. Prefixes and keys are computed on the
+    model without the edit, so they are the same for all edits: the update should change the answers about other things
+    as little as possible. The keys belong to one state of the model.
     """
-    last: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
-    return last
 
+    def __init__(self) -> None:
+        self.starts = PrefixStore()
+        self._cached: OrderedDict[tuple[str, int, tuple[int, ...]], Tensor] = OrderedDict()
 
-def _of_others(
-    model: LanguageModel, questions: Sequence[Question], rewrites: Asking, others: Sequence[str]
-) -> list[Prompt]:
-    """The same questions and the edit's prompt about other things; each in one of its wordings or contexts."""
-    each = product(questions, enumerate(others))
-    rows = [row for question, (number, other) in each if (row := question.worded(model, other, number))]
-    for number, other in enumerate(others):
-        with suppress(PromptError):
-            asked = rewrites(other)
-            rows.append(_end(asked[number % len(asked)]))
-    return rows
+    def keys(self, model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
+        """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [d_ff, rows].
+
+        Rows that are equal up to this token count once.
+        """
+        state = model_state(model)
+        asked = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}
+        if not asked:
+            return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
+        new = [place for place in asked if place not in self._cached]
+        for first in range(0, len(new), _ROWS):
+            some = new[first : first + _ROWS]
+            found = last_keys(model, [asked[place] for place in some], layer, starts)
+            self._cached.update(zip(some, found.unbind(), strict=True))
+        keys = torch.stack([self._cached[place] for place in asked]).T
+        for place in asked:  # the least recently used ones go first
+            self._cached.move_to_end(place)
+        while len(self._cached) > _CACHED:
+            self._cached.popitem(last=False)
+        return keys
 
 
 @torch.no_grad()
-def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
-    """A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for ``keys`` K [d_ff, facts] and ``others`` [d_ff, n]."""
-    metric = covariance.moment.double().clone()
-    keys, others = keys.to(metric), others.to(metric)
-    metric.diagonal().add_(options.ridge * metric.diagonal().mean())
-    if others.shape[1]:
-        metric += options.others_weight / others.shape[1] * others @ others.T
-    solved = torch.linalg.solve(metric, keys)
-    gram = keys.T @ solved
-    gram.diagonal().add_(options.softness * gram.diagonal().mean())
-    found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
-    return found
+def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
+    """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [rows, d_ff]."""
+    keys: list[Tensor] = []
+    prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
+    last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
+    with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(len(rows), -1))):
+        block_output(model, last, layer, prefix=prefix)
+    return keys[0].float()

@@ -32,8 +32,7 @@ from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
 from kg_edit.locate_then_edit.states import refuse_norm_after_mlp
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
-from kg_edit.methods.glame_plus.answers import AnswerOptions, WrittenAnswers, others_than, write_answers
-from kg_edit.methods.glame_plus.known_questions import KnownQuestions
+from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
     ComposedFact,
@@ -83,7 +82,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     }
 
     def idle(self) -> dict[str, str]:
-        """The settings of the rows that the value at s learns, if a late block learns what follows instead."""
+        """Return the settings of the rows that the value at s learns, if a late block learns what follows instead."""
         why = "with answers set, a late block learns what follows"
         late = {"shown": f"{why}; set answers.shown", "ripple_weight": why} if self.answers else {}
         return {**super().idle(), **late}
@@ -94,7 +93,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         return False
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The edited layer, and the late layer where answers are written.
+        """Return the edited layer, and the late layer where answers are written.
 
         Raises:
             ConfigError: the late layer is not above the edited one.
@@ -127,8 +126,16 @@ class GlamePlus(GraphReader, Rome):
     def _ripples(self) -> dict[Edit, RippleTargets]:
         return {}
 
+    @cached_property
+    def _known(self) -> KnownQuestions:
+        return KnownQuestions()
+
+    @cached_property
+    def _taught(self) -> dict[Edit, list[ComposedFact]]:
+        return {}
+
     def ripples(self, edit: Edit) -> RippleTargets:
-        """The questions and facts around the edit; computed once, on the model in its present state."""
+        """Return the questions and facts around the edit; computed once, on the model in its present state."""
         if edit not in self._ripples:
             excluded = excluded_answers(edit, self.config, self.graph)
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded)
@@ -143,16 +150,8 @@ class GlamePlus(GraphReader, Rome):
                 refuse_norm_after_mlp(self.model, self.layers[-1])
         super().prepare()
 
-    @cached_property
-    def _known(self) -> KnownQuestions:
-        return KnownQuestions()
-
-    @cached_property
-    def _taught(self) -> dict[Edit, list[ComposedFact]]:
-        return {}
-
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        """`RankOneMethod.edit_each`, then write the answers of each edit.
+        """Make ROME's edits in one descent, then write the answers of each edit.
 
         The cached questions are dropped first, because the model may have changed since the last call.
         """
@@ -161,53 +160,50 @@ class GlamePlus(GraphReader, Rome):
         if self.config.answers is None:
             return made
         return tuple(
-            attempt(edit, partial(self._answered, edit, patch)) if isinstance(patch, WeightPatch) else patch
+            attempt(edit, partial(self.write_late, edit, patch, self.config.answers))
+            if isinstance(patch, WeightPatch)
+            else patch
             for edit, patch in zip(edits, made, strict=True)
         )
 
-    def _answered(self, edit: Edit, patch: WeightPatch) -> Patch:
-        """``patch``, extended by the update of the late block with the answers that follow from its edit."""
-        written = self._written(edit, patch)
-        if written is None:
-            return patch
-        late, (record,) = self.layers[-1], patch.edits
-        said = {fact.hop: fact.target for fact in written.facts}
-        nll = [round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True)]
-        record = {**record, "answers": {"layer": late, "said": said, "nll_before": nll[0], "nll_after": nll[1]}}
-        factors = {**patch.factors, self.model.weight_name(late): written.factors}
-        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
-
-    def _written(self, edit: Edit, patch: WeightPatch) -> WrittenAnswers | None:
-        """The update of the late block, computed with ``patch`` applied; None if no question can be asked."""
-        assert self.config.answers is not None  # noqa: S101 - as edit_each asked
+    def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
+        """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
         late = self.layers[-1]
+
+        def rewrites(subject: str) -> tuple[Prompt, ...]:
+            return Request.of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
+
         with untouched(self.model):
             found = self.ripples(edit)
-            return write_answers(
+            written = write_answers(
                 self.model,
                 [*found.stated, *self._taught.get(edit, ()), *found.own[:1]],
                 subject=edit.subject,
-                others=others_than(edit, most=self.config.answers.others),
-                rewrites=partial(self._rewrites, edit),
+                others=others_than(edit, most=options.others),
+                rewrites=rewrites,
                 layer=late,
                 covariance=self.covariances[late],
-                options=self.config.answers,
+                options=options,
                 edited=patch.stacked_on(self.model),
                 known=self._known,
             )
-
-    def _rewrites(self, edit: Edit, subject: str) -> tuple[Prompt, ...]:
-        """The edit's prompt in its contexts, with another ``subject``."""
-        return Request.of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
+        if written is None:  # no question can be asked
+            return patch
+        before, after = (round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True))
+        facts = {fact.hop: fact.target for fact in written.facts}
+        (record,) = patch.edits
+        record = {**record, "answers": {"layer": late, "facts": facts, "nll_before": before, "nll_after": after}}
+        factors = {**patch.factors, self.model.weight_name(late): written.factors}
+        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """ROME's proposal; the notes also record the graph, and the facts that were learned from it."""
+        """Return ROME's proposal; the notes also record the graph, and the facts that were learned from it."""
         free, notes = super().proposal(edit, value)
         learned = {fact.hop: fact.target for fact in self.ripples(edit).stated}
         return free, {**notes, "graph": dict(self.subgraph(edit).graph), "stated": learned}
 
     def request(self, edit: Edit) -> Request:
-        """ROME's request. An unusable subgraph raises here.
+        """Return ROME's request. An unusable subgraph raises here.
 
         With ``answers`` null, the request also has the edit as questions and the statements of the graph as rows.
         """
@@ -223,10 +219,11 @@ class GlamePlus(GraphReader, Rome):
         if self.config.answers is not None:  # the late block learns these facts, not the value at s
             self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
             return super().objective(model, edits, requests)
-        whole = [
-            replace(request, further=self._shared((*request.further, *self._rows(edit, rows))))
-            for edit, request, rows in zip(edits, requests, taught, strict=True)
-        ]
+        whole = []
+        for edit, request, rows in zip(edits, requests, taught, strict=True):
+            further = (*request.further, *self._rows(edit, rows))
+            weighted = (replace(row, weight=self.config.ripple_weight / len(further)) for row in further)
+            whole.append(replace(request, further=tuple(weighted)))
         return super().objective(model, edits, whole)
 
     def _teacher_rows(
@@ -235,50 +232,36 @@ class GlamePlus(GraphReader, Rome):
         """For each edit, the facts about o* that the unedited model answers, each with its answer."""
         found = [self.ripples(edit) for edit in edits]
         asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
+        answers = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens, store=self._known.starts)
         rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
-        said = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens, store=self._known.starts)
-        for (place, one), answer in zip(asked, said, strict=True):
+        for (place, one), answer in zip(asked, answers, strict=True):
             fact = found[place].learned(one, answer)
             if fact and len(rows[place]) < self.config.recalled:
                 rows[place].append((fact, answer))
         return rows
 
-    def _rows(self, edit: Edit, rows: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
-        prompts = [
-            self._encoded(edit, WORDINGS[place % len(WORDINGS)], fact, answer)
-            for place, (fact, answer) in enumerate(rows)
-        ]
-        return tuple(
-            ExtraTarget(prompt=prompt, weight=1.0, taught=answer.lesson if answer else None)
-            for prompt, (_, answer) in zip(prompts, rows, strict=True)
-            if prompt
-        )
+    def _rows(self, edit: Edit, facts: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
+        """The facts as rows of the loss, in the wordings one after the other; a row that can't be encoded is left out.
 
-    def _encoded(self, edit: Edit, wording: str, fact: ComposedFact, answer: Answer | None) -> Prompt | None:
-        """The question with its target, after the example facts, or without them if the model's context is too short.
-
-        None if neither fits, or if the wording can't be encoded with the target.
+        A teacher's answer has its own tokens, and its distribution as the soft target.
         """
-        limit = self.model.positions
-        for shown in (self.config.shown, 0):
-            found = self._after(fact.context(wording, shown=shown), edit, fact.prompt(wording), fact, answer)
-            if found and (limit is None or len(found.ids) <= limit):
-                return found
-        return None
-
-    def _after(
-        self, context: str, edit: Edit, template: str, fact: ComposedFact, answer: Answer | None
-    ) -> Prompt | None:
-        """The question after ``context``, with its target; a teacher's answer keeps its own tokens."""
-        tokenizer = self.model.tokenizer
-        if answer:
-            asked = encode(tokenizer, template, subject=edit.subject, context=context)
-            return replace(asked, text=f"{asked.text} {answer.text}", ids=(*asked.ids, *answer.ids))
-        try:
-            return encode(tokenizer, template, subject=edit.subject, target=fact.target, context=context)
-        except PromptError:  # this wording does not fit the target
-            return None
-
-    def _shared(self, rows: tuple[ExtraTarget, ...]) -> tuple[ExtraTarget, ...]:
-        """The rows, each with the weight ``ripple_weight`` / number of rows."""
-        return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
+        rows = list[ExtraTarget]()
+        for place, (fact, answer) in enumerate(facts):
+            wording = WORDINGS[place % len(WORDINGS)]
+            encoded = partial(encode, self.model.tokenizer, fact.prompt(wording), subject=edit.subject)
+            for shown in (self.config.shown, 0):  # without the example facts if the model's positions are too few
+                context = fact.context(wording, shown=shown)
+                try:
+                    if answer:
+                        row = encoded(context=context)
+                        row = replace(row, text=f"{row.text} {answer.text}", ids=(*row.ids, *answer.ids))
+                    else:
+                        row = encoded(target=fact.target, context=context)
+                except PromptError:
+                    if answer:
+                        raise
+                    continue  # this wording does not fit the target
+                if self.model.positions is None or len(row.ids) <= self.model.positions:
+                    rows.append(ExtraTarget(prompt=row, weight=1.0, taught=answer.lesson if answer else None))
+                    break
+        return tuple(rows)

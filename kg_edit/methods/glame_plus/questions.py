@@ -76,11 +76,11 @@ class ComposedFact:
         return self.hop.partition(" of the ")[0]
 
     def prompt(self, wording: str) -> str:
-        """The question as a template with {} for the subject; it ends right before the target."""
+        """Return the question as a template with {} for the subject; it ends right before the target."""
         return _worded(wording, self.hop)
 
     def context(self, wording: str, *, shown: int) -> str:
-        """Up to ``shown`` facts about other things in the same wording, then {} for the prompt.
+        """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
 
         They show the form and the kind of the answer, so that the value does not have to learn these.
         """
@@ -126,8 +126,8 @@ class RippleTargets:
         """Questions for the teacher: relations that things like o* usually have, but the graph lacks for o*.
 
         There are up to twice as many as may be learned, because the teacher does not answer all of them. Nothing is
-        asked about s itself: the unedited model, told the new fact, still answers with the consequences of the old one
-        (the capital of the country of the University of Paris stays Paris).
+        asked about s itself: the unedited model, with the new fact in its prompt, still answers with the consequences
+        of the old one (the capital of the country of the University of Paris stays Paris).
         """
         known = {fact.noun for fact in self.stated}
         asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in known]
@@ -138,7 +138,7 @@ class RippleTargets:
         ]
 
     def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
-        """The composed fact that the edited model learns from the teacher's answer.
+        """Return the composed fact that the edited model learns from the teacher's answer.
 
         None if the teacher gave no answer, o* itself, or the answer of a test question.
         """
@@ -148,7 +148,7 @@ class RippleTargets:
 
 
 def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:
-    """The answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
+    """Return the answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
 
     With the answers to the probes of the edit's record, if they are kept out of ``graph``. They are used for this
     filter only.
@@ -158,16 +158,19 @@ def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> 
 
 
 def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> dict[str, list[str]]:
-    """The objects of the graph's statements about o*, by the relation's noun.
+    """Return the objects of the graph's statements about o*, by the relation's noun.
 
-    Only relations that things like o* usually have are kept; if these are unknown, all are. Left out are objects that
+    Only relations that things like o* usually have are used; if these are unknown, all are. Left out are objects that
     contain a word of ``exclude``, and relations that only name a kind or a part.
     """
     target, known = target_of(graph), relation_nouns()
     found: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
         noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
-        if noun and noun not in _VAGUE and data.get("role") != "edit" and _may(label, edit, exclude):
+        if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
+            continue
+        itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+        if not (itself or overlaps(label, edit.subject) or gives_away(label, exclude)):
             found.setdefault(noun, []).append(label)
     asked = asked_nouns(edit.relation_id)
     order = dict.fromkeys(noun for noun in asked or known.values() if noun in found)
@@ -175,7 +178,7 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
 
 
 def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
-    """At most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
+    """Return at most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
     first = first_hop(edit)
     composed = (
         ComposedFact(hop=f"{noun} of the {first}", target=label)
@@ -186,19 +189,13 @@ def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_r
 
 
 def first_hop(edit: Edit) -> str:
-    """The edited relation as a noun: "country of origin"."""
+    """Return the edited relation as a noun: "country of origin"."""
     return relation_nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
 
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text overlaps an answer, or shares a meaningful word with it."""
+    """Return whether a text overlaps an answer, or shares a meaningful word with it."""
     return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
-
-
-def _may(label: str, edit: Edit, exclude: Sequence[str]) -> bool:
-    unnamed = bool(re.fullmatch("[QP][0-9]+", label))
-    itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
-    return not (unnamed or itself or overlaps(label, edit.subject) or gives_away(label, exclude))
 
 
 def _words(text: str) -> set[str]:

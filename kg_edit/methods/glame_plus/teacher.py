@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -34,7 +35,9 @@ _SHOTS = (
     ("author", "Hamlet", "William Shakespeare"),
     ("season", "snow", "Winter"),
 )
-_KEPT, _SHOWN = 64, 4
+_KEPT = 64  # likeliest tokens of a soft target
+_SHOWN = 4  # example facts before a question
+_MOST = 40  # objects of one noun that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,31 +96,21 @@ def _filled(form: str, noun: str, thing: str) -> str:
 def answers_of(
     model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int, store: PrefixStore | None = None
 ) -> list[Answer | None]:
-    """The model's greedy answer to each question, with at most ``most`` tokens.
+    """Return the model's greedy answer to each question, with at most ``most`` tokens.
 
     An answer is None if it is empty, or if the sentence form gets another answer, which means that the model guesses.
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    said = _said(model, [*(one.question for one in asked), *(one.sentence for one in asked)], most, store)
-    return [
-        answer if answer and other and _agree(answer.text, other.text) else None
-        for answer, other in zip(said[: len(asked)], said[len(asked) :], strict=True)
-    ]
-
-
-def _agree(one: str, other: str) -> bool:
-    return begins_with(one, other) or begins_with(other, one)
-
-
-def _said(
-    model: LanguageModel, asked: Sequence[TeacherPrompt], most: int, store: PrefixStore | None
-) -> list[Answer | None]:
-    """The greedy continuation of each prompt, in the first of its forms that fits; None if no form fits."""
-    fitting = [_fitting(model, one.forms, most) for one in asked]
+    prompts = [*(one.question for one in asked), *(one.sentence for one in asked)]
+    limit = model.positions
+    fitting: list[tuple[int, ...] | None] = []
+    for prompt in prompts:
+        forms = (model.encode(form, fitting=False).ids for form in prompt.forms)
+        fitting.append(next((ids for ids in forms if limit is None or len(ids) + most <= limit), None))
     rows = [ids for ids in fitting if ids]
-    begun = (model.encode(one.start, fitting=False).ids for one in asked)
-    known = [start for start, ids in zip(begun, fitting, strict=True) if ids and ids[: len(start)] == start]
+    starts = (model.encode(prompt.start, fitting=False).ids for prompt in prompts)
+    known = [start for start, ids in zip(starts, fitting, strict=True) if ids and ids[: len(start)] == start]
     written = greedy(
         model,
         rows,
@@ -126,14 +119,12 @@ def _said(
         is_last=partial(_ends, model),
         starts=store.contexts(model, known) if store and known else None,
     )
-    said = (_answer(model, one) for one in written)
-    return [next(said) if ids else None for ids in fitting]
-
-
-def _fitting(model: LanguageModel, prompts: Sequence[str], most: int) -> tuple[int, ...] | None:
-    limit = model.positions
-    encoded = (model.encode(prompt, fitting=False).ids for prompt in prompts)
-    return next((ids for ids in encoded if limit is None or len(ids) + most <= limit), None)
+    answers = (_answer(model, one) for one in written)
+    found = [next(answers) if ids else None for ids in fitting]
+    return [
+        one if one and two and (begins_with(one.text, two.text) or begins_with(two.text, one.text)) else None
+        for one, two in zip(found[: len(asked)], found[len(asked) :], strict=True)
+    ]
 
 
 def _ends(model: LanguageModel, token: int) -> bool:
@@ -156,13 +147,10 @@ def _answer(model: LanguageModel, written: Written) -> Answer | None:
     return Answer(text=text, ids=written.tokens[:stop], lesson=lesson)
 
 
-_MOST = 40  # objects of one noun that are compared
-
-
 def likeliest_first(
     model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
 ) -> dict[str, list[str]]:
-    """The first ``nouns`` of ``objects``, each with the likeliest answer to "What is the [noun] of [thing]?" first.
+    """Return the first ``nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
 
     An object is ranked by the sum over its tokens of -log p. Objects that can't be scored are last.
     """
@@ -173,19 +161,14 @@ def likeliest_first(
         for label in labels
         if len(labels) > 1
     }
-    sizes = {pair: _tokens(model, pair) for pair in pairs.values()}
-    scores = score(model, [pair for pair, size in sizes.items() if size])
+    sizes: dict[Pair, int] = {}  # the tokens of the candidates that can be scored after their prompt
+    for pair in pairs.values():
+        with suppress(PromptError):
+            prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
+            if model.positions is None or len(prompt.ids) <= model.positions:
+                sizes[pair] = len(prompt.target_ids)
+    scores = score(model, list(sizes))
     costs = {place: scores[pair].nll * sizes[pair] for place, pair in pairs.items() if pair in scores}
     return {
         noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in found.items()
     }
-
-
-def _tokens(model: LanguageModel, pair: Pair) -> int:
-    """The number of tokens of the candidate; 0 if it can't be scored after its prompt."""
-    limit = model.positions or math.inf
-    try:
-        prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
-    except PromptError:
-        return 0
-    return len(prompt.target_ids) if len(prompt.ids) <= limit else 0

@@ -19,17 +19,18 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.methods.glame_plus import answers, known_questions
+from kg_edit.methods.glame_plus import answers
 from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
     AnswerRows,
     AnswerValues,
+    KnownQuestions,
     directions,
+    last_keys,
     others_than,
     question_of,
     write_answers,
 )
-from kg_edit.methods.glame_plus.known_questions import KnownQuestions, last_keys
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.models.language_model import LanguageModel
@@ -219,7 +220,7 @@ def test_what_stands_before_a_subject_is_run_once_for_all_subjects(
     known = KnownQuestions()
     torch.testing.assert_close(known.keys(model, rows[:2], layer, starts), plain[:2].T, rtol=1e-4, atol=1e-5)
     new: list[Prompt] = []
-    monkeypatch.setattr(known_questions, "last_keys", lambda *args: (new.extend(args[1]), last_keys(*args))[1])
+    monkeypatch.setattr(answers, "last_keys", lambda *args: (new.extend(args[1]), last_keys(*args))[1])
     torch.testing.assert_close(known.keys(model, rows[1:], layer, starts), plain[1:].T, rtol=1e-4, atol=1e-5)
     assert new == rows[2:], "the second row's key is known"
 
@@ -243,5 +244,5 @@ def test_the_default_writes_two_weights_and_says_what_is_answered() -> None:
     assert set(whole.factors) == {model.weight_name(1), model.weight_name(3)}
     assert set(one.factors) == {model.weight_name(1)}
     answers = whole.edits[0]["answers"]
-    assert answers["layer"] == 3 and EDIT.target_new in answers["said"].values()
+    assert answers["layer"] == 3 and EDIT.target_new in answers["facts"].values()
     assert answers["nll_after"] < answers["nll_before"] and "answers" not in one.edits[0]
