@@ -10,7 +10,7 @@ that must stay.
 **WikiBio**: the expert learns the sentence that follows the beginning of a biography, the anti-expert the sentence that
 follows the beginning of the next one in the file. Both are asked about other people.
 
-One line per model: the unedited one, both adapters alone, the expert less the anti-expert's own part (Ext-Sub), and the
+A row per model: the unedited one, both adapters alone, the expert less the anti-expert's own part (Ext-Sub), and the
 expert less the whole anti-expert. Values are means of -log p in nats per token, and a perplexity of plain text.
 """
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import fmean
 
 from study import SHARED
+from tables import RESULTS, Number, Results
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -66,9 +67,11 @@ def sanitation(limit: int) -> Study:
         unwanted=tuple(_towards_old(edit) for edit in learned),
         kept=files[0],
         columns={
-            "forbidden answer": [Pair(edit.text, edit.target_true or "") for edit in asked],
-            "I don't know.": [Pair(edit.text, edit.target_new) for edit in asked],
-            "kept answer": [pair_of(query) for record in test for query in locality_queries(record.edits[0], record)],
+            "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in asked],
+            '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in asked],
+            "kept answer (lower)": [
+                pair_of(query) for record in test for query in locality_queries(record.edits[0], record)
+            ],
         },
     )
 
@@ -92,8 +95,8 @@ def wikibio(limit: int) -> Study:
         unwanted=tuple(false for _, false in train_pairs),
         kept=None,
         columns={
-            "true sentence": [Pair(true.text, true.target_new) for true, _ in test_pairs],
-            "false sentence": [Pair(false.text, false.target_new) for _, false in test_pairs],
+            "true sentence (lower)": [Pair(true.text, true.target_new) for true, _ in test_pairs],
+            "false sentence (higher)": [Pair(false.text, false.target_new) for _, false in test_pairs],
         },
     )
 
@@ -129,46 +132,56 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
     return expert.edit(study.wanted), anti.edit(study.unwanted)
 
 
-def line(model: LanguageModel, columns: Columns, text: str) -> str:
-    """Return the mean -log p of each column, how often its first answer is the likelier one, and the perplexity."""
+def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, float]:
+    """Return the mean -log p of each column, of sentences how often the true one is likelier, and the perplexity."""
     found = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
     nll = {name: [found[pair].nll for pair in pairs] for name, pairs in columns.items()}
-    said = [f"{name} {fmean(values):.3f}" for name, values in nll.items()]
-    first, second = list(nll.values())[:2]
-    share = fmean(one < two for one, two in zip(first, second, strict=True))
-    return ", ".join([*said, f"the first likelier {share:.2f}", f"perplexity {perplexity(model, text):.1f}"])
+    means = {name: fmean(values) for name, values in nll.items()}
+    if "true sentence (lower)" in nll:
+        pairs = zip(nll["true sentence (lower)"], nll["false sentence (higher)"], strict=True)
+        means["the true one is likelier"] = fmean(true < false for true, false in pairs)
+    return {**means, "perplexity (lower)": perplexity(model, text)}
 
 
-STUDIES: dict[str, tuple[Callable[[int], Study], int, int]] = {
-    "sanitation": (sanitation, 80, 5),
-    "wikibio": (wikibio, 48, 3),
+STUDIES: dict[str, tuple[str, Callable[[int], Study], int, int]] = {
+    "sanitation": ("Sanitation", sanitation, 80, 5),
+    "wikibio": ("WikiBio", wikibio, 48, 3),
 }  # with the default numbers of rows and epochs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both adapters, and print a line per model."""
+    """Train both adapters, and write a row per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=STUDIES)
     parser.add_argument("--text", type=Path, default=SHARED / "wikitext2" / "test.txt", help="text of the perplexity")
     parser.add_argument("--limit", type=int, help="rows to train on, and to ask; by default 80, of wikibio 48")
     parser.add_argument("--epochs", type=int, help="epochs with updates; by default 5, of wikibio 3")
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    made, limit, epochs = STUDIES[options.data]
-    model, study = LanguageModel.load(options.model), made(options.limit or limit)
+    data, made, limit, epochs = STUDIES[options.data]
+    limit = options.limit or limit
+    model, study = LanguageModel.load(options.model), made(limit)
     text = options.text.read_text(encoding="utf-8")[:4000]
-    log.info("unedited: %s", line(model, study.columns, text))
+    found = {"unedited": scores(model, study.columns, text)}
     expert, anti = adapters(model, study, epochs=options.epochs or epochs)
     changes: dict[str, Patch] = {
         "expert alone": expert,
         "anti-expert alone": anti,
-        "Ext-Sub": subtracted(expert, anti),
-        "whole anti-expert subtracted": subtracted(expert, anti, extract=False),
+        "ext-sub": subtracted(expert, anti),
+        "expert less the whole anti-expert": subtracted(expert, anti, extract=False),
     }
     for name, patch in changes.items():
         with patch.applied(model) as edited:
-            log.info("%s: %s", name, line(edited, study.columns, text))
+            found[name] = scores(edited, study.columns, text)
+    results = Results(options.results)
+    about = {"table": f"ext-sub-{options.data}", "data": data, "n": str(limit), "model": "SmolLM2-135M"}
+    for name, row in found.items():
+        log.info("%s: %s", name, row)
+        values = {metric: f"{value:.{1 if 'perplexity' in metric else 2}f}" for metric, value in row.items()}
+        results.add(Number(**about, method=name, settings="", metric=one, mean=value) for one, value in values.items())
+    results.save()
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
-"""`expert_consistency.py` prints a line for each setting of MEMoE."""
+"""`expert_consistency.py` writes a row for each setting of MEMoE."""
 
 from __future__ import annotations
 
-import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.pipelines.scripts import FOLDER, Script
+from tests.pages import ROOT
+from tests.pipelines.scripts import FOLDER, Script, module
 
 
-def test_a_line_for_each_setting(
-    script: Script, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_row_for_each_setting(
+    script: Script, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    assert script("expert_consistency", "data.json", "--model", tiny_folder) == 0
-    lines = [line for line in caplog.messages if "anchors:" in line]
-    assert [line.split(" anchors")[0] for line in lines] == [
-        f"{experts} experts, {kind}" for experts in (4, 8) for kind in ("with", "without")
-    ]
-    shares = [
-        float(found) for line in lines for found in re.findall(r"(?:before|paraphrases|neighborhood) ([\d.]+)", line)
-    ]
-    assert len(shares) == 12 and all(0 <= share <= 1 for share in shares)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    assert script("expert_consistency", "data.json", "--model", tiny_folder, "--results", "results") == 0
+    results = module("tables").Results
+    table, before = (results(folder).tables["memoe-experts"] for folder in (tmp_path / "results", ROOT / "results"))
+    assert [(number.row, number.metric) for number in table] == [(number.row, number.metric) for number in before]
+    assert {number.n for number in table} == {"2"}
+    assert all(0 <= float(number.mean) <= 1 for number in table if number.metric != "experts in use")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.pages import ROOT
 from tests.pipelines.scripts import FOLDER, module
 
 
@@ -50,14 +52,16 @@ def test_wikibio_takes_the_next_persons_sentence_as_false(script: ModuleType) ->
     study = script.wikibio(5)
     assert [edit.target_new for edit in study.wanted] == ["It was Ann.", "It was Ben."]
     assert [edit.target_new for edit in study.unwanted] == ["It was Ben.", "It was Cid."]
-    assert [pair.prompt for pair in study.columns["false sentence"]] == ["Dan was born.", "Eve was born."]
+    assert [pair.prompt for pair in study.columns["false sentence (higher)"]] == ["Dan was born.", "Eve was born."]
 
 
 @pytest.mark.parametrize("data", ["sanitation", "wikibio"])
-def test_a_line_for_each_model(
-    data: str, script: ModuleType, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    script.main([data, "--model", str(tiny_folder), "--epochs", "1", "--text", str(tmp_path / "text.txt")])
-    names = [line.partition(":")[0] for line in caplog.messages if "perplexity" in line]
-    assert names == ["unedited", "expert alone", "anti-expert alone", "Ext-Sub", "whole anti-expert subtracted"]
+def test_a_row_for_each_model(data: str, script: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    places = ("--text", str(tmp_path / "text.txt"), "--results", str(tmp_path / "results"))
+    script.main([data, "--model", str(tiny_folder), "--epochs", "1", *places])
+    table, before = (
+        script.Results(folder).tables[f"ext-sub-{data}"] for folder in (tmp_path / "results", ROOT / "results")
+    )
+    assert [(number.row, number.metric) for number in table] == [(number.row, number.metric) for number in before]
+    assert [number.mean for number in table] != [number.mean for number in before]
