@@ -19,7 +19,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
-import numpy as np
 from tqdm import tqdm
 
 from wikidata_cache.errors import GraphFileError
@@ -200,6 +199,8 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
 
 
 def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
+    import numpy as np  # takes a tenth of a second; sources import this module too
+
     texts = [line for line in kept if b'"' in line]
     numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
     size = -(-len(kept) // PARTS) or 1
