@@ -57,7 +57,7 @@ def _entity(row: Binding) -> str:
     return local_id(row["e"])
 
 
-def _out_query(ids: Sequence[str]) -> str:
+def out_query(ids: Sequence[str]) -> str:
     """Return the query for all truthy item-valued statements of these ids, with labels and types of their values.
 
     Rows: s, p, o (statements); e, l, lang (labels of the values); e, t (types of the values).
@@ -93,10 +93,10 @@ def _about_statement(row: Binding) -> str | None:
     return None if "e" in row and "s" not in row else _subject(row)
 
 
-OUT = Template("out/1", "out", _out_query, _read_out, _about_statement)
+OUT = Template("out/1", "out", out_query, _read_out, _about_statement)
 
 
-def _in_query(ids: Sequence[str]) -> str:
+def in_query(ids: Sequence[str]) -> str:
     """Return the query for the truthy statements with these ids as values, at most HUB + 1 per id: rows e, p, s."""
     parts = (
         f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ ?s ?p wd:{entity} . "
@@ -117,10 +117,10 @@ def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return facts
 
 
-IN = Template("in/1", "in", _in_query, _read_in, _entity, size=20)
+IN = Template("in/1", "in", in_query, _read_in, _entity, size=20)
 
 
-def _degree_query(ids: Sequence[str]) -> str:
+def degree_query(ids: Sequence[str]) -> str:
     """Return the query for the number of truthy statements with these ids as values, up to HUB + 1: rows e, n."""
     parts = (
         f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {{ SELECT ?s WHERE {{ ?s ?p wd:{entity} . "
@@ -137,10 +137,10 @@ def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
 
 
-DEGREE = Template("degree/1", "degree", _degree_query, _read_degrees, _entity, size=50)
+DEGREE = Template("degree/1", "degree", degree_query, _read_degrees, _entity, size=50)
 
 
-def _claims_query(ids: Sequence[str]) -> str:
+def claims_query(ids: Sequence[str]) -> str:
     """Return the query for all item-valued statements of these ids that are not deprecated.
 
     Rows: s, p, o, rank, start, end_time.
@@ -174,10 +174,10 @@ def _time(text: str) -> str:
     return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
 
 
-CLAIMS = Template("claims/1", "claims", _claims_query, _read_claims, _subject)
+CLAIMS = Template("claims/1", "claims", claims_query, _read_claims, _subject)
 
 
-def _types_query(ids: Sequence[str]) -> str:
+def types_query(ids: Sequence[str]) -> str:
     """Return the query for the classes of which these ids are instances (P31): rows s, o."""
     return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
@@ -191,10 +191,10 @@ def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str)
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
-TYPES = Template("types/1", "types", _types_query, _read_types, _subject)
+TYPES = Template("types/1", "types", types_query, _read_types, _subject)
 
 
-def _labels_query(ids: Sequence[str]) -> str:
+def labels_query(ids: Sequence[str]) -> str:
     """Return the query for the labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
     return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
 
@@ -203,10 +203,10 @@ def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
 
 
-LABELS = Template("labels/1", "label", _labels_query, _read_labels, _entity)
+LABELS = Template("labels/1", "label", labels_query, _read_labels, _entity)
 
 
-def _descriptions_query(ids: Sequence[str]) -> str:
+def descriptions_query(ids: Sequence[str]) -> str:
     """Return the query for the descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
     return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
 
@@ -225,10 +225,10 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
-DESCRIPTIONS = Template("descriptions/1", "description", _descriptions_query, _read_descriptions, _entity)
+DESCRIPTIONS = Template("descriptions/1", "description", descriptions_query, _read_descriptions, _entity)
 
 
-def _named_query(labels: Sequence[str]) -> str:
+def named_query(labels: Sequence[str]) -> str:
     """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
     wanted = " ".join(f"{quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
     return marked_select(
@@ -243,10 +243,10 @@ def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("named", label, sorted(filter(is_entity, found[label]))) for label in ids]
 
 
-NAMED = Template("named/1", "named", _named_query, _read_named, itemgetter("l"), size=25)
+NAMED = Template("named/1", "named", named_query, _read_named, itemgetter("l"), size=25)
 
 
-def _mentioned_query(ids: Sequence[str]) -> str:
+def mentioned_query(ids: Sequence[str]) -> str:
     """Return the query for those of these ids that are the value of at least one truthy statement: rows e."""
     stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
     return marked_select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
@@ -257,10 +257,10 @@ def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("mentioned", entity, entity in found) for entity in ids]
 
 
-MENTIONED = Template("mentioned/1", "mentioned", _mentioned_query, _read_mentioned, _entity)
+MENTIONED = Template("mentioned/1", "mentioned", mentioned_query, _read_mentioned, _entity)
 
 
-def _redirects_query(ids: Sequence[str]) -> str:
+def redirects_query(ids: Sequence[str]) -> str:
     """Return the query for the items into which these ids were merged: rows s, o."""
     return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
 
@@ -278,10 +278,10 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
     return found
 
 
-REDIRECTS = Template("redirects/1", "redirect", _redirects_query, _read_redirects, _subject)
+REDIRECTS = Template("redirects/1", "redirect", redirects_query, _read_redirects, _subject)
 
 
-def _ends_query(ends: Sequence[str]) -> str:
+def ends_query(ends: Sequence[str]) -> str:
     """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t.
 
     The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
@@ -309,10 +309,10 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return facts
 
 
-ENDS = Template("ends/1", "ends", _ends_query, _read_ends, itemgetter("r"), size=10)
+ENDS = Template("ends/1", "ends", ends_query, _read_ends, itemgetter("r"), size=10)
 
 
-def _at_end_query(keys: Sequence[str]) -> str:
+def at_end_query(keys: Sequence[str]) -> str:
     """Return the query for those of these places at which the item is at that end of the relation: rows r, e."""
     places = sorted(parse_relation_end(key, item=True) for key in keys)
     parts = []
@@ -329,7 +329,7 @@ def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("at_end", key, key in found) for key in keys]
 
 
-AT_END = Template("at_end/1", "at_end", _at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
+AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
 
 
 TEMPLATES = {
