@@ -103,7 +103,8 @@ def evaluate(
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
-    config, all_records = config or EvalConfig(), tuple(map(as_record, records))
+    config = config or EvalConfig()
+    all_records = tuple(as_record(record) for record in records)
     if len({record.id for record in all_records}) < len(all_records):
         raise ConfigError("two records have the same id; give each a different one")
     choices = answers(all_records if pool is None else pool)
