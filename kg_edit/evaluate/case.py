@@ -64,13 +64,18 @@ FUZZY_SUFFIX = " The answer, most simply, is"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A record to be scored: its edits and probes, and for each question the answers to choose from and the facts to
-    tell.
+    """A record to be scored.
 
-    ``edit`` is the record's first edit, ``further`` are the edits made together with it. A ``ceiling`` tells facts
-    before its questions, and asks only these: it measures what a model could answer that has learned the facts.
-    ``extras`` names costly metrics to score as well. ``references`` are the texts with which consistency.tfidf
-    compares. If ``chat`` is true, each prompt is asked as a user's turn.
+    Attributes:
+        edit: the record's first edit.
+        further: the edits made together with it.
+        probes: further prompts and questions.
+        choices: for each portability question, the answers to choose from.
+        facts: for each portability question, the facts in front of it.
+        extras: names of costly metrics to score as well.
+        references: the texts with which consistency.tfidf compares.
+        ceiling: ask only the questions, after the facts: what could a model answer that has learned the facts?
+        chat: ask each prompt as a user's turn.
     """
 
     edit: Edit
@@ -92,7 +97,7 @@ class Case:
         extras: tuple[str, ...] = (),
         chat: bool | None = None,
     ) -> Self:
-        """The case with all prompts that a record measures.
+        """Return the case with all prompts that a record measures.
 
         ``chat`` None: ask in the form in which the record's edits are made.
         """
@@ -224,7 +229,7 @@ class Case:
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
         questions = (question.question for question in self.questions)
-        return tuple(form(question, told) for question, told in zip(questions, facts, strict=True))
+        return tuple(map(form, questions, facts))
 
 
 def ceiling_cases(case: Case) -> dict[str, Case]:

@@ -102,7 +102,7 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     """Refuse runs that differ in a setting that must be equal.
 
     Raises:
-        OutputError: two runs differ, or a run is not finished; the message says in what, and what to do.
+        OutputError: two runs differ, or a run is not finished; the message names the setting, and what to do.
     """
     first = runs[0]
     same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
@@ -236,109 +236,96 @@ def compare(
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
             data set, its records, the schedule or the protocol.
     """
-    runs = _read(folders)
-    check_comparable(runs, common=common)
-    ids, notes = shared_records(runs, common=common)
-    sides: dict[str, Scores] = {run.name: {name: run.edited(name) for name in ids} for run in runs}
-    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
-    if reference == UNEDITED:
-        sides = {UNEDITED: {name: runs[0].base(name) for name in ids}, **sides}
-    first = _named(reference, sides, folders)
-    ordered = {first: sides[first], **sides}
-    rows = _rows(ordered, ids, _chosen(ordered, metrics), seed)
-    lacking = set(metrics) - {row.metric for row in rows}
-    if lacking and not rows:
-        raise ConfigError(
-            f"no record has {' and '.join(sorted(lacking))} on each side ({', '.join(ordered)}); leave it out, or "
-            "compare two edited runs"
-        )
-    if lacking:
-        notes += (f"no record has {' and '.join(sorted(lacking))} on each side",)
-    return Comparison(
-        sides=tuple(ordered), records=len(ids), rows=_corrected(rows), notes=notes, seed=seed, **_shared(runs)
-    )
-
-
-def _shared(runs: Sequence[ComparedRun]) -> dict[str, str | None]:
-    """The names of the model, the benchmarks and the schedule that comparable runs share."""
-    said = runs[0].settings
-    names = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
-    return {
-        "model": said.get("model", {}).get("name"),
-        "data": " and ".join(filter(None, names)) or None,
-        "schedule": said.get("schedule"),
-    }
-
-
-def _read(folders: Sequence[Path]) -> list[ComparedRun]:
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is given twice; give each folder once")
+    # A run's name is its folder's last part, unless that is ambiguous.
     short = [folder.resolve().name for folder in folders]
     whole = [f"./{folder}" if str(folder) == UNEDITED else str(folder) for folder in folders]
     names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
-    return [ComparedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    runs = [ComparedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    check_comparable(runs, common=common)
+    ids, notes = shared_records(runs, common=common)
 
-
-def _named(reference: str, sides: Mapping[str, Scores], folders: Sequence[Path]) -> str:
-    """The side with the name ``reference``, which may be a run's folder."""
-    by_folder = dict(zip(map(str, folders), [side for side in sides if side != UNEDITED], strict=True))
-    name = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
-    if name not in sides:
+    # The first side is the one that the others are compared with.
+    sides: dict[str, Scores] = {run.name: {name: run.edited(name) for name in ids} for run in runs}
+    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
+    by_folder = dict(zip(map(str, folders), names, strict=True))
+    if reference == UNEDITED:
+        sides = {UNEDITED: {name: runs[0].base(name) for name in ids}, **sides}
+    first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
+    if first not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
-    return name
+    sides = {first: sides[first], **sides}
 
-
-def _chosen(sides: Mapping[str, Scores], metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics to compare: those asked for, or else all that some side has, with the editing score."""
     known = metric_names(row for scores in sides.values() for row in scores.values())
     known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
     for name in metrics:
         if name not in known:
             raise unknown_name("metric", name, known)
-    return tuple(metrics) or known
+    rows = _rows(sides, ids, tuple(metrics) or known, seed)
+    lacking = sorted(set(metrics) - {row.metric for row in rows})
+    if lacking and not rows:
+        raise ConfigError(
+            f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or "
+            "compare two edited runs"
+        )
+    if lacking:
+        notes += (f"no record has {' and '.join(lacking)} on each side",)
+    settings = runs[0].settings
+    data = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
+    return Comparison(
+        sides=tuple(sides),
+        records=len(ids),
+        rows=_corrected(rows),
+        notes=notes,
+        seed=seed,
+        model=settings.get("model", {}).get("name"),
+        data=" and ".join(filter(None, data)) or None,
+        schedule=settings.get("schedule"),
+    )
 
 
 def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int) -> list[MetricRow]:
     """One row for each metric that some record has on every side."""
     names = tuple(dict.fromkeys([*metrics, *(SCORED if EDITING_SCORE in metrics else ())]))
-    tables = {side: _table(scores, ids, names) for side, scores in sides.items()}
+    # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
+    tables: dict[str, Table] = {}
+    for side, scores in sides.items():
+        rows = [[scores[record].get(name) for name in names] for record in ids]
+        tables[side] = np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
     missing = np.any([np.isnan(table) for table in tables.values()], axis=0)
     tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
-    means = {side: _means(table, names, seed) for side, table in tables.items()}
+    means = {
+        side: estimates(
+            [
+                {name: None if np.isnan(value) else float(value) for name, value in zip(names, row, strict=True)}
+                for row in table
+            ],
+            names=names,
+            seed=seed,
+        )
+        for side, table in tables.items()
+    }
     found = []
     for metric in metrics:
         places = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
-        parts = {side: table[:, places] for side, table in tables.items()}
-        first, *others = parts
-        differences = {side: _difference(parts[first], parts[side], seed) for side in others}
-        n = int((~missing[:, places]).sum(axis=0).min())
-        kept = {side: difference for side, difference in differences.items() if difference}
-        if kept:
-            found.append(MetricRow(metric=metric, n=n, means={s: means[s][metric] for s in sides}, differences=kept))
+        first, *others = {side: table[:, places] for side, table in tables.items()}.items()
+        differences = {}
+        for side, table in others:
+            if len(places) > 1:
+                change = score_difference(first[1], table, seed=seed)
+            else:
+                there = ~np.isnan(table[:, 0])
+                change = paired_difference(first[1][there, 0], table[there, 0], seed=seed)
+            if change:
+                differences[side] = change
+        if differences:
+            n = int((~missing[:, places]).sum(axis=0).min())
+            side_means = {side: means[side][metric] for side in sides}
+            found.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
     return found
-
-
-def _table(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
-    """Scores [records, metrics]; NaN for a missing score."""
-    rows = [[scores[record].get(name) for name in names] for record in ids]
-    return np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
-
-
-def _means(table: Table, names: Sequence[str], seed: int) -> dict[str, Estimate]:
-    rows = [
-        {name: None if np.isnan(value) else float(value) for name, value in zip(names, row, strict=True)}
-        for row in table
-    ]
-    return estimates(rows, names=names, seed=seed)
-
-
-def _difference(first: Table, second: Table, seed: int) -> Difference | None:
-    if first.shape[1] > 1:
-        return score_difference(first, second, seed=seed)
-    there = ~np.isnan(first[:, 0])
-    return paired_difference(first[there, 0], second[there, 0], seed=seed)
 
 
 def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:

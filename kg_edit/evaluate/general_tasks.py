@@ -1,11 +1,14 @@
 """Side effects of edits on general tasks of EleutherAI's lm-evaluation-harness, asked at the points of a run's curve.
 
 `kg-edit evaluate --general TASKS` names task files, folders of task files, or the harness's own tasks. The harness asks
-the model in memory, with the patch applied; the model is not copied. Every document's score is kept, so that the same
+the model in memory, with the patch applied; the model is not copied. Every document's score is stored, so that the same
 documents are compared before and after the edits: the mean difference has a paired bootstrap interval.
 
-A score that is not the mean of its documents' scores (a perplexity, a correlation) is kept without an interval. This
-module needs the extra ``kg-edit[lm-eval]``, and imports it only when tasks are opened.
+A score that is not the mean of its documents' scores (a perplexity, a correlation) has no interval. This module needs
+the extra ``kg-edit[lm-eval]``, and imports it only when tasks are opened.
+
+A task file has the task's name, ``task: NAME``, or a group with its members, ``group: NAME`` and ``task: [NAME, …]``.
+The members of a group are asked as parts of the group, so they are not named again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,13 +27,13 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.statistics import Difference, Estimate, estimates, paired_difference
-from kg_edit.evaluate.task_files import is_task_place, wanted_tasks
 from kg_edit.export.merged_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import digest
 
 PREFIX = "general."
 _CLOSE = 1e-6
+_YAML = (".yaml", ".yml")
 _ROWS = 16  # in a forward pass
 _SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1"})  # lm-eval's shares of right answers
 
@@ -85,7 +88,11 @@ class GeneralTasks:
         Raises:
             ConfigError: lm-eval is not installed, there is no such file or task, or its data can't be read.
         """
-        _check_installed()
+        if importlib.util.find_spec("lm_eval") is None:
+            raise ConfigError(
+                "--general with tasks needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'; or give a "
+                "text file, to measure perplexity instead"
+            )
         from lm_eval.tasks import TaskManager
 
         folders, names, own = wanted_tasks(wanted)
@@ -98,15 +105,18 @@ class GeneralTasks:
             known = set(manager.all_tasks)
             if missing := [name for name in names if name not in known]:
                 raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
-            said = {name: _digest(task, limit) for name, task in _loaded(manager, names).items()}
+            load = getattr(manager, "load", None)  # load_task_or_group in earlier releases
+            loaded = load(names)["tasks"] if load else manager.load_task_or_group(names)
+            sha256 = {name: _digest(task, limit) for name, task in _flat(loaded)}
         except ConfigError:
             raise
         except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
+            lines = str(error).strip().splitlines() or ["is a data file empty?"]
             raise ConfigError(
-                f"the tasks {', '.join(names)} can't be opened: {_reason(error)}; "
+                f"the tasks {', '.join(names)} can't be opened: {type(error).__name__}: {lines[0]}; "
                 "look at the file and at the data that it names (a task that is not a file needs its data on this disk)"
             ) from error
-        return cls(names=tuple(names), manager=manager, sha256=said, limit=limit)
+        return cls(names=tuple(names), manager=manager, sha256=sha256, limit=limit)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,7 +126,7 @@ class GeneralTasks:
     def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
         """Return every metric of every task as ``general.TASK.METRIC``, for the model in its present state.
 
-        ``edited`` false: the scores of the unedited model, which are computed once and kept.
+        ``edited`` false: the scores of the unedited model, which are computed once.
 
         Raises:
             ModelError: the model's output is not finite.
@@ -142,8 +152,8 @@ class GeneralTasks:
         for task, results in found["results"].items():
             samples = found["samples"].get(task, [])
             _refuse_no_numbers(task, samples)
-            for (metric, kept), value in _metrics(results).items():
-                scores = [one.get(metric) for one in samples if one.get("filter", kept) == kept]
+            for metric, (filtered, value) in _metrics(results).items():
+                scores = [one.get(metric) for one in samples if one.get("filter", filtered) == filtered]
                 yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
 
 
@@ -157,7 +167,7 @@ def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
         ConfigError: there are two text files.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    tasks = [part for part in parts if _is_task(part)]
+    tasks = [part for part in parts if _is_task_place(path := Path(part)) or not (path.suffix or path.exists())]
     texts = [part for part in parts if part not in tasks]
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
@@ -188,12 +198,16 @@ def changes(
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
-    failed, before = sum(not two for _, two in points), [one for one, _ in points]
-    found = [two[name] if two else _of_a_broken_model(name, one) for one, two in points]
-    after = [scores for scores in found if scores is not None]
+    failed, before, after = sum(not two for _, two in points), [one for one, _ in points], list[DocumentScores]()
+    for one, two in points:
+        if two:
+            after.append(two[name])
+        elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked answers nothing rightly
+            after.append(DocumentScores(value=0.0, documents=(0.0,) * len(one.documents)))
     if len(after) < len(before) or not all(one.documents for one in (*before, *after)):
         known = after if len(after) == len(before) else []
         return GeneralChange(n=0, before=_bare(before), after=_bare(known), failed=failed)
+    # The mean over sequences of each document's score: [documents].
     first, second = (np.mean([one.documents for one in side], axis=0) for side in (before, after))
     return GeneralChange(
         n=len(first),
@@ -202,13 +216,6 @@ def _change(
         difference=paired_difference(first, second, seed=seed),
         failed=failed,
     )
-
-
-def _of_a_broken_model(name: str, unedited: DocumentScores) -> DocumentScores | None:
-    """The scores of a model that could not be asked: 0 if the metric is a share of right answers, else None."""
-    if name.rpartition(".")[2] not in _SHARES:
-        return None
-    return DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents))
 
 
 def _estimate(scores: Any, seed: int) -> Estimate:
@@ -232,37 +239,11 @@ def _own_randomness(model: LanguageModel) -> Iterator[None]:
             np.random.set_state(arrays)
 
 
-def _check_installed() -> None:
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError(
-            "--general with tasks needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'; or give a "
-            "text file, to measure perplexity instead"
-        )
-
-
-def _is_task(part: str) -> bool:
-    path = Path(part)
-    return is_task_place(path) or not (path.suffix or path.exists())
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error; an error without a message is mostly that of a file without rows."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else f"{type(error).__name__} (is a data file empty?)"
-
-
-def _loaded(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Load the tasks with these names, and the tasks of groups with these names, by name."""
-    if hasattr(manager, "load"):
-        return dict(manager.load(list(names))["tasks"])
-    return dict(_tasks(manager.load_task_or_group(list(names))))  # the name in earlier releases
-
-
-def _tasks(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the tasks by name, including those inside groups."""
     for name, task in loaded.items():
         if isinstance(task, Mapping):
-            yield from _tasks(task)
+            yield from _flat(task)
         else:
             yield str(name), task
 
@@ -293,11 +274,106 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
                 )
 
 
-def _metrics(results: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """The values of a task by (metric, filter), without standard errors; only the first filter of each metric."""
+def _metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """The first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
     found: dict[str, tuple[str, float]] = {}
     for name, value in results.items():
-        metric, comma, kept = name.partition(",")
+        metric, comma, filtered = name.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
-            found.setdefault(metric, (kept, float(value)))
-    return {(metric, kept): value for metric, (kept, value) in found.items()}
+            found.setdefault(metric, (filtered, float(value)))
+    return found
+
+
+class WantedTasks(NamedTuple):
+    """The folders with task files, the tasks' names, and whether the harness's own tasks are needed too."""
+
+    folders: list[Path]
+    names: list[str]
+    own: bool
+
+
+@dataclass(frozen=True)
+class _TaskFile:
+    """The name of a file's task or group ("" for a part of other files), and the names of the group's members."""
+
+    path: Path
+    name: str
+    members: tuple[str, ...] = ()
+
+
+def wanted_tasks(wanted: Sequence[str]) -> WantedTasks:
+    """Return what ``wanted`` names: task files, folders of them, and names of the harness's own tasks.
+
+    Raises:
+        ConfigError: a file can't be read or has no task, or two files have a task of one name.
+    """
+    found = WantedTasks([], [], own=False)
+    for part in wanted:
+        path = Path(part)
+        if _is_task_place(path):
+            found.folders.append(path if path.is_dir() else path.parent)
+            found.names.extend(_names_in(path))
+        else:
+            found.names.append(part)
+            found = found._replace(own=True)
+    folders, names = list(dict.fromkeys(found.folders)), list(dict.fromkeys(found.names))
+    first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
+    for path in dict.fromkeys(file.resolve() for folder in folders for file in _files_of(folder)):
+        try:
+            name = _task_file(path).name
+        except ConfigError:  # another file of the folder
+            continue
+        if name in names and name in first:
+            raise ConfigError(f"{first[name]} and {path} both have the task {name!r}; give each a different name")
+        first.setdefault(name, path)
+    return WantedTasks(folders, names, found.own)
+
+
+def _is_task_place(path: Path) -> bool:
+    """Whether a path is a task file or a folder, and no task of the harness."""
+    return path.is_dir() or path.suffix.casefold() in _YAML
+
+
+def _names_in(path: Path) -> list[str]:
+    """The task of a file, or all tasks and groups of a folder, without the members of its groups."""
+    files = [_task_file(file) for file in (_files_of(path) if path.is_dir() else [path])]
+    inside = {member for file in files for member in file.members}
+    names = [file.name for file in files if file.name and file.name not in inside]
+    if not names:
+        raise ConfigError(f"{path} is not a task of lm-eval: expected a .yaml file with a line 'task: NAME'")
+    return names
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(file for ending in _YAML for file in folder.glob(f"*{ending}"))
+
+
+def _task_file(path: Path) -> _TaskFile:
+    """Read a file's names.
+
+    Raises:
+        ConfigError: it can't be read, or is no YAML.
+    """
+    import yaml
+
+    try:  # the base loader reads all values as text, and runs nothing for tags such as !function
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"can't read the task {path}: {reason}; give a file of lm-eval: NAME.yaml") from error
+    fields = found if isinstance(found, dict) else {}
+    task, group = fields.get("task"), fields.get("group")
+    if isinstance(group, str):
+        return _TaskFile(path, group, tuple(_members(task)))
+    return _TaskFile(path, task if isinstance(task, str) else "")
+
+
+def _members(task: Any) -> Iterator[str]:
+    """The names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
+    for one in task if isinstance(task, list) else [task]:
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            if "group" in one:
+                yield str(one["group"])
+            yield from _members(one.get("task"))

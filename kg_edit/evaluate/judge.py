@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
@@ -68,49 +67,42 @@ class Judge:
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
 
-    def says(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
+    def verdict(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
         """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
         reply.
 
         Raises:
             JudgeError: the judge can't be reached, refuses, or replies in another form.
         """
-        asked = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
-        reply = self._reply({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": asked}]})
-        first = (*normalised(reply), "")[0]
-        return {"yes": True, "no": False}.get(first), reply
-
-    def _reply(self, body: dict[str, Any]) -> str:
+        content = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
+        body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
         data = self._post(json.dumps(body).encode())
         try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
+            reply = str(json.loads(data)["choices"][0]["message"]["content"])
         except (ValueError, LookupError, TypeError) as error:
             raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
-        return str(content)
+        first = (*normalised(reply), "")[0]
+        return {"yes": True, "no": False}.get(first), reply
 
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         address = f"{self.url.rstrip('/')}/chat/completions"
-        for left in reversed(range(_TRIES)):
+        for tries in range(1, _TRIES + 1):
+            wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
             request = urllib.request.Request(address, data=body, headers=headers)  # noqa: S310 - checked above
             try:
                 return whole_reply(request, timeout=_SECONDS, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
-                if error.code not in _LATER or not left:
-                    said = error.read(200)
-                    raise JudgeError(f"{address}: refused with {error.code}: {said!r}; check model and key") from error
-                time.sleep(_wait(error.headers.get("Retry-After"), _TRIES - left))
+                if error.code not in _LATER or tries == _TRIES:
+                    text = error.read(200)
+                    raise JudgeError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
+                asked = error.headers.get("Retry-After")
+                wait = float(asked) if asked and asked.isdecimal() else wait
             except (OSError, ValueError) as error:
-                if not left:
+                if tries == _TRIES:
                     raise JudgeError(f"{address}: can't be reached: {error}; check the address") from error
-                time.sleep(_wait(None, _TRIES - left))
+            time.sleep(min(wait, _LONGEST_WAIT))
         raise AssertionError("the last try returns or raises")
-
-
-def _wait(asked: str | None, tries: int) -> float:
-    """Seconds to wait before the next try: as the server asks, or else doubled at each try; at most `_LONGEST_WAIT`."""
-    seconds = float(asked) if asked and asked.isdecimal() else 0.5 * 2**tries
-    return min(seconds, _LONGEST_WAIT)
 
 
 class Verdict(BaseModel):
@@ -125,48 +117,62 @@ class Verdict(BaseModel):
     text: str
     judge: str  # the model's name
     prompt_sha256: str
-    answers_sha256: str = ""  # of the right answers; "": a verdict of an earlier version, which is asked for again
+    answers_sha256: str  # of the right answers
     right: bool | None
     reply: str
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The key of the verdict: judge, prompt, right answers, record, section, question and text."""
+        """What is judged by whom: judge, prompt, right answers, record, section, question and text."""
         asked = (self.judge, self.prompt_sha256, self.answers_sha256)
         return *asked, self.id, self.section, self.question, self.text
 
 
 def judge_run(
-    folder: Path, records: Iterable[BenchmarkRecord], judge: Judge, *, progress: bool = True
+    folder: Path, records: Iterable[BenchmarkRecord], judge: Judge
 ) -> Mapping[str, Mapping[str, float | None]]:
     """Ask the judge about all answers of the run in ``folder`` that it has not judged yet, and return the shares of
     right ones.
 
-    Returns section -> ``portability.judge`` (and multihop, hops, recall) -> mean over records of the share of verdicts
-    that are yes; a reply that is neither yes nor no counts as no.
+    Args:
+        folder: the folder of the run.
+        records: the records of the run, for their questions and right answers.
+        judge: the language model to ask.
+
+    Returns:
+        Section -> ``portability.judge`` (and multihop, hops, recall) -> mean over records of the share of verdicts that
+        are yes; a reply that is neither yes nor no counts as no.
 
     Raises:
         ConfigError: no answer of the run belongs to a question of ``records``.
-        JudgeError: the judge can't be asked; the verdicts so far are kept.
+        JudgeError: the judge can't be asked; the verdicts so far are in the file.
         OutputError: the run's records or its verdicts can't be read or written.
     """
     file = folder / _FILE
     drop_cut_line(file)
     known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
-    wanted = list(_questions(folder, {record.id: Case.of(record) for record in records}, judge))
+    wanted = list(_unjudged(folder, {record.id: Case.of(record) for record in records}, judge))
     if not wanted:
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
         )
-    for verdict, names in tqdm(wanted, desc="judge", disable=None if progress else True):
+    for verdict, names in tqdm(wanted, desc="judge", disable=None):
         if verdict.key not in known:
-            right, reply = judge.says(verdict.question, names, verdict.text)
+            right, reply = judge.verdict(verdict.question, names, verdict.text)
             known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
             append_lines(file, [known[verdict.key].model_dump_json()])
-    return _shares([known[verdict.key] for verdict, _ in wanted])
+    # The mean over a record's questions, then over records.
+    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for verdict in (known[verdict.key] for verdict, _ in wanted):
+        by_record = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {})
+        by_record.setdefault(verdict.id, []).append(float(verdict.right is True))
+    found: dict[str, dict[str, float | None]] = {}
+    for (section, name), by_record in rows.items():
+        found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
+    return found
 
 
-def _questions(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
+def _unjudged(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
@@ -199,14 +205,3 @@ def _asked(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         for query in (query for probe in case.group(family) for query in probe.queries):
             names = tuple(name for group in query.answers for name in group)
             yield family, query.prompt, scored_after(query), names
-
-
-def _shares(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float | None]]:
-    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for verdict in verdicts:
-        right = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {}).setdefault(verdict.id, [])
-        right.append(float(verdict.right is True))
-    found: dict[str, dict[str, float | None]] = {}
-    for (section, name), by_record in rows.items():
-        found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
-    return found

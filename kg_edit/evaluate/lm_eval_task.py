@@ -19,9 +19,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task, TaskConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluate.records import items
@@ -62,27 +60,27 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         Raises:
             ConfigError, EditFileError, UnknownNameError: the records can't be read, or can't be scored by the harness.
         """
-        said = settings.model_dump(mode="json", exclude_defaults=True)
-        task = cls({"task": name or settings.name, "metadata": {SETTINGS: said}})
+        fields = settings.model_dump(mode="json", exclude_defaults=True)
+        task = cls({"task": name or settings.name, "metadata": {SETTINGS: fields}})
         task._given = tokenizer
         return task
 
     @property
     def task_name(self) -> str:
-        """The name of the task, from its file or from `of`."""
+        """Return the name of the task, from its file or from `of`."""
         return str(self.config.task)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the model; it counts tokens and limits the length of answers.
+        """Return the tokenizer of the model; it counts tokens and limits the length of answers.
 
         Raises:
-            ConfigError: the harness was not told its name.
+            ConfigError: the harness does not know its name.
         """
         if self._given is not None:
             return self._given
-        said = self.config.metadata or {}
-        name = next((said[key] for key in _TOKENIZER_ARGS if isinstance(said.get(key), str) and said[key]), None)
+        known = self.config.metadata or {}
+        name = next((known[key] for key in _TOKENIZER_ARGS if isinstance(known.get(key), str) and known[key]), None)
         if name is None:
             raise ConfigError(
                 f"{self.config.task}: no tokenizer to count tokens; name one: --model_args tokenizer=NAME, or in "
@@ -95,40 +93,35 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
     def _asked(self) -> dict[str, CaseRequests]:
         """The requests of each record, by the record's id."""
         pool = answers(self._records)
-        return {item.id: self._requests(item.case) for item in items(self._records, pool, EvalConfig(chat=False))}
-
-    def _requests(self, case: Case) -> CaseRequests:
-        return CaseRequests(case=case, tokenizer=self.tokenizer)
+        asked = items(self._records, pool, EvalConfig(chat=False))
+        return {item.id: CaseRequests(case=item.case, tokenizer=self.tokenizer) for item in asked}
 
     def download(self, *_: object) -> None:
         """Do nothing: the records are read from their file."""
 
     def has_training_docs(self) -> bool:
-        """Always false."""
+        """Return False."""
         return False
 
     def has_validation_docs(self) -> bool:
-        """Always false."""
+        """Return False."""
         return False
 
     def has_test_docs(self) -> bool:
-        """Always true: the records are the test documents."""
+        """Return True: the records are the test documents."""
         return True
 
-    @cached_property
-    def _documents(self) -> list[Document]:
-        return [_document(record) for record in self._records]
-
     def test_docs(self) -> list[Document]:
-        """One document for each record: its id, and the prompt and the new target of its first edit."""
-        return self._documents
+        """Return one document for each record: its id, and the prompt and the new target of its first edit."""
+        firsts = [(record.id, record.edits[0]) for record in self._records]
+        return [{"id": name, "prompt": edit.text, "target_new": edit.target_new} for name, edit in firsts]
 
     def doc_to_text(self, doc: Document) -> str:
-        """The prompt of the record's first edit."""
+        """Return the prompt of the record's first edit."""
         return str(doc["prompt"])
 
     def doc_to_target(self, doc: Document) -> str:
-        """The new target of the record's first edit."""
+        """Return the new target of the record's first edit."""
         return str(doc["target_new"])
 
     def fewshot_context(
@@ -142,7 +135,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         chat_template: Callable[..., str] | None = None,
         gen_prefix: str | None = None,
     ) -> str:
-        """The prompt alone, whatever lm-eval passes: the questions have answered examples of their own."""
+        """Return the prompt alone, whatever lm-eval passes: the questions have answered examples of their own."""
         return self.doc_to_text(doc)
 
     def construct_requests(
@@ -154,7 +147,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         apply_chat_template: bool = False,
         chat_template: Callable[..., str] | None = None,
     ) -> list[Instance]:
-        """The requests of the record, numbered in their order.
+        """Return the requests of the record, numbered in their order.
 
         Raises:
             ConfigError: a chat template is asked for.
@@ -168,18 +161,13 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         ]
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
-        """The record's metrics by name; missing metrics do not count in the means."""
+        """Return the record's metrics by name; missing metrics do not count in the means."""
         return self._asked[doc["id"]].metrics(results)
 
     def aggregation(self) -> dict[str, Callable[[Iterable[float]], float]]:
-        """Each metric's aggregation: the mean over the records that have it."""
+        """Return each metric's aggregation: the mean over the records that have it."""
         return dict.fromkeys(RECORD_METRICS, mean)
 
     def higher_is_better(self) -> dict[str, bool]:
-        """Whether higher is better, for each metric for which docs/metrics.md says so."""
+        """Return whether higher is better, for each metric with a better direction."""
         return {name: one.better == "higher" for name, one in RECORD_METRICS.items() if one.better != "neither"}
-
-
-def _document(record: BenchmarkRecord) -> Document:
-    edit = record.edits[0]
-    return {"id": record.id, "prompt": edit.text, "target_new": edit.target_new}

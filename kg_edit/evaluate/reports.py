@@ -1,20 +1,20 @@
 """Reports for people: tables of a run's summary, and tables and plots of a comparison of runs.
 
 A summary becomes a table for the terminal or in Markdown. A comparison becomes a table for the terminal, in Markdown,
-LaTeX or JSON, or a plot of each metric's difference with its interval, beside the line of no difference.
+LaTeX or JSON, or a plot of each metric's difference with its interval and the line of no difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.comparison import Comparison, MetricRow
-from kg_edit.evaluate.general_tasks import PREFIX, GeneralChange
+from kg_edit.evaluate.general_tasks import PREFIX
 from kg_edit.evaluate.metrics.catalogue import CATALOGUE
 from kg_edit.evaluate.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluate.schedule import Schedule
@@ -37,101 +37,80 @@ _TITLES = {
 
 
 def render(summary: Summary) -> str:
-    """A Markdown table with one row for each metric and 95 % intervals; a cell is empty if no record has the metric.
+    """Return a Markdown table with one row for each metric and 95 % intervals, and one of the tasks of lm-eval.
 
-    If only some records have a metric, their number is in its cell.
+    A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """
-    header, *rows = _cells(summary)
-    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n{_general_markdown(summary)}"
-
-
-def rich_general(summary: Summary) -> Table | None:
-    """The table of the tasks before and after the edits, for the terminal; None if no tasks were asked."""
-    header, *rows = _general_cells(summary)
-    return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
-
-
-def _general_markdown(summary: Summary) -> str:
-    header, *rows = _general_cells(summary)
-    return f"\n{markdown_table(header, rows, numbers_from=1)}\n\n{_GENERAL}\n" if rows else ""
-
-
-def _general_cells(summary: Summary) -> list[list[str]]:
-    """One row for each metric of a task: before, after, difference, p, number of documents."""
-    rows = [
-        [name.removeprefix(PREFIX), *map(_interval, (found.before, found.after)), *_changed(found), _n(found)]
-        for name, found in (summary.general or {}).items()
-    ]
-    return [["task", "before", "after", "after - before", "p", "n"], *rows]
-
-
-def _changed(found: GeneralChange) -> tuple[str, str]:
-    return _difference(found.difference, str, str)
-
-
-def _n(found: GeneralChange) -> str:
-    shown = [str(found.n)] if found.n else []
-    return ", ".join([*shown, *([f"{found.failed} broken"] if found.failed else [])])
-
-
-def _interval(found: Estimate) -> str:
-    if found.mean is None or found.ci95_low is None:
-        return "" if found.mean is None else f"{found.mean:.3f}"
-    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
+    (header, *rows), (general_header, *general) = _cells(summary), _general_cells(summary)
+    text = f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
+    return text + (f"\n{markdown_table(general_header, general, numbers_from=1)}\n\n{_GENERAL}\n" if general else "")
 
 
 def rich_table(summary: Summary) -> Table:
-    """The table of `render` for the terminal."""
+    """Return the table of the metrics for the terminal."""
     header, *rows = _cells(summary)
     return terminal_table(header, rows, numbers_from=1, caption=_caption(summary))
 
 
+def rich_general(summary: Summary) -> Table | None:
+    """Return the table of the tasks before and after the edits, for the terminal; None if no tasks were asked."""
+    header, *rows = _general_cells(summary)
+    return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
+
+
 def _cells(summary: Summary) -> list[list[str]]:
-    rows = [[name, *(_cell(summary, section, name) for section in summary.sections)] for name in _names(summary)]
+    found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
+    names = sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)  # the editing score last
+    rows = []
+    for name in names:
+        row = [name]
+        for section, estimates in summary.sections.items():
+            count = summary.provenance["counts"][section].get(name, 0)
+            text = _interval(estimates.get(name), bare=count == 1)  # the spread of one value is unknown
+            row.append(f"{text} of {count}" if text and count < summary.n else text)
+        rows.append(row)
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
 
 
-def _names(summary: Summary) -> list[str]:
-    """All metrics with a mean in some section, the editing score last."""
-    found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
-    return sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)
+def _general_cells(summary: Summary) -> list[list[str]]:
+    """One row for each metric of a task: before, after, difference, p, number of documents."""
+    rows = []
+    for name, found in (summary.general or {}).items():
+        numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
+        change = _difference(found.difference, str, str)
+        before, after = _interval(found.before), _interval(found.after)
+        rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
+    return [["task", "before", "after", "after - before", "p", "n"], *rows]
 
 
-def _cell(summary: Summary, section: str, metric: str) -> str:
-    estimate = summary.sections[section].get(metric)
-    if estimate is None or estimate.mean is None:
+def _interval(found: Estimate | None, *, bare: bool = False) -> str:
+    """A mean with its interval; the mean alone if it has none, or if ``bare``."""
+    if found is None or found.mean is None:
         return ""
-    count = summary.provenance["counts"][section][metric]
-    some = f" of {count}" if count < summary.n else ""
-    if count == 1:  # the spread of one value is unknown
-        return f"{estimate.mean:.3f}{some}"
-    return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]{some}"
+    if found.ci95_low is None or bare:
+        return f"{found.mean:.3f}"
+    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
 
 
 def _caption(summary: Summary) -> str:
     run = summary.provenance
-    like = "the model before the edit" if run.get("schedule", "single") == "single" else "the model without their edit"
-    failed = f", {run['failed']} failed and count as {like}" if run["failed"] else ""
-    failed += f", {run['broken']} broke the model, and their shares count as 0" if run.get("broken") else ""
-    speed = "" if summary.seconds_per_edit is None else f", {summary.seconds_per_edit:.1f} s a record"
-    memory = "" if summary.peak_memory is None else f", at most {summary.peak_memory / 1e9:.1f} GB of memory"
-    made = f"the edits of {summary.n} records made {_how(run)}{_form(run)}"
-    return f"{run['method']} on {run['model']['name']}: {made}{failed}{speed}{memory}"
-
-
-def _form(run: Mapping[str, Any]) -> str:
-    """The form in which everything was asked, if the run names one."""
-    chat = run.get("chat")
-    return "" if chat is None else ", asked in chat form" if chat else ", asked in plain text"
-
-
-def _how(run: Mapping[str, Any]) -> str:
     schedule = Schedule.parse(run.get("schedule", "single"))
     if schedule.sequence == 1:
-        return "one at a time"
-    batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
-    onto = f"on top of earlier ones, the model is reset after {schedule.sequence}" if schedule.has_steps else ""
-    return ", ".join(filter(None, [batches, onto]))
+        how = "one at a time"
+    else:
+        batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
+        onto = f"on top of earlier ones, the model is reset after {schedule.sequence}" if schedule.has_steps else ""
+        how = ", ".join(filter(None, [batches, onto]))
+    form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
+    like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
+    parts = [
+        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {how}{form}",
+        f"{run['failed']} failed and count as {like}" if run["failed"] else "",
+        f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
+        "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
+        "" if summary.peak_memory is None else f"at most {summary.peak_memory / 1e9:.1f} GB of memory",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> Path:
@@ -179,14 +158,16 @@ _ESCAPED = str.maketrans(
 
 
 def markdown(comparison: Comparison) -> str:
-    """A Markdown table; a significant difference is bold."""
+    """Return a Markdown table; a significant difference is bold."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
 
 
 def latex(comparison: Comparison) -> str:
-    """A LaTeX table for the package booktabs."""
-    header, *rows = _compared_cells(comparison, bold=lambda text: rf"\textbf{{{text}}}", escape=_in_latex)
+    """Return a LaTeX table for the package booktabs."""
+    header, *rows = _compared_cells(
+        comparison, bold=lambda text: rf"\textbf{{{text}}}", escape=lambda text: text.translate(_ESCAPED)
+    )
     return "\n".join(
         [
             r"\begin{table}",
@@ -198,7 +179,7 @@ def latex(comparison: Comparison) -> str:
             *(" & ".join(row) + r" \\" for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{_in_latex(caption(comparison))}}}",
+            rf"\caption{{{caption(comparison).translate(_ESCAPED)}}}",
             r"\end{table}",
             "",
         ]
@@ -206,7 +187,7 @@ def latex(comparison: Comparison) -> str:
 
 
 def rich_comparison(comparison: Comparison) -> Table:
-    """The table of a comparison for the terminal, one line for each metric and run.
+    """Return the table of a comparison for the terminal, one line for each metric and run.
 
     A star marks a significant difference.
     """
@@ -218,9 +199,9 @@ def rich_comparison(comparison: Comparison) -> Table:
         for side in others:
             found = _difference(row.differences.get(side), lambda text: f"{text} *", str)
             rows.append([f"  {side}", means[side], *found])
-    said = f"{caption(comparison)} *: found."
+    text = f"{caption(comparison)} *: found."
     header = ["metric, run", "mean", f"- {first}", "p"]
-    return terminal_table(header, rows, numbers_from=1, caption=said, caption_left=True, lines=False)
+    return terminal_table(header, rows, numbers_from=1, caption=text, caption_left=True, lines=False)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
@@ -247,9 +228,9 @@ def check_ending(path: Path) -> None:
 
 
 def caption(comparison: Comparison) -> str:
-    """The caption of a comparison, which explains its numbers, intervals and tests."""
+    """Return the caption of a comparison, which explains its numbers, intervals and tests."""
     tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
-    said = {
+    named = {
         "McNemar": "exact McNemar test for 0-1 scores",
         "sign flips": "paired permutation test (sign flips) for others",
         "swaps": "paired permutation test (records swapped) for the editing score",
@@ -260,7 +241,8 @@ def caption(comparison: Comparison) -> str:
         [
             f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
             f"Differences to {first} are paired, with 95 % bootstrap intervals;",
-            f"two-sided p: {', '.join(said[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
+            f"two-sided p: {', '.join(named[test] for test in tests)};",
+            f"{RESAMPLES:,} resamples, seed {comparison.seed}.",
             "Bold: p below .05 after Holm's correction for all rows.",
             *(f"Note: {note}." for note in comparison.notes),
         ]
@@ -300,18 +282,10 @@ def _number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if abs(value) >= 0.005 or value == 0 else f"{value:{sign}.1e}"
 
 
-def _in_latex(text: str) -> str:
-    return text.translate(_ESCAPED)
-
-
-def _json(comparison: Comparison, path: Path) -> Path:
-    return write_json(path, comparison.model_dump(mode="json"))
-
-
 _WRITERS: Mapping[str, Callable[[Comparison, Path], Path]] = {
     ".md": lambda comparison, path: write_text(path, markdown(comparison)),
     ".tex": lambda comparison, path: write_text(path, latex(comparison)),
-    ".json": _json,
+    ".json": lambda comparison, path: write_json(path, comparison.model_dump(mode="json")),
     ".png": draw_comparison,
     ".svg": draw_comparison,
     ".pdf": draw_comparison,

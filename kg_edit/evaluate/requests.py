@@ -125,8 +125,10 @@ def _asked_part(part: Piece) -> TextRequest:
 
 def _share(parts: Sequence[Piece], answers: Sequence[tuple[float, bool] | str]) -> float:
     """The share of the parts' tokens that are the arg-max."""
-    found = zip(parts, answers, strict=True)
-    right = sum(part.tokens for part, said in found if (said == part.text if isinstance(said, str) else said[1]))
+    right = 0
+    for part, answer in zip(parts, answers, strict=True):
+        is_right = answer == part.text if isinstance(answer, str) else answer[1]
+        right += part.tokens * is_right
     return right / sum(part.tokens for part in parts)
 
 

@@ -1,18 +1,18 @@
-"""The retention rates of GRACE (Hartvigsen et al., NeurIPS 2023): what a model keeps after a sequence of edits.
+"""The retention rates of GRACE (Hartvigsen et al., NeurIPS 2023): what a model retains after a sequence of edits.
 
 At a point of a run's curve, after t edits, the model is asked the prompts of a test file, which are unrelated to the
 edits, and the prompts of all t edits.
 
-- TRR, test retention rate: the share of the test prompts that are answered rightly.
-- ERR, edit retention rate: the share of the edits 1 ... t whose target the model still says.
+- TRR, test retention rate: the share of the test prompts that are answered correctly.
+- ERR, edit retention rate: the share of the edits 1 ... t whose target the model still generates.
 - average: the mean of TRR and ERR, the column "Avg." of the paper's table.
-- ARR, accurate retention rate: TRR over only the test prompts that the unedited model answers rightly.
+- ARR, accurate retention rate: TRR over only the test prompts that the unedited model answers correctly.
 
 All except the average also have a perplexity: exp of the mean over prompts of -log p(answer | prompt) per token, which
 the paper uses for sentences (there as the mean of each sentence's own perplexity). If a test file has sentences that
-are known to be accurate (WikiBio), ARR is measured on these, as a perplexity only. A greedy answer is right if it says
-a name of the answer as whole words. An edit is said if the continuation of its prompt begins with the target; if it is
-asked in chat form, if the first sentence of the answer says the target. A model that can't be asked, because its edits
+are known to be accurate (WikiBio), ARR is measured on these, as a perplexity only. A greedy answer is right if it
+contains a name of the answer as whole words. An edit is retained if the continuation of its prompt begins with the
+target; in chat form, if the first sentence of the answer contains it. A model that can't be asked, because its edits
 broke it, has rates of 0 and no perplexity.
 """
 
@@ -32,7 +32,7 @@ from kg_edit.errors import EditFileError
 from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations, room_for
-from kg_edit.scoring.likelihood import Pair, check_lengths, score
+from kg_edit.scoring.likelihood import check_lengths, score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import begins_with, first_sentence, mentions
@@ -62,16 +62,17 @@ class RetentionTest:
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord], *, limit: int = TESTED) -> RetentionTest:
         """Return the first ``limit`` unrelated prompts and accurate sentences of ``records``, each prompt once."""
-        every = list(records)
-        found = dict.fromkeys(query for record in every for query in _unrelated(record))
-        accurate = [query for record in every for probe in record.group("accurate") for query in probe.queries]
+        found, accurate = dict[Query, None](), list[Query]()
+        for record in records:
+            for probe in (*record.group("locality"), *record.group("recall")):
+                found |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
+            accurate += [query for probe in record.group("accurate") for query in probe.queries]
         return cls(tuple(found)[:limit], tuple(accurate[:limit]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
-        said = [query.model_dump(mode="json") for query in self.queries]
-        return digest([said, [query.model_dump(mode="json") for query in self.accurate]] if self.accurate else said)
+        return digest([[query.model_dump(mode="json") for query in some] for some in (self.queries, self.accurate)])
 
     def check(self, model: LanguageModel) -> None:
         """Check that every prompt can be asked in ``model``'s form, before any other work.
@@ -93,77 +94,70 @@ class RetentionTest:
         Raises:
             ModelError: its output is not finite.
         """
-        return replies(model, self.queries, says=mentions)
+        return _replies(model, self.queries, is_right=mentions)
 
     def scores(
         self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
     ) -> dict[str, float | None]:
-        """All rates and perplexities of a model with the edits ``made``; ``before`` are the unedited model's `replies`.
+        """Return all rates and perplexities of a model.
 
-        ``chat``: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
-        test prompts in plain text.
+        Args:
+            model: the model with the edits, in its plain form.
+            made: the edits in it.
+            before: the unedited model's `replies`.
+            chat: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
+                test prompts in plain text.
 
         Raises:
             ModelError: its output is not finite.
         """
         model = model.in_chat(chat=bool(chat))
         tested, edited = self.replies(model), edit_replies(model, made, chat=chat)
-        accurate = self._accurate(model) or [now for now, then in zip(tested, before, strict=True) if then.right]
-        trr, err = _share(tested), _share(edited)
+        accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
+        if self.accurate:  # no greedy answers are generated for sentences
+            losses = score(model, map(pair_of, self.accurate))
+            accurate = [Reply(False, losses[pair_of(query)].nll) for query in self.accurate]
+        trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
         return {
             TRR: trr,
             ERR: err,
             AVERAGE: None if trr is None or err is None else (trr + err) / 2,
-            ARR: None if self.accurate else _share(accurate),
+            ARR: None if self.accurate else mean(reply.right for reply in accurate),
             **{f"{name}{PERPLEXITY}": _perplexity(of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))},
         }
 
-    def _accurate(self, model: LanguageModel) -> list[Reply]:
-        """The losses of the accurate sentences; no greedy answers are generated for them."""
-        pairs = list(map(pair_of, self.accurate))
-        found = score(model, pairs) if pairs else {}
-        return [Reply(False, found[pair].nll) for pair in pairs]
-
 
 def asked_of(edit: Edit) -> Query:
-    """A query with an edit's prompt and its target."""
+    """Return a query with an edit's prompt and its target."""
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
 
 
 def edit_replies(model: LanguageModel, made: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
-    """The model's answers to the prompts of edits, those in plain text first; ``chat`` as in `RetentionTest.scores`."""
+    """Return the model's answers to the prompts of edits, those in plain text first.
+
+    ``chat`` as in `RetentionTest.scores`.
+    """
     forms = [edit.forms[0] if chat is None else chat for edit in made]
+    plain, in_chat = (
+        [asked_of(edit) for edit, own in zip(made, forms, strict=True) if own == form] for form in (False, True)
+    )
+    found = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
+    if in_chat:  # a chat model answers in a sentence, which may not begin with the target
+        reader = model.in_chat()
+        found += _replies(reader, in_chat, is_right=lambda text, name: mentions(first_sentence(text), name))
+    return found
+
+
+def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]) -> list[Reply]:
+    """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
+    pairs = [pair_of(query) for query in queries]
+    limits = [max(_TOKENS, room_for(model.tokenizer, pair.candidate)) for pair in pairs]
+    texts = continuations(model, [generated_from(query) for query in queries], limits=limits) if queries else ()
+    losses = score(model, pairs)
     return [
-        reply
-        for form, says in ((False, begins_with), (True, _says_in_chat))
-        if (asked := [asked_of(edit) for edit, own in zip(made, forms, strict=True) if own == form])
-        for reply in replies(model.in_chat(chat=form), asked, says=says)
+        Reply(any(is_right(text, name) for names in query.answers for name in names), losses[pair].nll)
+        for query, text, pair in zip(queries, texts, pairs, strict=True)
     ]
-
-
-def _says_in_chat(text: str, name: str) -> bool:
-    return mentions(first_sentence(text), name)
-
-
-def replies(model: LanguageModel, queries: Sequence[Query], *, says: Callable[[str, str], bool]) -> list[Reply]:
-    """The model's answers; a greedy answer is right if ``says(text, name)`` is true for a name of an answer."""
-    prompts, pairs = [generated_from(query) for query in queries], list(map(pair_of, queries))
-    texts = continuations(model, prompts, limits=[_limit(model, pair) for pair in pairs]) if prompts else ()
-    found = score(model, pairs)
-    asked = zip(queries, texts, pairs, strict=True)
-    return [
-        Reply(any(says(text, name) for names in query.answers for name in names), found[pair].nll)
-        for query, text, pair in asked
-    ]
-
-
-def _limit(model: LanguageModel, pair: Pair) -> int:
-    """The largest number of tokens of an answer: `_TOKENS`, or more if the right answer is longer."""
-    return max(_TOKENS, room_for(model.tokenizer, pair.candidate))
-
-
-def _share(found: Sequence[Reply]) -> float | None:
-    return mean(reply.right for reply in found)
 
 
 def _perplexity(found: Sequence[Reply]) -> float | None:
@@ -172,18 +166,18 @@ def _perplexity(found: Sequence[Reply]) -> float | None:
 
 
 def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:
-    """The mean over sequences of each rate at one point; None stands for a sequence whose model could not be asked.
+    """Return the mean over sequences of each rate at one point.
 
-    Such a sequence counts with a rate of 0. It has no perplexity, and then the mean perplexity is None too.
+    A point is None if the model of its sequence could not be asked. Such a sequence counts with a rate of 0. It has no
+    perplexity, and then the mean perplexity is None too.
     """
     some = list(points)
-    return {name: _over(name, some) for name in names}
-
-
-def _over(name: str, points: Sequence[Mapping[str, float | None] | None]) -> float | None:
-    if name.endswith(PERPLEXITY) and None in points:
-        return None
-    return mean(0.0 if point is None else point.get(name) for point in points)
+    return {
+        name: None
+        if name.endswith(PERPLEXITY) and None in some
+        else mean(0.0 if point is None else point.get(name) for point in some)
+        for name in names
+    }
 
 
 def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTest:
@@ -203,11 +197,6 @@ def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTe
             "such as zsRE's, whose rows have loc and loc_ans, or PopQA's, with question and possible_answers"
         )
     return test
-
-
-def _unrelated(record: BenchmarkRecord) -> list[Query]:
-    probes = [*record.group("locality"), *record.group("recall")]
-    return [_plain(query) for probe in probes for query in probe.queries if query.answers]
 
 
 def _plain(query: Query) -> Query:

@@ -28,7 +28,7 @@ _EDIT = "efficacy.greedy"
 class CurvePoint(BaseModel):
     """A point of the curve: the model with ``edits`` edits, over all sequences of a run that have so many.
 
-    ``scores`` are means over ``n`` records among those edited so far: do the edits still hold, are their neighbours
+    ``scores`` are means over ``n`` records among those edited so far: are the edits retained, are their neighbours
     unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model; their shares count as
     0. ``retention`` has GRACE's rates (`kg_edit.evaluate.retention`) if the run has a test file; else only ERR, from
     efficacy.greedy over the ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the
@@ -86,18 +86,18 @@ def _point(
     usable = [(records[name], section) for name, section in keys if name in records and BASE in records[name].scores]
     rows = [record.scores[section] for record, section in usable if section in record.scores]
     now = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
-    held = [name for name in names if name.startswith(PREFIX)]
+    rated = [name for name in names if name.startswith(PREFIX)]
     found = [None if point.error is not None else point.scores for point in general]
     return CurvePoint(
         edits=edits,
         n=len(usable),
         failed=sum(section in record.broken for record, section in usable),
         scores=estimates(rows, names=metric_names(rows), seed=seed),
-        retention=rates(found, held) if held else {ERR: mean(now.values())},
+        retention=rates(found, rated) if rated else {ERR: mean(now.values())},
         general={
             name: mean([point.scores.get(name) for point in general])
             for name in dict.fromkeys(name for point in general for name in point.scores)
-            if name not in held
+            if name not in rated
         },
         general_failed=sum(point.error is not None for point in general),
     )
@@ -114,7 +114,7 @@ class Summary(BaseModel):
     it, and counts in the means. ``broken`` records could not be scored after their edits; their shares count as 0.
 
     The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
-    told before the question; None if they were not asked for. If edits accumulate, ``just_edited`` has the scores right
+    in front of the question; None without them. If edits accumulate, ``just_edited`` has the scores right
     after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
     measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
     ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluate.memory`).

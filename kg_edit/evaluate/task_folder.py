@@ -60,7 +60,7 @@ class TaskSettings(Record):
 
 
 def write_task(folder: Path, settings: TaskSettings, *, name: str | None = None) -> Path:
-    """Write a task's file, ``folder``/NAME.yaml, and the module beside it; an existing file of that name is replaced.
+    """Write a task's file, ``folder``/NAME.yaml, and the module that it imports; an existing file is replaced.
 
     Raises:
         ConfigError: the name can't be a task's name.
@@ -69,8 +69,8 @@ def write_task(folder: Path, settings: TaskSettings, *, name: str | None = None)
     task = name or settings.name
     if not task.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(f"{task!r} can't be a task's name; give letters, digits, '-' and '_'")
-    said = settings.model_dump(mode="json", exclude_defaults=True)
+    fields = settings.model_dump(mode="json", exclude_defaults=True)
     lines = [f"task: {task}", f"class: !function {_MODULE}.BenchmarkTask", "metadata:", f"  {SETTINGS}:"]
-    lines += [f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in said.items()]
+    lines += [f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     write_text(folder / f"{_MODULE}.py", _IMPORT)
     return write_text(folder / f"{task}.yaml", "\n".join([*lines, ""]))

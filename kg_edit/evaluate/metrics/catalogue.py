@@ -59,13 +59,13 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "retention.TRR": RunMetric(
         where=_RETENTION,
         formula="After t edits: the share of the prompts of a test file (`--retention`), which have nothing to do with "
-        "the edits, whose greedy answer says a right name as whole words. 0 where the edits broke the model.",
+        "the edits, whose greedy answer contains a right name as whole words. 0 where the edits broke the model.",
         source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
     ),
     "retention.ERR": RunMetric(
         where=_RETENTION,
-        formula="After t edits: the share of edits 1 … t that the model then says greedily. Without a test file: the "
-        "mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the model.",
+        formula="After t edits: the share of edits 1 … t whose target the model then generates greedily. Without a "
+        "test file: the mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the model.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.average": RunMetric(

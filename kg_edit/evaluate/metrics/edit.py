@@ -70,12 +70,12 @@ def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
 
 
 def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
-    """Whether the first sentence of the greedy answer to the edit's prompt says the new target."""
+    """Whether the first sentence of the greedy answer to the edit's prompt contains the new target."""
     return float(mentions(first_sentence(evidence.texts[edit.text]), edit.target_new))
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
-    """The share of questions, and of portability probes, whose greedy continuation says the answer or an alias."""
+    """The share of questions, and of portability probes, whose greedy continuation contains the answer or an alias."""
     asked = (
         any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
         for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
@@ -124,23 +124,23 @@ _MENG = "Meng et al. 2022 (ROME), whose program takes the same means over tokens
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
         compute=portability_greedy,
-        formula="Share of questions in few-shot form (sentences as they stand) whose greedy continuation, up to its "
-        f"natural stop, says the answer or an alias as whole words. {CATEGORIES}",
+        formula="Share of questions in few-shot form (sentences unchanged) whose greedy continuation, up to its "
+        f"natural stop, contains the answer or an alias as whole words. {CATEGORIES}",
         source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
         "and samples text; less strict for long answers than exact match.",
         needs=("portability",),
     ),
     "portability.teacher_forced": Metric(
         compute=portability_teacher_forced,
-        formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence stands '
-        f"alone) and the answer's tokens before. {CATEGORIES}",
+        formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence is '
+        f"unchanged) and the answer's tokens before. {CATEGORIES}",
         source="EasyEdit (Yao et al. 2023), there without the question form. Easier than generation: each token "
         "is predicted from the right tokens before it.",
         needs=("portability",),
     ),
     "portability.nll": Metric(
         compute=portability_nll,
-        formula='-log p(answer | "Question: …\\nAnswer:") (a sentence stands alone), mean over the answer\'s tokens. '
+        formula='-log p(answer | "Question: …\\nAnswer:") (a sentence is unchanged), mean over the answer\'s tokens. '
         f"{CATEGORIES}",
         source="This project. Also shows changes that are too small for the shares above.",
         needs=("portability",),
@@ -207,8 +207,8 @@ METRICS: Mapping[str, Metric] = {
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
         compute=over_edits(efficacy_first_sentence),
-        formula="1 if the first sentence of the greedy answer to the edit's prompt says o*, as whole words. Only for "
-        "records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
+        formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words. Only "
+        "for records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
         "efficacy.greedy requires.",
         source="This project (docs/chat.md).",
         needs=(),

@@ -44,18 +44,18 @@ def answer_prob(case: Case, evidence: Evidence) -> float | None:
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
     """Whether the model answers any wording with the answer before the edits, or with an alias of it."""
-    said = [_says(query, evidence, name) for query in _wordings(case) for name in query.old]
-    return float(any(said)) if said else None
+    answered = [_answers(query, evidence, name) for query in _wordings(case) for name in query.old]
+    return float(any(answered)) if answered else None
 
 
 def hop_share(case: Case, evidence: Evidence) -> float | None:
-    """The share of the facts of the new chain that are answered rightly; each fact has one question."""
+    """The share of the facts of the new chain that are answered correctly; each fact has one question."""
     queries = [query for probe in case.group("hops") for query in probe.queries]
-    return mean(any(_says(query, evidence, name) for names in query.answers for name in names) for query in queries)
+    return mean(any(_answers(query, evidence, name) for names in query.answers for name in names) for query in queries)
 
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
-    """Whether the question and every fact of the new chain are answered rightly."""
+    """Whether the question and every fact of the new chain are answered correctly."""
     question, hops = any_of_3(case, evidence), instance_wise(case, evidence)
     return None if question is None or hops is None else float(question == hops == 1)
 
@@ -74,7 +74,7 @@ def _wordings(case: Case) -> Iterator[Query]:
     return (query for probe in case.group("multihop") for query in probe.queries)
 
 
-def _says(query: Query, evidence: Evidence, name: str) -> bool:
+def _answers(query: Query, evidence: Evidence, name: str) -> bool:
     return is_exactly(evidence.texts[generated_from(query)], name)
 
 

@@ -35,7 +35,7 @@ def by_category(
 
 
 def mentioned(query: Query, evidence: Evidence) -> float | None:
-    """Whether the greedy continuation says the answers as whole words: all of them or one, as the query requires."""
+    """Whether the greedy continuation contains the answers as whole words: all of them or one, as the query asks."""
     return float(_answered(query, evidence, mentions))
 
 
@@ -45,7 +45,7 @@ def first_score(query: Query, evidence: Evidence) -> TokenScores:
 
 
 def passes(probe: Probe, evidence: Evidence, judge: Judge) -> bool:
-    """Whether any, or all, of the probe's queries are answered rightly."""
+    """Whether any, or all, of the probe's queries are answered correctly."""
     return (any if probe.passes == "any" else all)(_answered(query, evidence, judge) for query in probe.queries)
 
 
@@ -134,21 +134,21 @@ def sentiment(case: Case, evidence: Evidence) -> float | None:
     return by_category(case, evidence, "sentiment", _preference)
 
 
-_SAYS = "greedy continuation, up to its natural stop, says the answer or an alias as whole words"
+_CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
 _ROME_ZSRE = "zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. 2023)"
 _CRITERIA = {
-    "RS": "relation specificity (other facts about the subject stay)",
+    "RS": "relation specificity (other facts about the subject must not change)",
     "LG": "logical generalisation (facts that the relation's logic changes too)",
     "SA": "subject aliasing (the fact under other names of the subject)",
     "CI": "compositionality I (two hops, the edit is the first)",
     "CII": "compositionality II (two hops, the edit is the second)",
-    "FN": "forgetfulness (other objects of a relation that may have several stay)",
+    "FN": "forgetfulness (other objects of a relation that may have several must not change)",
 }
 _FURTHER = tuple(
     f"portability.{part}"
     for part in ("Reasoning", "Subject_Aliasing", "Logical_Generalization", "Inverse_Relation", "Subject_Replace")
 )
-_KEPT = ("locality.Relation_Specificity", "locality.Forgetfulness")
+_UNCHANGED = ("locality.Relation_Specificity", "locality.Forgetfulness")
 
 
 def _accuracy(group: str) -> Metric:
@@ -161,16 +161,16 @@ def _accuracy(group: str) -> Metric:
     )
 
 
-def _says(group: str, what: str) -> Metric:
+def _greedy(group: str, what: str) -> Metric:
     return Metric(
         compute=greedy(group),
-        formula=f"Share of {what} whose {_SAYS}. {CATEGORIES}",
+        formula=f"Share of {what} whose {_CONTAINS}. {CATEGORIES}",
         source="Free generation instead of teacher forcing (Yang et al. 2025).",
         needs=(group,),
     )
 
 
-def _kept(group: str) -> Metric:
+def _unchanged(group: str) -> Metric:
     return Metric(
         compute=unchanged(group),
         formula=f"Over the prompts of {group}: the share of the true answer's places at which the edited model's "
@@ -184,13 +184,13 @@ def _kept(group: str) -> Metric:
 PROBE_METRICS: Mapping[str, Metric] = {
     "efficacy.teacher_forced": _accuracy("efficacy"),
     "paraphrase.teacher_forced": _accuracy("paraphrase"),
-    "paraphrase.greedy": _says("paraphrase", "paraphrases"),
-    "locality.greedy": _says("locality", "unrelated prompts"),
+    "paraphrase.greedy": _greedy("paraphrase", "paraphrases"),
+    "locality.greedy": _greedy("locality", "unrelated prompts"),
     "locality.teacher_forced": _accuracy("locality"),
-    "locality.unchanged": _kept("locality"),
-    **{f"{part}.greedy": _says(part, f"prompts of {part}") for part in (*_FURTHER, *_KEPT)},
+    "locality.unchanged": _unchanged("locality"),
+    **{f"{part}.greedy": _greedy(part, f"prompts of {part}") for part in (*_FURTHER, *_UNCHANGED)},
     **{f"{part}.teacher_forced": _accuracy(part) for part in _FURTHER},
-    **{f"{part}.unchanged": _kept(part) for part in _KEPT},
+    **{f"{part}.unchanged": _unchanged(part) for part in _UNCHANGED},
     "multihop.any_of_3": Metric(
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
@@ -214,15 +214,15 @@ PROBE_METRICS: Mapping[str, Metric] = {
         f"ripple.{code}": Metric(
             compute=ripple_passed(f"ripple.{code}"),
             formula=f"Share of tests of {about} that pass: any (OR) or all (AND) of the queries have a greedy "
-            "continuation that says each answer, by one of its names, as whole words. A test whose condition queries "
-            "the unedited model fails is not counted.",
+            "continuation that contains each answer, by one of its names, as whole words. A test whose condition "
+            "queries the unedited model fails is not counted.",
             source="RippleEdits (Cohen et al. 2024), which looks for names as substrings, and whose table is over "
             "records whose edit succeeded.",
             needs=(f"ripple.{code}",),
         )
         for code, about in _CRITERIA.items()
     },
-    "recall.greedy": _says("recall", "questions"),
+    "recall.greedy": _greedy("recall", "questions"),
     "recall.substring": Metric(
         compute=share_passed("recall", substring),
         formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",

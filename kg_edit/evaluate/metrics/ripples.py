@@ -1,4 +1,4 @@
-"""The metrics of a Ripples file: what follows from an edit and what stays, by kind; two-hop questions in four cells.
+"""The metrics of a Ripples file: portability and locality of an edit by kind; two-hop questions in four cells.
 
 A question counts as answered if the model's text begins with the answer or an alias. First come the functions that
 compute the metrics, then the table `RIPPLES_METRICS`.
@@ -29,12 +29,12 @@ def over_queries(group: str, of_query: OfQuery) -> Callable[[Case, Evidence], fl
     )
 
 
-def says_answer(query: Query, evidence: Evidence) -> float:
+def answers(query: Query, evidence: Evidence) -> float:
     """Whether the greedy answer begins with the right answer."""
     return _begins(evidence.texts[generated_from(query)], query)
 
 
-def says_answer_after_steps(query: Query, evidence: Evidence) -> float:
+def answers_after_steps(query: Query, evidence: Evidence) -> float:
     """Whether the answer after the written steps begins with the right answer."""
     return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
 
@@ -43,7 +43,7 @@ def _begins(text: str, query: Query) -> float:
     return float(any(begins_with(text, name) for names in query.answers for name in names))
 
 
-def says_old(query: Query, evidence: Evidence) -> float | None:
+def answers_as_before(query: Query, evidence: Evidence) -> float | None:
     """Whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
     if not query.old:
         return None
@@ -94,7 +94,7 @@ _SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
 
 def _greedy(group: str, what: str) -> Metric:
     return Metric(
-        compute=over_queries(group, says_answer),
+        compute=over_queries(group, answers),
         formula=f"Share of questions that are answered correctly by greedy decoding ({_FEW_SHOT}). Questions: {what}.",
         source=_SOURCE,
         needs=(group,),
@@ -106,7 +106,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
     return {
         f"{group}.greedy": _greedy(group, what),
         f"{group}.steps": Metric(
-            compute=over_queries(group, says_answer_after_steps),
+            compute=over_queries(group, answers_after_steps),
             formula=f"As {group}.greedy, but the examples write out their steps and end in 'So: …'. Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
@@ -127,7 +127,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
             better="lower",
         ),
         f"{group}.greedy_old": Metric(
-            compute=over_queries(group, says_old),
+            compute=over_queries(group, answers_as_before),
             formula=f"Share of questions whose greedy answer was right before the edit. Questions: {what}.",
             source=_SOURCE,
             needs=(group,),

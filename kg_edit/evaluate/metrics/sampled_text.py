@@ -102,7 +102,7 @@ EXTRAS: Mapping[str, Metric] = {
         formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         f"generation prompts. {_SAMPLED}, the prompt's among them.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
-        "words are runs of letters and digits, other marks stand alone, so don't is three.",
+        "words are runs of letters and digits, other marks are words of their own, so don't is three.",
         needs=("generation",),
         values="0 to ∞ bits",
     ),

@@ -56,7 +56,7 @@ def server() -> Iterator[Server]:
 def test_a_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> None:
     server.replies = [(200, reply)]
     judge = Judge(url=server.url, model="m", key="secret")
-    assert judge.says("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
+    assert judge.verdict("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
     (asked,) = server.asked
     assert (asked["model"], asked["temperature"]) == ("m", 0)
     said = asked["messages"][0]["content"]
@@ -66,14 +66,14 @@ def test_a_reply_is_a_verdict(reply: str, right: bool | None, server: Server) ->
 
 def test_a_busy_judge_is_asked_again(server: Server) -> None:
     server.replies = [(429, ""), (503, ""), (200, "yes")]
-    assert Judge(url=server.url, model="m").says("?", ("a",), "b")[0] is True
+    assert Judge(url=server.url, model="m").verdict("?", ("a",), "b")[0] is True
     assert len(server.asked) == 3
 
 
 def test_refusals_and_other_replies(server: Server) -> None:
     server.replies = [(401, "")]
     with pytest.raises(JudgeError, match=r"refused with 401.*check model and key"):
-        Judge(url=server.url, model="m").says("?", ("a",), "b")
+        Judge(url=server.url, model="m").verdict("?", ("a",), "b")
     assert len(server.asked) == 1
     with pytest.raises(ConfigError, match="expected an address such as"):
         Judge(url="localhost", model="m")
@@ -94,16 +94,16 @@ def test_verdicts_are_kept_and_asked_once(server: Server, run: tuple[Path, list[
     folder, records = run
     server.replies = [(200, "yes"), (200, "no")]
     judge = Judge(url=server.url, model="m", key="secret")
-    assert judge_run(folder, records, judge, progress=False) == {"edited": {"portability.judge": 0.5}}
+    assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 0.5}}
     lines = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
     assert [(line["id"], line["right"], line["reply"]) for line in lines] == [
         ("case-0", True, "yes"),
         ("case-1", False, "no"),
     ]
     assert "secret" not in (folder / "judge.jsonl").read_text()
-    assert judge_run(folder, records, judge, progress=False) == {"edited": {"portability.judge": 0.5}}
+    assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 0.5}}
     assert len(server.asked) == 2
-    judge_run(folder, records, Judge(url=server.url, model="other"), progress=False)
+    judge_run(folder, records, Judge(url=server.url, model="other"))
     assert len(server.asked) == 4
 
 
@@ -111,22 +111,22 @@ def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path,
     folder, (first, _) = run
     server.replies = [(200, "no"), (200, "yes")]
     judge = Judge(url=server.url, model="m")
-    assert judge_run(folder, [first], judge, progress=False) == {"edited": {"portability.judge": 0}}
+    assert judge_run(folder, [first], judge) == {"edited": {"portability.judge": 0}}
     (edit,) = first.edits
     asked = edit.portability[0].model_copy(update={"answer": "Lyon"})
     changed = first.model_copy(update={"edits": (edit.model_copy(update={"portability": (asked,)}),)})
-    assert judge_run(folder, [changed], judge, progress=False) == {"edited": {"portability.judge": 1}}
+    assert judge_run(folder, [changed], judge) == {"edited": {"portability.judge": 1}}
 
 
 def test_a_judge_that_goes_away_loses_nothing(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (400, "")]
     with pytest.raises(JudgeError):
-        judge_run(folder, records, Judge(url=server.url, model="m"), progress=False)
+        judge_run(folder, records, Judge(url=server.url, model="m"))
     with (folder / "judge.jsonl").open("a") as file:
         file.write('{"id": "case-1", "sec')  # killed while it wrote
     server.replies = [(200, "yes")]
-    found = judge_run(folder, records, Judge(url=server.url, model="m"), progress=False)
+    found = judge_run(folder, records, Judge(url=server.url, model="m"))
     assert found == {"edited": {"portability.judge": 1}}
     assert len((folder / "judge.jsonl").read_text().splitlines()) == 2
 
@@ -138,7 +138,7 @@ def test_a_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple
     server.replies = [(200, f"yes{end}it does")]
     judge = Judge(url=server.url, model="m")
     for _ in range(2):
-        assert judge_run(folder, records, judge, progress=False) == {"edited": {"portability.judge": 1}}
+        assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 1}}
     assert len(server.asked) == 2
     assert end in (folder / "judge.jsonl").read_text(encoding="utf-8")
 
@@ -147,4 +147,4 @@ def test_a_damaged_verdict_is_named(server: Server, run: tuple[Path, list[Benchm
     folder, records = run
     (folder / "judge.jsonl").write_text("{}\n")
     with pytest.raises(OutputError, match=r"judge\.jsonl, line 1: .*delete the line"):
-        judge_run(folder, records, Judge(url=server.url, model="m"), progress=False)
+        judge_run(folder, records, Judge(url=server.url, model="m"))

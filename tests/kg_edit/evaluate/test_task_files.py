@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.general_tasks import GeneralTasks
-from kg_edit.evaluate.task_files import wanted_tasks
+from kg_edit.evaluate.general_tasks import GeneralTasks, wanted_tasks
 from tests.kg_edit.evaluate.test_general_tasks import cities, needs_lm_eval, own_data_cache, said
 
 __all__ = ["own_data_cache"]
