@@ -65,7 +65,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "retention.ERR": RunMetric(
         where=_RETENTION,
         formula="After t edits: the share of edits 1 … t whose target the model then generates greedily. Without a "
-        "test file: the mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the model.",
+        "test file: the mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the "
+        "model.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.average": RunMetric(

@@ -12,7 +12,7 @@ from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
 from kg_edit.evaluate.metrics.hallucination import HALLUCINATION_METRICS
 from kg_edit.evaluate.metrics.metric import Evidence
-from kg_edit.evaluate.retention import Reply, RetentionTest, read_retention_test
+from kg_edit.evaluate.retention import RetentionTest, read_retention_test
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from tests.kg_edit.datasets.rows import WIKIBIO, written
 from tests.kg_edit.tiny import tiny
@@ -53,12 +53,3 @@ def test_a_sequence_is_told_the_perplexity_of_accurate_sentences(tmp_path: Path)
     assert found["retention.ARR.perplexity"] == pytest.approx(wanted, rel=1e-4)
     assert found["retention.ARR"] is None and found["retention.TRR"] is None and found["retention.ERR"] == 0.0
     assert test.digest != RetentionTest(()).digest and RetentionTest((), test.accurate[:1]).digest != test.digest
-
-
-def test_a_test_of_prompts_is_as_it_was(tmp_path: Path) -> None:
-    """Without accurate sentences the digest, which older runs hold, is that of the prompts alone."""
-    test = RetentionTest(read_retention_test(written(tmp_path, WIKIBIO)).accurate)
-    from kg_edit.storage.run_folder import digest
-
-    assert test.digest == digest([query.model_dump(mode="json") for query in test.queries])
-    assert Reply(True, 0.0).right
