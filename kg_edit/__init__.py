@@ -13,10 +13,10 @@ The names of `__all__` are the front door; each is imported when it is first ask
 imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in the order in which an edit flows.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kg_edit.version import __version__ as __version__
+from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.datasets import find_dataset
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
     from kg_edit.scoring.generation import ask
 
-
-_HOMES = {
-    "Edit": "kg_edit.edits.edit",
-    "Glame": "kg_edit.methods.glame.method",
-    "GlameConfig": "kg_edit.methods.glame.method",
-    "KgEditError": "kg_edit.errors",
-    "LanguageModel": "kg_edit.models.language_model",
-    "Patch": "kg_edit.patches.base",
-    "Question": "kg_edit.edits.edit",
-    "Rome": "kg_edit.methods.rome.method",
-    "RomeConfig": "kg_edit.methods.rome.method",
-    "ask": "kg_edit.scoring.generation",
-    "find_dataset": "kg_edit.datasets",
-    "find_method": "kg_edit.methods.registry",
-    "method_names": "kg_edit.methods.registry",
-    "read_edits": "kg_edit.edits.files",
-}
 
 __all__ = [
     "Edit",
@@ -65,16 +48,18 @@ __all__ = [
     "read_edits",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a name of `__all__` when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kg_edit' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    found: object = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """The module's own names and those that are imported when asked for."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "kg_edit.datasets": ["find_dataset"],
+        "kg_edit.edits.edit": ["Edit", "Question"],
+        "kg_edit.edits.files": ["read_edits"],
+        "kg_edit.errors": ["KgEditError"],
+        "kg_edit.methods.glame.method": ["Glame", "GlameConfig"],
+        "kg_edit.methods.registry": ["find_method", "method_names"],
+        "kg_edit.methods.rome.method": ["Rome", "RomeConfig"],
+        "kg_edit.models.language_model": ["LanguageModel"],
+        "kg_edit.patches.base": ["Patch"],
+        "kg_edit.scoring.generation": ["ask"],
+    },
+)

@@ -9,8 +9,9 @@
 `Subgraph` has the methods that display and export a graph. All errors derive from `errors.WikidataCacheError`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
@@ -23,26 +24,6 @@ if TYPE_CHECKING:
     from wikidata_cache.subgraphs.options import Direction, Leakage, Root, Statements, SubgraphOptions
     from wikidata_cache.subgraphs.sampling import Policy
     from wikidata_cache.subgraphs.subgraph import Subgraph
-
-_HOMES = {
-    "WikidataCache": "wikidata_cache.cache",
-    "WikidataCacheError": "wikidata_cache.errors",
-    "packaged_extract": "wikidata_cache.extract",
-    "SourceSpec": "wikidata_cache.source_spec",
-    "open_source": "wikidata_cache.source_spec",
-    "Source": "wikidata_cache.sources.source",
-    "SparqlSource": "wikidata_cache.sources.source",
-    "content_hash": "wikidata_cache.subgraphs.build",
-    "UNKNOWN_SUBJECT": "wikidata_cache.subgraphs.edit_ends",
-    "EditLike": "wikidata_cache.subgraphs.edit_ends",
-    "Direction": "wikidata_cache.subgraphs.options",
-    "Leakage": "wikidata_cache.subgraphs.options",
-    "Root": "wikidata_cache.subgraphs.options",
-    "Statements": "wikidata_cache.subgraphs.options",
-    "SubgraphOptions": "wikidata_cache.subgraphs.options",
-    "Policy": "wikidata_cache.subgraphs.sampling",
-    "Subgraph": "wikidata_cache.subgraphs.subgraph",
-}
 
 __all__ = [
     "UNKNOWN_SUBJECT",
@@ -64,16 +45,18 @@ __all__ = [
     "packaged_extract",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a name of `__all__` at its first use, so that `import wikidata_cache` alone stays fast."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'wikidata_cache' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    found: object = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """Return the names of the module, including those of `__all__` that are not imported yet."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "wikidata_cache.cache": ["WikidataCache"],
+        "wikidata_cache.errors": ["WikidataCacheError"],
+        "wikidata_cache.extract": ["packaged_extract"],
+        "wikidata_cache.source_spec": ["SourceSpec", "open_source"],
+        "wikidata_cache.sources.source": ["Source", "SparqlSource"],
+        "wikidata_cache.subgraphs.build": ["content_hash"],
+        "wikidata_cache.subgraphs.edit_ends": ["UNKNOWN_SUBJECT", "EditLike"],
+        "wikidata_cache.subgraphs.options": ["Direction", "Leakage", "Root", "Statements", "SubgraphOptions"],
+        "wikidata_cache.subgraphs.sampling": ["Policy"],
+        "wikidata_cache.subgraphs.subgraph": ["Subgraph"],
+    },
+)

@@ -3,8 +3,9 @@
 The names in `__all__` are imported at first use, so that options can be checked and runs be found without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.evaluate.case import Case
@@ -19,23 +20,6 @@ if TYPE_CHECKING:
     from kg_edit.evaluate.statistics import Estimate
     from kg_edit.evaluate.step import Method
     from kg_edit.evaluate.summary import Summary
-
-_HOMES = {
-    "METRICS": "metrics.edit",
-    "Case": "case",
-    "Estimate": "statistics",
-    "EvalConfig": "config",
-    "Method": "step",
-    "Schedule": "schedule",
-    "Shard": "schedule",
-    "Summary": "summary",
-    "compare": "comparison",
-    "evaluate": "run",
-    "merge": "finish",
-    "render": "reports",
-    "rich_table": "reports",
-    "score_cases": "scorer",
-}
 
 __all__ = [
     "METRICS",
@@ -54,10 +38,20 @@ __all__ = [
     "score_cases",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a name of `__all__` at its first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kg_edit.evaluate' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    found: object = getattr(import_module(f"kg_edit.evaluate.{_HOMES[name]}"), name)
-    return found
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "kg_edit.evaluate.case": ["Case"],
+        "kg_edit.evaluate.comparison": ["compare"],
+        "kg_edit.evaluate.config": ["EvalConfig"],
+        "kg_edit.evaluate.finish": ["merge"],
+        "kg_edit.evaluate.metrics.edit": ["METRICS"],
+        "kg_edit.evaluate.reports": ["render", "rich_table"],
+        "kg_edit.evaluate.run": ["evaluate"],
+        "kg_edit.evaluate.schedule": ["Schedule", "Shard"],
+        "kg_edit.evaluate.scorer": ["score_cases"],
+        "kg_edit.evaluate.statistics": ["Estimate"],
+        "kg_edit.evaluate.step": ["Method"],
+        "kg_edit.evaluate.summary": ["Summary"],
+    },
+)

@@ -3,18 +3,18 @@
 `Ledger` is imported at first use, because it needs torch; `kg_edit.ledger.listing` lists a ledger without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.ledger.ledger import Ledger
 
 __all__ = ["Ledger"]
 
-
-def __getattr__(name: str) -> object:
-    """Import `Ledger` at its first use."""
-    if name != "Ledger":
-        raise AttributeError(f"module 'kg_edit.ledger' has no attribute {name!r}; it has: Ledger")
-    found: object = getattr(import_module("kg_edit.ledger.ledger"), name)
-    return found
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "kg_edit.ledger.ledger": ["Ledger"],
+    },
+)

@@ -3,10 +3,10 @@
 The base classes are imported on first access, because the names and the list of methods must work without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kg_edit.methods.registry import find_method, method_names
+from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EditingMethod", "MethodConfig", "find_method", "method_names"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a base class on first access."""
-    if name not in ("EditingMethod", "MethodConfig"):
-        raise AttributeError(f"module 'kg_edit.methods' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    found: object = getattr(import_module("kg_edit.methods.base"), name)
-    return found
+__getattr__, __dir__ = lazy_names(
+    __name__, {"kg_edit.methods.base": ["EditingMethod"], "kg_edit.methods.config": ["MethodConfig"]}
+)

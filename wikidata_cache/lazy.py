@@ -1,0 +1,28 @@
+"""Names of a package that are imported at their first use, so that `import` of the package alone stays fast."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+
+
+def lazy_names(
+    package: str, names: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return the functions `__getattr__` and `__dir__` (PEP 562) of a package.
+
+    Args:
+        package: the `__name__` of the package.
+        names: {module: the names that it defines}.
+
+    Returns:
+        `__getattr__`, which imports a name, and `__dir__`, which lists the names that are not imported yet as well.
+    """
+    home = {name: module for module, defined in names.items() for name in defined}
+
+    def get(name: str) -> object:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has: {', '.join(sorted(home))}")
+        found: object = getattr(import_module(home[name]), name)
+        return found
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *home})
