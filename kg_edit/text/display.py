@@ -9,31 +9,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from wikidata_cache.terminal import one_line as one_line
+from wikidata_cache.terminal import plain as plain
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-# Unicode categories that become a space: line and paragraph separators, control characters (also line breaks).
-_REPLACED = {"Zl": " ", "Zp": " ", "Cc": " "}
-_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
-
-
-def one_line(text: str) -> str:
-    """``text`` without characters that move a terminal's cursor, break a line, or reverse the text around it.
-
-    Right-to-left scripts and joiners are kept; only control characters are removed.
-    """
-    return "".join(_REPLACED.get(unicodedata.category(letter), letter) for letter in _OVERRIDES.sub("", text))
-
-
-def plain(text: str) -> str:
-    """``text`` on one line for a rich console, with markup escaped."""
-    from rich.markup import escape
-
-    return escape(one_line(text))
 
 
 def escaped_markdown(text: str) -> str:

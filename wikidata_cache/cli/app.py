@@ -20,11 +20,12 @@ from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.atomic import check_out
 from wikidata_cache.cli import fetch, link, show
-from wikidata_cache.cli.console import echo, echo_row, one_line, set_up_console
+from wikidata_cache.cli.console import echo, echo_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed, open_cache
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, read_seeds
 from wikidata_cache.ids import release
+from wikidata_cache.terminal import one_line
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _AFTER_INTERRUPT = {

@@ -1,7 +1,4 @@
-"""Print for a terminal: labels, names and errors come from elsewhere, and must not control the terminal.
-
-Control characters, direction overrides and lone surrogates become spaces; right-to-left scripts stay as they are.
-"""
+"""Print for a terminal: labels, names and errors come from elsewhere, and must not control the terminal."""
 
 from __future__ import annotations
 
@@ -9,34 +6,16 @@ import json
 import logging
 import re
 import sys
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from wikidata_cache.terminal import harmless, one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-# C0, DEL and C1 but for line ends and tabs; line and paragraph separators, direction overrides, lone surrogates.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # the others are escaped already
-
-
-def harmless(text: str) -> str:
-    """Return the text with a space for every character that would control a terminal; line ends and tabs stay."""
-    return _CONTROLS.sub(" ", text)
-
-
-def one_line(text: str) -> str:
-    """Return the text on one line, with a space for every control character."""
-    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in harmless(text))
-
-
-def cell(text: str) -> str:
-    """Return a text for a rich table or console: on one line, and nothing in it is markup."""
-    from rich.markup import escape
-
-    return escape(one_line(text))
+_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # JSON escapes the others already
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -9,10 +9,11 @@ import typer
 
 from wikidata_cache.atomic import check_out
 from wikidata_cache.cli import options as opt
-from wikidata_cache.cli.console import cell, echo, echo_json, table_console
+from wikidata_cache.cli.console import echo, echo_json, table_console
 from wikidata_cache.edits import file_of, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import WIKIDATA_API, is_property
+from wikidata_cache.terminal import plain
 
 if TYPE_CHECKING:
     from wikidata_cache.linking.candidates import LinkResult, Status
@@ -116,13 +117,13 @@ def _print_candidates(linked: LinkResult) -> None:
 
     console = table_console()
     if linked.candidates:
-        table = Table(title=cell(f"{linked.text!r} in {linked.source}"), title_justify="left")
+        table = Table(title=plain(f"{linked.text!r} in {linked.source}"), title_justify="left")
         for column in ("score", "id", "label", "description", "types", "reasons"):
             table.add_column(column, no_wrap=column in ("score", "id"))
         for candidate in linked.candidates:
-            reasons = "\n".join(cell(str(reason)) for reason in candidate.reasons)
+            reasons = "\n".join(plain(str(reason)) for reason in candidate.reasons)
             words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types))
-            table.add_row(f"{candidate.score:.1f}", cell(candidate.id), *map(cell, words), reasons)
+            table.add_row(f"{candidate.score:.1f}", plain(candidate.id), *map(plain, words), reasons)
         console.print(table)
     verdict = {
         "exact": "One candidate clearly leads.",
@@ -130,4 +131,4 @@ def _print_candidates(linked: LinkResult) -> None:
         "none": f"Nothing is called {linked.text!r} in {linked.source}.",
     }
     for line in (*linked.notes, verdict[linked.status]):
-        console.print(cell(line))
+        console.print(plain(line))

@@ -16,12 +16,13 @@ import typer
 
 from wikidata_cache.atomic import check_out
 from wikidata_cache.cli import options as opt
-from wikidata_cache.cli.console import cell, echo, table_console
+from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.row_files import SUFFIXES
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
+from wikidata_cache.terminal import plain
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
@@ -197,22 +198,22 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
 
     console = table_console()
     if graph.number_of_edges():
-        table = Table(title=cell(title), title_justify="left")
+        table = Table(title=plain(title), title_justify="left")
         for column in ("hop", "subject", "property", "object", "ids"):
             table.add_column(column, no_wrap=column == "ids")
         for subject, target, key, data in graph.edges(keys=True, data=True):
             labels = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
-            table.add_row(str(edge_hop(graph, subject, target)), *map(cell, labels), f"{subject} {key} {target}")
+            table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
         console.print(table)
     else:
-        console.print(f"{cell(title)}: no statement to show.")
+        console.print(f"{plain(title)}: no statement to show.")
 
     dropped = Counter[str]()
     for reason, count in graph.graph.get("dropped", {}).items():
         dropped[_REASONS.get(reason, reason)] += count
     if dropped:
         counts = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
-        console.print(cell(f"left out: {', '.join(f'{count} {reason}' for reason, count in counts)}"))
+        console.print(plain(f"left out: {', '.join(f'{count} {reason}' for reason, count in counts)}"))
     elif not graph.number_of_edges():
         hint = " --direction both also shows statements with it as value."
         also = "" if graph.graph.get("direction") == "both" else hint

@@ -8,7 +8,7 @@ from kg_edit.text.display import escaped_markdown, markdown_row, markdown_table,
 
 
 def test_one_line_has_no_control_character() -> None:
-    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m bc d"
+    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m b c d"
 
 
 def test_one_line_keeps_scripts_and_joiners() -> None:

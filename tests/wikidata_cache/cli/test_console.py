@@ -15,8 +15,9 @@ from tests.wikidata_cache.wikidata_helpers import Server, reply
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.app import main
-from wikidata_cache.cli.console import HarmlessFormatter, harmless, one_line
+from wikidata_cache.cli.console import HarmlessFormatter
 from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.terminal import harmless, one_line
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x"
 runner = CliRunner()
