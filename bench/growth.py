@@ -1,7 +1,7 @@
 """How time and memory grow: with the model's size, with edits, with tokens of the covariance, with a node's statements.
 
 Each point is measured in a process of its own, with one thread: processor seconds, and the most memory that the process
-held. Beside them stands what `kg-edit plan` says of the same, and measured / planned.
+held. Beside the memory is what `kg-edit plan` estimates, and measured / planned.
 
 - size: one ROME edit of twelve steps with its contexts and its C, on random weights in the shapes of known models, in
   bfloat16 where float32 does not fit into the free memory;
@@ -81,14 +81,8 @@ def said(row: Row) -> str:
         return f"{row['curve']:7}{row.get('model', ''):13} skipped: {row['skipped']}"
     line = f"{name}  {row['seconds']:9.3f} s  {row['peak_mb']:8.0f} MB  {row['above_mb']:8.1f} MB above"
     if "planned_mb" in row:
-        line += f"   planned {row['planned_seconds']:9.3f} s ({ratio(row, 'seconds'):.2f})"
-        line += f"  {row['planned_mb']:8.0f} MB ({row['peak_mb'] / row['planned_mb']:.2f})"
+        line += f"   planned {row['planned_mb']:8.0f} MB ({row['peak_mb'] / row['planned_mb']:.2f})"
     return line + (f"  {row['dtype']}" if "dtype" in row else "")
-
-
-def ratio(row: Row, of: str) -> float:
-    """Return the measured value divided by the planned value."""
-    return float(row[of] / max(row[f"planned_{of}"], 1e-9))
 
 
 def main() -> None:
@@ -96,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", default="size,edits,tokens,degree", help="which, with commas")
     parser.add_argument("--out", type=Path, default=Path("growth.svg"), help="the picture")
-    parser.add_argument("--steps", action="store_true", help="also print each step's seconds, measured and planned")
+    parser.add_argument("--steps", action="store_true", help="also print each step's seconds, and the planned memory")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="small points alone")
     extent.add_argument("--full", action="store_true", help="also the large points")
@@ -113,7 +107,7 @@ def main() -> None:
         rows.append(measured(point))
         print(said(rows[-1]), flush=True)
         if options.steps and "steps" in rows[-1]:
-            print("   ", {key: rows[-1].get(key) for key in ("steps", "planned_steps", "planned_memory")}, flush=True)
+            print("   ", {key: rows[-1].get(key) for key in ("steps", "planned_memory")}, flush=True)
     draw([row for row in rows if "skipped" not in row], options.out)
     print(json.dumps({"name": "growth", "points": [short(row) for row in rows], "threads": 1}))
 
@@ -121,7 +115,7 @@ def main() -> None:
 def short(row: Row) -> Row:
     """Return a point for the JSON line: names, and numbers with three digits."""
     kept = ("curve", "model", "method", "n", "dtype", "skipped")
-    numbers = ("seconds", "peak_mb", "above_mb", "planned_seconds", "planned_mb")
+    numbers = ("seconds", "peak_mb", "above_mb", "planned_mb")
     found = {name: float(f"{row[name]:.3g}") for name in numbers if name in row}
     return {name: row[name] for name in kept if name in row} | found
 

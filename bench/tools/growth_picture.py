@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Four panels: processor seconds on the left axis, MB on the right one; what was planned is dotted."""
+    """Four panels: processor seconds on the left axis, MB on the right one."""
     figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
     for panel, (curve, (title, number)) in zip(panels.flat, _PANELS.items(), strict=True):
         own = [row for row in rows if row["curve"] == curve]
@@ -51,6 +51,3 @@ def _lines(panel: Axes, other: Axes, rows: Sequence[Row], method: str, colour: s
     panel.plot(numbers, [row["seconds"] for row in rows], f"{colour}o-", label=method or "measured")
     memory = "peak_mb" if rows[0]["curve"] == "size" else "above_mb"
     other.plot(numbers, [max(row[memory], 0.1) for row in rows], f"{colour}s--", fillstyle="none")
-    if "planned_seconds" in rows[0]:
-        label = f"{method} planned".strip()
-        panel.plot(numbers, [row["planned_seconds"] for row in rows], f"{colour}x:", label=label)

@@ -25,9 +25,8 @@ from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.methods.base import ValueMethod
 from kg_edit.methods.config import ValueConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.planning.estimate import Estimate, Rates, estimate
 from kg_edit.planning.machine import free_memory, this_machine
-from kg_edit.planning.memory import records_bytes
+from kg_edit.planning.memory import Estimate, estimate
 from kg_edit.planning.shape import shape_of
 from tools.growth_models import (
     TOKENIZER,
@@ -44,7 +43,6 @@ from tools.machine import watched_memory
 
 Found = dict[str, Any]
 SIZE_TOKENS = 2000  # of the model's own text, for one C; it is written in pieces of 8,192
-_ANY = Rates(alone=1, batch=1, writing=1, looking=1, double=1, drawing=1, copying=1, call=1)  # for the memory alone
 _BATCH = 100  # edits of AlphaEdit's batches
 _FEW = {"steps": 3, "further_steps": 0, "stop_below": -1.0, "context_starts": ("The", "I"), "context_tokens": 5}
 _EDITS: Mapping[str, dict[str, Any]] = {
@@ -76,21 +74,12 @@ class Clock:
         return {"seconds": sum(steps.values()), "steps": steps, "peak_mb": _peak(), "above_mb": self.above}
 
 
-def planned(
-    said: Estimate, parts: Sequence[str], phases: Sequence[str], *, times: int = 1, earlier: float = 0.0
-) -> Found:
-    """Seconds of some ``parts`` of a plan, ``times`` over, and the memory at the worst moment of some ``phases``.
-
-    C is factored once. ``earlier`` are the bytes of the batches before.
-    """
-    took = {one.what: one.seconds * (1 if one.what == "factoring C" else times) for one in said.time}
-    steps = {what: round(seconds, 3) for what, seconds in took.items() if what in parts}
-    shown = replace(said, memory=tuple(part for part in said.memory if part.phase in ("always", *phases)))
+def planned(estimated: Estimate, phases: Sequence[str], *, earlier: float = 0.0) -> Found:
+    """Return the planned memory at the worst moment of some ``phases``; ``earlier``: bytes of the batches before."""
+    shown = replace(estimated, parts=tuple(part for part in estimated.parts if part.phase in ("always", *phases)))
     return {
-        "planned_seconds": sum(steps.values()),
-        "planned_steps": steps,
         "planned_mb": (shown.needed("main memory") + earlier) / 1e6,
-        "planned_memory": {part.what: round(part.bytes / 1e6, 1) for part in shown.memory},
+        "planned_memory": {part.what: round(part.bytes / 1e6, 1) for part in shown.parts},
     }
 
 
@@ -108,7 +97,7 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
     chosen = method.config_class.preset("default", settings)
     shape, clock = shape_by_config(config, folder), Clock()
     for dtype in (torch.float32, torch.bfloat16):
-        said = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype, rates=_ANY)
+        said = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype)
         if not said.lacking:
             break
     else:
@@ -122,10 +111,8 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
         made.prepare()
     with clock.step("edit"):
         made.edit([TYPICAL])
-    parts = ("writing contexts", "measuring C", "factoring C", "the edits", "writing them")
     found, phases = clock.found(), ("measuring C", "comparing C", "factoring C", "editing")
-    said = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype)
-    return {**found, **planned(said, parts, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
+    return {**found, **planned(said, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _edits(point: Mapping[str, Any], folder: Path) -> Found:
@@ -141,11 +128,11 @@ def _edits(point: Mapping[str, Any], folder: Path) -> Found:
     with clock.step("edits"):
         for start in range(0, count, batch):
             patch = made.edit(edits[start : start + batch], start=patch)
-    parts, phases = ("factoring C", "the edits", "writing them"), ("factoring C", "editing")
+    phases = ("factoring C", "editing")
     found = clock.found()  # before the plan's own measurements, which take memory
     said = estimate(method, chosen, shape, this_machine("cpu"), edits=batch)
-    earlier = records_bytes(shape, edits=count - batch, joint=method.joint)
-    return found | planned(said, parts, phases, times=-(-count // batch), earlier=earlier)
+    records = next(part.bytes for part in said.parts if part.what == "texts and records")
+    return found | planned(said, phases, earlier=records * (count - batch) / batch)
 
 
 def _on_given(method: type[EditingMethod], config: MethodConfig, model: LanguageModel) -> EditingMethod:
@@ -173,7 +160,7 @@ def _tokens(point: Mapping[str, Any], folder: Path) -> Found:
         measure_covariances(model, layers, CovarianceConfig(**covariance), folder=folder, progress=False)
     found = clock.found()
     said = estimate(method, chosen, shape_of(TOKENIZER), this_machine("cpu"))
-    return found | planned(said, ("measuring C",), ("measuring C", "comparing C"))
+    return found | planned(said, ("measuring C", "comparing C"))
 
 
 def _degree(point: Mapping[str, Any], folder: Path) -> Found:

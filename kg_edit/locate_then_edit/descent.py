@@ -27,7 +27,6 @@ DescentDtype = Literal["model", "bfloat16"]
 
 # The preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
 MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
-_EVALUATIONS = 8  # of an edit with these settings; means of 6.4 to 9.3 were measured
 _MOMENTUM = 0.7  # share of the last step's direction that a step keeps
 
 _MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
@@ -113,11 +112,6 @@ class FreeDelta:
     @torch.no_grad()
     def _clamp(self) -> None:
         self._delta.mul_((self._limit / self._delta.norm().clamp(min=1e-12)).clamp(max=1.0))
-
-
-def expected_steps(steps: int, optimiser: Optimiser, *, stop_nll: float) -> int:
-    """Return how many of at most ``steps`` evaluations an edit needs on average, for estimates of time."""
-    return min(steps, _EVALUATIONS) if optimiser == "momentum" and stop_nll >= MOMENTUM["stop_nll"] else steps
 
 
 class StopSettings(Protocol):

@@ -1,7 +1,7 @@
-"""The description of a method's computation that is known without a model: its family, what it trains, how much.
+"""What is known of a method's computation without a model: its family, what it trains, how much.
 
 `EditingMethod.family` and `EditingMethod.trains` select the formulas, `MethodConfig.workload` gives the numbers.
-`kg_edit.planning` computes floating-point operations and bytes from them, without knowing the settings of methods.
+`kg_edit.planning` computes bytes from them, without knowing the settings of methods.
 """
 
 from __future__ import annotations
@@ -28,45 +28,27 @@ Trains = Literal["value", "graph network", "weight", "all weights", "adapters", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphNetwork:
-    """An R-GNN with ``hops`` layers on ``per_node`` statements per node; labels are read up to ``layer``.
-
-    With ``layer`` None, a plan assumes the written layer, which overestimates rather than underestimates.
-    """
-
-    hops: int
-    per_node: int
-    layer: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The amount of computation for one edit, in numbers that need no model.
+    """What one edit holds in memory, in numbers that need no model.
 
     Attributes:
-        steps: the largest number of evaluations of the loss, or the number of intervals of an integral.
         rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the edits that are trained.
         context_tokens: tokens of all contexts together, which run once for all edits.
         facts: facts that are written for one edit, each with its own search.
         covariance: what C is measured from; None: no C.
-        eigenvectors: whether the eigenvectors of C are needed instead of its Cholesky factor.
-        network: the R-GNN, for methods that train one.
+        hops: the layers of the R-GNN that is trained; 0 without one.
         rank: the rank of the trained change (LoRA's r).
         matrices: the number of changed weights per layer.
-        held: rows of a fact that run once more up to each written layer, for the keys of their other tokens.
         together: the number of edits that share the same passes, although each is written alone.
         kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.models.prefix_store`).
     """
 
-    steps: int = 1
     rows: int = 1
     context_tokens: int = 0
     facts: int = 1
     covariance: CovarianceConfig | None = None
-    eigenvectors: bool = False
-    network: GraphNetwork | None = None
+    hops: int = 0
     rank: int = 1
     matrices: int = 1
-    held: int = 0
     together: int = 1
     kept: int = 0

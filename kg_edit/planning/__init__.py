@@ -1,1 +1,1 @@
-"""Estimate what an edit costs before anything is loaded: memory from the model's shape, time from a benchmark."""
+"""Estimate the memory of a run before anything is loaded."""

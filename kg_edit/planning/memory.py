@@ -1,118 +1,317 @@
-"""Count the bytes of a run: what stays (weights), and what comes and goes (covariance, activations, optimiser)."""
+"""Estimate the memory of a run from the model's shape and the method's settings, and whether it fits this machine.
+
+Each part is a number of bytes with its formula. d is the width, d_ff the inner width of an MLP, V the vocabulary, L the
+number of blocks, l the edited one. Measured on SmolLM2-135M and on random models of known shapes (`bench/growth.py`).
+Time is not estimated: edit one fact and multiply.
+"""
 
 from __future__ import annotations
 
-from kg_edit.covariance.corpora import SelfCorpus
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.covariance.keys import BATCH_TOKENS
+from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.objective import numbers_kept, tokens_at_once
+from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.methods.workload import Workload
 from kg_edit.models.prefix_store import MEGABYTES
+from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
-_FLOAT32, _FLOAT64 = 4, 8
-_RECORD, _ENCODED = 9e3, 10e3
+FLOAT32, FLOAT64 = 4, 8
+_RECORD, _ENCODED = 9e3, 10e3  # bytes of an edit's texts and record; of its encoded prompts (measured)
+_TAIL, _PROMPT, _TARGET = 4, 8, 1  # tokens from the subject's end on, of a prompt, of a target: as in CounterFact
+
+Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "checking"]
+MemoryPlace = Literal["main memory", "accelerator"]
+PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
 
 
-def weights_bytes(shape: ModelShape, *, size: int) -> float:
-    """The model: ``size`` bytes for each parameter."""
-    return float(size) * shape.parameters
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the memory: its purpose, phase and place, and its formula."""
+
+    what: str
+    bytes: float
+    phase: Phase
+    place: MemoryPlace
+    formula: str = ""
 
 
-def covariance_bytes(shape: ModelShape, *, layers: int) -> float:
-    """C in float32 and its factor in float64, for each layer: 12 d_ff^2."""
-    return layers * float(shape.inner) ** 2 * (_FLOAT32 + _FLOAT64)
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The run to estimate: ``edits`` edits by a method with its settings, on a model of this shape and dtype.
 
-
-def factoring_bytes(shape: ModelShape, *, joint: bool) -> float:
-    """Memory while one C is factored: its copy in float64, 8 d_ff^2.
-
-    A batch needs four such matrices, 32 d_ff^2: eigenvectors with their workspace, or C with the held keys.
+    ``limit`` is the number of bytes that a pass may use besides the model (--memory).
     """
-    return (4 if joint else 1) * float(shape.inner) ** 2 * _FLOAT64
+
+    method: type[EditingMethod]
+    config: MethodConfig
+    shape: ModelShape
+    machine: Machine
+    dtype: torch.dtype
+    edits: int
+    limit: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of one number of the model."""
+        return torch.empty(0, dtype=self.dtype).element_size()
+
+    @property
+    def place(self) -> MemoryPlace:
+        """The memory that holds the weights: main memory if the device is the CPU."""
+        return "main memory" if self.machine.is_cpu else "accelerator"
+
+    @property
+    def load(self) -> Workload:
+        """What the method's settings declare about one edit."""
+        return self.config.workload(edits=self.edits)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are written, or to which the backward pass goes."""
+        return self.config.written_layers(self.shape.layers)
+
+    @property
+    def trained(self) -> float:
+        """The number of values that an optimiser holds at once: of one edit, or of all if the method is joint."""
+        shape, load, facts = self.shape, self.load, self.edits * self.load.facts
+        match self.method.trains:
+            case "value":  # [d] a fact
+                return shape.width * (float(facts) if self.method.joint else 1.0)
+            case "graph network":  # two matrices [d, d] for each hop; of a batch, as many as fit into the limit
+                each = 2.0 * load.hops * shape.width**2
+                together = max(1, min(facts, int(self.limit / (4.0 * FLOAT32 * each)))) if each else 1
+                return each * (together if self.method.joint else 1)
+            case "weight":  # [d, d_ff]
+                return float(shape.width) * shape.inner
+            case "all weights":
+                return float(shape.block) * len(self.layers)
+            case "adapters":  # a pair of factors for each changed matrix
+                return 2.0 * len(self.layers) * load.matrices * load.rank * shape.width
+            case "nothing":
+                return 0.0
 
 
-def measuring_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """Memory while the model writes the text from which C is measured: 64 texts of 128 tokens at a time.
+def memory_parts(job: Job) -> Iterator[Part]:
+    """Yield the parts of a job that take memory."""
+    shape, load, size, place, layers = job.shape, job.load, job.size, job.place, len(job.layers)
+    joint, family = job.method.joint, job.method.family
+    yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", place="main memory")
+    yield Part(
+        what="the model",
+        bytes=float(size) * shape.parameters,
+        phase="always",
+        place=place,
+        formula=f"{shape.parameters:,} parameters x {size}",
+    )
+    if load.covariance:
+        yield from _covariance_parts(job)
 
-    Their keys and values in all blocks, four copies of 64 rows of logits, and sums of half of C in float64.
+    # A forward and backward pass keeps (10 d + 5 d_ff) a token and block above l, and V for the head; it takes as many
+    # tokens at once as `tokens_at_once` allows.
+    if family not in (None, "in-context"):
+        lowest = min(job.layers)
+        if family in ("rank-one", "joint"):
+            tokens = float(load.rows * _TAIL * (load.facts if joint else 1))
+        elif family == "codebook":  # one value at the prompt's last token
+            tokens = float(_TARGET * min(job.edits, load.together))
+        elif family == "neurons":
+            tokens = float(load.rows * _TAIL)
+        else:
+            tokens = float(_PROMPT)
+        blocks = shape.layers - lowest
+        each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
+        yield Part(
+            what="states for the backward pass",
+            bytes=each * min(tokens_at_once(each, limit=job.limit), tokens * (job.edits if joint else 1)),
+            phase="editing",
+            place=place,
+            formula=f"(10 d + 5 d_ff) x {blocks} blocks + V, a token",
+        )
+
+    # Of each fact that a descent takes at once: keys and values of its prompts in all blocks; the input of the edited
+    # block, of the one above, and the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits.
+    if job.method.trains == "value":
+        prefix = load.rows * _PROMPT + load.context_tokens
+        rows = load.rows + 1
+        facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))
+        most = max(1.0, job.limit / (2.0 * shape.width * shape.layers * size * max(prefix, 1)))
+        numbers = prefix * shape.cache + 3.0 * rows * _TAIL * shape.width + rows * shape.inner + shape.vocabulary
+        yield Part(
+            what="prompts: keys, values, states",
+            bytes=min(facts, most) * numbers * size,
+            phase="editing",
+            place=place,
+            formula=f"{prefix} tokens a fact, {facts:.0f} facts, within --memory",
+        )
+    if load.kept:
+        yield Part(
+            what="beginnings of questions",
+            bytes=min(MEGABYTES * 2**20, float(job.edits) * load.kept * shape.cache * size),
+            phase="editing",
+            place=place,
+            formula=f"{load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
+        )
+    if trained := job.trained:  # each number, its gradient and Adam's two means, in float32
+        held, formula = 4.0 * FLOAT32 * trained, f"{trained:,.0f} numbers x 16"
+        yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", place=place, formula=formula)
+
+    # The patch has a pair of factors, d + d_ff numbers, for each fact and layer, or whole matrices.
+    if family in ("fine-tuning", "low-rank", "adapter"):
+        rank = job.edits * load.rank
+    else:
+        rank = job.edits * (_PROMPT if family == "hypernetwork" else load.facts)  # MEND: rank one a token
+    full, low = (
+        float(FLOAT32) * number * layers * (shape.width + shape.inner)
+        for number in (min(shape.width, shape.inner), rank)
+    )
+    dense = job.method.trains in ("weight", "all weights")
+    yield Part(
+        what="the patch",
+        bytes=full if dense else min(low, full),
+        phase="always",
+        place="main memory",
+        formula="whole matrices" if dense else f"rank {rank}, layers: {layers}",
+    )
+
+    # A batch also holds each fact's encoded prompts, and four matrices of keys in float64 in each layer.
+    facts_in_all = job.edits * load.facts
+    each_fact = _RECORD + (_ENCODED + layers * 4.0 * FLOAT64 * shape.inner if joint else 0.0)
+    yield Part(
+        what="texts and records",
+        bytes=facts_in_all * each_fact,
+        phase="editing",
+        place="main memory",
+        formula=f"{facts_in_all} facts" + (", their prompts and keys" if joint else ""),
+    )
+    yield Part(
+        what="checks of unedited and edited model",
+        bytes=float(BATCH_ROWS * shape.vocabulary * (size + 2 * FLOAT32)),
+        phase="checking",
+        place=place,
+        formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
+    )
+
+
+def _covariance_parts(job: Job) -> Iterator[Part]:
+    """Yield what C takes: to measure it, to compare it with that of half the text, to factor it, and to hold it."""
+    config = job.load.covariance
+    assert config is not None  # noqa: S101 - the caller has seen it
+    shape, size, layers, square = job.shape, job.size, len(job.layers), float(job.shape.inner) ** 2
+    tokens = config.tokens_for(shape.inner)
+    sums = layers * square * FLOAT64 / 2  # half of each symmetric C, in float64
+    if config.corpus == "self":
+        piece = SelfCorpus.rows * SelfCorpus.length
+        tokens = -(-tokens // piece) * piece  # the model writes whole pieces
+        measuring = float(size) * shape.cache * piece + 4.0 * FLOAT32 * SelfCorpus.rows * shape.vocabulary + sums
+        formula = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
+    else:
+        piece = chunk_size(tokens)
+        states = size * BATCH_TOKENS * (4.0 * shape.width + 3.0 * shape.inner)
+        measuring = states + layers * FLOAT32 * BATCH_TOKENS * shape.inner + sums
+        formula = "a block's states of a pass, waiting keys, sums"
+    yield Part(what="measuring C", bytes=measuring, phase="measuring C", place=job.place, formula=formula)
+
+    # C and that of half the text, a factor of each and a copy, in float64; the sums of all layers and of their halves.
+    compared = square * (5 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
+    formula = f"d_ff² x (40 + 6 x {layers})"
+    yield Part(what="comparing C", bytes=compared, phase="comparing C", place="main memory", formula=formula)
+    formula = f"d_ff² x 12 x {layers}"  # float32, and its factor in float64
+    held = layers * square * (FLOAT32 + FLOAT64)
+    yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=formula)
+    copies = 4 if job.method.joint else 1  # a batch: eigenvectors with their workspace, or C with the held keys
+    factoring, formula = copies * square * FLOAT64, f"d_ff² x {copies * FLOAT64}"
+    yield Part(what="factoring C", bytes=factoring, phase="factoring C", place="main memory", formula=formula)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The memory of a job, part by part."""
+
+    job: Job
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+    def needed(self, place: MemoryPlace) -> float:
+        """Return the bytes at the worst moment: the parts that are always there, and the largest phase."""
+        phases: dict[str, float] = {}
+        for part in self.parts:
+            if part.place == place:
+                phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
+        return phases.pop("always", 0.0) + max(phases.values(), default=0.0)
+
+    def available(self, place: MemoryPlace) -> int | None:
+        """Return the bytes that are free now; None if unknown."""
+        return self.job.machine.host if place == "main memory" else self.job.machine.accelerator
+
+    @property
+    def lacking(self) -> tuple[MemoryPlace, ...]:
+        """The memories that have fewer free bytes than the job needs."""
+        free = {place: self.available(place) for place in PLACES}
+        return tuple(place for place, has in free.items() if has is not None and self.needed(place) > has)
+
+
+def estimate(
+    method: type[EditingMethod],
+    config: MethodConfig,
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    edits: int = 1,
+    dtype: torch.dtype = torch.float32,
+    limit: float = 1000.0,
+) -> Estimate:
+    """Estimate the memory of a run.
+
+    Args:
+        method: the method's class; what it declares selects the formulas.
+        config: its settings.
+        shape: the model's sizes.
+        machine: the free memory.
+        edits: the number of edits.
+        dtype: the model's dtype.
+        limit: MB that a pass may use besides the model (--memory).
+
+    Raises:
+        ConfigError: the model has no such layer.
     """
-    cache = float(size) * shape.cache * SelfCorpus.rows * SelfCorpus.length
-    return cache + 4.0 * _FLOAT32 * SelfCorpus.rows * shape.vocabulary + layers * float(shape.inner) ** 2 * _FLOAT64 / 2
+    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=limit * 1e6)
+    if beyond := [layer for layer in job.layers if not 0 <= layer < shape.layers]:
+        raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
+    notes = {
+        "hypernetwork": "training the editor (kg-edit mend train) is not counted",
+        "in-context": "each prompt gets longer by the text that is put in front of it",
+        None: f"the method {method.name} declares no family, so only the model and a patch of rank one are counted",
+    }
+    note = notes.get(method.family)
+    return Estimate(job=job, parts=tuple(memory_parts(job)), notes=(note,) if note else ())
 
 
-def reading_covariance_bytes(shape: ModelShape, *, layers: int, size: int) -> float:
-    """Memory while C is measured from text that is read.
-
-    A block's states in a pass, d_ff three times and d four times a token; the waiting keys; and sums of half of C in
-    float64.
-    """
-    states = size * BATCH_TOKENS * (4.0 * shape.width + 3.0 * shape.inner)
-    return states + layers * (_FLOAT32 * BATCH_TOKENS * shape.inner + float(shape.inner) ** 2 * _FLOAT64 / 2)
-
-
-def comparing_bytes(shape: ModelShape, *, layers: int) -> float:
-    """Memory while C is compared with that of half the text: both, a factor of each and a copy, in float64: 40 d_ff^2.
-
-    Also the sums of all layers, with those of the half in float32: 6 d_ff^2 each.
-    """
-    return float(shape.inner) ** 2 * (5 * _FLOAT64 + layers * (_FLOAT64 + _FLOAT32) / 2)
-
-
-def activations_bytes(shape: ModelShape, layer: int, *, tokens: float, size: int, limit: float) -> float:
-    """What a pass with gradients keeps for its backward pass, computed as in `objective.tokens_within`.
-
-    ``tokens`` is the number of tokens of all rows, ``limit`` the bytes that a pass should not exceed (--memory).
-    """
-    blocks = shape.layers - layer
-    each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
-    return each * min(tokens_at_once(each, limit=limit), tokens)
-
-
-def prompts_bytes(
-    shape: ModelShape, *, facts: float, tokens: float, tails: float, rows: float, size: int, limit: float
-) -> float:
-    """What is held of the prompts of the ``facts`` that a descent takes at once.
-
-    For each fact: keys and values of ``tokens`` tokens in all blocks; the input of the edited block, the input of the
-    one above and the output of the last, 3 d for each token of its ``tails``; the keys of its ``rows``, d_ff each; and
-    the clean logits of one row. As in `kg_edit.methods.memit.method`, the number of facts is such that 2 d numbers for
-    each token and block stay within ``limit`` bytes.
-    """
-    reckoned = 2.0 * shape.width * shape.layers * size * max(tokens, 1)
-    each = tokens * shape.cache + 3.0 * tails * shape.width + rows * shape.inner + shape.vocabulary
-    return min(facts, max(1.0, limit / reckoned)) * each * size
-
-
-def kept_bytes(shape: ModelShape, *, edits: int, tokens: int, size: int) -> float:
-    """Keys and values of ``tokens`` of each edit, kept for later edits within the limit of a `PrefixStore`."""
-    return min(MEGABYTES * 2**20, float(edits) * tokens * shape.cache * size)
-
-
-def optimiser_bytes(parameters: float) -> float:
-    """For each trained number: its gradient, Adam's two means and a copy for the backward pass, in float32."""
-    return 4.0 * _FLOAT32 * parameters
-
-
-def graph_parameters(shape: ModelShape, *, hops: int) -> float:
-    """Parameters of the R-GNN: two matrices [d, d] for each hop."""
-    return 2.0 * hops * shape.width**2
-
-
-def patch_bytes(shape: ModelShape, *, edits: int, layers: int = 1) -> float:
-    """A rank-one update for each edit and layer: d + d_ff numbers in float32; also the size of the file."""
-    return float(_FLOAT32) * edits * layers * (shape.width + shape.inner)
-
-
-def records_bytes(shape: ModelShape, *, edits: int, joint: bool, layers: int = 1) -> float:
-    """What is held of each edit beside tensors of the model: its texts and its record, 9 kB (measured).
-
-    A batch also holds each fact's encoded prompts, 10 kB, and four matrices of keys in float64 in a layer, 32 d_ff.
-    """
-    each = _RECORD + (_ENCODED + layers * 4.0 * _FLOAT64 * shape.inner if joint else 0.0)
-    return edits * each
-
-
-def reading_bytes(shape: ModelShape, *, size: int) -> float:
-    """Memory to check an edit's prompts: a row of logits for each row of a batch, and its float32 copies."""
-    return float(BATCH_ROWS * shape.vocabulary * (size + 2 * _FLOAT32))
+def suggestions(found: Estimate) -> tuple[str, ...]:
+    """Return ways to make the job fit, the easiest first; () if it fits."""
+    if not found.lacking:
+        return ()
+    job, bytes_of = found.job, {part.what: part.bytes for part in found.parts}
+    ways = []
+    if job.size > 2 and job.place in found.lacking:
+        saved = job.shape.parameters * (job.size - 2) / 1e9
+        ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
+    states = bytes_of.get("states for the backward pass", 0.0)
+    if states >= 0.1 * max(found.needed(place) for place in found.lacking):
+        ways.append(f"`--memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower")
+    held = bytes_of.get("C and its factors", 0.0) + bytes_of.get("factoring C", 0.0)
+    if "main memory" in found.lacking and held >= 0.2 * found.needed("main memory"):
+        ways.append(f"C takes {held / 1e9:.1f} GB: fewer layers need less, and ft-m, lora or grace need no C")
+    short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
+    where = " and ".join(found.lacking)
+    ways.append(f"{short:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices")
+    return tuple(ways)

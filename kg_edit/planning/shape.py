@@ -36,7 +36,7 @@ class ModelShape:
 
 
 def shape_of(name: str) -> ModelShape:
-    """The sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file.
+    """Return the sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file.
 
     Raises:
         ModelError: there is no such model, or its config can't be read.
@@ -45,13 +45,19 @@ def shape_of(name: str) -> ModelShape:
     config = _config(name)
     spec = find_spec(config.model_type)
     try:
-        model = _without_storage(config)
+        with torch.device("meta"):  # weights have a shape but take no memory
+            model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
         width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"can't tell the size of {name!r} from its config: {error}; check that config.json is complete"
+            f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
+    # The width of the keys, all heads together; less than d if heads share keys.
+    heads = config.num_attention_heads
+    one = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon
+    of_keys = 1 if one else getattr(config, "num_key_value_heads", None) or heads
+    attended = int(of_keys * (getattr(config, "head_dim", None) or config.hidden_size // heads))
     return ModelShape(
         name=name,
         family=config.model_type,
@@ -61,22 +67,8 @@ def shape_of(name: str) -> ModelShape:
         vocabulary=model.get_output_embeddings().weight.shape[0],
         block=sum(part.numel() for part in blocks[0].parameters() if part.dim() == 2),
         parameters=sum(part.numel() for part in model.parameters()),
-        cache=2 * len(blocks) * _attended(config),
+        cache=2 * len(blocks) * attended,
     )
-
-
-def _without_storage(config: PretrainedConfig) -> Any:
-    """The model of a config, whose weights have a shape but take no memory."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def _attended(config: PretrainedConfig) -> int:
-    """The width of the keys, all heads together; less than d if heads share keys."""
-    heads = config.num_attention_heads
-    shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon
-    kept = 1 if shared else getattr(config, "num_key_value_heads", None) or heads
-    return int(kept * (getattr(config, "head_dim", None) or config.hidden_size // heads))
 
 
 def _config(name: str) -> PretrainedConfig:

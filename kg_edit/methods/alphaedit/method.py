@@ -8,7 +8,7 @@ little else; K_p are the keys of earlier batches, K [d_ff, facts] those of this 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
-from kg_edit.methods.workload import Workload
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -50,10 +49,6 @@ class AlphaEditConfig(SpreadConfig):
         """Return the ridge of C too, which only its inverse needs."""
         why = "AlphaEdit reads the eigenvectors of C, which a ridge does not change"
         return {**super().idle(), "covariance.ridge": why}
-
-    def workload(self, *, edits: int) -> Workload:
-        """The workload of a joint method, plus the eigenvectors of C for the null space."""
-        return replace(super().workload(edits=edits), eigenvectors=True)
 
 
 class AlphaEdit(JointMethod):

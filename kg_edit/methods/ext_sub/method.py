@@ -59,8 +59,8 @@ class ExtSubConfig(LoraConfig):
     }
 
     def workload(self, *, edits: int) -> Workload:
-        """Two descents, each of ``steps`` epochs."""
-        return replace(super().workload(edits=edits), steps=2 * self.steps, rank=2 * self.rank)
+        """Return the workload: two LoRAs, of which the patch has both."""
+        return replace(super().workload(edits=edits), rank=2 * self.rank)
 
 
 class ExtSub(Lora):

@@ -24,7 +24,6 @@ from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, PatchStack
@@ -46,10 +45,6 @@ class TuningConfig(MethodConfig):
     def descent(self) -> Descent:
         """Adam's descent with these settings."""
         return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
-
-    def workload(self, *, edits: int) -> Workload:
-        """One descent on the edit's own row."""
-        return Workload(steps=self.steps)
 
 
 class StatementConfig(TuningConfig):

@@ -29,7 +29,7 @@ from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
-from kg_edit.methods.workload import GraphNetwork, Trains, Workload
+from kg_edit.methods.workload import Trains, Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 
@@ -86,8 +86,7 @@ class GraphConfig(GraphSettings):
 
     def workload(self, *, edits: int) -> Workload:
         """The workload of the method, with an R-GNN instead of a free change."""
-        network = GraphNetwork(hops=self.hops, per_node=self.per_node, layer=self.representation_layer)
-        return replace(super().workload(edits=edits), network=network)
+        return replace(super().workload(edits=edits), hops=self.hops)
 
 
 class GraphValues(GraphReader):

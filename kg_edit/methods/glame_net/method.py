@@ -10,7 +10,6 @@ starting point of the descent of `glame-plus`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +32,6 @@ from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
 from kg_edit.methods.rome.method import FAST, EditValue
 from kg_edit.methods.trained.files import NETWORK, Trained
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.storage.run_folder import NAMES_A_FILE
 
@@ -67,11 +65,6 @@ class GlameNetConfig(GlamePlusConfig):
         """As in `glame-plus`; without a descent also the number of recalled relations."""
         recalled = {"recalled": "with steps=0 the model is asked nothing"}
         return super().idle() | ({} if self.steps or self.answers is None else recalled)
-
-    def workload(self, *, edits: int) -> Workload:
-        """Without steps, one pass over the prompts; the cost of the network itself is small."""
-        found = super().workload(edits=edits)
-        return found if self.steps else replace(found, steps=1, rows=1 + sum(n for _, n in self.context_lengths))
 
 
 class GlameNet(GlamePlus):

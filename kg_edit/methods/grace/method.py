@@ -71,8 +71,8 @@ class GraceConfig(LayerConfig):
         return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
 
     def workload(self, *, edits: int) -> Workload:
-        """``steps`` steps of gradient descent on the edit's prompt alone."""
-        return Workload(steps=self.steps, together=_BATCH)
+        """Return the workload: values of ``_BATCH`` edits in the same passes."""
+        return Workload(together=_BATCH)
 
 
 class Grace(EditingMethod):

@@ -100,7 +100,7 @@ class KnConfig(MethodConfig):
     def workload(self, *, edits: int) -> Workload:
         """One integral of gradients for each layer, over the prompt in every context and the diverse prompts."""
         diverse = len(WORDINGS) if self.prompts == "diverse" else 0
-        return Workload(steps=self.steps, rows=1 + sum(count for _, count in self.context_lengths) + diverse)
+        return Workload(rows=1 + sum(count for _, count in self.context_lengths) + diverse)
 
 
 class Kn(EditingMethod):

@@ -36,12 +36,11 @@ from kg_edit.locate_then_edit.descent import (
     FreeDelta,
     Optimiser,
     descent_model,
-    expected_steps,
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
-from kg_edit.locate_then_edit.states import OTHER_ROWS, OtherTokens, Site, refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.states import OtherTokens, Site, refuse_norm_after_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, ValueConfig, default_layer
@@ -84,9 +83,7 @@ class JointConfig(ValueConfig):
         """One descent on the fact's prompt in every context, and one covariance C for each layer."""
         rows = 1 + len(self.context_starts)
         return Workload(
-            steps=expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll),
             rows=rows,
-            held=min(rows, OTHER_ROWS) if self.hold else 0,
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
         )

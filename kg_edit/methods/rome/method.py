@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -37,7 +37,6 @@ from kg_edit.locate_then_edit.descent import (
     FreeDelta,
     Optimiser,
     descent_model,
-    expected_steps,
     optimise_values,
 )
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
@@ -90,9 +89,7 @@ class RankOneConfig(ValueConfig, LayerConfig):
         """One descent on the edit's prompt in every context, and one covariance C."""
         rows = 1 + sum(count for _, count in self.context_lengths)
         return Workload(
-            steps=self.steps,
             rows=rows,
-            held=rows if self.hold else 0,
             context_tokens=sum(length * count for length, count in self.context_lengths),
             covariance=self.covariance,
         )
@@ -366,11 +363,6 @@ class RomeConfig(RankOneConfig):
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {**FAST, **MOMENTUM}, "paper": PUBLISHED}
-
-    def workload(self, *, edits: int) -> Workload:
-        """The workload of a rank-one method, with the evaluations that its optimiser needs."""
-        steps = expected_steps(self.steps, self.optimiser, stop_nll=self.stop_nll)
-        return replace(super().workload(edits=edits), steps=steps)
 
 
 class Rome(RankOneMethod):

@@ -108,8 +108,8 @@ class TPatcherConfig(AdapterConfig):
         return blocks - 1 if self.layer is None else self.layer
 
     def workload(self, *, edits: int) -> Workload:
-        """One descent on the edit's own row, with at most ``most`` neurons."""
-        return Workload(steps=self.steps, rank=self.most)
+        """Return the workload: at most ``most`` neurons."""
+        return Workload(rank=self.most)
 
 
 class TPatcher(AdapterMethod):

@@ -9,12 +9,9 @@ from typing import get_args
 import networkx as nx
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.fine_tuning.lora import Lora
@@ -28,11 +25,8 @@ from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.patches.base import Patch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
-from kg_edit.planning.cost import Prompts, comparing_flop, covariance_flop, descent_flop
-from kg_edit.planning.estimate import Estimate, Rates, estimate, suggestions
-from kg_edit.planning.machine import Machine, call_seconds, copy_rate, drawing_rate, free_memory, matmul_rate
-from kg_edit.planning.memory import optimiser_bytes
-from kg_edit.planning.recipe import recipe_of
+from kg_edit.planning.machine import Machine, free_memory
+from kg_edit.planning.memory import Estimate, estimate, suggestions
 from kg_edit.planning.shape import ModelShape, shape_of
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
@@ -42,7 +36,6 @@ from tests.kg_edit.tiny import tiny
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 CPU = torch.device("cpu")
-RATES = Rates(alone=1e9, batch=2e9, writing=1e9, looking=1e9, double=1e9, drawing=1e8, copying=1e10, call=1e-6)
 EDIT = Edit(id="lebron", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
 
 
@@ -54,7 +47,7 @@ def small(**changes: int) -> ModelShape:
 def reckoned(method: str = "rome", *, host: int | None = 10**12, edits: int = 1, **settings: object) -> Estimate:
     chosen, where = find_method(method), Machine(device=CPU, host=host, accelerator=None)
     config = chosen.config_class.preset("default", settings)
-    return estimate(chosen, config, small(), where, edits=edits, rates=RATES)
+    return estimate(chosen, config, small(), where, edits=edits)
 
 
 def shape_in_memory(model: LanguageModel, folder: Path) -> ModelShape:
@@ -96,42 +89,16 @@ def test_a_model_that_is_not_there_comes_with_the_way_out(tmp_path: Path) -> Non
         shape_of("smollm2-135n")
 
 
-def test_a_step_of_the_descent_is_counted_as_pytorch_counts_it(tmp_path: Path) -> None:
-    model, layer, contexts = tiny("llama"), 1, ("{}", "The river. {}", "Well. {}")
-    shape = shape_in_memory(model, tmp_path / "model")
-    request = Rome(model, RomeConfig(layer=layer), contexts=contexts).request(EDIT)
-    objective = Objective(model, layer, [request], kl_weight=0.1)
-    with FlopCounterMode(display=False) as counter:
-        objective.gradient(torch.zeros(1, model.width))
-    row = request.rewrites[0]
-    said = Prompts(before=row.edited_at, tail=len(tail(row)), target=len(row.target_ids))
-    each, once = (
-        descent_flop(shape, layer, contexts=3, context_tokens=0, steps=steps, prompts=said) for steps in (1, 0)
-    )
-    assert counter.get_total_flops() == pytest.approx(each - once, rel=0.15)
-
-
-def test_a_token_that_is_written_is_counted_as_pytorch_counts_it(tmp_path: Path) -> None:
-    model, tokens = tiny("llama"), 64
-    shape = shape_in_memory(model, tmp_path / "model")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.model(torch.zeros(tokens, 1, dtype=torch.long))  # a token a row, as when texts are written
-    assert covariance_flop(shape, tokens=tokens, layers=0) == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert covariance_flop(shape, tokens=10, layers=2) - covariance_flop(shape, tokens=10, layers=0) == 20 * 48**2
-
-
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_can_be_planned(method: str) -> None:
     found = reckoned(method, edits=10)
-    assert found.seconds > 0
     assert found.needed("main memory") > 4e6  # the model alone
-    once = reckoned(method).seconds - reckoned(method).kept_seconds
-    assert reckoned(method, edits=100).seconds - found.kept_seconds > 5 * once or method in ("mend",)
+    assert reckoned(method, edits=100).needed("main memory") >= found.needed("main memory")
 
 
 def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     found = reckoned()
-    parts = {part.what: part.bytes for part in found.memory}
+    parts = {part.what: part.bytes for part in found.parts}
     assert parts["the model"] == 4 * 10**6
     assert parts["C and its factors"] == 12 * 400**2
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
@@ -141,65 +108,34 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
     assert parts["the patch"] == 4 * 500
-    always = sum(part.bytes for part in found.memory if part.phase == "always")
+    always = sum(part.bytes for part in found.parts if part.phase == "always")
     assert found.needed("main memory") == always + parts["measuring C"]
     assert found.needed("accelerator") == 0
 
 
 def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
     held = {
-        edits: next(part.bytes for part in reckoned("memit", edits=edits).memory if part.what.startswith("prompts"))
+        edits: next(part.bytes for part in reckoned("memit", edits=edits).parts if part.what.startswith("prompts"))
         for edits in (1, 100, 10**4, 10**5)
     }
     assert held[100] == pytest.approx(100 * held[1])
     assert held[10**4] == held[10**5] == pytest.approx(1e9, rel=0.1)
 
 
-def test_time_is_work_by_speed() -> None:
-    found = reckoned(edits=3)
-    seconds = {one.what: one.seconds for one in found.time}
-    written, token = 8192, 2 * 10**6 + 2 * 10**5  # 4,000 tokens are wanted, the model writes a whole piece
-    moved = 4 * written * (3 * 2000 * 64 + 13 * 10 * (1000 + 2000)) / 1e10
-    measured = (
-        written * (token + 400**2) / 1e9 + written * 1000 / 1e8 + moved
-    )  # one piece is not compared with its half
-    assert seconds["measuring C"] == pytest.approx(measured)
-    assert seconds["writing contexts"] == pytest.approx(40 * token / 1e9)
-    assert seconds["factoring C"] == pytest.approx(400**3 / 3 / 1e9)
-    step = (24 + 4) * 4 * 10**5 * 8 + (6 + 1) * 4 * 10**5
-    before = (6 * 8 + round(40 / 3)) * 2 * 10**6
-    held = (6 * 8 + 40) * 2 * 10**5 * 3
-    calls = 7 * 130 + 12 * 150 + 12 * 8 * 440 + 4 * (10 * 180 + 600) + 3 * 180 + 600
-    assert seconds["the edits"] == pytest.approx(3 * ((before + 12 * step + held) / 1e9 + calls * 1e-6))
-    assert seconds["writing them"] == pytest.approx(3 * 2 * 400**2 * 88 / 1e9)
-    assert found.kept_seconds == seconds["measuring C"]
-
-
-def test_a_text_that_is_read_stops_at_the_layer() -> None:
-    found = reckoned(covariance={"corpus": "pages.txt", "tokens": 1000})
-    seconds = {one.what: one.seconds for one in found.time}
-    read = 1000 * (2 * 10**5 * 3 + 400**2) + 96 * 2 * 10**6
-    assert seconds["measuring C"] == pytest.approx(read / 2e9)  # one piece is not compared with its half
-    parts = {part.what: part.bytes for part in found.memory}
-    assert parts["comparing C"] == 0
-    longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
-    assert next(part.bytes for part in longer.memory if part.what == "comparing C") == 46 * 400**2
+def test_text_that_is_read_needs_a_pass_and_waiting_keys() -> None:
+    parts = {part.what: part.bytes for part in reckoned(covariance={"corpus": "pages.txt", "tokens": 1000}).parts}
+    assert parts["comparing C"] == 0  # one piece of text
     assert parts["measuring C"] == 4 * 2048 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
-
-
-def test_c_is_compared_with_that_of_half_the_text_as_often_as_it_doubles() -> None:
-    factor = 2 * 400**3 / 3
-    many = [comparing_flop(small(), tokens=tokens, layers=1, piece=1024) for tokens in (1024, 2000, 4000, 8000)]
-    assert many == pytest.approx([0, factor, 3 * factor, 4 * factor])
-    assert comparing_flop(small(), tokens=16_384, layers=2, piece=8192) == pytest.approx(2 * factor)
+    longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
+    assert next(part.bytes for part in longer.parts if part.what == "comparing C") == 46 * 400**2
 
 
 def test_grace_runs_one_token_an_edit_and_many_edits_together() -> None:
-    one, many = (reckoned("grace", edits=edits).job.recipe for edits in (1, 100))
-    assert (one.tokens, many.tokens) == (1, 32)
-    step = 4 * 10**5 * 2 + 4 * 10**5  # one token there and back in two blocks, and the head
-    assert one.each == many.each == 8 * 2 * 10**6 + 50 * step
-    assert many.calls < one.calls / 2
+    one, many = (
+        next(part.bytes for part in reckoned("grace", edits=edits).parts if part.what.startswith("states"))
+        for edits in (1, 100)
+    )
+    assert many == 32 * one
 
 
 def test_what_does_not_fit_comes_with_ways_out() -> None:
@@ -215,7 +151,7 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
 def test_a_layer_that_is_not_there_is_refused() -> None:
     where = Machine(device=CPU, host=None, accelerator=None)
     with pytest.raises(ConfigError, match="there is no layer 10: small has layers 0 to 9"):
-        estimate(Rome, RomeConfig(layer=10), small(), where, rates=RATES)
+        estimate(Rome, RomeConfig(layer=10), small(), where)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,16 +166,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert free_memory() == 1_024_000
 
 
-def test_the_benchmark_measures_something() -> None:
-    assert 1e6 < matmul_rate(32, (64, 128), dtype=torch.float32, device=CPU) < 1e15
-    assert 1e4 < drawing_rate(4, 1000) < 1e12
-    assert 1e7 < copy_rate() < 1e14
-    assert 1e-8 < call_seconds() < 1e-2
-
-
 def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "free_memory", lambda: 24 * 10**9)
-    monkeypatch.setattr(Rates, "measured", lambda job: RATES)
     result = kg_edit("plan", "--model", "llama-3-8b", "--preset", "llama-3-8b", "--method", "rome", "--device", "cpu")
     assert result.code == 0, result.err
     assert "8,030,261,248 parameters x 4" in result.out
@@ -258,7 +186,6 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
     config = method.config_class.preset("default", UNTRAINED.get(name, {}))
-    found = recipe_of(method, config, shape_of("smollm2-135m"), edits=1)
     made = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
     match method.family:
         case "low-rank":
@@ -269,18 +196,7 @@ def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: Lang
             written = tuple(sorted({int(weight.split(".")[2]) for weight in named}))
         case _:
             written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - one or several
-    assert tuple(found.layers) == tuple(written)
-
-
-def test_the_late_block_of_glame_plus_comes_on_top_of_the_descent() -> None:
-    """The descent runs in the early one of the two written layers, with as many blocks above it as ROME's."""
-    method, shape = find_method("glame-plus"), shape_of("smollm2-135m")
-    alone, late = (
-        recipe_of(method, method.config_class.preset("default", {"answers": answers}), shape, edits=1)
-        for answers in (None, {})
-    )
-    assert (len(alone.layers), len(late.layers)) == (1, 2)
-    assert late.each >= alone.each and late.calls >= alone.calls
+    assert config.written_layers(len(smollm2.blocks)) == tuple(written)
 
 
 def test_the_beginnings_of_questions_that_are_kept_have_a_limit() -> None:
@@ -294,8 +210,8 @@ def test_the_beginnings_of_questions_that_are_kept_have_a_limit() -> None:
 def _beginnings(name: str, edits: int) -> float | None:
     method, machine = find_method(name), Machine(device=CPU, host=10**12, accelerator=None)
     config = method.config_class.preset("default")
-    found = estimate(method, config, shape_of("smollm2-135m"), machine, edits=edits, rates=RATES)
-    return {part.what: part.bytes for part in found.memory}.get("beginnings of questions")
+    found = estimate(method, config, shape_of("smollm2-135m"), machine, edits=edits)
+    return {part.what: part.bytes for part in found.parts}.get("beginnings of questions")
 
 
 def test_every_method_says_what_it_is() -> None:
@@ -308,13 +224,11 @@ def test_every_method_says_what_it_is() -> None:
 
 
 def test_a_batch_trains_an_rgnn_for_each_fact_that_fits_into_the_memory() -> None:
-    method = find_method("glame-batch")
-    shape = small()
     one, few, many = (
-        recipe_of(method, method.config_class.preset("default", {}), shape, edits=edits).trained
+        next(part.bytes for part in reckoned("glame-batch", edits=edits).parts if part.what.startswith("trained"))
         for edits in (1, 3, 10**6)
     )
-    assert few == 3 * one and method.memory * 1e6 / 2 < optimiser_bytes(many) <= method.memory * 1e6
+    assert few == 3 * one and 0.5e9 < many <= 1e9
 
 
 class PluggedConfig(MethodConfig):
@@ -343,22 +257,15 @@ class Tuned(Ft):
 
 def test_a_method_that_declares_nothing_is_planned_and_says_so() -> None:
     where = Machine(device=CPU, host=10**12, accelerator=None)
-    found = estimate(Plugged, PluggedConfig(), small(), where, rates=RATES)
-    parts = {part.what: part.bytes for part in found.memory}
+    found = estimate(Plugged, PluggedConfig(), small(), where)
+    parts = {part.what: part.bytes for part in found.parts}
     assert parts["the model"] == 4 * 10**6
     assert "trained numbers, and Adam" not in parts  # not taken for fine-tuning, whose settings these are
-    assert found.seconds > 0
-    (note,) = found.job.recipe.notes
-    assert "plugged does not declare how much it computes" in note
+    assert "plugged declares no family" in found.notes[0]
 
 
 def test_a_method_made_of_a_familys_base_is_planned_as_one() -> None:
     config = Tuned.config_class.preset()
-    assert recipe_of(Tuned, config, small(), edits=3) == recipe_of(find_method("ft"), config, small(), edits=3)
-
-
-def test_retraining_reckons_with_what_is_replayed() -> None:
-    method = find_method("ft-retrain")
-    config = method.config_class.preset("default", {"replayed": 5})
-    one, three, many = (recipe_of(method, config, small(), edits=edits).each for edits in (1, 3, 100))
-    assert three == pytest.approx(3 * one) and many == pytest.approx(6 * one)
+    where = Machine(device=CPU, host=10**12, accelerator=None)
+    own, base = (estimate(method, config, small(), where, edits=3) for method in (Tuned, find_method("ft")))
+    assert own.parts == base.parts
