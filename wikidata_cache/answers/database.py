@@ -120,7 +120,7 @@ class Database:
         with self._lock, cache_file_errors(self.path):
             connection = self._connection(write=True)
             assert connection is not None  # noqa: S101  # writing opens or raises
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")  # the write lock now: a later upgrade could fail with SQLITE_BUSY
             try:
                 yield connection
                 self._check_there()
@@ -241,7 +241,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_SHORTEST_LIMIT, largest_answer()))
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA trusted_schema = OFF")  # no functions with side effects in views of a foreign file
     return connection
 
 

@@ -87,7 +87,7 @@ class AnswerStore:
 
     def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
         """Return the ids that have exactly this label in any version."""
-        stored = [pack([label, language]) for language in LANGUAGES]
+        stored = [pack([label, language]) for language in LANGUAGES]  # compared as stored, without unpacking each row
         return [entity for (entity,) in self.database.read(_LABELLED, (graph, as_of or _ANY_TIME, *stored))]
 
     def urls(self, graph: str) -> list[str]:
@@ -132,6 +132,7 @@ class AnswerStore:
     @contextmanager
     def request_lock(self) -> Iterator[None]:
         """Hold the lock of all processes for asking an endpoint and keeping its answer; create the file first."""
+        # Politeness: one request at a time, over all processes that share the file.
         with self.database.exclusive("asking"):
             with self.database.writing():
                 pass  # a file that cannot be written fails here, before the request is sent
@@ -184,6 +185,7 @@ class CacheLayers:
 
     def labelled(self, label: str) -> list[str]:
         """Return the ids that have exactly this label, sorted. Raises CacheFileError."""
+        # An older version may have had the label, so the version in effect decides.
         ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
         return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
 

@@ -72,6 +72,7 @@ class EndpointChain:
 
     def _turns(self, troubles: dict[str, EndpointError]) -> Iterator[tuple[EndpointSource, float]]:
         """Yield (endpoint, longest wait in seconds): first all with a short wait, then those that may recover."""
+        # A generator, because `troubles` has the failures so far only when the next endpoint is wanted.
         for endpoint in self._endpoints:
             if endpoint.name not in troubles:
                 yield endpoint, min(_SHORT, self._patience)

@@ -104,6 +104,7 @@ class EndpointSource(SparqlSource):
         """
         left = list(ids)
         while left:
+            # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
             block = left[: self._sizes.of(template)]
             try:
                 answer = self._answer(template, block, patience)
@@ -197,7 +198,7 @@ class BlockSizes:
     def too_many(self, template: Template, ids: int) -> None:
         """Record that a block of `ids` ids failed: halve the size. If it had just grown, let it grow more slowly."""
         size = self._of(template)
-        if size.probing:
+        if size.probing:  # the size had just been doubled
             size.needed = min(_MOST_PATIENT, 2 * size.needed)
         size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
 

@@ -175,6 +175,7 @@ def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
 def seconds_until_due(state: RateLimitState, now: float, usual: float | None) -> float:
     """Return the seconds to wait before the next request; `usual` is the host's known rate in requests per second."""
     rate = state.rate or usual
+    # One token is needed: (1 - tokens) / rate seconds until the bucket has it.
     for_a_token = 0.0 if rate is None else (1.0 - _tokens(state, now, rate)) / rate
     return max(0.0, for_a_token, state.not_before - now)
 
@@ -204,14 +205,14 @@ def with_failure(
         rate = (state.rate or usual or 2 * _FIRST_RATE) / 2
         wait = _THROTTLED_WAIT if error.retry_after is None else error.retry_after
         return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now, wait)
-    if error.trouble == "outage":
+    if error.trouble == "outage":  # 65 s, doubled by each further refusal, up to an hour
         wait = max(error.retry_after or 0.0, min(_OUTAGE_WAIT * 2**state.outages, _LONGEST_OUTAGE_WAIT))
         slow = replace(state, rate=OUTAGE_RATE, tokens=0.0, at=now, outages=state.outages + 1)
         return _held(slow, error, now, wait)
-    if error.trouble == "unavailable":
+    if error.trouble == "unavailable":  # exponential back-off: 1, 2, 4, ... s, up to a minute
         wait = max(error.retry_after or 0.0, min(2.0**state.failures, _LONGEST_BACKOFF) * jitter)
         return _held(replace(state, failures=min(state.failures + 1, 10)), error, now, wait)
-    if error.trouble == "cut off" or error.status in (503, 504):
+    if error.trouble == "cut off" or error.status in (503, 504):  # a busy server: about a second
         return _held(state, error, now, jitter)
     return state  # the host works; the query was at fault
 
@@ -222,6 +223,7 @@ def _held(state: RateLimitState, error: EndpointError, now: float, wait: float) 
 
 
 def _tokens(state: RateLimitState, now: float, rate: float) -> float:
+    # Token bucket: tokens(t) = min(size, tokens(t0) + (t - t0) rate), with a size of _BURST seconds of requests.
     gained = abs(now - state.at) * rate  # abs(): a clock that was set back must not stop all requests
     return min(max(1.0, _BURST * rate), state.tokens + gained)
 

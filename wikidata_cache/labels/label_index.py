@@ -132,6 +132,7 @@ class LabelIndex:
         Case, accents and spacing are ignored; names that equal the text exactly come first. Raises LabelIndexError for
         a damaged file.
         """
+        # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
         return self._found(_EXACT, (normalise(name), written), limit, entity)
 

@@ -178,6 +178,7 @@ def read_answer(
         WrongAnswerError: the end mark is that of another query, or a row is about an id that was not requested or lacks
             a selected variable.
     """
+    # Without the end mark a cut-off answer would look like a short one.
     content = [row for row in rows if "end" not in row]
     if len(content) == len(rows):
         raise TruncatedAnswerError(name, len(rows))

@@ -131,6 +131,7 @@ def degree_query(ids: Sequence[str]) -> str:
 
 
 def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    # An id without a row has no incoming statement.
     counts = {local_id(row["e"]): int(row["n"]) for row in rows}
     if len(counts) < len(rows):
         raise ValueError("two counts of one id")
@@ -266,7 +267,7 @@ def redirects_query(ids: Sequence[str]) -> str:
 
 
 def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found = _gathered(rows, "s", "o")
+    found = _gathered(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
     return [Fact("redirect", entity, min(found[entity], default=None)) for entity in ids]
 
 

@@ -87,6 +87,7 @@ class ChunkReader:
                     raise EOFError("the file is shorter than in the earlier run")
                 skip -= read
             while text := self._file.read(CHUNK):
+                # A chunk ends at a line end: read the rest of its last line.
                 rest = b"" if text.endswith(b"\n") else self._file.readline(_LONGEST_LINE)
                 text += rest
                 if len(rest) == _LONGEST_LINE:
@@ -188,6 +189,7 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
     chunk = None
     for chunk in chunks:
         found = translate(chunk.lines, chunk.first)
+        # Repeated lines of one chunk count once; `load` recounts if lines of different chunks are equal.
         kept += found if len(set(found)) == len(found) else dict.fromkeys(found)
         size += sum(map(len, found))
         read += len(chunk.lines)
@@ -236,6 +238,7 @@ def add_hashes(one: int, other: int) -> int:
 
 def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """Yield the same items; a thread produces the next item while the caller uses the current one."""
+    # The engine releases the GIL while it stores a batch, so that the next one is read meanwhile.
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:

@@ -142,12 +142,12 @@ class IdCounts(NamedTuple):
 
 def count_ids(weights: Path) -> IdCounts:
     """Count the distinct ids of a spool of weights, in bounded memory: one byte for each item number below 2^28."""
-    common = np.zeros(_COMMON, dtype=np.bool_)
+    common = np.zeros(_COMMON, dtype=np.bool_)  # [2^28]: whether Q<index> occurs
     rare: set[int] = set()
     properties: set[int] = set()
     top = 0
     for pairs in _pairs(weights):
-        ids = pairs[:, 0]
+        ids = pairs[:, 0]  # [pairs]; properties are negative
         top = max(top, int(ids.max()) + 1)
         properties.update(ids[ids < 0].tolist())
         common[ids[(ids >= 0) & (ids < _COMMON)]] = True

@@ -108,6 +108,7 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
 
 def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     """Return the same number of lines; each is empty, or a triple with single spaces and " ." at its end."""
+    # Counting is much faster than matching: most chunks are tidy, and are returned as they are.
     count = lines.count(b"\n")
     begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
     spaced = not (b">\t" in lines or b">  " in lines)
@@ -153,6 +154,7 @@ def _surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
     if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
         return False
+    # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text.
     quotes = text.count(b'"') - text.count(rb"\"")
     if quotes != 2 * text.count(b'> "') or len(text.translate(None, _CONTROL)) != len(text):
         return False

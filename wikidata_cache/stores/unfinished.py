@@ -38,6 +38,7 @@ class Work:
         self.folder = folder
         self.progress = progress
         _delete_leftovers(folder)
+        # What was spooled after the last recorded batch is spooled again.
         for name, size in ((NAMES, progress.names), (WEIGHTS, progress.weights)):
             with (folder / name).open("ab") as file:
                 file.truncate(size)
@@ -108,6 +109,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 
 def swap_in(folder: Path, target: Path) -> None:
     """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
+    # Two renames: a kill between them leaves the old store at `aside`, from where `restore` takes it back.
     aside = _backup_path(target)
     _delete_leftovers(folder)
     if target.exists():

@@ -182,7 +182,8 @@ def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     open_subject = "subject" in options.roots
     return Expansion(
         frontier=list(dict.fromkeys(roots)),
-        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},
+        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},  # s, then the roots and o*
+        # The statements of s are answers to many test questions, so s is expanded only as a root.
         closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
         forbidden=leakage_filter(ends, options, facts),
         named=ends.words,
@@ -250,6 +251,7 @@ def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], 
     Raises:
         TruthyOnlyError: the source has no claim for a statement.
     """
+    # A node's hop is that of the first step that touches it.
     hops = dict(anchors.hops)
     for step in sorted(steps, key=lambda step: step.hop):
         hops.setdefault(step.node, step.hop - 1)
@@ -311,5 +313,6 @@ def content_hash(graph: nx.MultiDiGraph) -> str:
         (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
         for u, v, key, data in graph.edges(keys=True, data=True)
     )
+    # Hops follow from the edges, so they are left out.
     nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
     return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()

@@ -105,7 +105,7 @@ class Facts:
     def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
         pairs = self._known["claims" if claims else "out"][node]
-        found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)
+        found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
         for subject, relation in (self._known["in"][node] or ()) if incoming else ():
             found[Statement(subject, relation, node)] = None
         return list(found)
@@ -121,11 +121,13 @@ class Facts:
         """
         stated = self.out(ids)
         if claims:
+            # A source without ranks would give empty subgraphs, so it is refused at the first node that shows it.
             full = self.claims(ids)
             if bare := [node for node in ids if stated[node] and not full[node]]:
                 raise TruthyOnlyError(bare[0], self.source.name)
         if incoming:
             self.incoming(ids)
+        # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
         found = ((s, other_end(s, node)) for node in ids for s in self.stated(node, incoming=incoming, claims=claims))
         pairs = [(statement.property, other) for statement, other in found if statement.property not in self._meta]
         self.types({other for _, other in pairs})
@@ -164,6 +166,7 @@ class Facts:
 
     def _fetch(self, template: Template, ids: Collection[str]) -> dict[str, Json]:
         known = self._known[template.kind]
+        # Sorted, so that the queries do not depend on the order of the edits.
         if missing := sorted(entity for entity in ids if entity not in known):
             for answer in self.source.ask(template, missing):
                 for kind, entity, value in answer.facts:

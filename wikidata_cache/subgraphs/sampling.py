@@ -51,6 +51,7 @@ def sample(
 
     `degrees` has the in-degree of each node that the statements lead to; only "inverse-hub" uses it.
     """
+    # Bottom-m: the m smallest of independent uniform keys are a uniform sample without replacement.
     keyed = {statement: priority(statement, seed=seed) for statement in statements}
     rank = ORDERS[policy](keyed, node, degrees)
     return nsmallest(m, keyed, key=lambda statement: (rank(statement), keyed[statement]))
