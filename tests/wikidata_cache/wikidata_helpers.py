@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,8 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pyoxigraph import QueryResultsFormat, Store
 
+from wikidata_cache import EditLike, WikidataCache
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -159,6 +161,20 @@ def reply(
     handler.end_headers()
     handler.wfile.write(body)
     return True
+
+
+def content_hashes(
+    cache: WikidataCache, edits: Sequence[EditLike] = EDITS, options: SubgraphOptions = DEFAULTS
+) -> list[str]:
+    """Return the content hashes of the subgraphs of these edits."""
+    return [graph.graph["content_hash"] for graph in cache.subgraphs(edits, options)]
+
+
+def written(path: Path, text: str) -> Path:
+    """Write a text file, with its folder, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def triples(graph: object) -> set[tuple[str, str, str]]:

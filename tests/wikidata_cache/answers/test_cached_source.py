@@ -3,7 +3,7 @@
 import gzip
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 
 from tests.everyday import keep_first
 from tests.wikidata_cache.fault_server import FAULTS, SkippedTime, first, hasty, in_turn, row_cap, time_limit
-from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Server, facts
+from tests.wikidata_cache.wikidata_helpers import EDITS, SPIKE, Server, content_hashes, facts
 from wikidata_cache import WikidataCache, open_source, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.database import unpack
@@ -27,10 +27,8 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 LABEL = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
 
 
-def hashes(cache: WikidataCache, edits: Iterable[EditLike] = EDITS, **options: object) -> list[str]:
-    return [
-        graph.graph["content_hash"] for graph in cache.subgraphs(list(edits), SubgraphOptions(per_node=5, **options))
-    ]  # type: ignore[arg-type]
+def hashes(cache: WikidataCache, edits: Sequence[EditLike] = EDITS) -> list[str]:
+    return content_hashes(cache, edits, SubgraphOptions(per_node=5))
 
 
 def stored(path: str | Path) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server, facts
+from tests.wikidata_cache.wikidata_helpers import Server, content_hashes, facts
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
@@ -39,7 +39,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_snapshot_round_trip_gives_the_same_bytes(server: Server, tmp_path: Path) -> None:
     cache = WikidataCache(server.url, cache=tmp_path / "a.sqlite")
-    expected = [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS)]
+    expected = content_hashes(cache)
     (
         facts(cache.source).mentioned(["Q30"]),
         facts(cache.source).incoming(["Q65"]),
@@ -54,7 +54,7 @@ def test_snapshot_round_trip_gives_the_same_bytes(server: Server, tmp_path: Path
     export_snapshot(again, second)
     assert first.read_bytes() == second.read_bytes()
     assert import_snapshot(again, first).new == 0
-    assert [graph.graph["content_hash"] for graph in WikidataCache(cache=again.path).subgraphs(EDITS)] == expected
+    assert content_hashes(WikidataCache(cache=again.path)) == expected
 
 
 def test_snapshot_header_and_rows(tmp_path: Path) -> None:

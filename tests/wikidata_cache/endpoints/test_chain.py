@@ -6,7 +6,7 @@ import pytest
 from pyoxigraph import Store
 
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, in_turn, row_cap, status
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server, facts
+from tests.wikidata_cache.wikidata_helpers import Server, content_hashes, facts
 from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
@@ -41,9 +41,9 @@ TAKEN_OVER = ["429 with Retry-After", "outage", "503", "403", "500 Java timeout"
 def test_chain_continues_with_the_second_endpoint(
     name: str, chain: EndpointChain, server: Server, spare: Server
 ) -> None:
-    right = [graph.graph["content_hash"] for graph in WikidataCache(EndpointSource(spare.url)).subgraphs(EDITS)]
+    right = content_hashes(WikidataCache(EndpointSource(spare.url)))
     server.fault = FAULTS[name]()
-    assert [graph.graph["content_hash"] for graph in WikidataCache(chain).subgraphs(EDITS)] == right
+    assert content_hashes(WikidataCache(chain)) == right
 
 
 def test_chain_prefers_the_first_endpoint(chain: EndpointChain, server: Server, spare: Server) -> None:

@@ -18,7 +18,7 @@ from tests.wikidata_cache.fault_server import (
     status,
     time_limit,
 )
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server
+from tests.wikidata_cache.wikidata_helpers import Server, content_hashes
 from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError
@@ -41,7 +41,7 @@ def right(store: Store) -> list[str]:
 def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> list[str]:
     server.fault = fault
     source = EndpointSource(server.url, timeout=timeout, patience=600.0, limiter=hasty())
-    return [graph.graph["content_hash"] for graph in WikidataCache(source).subgraphs(EDITS, SubgraphOptions(hops=3))]
+    return content_hashes(WikidataCache(source), options=SubgraphOptions(hops=3))
 
 
 @pytest.mark.parametrize("name", keep_first(TRANSIENT, keep=12))

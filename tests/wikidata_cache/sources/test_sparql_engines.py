@@ -12,7 +12,7 @@ from pyoxigraph import RdfFormat, Store
 from tests.wikidata_cache.full_graph import EVERYWHERE, FULL_EDITS, full_graph
 from tests.wikidata_cache.oxigraph_server import oxigraph_server
 from tests.wikidata_cache.virtuoso_server import virtuoso
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server, triples
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server, content_hashes, triples
 from wikidata_cache import Source, SparqlSource, WikidataCache, content_hash, open_source, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
@@ -24,15 +24,15 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 
 BOTH_ENDS = ("target_new", "subject")
 REAL = [
-    {"hops": 3, "per_node": 9, "seed": 5, "roots": BOTH_ENDS},
-    {"hops": 3, "per_node": 4, "direction": "both"},
-    {"hops": 3, "per_node": 5, "policy": "relation-stratified", "roots": BOTH_ENDS},
-    {"hops": 2, "per_node": 5, "policy": "inverse-hub", "direction": "both"},
+    SubgraphOptions(hops=3, per_node=9, seed=5, roots=BOTH_ENDS),
+    SubgraphOptions(hops=3, per_node=4, direction="both"),
+    SubgraphOptions(hops=3, per_node=5, policy="relation-stratified", roots=BOTH_ENDS),
+    SubgraphOptions(hops=2, per_node=5, policy="inverse-hub", direction="both"),
 ]
 ODD = [
-    {"hops": 4, "roots": EVERYWHERE, "direction": "both"},
-    {"hops": 3, "roots": EVERYWHERE, "statements": "all"},
-    {"hops": 3, "per_node": 4, "statements": "all", "direction": "both", "policy": "inverse-hub"},
+    SubgraphOptions(hops=4, roots=EVERYWHERE, direction="both"),
+    SubgraphOptions(hops=3, roots=EVERYWHERE, statements="all"),
+    SubgraphOptions(hops=3, per_node=4, statements="all", direction="both", policy="inverse-hub"),
 ]
 
 
@@ -65,12 +65,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def hashes(source: Source) -> list[str]:
-    found = []
-    for edits, settings in ((FULL_EDITS, ODD), (EDITS, REAL)):
-        for options in settings:
-            graphs = WikidataCache(source).subgraphs(edits, SubgraphOptions(**options))  # type: ignore[arg-type]
-            found += [graph.graph["content_hash"] for graph in graphs]
-    return found
+    cases = [(FULL_EDITS, options) for options in ODD] + [(EDITS, options) for options in REAL]
+    return [one for edits, options in cases for one in content_hashes(WikidataCache(source), edits, options)]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +98,7 @@ def loopback(files: list[Path]) -> Iterator[Server]:
 
 def test_content_hashes_stay_the_same(cache: WikidataCache) -> None:
     """These hashes are in records of earlier runs."""
-    assert [graph.graph["content_hash"] for graph in cache.subgraphs(EDITS)] == [
+    assert content_hashes(cache) == [
         "54410aa1f9201734a2adcac65f92d82582c5b813e1a18779fd6da57ec95c8e41",
         "95effe9e37758ce6ac5857af53d8c8fdfbebc3ebf896915a4091ac5b3be59f7b",
         "cdd37d960414c08a9e91bf4831c9887ecbe66de9f113ddf4c504643ecf4c6655",

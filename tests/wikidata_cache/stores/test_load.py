@@ -9,7 +9,7 @@ import pytest
 from pyoxigraph import DefaultGraph, RdfFormat
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import facts
+from tests.wikidata_cache.wikidata_helpers import facts, written
 from wikidata_cache import open_source
 from wikidata_cache.cli import app
 from wikidata_cache.errors import StoreError
@@ -66,12 +66,6 @@ _:b1 <http://www.w3.org/2002/07/owl#onProperty> <{P}direct/P31> .
 """
 
 
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 def stored(store: Path) -> set[str]:
     triples = open_database(store, read_manifest(store)).dump(format=RdfFormat.N_TRIPLES, from_graph=DefaultGraph())
     return set((triples or b"").decode().splitlines())
@@ -79,7 +73,7 @@ def stored(store: Path) -> set[str]:
 
 @pytest.fixture
 def dump(tmp_path: Path) -> Path:
-    return write(tmp_path / "dump.nt", WANTED + UNWANTED)
+    return written(tmp_path / "dump.nt", WANTED + UNWANTED)
 
 
 def test_load_filters_a_dump(dump: Path, tmp_path: Path) -> None:
@@ -114,7 +108,7 @@ def test_keep_all_loads_every_triple(dump: Path, tmp_path: Path) -> None:
 
 def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
     for name in ("a.nt", "b.nt"):
-        write(tmp_path / name, "_:x <http://p> <http://o> .\n")
+        written(tmp_path / name, "_:x <http://p> <http://o> .\n")
     load([tmp_path / "a.nt", tmp_path / "b.nt"], tmp_path / "wd", options=LoadOptions(keep_all=True))
     assert len(stored(tmp_path / "wd")) == 2
 
@@ -133,15 +127,15 @@ def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
     ],
 )
 def test_content_hash_does_not_depend_on_spelling(tmp_path: Path, spelling: str, change: object) -> None:
-    plain = load([write(tmp_path / "plain.nt", WANTED)], tmp_path / "wd").manifest
-    other = load([write(tmp_path / "other.nt", change(WANTED))], tmp_path / "wd2").manifest  # type: ignore[operator]
+    plain = load([written(tmp_path / "plain.nt", WANTED)], tmp_path / "wd").manifest
+    other = load([written(tmp_path / "other.nt", change(WANTED))], tmp_path / "wd2").manifest  # type: ignore[operator]
     assert other.content_hash == plain.content_hash, spelling
     assert other.counts == plain.counts
     assert stored(tmp_path / "wd2") == set(WANTED.splitlines())
 
 
 def test_repeated_triples_count_once(tmp_path: Path) -> None:
-    first, second = (write(tmp_path / f"{name}.nt", WANTED) for name in "ab")
+    first, second = (written(tmp_path / f"{name}.nt", WANTED) for name in "ab")
     once = load([first], tmp_path / "one").manifest
     twice = load([first, second], tmp_path / "two").manifest
     assert twice.content_hash == once.content_hash
@@ -150,7 +144,7 @@ def test_repeated_triples_count_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("squeeze", [gzip.compress, bz2.compress])
 def test_compression_is_detected_by_content(tmp_path: Path, squeeze: object) -> None:
-    plain = load([write(tmp_path / "g.nt", WANTED)], tmp_path / "wd").manifest
+    plain = load([written(tmp_path / "g.nt", WANTED)], tmp_path / "wd").manifest
     (tmp_path / "unnamed").write_bytes(squeeze(WANTED.encode()))  # type: ignore[operator]
     assert load([tmp_path / "unnamed"], tmp_path / "wd2").manifest.content_hash == plain.content_hash
 
@@ -171,18 +165,18 @@ E7\tE1\tP580\t^2003-01-01T00:00:00Z/11
 def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
     codex = tmp_path / "codex" / "data"
     for name, rows in {"train": "Q1\tP31\tQ2\n", "valid": "Q1\tP31\tQ2\n", "test_negatives": "Q1\tP31\tQ7\n"}.items():
-        write(codex / "triples" / "codex-m" / f"{name}.txt", rows)
+        written(codex / "triples" / "codex-m" / f"{name}.txt", rows)
     entities = {
         "Q1": {"label": 'One "1" \\ half', "description": None, "wiki": None},
         "Q2": {"label": "Two", "wiki": "x"},
     }
-    write(codex / "entities" / "en" / "entities.json", json.dumps(entities, indent=1))
-    write(codex / "entities" / "de" / "entities.json", json.dumps({"Q1": {"label": "Eins"}}))
-    write(codex / "relations" / "en" / "relations.json", json.dumps({"P31": {"label": "instance of"}}))
+    written(codex / "entities" / "en" / "entities.json", json.dumps(entities, indent=1))
+    written(codex / "entities" / "de" / "entities.json", json.dumps({"Q1": {"label": "Eins"}}))
+    written(codex / "relations" / "en" / "relations.json", json.dumps({"P31": {"label": "instance of"}}))
     hashes = {
         load([source], tmp_path / f"wd{number}").manifest.content_hash
         for number, source in enumerate(
-            [write(tmp_path / "a.tsv", TSV), write(tmp_path / "b.tsv", KGTK), tmp_path / "codex", codex]
+            [written(tmp_path / "a.tsv", TSV), written(tmp_path / "b.tsv", KGTK), tmp_path / "codex", codex]
         )
     }
     assert len(hashes) == 1
@@ -192,7 +186,7 @@ def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
 
 def test_flat_codex_folder_is_loaded(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
-        write(tmp_path / "flat" / f"{name}.txt", f"Q1\tP31\tQ{len(name)}\n")
+        written(tmp_path / "flat" / f"{name}.txt", f"Q1\tP31\tQ{len(name)}\n")
     assert load([tmp_path / "flat"], tmp_path / "wd").manifest.counts["statements"] == 2
 
 
@@ -250,8 +244,8 @@ def test_load_fills_the_label_index(dump: Path, tmp_path: Path) -> None:
 
 
 def test_load_adds_labels_file_of_the_same_folder(tmp_path: Path) -> None:
-    graph = write(tmp_path / "graph.tsv", "Q1\tP31\tQ2\n")
-    write(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
+    graph = written(tmp_path / "graph.tsv", "Q1\tP31\tQ2\n")
+    written(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
     manifest = load([graph], tmp_path / "wd").manifest
     assert [source["name"] for source in manifest.sources] == ["graph.tsv", "labels.tsv"]
     assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
@@ -261,17 +255,17 @@ def test_load_adds_labels_file_of_the_same_folder(tmp_path: Path) -> None:
     "text", [f'{NODE} <{P}qualifier/P580> "2003-01-01T00:00:00Z"^^{TIME} .', f'<{WD}Q1> {ABOUT} "x"@en .']
 )
 def test_times_and_descriptions_are_no_labels(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "claims.nt", f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n{text}\n")
-    write(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
+    written(tmp_path / "claims.nt", f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n{text}\n")
+    written(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
     load([tmp_path / "claims.nt"], tmp_path / "wd")
     assert facts(open_source(tmp_path / "wd")).labels(["Q1"]) == {"Q1": "One"}
 
 
 def test_folder_loads_graph_files_only(tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.nt", WANTED)
-    write(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
+    written(tmp_path / "in" / "a.nt", WANTED)
+    written(tmp_path / "in" / "b.tsv", "Q5\tP31\tQ6\n")
     for name in ("b.tsv.bak", "c.nt.gz.part", "edits.jsonl", "README.md"):  # backups, unfinished downloads, other files
-        write(tmp_path / "in" / name, "Q1\tP31\tQ3\n")
+        written(tmp_path / "in" / name, "Q1\tP31\tQ3\n")
     manifest = load([tmp_path / "in"], tmp_path / "wd").manifest
     assert [source["name"] for source in manifest.sources] == ["a.nt", "b.tsv"]
     assert manifest.counts["statements"] == 2
@@ -292,7 +286,7 @@ def test_load_command_reports_counts(dump: Path, tmp_path: Path) -> None:
 def test_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "real")
     (tmp_path / "wd").symlink_to(tmp_path / "real")
-    write(tmp_path / "new.tsv", "Q8\tP31\tQ9\n")
+    written(tmp_path / "new.tsv", "Q8\tP31\tQ9\n")
     load([tmp_path / "new.tsv"], tmp_path / "wd", force=True)
     assert (tmp_path / "wd").is_symlink()
     assert read_manifest(tmp_path / "real").counts["triples"] == 1

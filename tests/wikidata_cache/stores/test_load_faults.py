@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.everyday import keep_first
+from tests.wikidata_cache.wikidata_helpers import written
 from wikidata_cache.errors import BadOptionError, GraphFileError
 from wikidata_cache.stores.load import LoadOptions, load
 
@@ -29,12 +30,6 @@ BAD = {
 }
 
 
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_bad_lines_are_named_or_skipped(tmp_path: Path, name: str) -> None:
     content, line, problem = BAD[name]
@@ -45,7 +40,7 @@ def test_bad_lines_are_named_or_skipped(tmp_path: Path, name: str) -> None:
     assert (caught.value.path, caught.value.line) == (path, line)
     assert "--skip-bad-lines" in str(caught.value)
     assert not (tmp_path / "wd").exists()
-    write(tmp_path / "more.tsv", "Q8\tP31\tQ9\n")
+    written(tmp_path / "more.tsv", "Q8\tP31\tQ9\n")
     report = load([path, tmp_path / "more.tsv"], tmp_path / "wd", options=LoadOptions(skip_bad_lines=True))
     assert report.skipped == 1
     assert report.manifest.counts["statements"] == (1 if name == "middle.json" else 2)
@@ -85,7 +80,7 @@ def test_unclosed_json_dump_is_cut_off(
 @pytest.mark.parametrize("chunk", [100, 1 << 20])
 def test_closed_json_dump_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
-    assert load([write(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40
+    assert load([written(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40
 
 
 def test_damaged_bzip2_part_is_an_error(tmp_path: Path) -> None:
@@ -126,7 +121,7 @@ def test_unusable_sources_are_refused(tmp_path: Path, name: str, content: bytes,
 
 
 def test_missing_and_repeated_sources_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "g.nt", GOOD.decode())
+    path = written(tmp_path / "g.nt", GOOD.decode())
     with pytest.raises(GraphFileError, match="does not exist"):
         load([tmp_path / "nowhere.nt"], tmp_path / "wd")
     with pytest.raises(GraphFileError, match="is given twice"):

@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 from pyoxigraph import DefaultGraph, RdfFormat
 
+from tests.wikidata_cache.wikidata_helpers import written
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import GraphFileError, StoreError
 from wikidata_cache.stores import load as loading
@@ -39,11 +40,6 @@ def run(source: Path, store: Path, *, delay: float = 0, limit: int = 0) -> subpr
 
 def contents(store: Path) -> bytes:
     return open_database(store, read_manifest(store)).dump(format=RdfFormat.N_TRIPLES, from_graph=DefaultGraph()) or b""
-
-
-def row(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ def test_full_disk_load_resumes(whole: Path, tmp_path: Path) -> None:
 def test_interrupted_load_leaves_old_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
+    old, new = written(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), written(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
     store = tmp_path / "wd"
     first = load([old], store).manifest
     with monkeypatch.context() as patch:
@@ -108,7 +104,7 @@ def test_interrupted_load_leaves_old_store(
 
 
 def test_failed_swap_restores_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = row(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), row(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
+    old, new = written(tmp_path / "old.tsv", "Q1\tP1\tQ2\n"), written(tmp_path / "new.tsv", "Q1\tP1\tQ3\n")
     store = tmp_path / "wd"
     first = load([old], store).manifest
     real = Path.replace
@@ -127,12 +123,12 @@ def test_failed_swap_restores_old_store(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_temporary_files_of_a_killed_load_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
+    source, folder = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
     leftovers = ["labels.sqlite.4711.tmp", ".progress.json-abc", ".manifest.json-abc"]
 
     def killed(*_: object) -> None:
         for name in leftovers:
-            row(folder / name, "half")
+            written(folder / name, "half")
         raise KeyboardInterrupt
 
     for step in ("load.index_names", "load.swap_in"):
@@ -146,7 +142,7 @@ def test_temporary_files_of_a_killed_load_are_deleted(tmp_path: Path, monkeypatc
 
 
 def test_store_damaged_before_the_swap_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, folder = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
+    source, folder = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n"), tmp_path / "wd.loading"
     with monkeypatch.context() as patch:
         patch.setattr("wikidata_cache.stores.load.swap_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -164,7 +160,7 @@ def test_bad_line_error_tells_what_was_loaded(
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
     monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
     lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
-    early, late = (row(tmp_path / f"{n}.tsv", "".join([*lines[:n], "no row\n", *lines[n:]])) for n in (2, 150))
+    early, late = (written(tmp_path / f"{n}.tsv", "".join([*lines[:n], "no row\n", *lines[n:]])) for n in (2, 150))
     with pytest.raises(GraphFileError, match="Nothing was loaded") as caught:
         load([early], tmp_path / "wd")
     assert caught.value.line == 3
@@ -184,7 +180,7 @@ def test_skipped_lines_are_counted_over_interruptions(tmp_path: Path, monkeypatc
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
     monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
     lines = [f"Q{number}\tP1\tQ2\n" for number in range(1, 201)]
-    source = row(tmp_path / "g.tsv", "".join([*lines[:2], "no row\n", *lines[2:150], "nor this\n", *lines[150:]]))
+    source = written(tmp_path / "g.tsv", "".join([*lines[:2], "no row\n", *lines[2:150], "nor this\n", *lines[150:]]))
     options = LoadOptions(skip_bad_lines=True)
 
     def stop() -> None:
@@ -199,27 +195,27 @@ def test_skipped_lines_are_counted_over_interruptions(tmp_path: Path, monkeypatc
 
 
 def test_load_of_changed_sources_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, source = tmp_path / "wd", row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    store, source = tmp_path / "wd", written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     with monkeypatch.context() as patch:
         patch.setattr("wikidata_cache.stores.load.index_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load([source], store)
-    row(source, "Q5\tP1\tQ6\nQ7\tP1\tQ8\n")
+    written(source, "Q5\tP1\tQ6\nQ7\tP1\tQ8\n")
     load([source], store)
     assert contents(store).count(b"\n") == 2
 
 
 def test_load_replaces_stores_only_with_force(tmp_path: Path) -> None:
-    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    source = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "empty").mkdir()
     load([source], tmp_path / "empty")
     with pytest.raises(StoreError, match="is already a store; replace it with --force"):
         load([source], tmp_path / "empty")
     load([source], tmp_path / "empty", force=True)
     (tmp_path / "thesis").mkdir()
-    row(tmp_path / "thesis" / "chapter.tex", "years of work")
+    written(tmp_path / "thesis" / "chapter.tex", "years of work")
     (tmp_path / "wd.loading").mkdir()
-    row(tmp_path / "wd.loading" / "mine.txt", "mine")
+    written(tmp_path / "wd.loading" / "mine.txt", "mine")
     for name, problem in {
         "thesis": "is not a store",
         "g.tsv": "is not a store",
@@ -232,7 +228,7 @@ def test_load_replaces_stores_only_with_force(tmp_path: Path) -> None:
 
 
 def test_two_loads_at_once_are_refused(tmp_path: Path) -> None:
-    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    source = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "wd.loading").mkdir()
     with (
         FileLock(tmp_path / "wd.loading" / "lock"),
@@ -245,7 +241,7 @@ def test_two_loads_at_once_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
 def test_unwritable_target_is_refused(tmp_path: Path) -> None:
-    source = row(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    source = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     with pytest.raises(StoreError, match=r"/proc/wd: cannot be written .* give another --store"):
         load([source], "/proc/wd")
     with pytest.raises(StoreError, match="cannot be written"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, read_shared
+from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared
 from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
 from wikidata_cache.doctor import examine
 from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
@@ -33,7 +33,7 @@ def copy(loaded: Path, tmp_path: Path) -> Path:
 
 
 def hashes(cache: WikidataCache) -> list[str]:
-    return [str(graph.graph["content_hash"]) for graph in cache.subgraphs(EDITS, SubgraphOptions(hops=3, per_node=10))]
+    return content_hashes(cache, options=SubgraphOptions(hops=3, per_node=10))
 
 
 def test_store_gives_the_subgraphs_of_its_file(cache: WikidataCache, loaded: Path) -> None:
