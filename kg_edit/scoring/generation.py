@@ -37,8 +37,13 @@ def continuations(
     """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
     The text is decoded from the generated ids alone. Each token is the arg-max; the model's own generation settings are
-    ignored. ``patches`` has one entry for each prompt: its text is written by the model with this patch applied (None:
-    the unpatched model).
+    ignored.
+
+    Args:
+        model: the model.
+        prompts: the prompts, in the model's form.
+        limits: the largest number of tokens after each prompt.
+        patches: the patch of each prompt's model; None: the unpatched model.
 
     Raises:
         ModelError: a prompt and the text after it do not fit into the model's positions.
@@ -55,11 +60,15 @@ def continuations(
         patches=patches,
         is_last=lambda token: token in ends or ends_line(model, token),
     )
-    return tuple(_text(model.tokenizer, list(one.tokens), ends) for one in written)
+    texts = []
+    for one in written:
+        ids = [token for token in one.tokens if token not in ends]  # only the last one may be such a token
+        texts.append(str(model.tokenizer.decode(ids, skip_special_tokens=True)).split("\n", 1)[0])
+    return tuple(texts)
 
 
 def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """The least token limit of a text that may say ``name``: the tokens of the name alone, and two more."""
+    """Return the least token limit of a text that may contain ``name``: the tokens of the name alone, and two more."""
     return len(tokenizer(name, add_special_tokens=False)["input_ids"]) + _SLACK
 
 
@@ -100,8 +109,8 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
     """
     *before, last = messages
-    told = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
-    text = render(model.tokenizer, [*before, {**last, "content": told}], name=model.name)
+    content = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
+    text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     check_lengths(model, [Prompt(text=text, ids=ids, target_start=len(ids))], more=tokens)
     ends = _end_tokens(model)
@@ -112,15 +121,8 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
 
 
 def ends_line(model: LanguageModel, token: int) -> bool:
-    """Whether the text of a token contains a line break."""
+    """Return whether the text of a token contains a line break."""
     return "\n" in str(model.tokenizer.decode([token]))
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Sequence[int]) -> str:
-    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
-    assert isinstance(text, str)  # noqa: S101 - one row in, one text out
-    return text.split("\n", 1)[0]
 
 
 def _end_tokens(model: LanguageModel) -> list[int]:
@@ -153,21 +155,12 @@ def _sample(model: LanguageModel, prompt: str) -> str:
         return prompt
     check_lengths(model, [encoded], more=more)
     ids = torch.tensor([encoded.ids], device=model.device)
-    generate = cast(Callable[..., Tensor], model.model.generate)
+    generate, end = cast(Callable[..., Tensor], model.model.generate), model.tokenizer.eos_token_id
+    settings = GenerationConfig(
+        max_new_tokens=more, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
+    )
     with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
         torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
-        output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=_settings(model, more))
+        output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
     return prompt + str(written)
-
-
-def _settings(model: LanguageModel, more: int) -> GenerationConfig:
-    """Sampling settings: a text ends at the end token or after ``more`` tokens."""
-    end = model.tokenizer.eos_token_id
-    return GenerationConfig(
-        max_new_tokens=more,
-        do_sample=True,
-        top_k=_LIKELIEST,
-        eos_token_id=end,
-        pad_token_id=end or 0,
-    )

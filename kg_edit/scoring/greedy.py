@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -76,42 +75,45 @@ def greedy(
 ) -> list[Written]:
     """Return at most ``limits`` arg-max tokens after each row, ending with the first token that ``is_last``.
 
-    ``kept``: the number of most probable tokens to return for each step. ``patches``: the patch of each row's model
-    (None: the unpatched model). ``starts``: precomputed beginnings of the rows, for rows of the unpatched model.
+    Args:
+        model: the model.
+        rows: the token ids of each prompt.
+        limits: the largest number of tokens to write after each row.
+        kept: the number of most probable tokens to return for each step.
+        patches: the patch of each row's model; None: the unpatched model.
+        is_last: whether a token ends its row.
+        starts: precomputed beginnings of the rows, for rows of the unpatched model.
 
     Raises:
         PatchMismatchError: a patch is for another model.
     """
     whole, own = [tuple(row) for row in rows], list(patches or [None] * len(rows))
     more = max(limits, default=0)
-    begun = _known(model, whole, starts, more) if starts else _beginnings(model, whole, own, more)
+    begun: list[_Beginning | None] = [None] * len(whole)
+    if mask_decides(model, max(map(len, whole), default=0) + more):  # else padding would change the results
+        if starts:
+            begun = [_Beginning(*found) if (found := starts.beginning(row)) else None for row in whole]
+        else:
+            begun = _beginnings(model, whole, own)
     decoder = _Decoder(model=model, rows=whole, limits=limits, patches=own, begun=begun, kept=kept, is_last=is_last)
     return decoder.run()
 
 
-def _known(model: LanguageModel, rows: Sequence[Row], starts: SharedContexts, more: int) -> list[_Beginning | None]:
-    """Find the beginning of each row in ``starts``; None for a row without one."""
-    if not mask_decides(model, max(map(len, rows), default=0) + more):
-        return [None] * len(rows)
-    return [_Beginning(*found) if (found := starts.beginning(row)) else None for row in rows]
-
-
 def _beginnings(
-    model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None], more: int
+    model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
     """Compute the beginnings that rows of one model share; None for a row that shares fewer than `_ALIKE` tokens."""
     groups: dict[tuple[int, Row], list[int]] = {}
     for place, (row, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), row[:_ALIKE]), []).append(place)
-    longest = max(map(len, rows), default=0) + more
     shared = [some for (_, start), some in groups.items() if len(some) > 1 and len(start) == _ALIKE]
-    if not shared or not mask_decides(model, longest):
-        return [None] * len(rows)
+    found: list[_Beginning | None] = [None] * len(rows)
+    if not shared:
+        return found
     starts = [_shared([rows[place] for place in some]) for some in shared]
     owners = torch.arange(len(shared))[:, None]
     with each_patched(model, [patches[some[0]] for some in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
-    found: list[_Beginning | None] = [None] * len(rows)
     for number, (some, start) in enumerate(zip(shared, starts, strict=True)):
         for place in some:
             found[place] = _Beginning(prefix, number, len(start))
@@ -120,9 +122,9 @@ def _beginnings(
 
 def _shared(rows: Sequence[Row]) -> Row:
     """The longest common beginning of all rows, at most one token shorter than the shortest row."""
-    columns = zip(*rows, strict=False)
-    count = next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(min(rows, key=len)))
-    return rows[0][: min(count, len(min(rows, key=len)) - 1)]
+    shortest, columns = min(map(len, rows)), zip(*rows, strict=False)
+    count = next((place for place, column in enumerate(columns) if len(set(column)) > 1), shortest)
+    return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
 
 
 def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[list[int]]:
@@ -199,6 +201,7 @@ class _Decoder:
     def _read(self, places: list[int]) -> _Batch:
         """Read the rows ``places``, and write their first token."""
         known = [one for place in places if (one := self.begun[place])]
+        # The keys and values of the shared beginnings come first; the rest of each row is read now.
         start = _begin(self.model, known, len(places))
         tails = [self.rows[place][one.length if (one := self.begun[place]) else 0 :] for place in places]
         batch = left_pad(tails, device=self.model.device)
@@ -210,7 +213,7 @@ class _Decoder:
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
-        inside, ids, mask = batch.inside, batch.ids, batch.before.mask
+        inside, ids, mask = batch.inside, batch.ids, batch.before.mask  # mask: [rows, tokens so far]
         room = max(self.limits[place] - len(self._best[place]) for place in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
         while len(active := [place for place in inside if place in self._active]) > until:
@@ -234,7 +237,7 @@ class _Decoder:
         with (
             each_patched(self.model, patches, owners),
             with_prompt_ends(self.model, _last_of(ids) if begins else None),
-            watched(self.model.blocks[-1], partial(_keep, final)),
+            watched(self.model.blocks[-1], lambda _, output: final.append(output)),
         ):
             base_model(self.model)(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -287,8 +290,8 @@ def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
 
 
 def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
-    held: list[Any] = list(cache.layers)
-    return tuple((layer.keys, layer.values) for layer in held)
+    layers: list[Any] = list(cache.layers)
+    return tuple((layer.keys, layer.values) for layer in layers)
 
 
 def _last_of(ids: Tensor) -> Tensor:
@@ -296,7 +299,3 @@ def _last_of(ids: Tensor) -> Tensor:
     marks = torch.zeros(ids.shape, dtype=torch.bool)
     marks[:, -1] = True
     return marks
-
-
-def _keep(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
-    seen.append(output)

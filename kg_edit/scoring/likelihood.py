@@ -1,5 +1,10 @@
 """Teacher-forced scores of many (prompt, candidate) pairs: mean NLL per token, token accuracy, arg-max tokens.
 
+For a candidate of tokens t_1 … t_n after a prompt p:
+
+    NLL       =  -1/n  sum_i log p(t_i | p, t_1 … t_(i-1))                       in nats per token
+    accuracy  =   1/n  sum_i [t_i is the arg-max after p, t_1 … t_(i-1)]
+
 Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
 attends only to its own sequence. A prompt that does not fit into the model's positions is refused.
 """
@@ -89,27 +94,23 @@ def score_each(
         ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
+    # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0
     owners = [unpatched if patch is None else place for place, patch in enumerate(patches)]
     wanted = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
     distinct = list(dict.fromkeys(key for own in wanted for key in own))
     encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
     check_lengths(model, [one.prompt for one in encoded])
-    found: list[TokenScores | None] = [None] * len(encoded)
-    for rows in _passes(encoded):
-        flat = [place for row in rows for place in row]
-        scores = _score_rows(model, [[encoded[place] for place in row] for row in rows], patches)
-        for place, one in zip(flat, scores, strict=True):
-            found[place] = one
-    by_key = dict(zip(distinct, (one for one in found if one is not None), strict=True))
-    return [{pair: by_key[owner, pair] for owner, pair in own} for own in wanted]
 
-
-def _passes(asked: Sequence[_Asked]) -> Iterator[list[list[int]]]:
-    """Split the prompts (their numbers) into forward passes of rows, such that prompts that begin alike share a row."""
-    groups = _groups(asked)
+    # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
+    groups = _groups(encoded)
+    found: dict[int, TokenScores] = {}
     for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=_NODES):
-        yield [[place for group in row for place in groups[group].places] for row in rows]
+        places = [[place for group in row for place in groups[group].places] for row in rows]
+        scores = _score_rows(model, [[encoded[place] for place in row] for row in places], patches)
+        found |= zip((place for row in places for place in row), scores, strict=True)
+    by_key = {key: found[place] for place, key in enumerate(distinct)}
+    return [{pair: by_key[owner, pair] for owner, pair in own} for own in wanted]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +145,11 @@ def _score_rows(
 ) -> Iterator[TokenScores]:
     """The scores of all prompts, row by row."""
     asked = [one for row in rows for one in row]
+    # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
     logits, places = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, asked, patches)
     targets = torch.tensor([token for one in asked for token in one.prompt.target_ids])
-    nll = logits.logsumexp(-1)[places] - logits[places, targets]
+    nll = logits.logsumexp(-1)[places] - logits[places, targets]  # -log softmax, [all target tokens]
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
@@ -195,10 +197,8 @@ def _row_logits(
     columns = [place for one in asked for place in range(-len(one.prompt.target_ids) - 1, -1)]
     owners = torch.tensor([[one.owner] for one in asked])
     with each_patched(model, patches, owners):
-        at = (torch.tensor(rows), torch.tensor(columns))
-        logits = _forward(
-            model, batch.ids, batch.mask, batch.positions, at=at, ends=_row_ends([one.prompt for one in asked])
-        )
+        at, ends = (torch.tensor(rows), torch.tensor(columns)), _row_ends([one.prompt for one in asked])
+        logits = _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
     return logits, torch.arange(len(rows))
 
 
@@ -246,7 +246,7 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
-    """For each pair, the arg-max token id at each of the candidate's places, given the prompt and the tokens before.
+    """Return the arg-max token id at each of a candidate's places, given the prompt and the tokens before.
 
     Raises:
         PromptError: a candidate can't be separated from its prompt's end.
@@ -255,20 +255,18 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     distinct = list(dict.fromkeys(pairs))
     encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
     check_lengths(model, encoded)
-    order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))
+    order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))  # rows of alike lengths: no padding
     found: dict[Pair, tuple[int, ...]] = {}
     for start in range(0, len(order), _ROWS):
-        rows = order[start : start + _ROWS]
-        found |= zip([distinct[row] for row in rows], _predicted(model, [encoded[row] for row in rows]), strict=True)
+        places = order[start : start + _ROWS]
+        prompts = [encoded[place] for place in places]
+        batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
+        with torch.no_grad(), with_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
+            output = model.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            )
+        for place, prompt, logits in zip(places, prompts, output.logits, strict=True):
+            # The logits before each target token, [target tokens, vocabulary].
+            best = logits[-len(prompt.target_ids) - 1 : -1].argmax(-1)
+            found[distinct[place]] = tuple(best.tolist())
     return {pair: found[pair] for pair in distinct}
-
-
-@torch.no_grad()
-def _predicted(model: LanguageModel, prompts: Sequence[Prompt]) -> Iterator[tuple[int, ...]]:
-    batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
-    with with_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
-        output = model.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        )
-    for logits, prompt in zip(output.logits, prompts, strict=True):
-        yield tuple(logits[-len(prompt.target_ids) - 1 : -1].argmax(-1).tolist())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,11 +19,18 @@ PERPLEXITY = "general.perplexity"
 def perplexity(
     model: LanguageModel, text: str, *, window: int = WINDOW, stride: int = STRIDE, tokens: int | None = TOKENS
 ) -> float:
-    """exp of the mean of -log p(token | earlier tokens of its window), over the text's first ``tokens`` (None: all).
+    """Return exp of the mean of -log p(token | earlier tokens of its window), over a text's first tokens.
 
     Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride`` tokens. A token is
     scored once, in the first window that contains it. So each token has at least window - stride tokens before it,
     except in the first window.
+
+    Args:
+        model: the model.
+        text: the text.
+        window: tokens of a window, at most.
+        stride: tokens between the starts of two windows.
+        tokens: the number of first tokens of the text to use; None: all.
 
     Raises:
         ModelError: the text has fewer than two tokens, or the perplexity is not finite.
@@ -32,23 +38,18 @@ def perplexity(
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
     size = min(window, model.positions or window)
-    losses = [_losses(model, ids[start:end])[first:] for start, end, first in _windows(len(ids), size, stride)]
+    losses, done = list[Tensor](), 1  # the first token has nothing before it
+    for start in range(0, len(ids), min(stride, size - 1)):
+        end = min(start + size, len(ids))
+        if end > done:  # of this window, only the tokens that no earlier window has
+            losses.append(_losses(model, ids[start:end])[done - start - 1 :])
+            done = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
     mean = torch.cat(losses).double().mean().item()
     if not math.isfinite(mean) or mean > math.log(torch.finfo(torch.float64).max):
         raise ModelError("the model's output on the text for general ability is not finite; load the model in float32")
     return math.exp(mean)
-
-
-def _windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the start and the end of each window, and the index of its first loss that no earlier window has."""
-    done = 1  # the first token has nothing before it
-    for start in range(0, length, min(stride, size - 1)):
-        end = min(start + size, length)
-        if end > done:
-            yield start, end, done - start - 1
-            done = end
 
 
 @torch.no_grad()

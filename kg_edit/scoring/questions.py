@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kg_edit.datasets.record import BenchmarkRecord, Example, Query, as_record
 from kg_edit.edits.edit import Edit, Question
@@ -45,41 +45,41 @@ Form = tuple[str, ...]
 
 
 def format_question(question: str, facts: str = "") -> str:
-    """The question in the plain form, after ``facts`` (sentences) if there are any; the answer is to follow."""
+    """Return the question in the plain form, after ``facts`` (sentences) if there are any; the answer follows it."""
     return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
 
 
 def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
-    """The question in the few-shot form: the answered ``examples`` first, separated by empty lines."""
+    """Return the question in the few-shot form: the answered ``examples`` first, separated by empty lines."""
     shots = [f"{format_question(shot.question, shot.told)} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
-    """The question after ``examples`` with their steps on one line; the model's text shall end in "So: [answer]"."""
+    """Return the question after ``examples`` whose steps are on one line, so that a text ends in "So: [answer]"."""
     shots = [f"{format_question(shot.question, shot.told)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def after_steps(text: str) -> str:
-    """The answer at the end of a text with steps; "" if the text gives none."""
+    """Return the answer at the end of a text with steps; "" if the text gives none."""
     return text.rpartition(_SO)[2] if _SO in text else ""
 
 
 def generated_from(query: Query) -> str:
-    """The prompt after which the model generates its answer: a question in the few-shot form, a sentence unchanged."""
+    """Return the prompt after which the model generates: a question in the few-shot form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
     return format_question_with_shots(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
 def scored_after(query: Query) -> str:
-    """The prompt after which a query's answers are scored: a question in the plain form, a sentence unchanged."""
+    """Return the prompt after which answers are scored: a question in the plain form, a sentence unchanged."""
     return format_question(query.prompt, query.told) if query.form == "question" else _sentence(query)
 
 
 def stepped_from(query: Query) -> str:
-    """The prompt after which the model answers a question with its steps written out."""
+    """Return the prompt after which the model answers a question with its steps written out."""
     return format_question_with_steps(query.prompt, query.told, examples=query.examples or SHOTS)
 
 
@@ -88,20 +88,20 @@ def _sentence(query: Query) -> str:
 
 
 def new_fact(edit: Edit) -> str:
-    """The edited fact as a sentence without a full stop: prompt with subject, new target, ``ending``."""
+    """Return the edited fact as a sentence without a full stop: prompt with subject, new target, ``ending``."""
     return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
 
 
 def fact(edit: Edit) -> str:
-    """The edited fact as a sentence with a full stop."""
+    """Return the edited fact as a sentence with a full stop."""
     return f"{new_fact(edit)}."
 
 
 def recalled_fact(recalled_relation: str) -> str:
-    """Turn CounterFactPlus's "(s, r, o)" into a plain sentence "s r o."; commas in the object are kept.
+    """Turn CounterFactPlus's "(s, r, o)" into a plain sentence "s r o."; commas in the object remain.
 
     A limit of this simple rule: of the 46 of 530 dev records with more than two commas, most have a comma in the
-    object, but seven chain two facts. Then the second fact is taken for a part of the object: "(Miguel de Cervantes,
+    object, but seven chain two facts. Then the second fact becomes a part of the object: "(Miguel de Cervantes,
     notable work, Don Quixote, language, Spanish)" becomes "Miguel de Cervantes notable work Don Quixote, language,
     Spanish.".
     """
@@ -110,7 +110,7 @@ def recalled_fact(recalled_relation: str) -> str:
 
 
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
-    """All distinct answers of ``records`` by normal form, sorted by it, so the order of the records does not matter."""
+    """Return all distinct answers by normal form, sorted by it: the order of the records does not matter."""
     edits = (edit for record in records for edit in as_record(record).edits)
     found = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
     return dict(sorted({normalised(answer): answer for answer in found}.items()))
@@ -123,23 +123,22 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     After normalisation, none equals another one or any right answer of the edit. A question gets () if the pool is too
     small.
     """
-    return tuple(drawn for edit in as_record(record).edits for drawn in _of_edit(edit, pool, seed))
-
-
-def _of_edit(edit: Edit, pool: Mapping[Form, str], seed: int) -> Iterator[tuple[str, ...]]:
-    right = {form for question in edit.portability for form in map(normalised, right_answers(question))}
-    wrong = [answer for form, answer in pool.items() if form not in right]
-    for place, question in enumerate(edit.portability):
-        rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
-        enough = len(wrong) >= CHOICES - 1
-        yield (question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ()
+    drawn: list[tuple[str, ...]] = []
+    for edit in as_record(record).edits:
+        right = {form for question in edit.portability for form in map(normalised, right_answers(question))}
+        wrong = [answer for form, answer in pool.items() if form not in right]
+        for place, question in enumerate(edit.portability):
+            rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
+            enough = len(wrong) >= CHOICES - 1
+            drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ())
+    return tuple(drawn)
 
 
 def right_answers(question: Question) -> tuple[str, ...]:
-    """All names of the right answer: the answer, then its aliases."""
+    """Return all names of the right answer: the answer, then its aliases."""
     return (question.answer, *question.aliases)
 
 
 def pair_of(query: Query) -> Pair:
-    """The query as a pair to score: its prompt in scored form, and the name of its first answer."""
+    """Return the query as a pair to score: its prompt in scored form, and the name of its first answer."""
     return Pair(scored_after(query), query.answers[0][0])

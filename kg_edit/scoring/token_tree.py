@@ -63,10 +63,10 @@ class TokenTree:
         return node
 
     def seen(self, width: int) -> Tensor:
-        """Which nodes each node attends to, bool [width, width]; a place behind the nodes attends to itself alone."""
+        """Return which nodes each node attends to, bool [width, width]; padding attends to itself alone."""
         seen = torch.eye(width, dtype=torch.bool)
         for node, parent in enumerate(self._parents):
-            if parent >= 0:  # parents stand before their children
+            if parent >= 0:  # parents come before their children
                 seen[node] |= seen[parent]
         return seen
 
