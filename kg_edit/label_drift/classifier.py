@@ -48,7 +48,7 @@ class ClassifierModel(LanguageModel):
 
     @torch.no_grad()
     def scores(self, texts: Sequence[str]) -> Tensor:
-        """The logits of the classes after each text, [texts, classes]; float32, on the CPU.
+        """Return the logits of the classes after each text, [texts, classes]; float32, on the CPU.
 
         Raises:
             ModelError: a logit is not finite.
@@ -70,7 +70,7 @@ class ClassifierModel(LanguageModel):
         return whole
 
     def classes(self, texts: Sequence[str]) -> list[str]:
-        """The most probable class of each text.
+        """Return the most probable class of each text.
 
         Raises:
             ModelError: as `scores`.
@@ -88,9 +88,9 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
     whole._modules = dict(model.model._modules)
     whole.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
     setattr(whole, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
-    said = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
+    shared = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
     own = {"model": whole, "fingerprint": content_fingerprint(whole), "labels": tuple(labels)}
-    return ClassifierModel(**{**said, **own})
+    return ClassifierModel(**{**shared, **own})
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:
@@ -140,13 +140,9 @@ def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -
         return found
 
     optimizer.step(loss)
-    return _unscaled(weight.detach(), bias.detach(), mean, deviation)
-
-
-@torch.no_grad()
-def _unscaled(weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> nn.Linear:
-    """Convert a head for scaled states to the equivalent head for unscaled states."""
-    head: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])  # draws no random numbers
-    head.weight.copy_(weight / deviation)
-    head.bias.copy_(bias - (weight * (mean / deviation)).sum(1))
+    # The equivalent head for unscaled states: W (h - mean) / deviation + b.
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, states.shape[1], classes)  # draws no random numbers
+    with torch.no_grad():
+        head.weight.copy_(weight / deviation)  # [classes, d]
+        head.bias.copy_(bias - (weight * (mean / deviation)).sum(1))  # [classes]
     return head

@@ -2,13 +2,13 @@
 time.
 
 The texts of a stream are processed one after the other. If the classifier, with the edits so far, gives a wrong label,
-the text is edited; else nothing is done. Three shares of right labels are measured on the way:
+the text is edited; else nothing is done. Three shares of right labels are measured:
 
 - TRR: over older texts, with which the classifier was tested before any edit.
 - ERR: over the texts edited so far.
-- ARR: over the texts of the stream that the unedited classifier labels rightly.
+- ARR: over the texts of the stream that the unedited classifier labels correctly.
 
-A run keeps its results in a folder, text by text, and continues where it was stopped (`DriftFolder`).
+A run writes its results into a folder, text by text, and resumes where it was stopped (`DriftFolder`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tqdm import tqdm
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluate.metrics.metric import mean
 from kg_edit.evaluate.settings import environment, method_settings, note_environment, tokenizer_digest
-from kg_edit.evaluate.step import FAILURES, Method, failure, finite
+from kg_edit.evaluate.step import FAILURES, Method, added, failure, finite
 from kg_edit.label_drift.classifier import ClassifierModel
 from kg_edit.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import Settings, claim, digest, folder_lock
+from kg_edit.storage.run_folder import claim, digest, folder_lock
 from kg_edit.version import __version__
 
 EDITORS = ("adalora", "defer", "ft-l", "ft-m", "grace", "lora", "memory")
@@ -74,11 +74,11 @@ class DriftFolder:
     path: Path
 
     def edit(self, number: int) -> Path:
-        """The file of the patch of the edit ``number``, counted from 1."""
+        """Return the file of the patch of the edit ``number``, counted from 1."""
         return self.path / "patches" / f"{number:05d}.safetensors"
 
     def texts(self) -> list[SeenText]:
-        """The recorded texts; an incomplete last line is dropped.
+        """Return the recorded texts; an incomplete last line is dropped.
 
         Raises:
             OutputError: a line is no `SeenText`.
@@ -87,7 +87,7 @@ class DriftFolder:
         return list(read_lines(self.path / "texts.jsonl", SeenText))
 
     def points(self) -> dict[int, DriftPoint]:
-        """The recorded points by the number of texts; an incomplete last line is dropped.
+        """Return the recorded points by the number of texts; an incomplete last line is dropped.
 
         Raises:
             OutputError: a line is no `DriftPoint`.
@@ -106,13 +106,13 @@ class DriftFolder:
 
 
 def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
-    """The texts, each cut to its first ``tokens`` tokens."""
-    return tuple(text.model_copy(update={"text": _cut(model, text.text, tokens).strip()}) for text in texts)
-
-
-def _cut(model: LanguageModel, text: str, tokens: int) -> str:
-    offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+    """Return the texts, each cut to its first ``tokens`` tokens."""
+    found = []
+    for text in texts:
+        ends = model.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        cut = text.text if len(ends) <= tokens else text.text[: ends[tokens - 1][1]]
+        found.append(text.model_copy(update={"text": cut.strip()}))
+    return tuple(found)
 
 
 def check_editor(name: str, config: BaseModel) -> None:
@@ -148,8 +148,13 @@ def run_drift(
 ) -> Iterator[DriftPoint]:
     """Process the stream; yield a point before the first text, after every ``every`` edits, and at the end.
 
-    ``out`` is the run's folder. A run that was stopped continues there: recorded texts are not processed again, and
-    recorded points are yielded as they are.
+    Args:
+        model: the classifier.
+        method: the editor, for this ``model``.
+        drift: the texts.
+        out: the folder of the run. A run that was stopped resumes there: recorded texts are not processed again, and
+            recorded points are yielded as they are.
+        every: edits between two points.
 
     Raises:
         ConfigError: the classifier does not know a label of the stream, or the method can't edit a classifier.
@@ -157,105 +162,88 @@ def run_drift(
     """
     check_editor(method.name, method.config)
     check_labels(drift, model.labels)
-    claim(out, _settings(model, method, drift, every))
-    with folder_lock(out):
-        note_environment(out, environment(method, model))
-        yield from _points(model, method, drift, DriftFolder(out), every)
-
-
-def _settings(model: ClassifierModel, method: Method, drift: LabelDrift, every: int) -> Settings:
-    """All settings that decide the points. The model's fingerprint is that of the classifier, with its head."""
-    texts = digest([[text.model_dump(mode="json") for text in part] for part in drift])
-    return {
+    settings = {
         "job": "drift",
-        **method_settings(method, model),
+        **method_settings(method, model),  # with the fingerprint of the classifier, including its head
         "tokenizer_sha256": tokenizer_digest(model),
-        "texts_sha256": texts,
+        "texts_sha256": digest([[text.model_dump(mode="json") for text in part] for part in drift]),
         "every": every,
         "kg_edit": __version__,
     }
+    claim(out, settings)
+    with folder_lock(out):
+        note_environment(out, environment(method, model))
+        folder, state = DriftFolder(out), _State(model)
+        known, points = folder.texts(), folder.points()
+        right = state.right(drift.stream)
+        accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
+
+        def point(seen: int) -> DriftPoint:
+            if seen not in points:
+                rates = {"TRR": drift.test, "ERR": state.edited, "ARR": accurate}
+                points[seen] = DriftPoint(
+                    seen=seen,
+                    edits=len(state.edited),
+                    failed=state.failed,
+                    seconds=sum(state.seconds) / max(1, len(state.seconds)),
+                    **{name: mean(state.right(texts)) for name, texts in rates.items()},
+                )
+                folder.append(points[seen])
+            return points[seen]
+
+        yield point(0)
+        for seen, text in enumerate(tqdm(drift.stream, desc=method.name, disable=None), 1):
+            file = folder.edit(len(state.edited) + 1)
+            if seen <= len(known):
+                done = known[seen - 1]
+                update = Patch.load(file) if done.outcome == "edited" else None
+            else:
+                done, update = _processed(text, method, state)
+                if update:
+                    update.save(file)  # before its line: a line without its patch has no use
+                folder.append(done)
+            state.add(text, done, update)
+            if seen == len(drift.stream) or (update and len(state.edited) % every == 0):
+                yield point(seen)
 
 
-def _points(
-    model: ClassifierModel, method: Method, drift: LabelDrift, folder: DriftFolder, every: int
-) -> Iterator[DriftPoint]:
-    run = _Run(model=model, method=method, drift=drift, folder=folder, accurate=_right(model, drift.stream))
-    there, points = folder.texts(), folder.points()
-    yield points.get(0) or run.point(0)
-    for seen, text in enumerate(tqdm(drift.stream, desc=method.name, disable=None), 1):
-        done = run.replay(text, there[seen - 1]) if seen <= len(there) else run.process(text)
-        last = seen == len(drift.stream)
-        if last or (done.outcome == "edited" and len(run.edited) % every == 0):
-            yield points.get(seen) or run.point(seen)
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """The state of a stream: the patch so far, the edited texts, and the times of their edits."""
+@dataclass
+class _State:
+    """The classifier as it is now: the patch so far, the edited texts, and the times of their edits."""
 
     model: ClassifierModel
-    method: Method
-    drift: LabelDrift
-    folder: DriftFolder
-    accurate: list[LabelledText]
     patch: Patch | None = None
-    edited: tuple[LabelledText, ...] = ()
+    edited: list[LabelledText] = field(default_factory=list)
     failed: int = 0
     seconds: list[float] = field(default_factory=list)
 
-    def process(self, text: LabelledText) -> SeenText:
-        """Edit the text if its label is wrong; record what was done."""
-        done = SeenText(id=text.id, outcome="right") if self._share([text]) == 1 else self._edit(text)
-        self.folder.append(done)
-        return done
-
-    def replay(self, text: LabelledText, done: SeenText) -> SeenText:
-        """Take what an earlier start did with the text."""
-        if done.outcome == "edited":
-            self._add(text, Patch.load(self.folder.edit(len(self.edited) + 1)), done.seconds)
-        self.failed += done.outcome == "failed"
-        return done
-
-    def _edit(self, text: LabelledText) -> SeenText:
-        start = time.perf_counter()
-        try:
-            update = finite(self.method.update([text.edit], before=self.patch))
-        except FAILURES as error:
-            self.failed += 1
-            return SeenText(id=text.id, outcome="failed", error=failure(error))
-        seconds = time.perf_counter() - start
-        update.save(self.folder.edit(len(self.edited) + 1))  # before its line: a line without its patch has no use
-        self._add(text, update, seconds)
-        return SeenText(id=text.id, outcome="edited", seconds=seconds)
-
-    def _add(self, text: LabelledText, update: Patch, seconds: float) -> None:
-        self.patch = update if self.patch is None else self.patch + update
-        self.edited = (*self.edited, text)
-        self.seconds.append(seconds)
-
-    def point(self, seen: int) -> DriftPoint:
-        """The shares of the present classifier; they are recorded."""
-        shares = [self._share(texts) for texts in (self.drift.test, self.edited, self.accurate)]
-        rates = dict(zip(("TRR", "ERR", "ARR"), shares, strict=True))
-        count = len(self.edited)
-        found = DriftPoint(
-            seen=seen, edits=count, failed=self.failed, seconds=sum(self.seconds) / max(1, count), **rates
-        )
-        self.folder.append(found)
-        return found
-
-    def _share(self, texts: Sequence[LabelledText]) -> float | None:
-        """The share of texts that get their label; 0 if edits broke the classifier."""
+    def right(self, texts: Sequence[LabelledText]) -> list[bool]:
+        """Return whether each text gets its label; no text does if edits broke the classifier."""
         try:
             with self.patch.applied(self.model) if self.patch else nullcontext(self.model):
                 labels = self.model.classes([text.prompt for text in texts])
         except ModelError:
             if self.patch is None:
                 raise
-            return 0.0 if texts else None
-        return mean(label == text.label for label, text in zip(labels, texts, strict=True))
+            return [False] * len(texts)
+        return [label == text.label for label, text in zip(labels, texts, strict=True)]
+
+    def add(self, text: LabelledText, done: SeenText, update: Patch | None) -> None:
+        """Add what was done with a text."""
+        self.failed += done.outcome == "failed"
+        if update:
+            self.patch = added(self.patch, update)
+            self.edited.append(text)
+            self.seconds.append(done.seconds)
 
 
-def _right(model: ClassifierModel, texts: Sequence[LabelledText]) -> list[LabelledText]:
-    labels = model.classes([text.prompt for text in texts])
-    return [text for text, label in zip(texts, labels, strict=True) if label == text.label]
+def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenText, Patch | None]:
+    """Edit the text if its label is wrong; return what was done, and the patch."""
+    if all(state.right([text])):
+        return SeenText(id=text.id, outcome="right"), None
+    start = time.perf_counter()
+    try:
+        update = finite(method.update([text.edit], before=state.patch))
+    except FAILURES as error:
+        return SeenText(id=text.id, outcome="failed", error=failure(error)), None
+    return SeenText(id=text.id, outcome="edited", seconds=time.perf_counter() - start), update

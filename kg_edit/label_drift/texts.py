@@ -9,7 +9,7 @@ Court by issue. GRACE's form has two parts, with rows ``{"text": â€¦, "label": â
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -99,7 +99,7 @@ def read_label_drift(
     """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
     stream.
 
-    ``test_share`` of the old texts, evenly spaced, test what the classifier keeps; the others train it. A warning
+    ``test_share`` of the old texts, evenly spaced, test what the classifier retains; the others train it. A warning
     appears if there are too few for a test. A stream with years is sorted by year.
 
     Raises:
@@ -120,13 +120,10 @@ def read_label_drift(
     if not test:
         needed = ceil(1 / test_share)
         log.warning("TRR is not measured: a test needs at least %d older texts, found %d", needed, len(older))
-    stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years keeps its order
-    return LabelDrift(train=_without(older, test), test=test, stream=tuple(stream))
-
-
-def _without(texts: Sequence[LabelledText], others: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
-    ids = {text.id for text in others}
-    return tuple(text for text in texts if text.id not in ids)
+    stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years remains in its order
+    tested = {text.id for text in test}
+    train = tuple(text for text in older if text.id not in tested)
+    return LabelDrift(train=train, test=test, stream=tuple(stream))
 
 
 def _year(text: LabelledText, path: str | Path) -> int:
