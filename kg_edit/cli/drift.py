@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,14 +13,11 @@ from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Preset, Se
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
-if TYPE_CHECKING:
-    from kg_edit.label_drift.run import DriftPoint
-
 _ROW = "rows with text and label"
 Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year for --since")]
 New = Annotated[Path | None, typer.Option("--stream", help=f"newer texts, in the order of the stream: {_ROW}")]
 Since = Annotated[int | None, typer.Option(help="instead of --stream: use the texts of --data from this year on")]
-Result = Annotated[Path, typer.Option("--out", help="folder of the run; a stopped run continues there")]
+Result = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
 Every = Annotated[int, typer.Option(min=1, help="edits between two points of the curve")]
 Tokens = Annotated[int, typer.Option(min=8, help="number of tokens read of each text, from its start")]
 Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N texts of the stream")]
@@ -63,15 +60,7 @@ def drift(
     classifier = trained_classifier(loaded, [text.prompt for text in cut.train], [text.label for text in cut.train])
     editor = chosen.method(classifier, chosen.config)
     for point in run_drift(classifier, editor, cut, out=out, every=every):
-        _show(point)
+        rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
+        shares = "  ".join(f"{name} {'-' if rate is None else f'{rate:.2f}'}" for name, rate in rates)
+        stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)
     stdout().print(plain(str(out / "points.jsonl")), soft_wrap=True)
-
-
-def _show(point: DriftPoint) -> None:
-    rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
-    shares = "  ".join(f"{name} {_share(share)}" for name, share in rates)
-    stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

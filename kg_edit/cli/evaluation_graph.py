@@ -2,7 +2,7 @@
 
 - `graph_for`: the right graph, or a control of it, without the answers of withheld questions.
 - `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``; without this setting
-  the method is told which answers these are, and reports those that it reads.
+  the method knows which answers these are, and reports those that it reads.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from kg_edit.graphs.source import SubgraphSource
     from kg_edit.methods import MethodConfig
 
-_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about the consequences of an edit
+_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about portability
 
 
 def graph_for(
     graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
 ) -> SubgraphSource | None:
-    """The graph that a method may read: without the answers of the records' withheld questions, or a control of it.
+    """Return the graph that a method may read: without the answers of withheld questions, or a control of it.
 
     Raises:
-        ConfigError: a control is asked for, but there is no graph.
+        ConfigError: there is a control, but no graph.
     """
     from kg_edit.datasets.ripples import withheld_answers
     from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
@@ -52,7 +52,7 @@ def graph_for(
 def guarded(
     graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
 ) -> SubgraphSource | None:
-    """The graph without the answers of the records' probes, if the method's config asks for that (``exclude_answers``).
+    """Return the graph without the answers of the records' probes, if the method's config has ``exclude_answers``.
 
     If it does not, the graph is the same, and has the answers' names (`WithAnswersNamed`). A method itself knows the
     answers of an edit's own questions (CounterFactPlus).
@@ -63,13 +63,13 @@ def guarded(
 
     if graph is None or not isinstance(config, GraphSettings | DefinitionConfig):
         return graph
-    names = {edit.id: found for record in records for edit in record.edits if (found := _answers_of(record))}
+    names: dict[str, frozenset[str]] = {}
+    for record in records:
+        probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
+        found = frozenset(
+            name for probe in probes for query in probe.queries for some in query.answers for name in some
+        )
+        names |= {edit.id: found for edit in record.edits if found}
     if not names:
         return graph
     return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)
-
-
-def _answers_of(record: BenchmarkRecord) -> frozenset[str]:
-    """The names of all answers to a record's probes about the consequences of its edits."""
-    probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
-    return frozenset(name for probe in probes for query in probe.queries for some in query.answers for name in some)

@@ -119,8 +119,9 @@ class _Crew:
     def _again(self, shard: Shard, error: Exception) -> Shard:
         self.lost[shard] = self.lost.get(shard, 0) + 1
         if self.lost[shard] == _TRIES:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(
-                f"the worker of shard {shard} was lost {_TRIES} times ({_first_line(error)}); its scores are kept. "
+                f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. "
                 "Find out why it stops (too little memory?), and start again"
             ) from error
         log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
@@ -153,7 +154,3 @@ def _ray() -> Any:
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return ray
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,6 @@
 """The job behind `kg-edit data ripples`: options to a file.
 
-The model's answers are kept in the cache folder, so the same command again resumes the run.
+The model's answers are stored in the cache folder, so the same command again resumes the run.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,7 +50,11 @@ def sweep(
     if example:
         unused = ("file", "out", "data", "graph", "model", "limit", "cells", "contact")
         refuse_unused(context, unused, "with --example, which only prints a sweep file")
-    _check_there(file, data)
+    # The paths are checked before anything heavy is imported.
+    if file is not None and not file.exists():
+        raise ConfigError(f"can't read {file}: there is no such file; kg-edit sweep --example prints an example")
+    if data is not None and not (data.exists() or packaged_benchmark(data) or str(data).startswith(HUB)):
+        raise ConfigError(f"--data {data}: there is no such file{benchmark_hint(data) or '; check the path'}")
     from kg_edit.cli.sweep_grid import cells_of, read_sweep
     from kg_edit.cli.sweep_grid import example as text_of_example
 
@@ -60,36 +64,18 @@ def sweep(
     if cells:
         unread = ("out", "data", "graph", "model", "limit", "contact")
         refuse_unused(context, unread, "with --cells, which only lists the cells of the file")
-    settings = _over(read_sweep(_given(file)), data=data, graph=graph, model=model, limit=limit)
+    if file is None:
+        raise ConfigError("no sweep file given; kg-edit sweep --example prints an example")
+    # Options override the file.
+    settings = read_sweep(file)
+    records = {name: value for name, value in (("file", data), ("limit", limit)) if value is not None}
+    own = {name: value for name, value in (("graph", tuple(graph or ())), ("model", model)) if value}
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update=records), **own})
     if cells:
         for cell in cells_of(settings):
             stdout().print(plain(cell.folder), soft_wrap=True)
         return
     _show(_run(settings, out, contact), settings, out)
-
-
-def _check_there(file: Path | None, data: Path | None) -> None:
-    """Look at the paths before anything heavy is imported."""
-    if file is not None and not file.exists():
-        raise ConfigError(f"can't read {file}: there is no such file; kg-edit sweep --example prints an example")
-    if data is not None and not (data.exists() or packaged_benchmark(data) or str(data).startswith(HUB)):
-        raise ConfigError(f"--data {data}: there is no such file{benchmark_hint(data) or '; check the path'}")
-
-
-def _given(file: Path | None) -> Path:
-    if file is None:
-        raise ConfigError("no sweep file given; kg-edit sweep --example prints an example")
-    return file
-
-
-def _over(
-    settings: SweepSettings, *, data: Path | None, graph: list[str] | None, model: str | None, limit: int | None
-) -> SweepSettings:
-    """The settings with what the command line says on top."""
-    own: dict[str, Any] = {"graph": tuple(graph) if graph else None, "model": model}
-    told: dict[str, Any] = {"file": data, "limit": limit}
-    records = settings.data.model_copy(update={key: value for key, value in told.items() if value is not None})
-    return settings.model_copy(update={"data": records, **{key: value for key, value in own.items() if value}})
 
 
 def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outcome, ...]:

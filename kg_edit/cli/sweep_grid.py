@@ -104,8 +104,8 @@ def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
     try:
         settings = SweepSettings.model_validate(fields)
     except ValidationError as error:
-        said = "\n".join(f"{name}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
-        raise ConfigError(said) from error
+        faults = (f"{name}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
+        raise ConfigError("\n".join(faults)) from error
     for metric in settings.metrics:
         if metric not in CATALOGUE:
             raise unknown_name("metric", metric, CATALOGUE)
@@ -113,7 +113,7 @@ def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
 
 
 def example() -> str:
-    """An example of a sweep's file, with every key explained."""
+    """Return an example of a sweep's file, with every key explained."""
     return (files("kg_edit") / "data" / "sweep.toml").read_text(encoding="utf-8")
 
 
@@ -140,17 +140,16 @@ class Cell:
     @property
     def folder(self) -> str:
         """The name of the cell's folder, such as ``layer=6 steps=20``."""
-        return " ".join(_part(axis, value) for axis, value in self.values.items())[:_LONGEST] + self._stamp
-
-    @property
-    def _stamp(self) -> str:
         whole = " ".join(f"{axis}={value}" for axis, value in self.values.items())
-        named = " ".join(_part(axis, value) for axis, value in self.values.items())
-        return "" if whole == named and len(whole) <= _LONGEST else f" {digest(whole)[:8]}"
+        named = " ".join(
+            f"{axis}={re.sub(r'[^A-Za-z0-9._+-]+', '-', str(value))}" for axis, value in self.values.items()
+        )
+        # A name that is cut, or lacks characters, gets a hash, so that two cells never share a folder.
+        return named if whole == named and len(whole) <= _LONGEST else f"{named[:_LONGEST]} {digest(whole)[:8]}"
 
 
 def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
-    """All cells; the last axis varies fastest.
+    """Return all cells; the last axis varies fastest.
 
     Raises:
         UnknownNameError: an axis or a setting is unknown to a method; the message suggests the nearest.
@@ -158,22 +157,25 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
     """
     for axis in settings.grid:
         _check_axis(axis, settings)
-    axes = settings.grid
-    return tuple(_cell(settings, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values()))
-
-
-def _cell(settings: SweepSettings, values: dict[str, Any]) -> Cell:
-    own = copy.deepcopy(settings.settings)
-    for axis, value in values.items():
-        if axis not in (METHOD, PRESET):
-            _put(own, axis, value)
-    name, preset = str(values.get(METHOD, settings.method)), str(values.get(PRESET, settings.preset))
-    method = find_method(name)
-    try:
-        return Cell(values=values, method=method, config=method.config_class.preset(preset, own, method=name))
-    except KgEditError as error:
-        error.add_note(f"in the cell {values} of the method {name}")
-        raise
+    cells = []
+    for combination in itertools.product(*settings.grid.values()):
+        values, own = dict(zip(settings.grid, combination, strict=True)), copy.deepcopy(settings.settings)
+        for axis, value in values.items():
+            if axis not in (METHOD, PRESET):
+                *groups, last = axis.split(".")
+                table = own
+                for group in groups:
+                    table = table.setdefault(group, {})
+                table[last] = value
+        name, preset = str(values.get(METHOD, settings.method)), str(values.get(PRESET, settings.preset))
+        method = find_method(name)
+        try:
+            config = method.config_class.preset(preset, own, method=name)
+        except KgEditError as error:
+            error.add_note(f"in the cell {values} of the method {name}")
+            raise
+        cells.append(Cell(values=values, method=method, config=config))
+    return tuple(cells)
 
 
 def _check_axis(axis: str, settings: SweepSettings) -> None:
@@ -191,20 +193,9 @@ def _check_axis(axis: str, settings: SweepSettings) -> None:
             raise ConfigError(f"{axis} is an axis of the grid, but [settings] sets {group} as a whole; keep one")
 
 
-def _put(settings: dict[str, Any], axis: str, value: Any) -> None:
-    *groups, last = axis.split(".")
-    for group in groups:
-        settings = settings.setdefault(group, {})
-    settings[last] = value
-
-
 def _holds(settings: Any, path: list[str], *, kind: type = object) -> bool:
     for name in path:
         if not isinstance(settings, dict) or name not in settings:
             return False
         settings = settings[name]
     return isinstance(settings, kind)
-
-
-def _part(axis: str, value: Any) -> str:
-    return f"{axis}={re.sub(r'[^A-Za-z0-9._+-]+', '-', str(value))}"

@@ -28,7 +28,7 @@ from kg_edit.evaluate.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import Settings, claim, digest
+from kg_edit.storage.run_folder import claim, digest
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,29 @@ def run_sweep(
 ) -> tuple[Outcome, ...]:
     """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate.evaluate`), and return the outcomes.
 
-    If it is started again, it continues where it stopped. The grid may have grown, because ``out`` belongs only to the
-    model and the records. All methods are built before the first cell runs, so that a wrong layer fails at once.
-    ``graph`` returns the graph that a method with these settings reads.
+    If it is started again, it resumes. The grid may have grown, because ``out`` belongs only to the model and the
+    records. All methods are built before the first cell runs, so that a wrong layer fails at once.
+
+    Args:
+        cells: the cells of the grid.
+        model: the model that is edited.
+        records: the records to edit and to ask.
+        out: the folder of the sweep.
+        graph: returns the graph that a method with these settings reads.
+        pool: the records that give the wrong answers of portability.choice; by default ``records``.
+        data: the source of the records, for the provenance.
+        config: what is measured, and when.
 
     Raises:
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
-        KgEditError: a method can't be built, or its run fails; finished cells are kept.
+        KgEditError: a method can't be built, or its run fails; the results of finished cells remain.
     """
-    claim(out, _settings(model, records))
+    settings = {
+        "job": "sweep",
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "records_sha256": digest([as_record(record).model_dump(mode="json") for record in records]),
+    }
+    claim(out, settings)
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
     for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
@@ -81,46 +95,31 @@ def run_sweep(
     return tuple(outcomes)
 
 
-def _settings(model: LanguageModel, records: Sequence[Edit | BenchmarkRecord]) -> Settings:
-    """The settings that a sweep's folder belongs to: the model and the records, but not the grid."""
-    return {
-        "job": "sweep",
-        "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "records_sha256": digest([as_record(record).model_dump(mode="json") for record in records]),
-    }
-
-
 def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
-    """A table of means with 95 % intervals, seconds per edit, and failed records; a dash if no record has a metric."""
+    """Return a table of means with intervals, seconds per edit and failed records; a dash: no record has a metric."""
     axes = list(outcomes[0].cell.values)
     header = [*axes, *metrics, "s an edit", "failed"]
     base = outcomes[0].summary.base
     rows = [["unedited", *[""] * (len(axes) - 1), *(_cell(base.get(metric)) for metric in metrics), "", ""]]
-    rows += [_row(outcome, metrics) for outcome in outcomes]
+    for outcome in outcomes:
+        summary, seconds = outcome.summary, outcome.summary.seconds_per_edit
+        rows.append(
+            [
+                *(str(value).replace("|", "\\|") for value in outcome.cell.values.values()),
+                *(_cell(summary.edited.get(metric)) for metric in metrics),
+                "" if seconds is None else f"{seconds:.1f}",
+                str(summary.provenance["failed"] + summary.provenance.get("broken", 0)),
+            ]
+        )
     return f"{markdown_table(header, rows, numbers_from=len(axes))}\n\n{caption(outcomes)}\n"
 
 
 def caption(outcomes: Sequence[Outcome]) -> str:
-    """The line under the table: methods, model, number of records and schedule."""
+    """Return the line under the table: methods, model, number of records and schedule."""
     summary = outcomes[0].summary
     run = summary.provenance
     methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})
     return f"{', '.join(methods)} on {run['model']['name']}, {summary.n} records, schedule {run['schedule']}"
-
-
-def _row(outcome: Outcome, metrics: Sequence[str]) -> list[str]:
-    summary = outcome.summary
-    seconds = summary.seconds_per_edit
-    return [
-        *(_shown(value) for value in outcome.cell.values.values()),
-        *(_cell(summary.edited.get(metric)) for metric in metrics),
-        "" if seconds is None else f"{seconds:.1f}",
-        str(summary.provenance["failed"] + summary.provenance.get("broken", 0)),
-    ]
-
-
-def _shown(value: Any) -> str:
-    return str(value).replace("|", "\\|")
 
 
 def _cell(found: Estimate | None) -> str:
@@ -142,7 +141,13 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     Raises:
         OutputError: the file can't be written, or its ending names no format.
     """
-    grid = _grid(outcomes)
+    found: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
+    for outcome in outcomes:
+        for axis, value in outcome.cell.values.items():
+            found[axis][str(value)] = value
+    several = {axis: list(values.values()) for axis, values in found.items() if len(values) > 1}
+    first = next(iter(found))
+    grid = several or {first: list(found[first].values())}
     lines = len(grid) == 1 or (len(grid) == 2 and sum(map(_is_numeric, grid.values())) == 1)
     shown = {axis: grid[axis] for axis in sorted(grid, key=lambda axis: lines and not _is_numeric(grid[axis]))[:2]}
     rows = _rows(outcomes, [axis for axis in grid if axis not in shown])
@@ -151,20 +156,11 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     for row, (title, some) in zip(panels, rows.items(), strict=True):
         for panel, metric in zip(row, metrics, strict=True):
             (_lines if lines else _heat_map)(panel, some, shown, metric)
-            panel.set_title("\n".join(filter(None, [_named(metric), title])), fontsize=9)
+            better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
+            named = metric if better == "neither" else f"{metric} ({better} is better)"
+            panel.set_title("\n".join(filter(None, [named, title])), fontsize=9)
     drawn.suptitle(caption(outcomes), fontsize=10)
     return save_figure(drawn, path)
-
-
-def _grid(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """The axes with several values; if there are none, the first axis."""
-    found: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
-    for outcome in outcomes:
-        for axis, value in outcome.cell.values.items():
-            found[axis][str(value)] = value
-    several = {axis: list(values.values()) for axis, values in found.items() if len(values) > 1}
-    first = next(iter(found))
-    return several or {first: list(found[first].values())}
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -178,11 +174,6 @@ def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Ou
         name = ", ".join(f"{axis} {outcome.cell.values[axis]}" for axis in axes)
         found.setdefault(name, []).append(outcome)
     return found
-
-
-def _named(metric: str) -> str:
-    better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
-    return metric if better == "neither" else f"{metric} ({better} is better)"
 
 
 def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
