@@ -16,16 +16,12 @@ from kg_edit.cli import (
     edit,
     evaluate,
     generate,
-    glame_net,
-    ke,
     locate,
-    mend,
     patch,
     plan,
-    serac,
     serve,
-    subtract,
     sweep,
+    training,
 )
 from kg_edit.cli.console import friendly
 from kg_edit.version import __version__
@@ -60,17 +56,13 @@ _GOING_ON = (
 )  # given again, where they were
 _GROUPS = {
     "patch": patch.app,
-    "mend": mend.app,
-    "ke": ke.app,
-    "serac": serac.app,
-    "glame-net": glame_net.app,
+    **training.groups,
     "covariance": covariance.app,
     "data": data.app,
 }
 
 for _command in _COMMANDS:
     app.command()(_command)
-patch.app.command()(subtract.subtract)
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
 

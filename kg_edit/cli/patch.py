@@ -35,7 +35,6 @@ from kg_edit.cli.options import (
 from kg_edit.cli.patch_output import (
     failed,
     failed_at_server,
-    model_for,
     parse_kinds,
     picture,
     say_added,
@@ -43,7 +42,7 @@ from kg_edit.cli.patch_output import (
     show_entry,
     show_ledger,
 )
-from kg_edit.cli.patch_shipping import Known, Standing, export, merge
+from kg_edit.cli.patch_shipping import Edits, Unedited, export, merge, model_for, subtract
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.ledger.served import KEY, CompletionServer, Kind
 from kg_edit.text.display import plain
@@ -241,8 +240,8 @@ def undo(ledger: LedgerPath) -> None:
 @app.command()
 def check(
     context: typer.Context,
-    ledger: Standing,
-    model: Known = None,
+    ledger: Edits,
+    model: Unedited = None,
     merged: Annotated[
         str | None,
         typer.Option("--merged", help="check this model instead, which has the patch in its weights (.gguf too)"),
@@ -343,3 +342,4 @@ def _say_nothing_to_check(ledger: Path) -> None:
 
 app.command()(merge)
 app.command()(export)
+app.command()(subtract)

@@ -6,19 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kg_edit.cli.console import stderr, stdout
-from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
+from kg_edit.cli.console import stdout
+from kg_edit.errors import unknown_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.export.card import BaseModel
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.conflicts import Conflict
     from kg_edit.ledger.entries import Entry
     from kg_edit.ledger.served import ServedEdit
     from kg_edit.ledger.view import Listed
-    from kg_edit.patches.base import Patch
     from kg_edit.reports.before_after import Kind
 
 _SHOWN = 20  # conflicts
@@ -36,18 +34,6 @@ def parse_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
         if name not in (*KINDS, "all"):
             raise unknown_name("kind of prompts", name, (*KINDS, "all"))
     return tuple(kind for kind in KINDS if kind == "rewrite" or kind in names or "all" in names)
-
-
-def model_for(patch: Patch, name: str | None) -> str:
-    """The model to load: the one that was named, else the one that the patch says it is for.
-
-    Raises:
-        ConfigError: neither says anything.
-    """
-    found: str | None = name or patch.provenance.get("model", {}).get("name")
-    if not found:
-        raise ConfigError("the patch does not say which model it is for; give --model")
-    return found
 
 
 def show_ledger(ledger: Listed) -> None:
@@ -160,73 +146,6 @@ def picture(ledger: Listed, path: Path) -> Path:
     from kg_edit.ledger.view import draw_ledger
 
     return draw_ledger(ledger, path)
-
-
-def check_export(patch: Patch, out: Path) -> None:
-    """Refuse, before anything is loaded, to write nothing, or to write among a ledger's files: they are its history.
-
-    Raises:
-        PatchError: the patch changes nothing.
-        OutputError: the place is in the folder of a ledger, or can't be read.
-    """
-    from kg_edit.ledger.log import LOG
-
-    if patch.is_empty:
-        raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
-    try:
-        where = out.resolve()
-        ledgers = [folder for folder in (where, *where.parents) if (folder / LOG).exists()]
-    except OSError as error:
-        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
-    if ledgers:
-        raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
-
-
-TARGETS = ("peft", "gguf", "patch")
-FORMS = ("folder", "gguf")  # of a merged model
-
-
-def export_patch(patch: Patch, out: Path) -> None:
-    """Write one patch file of all that stands.
-
-    Raises:
-        OutputError: something is there, or it can't be written.
-    """
-    if out.exists():
-        raise OutputError(f"{out} already exists; give another file, or delete it first")
-    patch.save(out)
-
-
-def check_push(push: str | None, to: str, *, base: BaseModel | None = None) -> None:
-    """Refuse what can't be pushed; where ``base`` is a folder of this machine, say so.
-
-    Raises:
-        ConfigError: no OWNER/NAME, or a patch file, which no hub's reader loads.
-    """
-    from kg_edit.export.hub import check_repository
-
-    if push is None:
-        return
-    check_repository(push)
-    if to == "patch":
-        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
-    if base is not None and base.hub is None:
-        said = (
-            f"the base model is a folder of this machine ({base.path}), which others don't have; give --base OWNER/NAME"
-        )
-        stderr().print(plain(said), soft_wrap=True)
-
-
-def say_pushed(out: Path, push: str | None, *, private: bool) -> None:
-    """Upload a folder where that was asked for, and say where to.
-
-    Raises:
-        ServerError: the hub can't be reached, or refuses.
-    """
-    from kg_edit.export.hub import push_folder
-
-    if push is not None:
-        stdout().print(plain(push_folder(out, push, private=private)), soft_wrap=True)
 
 
 def _say_conflicts(found: Sequence[Conflict]) -> None:

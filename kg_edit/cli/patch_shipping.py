@@ -1,4 +1,8 @@
-"""`kg-edit patch merge` and `kg-edit patch export`: what stands in a ledger, in the forms that others load."""
+"""`kg-edit patch merge`, `export` and `subtract`: a ledger's edits in the forms that others load, and patch arithmetic.
+
+`merge` writes the edited model, `export` an adapter or one patch file. `subtract` (Ext-Sub) takes patches or PEFT
+adapters instead of a ledger.
+"""
 
 from __future__ import annotations
 
@@ -8,61 +12,57 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import stderr, stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype
-from kg_edit.cli.patch_output import (
-    FORMS,
-    TARGETS,
-    check_export,
-    check_push,
-    export_patch,
-    model_for,
-    say_pushed,
-)
 from kg_edit.cli.unused import refuse_unused
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.edits.edit import Edit
+    from kg_edit.ledger.entries import Entry
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
-    from kg_edit.reports.before_after import ReportRow
+    from kg_edit.reports.shipping import Shipment
 
-Standing = Annotated[
-    Path, typer.Argument(metavar="LEDGER", help="folder of a ledger, a patch file, or an output folder of kg-edit edit")
+TARGETS = ("peft", "gguf", "patch")
+FORMS = ("folder", "gguf")  # of a merged model
+
+Edits = Annotated[
+    Path,
+    typer.Argument(metavar="LEDGER", help="Folder of a ledger, patch file, or output folder of `kg-edit edit`."),
 ]
-Known = Annotated[str | None, typer.Option("--model", help="the unedited model; default: the one that the patch names")]
+Unedited = Annotated[
+    str | None, typer.Option("--model", show_default="the one that the patch names", help="The unedited model.")
+]
 Base = Annotated[
     str | None,
-    typer.Option("--base", help="hub id or folder from which others load the unedited model; default: that of --model"),
+    typer.Option(show_default="that of `--model`", help="Hub id or folder from which others load the unedited model."),
 ]
 License = Annotated[
-    str | None, typer.Option("--license", help="license of the base model, for the model card; default: the known one")
+    str | None,
+    typer.Option(show_default="the base model's, if known", help="License of the base model, for the model card."),
 ]
-Scores = Annotated[
-    bool, typer.Option("--scores", help="ask the model all prompts and put the scores into the model card")
-]
-Push = Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="upload the folder to the hub")]
-Private = Annotated[bool, typer.Option("--private", help="with --push: make a new repository private")]
+Scores = Annotated[bool, typer.Option("--scores", help="Ask the model all prompts and put the scores into the card.")]
+Push = Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the hub.")]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 
 
 def merge(
     context: typer.Context,
-    ledger: Standing,
-    out: Annotated[Path, typer.Option("--out", help="new folder for the edited model")],
-    model: Known = None,
-    to: Annotated[str, typer.Option("--to", help="format: folder (transformers) or gguf (llama.cpp)")] = "folder",
-    shard: Annotated[str, typer.Option("--shard", help="maximum size of a file of weights")] = "5GB",
+    ledger: Edits,
+    model: Unedited = None,
+    to: Annotated[str, typer.Option(help="Format: `folder` (transformers) or `gguf` (llama.cpp).")] = "folder",
+    shard: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of a file of weights.")] = "5GB",
     gguf: Annotated[
-        Path | None, typer.Option("--gguf", help="the unedited model as a GGUF file; default: --model, if it is one")
+        Path | None,
+        typer.Option(metavar="FILE.gguf", show_default="`--model`, if it is one", help="The unedited model as GGUF."),
     ] = None,
-    gguf_type: Annotated[
-        str, typer.Option("--gguf-type", help="type of the edited tensors: F32, F16, BF16 or Q8_0")
-    ] = "F32",
+    gguf_type: Annotated[str, typer.Option(help="Type of the edited tensors: `F32`, `F16`, `BF16` or `Q8_0`.")] = "F32",
     base: Base = None,
     license: License = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder for the edited model.")],
     scores: Scores = False,
     push: Push = None,
     private: Private = False,
@@ -71,65 +71,48 @@ def merge(
 ) -> None:
     """Write the edited model, as a folder for transformers or as a GGUF file.
 
-    The folder also has a model card (README.md). In a GGUF file only the edited tensors are dequantised and rewritten;
-    the rest stays unchanged. `--push OWNER/NAME` uploads the folder to the hub.
+    The folder also has a model card (`README.md`). In a GGUF file only the edited tensors are dequantised and
+    rewritten; the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub.
 
-    Examples: `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`,
-    `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
+    Examples:
+
+    - `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
+    - `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
     """
-    from kg_edit.errors import unknown_name
-    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
+    from kg_edit.ledger.paths import check_patches, standing_at
 
     if to not in FORMS:
         raise unknown_name("form", to, FORMS)
-    _refuse_unmerged(context, to)
-    _refuse_private(context, push)
-    check_push(push, to)
+    if to == "gguf":
+        refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
+    else:
+        refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
+    _check_push(context, push)
     check_patches([ledger])
     from kg_edit.export.merged_model import check_mergeable
-    from kg_edit.reports.shipping import Shipment, gguf_of, measured_rows
+    from kg_edit.reports.shipping import gguf_of
 
     patch, entries = standing_at(ledger)
     check_mergeable(patch, out, shard=shard)
-    name, edits = model_for(patch, model), [entry.edit for entry in entries]
+    name = model_for(patch, model)
     file = gguf_of(name, gguf) if to == "gguf" else None
     loaded = load(name, dtype, device)
-    rows = _asked(patch, edits, loaded) if scores else measured_rows(patch_file(ledger), edits)
-    shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
-    check_push(push, to, base=shipment.base)
+    shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
     if file:
         shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
     else:
         shipment.to_folder(out, loaded, shard=shard)
     stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
-    say_pushed(out, push, private=private)
-
-
-def _refuse_unmerged(context: typer.Context, to: str) -> None:
-    """Raise ConfigError for options of the other form of a merged model."""
-    if to == "gguf":
-        refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
-    else:
-        refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
-
-
-def _refuse_private(context: typer.Context, push: str | None) -> None:
-    if push is None:
-        refuse_unused(context, ("private",), "without --push", way="also give --push OWNER/NAME")
-
-
-def _asked(patch: Patch, edits: Sequence[Edit], model: LanguageModel) -> tuple[ReportRow, ...]:
-    from kg_edit.reports.before_after import before_and_after
-
-    return before_and_after(model, patch, edits, progress=True)
+    _push(out, push, private=private)
 
 
 def export(
     context: typer.Context,
-    ledger: Standing,
-    out: Annotated[Path, typer.Argument(help="new folder for the adapter, or patch file to write")],
-    to: Annotated[str, typer.Option("--to", help="peft or gguf: a LoRA adapter; patch: one patch file of all edits")],
-    model: Known = None,
+    ledger: Edits,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the adapter, or patch file to write.")],
+    model: Unedited = None,
+    *,
+    to: Annotated[str, typer.Option(help="`peft` or `gguf`: a LoRA adapter. `patch`: one patch file of all edits.")],
     base: Base = None,
     license: License = None,
     scores: Scores = False,
@@ -139,12 +122,15 @@ def export(
     """Write the edits as a LoRA adapter, which loads without kg-edit, or as one patch file.
 
     The adapter is for PEFT (vLLM and others read it too) or for llama.cpp (`adapter.gguf`). The folder also has a model
-    card (README.md). `--push OWNER/NAME` uploads the folder to the hub.
+    card (`README.md`). `--push OWNER/NAME` uploads the folder to the hub.
 
-    Examples: `kg-edit patch export ledger/ --to peft adapter/`, `kg-edit patch export ledger/ --to gguf adapter-gguf/`
+    Examples:
+
+    - `kg-edit patch export ledger/ --to peft adapter/`
+    - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
-    from kg_edit.errors import unknown_name
-    from kg_edit.ledger.paths import check_patches, patch_file, standing_at
+    from kg_edit.ledger.log import LOG
+    from kg_edit.ledger.paths import check_patches, standing_at
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
@@ -153,20 +139,130 @@ def export(
     if to == "patch":
         unused = ("model", "base", "license", "scores")
         refuse_unused(context, unused, "with --to patch, which has no model card", way="give --to peft or --to gguf")
-    _refuse_private(context, push)
-    check_push(push, to)
+    _check_push(context, push)
+    if push is not None and to == "patch":
+        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
     check_patches([ledger])
     patch, entries = standing_at(ledger)
-    check_export(patch, out)
+    if patch.is_empty:
+        raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
+    try:  # a file among those of a ledger would damage its history
+        ledgers = [folder for folder in (out.resolve(), *out.resolve().parents) if (folder / LOG).exists()]
+        if ledgers:
+            raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
+    except OSError as error:
+        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
     if to == "patch":
-        export_patch(patch, out)
+        if out.exists():
+            raise OutputError(f"{out} already exists; give another file, or delete it first")
+        patch.save(out)
     else:
-        from kg_edit.reports.shipping import Shipment, measured_rows
-
-        name, edits = model_for(patch, model), [entry.edit for entry in entries]
-        rows = _asked(patch, edits, load(name)) if scores else measured_rows(patch_file(ledger), edits)
-        shipment = Shipment.of(patch, edits, model=name, base=base, license=license, rows=rows)
-        check_push(push, to, base=shipment.base)
+        name = model_for(patch, model)
+        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
         (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
     stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)
-    say_pushed(out, push, private=private)
+    _push(out, push, private=private)
+
+
+def model_for(patch: Patch, name: str | None) -> str:
+    """Return the model to load: ``name``, or else the one in the patch.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    found: str | None = name or patch.provenance.get("model", {}).get("name")
+    if not found:
+        raise ConfigError("the patch does not say which model it is for; give --model")
+    return found
+
+
+def _shipment(
+    ledger: Path,
+    patch: Patch,
+    entries: Sequence[Entry],
+    model: str,
+    base: str | None,
+    license: str | None,
+    *,
+    push: str | None,
+    ask: LanguageModel | None,
+) -> Shipment:
+    """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
+    from kg_edit.ledger.paths import patch_file
+    from kg_edit.reports.before_after import before_and_after
+    from kg_edit.reports.shipping import Shipment, measured_rows
+
+    edits = [entry.edit for entry in entries]
+    rows = before_and_after(ask, patch, edits, progress=True) if ask else measured_rows(patch_file(ledger), edits)
+    shipment = Shipment.of(patch, edits, model=model, base=base, license=license, rows=rows)
+    if push is not None and shipment.base.hub is None:
+        text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
+        stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)
+    return shipment
+
+
+def _check_push(context: typer.Context, push: str | None) -> None:
+    """Refuse a name that is not OWNER/NAME, and --private without --push, before anything is loaded."""
+    from kg_edit.export.hub import check_repository
+
+    if push is None:
+        refuse_unused(context, ("private",), "without --push", way="also give --push OWNER/NAME")
+    else:
+        check_repository(push)
+
+
+def _push(out: Path, push: str | None, *, private: bool) -> None:
+    from kg_edit.export.hub import push_folder
+
+    if push is not None:
+        stdout().print(plain(push_folder(out, push, private=private)), soft_wrap=True)
+
+
+_CHANGE = "a patch file of weights, or the folder of a PEFT LoRA adapter"
+
+
+def subtract(
+    context: typer.Context,
+    expert: Annotated[Path, typer.Argument(metavar="EXPERT", help=f"Change to keep: {_CHANGE}.")],
+    anti: Annotated[Path, typer.Argument(metavar="ANTI", help=f"Change to subtract: {_CHANGE}.")],
+    model: Annotated[str | None, typer.Option("--model", help="Model of the adapters; patch files need none.")] = None,
+    strength: Annotated[float, typer.Option(min=0, help="Factor of the subtracted part.")] = 1.0,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Patch file to write.")],
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Subtract the whole anti-expert, also what both have in common.")
+    ] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Subtract from an expert's change what only an anti-expert's change has (Ext-Sub).
+
+    Examples:
+
+    - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
+    """
+    from kg_edit.export.peft_reading import is_adapter
+
+    if out.exists():
+        raise OutputError(f"{out} already exists; give another --out")
+    for path in (expert, anti):
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; give {_CHANGE}")
+        if path.is_dir() and not is_adapter(path):
+            raise ConfigError(f"the folder {path} has no PEFT adapter (adapter_config.json); give {_CHANGE}")
+    adapters = [path for path in (expert, anti) if is_adapter(path)]
+    if adapters and model is None:
+        raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
+    if not adapters:
+        refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
+    from kg_edit.export.peft_reading import read_peft
+    from kg_edit.methods.ext_sub.extraction import subtracted
+    from kg_edit.patches.base import Patch
+
+    loaded = load(model, dtype, device) if adapters and model else None
+    minuend, subtrahend = (
+        read_peft(path, loaded) if loaded and path in adapters else Patch.load(path) for path in (expert, anti)
+    )
+    patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
+    patch.check_finite()
+    stdout().print(plain(f"{patch.save(out)}: {len(patch.factors)} weights changed"), soft_wrap=True)

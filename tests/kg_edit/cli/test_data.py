@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kg_edit.edits.files import read_edits
 from kg_edit.evaluate.records import Entry, RunFolder, Section
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, ZSRE, written
 from tests.kg_edit.evaluate.test_judge import Server, server
+from tests.kg_edit.ripples.toy import graph_file
 
 __all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
 
@@ -84,3 +86,24 @@ def test_a_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
     assert f'data: "{file}"' in Path("tasks/kg_edit_zsre.yaml").read_text()
     assert kg_edit("data", "tasks", tmp_path / "absent.json", "--out", "other").code == 2
     assert not Path("other").exists()
+
+
+def test_drawn_edits_are_written_with_questions(kg_edit: Run, place: Path) -> None:
+    graph_file(place)
+    options = ("data", "edits", "--graph", "toy.nt", "--relations", "P17", "--n", "20")
+    done = kg_edit(*options, "--questions", "--out", "drawn.jsonl")
+    assert done.code == 0, done.err
+    edits = read_edits(place / "drawn.jsonl").edits
+    asked = {
+        (edit.target_new, q.question.partition(" of the ")[0], q.answer) for edit in edits for q in edit.portability
+    }
+    assert ("Japan", "What is the capital", "Tokyo") in asked
+    of = {edit.subject: edit for edit in edits}
+    assert of["Osaka"].target_true == "Japan"
+    assert set(of["Osaka"].neighborhood) == {"Kyoto lies in the country of", "Tokyo lies in the country of"}
+    assert of["Oslo"].target_true == "Norway" and of["Oslo"].neighborhood == (), "no other city of Norway"
+    assert f"{len(edits)} edits, {sum(len(edit.portability) for edit in edits)} questions" in done.out
+    assert kg_edit(*options, "--out", "plain.jsonl").code == 0
+    assert not any(edit.portability for edit in read_edits(place / "plain.jsonl").edits)
+    refused = kg_edit(*options, "--out", "drawn.json")
+    assert refused.code == 2 and "ends in .jsonl" in refused.err

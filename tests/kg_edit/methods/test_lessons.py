@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.cli.training import learned_from
+from kg_edit.cli.training import training_records
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.methods.mend.examples import make_examples
@@ -68,5 +68,5 @@ def test_a_subject_that_is_left_out_leaves_the_others_of_its_record(tmp_path: Pa
     other.write_text(
         data.read_text(encoding="utf-8").replace("Ada", "Eve").replace(ZSRE["loc"], "nq question: who wrote Dubliners")
     )
-    (left,) = learned_from(data, "zsre", None, [other])
+    (left,) = training_records(data, "zsre", None, [other])
     assert left.edits[0].subject == "Ada" and left.group("locality")

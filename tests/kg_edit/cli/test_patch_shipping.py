@@ -1,4 +1,4 @@
-"""`kg-edit patch export` and `merge`: what a user is given in each form, and what is refused."""
+"""`kg-edit patch export`, `merge` and `subtract`: the files of each form, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from kg_edit.cli.app import app
+from kg_edit.errors import ConfigError, OutputError
+from kg_edit.methods.ext_sub.extraction import subtracted
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.export.test_gguf_files import as_gguf
 from tests.kg_edit.export.test_hub import Hub, environment, hub
+from tests.kg_edit.methods.ext_sub.test_extraction import patch as some_patch
 from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "hub", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -90,3 +96,45 @@ def test_an_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: 
     assert "the base model is a folder of this machine" in done.stderr and "give --base OWNER/NAME" in done.stderr
     assert hub.files == {path.name: path.read_bytes() for path in (place / "a").iterdir()}
     assert set(hub.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"}
+
+
+def subtract(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["patch", "subtract", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_subtracted_patches_are_one_patch(tmp_path: Path) -> None:
+    expert, anti = some_patch(1, "a", "b"), some_patch(7, "b")
+    one, other = expert.save(tmp_path / "1.safetensors"), anti.save(tmp_path / "2.safetensors")
+    assert "2 weights changed" in subtract(one, other, "--out", tmp_path / "3.safetensors", "--strength", 0.5)
+    found, wanted = Patch.load(tmp_path / "3.safetensors"), subtracted(expert, anti, strength=0.5)
+    assert isinstance(found, WeightPatch)
+    for name, pair in wanted.factors.items():
+        torch.testing.assert_close(found.factors[name].product, pair.product)
+    subtract(one, other, "--out", tmp_path / "4.safetensors", "--whole")
+    whole = Patch.load(tmp_path / "4.safetensors")
+    assert whole.provenance["subtracted"]["extract"] is False
+    with pytest.raises(OutputError, match="already exists"):
+        subtract(one, other, "--out", tmp_path / "3.safetensors")
+
+
+def test_subtract_of_an_adapter_needs_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="give --model"):
+        subtract(tmp_path / "adapter", tmp_path / "adapter", "--out", tmp_path / "3.safetensors")
+
+
+def test_subtract_of_patch_files_refuses_a_model(tmp_path: Path) -> None:
+    one = some_patch(1, "a").save(tmp_path / "1.safetensors")
+    with pytest.raises(ConfigError, match="--model has no effect where neither change is a PEFT adapter"):
+        subtract(one, one, "--out", tmp_path / "2.safetensors", "--model", "smollm2-135m")
+
+
+def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
+    for options in ((), ("--model", "smollm2-135m")):
+        with pytest.raises(ConfigError, match="lost does not exist; give a patch file"):
+            subtract(tmp_path / "lost", tmp_path / "lost", "--out", tmp_path / "3.safetensors", *options)
+        with pytest.raises(ConfigError, match="has no PEFT adapter"):
+            subtract(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)

@@ -1,0 +1,115 @@
+"""`kg-edit ke train`, `mend train`, `serac train` and `glame-net train`, and an edit with each network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from kg_edit.cli.training import training_records
+from kg_edit.methods.glame_net.store import read_manifest as read_glame_net
+from kg_edit.methods.mend.store import read_manifest as read_mend
+from kg_edit.methods.trained.files import NETWORK
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
+from tests.kg_edit.datasets.rows import MQUAKE, written
+from tests.kg_edit.methods.glame_net.examples import quick as quick_glame_net
+from tests.kg_edit.methods.ke.test_ke import quick as quick_ke
+from tests.kg_edit.methods.mend.examples import edits
+from tests.kg_edit.methods.mend.examples import quick as quick_mend
+from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
+from tests.kg_edit.ripples.toy import graph_file
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+MINE = {"subject": "Rome", "prompt": "{} lies in the country of", "target_new": "Japan", "target_new_id": "Q12"}
+QUICK: dict[str, BaseModel] = {"ke": quick_ke(), "mend": quick_mend(normalise_on=6), "serac": quick_serac()}
+
+
+def options(settings: BaseModel, *, without: str = "") -> list[str]:
+    """Return the settings of a quick training as options."""
+    found = settings.model_dump(mode="json", exclude_defaults=True, exclude={without})
+    return [part for name, value in found.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+
+
+@pytest.fixture
+def many(place: Path) -> Path:
+    """Return a file of edits to learn from."""
+    path = place / "many.jsonl"
+    path.write_bytes(rows(*(edit.model_dump(mode="json", exclude_defaults=True) for edit in edits())))
+    return path
+
+
+@pytest.mark.parametrize(
+    "method", ["mend", *(pytest.param(method, marks=pytest.mark.slow) for method in ("ke", "serac"))]
+)
+def test_network_is_trained_and_edited_with(
+    method: str, kg_edit: Run, place: Path, many: Path, tiny_folder: Path
+) -> None:
+    (place / "others.jsonl").write_bytes(
+        rows({"id": "1", "subject": "the LAZY dog", "prompt": "{} is", "target_new": "London"})
+    )
+    data = ("--data", many, "--dataset", "edits", "--leave-out", "others.jsonl", "--model", tiny_folder)
+    done = kg_edit(method, "train", *data, "--steps", "2", *options(QUICK[method], without="steps"), "--out", "net")
+    assert done.code == 0, done.err
+    assert "3 of 18 edits, and 3 of 18 prompts" in done.out
+    assert f"network.safetensors, run.json; use --method {method} --set network=net" in done.out
+    if method == "mend":
+        manifest = read_mend(place / "net" / NETWORK)
+        assert manifest.examples == 11 and manifest.training.steps == 2
+    chosen = ("--method", method, "--set", "network=net", "--model", tiny_folder)
+    edited = kg_edit("edit", "edits.jsonl", *chosen, "--out", "out")
+    assert edited.code == 0, edited.err
+    asked = kg_edit("generate", "--model", tiny_folder, "--patch", "out", "LeBron James plays for")
+    assert asked.code == 0, asked.err
+
+
+@pytest.mark.slow
+def test_glame_net_is_trained_and_edited_with(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    graph_file(place)
+    (place / "mine.jsonl").write_bytes(rows({"id": "mine", "relation_id": "P17", "subject_id": "Q1", **MINE}))
+    drawn = ("--graph", "toy.nt", "--relations", "P17", "--n", "20", "--per-subject", "4", "--exclude", "mine.jsonl")
+    settings = options(quick_glame_net(batch=2, steps=2, validation=1, targets_held_out=0.4))
+    done = kg_edit("glame-net", "train", *drawn, "--model", tiny_folder, *settings, "--out", "net")
+    assert done.code == 0, done.err
+    assert "network.safetensors" in done.out and "--set network=net" in done.out
+    manifest = read_glame_net(place / "net" / NETWORK)
+    assert manifest.training.steps == 2 and manifest.graph["kind"]
+    method = ("--method", "glame-net", "--graph", "toy.nt", "--layer", "1", "--set", "covariance.tokens=500")
+    edited = kg_edit("edit", "mine.jsonl", *method, "--set", "network=net", "--model", tiny_folder, "--out", "out")
+    assert edited.code == 0, edited.err
+
+
+@pytest.mark.parametrize(
+    ("method", "command"),
+    [("mend", "kg-edit mend train --data EDITS"), ("glame-net", "kg-edit glame-net train --model NAME")],
+)
+def test_edit_without_network_names_the_command(method: str, command: str, kg_edit: Run, tiny_folder: Path) -> None:
+    result = kg_edit(
+        "edit", "edits.jsonl", "--method", method, "--graph", "graph.tsv", "--model", tiny_folder, "--out", "out"
+    )
+    assert result.code == 2 and command in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mend train --data many.jsonl --set stepz=3", "did you mean 'steps'"),
+        ("mend train --data many.jsonl --set steps=3 --steps 2", "steps is set twice"),
+        ("glame-net train --set stepz=3", "did you mean 'steps'"),
+        ("glame-net train --relations P17,country", "expected property ids such as P17,P19; found 'country'"),
+        ("glame-net train", "give --graph"),
+    ],
+)
+def test_wrong_option_is_refused(arguments: str, message: str, kg_edit: Run, place: Path, many: Path) -> None:
+    result = kg_edit(*arguments.split(), "--out", "net")
+    assert result.code == 2 and message in result.err
+    assert not (place / "net").exists()
+
+
+def test_limit_counts_records_of_several_edits(place: Path) -> None:
+    data = written(place, MQUAKE, {**MQUAKE, "case_id": 3})
+    (record,) = training_records(data, "mquake", 1, [])
+    assert [edit.subject for edit in record.edits] == ["Misery", "Richard Dawkins"]
+    assert [len(record.edits) for record in training_records(data, "mquake", None, [])] == [2, 2]
