@@ -119,7 +119,7 @@ KINDS = ("file", "tensorboard", "wandb")
 
 
 def open_callback(text: str) -> Callback:
-    """The callback for the text ``KIND:WHERE``: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT.
+    """Return the callback for the text ``KIND:WHERE``: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT.
 
     Raises:
         UnknownNameError: KIND is unknown.
@@ -139,7 +139,7 @@ def open_callback(text: str) -> Callback:
 
 @contextmanager
 def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
-    """The callbacks for several texts; all are closed after the ``with`` block, also if it raises.
+    """Return the callbacks for several texts; all are closed after the ``with`` block, also if it raises.
 
     Raises:
         UnknownNameError, ConfigError: as `open_callback`; those opened before are closed.

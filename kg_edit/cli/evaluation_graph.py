@@ -30,8 +30,7 @@ def graph_for(
         ConfigError: there is a control, but no graph.
     """
     from kg_edit.datasets.ripples import withheld_answers
-    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
-    from kg_edit.graphs.wrong_graph import WrongGraph
+    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph
 
     if graph is None:
         if control:

@@ -5,24 +5,24 @@
 - `Withheld`: without the entities that an edit's withheld questions ask for.
 - `WithoutAnswers`: without nodes that overlap an answer of the record's test questions.
 - `WithAnswersNamed`: the right graph, with the names of these answers, so that a method can report those that it reads.
-
-`wrong_graph.WrongGraph` is a further control, in which o* has the statements of other entities.
+- `WrongGraph`: a subgraph of the same size, in which o* has the statements of other entities.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import networkx as nx
 
-from kg_edit.edits.edit import Edit
-from kg_edit.graphs.facts import target_of, without_answers
+from kg_edit.edits.edit import Edit, is_entity_id
+from kg_edit.errors import GraphError
+from kg_edit.graphs.facts import hashed, target_of, without_answers
 from kg_edit.graphs.source import (
     FAILURES,
+    SAMPLING,
     SubgraphSource,
     check_graph,
     graph_identity,
@@ -31,6 +31,7 @@ from kg_edit.graphs.source import (
     supported,
 )
 from kg_edit.storage.run_folder import digest
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 _ALL = 500  # statements of a donor, at most
@@ -63,15 +64,15 @@ class Control:
         return made
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """Make a new subgraph from the right ``graph``, which is not changed."""
+        """Return a new subgraph made from the right ``graph``, which is not changed."""
         raise NotImplementedError
 
     def provenance(self) -> dict[str, Any]:
-        """The name of the control, and the right graph's identity."""
+        """Return the name of the control, and the right graph's identity."""
         return {"kind": type(self).__name__, "right": graph_identity(self.right), **self.notes()}
 
     def notes(self) -> dict[str, Any]:
-        """Further entries that decide the subgraphs."""
+        """Return further entries that decide the subgraphs."""
         return {}
 
 
@@ -80,7 +81,7 @@ class NoGraph(Control):
     """A control with only the edit's own edge."""
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """Only s -r-> o*."""
+        """Return only s -r-> o*."""
         return bare(graph)
 
 
@@ -95,7 +96,7 @@ class ShuffledObjects(Control):
     pool: Sequence[Edit] = ()
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """The subgraph with other objects in o*'s statements."""
+        """Return the subgraph with other objects in o*'s statements."""
         root, made = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
@@ -119,7 +120,7 @@ class ShuffledObjects(Control):
         for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
             try:
                 graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL))
-            except FAILURES:  # the graph does not know the donor
+            except FAILURES:  # the donor is not in the graph
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
                 if data.get("role") != "edit":
@@ -127,7 +128,7 @@ class ShuffledObjects(Control):
         return found
 
     def notes(self) -> dict[str, Any]:
-        """A hash of the pool."""
+        """Return a hash of the pool."""
         return {"pool_sha256": digest(sorted({donor.target_new_id or donor.target_new for donor in self.pool}))}
 
 
@@ -138,7 +139,7 @@ class Withheld(Control):
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """The subgraph without the withheld nodes; the edit's own subject and object stay."""
+        """Return the subgraph without the withheld nodes; the edit's own subject and object stay."""
         graph = graph.copy()
         names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
         gone = [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
@@ -148,7 +149,7 @@ class Withheld(Control):
         return graph
 
     def notes(self) -> dict[str, Any]:
-        """A hash of the withheld names."""
+        """Return a hash of the withheld names."""
         return {"withheld_sha256": digest({name: sorted(some) for name, some in sorted(self.names.items())})}
 
 
@@ -167,7 +168,7 @@ class WithoutAnswers(Withheld):
         return super().subgraph(edit, options)
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """The subgraph without these nodes and those that only they lead to; the edit's own subject and object stay."""
+        """Return the subgraph without these nodes and those that only they lead to; s and o* stay."""
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
 
 
@@ -185,22 +186,131 @@ class WithAnswersNamed(Control):
         return read_subgraph(self.right, edit, options)
 
     def provenance(self) -> dict[str, Any]:
-        """The right graph's identity."""
+        """Return the right graph's identity."""
         return graph_identity(self.right)
 
 
+@dataclass(frozen=True, eq=False)
+class WrongGraph(Control):
+    """Subgraphs of the same size as those of ``right``, in which o* has the statements of other o* from ``pool``.
+
+    The gain of a graph method with the right graph over this one is due to the graph's content. The rest of its gain is
+    due to form: more parameters, longer training, known wordings.
+
+    Donors are drawn from the edits in ``pool``, with a seed for each edit, until o* has as many statements as in the
+    right subgraph. Their further hops are copied too. Statements that the right subgraph also has are not taken,
+    nor those about the edit's own s and o*. With the direction "both", statements that lead to o* count as its own, and
+    those that lead to the donors are taken as well.
+    """
+
+    pool: Sequence[Edit] = ()
+
+    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+        """Return the edit's own edge, with the donors' statements instead of those of o*.
+
+        Raises:
+            GraphError: the pool has too few statements.
+        """
+        made, incoming = bare(graph), options.incoming
+        made.graph = {
+            name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING
+        }
+        wanted, found = len(_statements(graph, incoming)), len(_statements(made, incoming))
+        for donor in self._donors(edit, options.seed):
+            if found >= wanted:
+                break
+            try:
+                other = read_subgraph(self.right, donor, options)
+            except (GraphError, AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError):
+                continue  # the donor is not in the graph
+            _graft(made, other, graph, room=wanted - found, seed=options.seed, incoming=incoming)
+            found = len(_statements(made, incoming))
+        if found < wanted:
+            raise GraphError(
+                f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
+                f"found {found}, expected {wanted}; give a larger pool of entities in the graph"
+            )
+        return made
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of the right graph, and a hash of the pool."""
+        targets = [(donor.target_new_id, donor.target_new) for donor in self.pool]
+        return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": graph_identity(self.right)}
+
+    def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
+        """The pool's edits with another o*, in an order that depends on this edit and ``seed``.
+
+        They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
+        """
+        own = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
+        others = {
+            donor.target_new_id or donor.target_new: donor
+            for donor in self.pool
+            if not own & {donor.target_new, donor.target_new_id} - {None}
+        }
+        for name in sorted(others, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
+            own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
+            yield others[name].model_copy(update=own_names)
+
+
+def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
+    """Return donors from their names in the graph: item ids such as Q1345, or labels."""
+    return tuple(
+        Edit(
+            id=name,
+            subject="the subject",
+            prompt="{} is",
+            relation="relation",  # the edit's own edge needs one, and is not used
+            target_new=f"item {name}" if is_entity_id(name) else name,
+            target_new_id=name if is_entity_id(name) else None,
+        )
+        for name in names
+    )
+
+
+def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[tuple[bool, str, str, dict[str, Any]]]:
+    """The statements that leave o*, with ``incoming`` also those that lead to it: (leaves, key, other end, data)."""
+    target = target_of(graph)
+    found = [(True, key, end, data) for _, end, key, data in graph.out_edges(target, keys=True, data=True)]
+    if incoming:
+        edges = graph.in_edges(target, keys=True, data=True)
+        found += [(False, key, start, data) for start, _, key, data in edges if start != target]
+    return [one for one in found if one[3].get("role") != "edit"]
+
+
+def _graft(
+    made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
+) -> None:
+    """Add at most ``room`` statements of ``other``'s o* to the o* of ``made``, with the nodes behind them."""
+    root, theirs = target_of(made), target_of(other)
+    if theirs in {root, subject_of(made)}:  # the same entity under another name in the pool
+        return
+    known = {one[:3] for one in _statements(true, incoming)}
+    excluded = {subject_of(made), root, subject_of(other), theirs}
+    inside = other.subgraph([key for key in other if key not in excluded])
+    paths = inside.to_undirected(as_view=True) if incoming else inside
+    for leaves, key, end, data in sorted(_statements(other, incoming), key=lambda one: hashed(seed, one[2], one[1])):
+        start, stop = (root, end) if leaves else (end, root)
+        if room and end not in excluded and (leaves, key, end) not in known and not made.has_edge(start, stop, key):
+            reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
+            made.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in made)
+            made.add_edges_from(reached.edges(keys=True, data=True))
+            made.add_edge(start, stop, key=key, **data)
+            room -= 1
+
+
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """The answers to the probes of an edit's record that are kept out of a graph (`WithoutAnswers`); () if none are."""
+    """Return the answers to the probes of an edit's record that are kept out of a graph (`WithoutAnswers`)."""
     return _names(source, edit, WithoutAnswers)
 
 
 def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """The answers to the probes of an edit's record that a graph knows of, kept out or not; () if it knows none."""
+    """Return the answers to the probes of an edit's record that a graph has the names of, kept out or not."""
     return _names(source, edit, WithoutAnswers | WithAnswersNamed)
 
 
 def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
-    """All names that are kept out of a graph for an edit (`Withheld`, `WithoutAnswers`)."""
+    """Return all names that are kept out of a graph for an edit (`Withheld`, `WithoutAnswers`)."""
     return _names(source, edit, Withheld)
 
 
@@ -210,15 +320,10 @@ def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
-    """The edit's own nodes and edge without any statement, and the graph's attributes."""
+    """Return the edit's own nodes and edge without any statement, and the graph's attributes."""
     ends = {subject_of(graph), target_of(graph)}
     made = nx.MultiDiGraph(**graph.graph)
     made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
     edges = graph.edges(keys=True, data=True)
     made.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
     return made
-
-
-def hashed(seed: int, *parts: str) -> bytes:
-    """A hash that decides a random draw, the same on all machines."""
-    return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()

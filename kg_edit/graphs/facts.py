@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -30,7 +30,6 @@ _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
 _DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a name for o'
 Kind = Literal["statement", "composed", "chained"]
-_Statement = tuple[str, str, str]  # property, r', o'
 _LETTERS = 4  # an answer of at least this length is also looked for inside words
 
 
@@ -50,7 +49,7 @@ class GraphFact:
         return self.prompt.replace("{}", self.subject)
 
     def as_edit(self, name: str) -> Edit:
-        """The fact as an edit with the id ``name``, to be made like any other edit."""
+        """Return the fact as an edit with the id ``name``, to be made like any other edit."""
         return Edit(id=name, subject=self.subject, prompt=self.prompt, target_new=self.object, relation=self.relation)
 
 
@@ -64,63 +63,65 @@ def graph_facts(
     kinds: Sequence[Kind] = ("statement", "composed"),
     templates: RelationTemplates | None = None,
 ) -> tuple[GraphFact, ...]:
-    """At most ``limit`` facts of each kind (None: all) from the statements of o* in the edit's subgraph.
+    """Return facts from the statements of o* in the edit's subgraph; none if the graph has no statement of o*.
 
-    The kinds come in the given order. Within a kind, facts are sorted by hashes with ``seed``. So the order does not
-    depend on the order of the graph, and fewer facts are the first ones of more. Each prompt occurs once: if a relation
-    has several objects, the first one is kept. Facts are left out if their object is s, o*, only an id, or `overlaps`
-    one of ``exclude``. Only statements of o* itself are used. The result is empty if the graph has none.
+    Within a kind, facts are sorted by hashes. So the order does not depend on the order of the graph, and fewer facts
+    are the first ones of more. Each prompt occurs once: of several objects of a relation, the first one counts.
+
+    Args:
+        edit: the edit.
+        graph: its subgraph.
+        limit: how many facts of each kind, at most; None: all.
+        seed: the seed of the hashes.
+        exclude: facts whose object `overlaps` one of these are left out, besides those whose object is s, o* or an id.
+        kinds: the kinds of facts, in order.
+        templates: the prompts of relations; None: the packaged table.
 
     Raises:
         GraphError: the graph is not an edit's subgraph, or a label is missing.
         EditFileError: the packaged table of relation templates is damaged.
     """
     check_graph(graph)
-    wording = Wording.of(edit, graph, target=target_of(graph), templates=templates or RelationTemplates.load())
-    statements = sorted(_statements(edit, graph, exclude), key=lambda found: (_priority(found, seed), found))
-    return tuple(fact for kind in kinds for fact in _of_kind(kind, edit, statements, wording)[:limit])
+    target, templates = target_of(graph), templates or RelationTemplates.load()
+    wording = Wording.of(edit, graph, target=target, templates=templates)
 
-
-def _of_kind(kind: Kind, edit: Edit, statements: Iterable[_Statement], wording: Wording) -> list[GraphFact]:
-    """The statements as facts of one kind, each prompt once."""
-    subject = wording.target if kind == "statement" else edit.subject
-    found: dict[str, GraphFact] = {}
-    for property_, relation, target in statements:
-        prompt = wording.prompt(kind, property_, relation)
-        if prompt.count("{}") == 1:  # a label may contain braces
-            fact = GraphFact(kind=kind, subject=subject, relation=relation, object=target, prompt=prompt)
-            found.setdefault(prompt, fact)
-    return list(found.values())
-
-
-def _statements(edit: Edit, graph: nx.MultiDiGraph, exclude: Sequence[str]) -> Iterator[_Statement]:
-    """Yield the graph's distinct usable statements about o*, as labels."""
-    target = target_of(graph)
+    # The distinct statements about o* that can be used, as labels: (property, r', o').
     taken = {_folded(edit.subject), _folded(edit.target_new), _folded(graph.nodes[target]["label"])}
-    edges = graph.out_edges(target, keys=True, data=True)
-    found = {
+    statements = {
         (str(data.get("property", key)), _plain(data["label"]), _plain(graph.nodes[end]["label"]))
-        for _, end, key, data in edges
+        for _, end, key, data in graph.out_edges(target, keys=True, data=True)
         if data.get("role") != "edit"
     }
-    for statement in found:
-        _, relation, label = statement
-        unnamed = is_entity_id(label) or is_property_id(relation)
-        if not (unnamed or _folded(label) in taken or _gives_away(label, exclude)):
-            yield statement
+    usable = [
+        (property_, relation, label)
+        for property_, relation, label in statements
+        if not (is_entity_id(label) or is_property_id(relation))  # a name, not only an id
+        and _folded(label) not in taken
+        and not any(overlaps(label, answer) for answer in exclude)
+    ]
+    usable.sort(key=lambda one: (hashed(seed, one[1], one[2]), one))
+
+    # Each kind in the given order, each prompt once: the first object of a relation counts.
+    found = list[GraphFact]()
+    for kind in kinds:
+        subject = wording.target if kind == "statement" else edit.subject
+        by_prompt: dict[str, GraphFact] = {}
+        for property_, relation, label in usable:
+            prompt = wording.prompt(kind, property_, relation)
+            if prompt.count("{}") == 1:  # a label may contain braces
+                fact = GraphFact(kind=kind, subject=subject, relation=relation, object=label, prompt=prompt)
+                by_prompt.setdefault(prompt, fact)
+        found += list(by_prompt.values())[:limit]
+    return tuple(found)
 
 
-def _gives_away(label: str, answers: Iterable[str]) -> bool:
-    return any(overlaps(label, answer) for answer in answers)
-
-
-def _priority(statement: _Statement, seed: int) -> bytes:
-    _, relation, target = statement
-    return hashlib.blake2b("|".join((str(seed), relation, target)).encode(), digest_size=16).digest()
+def hashed(seed: int, *parts: str) -> bytes:
+    """Return a hash that decides a random draw, the same on all machines."""
+    return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()
 
 
 def target_of(graph: nx.MultiDiGraph) -> str:
-    """The key of o*'s node: the node with its role, or else the object of the edit's edge.
+    """Return the key of o*'s node: the node with its role, or else the object of the edit's edge.
 
     Raises:
         GraphError: there is no such node, or several.
@@ -134,7 +135,7 @@ def target_of(graph: nx.MultiDiGraph) -> str:
 
 
 def overlaps(text: str, other: str) -> bool:
-    """Whether the words of one text occur in the other, ignoring case and accents; longer names also inside a word."""
+    """Return whether the words of one text occur in the other, without case and accents; long names in a word too."""
     one, two = _folded(text), _folded(other)
     if not one or not two:
         return False
@@ -143,19 +144,18 @@ def overlaps(text: str, other: str) -> bool:
 
 
 def answers_in(graph: nx.MultiDiGraph, answers: Sequence[str]) -> list[str]:
-    """The nodes of an edit's subgraph whose label `overlaps` one of ``answers``; never the edit's own subject and
-    object.
+    """Return the nodes of an edit's subgraph whose label `overlaps` one of ``answers``, except s and o* themselves.
 
     Raises:
         GraphError: the graph is not an edit's subgraph.
     """
     ends = {subject_of(graph), target_of(graph)}
-    labels = graph.nodes(data="label")
-    return [node for node, label in labels if node not in ends and _gives_away(str(label), answers)]
+    labels = {node: str(label) for node, label in graph.nodes(data="label") if node not in ends}
+    return [node for node, label in labels.items() if any(overlaps(label, answer) for answer in answers)]
 
 
 def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiDiGraph:
-    """A copy of an edit's subgraph without the nodes that overlap an answer, and without those that only they lead to.
+    """Return a copy of an edit's subgraph without the nodes that overlap an answer or that only these lead to.
 
     Raises:
         GraphError: the graph is not an edit's subgraph.
@@ -188,51 +188,42 @@ class Wording:
 
     @classmethod
     def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str, templates: RelationTemplates) -> Self:
-        """Make the words for facts around ``edit``; ``target`` is the key of o*."""
-        label = " ".join(graph.nodes[target]["label"].split())
-        noun = noun_for(_relation(edit, graph, templates))
+        """Return the words for facts around ``edit``; ``target`` is the key of o*."""
+        # The label of r from the graph, the edit or the table; none if it is only the prompt's words.
+        row = templates.find(edit.relation_id) or templates.find(edit.relation)
+        in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
+        words_of_prompt = edit.model_copy(update={"relation": None}).relation_text
+        labels = [*in_graph, edit.relation, row.label if row else None]
+        named = (label for label in labels if label and label != words_of_prompt and not is_property_id(label))
+        relation = next((_plain(label) for label in named), None)
+        noun = noun_for(relation)
+        label = _plain(graph.nodes[target]["label"])
         return cls(edit.prompt, label, f"the {noun} of {{}}" if noun else None, templates)
 
     def prompt(self, kind: str, property_id: str, relation: str) -> str:
-        """The prompt of a statement, a composed or a chained fact with r' = ``relation``; {} stands for its subject."""
-        template = self._template(property_id, relation)
-        if kind == "statement":
-            return template
+        """Return the prompt of a statement, a composed or a chained fact with r' = ``relation``; {} is its subject."""
         if kind == "chained":
             return f"{self.edit_prompt} {self.target}, {relation}"
-        if self.thing:
+        if row := self.templates.find(property_id) or self.templates.find(relation):
+            template = row.template
+        elif relation.startswith(_VERBS):
+            template = f"{{}} {relation}"
+        else:
+            template = f"The {noun} of {{}} is" if (noun := noun_for(relation)) else f"{{}} is {relation}"
+        if kind == "statement":
+            return template
+        if self.thing:  # a composed fact: "The sports team of {} has its headquarters in"
             sentence = template.replace("{}", self.thing)
             return sentence[0].upper() + sentence[1:]
         if template.startswith("{} "):
             return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
         return f"{self.edit_prompt} one whose {relation} is"
 
-    def _template(self, property_id: str, relation: str) -> str:
-        row = self.templates.find(property_id) or self.templates.find(relation)
-        if row:
-            return row.template
-        if relation.startswith(_VERBS):
-            return f"{{}} {relation}"
-        return f"The {noun} of {{}} is" if (noun := noun_for(relation)) else f"{{}} is {relation}"
-
 
 def noun_for(relation: str | None) -> str | None:
-    """A noun for a relation's object: "sports team" for "member of sports team"; None for "part of" and the like."""
+    """Return a noun for a relation's object: "sports team" for "member of sports team"; None for "part of" and such."""
     for start in _DROPPED:
         relation = (relation or "").removeprefix(start)
     if not relation or relation.split()[-1] in _OPEN_ENDS or relation.startswith((*_VERBS, *_STATES)):
         return None
     return relation
-
-
-def _relation(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates) -> str | None:
-    """The label of r from the graph, the edit or the table; None if it is only the prompt's words."""
-    row = templates.find(edit.relation_id) or templates.find(edit.relation)
-    in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
-    bare = edit.model_copy(update={"relation": None}).relation_text
-    labels = [*in_graph, edit.relation, row.label if row else None]
-    return next((" ".join(label.split()) for label in labels if label and _names(label, bare)), None)
-
-
-def _names(label: str, words_of_prompt: str) -> bool:
-    return label != words_of_prompt and not is_property_id(label)

@@ -71,7 +71,7 @@ class PrivateGraph:
         return made
 
     def provenance(self) -> dict[str, Any]:
-        """A hash of all nodes, labels and edges."""
+        """Return a hash of all nodes, labels and edges."""
         return {"kind": "private graph", "content_hash": self._hash}
 
     @cached_property
@@ -162,10 +162,10 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
-    """The graph's files and hashes, or its URL, without the time at which it was asked."""
+    """Return the graph's files and hashes, or its URL, without the time at which it was asked."""
     source: Any = getattr(graph, "source", graph)
-    said = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
-    return {key: value for key, value in said.items() if key != "fetched_at"}
+    found = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
+    return {key: value for key, value in found.items() if key != "fetched_at"}
 
 
 class LeakageSettings(BaseModel):
@@ -277,7 +277,7 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
 
 
 def subject_of(graph: nx.MultiDiGraph) -> str:
-    """The key of the node with the role of the subject.
+    """Return the key of the node with the role of the subject.
 
     Raises:
         GraphError: there is no such node, or several.

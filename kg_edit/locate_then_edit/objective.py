@@ -354,7 +354,7 @@ class _Rows:
         self._soft = (torch.cat([q.tokens for q in soft]), torch.cat([q.probabilities for q in soft])) if soft else None
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
+        """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
         if self._clean is not None:
             # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
             log_p = logits.float().log_softmax(-1)
@@ -370,13 +370,13 @@ class _Rows:
         return each * self._weights.to(each.device)
 
     def missed(self, logits: Tensor, margin: float) -> Tensor:
-        """For each read, 1 if the target token is not the likeliest by ``margin``, else 0: [reads]."""
+        """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
         two, tokens = logits.float().topk(2, dim=-1)
         missed = (tokens[:, 0] != self._targets.to(logits.device)) | (two[:, 0] - two[:, 1] < margin)
         return missed.to(two.dtype)
 
     def of_edits(self, values: Tensor, edits: int) -> Tensor:
-        """The sums of ``values`` [reads] over the reads of each edit, [edits]."""
+        """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
         return values.new_zeros(edits).index_add(0, self._edit_of_read.to(values.device), values)
 
 

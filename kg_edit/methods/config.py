@@ -76,7 +76,7 @@ class MethodConfig(BaseModel):
     def preset(
         cls, name: str = "default", settings: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Self:
-        """The settings of a preset; ``settings`` overrides single values.
+        """Return the settings of a preset; ``settings`` overrides single values.
 
         Args:
             name: a name of ``presets``, or a published one of the method in `kg_edit.methods.presets`.
@@ -106,11 +106,11 @@ class MethodConfig(BaseModel):
 
     @classmethod
     def preset_names(cls) -> tuple[str, ...]:
-        """The names of the presets that the class itself defines; ``default`` comes first."""
+        """Return the names of the presets that the class itself defines; ``default`` comes first."""
         return tuple(dict.fromkeys(("default", *cls.presets)))
 
     def idle(self) -> Mapping[str, str]:
-        """The settings that have no effect together with the others, and why; nested ones as ``group.name``."""
+        """Return the settings that have no effect together with the others, and why; nested ones as ``group.name``."""
         return {}
 
     def refuse_idle(self) -> None:
@@ -124,11 +124,11 @@ class MethodConfig(BaseModel):
                 raise ConfigError(f"setting {name}: it has no effect, because {why}; leave it out")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers that the method writes in a model of ``blocks`` blocks, ascending; by default none."""
+        """Return the layers that the method writes in a model of ``blocks`` blocks, ascending; by default none."""
         return ()
 
     def workload(self, *, edits: int) -> Workload:
-        """How much computation one edit takes in a call of ``edits`` edits; `EditingMethod.family` says which kind."""
+        """Return the cost of one edit in a call of ``edits`` edits; `EditingMethod.family` names the computation."""
         return Workload()
 
 
@@ -151,7 +151,7 @@ DEPTH = 0.2
 
 
 def default_layer(blocks: int) -> int:
-    """The default layer of methods that write one layer, at 0.2 of the depth: 6 of 30 blocks, 2 of 12."""
+    """Return the default layer of methods that write one layer, at 0.2 of the depth: 6 of 30 blocks, 2 of 12."""
     return round(DEPTH * blocks)
 
 
@@ -169,11 +169,11 @@ class LayerConfig(MethodConfig):
     layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
 
     def layer_in(self, blocks: int) -> int:
-        """The layer that the method writes in a model of ``blocks`` blocks."""
+        """Return the layer that the method writes in a model of ``blocks`` blocks."""
         return round(self.depth * blocks) if self.layer is None else self.layer
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The edited layer as a tuple of one: (`layer_in`,)."""
+        """Return the edited layer as a tuple of one: (`layer_in`,)."""
         return (self.layer_in(blocks),)
 
 
@@ -245,7 +245,7 @@ class GraphSettings(MethodConfig):
 
 
 def asked_answers(edit: Edit) -> tuple[str, ...]:
-    """The answers of an edit's test questions (``portability``), with their aliases."""
+    """Return the answers of an edit's test questions (``portability``), with their aliases."""
     return tuple(dict.fromkeys(name for one in edit.portability for name in (one.answer, *one.aliases)))
 
 

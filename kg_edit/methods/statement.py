@@ -1,7 +1,7 @@
-"""Encodes an edit's prompt and target as one row, for methods that read or train on the statement itself.
+"""Encode an edit's prompt and target as one row, for methods that read or train on the statement itself.
 
-These are the FT variants, LoRA, MEND and GRACE. If the subject is the first token of the prompt and the model does not
-read a first token (`kg_edit.models.first_token`), a line break is put before the prompt, as in ROME's rows. Without it,
+These are the FT variants, LoRA, MEND and GRACE. If the subject is the first token of the prompt and that token is an
+attention sink (`kg_edit.models.first_token`), a line break is put before the prompt, as in ROME's rows. Without it,
 "Google was founded by" and "Toyota was founded by" have almost the same gradient and key.
 """
 

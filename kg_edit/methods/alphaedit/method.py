@@ -40,7 +40,6 @@ class AlphaEditConfig(SpreadConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "fast": FAST,
         "paper": {**PUBLISHED, "threshold": 0.02, "relative": False, "ridge": 10.0},
     }

@@ -101,7 +101,7 @@ class Comeba(Memit):
         return patch
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
-        """The keys of the earlier batches, which the adapters of ``before`` hold, [d_ff, earlier facts]."""
+        """Return the keys of the earlier batches, which the adapters of ``before`` hold, [d_ff, earlier facts]."""
         adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
         return adapter.keys.T if isinstance(adapter, GatedUpdate) else None
 

@@ -32,7 +32,6 @@ class EmmetConfig(LayerConfig, JointConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "fast": FAST,
         "paper": {**PUBLISHED, "steps": 20, "learning_rate": 0.5, "clamp_norm_factor": 0.75, "relaxation": 0.0},
     }

@@ -25,7 +25,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": FAST}
 
     @field_validator("optimiser")
     @classmethod

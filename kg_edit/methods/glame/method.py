@@ -85,7 +85,7 @@ class GraphConfig(GraphSettings):
         return self.hops
 
     def workload(self, *, edits: int) -> Workload:
-        """The workload of the method, with an R-GNN instead of a free change."""
+        """Return the workload of the method, with an R-GNN instead of a free change."""
         return replace(super().workload(edits=edits), hops=self.hops)
 
 
@@ -225,7 +225,6 @@ class GlameConfig(GraphConfig, RankOneConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "fast": FAST,
         "paper": _PAPER,
         "code": {

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
+from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.source import SubgraphSource, as_source
-from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel

@@ -59,7 +59,7 @@ class GlameNetConfig(GlamePlusConfig):
         None, description="settings for writing what follows into a late block; null: the value at s has it"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": FAST}
 
     def idle(self) -> dict[str, str]:
         """As in `glame-plus`; without a descent also the number of recalled relations."""

@@ -70,7 +70,7 @@ class AnswerOptions(BaseModel):
     softness: float = Field(0.02, ge=0, description="lambda; with 0 each question gets its value exactly")
 
     def layer_in(self, blocks: int) -> int:
-        """The block that is written in a model of ``blocks`` blocks."""
+        """Return the block that is written in a model of ``blocks`` blocks."""
         return round(DEPTH * blocks) if self.layer is None else self.layer
 
 

@@ -76,7 +76,6 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "fast": RomeConfig.presets["fast"],
         "one-value": {"answers": None, "further_steps": 0, "hold": 0.0},
     }

@@ -80,7 +80,7 @@ class JointConfig(ValueConfig):
     context_tokens: PositiveInt = Field(10, description="length of a context, in tokens")
 
     def workload(self, *, edits: int) -> Workload:
-        """One descent on the fact's prompt in every context, and one covariance C for each layer."""
+        """Return the cost of one descent on the fact's prompt in every context, and one covariance C for each layer."""
         rows = 1 + len(self.context_starts)
         return Workload(
             rows=rows,
@@ -376,7 +376,6 @@ class MemitConfig(SpreadConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "fast": FAST,
         "paper": {**PUBLISHED, "mom2_weight": 20_000.0},
     }

@@ -83,10 +83,10 @@ class RankOneConfig(ValueConfig, LayerConfig):
         ((5, 2), (10, 3)), description="(tokens, count) of the contexts that are sampled from the model"
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": FAST, "paper": PUBLISHED}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": FAST, "paper": PUBLISHED}
 
     def workload(self, *, edits: int) -> Workload:
-        """One descent on the edit's prompt in every context, and one covariance C."""
+        """Return the cost of one descent on the edit's prompt in every context, and one covariance C."""
         rows = 1 + sum(count for _, count in self.context_lengths)
         return Workload(
             rows=rows,
@@ -362,7 +362,7 @@ class RomeConfig(RankOneConfig):
     optimiser: Optimiser = Field("adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "fast": {**FAST, **MOMENTUM}, "paper": PUBLISHED}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": {**FAST, **MOMENTUM}, "paper": PUBLISHED}
 
 
 class Rome(RankOneMethod):

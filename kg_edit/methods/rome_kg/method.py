@@ -44,7 +44,7 @@ class GraphRequestConfig(GraphSettings):
     seed: Seed = Field(0, description="random seed of the sampled statements, facts and contexts")
 
     def workload(self, *, edits: int) -> Workload:
-        """The workload of the method, with the largest possible number of further facts."""
+        """Return the workload of the method, with the largest possible number of further facts."""
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:

@@ -9,9 +9,9 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
+from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import PrivateGraph, check_graph, subject_of
-from kg_edit.graphs.wrong_graph import WrongGraph, pool_of
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
