@@ -69,7 +69,21 @@ class Builder:
         chosen = list(changes(self.table, found, rich, n=n, seed=self.seed))
         if not chosen:
             raise ConfigError("no edit: the model knows nothing about any o* of these relations; give other relations")
-        edits = [self._edit(place, change, templates) for place, change in enumerate(chosen, 1)]
+        edits = [
+            Edit(
+                id=f"ripples-{place:04d}",
+                subject=self.table.label(change.subject) or "",
+                prompt=row.template if (row := templates.find(change.relation)) else "",
+                relation=self.table.words.nouns[change.relation],
+                target_true=self.table.label(change.old),
+                target_new=self.table.label(change.new) or "",
+                subject_id=change.subject,
+                relation_id=change.relation,
+                target_true_id=change.old,
+                target_new_id=change.new,
+            )
+            for place, change in enumerate(chosen, 1)
+        ]
         near = {one.relation: _by_object(one.subjects) for one in found}
         around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
         return self._document(knowledge, chosen, edits, around)
@@ -81,7 +95,23 @@ class Builder:
         Raises:
             ConfigError: no edit is left.
         """
-        usable = self._in_graph([edit for edit in edits if self._usable(edit)])
+        given = []
+        for edit in edits:
+            missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
+            if not missing and edit.relation_id not in self.table.words.nouns:
+                missing = [f"a noun for {edit.relation_id}"]
+            self.dropped.update(f"edit without {name}" for name in missing)
+            given += [] if missing else [edit]
+        if not given:
+            raise ConfigError(
+                "no edit has relation_id and target_new_id, so the graph can't be asked; "
+                "fill them in with `wikidata-cache link`"
+            )
+        self.table.read(_items_of(map(_change_of, given)))
+        usable = [edit for edit in given if self.table.label(edit.target_new_id or "")]
+        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(given) - len(usable)))
+        if not usable:
+            raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
         chosen = [_change_of(edit) for edit in usable]
         items = _items_of(chosen)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
@@ -90,31 +120,6 @@ class Builder:
         targets = sorted({target for one in pools for target in one.targets})
         self.table.read(targets)
         return self._document(self._knowledge(targets, pools, spared=items), chosen, usable, around)
-
-    def _in_graph(self, edits: Sequence[Edit]) -> list[Edit]:
-        """The edits whose o* the graph has; the table reads all of them.
-
-        Raises:
-            ConfigError: no edit is left.
-        """
-        if not edits:
-            raise ConfigError(
-                "no edit has relation_id and target_new_id, so the graph can't be asked; "
-                "fill them in with `wikidata-cache link`"
-            )
-        self.table.read(_items_of(map(_change_of, edits)))
-        found = [edit for edit in edits if self.table.label(edit.target_new_id or "")]
-        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(edits) - len(found)))
-        if not found:
-            raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
-        return found
-
-    def _usable(self, edit: Edit) -> bool:
-        missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
-        if not missing and edit.relation_id not in self.table.words.nouns:
-            missing = [f"a noun for {edit.relation_id}"]
-        self.dropped.update(f"edit without {name}" for name in missing)
-        return not missing
 
     def _knowledge(
         self, targets: Sequence[str], found: Sequence[Candidates], *, spared: Sequence[str] = ()
@@ -131,29 +136,21 @@ class Builder:
             for relation in {*self.table.words.asked, *(one.relation for one in found)}:
                 if fact := fact_of(self.table, item, relation):
                     pool.setdefault(relation, []).append(fact)
-        examples = {relation: _examples(facts, self.seed) for relation, facts in pool.items()}
-        whole = {relation: some for relation, some in examples.items() if len(some) == _EXAMPLES}
+        # Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts of a relation.
+        whole: dict[str, list[AskedFact]] = {}
+        for relation, facts in pool.items():
+            first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
+            drawn: dict[str, AskedFact] = {}
+            for fact in sorted(first, key=lambda one: hashed(self.seed, "example", one.relation, one.thing)):
+                drawn.setdefault(fact.object, fact)
+            if len(drawn) >= _EXAMPLES:
+                whole[relation] = list(drawn.values())[:_EXAMPLES]
         return Knowledge(self.model, self.table.words, whole, self.folder, self.progress)
 
     def _neighbours(self, change: Change, near: Sequence[str]) -> list[str]:
         """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
         others = [item for item in near if item != change.subject]
         return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
-
-    def _edit(self, place: int, change: Change, templates: RelationTemplates) -> Edit:
-        row = templates.find(change.relation)
-        return Edit(
-            id=f"ripples-{place:04d}",
-            subject=self.table.label(change.subject) or "",
-            prompt=row.template if row else "",
-            relation=self.table.words.nouns[change.relation],
-            target_true=self.table.label(change.old),
-            target_new=self.table.label(change.new) or "",
-            subject_id=change.subject,
-            relation_id=change.relation,
-            target_true_id=change.old,
-            target_new_id=change.new,
-        )
 
     def _document(
         self,
@@ -171,8 +168,30 @@ class Builder:
         records = [
             self._record(knowledge, change, edit, some) for change, edit, some in zip(chosen, edits, found, strict=True)
         ]
-        counts = Counter(_cell(question) for record in records for question in record["questions"])
         words = self.table.words
+        counts, used = Counter[str](), set[str]()
+        for record in records:
+            used.add(record["edit"]["relation_id"])
+            for question in record["questions"]:
+                used.update(question["hops"])
+                kind = question["kind"]
+                if kind == "two-hop":
+                    known, stated = question.get("known", True), question.get("stated", True)
+                    kind += f", {'known' if known else 'unknown'}, {'stated' if stated else 'withheld'}"
+                counts[kind] += 1
+
+        # The aliases of all answers, new and old.
+        answers = {
+            name for row in records for one in row["questions"] for name in (*one["answers"], *one.get("old", ()))
+        }
+        names = {names for some in found for one in some for names in (one.answers, *(f.names for f in one.knows))}
+        aliases = {label: more for label, *more in sorted(names) if more and label in answers}
+
+        # The objects of each relation at the end of a two-hop question, the most frequent ones first.
+        ends: dict[str, Counter[str]] = {}
+        for one in (one for some in found for one in some if one.kind == "two-hop"):
+            ends.setdefault(one.hops[-1], Counter())[one.answers[0]] += 1
+        choices = {r: [name for name, _ in seen.most_common(_CHOICES)] for r, seen in sorted(ends.items())}
         return {
             "format": FORMAT,
             "provenance": {
@@ -188,12 +207,12 @@ class Builder:
                 "questions": dict(sorted(counts.items())),
                 "dropped": dict(sorted(self.dropped.items())),
             },
-            "nouns": {r: words.nouns[r] for r in sorted(_relations(records, words.nouns))},
+            "nouns": {r: words.nouns[r] for r in sorted(used & words.nouns.keys())},
             "asks": dict(words.asks),
             "inverse": dict(words.inverse),
             "paraphrases": {r: list(rule.paraphrases) for r, rule in sorted(words.edited.items())},
-            "aliases": _aliases(records, found),
-            "choices": _choices(found),
+            "aliases": aliases,
+            "choices": choices,
             "examples": self._examples(records, knowledge),
             "records": records,
         }
@@ -203,26 +222,38 @@ class Builder:
 
         The model need not know the neighbours, as in CounterFact.
         """
-        right = [one for one in found if self._can_ask(knowledge, one)]
+        # A question is dropped and counted unless the model knows, or lacks, exactly the facts that it requires.
+        right = []
+        for one in found:
+            if all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks)):
+                right.append(one)
+                continue
+            asked = all(map(knowledge.has_asked, (*one.knows, *one.lacks)))
+            known = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
+            self.dropped[f"{one.kind}: {known if asked else 'a hop that is an example, or has none'}"] += 1
         same = dict.fromkeys(one.start for one in found if one.kind == "same-object")
         near = tuple(edit.prompt.replace("{}", name) for name in same)[:_KEPT_NEIGHBOURS]
         whole = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
-        questions = [_question(one, change) for one in kept(found, right, seed=self.seed, name=edit.id)]
+        questions = [
+            RippleQuestion(
+                kind=one.kind,
+                start=one.start,
+                hops=one.hops,
+                answers=one.answers[:1],
+                old=one.old[:_OLD],
+                via=one.via,
+                known=not one.lacks,
+                # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
+                stated=one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0,
+            )
+            for one in kept(found, right, seed=self.seed, name=edit.id)
+        ]
         return {
             "id": edit.id,
             "split": change.split,
             "edit": whole.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
             "questions": [one.model_dump(mode="json", exclude_defaults=True) for one in questions],
         }
-
-    def _can_ask(self, knowledge: Knowledge, one: Proposal) -> bool:
-        """Whether the model knows, and lacks, the facts that the question requires; else it is counted as dropped."""
-        fits = all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks))
-        if not fits:
-            asked = all(map(knowledge.has_asked, (*one.knows, *one.lacks)))
-            known = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
-            self.dropped[f"{one.kind}: {known if asked else 'a hop that is an example, or has none'}"] += 1
-        return fits
 
     def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
         """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
@@ -271,65 +302,8 @@ def _change_of(edit: Edit) -> Change:
     return Change(subject, edit.relation_id or "", old, new, split_of(new) if is_entity_id(new) else "test")
 
 
-def _question(one: Proposal, change: Change) -> RippleQuestion:
-    """The question as it is written.
-
-    Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
-    """
-    stated = one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0
-    return RippleQuestion(
-        kind=one.kind,
-        start=one.start,
-        hops=one.hops,
-        answers=one.answers[:1],
-        old=one.old[:_OLD],
-        via=one.via,
-        known=not one.lacks,
-        stated=stated,
-    )
-
-
-def _examples(facts: Iterable[AskedFact], seed: int) -> list[AskedFact]:
-    """Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts."""
-    first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
-    drawn: dict[str, AskedFact] = {}
-    for fact in sorted(first, key=lambda one: hashed(seed, "example", one.relation, one.thing)):
-        drawn.setdefault(fact.object, fact)
-    return list(drawn.values())[:_EXAMPLES]
-
-
 def _by_object(subjects: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for subject, target in subjects.items():
         found.setdefault(target, []).append(subject)
     return found
-
-
-def _choices(found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
-    """The objects of each relation at the end of a two-hop question, the most frequent ones first."""
-    seen: dict[str, Counter[str]] = {}
-    for some in found:
-        for one in some:
-            if one.kind == "two-hop":
-                seen.setdefault(one.hops[-1], Counter())[one.answers[0]] += 1
-    return {r: [name for name, _ in counts.most_common(_CHOICES)] for r, counts in sorted(seen.items())}
-
-
-def _aliases(records: Iterable[Mapping[str, Any]], found: Iterable[Sequence[Proposal]]) -> dict[str, list[str]]:
-    """The aliases of all answers, new and old."""
-    written = {name for row in records for one in row["questions"] for name in (*one["answers"], *one.get("old", ()))}
-    names = (names for some in found for one in some for names in (one.answers, *(f.names for f in one.knows)))
-    return {label: aliases for label, *aliases in sorted(set(names)) if aliases and label in written}
-
-
-def _relations(records: Iterable[Mapping[str, Any]], nouns: Mapping[str, str]) -> set[str]:
-    hops = [hop for record in records for question in record["questions"] for hop in question["hops"]]
-    edited = [record["edit"]["relation_id"] for record in records]
-    return {hop for hop in (*hops, *edited) if hop in nouns}
-
-
-def _cell(question: Mapping[str, Any]) -> str:
-    if question["kind"] != "two-hop":
-        return str(question["kind"])
-    known, stated = question.get("known", True), question.get("stated", True)
-    return f"two-hop, {'known' if known else 'unknown'}, {'stated' if stated else 'withheld'}"

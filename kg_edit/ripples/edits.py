@@ -114,13 +114,9 @@ def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int
             and o not in table.objects(subject, found.relation)
         ]
         if fitting:
-            new = min(fitting, key=lambda o: _weighted(hashed(seed, subject, o), richness[o]))
+            # A weighted draw: the smallest number wins, with odds in proportion to the squared weight.
+            new = min(fitting, key=lambda o: -log((hashed(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)
             yield Change(subject, found.relation, old, new, split)
-
-
-def _weighted(value: int, weight: int) -> float:
-    """A number for a weighted draw: the smallest one wins, with odds in proportion to its squared weight."""
-    return -log((value + 1) / 2.0**64) / weight**2
 
 
 def split_of(item: str) -> Split:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from kg_edit.models.language_model import LanguageModel
@@ -49,12 +49,23 @@ class Knowledge:
 
     def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
         """Ask for ``facts`` in all three forms; ``about`` is the title of the progress bar."""
-        new = [fact for fact in dict.fromkeys(facts) if fact not in self._rights and self._may_ask(fact)]
-        prompts = {(fact, form): self._prompt(fact, form) for fact in new for form in self.words.knowledge}
-        texts = self._replies.texts(list(prompts.values()), about=about)
-        for fact in new:
-            said = [texts[prompts[fact, form]] for form in self.words.knowledge]
-            self._rights[fact] = sum(any(begins_with(text, name) for name in fact.names) for text in said)
+        prompts: dict[AskedFact, list[str]] = {}  # of each new fact, one prompt a form
+        for fact in dict.fromkeys(facts):
+            shown = self.examples.get(fact.relation, ())
+            # Asked are facts whose relation has examples, none of which is about the same thing.
+            if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
+                continue
+            forms = [form.replace("{noun}", self.words.nouns[fact.relation]) for form in self.words.knowledge]
+            prompts[fact] = [
+                "\n".join([*(f"{form.replace('{thing}', one.thing)} {one.object}" for one in shown)])
+                + f"\n{form.replace('{thing}', fact.thing)}"
+                for form in forms
+            ]
+        replies = KeptReplies(self.model, self.folder, f"examples, {_STEPS} tokens", self._written, self.progress)
+        texts = replies.texts([prompt for some in prompts.values() for prompt in some], about=about)
+        for fact, own in prompts.items():
+            begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in own)
+            self._rights[fact] = sum(begins)
 
     def has_asked(self, fact: AskedFact) -> bool:
         """Whether the fact was asked: it is no example, and its relation has examples."""
@@ -68,25 +79,7 @@ class Knowledge:
         """Whether no form got the object; False for a fact that was not asked."""
         return self._rights.get(fact) == 0
 
-    def _may_ask(self, fact: AskedFact) -> bool:
-        """Whether the fact can be asked: its relation has examples, and none of them is about the same thing."""
-        shown = self.examples.get(fact.relation, ())
-        return bool(shown) and all(fact.thing != example.thing for example in shown)
-
-    def _prompt(self, fact: AskedFact, form: str) -> str:
-        noun = self.words.nouns[fact.relation]
-        shown = [f"{_filled(form, noun, one.thing)} {one.object}" for one in self.examples[fact.relation]]
-        return "\n".join([*shown, _filled(form, noun, fact.thing)])
-
     def _written(self, prompts: Sequence[str]) -> Iterator[str]:
         rows = [self.model.encode(prompt).ids for prompt in prompts]
         for written in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
             yield str(self.model.tokenizer.decode(list(written.tokens))).lstrip().split("\n", 1)[0]
-
-    @cached_property
-    def _replies(self) -> KeptReplies:
-        return KeptReplies(self.model, self.folder, f"examples, {_STEPS} tokens", self._written, self.progress)
-
-
-def _filled(form: str, noun: str, thing: str) -> str:
-    return form.replace("{noun}", noun).replace("{thing}", thing)

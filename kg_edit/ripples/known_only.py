@@ -14,9 +14,8 @@ left is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -51,25 +50,34 @@ def known_only(
     ``folder`` keeps the model's answers.
     """
     hops = [query for record in records for _, needed in _questions(record) for query in needed]
-    replies = KeptReplies(model, folder, f"{_TOKENS} tokens", partial(_written, model), progress)
+
+    def generated(prompts: Sequence[str]) -> tuple[str, ...]:
+        return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
+
+    replies = KeptReplies(model, folder, f"{_TOKENS} tokens", generated, progress)
     texts = replies.texts(list(map(generated_from, hops)), about="known hops")
-    knows = {query: _says(texts[generated_from(query)], query) for query in hops}
-    kept = [
-        _left(record, [asked for asked, needed in _questions(record) if _may_count(asked, needed, knows)])
-        for record in records
-    ]
+    knows: dict[Query, bool] = {}
+    for query in hops:
+        right = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]
+        knows[query] = all(right) if query.every else any(right)
+
+    kept = []
+    for record in records:
+        left = {  # the questions that stay, by identity: two may be equal
+            id(asked)
+            for asked, needed in _questions(record)
+            if all(knows[query] for query in needed)
+            and not (isinstance(asked, Probe) and asked.family == "ripples-unknown")
+        }
+        edits = tuple(
+            edit.model_copy(update={"portability": tuple(one for one in edit.portability if id(one) in left)})
+            for edit in record.edits
+        )
+        probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
+        kept.append(record.model_copy(update={"edits": edits, "probes": probes}))
     whole = tuple(record for record in kept if list(_questions(record)))
     counts = [sum(len(list(_questions(record))) for record in some) for some in (whole, records)]
     return KnownOnly(whole, *counts)
-
-
-def _written(model: LanguageModel, prompts: Sequence[str]) -> tuple[str, ...]:
-    return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
-
-
-def _may_count(asked: Question | Probe, needed: Sequence[Query], knows: dict[Query, bool]) -> bool:
-    unknown = isinstance(asked, Probe) and asked.family == "ripples-unknown"
-    return not unknown and all(knows[query] for query in needed)
 
 
 def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[Query]]]:
@@ -90,19 +98,3 @@ def _recalled(question: Question) -> list[Query]:
     if not target:
         return []
     return [Query(prompt=f"{thing} {relation}", answers=((target,),), form="sentence")]
-
-
-def _says(text: str, query: Query) -> bool:
-    right = (any(mentions(text, name) for name in names) for names in query.answers)
-    return all(right) if query.every else any(right)
-
-
-def _left(record: BenchmarkRecord, kept: Iterable[Question | Probe]) -> BenchmarkRecord:
-    """The record with only these of its questions; its other prompts stay."""
-    left = set(map(id, kept))
-    edits = tuple(
-        edit.model_copy(update={"portability": tuple(one for one in edit.portability if id(one) in left)})
-        for edit in record.edits
-    )
-    probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
-    return record.model_copy(update={"edits": edits, "probes": probes})

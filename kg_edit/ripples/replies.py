@@ -5,7 +5,7 @@ An interrupted run continues after the last prompt that it asked, and a second m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -50,7 +50,9 @@ class KeptReplies:
         with tqdm(
             desc=about, initial=len(asked) - len(new), total=len(asked), disable=None if self.progress else True
         ) as bar:
-            for some in _chunks(new):
+            # Prompts with the same examples in front go together: they share computation.
+            groups = (list(same) for _, same in groupby(new, key=lambda prompt: prompt.rpartition("\n")[0]))
+            for some in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):
                 replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(some, self.write(some), strict=True)]
                 append_lines(self._file, [reply.model_dump_json() for reply in replies])
                 known |= {reply.prompt: reply.text for reply in replies}
@@ -67,10 +69,3 @@ class KeptReplies:
         self.folder.mkdir(parents=True, exist_ok=True)
         said = [self.model.fingerprint, str(self.model.model.dtype), self.form]
         return self.folder / f"{digest(said)[:16]}.jsonl"
-
-
-def _chunks(prompts: Sequence[str]) -> Iterator[list[str]]:
-    """Split sorted prompts into chunks, those with the same examples together: they share computation."""
-    for _, same in groupby(prompts, key=lambda prompt: prompt.rpartition("\n")[0]):
-        rows = list(same)
-        yield from (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))

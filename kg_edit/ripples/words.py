@@ -47,20 +47,18 @@ class RippleWords(BaseModel):
             ConfigError: a file is no TOML, or has a part that is unknown or of another type.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
-        found = _merged(tomllib.loads(packaged), _parsed(own) if own else {})
+        found = tomllib.loads(packaged)
+        if own:
+            try:
+                found = _merged(found, tomllib.loads(utf8_text(own)))
+            except tomllib.TOMLDecodeError as error:
+                raise ConfigError(f"{own}: not TOML: {error}") from None
         found["nouns"] = {**relation_nouns(), **found["nouns"]}
         try:
             return cls.model_validate(found)
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
             raise ConfigError(f"{own or 'ripples.toml'}: {faults}") from None
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(utf8_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
 def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
