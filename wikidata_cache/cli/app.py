@@ -262,15 +262,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    help="Fetch, cache, link and show subgraphs of Wikidata.",
-    epilog="Examples:\n\n- `wikidata-cache show Q1345`\n- `wikidata-cache fetch edits.jsonl --contact me@uni.edu`",
-)
+_EXAMPLES = """Examples:
+
+- `wikidata-cache show Q1345`
+- `wikidata-cache fetch edits.jsonl --contact me@uni.edu`
+"""
+
+
+@app.callback(epilog=_EXAMPLES)
 def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    """Fetch, cache, link and show subgraphs of Wikidata."""
 
 
 def main() -> None:

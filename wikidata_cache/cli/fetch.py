@@ -1,7 +1,7 @@
 """`wikidata-cache fetch`: the subgraphs of a file of edits into the cache, in as few requests as possible.
 
 Offline, facts that the cache lacks are an error with the command that fetches them: the command line itself, without
-the options that kept it offline.
+the options that make it offline.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wikidata_cache.sources.source import Source
 
 
-# Options that keep a command offline, and those that `FetchHint` adds itself.
+# Options that make a command offline, and those that `FetchHint` adds itself.
 _NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
 # Options that have no effect with --kind, and options that a local graph has no use for.
 _OF_EDITS = (
@@ -194,7 +194,7 @@ def _check_cached(context: typer.Context, source: Source) -> None:
 
 @contextmanager
 def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
-    """Let a CacheMissError name the command as it was given, without the options that kept it offline."""
+    """Let a CacheMissError name the command as it was given, without the options that make it offline."""
     from wikidata_cache.answers.cached_source import CachedSource
 
     try:

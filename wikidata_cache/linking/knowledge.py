@@ -42,7 +42,7 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class EntityInfo:
-    """What is known about an entity: `types` (P31) are ids, `statements` are pairs (property, item).
+    """The facts about an entity: `types` (P31) are ids, `statements` are pairs (property, item).
 
     `statements` is None if an offline cache lacks them. `merged_into` is the item into which the entity was merged, or
     None.
@@ -64,7 +64,7 @@ class Knowledge(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether a question costs a request, so that questions should be asked together."""
+        """Whether a question costs a request, so that questions should be sent together."""
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
         """Fetch all of these names together, if possible, so that `named` needs no request."""
@@ -76,7 +76,7 @@ class Knowledge(Protocol):
         """Return the properties whose names are most similar to the text; () where names cannot be scanned."""
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """Return what is known about each of the ids."""
+        """Return the facts about each of the ids."""
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
@@ -129,14 +129,17 @@ class GraphKnowledge:
         return list({names[name].id: names[name] for name in nearest}.values())
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """Return what is known about each of the ids."""
+        """Return the facts about each of the ids."""
         wanted = sorted(set(ids))
         items = [entity for entity in wanted if is_item(entity)]
-        labels, descriptions = self._known(self.facts.labels, wanted), self._known(self.facts.descriptions, wanted)
-        statements, merged = self._known(self.facts.out, items), self._known(self.facts.redirects, items)
+        labels, descriptions = (
+            self._available(self.facts.labels, wanted),
+            self._available(self.facts.descriptions, wanted),
+        )
+        statements, merged = self._available(self.facts.out, items), self._available(self.facts.redirects, items)
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
         # An offline cache may hold the types of an item without its statements.
-        more = self._known(self.facts.types, [entity for entity in items if entity not in types])
+        more = self._available(self.facts.types, [entity for entity in items if entity not in types])
         return {
             entity: EntityInfo(
                 labels.get(entity),
@@ -150,23 +153,23 @@ class GraphKnowledge:
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
-        return self._known(self.facts.labels, sorted(set(ids)))
+        return self._available(self.facts.labels, sorted(set(ids)))
 
     def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
         found = self.facts.named([text])[text] if text else ()
         return [Match(e, text, "", "label", 0) for e in found if is_entity(e) and is_item(e) == (entity == "item")]
 
-    def _known(self, ask: Callable[[Iterable[str]], Mapping[str, T]], ids: Sequence[str]) -> Mapping[str, T]:
-        """Return the answers of `ask` for the ids; with an offline cache, only for the ids that it holds."""
+    def _available(self, look_up: Callable[[Iterable[str]], Mapping[str, T]], ids: Sequence[str]) -> Mapping[str, T]:
+        """Return the answers for the ids; with an offline cache, only for the ids that it has."""
         try:
-            return ask(ids)
+            return look_up(ids)
         except CacheMissError as miss:
             missing = set(miss.ids)
-            return ask([entity for entity in ids if entity not in missing])
-        except OfflineError:
+            return look_up([entity for entity in ids if entity not in missing])
+        except OfflineError:  # it does not name the missing ids
             if len(ids) == 1:
                 return {}
-            return {entity: value for one in ids for entity, value in self._known(ask, [one]).items()}
+            return {entity: value for one in ids for entity, value in self._available(look_up, [one]).items()}
 
 
 @dataclass(frozen=True)
@@ -182,21 +185,16 @@ class RelationEndTypes:
     shares: Mapping[str, float]
 
 
-def check_relation(relation: str) -> None:
-    """Raise BadOptionError where `relation` is not a property id such as P551."""
+def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
+    """Return the types at one end of a relation, or None if the graph has none there or cannot answer now.
+
+    Raises BadOptionError if `relation` is not a property id such as P551.
+    """
     if not is_property(relation):
         raise BadOptionError(
             f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
             f'name with kind="property" (--kind property).'
         )
-
-
-def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
-    """Return the types at one end of a relation, or None if the graph has none there or cannot answer now.
-
-    Raises BadOptionError if `relation` is not a property id.
-    """
-    check_relation(relation)
     end = relation_end_key(relation, role)
     try:
         sampled, counts = facts.ends([end])[end]
@@ -225,7 +223,7 @@ def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection
 
 
 def open_index(source: Source) -> LabelIndex | None:
-    """Return the index beside a store, else a new index of a local graph; None for endpoints and their caches.
+    """Return the index next to a store, else a new index of a local graph; None for endpoints and their caches.
 
     For a cache over a local graph, return the index of the graph. A new index is in memory and has all labels and
     aliases in every language; it takes about ten seconds for half a million names, so `wikidata-cache load` writes one

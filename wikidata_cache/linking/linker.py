@@ -1,7 +1,7 @@
 """`Linker` finds the entities that a text may mean, with scores and reasons; it never chooses one silently.
 
 Candidates come from a `Knowledge`. If a relation is given, candidates get points for being at that end of the relation
-in the graph, or for having a type of the entities there. `open_linker` makes a linker over a graph, offline or with
+in the graph, or for having a type of the entities there. `open_linker` returns a linker over a graph, offline or with
 Wikidata's API.
 """
 
@@ -17,7 +17,6 @@ from wikidata_cache.linking.knowledge import (
     GraphKnowledge,
     Knowledge,
     RelationEndTypes,
-    check_relation,
     items_at_end,
     open_index,
     prefetch_ends,
@@ -32,7 +31,7 @@ class Linker:
     """Links texts to the entities of `knowledge`; relations are looked up in `graph`.
 
     Items of `internal` classes (by default disambiguation pages, categories, templates and lists) are never candidates.
-    The object keeps the sampled types of each relation in memory.
+    The object has the sampled types of each relation in memory, so that they are read once.
     """
 
     def __init__(self, knowledge: Knowledge, graph: Facts, *, internal: Collection[str] | None = None) -> None:
@@ -86,8 +85,6 @@ class Linker:
         With `only_id`, the text is read as an id and never as a name. Raises BadOptionError if `relation` is not a
         property id.
         """
-        if relation is not None:
-            check_relation(relation)
         builders = build_candidates(
             self.knowledge,
             text.strip(),

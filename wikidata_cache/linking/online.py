@@ -1,7 +1,7 @@
 """Link with Wikidata's Action API (https://www.wikidata.org/w/api.php), which the option --online chooses.
 
 `ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids per request), with the same rate limits and retries
-as endpoints. `OnlineKnowledge` answers the questions of linking from it, and keeps the answers in memory only. The
+as endpoints. `OnlineKnowledge` answers the questions of linking from it, and has the answers in memory only. The
 format of entities: https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html
 """
 
@@ -66,8 +66,8 @@ class ActionApi:
         url: the address of api.php.
         contact: your e-mail address or URL (default: KG_EDIT_CONTACT); Wikimedia hosts require it.
         timeout: seconds per request.
-        patience: seconds to wait in all for a host that asks to wait.
-        limiter: the rate limits that are known already.
+        patience: seconds to wait in all where a host requires it.
+        limiter: the rate limits to obey; by default of this object only.
 
     Raises:
         OfflineError: KG_OFFLINE is set.
@@ -232,7 +232,7 @@ def _checked_id(entity: Json) -> str:
 class OnlineKnowledge:
     """`Knowledge` from an `ActionApi`. Each search and each entity is requested once; nothing is written to disk.
 
-    All methods that look something up raise EndpointError.
+    All methods that send requests raise EndpointError.
     """
 
     def __init__(self, api: ActionApi) -> None:
@@ -270,7 +270,7 @@ class OnlineKnowledge:
         return matches
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
-        """Return what Wikidata states about each of the ids."""
+        """Return the facts that Wikidata has about each of the ids."""
         wanted = sorted(set(ids))
         fetched = self._fetched(wanted)
         about = dict.fromkeys(wanted, EntityInfo())

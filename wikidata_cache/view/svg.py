@@ -18,8 +18,8 @@ from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import printable, with_old_edge
 from wikidata_cache.view.tree import BOX_HEIGHT, DrawnNode, lay_out, text_width
 
-# A page may define the custom properties; a file gets the colours after the comma. Converters to PDF know neither var()
-# nor the newer selectors and baselines, so neither is needed.
+# A page may define the custom properties; a file gets the colours after the comma. Converters to PDF support neither
+# var() nor the newer selectors and baselines, so no file needs them.
 STYLE = """
 .subgraph text { font: 12px "DejaVu Sans", Verdana, sans-serif; text-anchor: middle; fill: var(--ink, #18212b); }
 .subgraph rect { fill: var(--near, #e9eef2); }
