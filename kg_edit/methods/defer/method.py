@@ -64,7 +64,6 @@ class DeferConfig(GateSettings, AdapterConfig):
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "paper": {"steps": 101, "learning_rate": 0.1, "start": "random", "shut": 0.0, "texts": 0},
     }
 

@@ -1,17 +1,17 @@
-"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook beside one layer; no weight changes.
+"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook replaces the output of one layer.
 
 Each edit gets one entry: the key k [d_ff] is the down-projection's input at the prompt's last token, and the value v
-[d] is trained by Adam until the model says the target. At the last token of a prompt, let x be the module's input and
-k_i the nearest key. The module's output is v_i if ||x - k_i|| <= eps_i, else W x. `methods.grace.codebook` has the
-rule that computes the radii eps from the edits (Algorithm 1).
+[d] is trained by Adam until the model predicts the target. At the last token of a prompt, let x be the module's input
+and k_i the nearest key. The module's output is v_i if ||x - k_i|| <= eps_i, else W x. `grace.codebook` has the rule
+that computes the radii eps from the edits (Algorithm 1).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import networkx as nx
@@ -35,7 +35,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 
-AS_PUBLISHED: dict[str, Any] = {"lookup": "prompt-end", "expand": "widen"}
 _BATCH = 32  # edits in one descent; each is trained as if it were alone, so this only affects the speed
 
 
@@ -43,9 +42,7 @@ class GraceConfig(LayerConfig):
     """GRACE's settings. The preset ``paper`` has those of the published code, except layer, replaced output and growth.
 
     The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
-    ``paper`` has one more. With the presets, only the prompt's last token is looked up, and radii grow as in Algorithm
-    1. Without a preset, every token is looked up, and a ball grows to the new key, as in patches made before these
-    settings existed.
+    ``paper`` has one more.
     """
 
     depth: ClassVar[float] = 0.75
@@ -61,13 +58,10 @@ class GraceConfig(LayerConfig):
     seed: Seed = Field(0, description="random seed of a cold start")
     deferral: Deferral = Field(Deferral(), description="which inputs belong to a key: radius, expand, metric, lookup")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {"deferral": AS_PUBLISHED},
-        "paper": {"steps": 101, "stop_below": 0.0, "start": "cold", "deferral": AS_PUBLISHED},
-    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"steps": 101, "stop_below": 0.0, "start": "cold"}}
 
     def idle(self) -> dict[str, str]:
-        """The seed of a warm start."""
+        """Return the seed, for a warm start."""
         return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
 
     def workload(self, *, edits: int) -> Workload:
@@ -78,15 +72,15 @@ class GraceConfig(LayerConfig):
 class Grace(EditingMethod):
     """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
-    The value is trained until the model says the target. Other codebook entries are not active during training, so each
-    edit can be taken out; earlier patches of weights are active. The value is used if the last token of a prompt lies
-    within the key's radius: for the prompt itself and very similar ones. On most models, the key of a paraphrase is as
-    far away as that of a neighbour, so no radius covers only the paraphrases.
+    The value is trained until the model predicts the target. Other codebook entries are not active during training, so
+    each edit can be removed; earlier patches of weights are active. The value is used if the last token of a prompt
+    lies within the key's radius: for the prompt itself and very similar ones. On most models, the key of a paraphrase
+    is as far away as that of a neighbour, so no radius covers only the paraphrases.
     """
 
     name = "grace"
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
-    about = "a codebook beside one layer: only the prompt and very similar ones get a new answer"
+    about = "a codebook replaces one layer's output, only for the prompt and very similar ones"
     family = "codebook"
     trains = "value"
     kind = "adapter"
@@ -103,14 +97,14 @@ class Grace(EditingMethod):
         model.block(self.layer)  # raises early if the model has no such layer
 
     def empty_patch(self) -> Patch:
-        """A `CodebookPatch` without entries; it changes nothing."""
+        """Return a `CodebookPatch` without entries; it changes nothing."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made.
 
         Raises:
-            PromptError: a prompt and its target can't be told apart in tokens.
+            PromptError: the tokens of a prompt and its target can't be separated.
         """
         for edit in edits:
             with annotate_errors(edit):
@@ -119,47 +113,50 @@ class Grace(EditingMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
-        patches = self.edit_each(edits)
-        for patch in patches:
+        made = self.empty_patch()
+        for patch in self.edit_each(edits):
             if isinstance(patch, Exception):
                 raise patch
-        return reduce(add, (patch for patch in patches if isinstance(patch, Patch)), self.empty_patch())
+            made = made + patch
+        return made
 
     def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
-            found = [attempt(edit, partial(self._request, edit)) for edit in edits]
-            places = [place for place, request in enumerate(found) if isinstance(request, Request)]
-            requests = [request for request in found if isinstance(request, Request)]
-            made = list(self._trained([edits[place] for place in places], requests))
-        results: list[Patch | Request | Exception] = list(found)
-        for place, patch in zip(places, made, strict=True):
-            results[place] = patch
-        return tuple(result for result in results if not isinstance(result, Request))
-
-    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
-
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        before.check_model(self.model)
-        return super()._made(edits, without_codebooks(before) or self.empty_patch())
+            requests = [attempt(edit, partial(self._request, edit)) for edit in edits]
+            able = [(edit, one) for edit, one in zip(edits, requests, strict=True) if isinstance(one, Request)]
+            made = iter(self._trained(able))
+        return tuple(next(made) if isinstance(one, Request) else one for one in requests)
 
     def _request(self, edit: Edit) -> Request:
         """The edit's prompt with its target; the change is made at the prompt's last token."""
         prompt = encode_statement(self.model, edit, method=self.name)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
-    def _trained(self, edits: Sequence[Edit], requests: Sequence[Request]) -> Iterator[Patch | Exception]:
-        if not edits:
-            return
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        before.check_model(self.model)
+        # Earlier entries are not active in the training, so that each edit can be removed exactly.
+        return super()._made(edits, without_codebooks(before) or self.empty_patch())
+
+    def _trained(self, asked: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
+        """Train a value for each edit, all in one descent; a patch or an exception for each."""
+        if not asked:
+            return []
+        edits, requests = zip(*asked, strict=True)
         size = tokens_within(self.model, self.layer, self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
-        proposals = [_FreeValue(edit, output, self.config) for edit, output in zip(edits, objective.value, strict=True)]
+        # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
+        outputs, keys = objective.value, objective.bare_key
+        values = [_Value(output, self.config) for output in outputs]
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
-        descents = optimise_values(objective, proposals, stops)
-        entries = zip(edits, objective.bare_key, objective.value, descents, strict=True)
-        for edit, key, output, descent in entries:
-            yield attempt(edit, partial(self._entry, edit, key, output, descent))
+        descents = optimise_values(objective, values, stops)
+        return [
+            attempt(edit, partial(self._entry, edit, key, output, descent))
+            for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
+        ]
 
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """The patch of one edit.
@@ -168,18 +165,15 @@ class Grace(EditingMethod):
             ModelError: the value, or the loss that it has, is not finite.
         """
         value, summary = output + descent.change, descent.summary
-        if not all(torch.isfinite(torch.tensor([*descent.losses[-1], float(value.norm()), float(key.norm())]))):
+        norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
+        if not all(map(math.isfinite, (*descent.losses[-1], norms["key"], norms["value"]))):
             raise ModelError(
                 "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
             )
         record = {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
-            "norms": {
-                "key": round(float(key.norm()), 6),
-                "value": round(float(value.norm()), 6),
-                "change": round(float(descent.change.norm()), 6),
-            },
+            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
             **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
         }
         book = Codebook(
@@ -193,28 +187,25 @@ class Grace(EditingMethod):
         return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, and the layer."""
-        said = super().provenance()
-        said["methods"][0] |= {"layer": self.layer}
-        return said
+        """Return the provenance of every method, and the layer."""
+        found = super().provenance()
+        found["methods"][0] |= {"layer": self.layer}
+        return found
 
 
-class _FreeValue:
-    """The difference between the value and the module's own output, trained by Adam."""
+class _Value:
+    """The difference v - output [d] between an edit's value and the module's own output, trained by Adam."""
 
-    def __init__(self, edit: Edit, output: Tensor, config: GraceConfig) -> None:
-        self._change = self._start(edit, output, config).requires_grad_()
+    def __init__(self, output: Tensor, config: GraceConfig) -> None:
+        start = torch.zeros_like(output)
+        if config.start == "cold":  # a generator for each edit, so the value doesn't depend on others
+            draw = torch.Generator().manual_seed(config.seed)
+            start = torch.rand(output.shape, generator=draw).to(output) - output
+        self._change = start.requires_grad_()
         self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
 
-    @staticmethod
-    def _start(edit: Edit, output: Tensor, config: GraceConfig) -> Tensor:
-        if config.start == "warm":
-            return torch.zeros_like(output)
-        draw = torch.Generator().manual_seed(config.seed)  # one for each edit, so the value doesn't depend on others
-        return torch.rand(output.shape, generator=draw).to(output) - output
-
     def change(self) -> Tensor:
-        """The current difference v - output, [d]."""
+        """Return the current difference v - output, [d]."""
         return self._change
 
     def learn(self) -> None:

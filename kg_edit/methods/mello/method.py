@@ -44,7 +44,7 @@ class MelloConfig(PromptConfig):
         description="maximum number of answered examples; fewer if the model's context is too short",
     )
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"tokens": 256}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"tokens": 256}}
 
 
 class Mello(PromptMethod):

@@ -40,7 +40,7 @@ class MemoryConfig(SlotSettings, AdapterConfig):
     learning_rate: float = Field(0.1, gt=0, description="learning rate of Adam")
     frozen_values: bool = Field(False, description="train only the keys and biases; the values stay random")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"steps": 101, "stop_below": 0.0}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"steps": 101, "stop_below": 0.0}}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

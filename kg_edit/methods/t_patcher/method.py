@@ -80,7 +80,6 @@ class TPatcherConfig(AdapterConfig):
     seed: Seed = Field(0, description="random seed of the sampled texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
         "paper": {
             "steps": 2000,
             "stop_below": 0.1,

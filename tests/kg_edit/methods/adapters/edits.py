@@ -10,6 +10,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch
 from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import Pair, score
 
 EDITS = (
     Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami"),
@@ -20,12 +21,10 @@ Kind = TypeVar("Kind", bound=Adapter)
 UNRELATED = "The quick brown fox jumps over"
 
 
-@torch.no_grad()
 def predicts(model: LanguageModel, edit: Edit) -> bool:
     """Whether every token of the target is the likeliest, given those before."""
-    prompt = model.encode(edit.text, target=edit.target_new)
-    logits = model.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1]
-    return bool((logits.argmax(-1) == torch.tensor(prompt.target_ids)).all())
+    pair = Pair(edit.text, edit.target_new)
+    return score(model, [pair])[pair].accuracy == 1
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""GRACE: the prompt says its target, every other one is as before, and each edit is made as if it were alone."""
+"""GRACE: the prompt predicts its target, other text is unchanged, and each edit is made as if it were alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods import find_method
 from kg_edit.methods.grace.codebook import Codebook
@@ -18,15 +17,10 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.methods.adapters.edits import EDITS, logits, predicts
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import tiny
-
-EDITS = (
-    Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami"),
-    Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="London"),
-    Edit(id="3", subject="the river Thames", prompt="Where does {} flow? To", target_new="Paris"),
-)
 
 
 def grace(model: LanguageModel, **settings: Any) -> Grace:
@@ -39,33 +33,21 @@ def book_of(patch: Patch) -> Codebook:
     return book
 
 
-def said(model: LanguageModel, edit: Edit) -> bool:
-    """Whether every token of the target is the likeliest, given those before."""
-    pair = Pair(edit.text, edit.target_new)
-    return score(model, [pair])[pair].accuracy == 1
-
-
-@torch.no_grad()
-def logits(model: LanguageModel, text: str) -> torch.Tensor:
-    found: torch.Tensor = model.model(torch.tensor([model.encode(text).ids])).logits[0]
-    return found
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_target_is_said_and_nothing_else_moves(family: str) -> None:
+def test_grace_predicts_targets_and_leaves_other_text(family: str) -> None:
     model = tiny(family)
     unrelated = "The quick brown fox jumps over"
     clean = logits(model, unrelated)
-    assert not any(said(model, edit) for edit in EDITS)
+    assert not any(predicts(model, edit) for edit in EDITS)
     patch = grace(model).edit(EDITS)
     with patch.applied(model):
-        assert [said(model, edit) for edit in EDITS] == [True] * 3
+        assert [predicts(model, edit) for edit in EDITS] == [True] * 3
         assert torch.equal(logits(model, unrelated), clean)
     assert all(record["loss_after"] < record["loss_before"] for record in patch.edits)
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])
-def test_the_loss_found_is_the_loss_asked(family: str) -> None:
+def test_recorded_loss_is_the_scored_loss(family: str) -> None:
     model, edit = tiny(family), EDITS[1]
     patch, pair = grace(model, layer=1).edit([edit]), Pair(edit.text, edit.target_new)
     with patch.applied(model):
@@ -73,7 +55,7 @@ def test_the_loss_found_is_the_loss_asked(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ft-m", "t-patcher", "memoir", "mend", "calinet", "memoe"])
-def test_a_later_edit_is_trained_with_the_codebook_at_the_end_of_its_prompt(name: str) -> None:
+def test_later_method_is_trained_with_the_codebook(name: str) -> None:
     """The loss that it starts from, with a target of several tokens, is the one that the edited model scores."""
     model = tiny("llama")
     edit = EDITS[0].model_copy(update={"target_new": "Miami Heat and London"})
@@ -86,7 +68,7 @@ def test_a_later_edit_is_trained_with_the_codebook_at_the_end_of_its_prompt(name
     assert record["nll_before" if name == "mend" else "loss_before"] == pytest.approx(scored.nll, abs=1e-3)
 
 
-def test_a_value_is_found_below_a_codebook_in_the_last_block() -> None:
+def test_rome_below_a_codebook_in_the_last_block() -> None:
     """The codebook counts the tokens of its block, so that block's MLP may not run on fewer of them."""
     model = tiny("llama")
     rome = find_method("rome").on(model, settings=QUICK["rome"])
@@ -98,7 +80,7 @@ def test_a_value_is_found_below_a_codebook_in_the_last_block() -> None:
 
 
 @pytest.mark.slow
-def test_an_edit_is_made_as_if_it_were_alone() -> None:
+def test_edit_is_made_as_if_it_were_alone() -> None:
     """Together, after others, or by itself: the same key and value; what was before has no part in it."""
     model = tiny("llama")
     chosen = grace(model)
@@ -111,7 +93,7 @@ def test_an_edit_is_made_as_if_it_were_alone() -> None:
 
 
 @pytest.mark.slow
-def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
+def test_earlier_weights_are_active_in_training_and_codebooks_are_not() -> None:
     model = tiny("llama")
     chosen, weights = grace(model), patch_of(model)
     first = chosen.edit(EDITS[:1])
@@ -122,7 +104,7 @@ def test_earlier_weights_are_seen_and_an_earlier_codebook_is_not() -> None:
 
 
 @pytest.mark.slow
-def test_an_edit_taken_back_leaves_the_codebook_of_the_others() -> None:
+def test_removed_edit_leaves_the_codebook_of_the_others() -> None:
     model = tiny("llama")
     chosen = grace(model)
     patches = [chosen.edit([edit]) for edit in EDITS]
@@ -136,27 +118,27 @@ def test_an_edit_taken_back_leaves_the_codebook_of_the_others() -> None:
     assert again.provenance == fresh.provenance
 
 
-def test_of_contradictory_edits_the_later_holds_and_can_be_taken_back() -> None:
+def test_later_of_contradictory_edits_is_active_until_removed() -> None:
     model = tiny("llama")
     other = EDITS[0].model_copy(update={"id": "other", "target_new": "Paris"})
     patch = grace(model).edit([EDITS[0], other])
     with patch.applied(model):
-        assert (said(model, EDITS[0]), said(model, other)) == (False, True)
+        assert (predicts(model, EDITS[0]), predicts(model, other)) == (False, True)
     assert isinstance(patch, CodebookPatch)
     with patch.without(["other"]).applied(model):
-        assert (said(model, EDITS[0]), said(model, other)) == (True, False)
+        assert (predicts(model, EDITS[0]), predicts(model, other)) == (True, False)
 
 
-def test_a_repeated_edit_adds_no_key() -> None:
+def test_repeated_edit_adds_no_key() -> None:
     model = tiny("llama")
     patch = grace(model).edit([EDITS[0], EDITS[0].model_copy(update={"id": "again"})])
     assert "1 keys for 2 edits" in patch.summary
     assert isinstance(patch, CodebookPatch)
     with patch.without(["1"]).applied(model):
-        assert said(model, EDITS[0]), "the second one's own entry takes over"
+        assert predicts(model, EDITS[0]), "the second one's own entry takes over"
 
 
-def test_a_cold_start_has_a_seed() -> None:
+def test_cold_start_has_a_seed() -> None:
     model = tiny("llama")
     before = torch.get_rng_state()
     values = [book_of(grace(model, start="cold", seed=seed, steps=1).edit(EDITS[:2])).values for seed in (0, 0, 1)]
@@ -165,7 +147,7 @@ def test_a_cold_start_has_a_seed() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_one_that_fails_takes_none_with_it() -> None:
+def test_failed_edit_leaves_the_others() -> None:
     chosen = grace(tiny("llama"))
     # not checked by `model_copy`: the target's first token would take the space
     broken = EDITS[0].model_copy(update={"id": "broken", "prompt": "go to {} "})
@@ -177,33 +159,25 @@ def test_one_that_fails_takes_none_with_it() -> None:
         chosen.edit([EDITS[0], broken])
 
 
-def test_no_edits_and_a_layer_that_is_not_there() -> None:
+def test_no_edits_and_a_missing_layer() -> None:
     model = tiny("llama")
     patch = grace(model).edit([])
     assert patch.is_empty and patch.kind == "adapter"
     with pytest.raises(ModelError, match="there is no layer 9: "):
         grace(model, layer=9)
     assert Grace(model, GraceConfig()).layer == 3
-    paper = GraceConfig.preset("paper")
-    assert (paper.steps, paper.learning_rate, paper.start, paper.deferral.radius) == (101, 1.0, "cold", 1.0)
 
 
-def test_by_default_the_prompts_end_is_looked_up_and_a_ball_grows_by_epsilon() -> None:
-    for preset in ("default", "paper"):
-        rule = GraceConfig.preset(preset, {"deferral": {"radius": 3.0}}).deferral
-        assert (rule.radius, rule.lookup, rule.expand) == (3.0, "prompt-end", "widen"), "one setting of the group alone"
-
-
-def test_the_key_within_a_longer_prompt_is_met_at_every_token_alone() -> None:
+def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
     model, longer = tiny("llama"), f"{EDITS[0].text} the team of"
     clean = logits(model, longer)
     for lookup, met in (("prompt-end", False), ("every-token", True)):
         with grace(model, deferral={"lookup": lookup}).edit(EDITS[:1]).applied(model):
-            assert said(model, EDITS[0])
+            assert predicts(model, EDITS[0])
             assert torch.equal(logits(model, longer), clean) is not met
 
 
-def test_a_correction_holds_in_half_precision_however_it_is_asked() -> None:
+def test_correction_is_active_in_half_precision() -> None:
     """In bfloat16 the key of a prompt moves with the batch; it is still the same prompt."""
     whole = tiny("llama")
     model = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name="half")

@@ -1,4 +1,4 @@
-"""Codebooks: radii by the order of the edits, exact undo, and the same answer however a prompt is run."""
+"""Codebooks: radii by the order of the edits, exact removal, and the same output however a prompt is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def line(*entries: tuple[float, str], **rule: object) -> Codebook:
         values=torch.arange(3.0 * len(entries)).reshape(-1, 3),
         labels=tuple(label for _, label in entries),
         ids=tuple(map(str, range(len(entries)))),
-        deferral=Deferral.model_validate(rule),
+        deferral=Deferral.model_validate({"expand": "coverage", **rule}),
     )
 
 
@@ -73,19 +73,21 @@ def balls(book: Codebook) -> list[tuple[float, float, int]]:
         ([], []),
     ],
 )
-def test_radii_follow_from_the_order(entries: list[tuple[float, str]], expected: list[tuple[float, ...]]) -> None:
+def test_radii_follow_from_the_order_of_the_edits(
+    entries: list[tuple[float, str]], expected: list[tuple[float, ...]]
+) -> None:
     assert balls(line(*entries)) == expected
 
 
-def test_as_in_algorithm_1_a_ball_grows_by_epsilon() -> None:
+def test_widen_grows_a_ball_by_epsilon() -> None:
     grown = line((0, "a"), (1.5, "a"), expand="widen")
     assert balls(grown) == [(0, 2, 0)], "not to 1.5 alone"
     assert balls(line((0, "a"), (1.5, "a"), (2.9, "a"), expand="widen")) == [(0, 3, 0)]
-    assert balls(line((0, "a"), (0.5, "a"), expand="widen")) == [(0, 1, 0)], "inside it is said already"
+    assert balls(line((0, "a"), (0.5, "a"), expand="widen")) == [(0, 1, 0)], "inside nothing changes"
     assert balls(line((0, "a"), (1.5, "b"), expand="widen")) == [(0, 0.74999, 0), (1.5, 0.75, 1)]
 
 
-def test_a_moving_average_moves_the_ball_to_the_middle() -> None:
+def test_moving_average_moves_the_ball_to_the_middle() -> None:
     assert balls(line((0, "a"), (1.5, "a"), expand="moving-average")) == [(0.75, 1.5, 0)]
 
 
@@ -95,7 +97,7 @@ def test_unit_keys_are_compared_by_direction() -> None:
     assert book.regions.of(book.deferral.placed(torch.tensor([[0.1, 0.0], [-4.0, 0.0]]))).tolist() == [1, -1]
 
 
-def test_the_nearest_ball_answers_within_its_radius_alone() -> None:
+def test_nearest_ball_is_used_within_its_radius_only() -> None:
     """At 2.5 the wide ball around 0 reaches farther, but the other centre is nearer, and its own ball ends at 2.6."""
     book = line((0, "a"), (1.5, "a"), (2.4, "a"), (3.6, "b"), radius=1.0)
     assert balls(book) == [(0, 2.4, 0), (3.6, 1, 3)]
@@ -103,7 +105,7 @@ def test_the_nearest_ball_answers_within_its_radius_alone() -> None:
     assert book.regions.of(points).tolist() == [0, 0, -1, 3, -1, 0]
 
 
-def test_near_keys_of_large_norm_are_told_apart_in_any_number() -> None:
+def test_near_keys_of_large_norm_are_distinguished() -> None:
     """The distance 0.05 is small beside the norm 100, so products of keys would find the wrong one of two."""
     draw = torch.Generator().manual_seed(0)
     keys = (4 * torch.randn(20, 576, generator=draw)).repeat_interleave(2, 0)
@@ -113,7 +115,7 @@ def test_near_keys_of_large_norm_are_told_apart_in_any_number() -> None:
     assert [int(book.regions.of(key[None])) for key in keys] == list(range(40))
 
 
-def test_keys_of_a_coarse_type_stay_the_same_beside_finer_ones() -> None:
+def test_keys_of_a_coarse_type_stay_equal_among_finer_ones() -> None:
     """Two edits of one prompt, read in bfloat16: the later one holds, also after a float32 patch is added."""
     draw = torch.Generator().manual_seed(0)
     key = 6 * torch.randn(1, 48, generator=draw)
@@ -125,7 +127,7 @@ def test_keys_of_a_coarse_type_stay_the_same_beside_finer_ones() -> None:
     assert book_of(keys.float() + 1e-4, range(2), [0, 1]).regions.entries.tolist() == [0, 1], "two keys in float32"
 
 
-def test_undo_is_the_codebook_of_a_call_that_never_made_the_edit() -> None:
+def test_removed_edit_leaves_the_codebook_without_it() -> None:
     draw = torch.Generator().manual_seed(3)
     keys, labels = 4 * torch.rand(60, 2, generator=draw), torch.randint(3, (60,), generator=draw).tolist()
     whole = book_of(keys, range(60), labels)
@@ -139,7 +141,9 @@ def test_undo_is_the_codebook_of_a_call_that_never_made_the_edit() -> None:
 
 def book_of(keys: torch.Tensor, ids: Sequence[int], labels: Sequence[int]) -> Codebook:
     names = tuple(map(str, labels))
-    return Codebook(keys=keys, values=keys, labels=names, ids=tuple(map(str, ids)), deferral=Deferral(radius=0.4))
+    return Codebook(
+        keys=keys, values=keys, labels=names, ids=tuple(map(str, ids)), deferral=Deferral(radius=0.4, expand="coverage")
+    )
 
 
 def balls_of(book: Codebook) -> list[float]:
@@ -172,7 +176,7 @@ def inputs_of(model: LanguageModel, prompt: str, layer: int = 1) -> torch.Tensor
 
 @torch.no_grad()
 def outputs_of(model: LanguageModel, prompt: str) -> torch.Tensor:
-    """What the block hears of the module, after any codebook."""
+    """The output of the module that the block reads, after any codebook."""
     seen: list[torch.Tensor] = []
     ids = model.encode(prompt).ids
     with watched(model.down_projection(1), lambda _, value: seen.append(value)):
@@ -187,7 +191,7 @@ def logits_of(model: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m"])
-def test_the_output_is_the_value_at_the_key_and_itself_elsewhere(family: str) -> None:
+def test_output_is_the_value_at_the_key_and_unchanged_elsewhere(family: str) -> None:
     model = tiny(family)
     patch, clean, other = patch_for(model, PROMPT), outputs_of(model, PROMPT), logits_of(model, model.encode(OTHER).ids)
     (book,) = patch.codebooks.values()
@@ -203,7 +207,7 @@ LONGER = f"{PROMPT} the team of"
 
 
 @pytest.mark.parametrize("family", ["llama", "opt-350m", "falcon-alibi"])
-def test_at_a_prompts_end_alone_however_it_is_run(family: str) -> None:
+def test_prompt_end_is_looked_up_in_trees_rows_and_generation(family: str) -> None:
     """In a tree, in padded rows, generated after a shared beginning: the same, and a longer prompt is not met."""
     model = tiny(family)
     pairs = [Pair(prompt, answer) for prompt in (LONGER, PROMPT, OTHER) for answer in ("Paris", "the dog")]
@@ -224,8 +228,8 @@ def test_at_a_prompts_end_alone_however_it_is_run(family: str) -> None:
         assert abs(score(model, pairs)[pairs[0]].nll - clean[pairs[0]].nll) > 1e-3, "at every token it is"
 
 
-def test_rows_in_place_of_a_tree_say_where_their_prompts_end() -> None:
-    """`predictions` pads rows; of a forward pass of which nobody says it the last token is looked up."""
+def test_padded_rows_look_up_the_end_of_their_prompts() -> None:
+    """`predictions` pads rows; without given ends the last token of a pass is looked up."""
     model, pair = tiny("llama"), Pair(PROMPT, "Paris in the north")
     clean = predictions(model, [pair])
     with patch_for(model, PROMPT, lookup="prompt-end", scale=30.0).applied(model):
@@ -235,7 +239,7 @@ def test_rows_in_place_of_a_tree_say_where_their_prompts_end() -> None:
         assert predictions(model, [pair])[pair] == clean[pair]
 
 
-def test_hooks_go_also_after_an_exception() -> None:
+def test_hooks_are_removed_after_an_exception() -> None:
     model = tiny("llama")
     before = list(hooks(model.model))
     for lookup in ("every-token", "prompt-end"):
@@ -245,7 +249,7 @@ def test_hooks_go_also_after_an_exception() -> None:
 
 
 @torch.no_grad()
-def test_left_padded_rows_are_the_prompts_alone() -> None:
+def test_left_padded_rows_equal_the_prompts_alone() -> None:
     model = tiny("llama")
     prompts = [PROMPT, OTHER, "The quick brown fox jumps over the lazy dog"]
     rows = [model.encode(prompt).ids for prompt in prompts]
@@ -256,7 +260,7 @@ def test_left_padded_rows_are_the_prompts_alone() -> None:
             torch.testing.assert_close(row, logits_of(model, ids)[-1], rtol=1e-4, atol=1e-4)
 
 
-def test_generation_with_a_cache_is_generation_without() -> None:
+def test_generation_with_a_cache_equals_generation_without() -> None:
     """The second key is that of what is written after the first: it is met token by token."""
     model = tiny("gpt2")
     with patch_for(model, PROMPT).applied(model):
@@ -271,7 +275,7 @@ def test_generation_with_a_cache_is_generation_without() -> None:
         values=torch.full((1, weight_matrix(model.down_projection(1)).shape[0]), -2.0),
         labels=("later",),
         ids=("later",),
-        deferral=Deferral(radius=0.01),
+        deferral=Deferral(radius=0.01, lookup="every-token"),
     )
     whole = patch + CodebookPatch(codebooks={name: book}, provenance=patch.provenance)
     ids = list(model.encode(PROMPT).ids)
@@ -285,7 +289,7 @@ def test_generation_with_a_cache_is_generation_without() -> None:
         assert continuations(model, [PROMPT], limits=[6]) != (cached,), "the second entry was met"
 
 
-def test_a_prompt_scores_the_same_alone_and_in_a_tree() -> None:
+def test_prompt_scores_the_same_alone_and_in_a_tree() -> None:
     model = tiny("llama")
     pairs = [Pair(prompt, answer) for prompt in (PROMPT, OTHER, THIRD) for answer in ("Paris", "London", "the dog")]
     clean = score(model, pairs)
@@ -297,7 +301,7 @@ def test_a_prompt_scores_the_same_alone_and_in_a_tree() -> None:
     assert together[pairs[-1]].nll == pytest.approx(clean[pairs[-1]].nll, abs=1e-6)
 
 
-def test_two_patches_add_and_each_can_be_taken_back() -> None:
+def test_two_patches_add_and_each_can_be_removed() -> None:
     model = tiny("llama")
     first, second = patch_for(model, PROMPT), patch_for(model, OTHER, scale=5.0)
     both = first + second
@@ -319,7 +323,7 @@ def test_two_patches_add_and_each_can_be_taken_back() -> None:
         both.without(["nowhere"])
 
 
-def test_codebooks_of_two_layers_stand_side_by_side() -> None:
+def test_codebooks_of_two_layers_add() -> None:
     model = tiny("llama")
     first, second = patch_for(model, PROMPT), patch_for(model, OTHER, layer=2)
     both = first + second
@@ -332,7 +336,7 @@ def test_codebooks_of_two_layers_stand_side_by_side() -> None:
         assert torch.equal(logits_of(model, model.encode(OTHER).ids), expected)
 
 
-def test_saved_and_read_back_bit_for_bit(tmp_path: Path) -> None:
+def test_codebook_patch_is_saved_and_read(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_for(model, PROMPT, OTHER)
     path = patch.save(tmp_path / "patch.safetensors")
@@ -344,7 +348,7 @@ def test_saved_and_read_back_bit_for_bit(tmp_path: Path) -> None:
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
-def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_other_models_and_rules_are_refused(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_for(model, PROMPT)
     with pytest.raises(PatchMismatchError, match="patch is for"), patch.applied(tiny("mistral")):
@@ -366,7 +370,7 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
         broken.check_finite()
 
 
-def test_a_damaged_file(tmp_path: Path) -> None:
+def test_damaged_codebook_patch_is_refused(tmp_path: Path) -> None:
     said = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}
     for codebooks in ({"w": said}, {"v": said}, None, {"w": {**said, "labels": "a"}}):
