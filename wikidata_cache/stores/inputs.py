@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,16 +63,19 @@ class Input:
             keep_all: keep every triple of an N-Triples file.
             bad: called for unreadable lines.
         """
-        if self.kind == "N-Triples" and keep_all:
-            return ntriples.all_lines_translator(self.path.name, bad)
-        makers: dict[Kind, Callable[[], LineTranslator]] = {
-            "N-Triples": lambda: ntriples.wanted_lines_translator(languages, bad),
-            "TSV": lambda: plain_rows(bad),
-            "KGTK": lambda: kgtk_rows(self.header, languages, bad),
-            "JSON dump": lambda: json_entities(languages, bad),
-            "CoDEx labels": lambda: codex_labels(self.path, bad),
-        }
-        return makers[self.kind]()
+        match self.kind:
+            case "N-Triples" if keep_all:
+                return ntriples.all_lines_translator(self.path.name, bad)
+            case "N-Triples":
+                return ntriples.wanted_lines_translator(languages, bad)
+            case "TSV":
+                return plain_rows(bad)
+            case "KGTK":
+                return kgtk_rows(self.header, languages, bad)
+            case "JSON dump":
+                return json_entities(languages, bad)
+            case "CoDEx labels":
+                return codex_labels(self.path, bad)
 
     def checked(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
         """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
