@@ -12,7 +12,6 @@ from kg_edit.datasets import DATASETS, Dataset
 from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
-from kg_edit.evaluate.metrics.hallucination import HALLUCINATION_METRICS
 from kg_edit.evaluate.metrics.metric import Metric, RunMetric
 from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
@@ -91,13 +90,13 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **MULTIHOP_METRICS, **RIPPLES_METRICS, **HALLUCINATION_METRICS}
+_OF_PROBES = {**PROBE_METRICS, **MULTIHOP_METRICS, **RIPPLES_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
 def metrics_for(case: Case) -> Mapping[str, Metric]:
-    """The metrics of a case by name, in the catalogue's order; the value of a metric may still be missing (None).
+    """Return the metrics of a case by name, in the catalogue's order; a metric's value may still be missing (None).
 
     Every case has the metrics of `edit`. It has a metric of `probes` if its probes include the groups that the metric
     needs, the metrics of `EXTRAS` that it asks for, and `CHAT_METRICS` if it is asked in chat form. A ceiling only has
@@ -148,7 +147,7 @@ easier than generation; it is included because published numbers use it.
 
 
 def metrics_page() -> str:
-    """The page docs/metrics.md: each metric with its formula, source, range and data sets, then the data sets."""
+    """Return the page docs/metrics.md: each metric with its formula, source, range and data sets; the data sets."""
     others = {**METRICS, **CHAT_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     parts = [
@@ -164,7 +163,7 @@ def metrics_page() -> str:
 
 
 def used_by(name: str) -> tuple[str, ...]:
-    """The data sets whose records may have this metric of records."""
+    """Return the data sets whose records may have this metric of records."""
     needs = set(RECORD_METRICS[name].needs)
     return tuple(dataset.name for dataset in DATASETS.values() if needs <= _parts(dataset))
 

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.metrics.metric import CATEGORIES, Metric, mean
-from kg_edit.evaluate.metrics.probes import by_category, first_score, mentioned
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.metric import CATEGORIES, Evidence, Metric, mean
+from kg_edit.evaluate.metrics.probes import accuracy, by_category, mentioned, nll
 from kg_edit.scoring.questions import ANSWER, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
-if TYPE_CHECKING:
-    from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.metrics.metric import Evidence
-
-
-OfEdit = Callable[[Edit, "Evidence"], float | None]
+OfEdit = Callable[[Edit, Evidence], float | None]
 
 
 def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
@@ -31,17 +26,17 @@ def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
 
 
 def efficacy_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """Whether the new target is more probable than the old one after the edit's prompt."""
+    """Return whether the new target is more probable than the old one after the edit's prompt."""
     return _share_preferring_new(edit, (edit.text,), evidence)
 
 
 def paraphrase_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """The share of paraphrases after which the new target is more probable than the old one."""
+    """Return the share of paraphrases after which the new target is more probable than the old one."""
     return _share_preferring_new(edit, edit.paraphrases, evidence)
 
 
 def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """The share of neighbours' prompts after which the old target is more probable than the new one."""
+    """Return the share of neighbours' prompts after which the old target is more probable than the new one."""
     old, new = edit.target_true, edit.target_new
     if old is None:
         return None
@@ -49,54 +44,54 @@ def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
 
 
 def efficacy_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """exp(-NLL) of the new target minus exp(-NLL) of the old one, after the edit's prompt."""
+    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, after the edit's prompt."""
     return _lead_of_new(edit, (edit.text,), evidence)
 
 
 def paraphrase_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """exp(-NLL) of the new target minus exp(-NLL) of the old one, mean over the paraphrases."""
+    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, mean over the paraphrases."""
     return _lead_of_new(edit, edit.paraphrases, evidence)
 
 
 def neighborhood_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """exp(-NLL) of the old target minus exp(-NLL) of the new one, mean over the neighbours' prompts."""
+    """Return exp(-NLL) of the old target minus exp(-NLL) of the new one, mean over the neighbours' prompts."""
     lead = _lead_of_new(edit, edit.neighborhood, evidence)
     return None if lead is None else -lead
 
 
 def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
-    """Whether the greedy continuation of the edit's prompt begins with the new target."""
+    """Return whether the greedy continuation of the edit's prompt begins with the new target."""
     return float(begins_with(evidence.texts[edit.text], edit.target_new))
 
 
 def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
-    """Whether the first sentence of the greedy answer to the edit's prompt contains the new target."""
+    """Return whether the first sentence of the greedy answer to the edit's prompt contains the new target."""
     return float(mentions(first_sentence(evidence.texts[edit.text]), edit.target_new))
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
-    """The share of questions, and of portability probes, whose greedy continuation contains the answer or an alias."""
+    """Return the share of questions and portability probes whose greedy continuation contains an answer's name."""
     asked = (
         any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
         for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
     )
-    return by_category(case, evidence, "portability", mentioned, besides=asked)
+    return by_category(case, evidence, "portability", mentioned, more=asked)
 
 
 def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
-    """The share of the answer's tokens that are the arg-max, given the right tokens before them."""
+    """Return the share of the answer's tokens that are the arg-max, given the right tokens before them."""
     asked = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", lambda *of: first_score(*of).accuracy, besides=asked)
+    return by_category(case, evidence, "portability", accuracy, more=asked)
 
 
 def portability_nll(case: Case, evidence: Evidence) -> float | None:
-    """-log p of the answer, mean over its tokens, in nats."""
+    """Return -log p of the answer, mean over its tokens, in nats."""
     asked = (evidence.scores[pair].nll for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", lambda *of: first_score(*of).nll, besides=asked)
+    return by_category(case, evidence, "portability", nll, more=asked)
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:
-    """The share of questions for which, of ten answers, the right one gains most in log-likelihood by the question."""
+    """Return the share of questions that raise the log-likelihood of the right one of ten answers most."""
     if len(case.choices) < len(case.questions) or not all(case.choices):
         return None
     gains = (

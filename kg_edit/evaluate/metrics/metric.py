@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from kg_edit.evaluate.case import Case
 from kg_edit.scoring.likelihood import Pair, TokenScores
-
-if TYPE_CHECKING:
-    from kg_edit.evaluate.case import Case
-
 
 Better = Literal["higher", "lower", "neither"]
 CATEGORIES = "If probes have sub-categories, the mean over the sub-categories of the mean over their probes (KnowEdit)."
@@ -55,7 +52,7 @@ class RunMetric:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None if all are None."""
+    """Return the mean of the values that are not None; None if all are None."""
     found = [float(value) for value in values if value is not None]
     return fmean(found) if found else None
 
@@ -80,5 +77,9 @@ class Evidence:
     before: Evidence | None = None
 
     def nll(self, prompt: str, candidate: str) -> float:
-        """The candidate's mean negative log-likelihood per token, in nats."""
-        return self.scores[Pair(prompt.rstrip(), candidate)].nll
+        """Return the candidate's mean negative log-likelihood per token, in nats."""
+        return self.score(prompt, candidate).nll
+
+    def score(self, prompt: str, candidate: str) -> TokenScores:
+        """Return the candidate's teacher-forced scores after a prompt."""
+        return self.scores[Pair(prompt.rstrip(), candidate)]

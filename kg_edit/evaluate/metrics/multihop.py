@@ -7,56 +7,42 @@ published multihop.any_of_3, multihop.edit_wise and multihop.instance_wise are i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 from kg_edit.datasets.record import Query
-from kg_edit.evaluate.metrics.metric import Metric, mean
-from kg_edit.evaluate.metrics.probes import first_score, share_passed
-from kg_edit.scoring.questions import generated_from, scored_after
+from kg_edit.evaluate.case import Case
+from kg_edit.evaluate.metrics.metric import Evidence, Metric
+from kg_edit.evaluate.metrics.probes import (
+    PROBE_METRICS,
+    Compute,
+    answered,
+    nll,
+    over_queries,
+    over_rivals,
+    prefers_answer,
+    rival_nll,
+)
+from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import is_exactly
 
-if TYPE_CHECKING:
-    from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.metrics.metric import Evidence
 
-Compute = Callable[["Case", "Evidence"], float | None]
-
-any_of_3 = share_passed("multihop", is_exactly)
-instance_wise = share_passed("hops", is_exactly)
-
-
-def answer_nll(case: Case, evidence: Evidence) -> float | None:
-    """-log p of the new answer after each wording of the question, in nats per token; mean over wordings."""
-    return mean(first_score(query, evidence).nll for query in _wordings(case))
-
-
-def old_answer_nll(case: Case, evidence: Evidence) -> float | None:
-    """-log p of the old answer after each wording of the question, in nats per token; mean over wordings."""
-    return mean(evidence.nll(scored_after(query), old) for query in _wordings(case) for old in query.others)
-
-
-def answer_prob(case: Case, evidence: Evidence) -> float | None:
-    """The share of wordings after which the new answer is more probable than the old one."""
-    found = ((query, old) for query in _wordings(case) for old in query.others)
-    return mean(first_score(query, evidence).nll < evidence.nll(scored_after(query), old) for query, old in found)
+def exact(query: Query, evidence: Evidence) -> float:
+    """Return whether the greedy continuation equals the answer or an alias, after normalisation."""
+    return float(answered(query, evidence, is_exactly))
 
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
-    """Whether the model answers any wording with the answer before the edits, or with an alias of it."""
-    answered = [_answers(query, evidence, name) for query in _wordings(case) for name in query.old]
-    return float(any(answered)) if answered else None
-
-
-def hop_share(case: Case, evidence: Evidence) -> float | None:
-    """The share of the facts of the new chain that are answered correctly; each fact has one question."""
-    queries = [query for probe in case.group("hops") for query in probe.queries]
-    return mean(any(_answers(query, evidence, name) for names in query.answers for name in names) for query in queries)
+    """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
+    queries = [query for probe in case.group("multihop") for query in probe.queries]
+    found = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
+    return float(any(found)) if found else None
 
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
-    """Whether the question and every fact of the new chain are answered correctly."""
-    question, hops = any_of_3(case, evidence), instance_wise(case, evidence)
+    """Return whether the question and every fact of the new chain are answered correctly."""
+    names = ("multihop.any_of_3", "multihop.instance_wise")
+    question, hops = (PROBE_METRICS[name](case, evidence) for name in names)
     return None if question is None or hops is None else float(question == hops == 1)
 
 
@@ -70,25 +56,17 @@ def of_hops(hops: int, compute: Compute) -> Compute:
     return chosen
 
 
-def _wordings(case: Case) -> Iterator[Query]:
-    return (query for probe in case.group("multihop") for query in probe.queries)
-
-
-def _answers(query: Query, evidence: Evidence, name: str) -> bool:
-    return is_exactly(evidence.texts[generated_from(query)], name)
-
-
 _OURS = "This project. Also shows changes that are too small for exact match."
 _WHOLE: Mapping[str, Metric] = {
     "multihop.prob": Metric(
-        compute=answer_prob,
+        compute=over_rivals("multihop", prefers_answer),
         formula='Share of the wordings of the question with NLL(new answer) < NLL(old answer) after "Question: …\\n'
         'Answer:".',
         source="GLAME's program (Zhang et al. 2024), there after another form of the question.",
         needs=("multihop",),
     ),
     "multihop.nll": Metric(
-        compute=answer_nll,
+        compute=over_queries("multihop", nll),
         formula='-log p(new answer | "Question: …\\nAnswer:"), mean over its tokens, then over the wordings.',
         source=_OURS,
         needs=("multihop",),
@@ -96,7 +74,7 @@ _WHOLE: Mapping[str, Metric] = {
         better="lower",
     ),
     "multihop.old.nll": Metric(
-        compute=old_answer_nll,
+        compute=over_rivals("multihop", rival_nll),
         formula="As multihop.nll, for the old answer, which an edit should make unlikely.",
         source=_OURS,
         needs=("multihop",),
@@ -112,7 +90,7 @@ _WHOLE: Mapping[str, Metric] = {
         better="lower",
     ),
     "multihop.hop_share": Metric(
-        compute=hop_share,
+        compute=over_queries("hops", exact),
         formula="Share of the facts of the new chain that are answered correctly, one question each, as in "
         "multihop.any_of_3.",
         source="This project: multihop.instance_wise only counts a record if all of them are.",
@@ -126,30 +104,20 @@ _WHOLE: Mapping[str, Metric] = {
         needs=("multihop", "hops"),
     ),
 }
-_SPLIT: Mapping[str, tuple[Compute, str]] = {
-    "any_of_3": (any_of_3, "multihop.any_of_3"),
-    "prob": (answer_prob, "multihop.prob"),
-    "nll": (answer_nll, "multihop.nll"),
-    "old.any_of_3": (old_answer, "multihop.old.any_of_3"),
-    "hop_share": (hop_share, "multihop.hop_share"),
-    "instance_wise": (instance_wise, "multihop.instance_wise"),
-    "hop_wise": (hop_wise, "multihop.hop_wise"),
-}
-_OWN: Mapping[str, Mapping[str, Any]] = {
-    "nll": {"values": "0 to ∞ nats a token", "better": "lower"},
-    "old.any_of_3": {"better": "lower"},
-}
+_ALL = {**PROBE_METRICS, **_WHOLE}
+# Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
+_SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
 MULTIHOP_METRICS: Mapping[str, Metric] = {
     **_WHOLE,
     **{
-        f"multihop.{hops}_hops.{name}": Metric(
-            compute=of_hops(hops, compute),
-            formula=f"{whole} of the records whose new chain has {hops} facts.",
+        f"multihop.{hops}_hops.{name}": replace(
+            _ALL[f"multihop.{name}"],
+            compute=of_hops(hops, _ALL[f"multihop.{name}"].compute),
+            formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
             source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
             needs=("multihop", "hops"),
-            **_OWN.get(name, {}),
         )
         for hops in (2, 3, 4)
-        for name, (compute, whole) in _SPLIT.items()
+        for name in _SPLIT
     },
 }

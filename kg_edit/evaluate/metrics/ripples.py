@@ -6,36 +6,22 @@ compute the metrics, then the table `RIPPLES_METRICS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from kg_edit.datasets.record import Query
-from kg_edit.evaluate.metrics.metric import Metric, mean
-from kg_edit.evaluate.metrics.probes import first_score
+from kg_edit.evaluate.metrics.metric import Evidence, Metric
+from kg_edit.evaluate.metrics.probes import nll, over_queries
 from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
 from kg_edit.text.matching import begins_with
 
-if TYPE_CHECKING:
-    from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.metrics.metric import Evidence
-
-OfQuery = Callable[[Query, "Evidence"], float | None]
-
-
-def over_queries(group: str, of_query: OfQuery) -> Callable[[Case, Evidence], float | None]:
-    """A metric of a case: the mean over the queries of a group of probes."""
-    return lambda case, evidence: mean(
-        of_query(query, evidence) for probe in case.group(group) for query in probe.queries
-    )
-
 
 def answers(query: Query, evidence: Evidence) -> float:
-    """Whether the greedy answer begins with the right answer."""
+    """Return whether the greedy answer begins with the right answer."""
     return _begins(evidence.texts[generated_from(query)], query)
 
 
 def answers_after_steps(query: Query, evidence: Evidence) -> float:
-    """Whether the answer after the written steps begins with the right answer."""
+    """Return whether the answer after the written steps begins with the right answer."""
     return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
 
 
@@ -44,14 +30,14 @@ def _begins(text: str, query: Query) -> float:
 
 
 def answers_as_before(query: Query, evidence: Evidence) -> float | None:
-    """Whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
+    """Return whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
     if not query.old:
         return None
     return float(any(begins_with(evidence.texts[generated_from(query)], name) for name in query.old))
 
 
 def gains_most(query: Query, evidence: Evidence) -> float | None:
-    """Whether, of up to ten objects, the question raises the log-likelihood of the right one most.
+    """Return whether, of up to ten objects, the question raises the log-likelihood of the right one most.
 
     None if the query has no other objects.
     """
@@ -62,11 +48,6 @@ def gains_most(query: Query, evidence: Evidence) -> float | None:
         evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in (query.answers[0][0], *query.others)
     )
     return float(right > max(others))
-
-
-def nll(query: Query, evidence: Evidence) -> float:
-    """-log p of the answer, mean over its tokens."""
-    return first_score(query, evidence).nll
 
 
 _FEW_SHOT = "few-shot form, start-anchored, aliases count"

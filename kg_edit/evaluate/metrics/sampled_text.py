@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.case import (
@@ -14,30 +13,26 @@ from kg_edit.evaluate.case import (
     FLUENCY,
     FUZZY,
     FUZZY_SUFFIX,
+    Case,
     fuzzy_prompt,
     generation_prompts,
     questions_of,
 )
-from kg_edit.evaluate.metrics.metric import Metric, mean
+from kg_edit.evaluate.metrics.metric import Evidence, Metric, mean
 from kg_edit.text.similarity import Rarity, cosine, words
-
-if TYPE_CHECKING:
-    from kg_edit.evaluate.case import Case
-    from kg_edit.evaluate.metrics.metric import Evidence
-
 
 _ENOUGH = 70  # least partial ratio (0 to 100) of a match
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 
 def ngram_entropy(text: str) -> float:
-    """Weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
+    """Return the weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
     tokens = words(text)
     return sum(weight * _entropy(tokens, size) for size, weight in _WEIGHTS.items()) / len(_WEIGHTS)
 
 
 def tfidf_similarity(text: str, references: Sequence[str]) -> float:
-    """The cosine of the TF-IDF vectors of a text and of its joined references.
+    """Return the cosine of the TF-IDF vectors of a text and of its joined references.
 
     tf is a word's count, ignoring case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
     """
@@ -47,7 +42,7 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
 
 
 def partial_ratio(text: str, name: str) -> float:
-    """The similarity, 0 to 100, between ``name`` and the most similar part of ``text``; needs the package rapidfuzz."""
+    """Return the similarity, 0 to 100, of ``name`` and the most similar part of ``text``, by the package rapidfuzz."""
     from rapidfuzz import fuzz
 
     return float(fuzz.partial_ratio(text, name))

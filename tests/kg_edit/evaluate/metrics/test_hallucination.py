@@ -10,12 +10,14 @@ import pytest
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.catalogue import metrics_for
-from kg_edit.evaluate.metrics.hallucination import HALLUCINATION_METRICS
 from kg_edit.evaluate.metrics.metric import Evidence
+from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.retention import RetentionTest, read_retention_test
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from tests.kg_edit.datasets.rows import WIKIBIO, written
 from tests.kg_edit.tiny import tiny
+
+METRICS = {name: metric for name, metric in PROBE_METRICS.items() if set(metric.needs) & {"hallucination", "accurate"}}
 
 
 def case(folder: Path) -> Case:
@@ -27,7 +29,7 @@ def test_by_hand(tmp_path: Path) -> None:
     asked = case(tmp_path)
     nll = {"She wrote notes on an engine.": 2.0, "Rome saw plays.": 3.0, "Ada Byron was a poet.": 1.0}
     scores = {pair: TokenScores(nll=nll.get(pair.candidate, 5.0), accuracy=0.0) for pair in asked.pairs}
-    found = {name: metric(asked, Evidence(scores=scores)) for name, metric in HALLUCINATION_METRICS.items()}
+    found = {name: metric(asked, Evidence(scores=scores)) for name, metric in METRICS.items()}
     assert found["hallucination.true.perplexity"] == pytest.approx(math.exp(2))
     assert found["hallucination.own.perplexity"] == pytest.approx(math.exp(3))
     assert found["hallucination.prob"] == 1.0
@@ -36,9 +38,9 @@ def test_by_hand(tmp_path: Path) -> None:
 
 def test_a_case_has_them_and_asks_for_what_they_need(tmp_path: Path) -> None:
     asked = case(tmp_path)
-    assert set(HALLUCINATION_METRICS) <= set(metrics_for(asked))
+    assert set(METRICS) <= set(metrics_for(asked))
     evidence = Evidence(scores=score(tiny("llama"), asked.pairs))
-    assert all(metric(asked, evidence) is not None for metric in HALLUCINATION_METRICS.values())
+    assert all(metric(asked, evidence) is not None for metric in METRICS.values())
 
 
 def test_a_sequence_is_told_the_perplexity_of_accurate_sentences(tmp_path: Path) -> None:
