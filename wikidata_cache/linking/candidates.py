@@ -2,7 +2,8 @@
 
 Every candidate has reasons with points; its score is the sum of the points. Names count most (`LABEL`, `ALIAS`,
 `WORDS`), then the relation (`TYPE`, `AT_THIS_END`), then the number of statements in the graph. The weights were chosen
-on CounterFact records. A `CandidateBuilder` collects reasons; `Candidate` and `LinkResult` are final.
+on CounterFact records. A `CandidateBuilder` collects the reasons for an
+entity that a `Mention` may mean; `Candidate` and `LinkResult` are final.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple
 from wikidata_cache.errors import AmbiguousLabelError, UnknownLabelError
 from wikidata_cache.labels.label_index import EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
+from wikidata_cache.sources.queries import Role
 
 Status = Literal["exact", "ambiguous", "none"]
 
@@ -42,6 +44,21 @@ _MIN_SAMPLE = 30  # entities; in a smaller sample, the absence of a type means n
 _ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
 POOL = 50  # largest number of entities to consider for a text
 _LETTERS = {"item": "Q", "property": "P"}
+
+
+class Mention(NamedTuple):
+    """A text to link, and what is known about the entity that it names.
+
+    `text` is a name or an id; with `only_id` it is read as an id and never as a name, and `expected_label` is the label
+    that the entity should have. The entity is at the end `role` of the property `relation` (an id), if that is given.
+    """
+
+    text: str
+    kind: EntityKind = "item"
+    role: Role = "object"
+    relation: str | None = None
+    expected_label: str | None = None
+    only_id: bool = False
 
 
 class Reason(NamedTuple):
@@ -212,30 +229,14 @@ def ranked(builders: Iterable[CandidateBuilder]) -> list[CandidateBuilder]:
     return sorted(builders, key=lambda builder: (-round(builder.score, 2), int(builder.id[1:])))
 
 
-def build_candidates(
-    knowledge: Knowledge,
-    text: str,
-    kind: EntityKind,
-    *,
-    expected_label: str | None,
-    internal: frozenset[str],
-    only_id: bool = False,
-) -> list[CandidateBuilder]:
-    """Return a builder for each entity that a text may mean, with the reasons that do not depend on a relation.
+def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozenset[str]) -> list[CandidateBuilder]:
+    """Return a builder for each entity that a text may mean, with the reasons that do not depend on its relation.
 
-    Args:
-        knowledge: provider of names and facts.
-        text: a name or an id.
-        kind: whether items or properties are wanted.
-        expected_label: the label that the entity of an id should have.
-        internal: classes whose items are left out, unless the text is their id.
-        only_id: read the text as an id and never as a name.
-
-    Returns:
-        The builders, unranked.
+    Items of `internal` classes are left out, unless the text is their id.
     """
+    text, kind, expected_label = mention.text, mention.kind, mention.expected_label
     given = given_id(text, kind)
-    matches = () if only_id else knowledge.named(text, limit=POOL, entity=kind)
+    matches = () if mention.only_id else knowledge.named(text, limit=POOL, entity=kind)
     names = {match.id: name_reason(match, text) for match in matches}
     if given:
         names[given] = Reason(ID, "given by its id")

@@ -7,16 +7,25 @@ graph, and new objects that have a type of the old object. `link_all` links many
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
 
 from tqdm import tqdm
 
 from wikidata_cache.ids import Statement, is_entity
 from wikidata_cache.labels.label_index import EntityKind, normalise
 from wikidata_cache.linking import candidates
-from wikidata_cache.linking.candidates import POOL, Candidate, CandidateBuilder, LinkResult, Reason, given_id, ranked
+from wikidata_cache.linking.candidates import (
+    POOL,
+    Candidate,
+    CandidateBuilder,
+    LinkResult,
+    Mention,
+    Reason,
+    given_id,
+    ranked,
+)
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
 from wikidata_cache.sources.queries import Role
@@ -69,12 +78,14 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     Raises:
         BadOptionError: the relation id is malformed.
     """
-    parts = _parts_of(edit)
-    relations = _builders_for(linker, parts.relation)
-    relation = edit.relation_id or _clear_property(relations)
-    subjects = _builders_for(linker, parts.subject, relation)
-    old = _builders_for(linker, parts.target_true, relation)
-    new = _builders_for(linker, parts.target_new, relation)
+    subject, relation, target_new, target_true = _mentions(edit)
+    relations = linker.builders(relation)
+    # The other parts are linked with the relation, where it is clear.
+    property_id = edit.relation_id or _clear_property(relations)
+    subject, target_new, target_true = (
+        part._replace(relation=property_id) for part in (subject, target_new, target_true)
+    )
+    subjects, new, old = (linker.builders(part) for part in (subject, target_new, target_true))
 
     # The facts of the graph that a subject, a relation and an old target form; without relations, any relation counts.
     # Candidates that match only by some words of a name are tried only if those with whole names form no fact.
@@ -103,14 +114,13 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
             if kinds := sorted(names.get(kind, kind) for kind in shared[builder.id]):
                 builder.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
 
-    def result(text: str | None, builders: Sequence[CandidateBuilder], role: Role = "object") -> LinkResult:
-        return linker.result(text or "", builders, relation=relation, role=role, limit=limit)
-
+    relation_text = edit.relation or property_id
+    has_old = edit.target_true or edit.target_true_id
     return LinkedEdit(
-        subject=result(edit.subject, subjects, "subject"),
-        relation=result(edit.relation or edit.relation_id, relations) if edit.relation or relation else None,
-        target_new=result(edit.target_new, new),
-        target_true=result(edit.target_true, old) if edit.target_true or edit.target_true_id else None,
+        subject=linker.result(edit.subject, subject, subjects, limit=limit),
+        relation=linker.result(relation_text, relation, relations, limit=limit) if relation_text else None,
+        target_new=linker.result(edit.target_new, target_new, new, limit=limit),
+        target_true=linker.result(edit.target_true or "", target_true, old, limit=limit) if has_old else None,
         stated=facts[0] if len(facts) == 1 else None,
     )
 
@@ -121,60 +131,33 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
     Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
     """
     if linker.knowledge.is_remote:
-        _prefetch_names(linker.knowledge, list(dict.fromkeys(part for edit in edits for part in _parts_of(edit))))
+        mentions = [_mentions(edit) for edit in edits]
+        _prefetch_names(linker.knowledge, list(dict.fromkeys(chain.from_iterable(mentions))))
         # With the names in memory, the candidates for each end of each relation cost no request.
         ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
-        for edit in edits:
-            parts = _parts_of(edit)
-            if relation := edit.relation_id or _clear_property(_builders_for(linker, parts.relation)):
-                for part in (parts.subject, parts.target_new, parts.target_true):
-                    ends[relation, part.role].update(builder.id for builder in _builders_for(linker, part))
+        for edit, (subject, relation, target_new, target_true) in zip(edits, mentions, strict=True):
+            if property_id := edit.relation_id or _clear_property(linker.builders(relation)):
+                for part in (subject, target_new, target_true):
+                    ends[property_id, part.role].update(builder.id for builder in linker.builders(part))
         linker.prefetch_ends(ends)
     for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
         yield link_edit(linker, edit, limit=limit)
 
 
-class EditPart(NamedTuple):
-    """One part of an edit to link: `text` is a label, or if `given` an id whose label should be `expected`."""
+def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
+    """Return subject, relation, new and old object of an edit to link; a missing part has an empty text."""
 
-    text: str
-    given: bool
-    expected: str | None
-    kind: EntityKind
-    role: Role
-
-    @classmethod
-    def of(cls, given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> EditPart:
-        """Return the part with this id and label; either may be missing."""
+    def mention(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Mention:
         if given:
-            return cls(given, True, text if text and not is_entity(text) else None, kind, role)
-        return cls((text or "").strip(), False, None, kind, role)
+            label = text if text and not is_entity(text) else None
+            return Mention(given, kind, role, expected_label=label, only_id=True)
+        return Mention((text or "").strip(), kind, role)
 
-
-class EditParts(NamedTuple):
-    """The parts of an edit; missing parts have an empty text."""
-
-    subject: EditPart
-    relation: EditPart
-    target_new: EditPart
-    target_true: EditPart
-
-
-def _parts_of(edit: EditLike) -> EditParts:
-    return EditParts(
-        EditPart.of(edit.subject_id, edit.subject, role="subject"),
-        EditPart.of(edit.relation_id, edit.relation, kind="property"),
-        EditPart.of(edit.target_new_id, edit.target_new),
-        EditPart.of(edit.target_true_id, edit.target_true),
-    )
-
-
-def _builders_for(linker: Linker, part: EditPart, relation: str | None = None) -> list[CandidateBuilder]:
-    """Return candidates for one part: the given id, checked by its label, or all entities that the text may mean."""
-    if not part.text:
-        return []
-    return linker.builders(
-        part.text, relation=relation, role=part.role, kind=part.kind, expected_label=part.expected, only_id=part.given
+    return (
+        mention(edit.subject_id, edit.subject, role="subject"),
+        mention(edit.relation_id, edit.relation, kind="property"),
+        mention(edit.target_new_id, edit.target_new),
+        mention(edit.target_true_id, edit.target_true),
     )
 
 
@@ -184,25 +167,25 @@ def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
     return linked.candidates[0].id if linked.status == "exact" else None
 
 
-def _prefetch_names(knowledge: Knowledge, parts: Sequence[EditPart]) -> None:
+def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these."""
-    knowledge.prefetch_names(part.text for part in parts if not part.given)
+    knowledge.prefetch_names(mention.text for mention in mentions if not mention.only_id)
     ids: set[str] = set()
-    for part in tqdm(parts, desc="names", unit="name", disable=None, leave=False):
-        if part.text and not part.given:
-            ids |= {match.id for match in knowledge.named(part.text, limit=POOL, entity=part.kind)}
-        if given := given_id(part.text, part.kind):
+    for mention in tqdm(mentions, desc="names", unit="name", disable=None, leave=False):
+        if mention.text and not mention.only_id:
+            ids |= {match.id for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind)}
+        if given := given_id(mention.text, mention.kind):
             ids.add(given)
     about = dict(knowledge.info(ids))
     merged = {info.merged_into for info in about.values() if info.merged_into}
     about |= knowledge.info(merged - about.keys())
     knowledge.labels({kind for info in about.values() for kind in info.types})
+
     # Other names of an entity are needed only where its label is not the expected one.
-    knowledge.prefetch_names(part.expected for part in parts if part.expected and not _has_label(part, about))
-
-
-def _has_label(part: EditPart, about: Mapping[str, EntityInfo]) -> bool:
-    """Return whether the entity of a given id has the expected label."""
-    info = about.get(part.text, EntityInfo())
-    info = about[info.merged_into] if info.merged_into else info
-    return normalise(info.label or "") == normalise(part.expected or "")
+    others = []
+    for mention in mentions:
+        info = about.get(mention.text, EntityInfo())
+        info = about[info.merged_into] if info.merged_into else info
+        if mention.expected_label and normalise(info.label or "") != normalise(mention.expected_label):
+            others.append(mention.expected_label)
+    knowledge.prefetch_names(others)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from wikidata_cache import deny_lists
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
-from wikidata_cache.linking.candidates import CandidateBuilder, LinkResult, Reason, build_candidates, ranked
+from wikidata_cache.linking.candidates import CandidateBuilder, LinkResult, Mention, Reason, build_candidates, ranked
 from wikidata_cache.linking.knowledge import (
     GraphKnowledge,
     Knowledge,
@@ -67,33 +67,19 @@ class Linker:
         Raises:
             BadOptionError: `relation` is not a property id.
         """
-        builders = self.builders(text, relation=relation, role=role, kind=kind, expected_label=expected_label)
-        return self.result(text, builders, relation=relation, role=role, limit=limit)
+        mention = Mention(text.strip(), kind, role, relation, expected_label)
+        return self.result(text, mention, self.builders(mention), limit=limit)
 
-    def builders(
-        self,
-        text: str,
-        *,
-        relation: str | None = None,
-        role: Role = "object",
-        kind: EntityKind = "item",
-        expected_label: str | None = None,
-        only_id: bool = False,
-    ) -> list[CandidateBuilder]:
-        """Return unranked candidates for a text, to which reasons can be added; see `link` for the arguments.
+    def builders(self, mention: Mention) -> list[CandidateBuilder]:
+        """Return unranked candidates for a text, to which reasons can be added.
 
-        With `only_id`, the text is read as an id and never as a name. Raises BadOptionError if `relation` is not a
-        property id.
+        Raises BadOptionError if the relation is not a property id.
         """
-        builders = build_candidates(
-            self.knowledge,
-            text.strip(),
-            kind,
-            expected_label=expected_label,
-            internal=self._internal,
-            only_id=only_id,
-        )
-        ends = self._at_end(relation, role) if relation and kind == "item" else None
+        if not mention.text:
+            return []
+        relation, role = mention.relation, mention.role
+        builders = build_candidates(self.knowledge, mention, internal=self._internal)
+        ends = self._at_end(relation, role) if relation and mention.kind == "item" else None
         if relation is None or ends is None:
             return builders
         # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
@@ -107,21 +93,18 @@ class Linker:
                 builder.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
         return builders
 
-    def result(
-        self, text: str, builders: Sequence[CandidateBuilder], *, relation: str | None, role: Role, limit: int = 10
-    ) -> LinkResult:
-        """Return the result for the best `limit` builders, ranked, with the labels of their types."""
+    def result(self, text: str, mention: Mention, builders: Sequence[CandidateBuilder], *, limit: int) -> LinkResult:
+        """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
         every = ranked(builders)
         best, rest = every[:limit], every[limit:]
         names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
-        notes = (
-            [f"types were not compared: {self._graph.source.name} has no {role}s of {relation} with a type"]
-            if relation and self._at_end(relation, role) is None
-            else []
-        )
+        notes: tuple[str, ...] = ()
+        if mention.relation and self._at_end(mention.relation, mention.role) is None:
+            missing = f"{mention.role}s of {mention.relation} with a type"
+            notes = (f"types were not compared: {self._graph.source.name} has no {missing}",)
         listed = tuple(builder.candidate(names) for builder in best)
         next_score = round(rest[0].score, 2) if rest else None
-        return LinkResult(text, listed, self.knowledge.name, tuple(notes), next_score)
+        return LinkResult(text, listed, self.knowledge.name, notes, next_score)
 
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property.
