@@ -194,6 +194,9 @@ def test_label_of_the_new_object_names_no_wikimedia_page(tmp_path: Path) -> None
         ({"hops": "2"}, "hops='2': expected a whole number"),
         ({"max_edges": 1.5}, "max_edges=1.5: expected a whole number"),
         ({"seed": None}, "seed=None: expected a whole number"),
+        ({"policy": "random"}, "policy='random': expected one of uniform"),
+        ({"direction": "in"}, "direction='in': expected one of"),
+        ({"statements": "best"}, "statements='best': expected one of"),
     ],
     ids=str,
 )

@@ -1,7 +1,5 @@
 """Ids of edits that Wikidata has merged into other items."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.wikidata_cache.full_graph import ADA, CAVS, HEAT, LAKERS, MERGED, MOVES, OLD
@@ -32,7 +30,3 @@ def test_merged_ends_are_followed_and_guarded(full: WikidataCache) -> None:
 def test_merged_into_an_unknown_item_is_refused(full: WikidataCache) -> None:
     with pytest.raises(EntityNotInGraphError, match="Q80"):
         full.subgraph(Edit("s", "gone", target_new_id="Q79"))
-
-
-def test_graph_without_redirects(toy: WikidataCache, tmp_path: Path) -> None:
-    assert toy.subgraph(Edit("s", "Five", target_new_id="Q5")).graph["redirects"] == {}

@@ -88,6 +88,8 @@ def test_answers_and_roots_may_be_iterators(toy: WikidataCache) -> None:
 def test_invalid_answers_are_refused(answers: object) -> None:
     with pytest.raises(BadOptionError, match="answers="):
         Leakage(answers=answers)  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match="leakage="):
+        SubgraphOptions(leakage=answers)  # type: ignore[arg-type]
 
 
 def test_real_answers_stay_out(cache: WikidataCache) -> None:
@@ -101,8 +103,3 @@ def test_real_answers_stay_out(cache: WikidataCache) -> None:
         )
         assert answer not in guarded
         assert nx.is_weakly_connected(guarded)
-
-
-def test_leakage_of_another_type_is_refused(cache: WikidataCache) -> None:
-    with pytest.raises(BadOptionError, match="leakage"):
-        cache.subgraphs([SPIKE], SubgraphOptions(leakage=["Q84"]))  # type: ignore[list-item]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tests.wikidata_cache.wikidata_helpers import EDITS, LAKERS, SPIKE, Server, triples
 from wikidata_cache import WikidataCache
-from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 from wikidata_cache.sources import queries
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -170,15 +169,6 @@ def test_provenance_has_the_options(cache: WikidataCache) -> None:
         cache.neighbourhood("Q84", SubgraphOptions(hops=1, policy="relation-stratified")).graph["policy"]
         == "relation-stratified"
     )
-
-
-@pytest.mark.parametrize("wrong", [{"policy": "random"}, {"direction": "in"}, {"statements": "best"}])
-def test_unknown_choices_are_refused(cache: WikidataCache, wrong: dict[str, str]) -> None:
-    name = next(iter(wrong))
-    with pytest.raises(BadOptionError, match=f"{name}='{wrong[name]}': expected one of"):
-        cache.subgraph(SPIKE, SubgraphOptions(**wrong))  # type: ignore[arg-type]
-    with pytest.raises(BadOptionError, match=name):
-        cache.neighbourhood("Q84", SubgraphOptions(hops=1, **wrong))  # type: ignore[arg-type]
 
 
 def test_policy_sends_no_needless_request(server: Server, cache_path: str) -> None:

@@ -56,12 +56,6 @@ def test_to_dataframe_has_one_row_per_edge(two: Subgraph) -> None:
     assert len(rows) == two.number_of_edges()
 
 
-def test_to_dataframe_without_pandas(two: Subgraph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingExtraError, match=r"needs pandas.*pip install"):
-        two.to_dataframe()
-
-
 def test_to_pyg_has_all_edges(two: Subgraph) -> None:
     data = two.to_pyg()
     edges = {
@@ -84,10 +78,13 @@ def test_to_pyg_of_a_single_node(cache: WikidataCache) -> None:
     assert tuple(data.edge_index.shape) == (2, 0) and data.num_nodes == 1 and data.validate()
 
 
-def test_to_pyg_without_torch_geometric(two: Subgraph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
-    with pytest.raises(MissingExtraError, match=r"needs torch_geometric"):
-        two.to_pyg()
+@pytest.mark.parametrize(("module", "export"), [("pandas", "to_dataframe"), ("torch_geometric.data", "to_pyg")])
+def test_export_without_its_library_is_refused(
+    two: Subgraph, monkeypatch: pytest.MonkeyPatch, module: str, export: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {module.partition('.')[0]}.*pip install"):
+        getattr(two, export)()
 
 
 def test_to_rdflib_can_be_read_again(two: Subgraph, tmp_path: Path) -> None:
