@@ -1,12 +1,12 @@
-"""ROME-KG (Zhang et al., EMNLP 2024) on one page: read it from top to bottom, copy it, change it.
+"""ROME-KG, a baseline of GLAME's paper (arXiv 2402.13593), on a triplet file, stage by stage.
 
-An edit (s, r, o -> o*) is made with ROME (rome.py), then each fact that the knowledge graph has around o*: of o* itself
-("Los Angeles Lakers has its headquarters in"), and of s over the edited relation ("The sports team of LeBron James has
-its headquarters in"). Each is a rank-one update of the same W, on the model with the ones before it.
-The results are those of `kg-edit edit --method rome-kg`.
+The facts of the graph around an edit become further ROME edits.
 
-python pipelines/rome_kg.py edits.jsonl --graph wikidata.nt.gz --out out/
-python pipelines/rome_kg.py edits.jsonl --set statements=0 --set composed=10 --out out/
+The triplets file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files
+of edits with prompts are read too. `kg-edit methods rome-kg` lists the settings.
+
+python pipelines/rome_kg.py triplets.csv --out out/
+python pipelines/rome_kg.py triplets.csv --preset paper --set statements=3 --out out/
 """
 
 from __future__ import annotations
@@ -14,199 +14,86 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from kg_edit.cli.console import friendly
 from kg_edit.cli.method_plan import parse_settings
-from kg_edit.covariance.moment import Covariance
-from kg_edit.covariance.store import find_covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, descent_model, optimise_values
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
-from kg_edit.locate_then_edit.states import other_keys
-from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.methods.rome_kg.method import GraphRequestMethod, RomeKgConfig
-from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.sampling import sample_contexts
+from kg_edit.methods.rome.method import EditValue
+from kg_edit.methods.rome_kg.method import RomeKg, RomeKgConfig
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.edit_run import draw_subgraph, run_edits
+from kg_edit.reports.edit_run import run_edits
 from wikidata_cache import WikidataCache, packaged_extract
 
 log = logging.getLogger("rome_kg")
+SHOWN = 8  # statements that are printed
 
 
-class RomeKg(GraphRequestMethod):
-    """The method, which `main` runs for each edit. To measure your changes, pass it to `kg_edit.evaluate.evaluate`."""
-
-    name, paper = "rome-kg", "Zhang et al., EMNLP 2024, arXiv 2402.13593"  # the name is written into every patch
-    about = "ROME, and the facts of the edit's subgraph as further ROME edits, one after the other"
-    config_class = RomeKgConfig  # all settings, with their defaults: kg-edit methods rome-kg
-    config: RomeKgConfig
-
-    # Shared by all edits: the layer of W, the contexts around a prompt, the covariance.
-
-    @cached_property
-    def layer(self) -> int:
-        """The index of the block whose down-projection is edited, from 0."""
-        return self.config.layer_in(len(self.model.blocks))
-
-    @cached_property
-    def contexts(self) -> tuple[str, ...]:
-        """The templates around a prompt: the bare {}, then texts sampled from the model, each followed by {}."""
-        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
-
-    @cached_property
-    def covariance(self) -> Covariance:
-        """C = E[k k^T] of W's inputs over ordinary text, [d_ff, d_ff]; measured once per model, then reused."""
-        return find_covariance(self.model, self.layer, self.config.covariance)
-
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every prompt, also those of the facts, so that errors come before any other work."""
-        self.model.block(self.layer)
-        for edit in edits:
-            with annotate_errors(edit):
-                for fact in (edit, *self.further_edits(edit)):
-                    Request.of(self.model, fact, ["{}"])
-
-    def prepare(self) -> None:
-        """Sample and measure before the first edit."""
-        with untouched(self.model):
-            _ = self.contexts, self.covariance
-
-    # One edit, on the model with all earlier edits.
+class ShownRomeKg(RomeKg):
+    """ROME-KG, with the result of each stage in the log. The stages are the library's own."""
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Make the patch of one edit: a ROME update for the edit, then one for each fact around it."""
+        """Make one edit and its facts on the model with the earlier edits (``before``)."""
         (edit,) = edits
-        # 1. The facts, worded by relation templates; config.statements, composed and chained are the numbers per kind.
-        requests = [edit, *self.further_edits(edit)]
 
-        # 2. A ROME update for each fact, on the model with the earlier updates.
-        made: Patch = self.empty_patch()
-        for request in requests:
-            with made.stacked_on(self.model):
-                update = self.rome(request)
-            made = made + update
+        # 1. The subgraph: s -r-> o*, and what the graph states about o*.
+        graph = self.subgraph(edit)
+        labels = dict(graph.nodes(data="label"))
+        log.info("%s -> %s", edit.text, edit.target_new)
+        log.info("1. subgraph: %d nodes, %d statements", len(graph), graph.number_of_edges())
+        for start, end, relation in list(graph.edges(data="label"))[:SHOWN]:
+            log.info("     %s -- %s -> %s", labels[start], relation, labels[end])
 
-        # 3. The patch: the sum of all updates, whose ranks add up, and the provenance: the facts belong to the edit.
-        own, *further = made.edits
-        assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of such
-        noted = self.notes(edit)  # how many test answers are among the facts
-        provenance = {**self.provenance(), "edits": [{**own, **noted, "requests": further}]}
-        return WeightPatch(factors=made.factors, provenance=provenance)
+        # 2. The facts of the graph that are edited in too, in words.
+        facts = self.further_edits(edit)
+        log.info("2. %d facts of the graph are edited in as well", len(facts))
+        for fact in facts:
+            log.info("     %s %s", fact.text, fact.target_new)
 
-    def rome(self, edit: Edit) -> WeightPatch:
-        """Make the ROME patch of one fact: key, value and update, as `make` of rome.py."""
-        model, layer = self.model, self.layer
-        with untouched(model):  # frozen, evaluation mode; restores flags and random states
-            # a. Prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should stay.
-            request = Request.of(model, edit, self.contexts)
+        # 3. ROME makes the edit, then one fact after the other, each on the model with the earlier ones.
+        return super().make(edits, before=before)
 
-            # b. The loss. From the forward pass without the change, at the subject's last token: k* [d_ff], the mean of
-            # W's inputs over the contexts (ROME's Eq. 3); k [d_ff] and m [d], W's input and output in the bare prompt.
-            loss = self.loss(model, request)
-            mean_key, bare_key, value = loss.mean_key[0], loss.bare_key[0], loss.value[0]
-
-            # c. m* - m, [d]: found by gradient descent.
-            found = self.optimise(loss, request, FreeDelta(value, self.config))
-
-            # d. The closed form: W + (m* - m) / (k . u) u^T, where u is C^-1 k*, scaled to norm 1;
-            # C includes the keys of the other tokens of the prompts, whose outputs should stay the same (`hold`).
-            update = rank_one_update(
-                change=found.change,
-                mean_key=mean_key,
-                bare_key=bare_key,
-                covariance=self.covariance,
-                weight=weight_matrix(model.down_projection(layer)),
-                variant=self.config.key,
-                others=other_keys(model, request.rewrites, layer) if self.config.hold else None,
-                hold=self.config.hold,
-            )
-
-        # e. The patch: {name of the weight: update}, and its provenance.
-        norms = {
-            "value": value.norm(),
-            "change": found.change.norm(),
-            "update": update.left.norm() * update.right.norm(),
-        }
-        record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
-            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
-            **found.summary,
-        }
-        return WeightPatch(
-            factors={model.weight_name(layer): update}, provenance={**self.provenance(), "edits": [record]}
+    def write(self, edit: Edit, found: EditValue) -> Patch:
+        """Write the value m* of one fact: W + (m* - m) u^T / (k . u) with u = C^-1 k* (ROME's Eq. 2)."""
+        patch, losses = super().write(edit, found), found.descent.losses
+        assert isinstance(patch, WeightPatch)
+        (update,) = patch.factors.values()
+        log.info(
+            "3. %s %s: loss %.2f -> %.3f, norm of the update %.3f",
+            edit.text,
+            edit.target_new,
+            losses[0][0],
+            losses[-1][0],
+            update.left.norm() * update.right.norm(),
         )
-
-    def loss(self, model: LanguageModel, request: Request) -> Objective:
-        """The loss of m* (ROME's Eq. 4): -log p(o*) after every prompt, plus the change of output after "{s} is a"."""
-        return Objective(
-            model,
-            self.layer,
-            [request],
-            kl_weight=self.config.kl_weight,
-            penalty=partial(norm_penalty, weight=self.config.weight_decay),  # factor of |m* - m| / |m|^2
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),  # what a change affects
-            tokens=tokens_within(model, self.layer, self.memory),
-        )
-
-    def optimise(self, loss: Objective, request: Request, delta: FreeDelta) -> Descent:
-        """Find m* - m, [d], by Adam on m* - m itself, starting at 0; its norm is at most clamp_norm_factor |m|."""
-        rough = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
-        objective = loss if rough is self.model else self.loss(rough, request)
-        objective.value = loss.value  # m of the original model, not of the copy
-        (found,) = optimise_values(objective, [delta], self.config)
-        found.check_finite()
-        return found
-
-    def provenance(self) -> dict[str, Any]:
-        """The model, the versions and the settings; with what these led to."""
-        said = super().provenance()
-        covariance = {"id": self.covariance.id, "tokens": self.covariance.tokens}
-        said["methods"][0] |= {"layer": self.layer, "contexts": list(self.contexts), "covariance": covariance}
-        return said
+        return patch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read edits and a graph; write a patch and a report on its effect. An interrupted run resumes."""
+    """Read triplets and a graph; show each stage; write a patch and a report. An interrupted run resumes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("edits", type=Path, help="JSONL, JSON, CSV or TSV; plain triplets too")
+    parser.add_argument("triplets", type=Path, help="CSV, TSV, JSONL or JSON: triplets, or edits with prompts")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
-    parser.add_argument("--graph", default=str(packaged_extract()), help="N-Triples, TSV, folder, or SPARQL URL")
-    parser.add_argument("--preset", default="default", help="named settings: default, paper, a model's")
+    parser.add_argument("--graph", default=str(packaged_extract()), help="N-Triples, TSV, folder or SPARQL URL")
+    parser.add_argument("--preset", default="default", help="default, fast, paper, or the name of a model")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the patch and the report")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    # 1. The facts to change, the knowledge around them, and the settings.
     graph = WikidataCache(options.graph)
-    edits = read_edits(options.edits, labels=graph).edits
+    edits = read_edits(options.triplets, labels=graph).edits
     config = RomeKgConfig.preset(options.preset, parse_settings(options.set), method="rome-kg")
-
-    # 2. The model.
-    RomeKg.check_inputs(config, graph, edits)  # fetches every fact from the graph before the model is loaded
+    ShownRomeKg.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
     model = LanguageModel.load(options.model)
-    rome_kg = RomeKg(model, config, graph=graph)
-
-    # 3. `make` for each edit, on the model with the earlier edits; the patch is saved after every edit.
-    rows = run_edits(rome_kg, model, edits, options.out)
-    draw_subgraph(rome_kg, edits[0], options.out)
-
-    # 4. A report on what changed. The model itself is unchanged; Patch.load(...).applied(model) gives the edited one.
+    method = ShownRomeKg(model, config, graph=graph)
+    rows = run_edits(method, model, edits, options.out)  # saves the patch after every edit, then asks every prompt
     for row in rows:
-        log.info(
-            "%-10s %s\n  before: %s\n  after:  %s", row.probe.kind, row.probe.prompt, row.before.text, row.after.text
-        )
+        unedited, edited = row.before.text, row.after.text
+        log.info("%-10s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
 
 
 if __name__ == "__main__":
