@@ -185,13 +185,13 @@ def adapter_at(patch: Patch, place: Place) -> Adapter | None:
 
 def without_adapter(patch: Patch, place: Place) -> Patch | None:
     """Return a patch or stack without the adapter at ``place``; None if nothing is left."""
-    kept = list[Patch]()
+    left = list[Patch]()
     for part in patch.patches if isinstance(patch, PatchStack) else (patch,):
         if isinstance(part, AdapterPatch):
             part = replace(part, adapters={own: one for own, one in part.adapters.items() if own != place})
         if not part.is_empty:
-            kept.append(part)
-    return PatchStack.of(*kept) if kept else None
+            left.append(part)
+    return PatchStack.of(*left) if left else None
 
 
 def layer_of(model: LanguageModel, name: str) -> int:

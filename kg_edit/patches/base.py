@@ -87,32 +87,27 @@ class Patch(ABC):
             PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
             PatchMismatchError: the patch is for another model.
         """
-        raise PatchError(
-            f"a patch of the {self.kind} can't be merged into weights; keep its file, and use patch.applied(model)"
-        )
+        raise PatchError(f"a patch of the {self.kind} can't be merged into weights; use patch.applied(model)")
 
     def check_model(self, model: LanguageModel) -> None:
-        """Refuse a model that the patch was not made for.
+        """Refuse a model for which the patch was not made.
 
         Raises:
             PatchMismatchError: the patch is for another model.
         """
-        if self.fingerprint not in (None, model.fingerprint):
-            raise PatchMismatchError(
-                f"this patch is for {self.provenance['model'].get('name')!r} (fingerprint {self.fingerprint}), but the "
-                f"loaded model is {model.name!r} ({model.fingerprint}); load the right model, or edit this one again"
-                f"{self._cast_hint(model)}"
+        if self.fingerprint in (None, model.fingerprint):
+            return
+        own, hint = self.provenance["model"], ""
+        made, here = str(own.get("dtype")), str(model.model.dtype)
+        if made != here and "torch.float16" in (made, here) and own.get("dtype"):  # a cast to float16 rounds
+            dtype = made.removeprefix("torch.")
+            hint = (
+                f". The patch was made in {dtype}, and a model in float16 may have another fingerprint: try the model "
+                f"in {dtype} (CLI: --dtype {dtype})"
             )
-
-    def _cast_hint(self, model: LanguageModel) -> str:
-        """How to load the model if a cast to float16, which rounds, may be all that differs; else \"\"."""
-        made, here = str(self.provenance["model"].get("dtype")), str(model.model.dtype)
-        if made == here or "torch.float16" not in (made, here) or "None" in (made, here):
-            return ""
-        said = made.removeprefix("torch.")
-        return (
-            f". The patch was made in {said}, and a model in float16 may have another fingerprint: try the model in "
-            f"{said} (CLI: --dtype {said})"
+        raise PatchMismatchError(
+            f"this patch is for {own.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
+            f"{model.name!r} ({model.fingerprint}); load the right model, or edit this one again{hint}"
         )
 
     @property
@@ -152,7 +147,7 @@ class Patch(ABC):
         """
 
     def meets(self, later: Any) -> bool:
-        """Whether a later patch of the same class changes this one's places, so that both have to be one patch."""
+        """Return whether a later patch of the same class changes the same places, so that both have to be one patch."""
         return True
 
     @abstractmethod
@@ -174,7 +169,7 @@ class Patch(ABC):
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
 
-    Any other field keeps the value of ``first``.
+    Any other field has the value of ``first``.
     """
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
@@ -205,14 +200,14 @@ class PatchStack(Patch):
 
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
-        """The sum of patches: stacks are flattened, patches of one class are added, empty patches are dropped."""
+        """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
         parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
-        kept: list[Patch] = []
+        left: list[Patch] = []
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
-            same = [own for own in kept if type(own) is type(part) and (own is kept[-1] or own.meets(part))]
-            # The sum stands where its last part was made: what was made before it was applied first then too.
-            kept = [own for own in kept if own not in same] + [reduce(add, [*same, part])]
-        return kept[0] if len(kept) == 1 else cls(tuple(kept))
+            same = [own for own in left if type(own) is type(part) and (own is left[-1] or own.meets(part))]
+            # The sum takes the place of its last part, which was made on the model with all parts before it.
+            left = [own for own in left if own not in same] + [reduce(add, [*same, part])]
+        return left[0] if len(left) == 1 else cls(tuple(left))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:  # type: ignore[override]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
 
 Array = NDArray[Any]
-KEY = "key/"  # prefix of the state in which methods keep keys, [in, facts]; the weight's name follows
+KEY = "key/"  # prefix of the state with the keys of a weight, [in, facts]; the weight's name follows
 STATE = "state/"  # prefix of a method's own tensors in a file
 
 
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Changes:
-    """The factors of the changed weights and the keys kept for them, by weight name, and the patch's provenance.
+    """The factors of the changed weights and their stored keys, by weight name, and the patch's provenance.
 
     A patch that changes no weights has no factors.
     """
@@ -60,7 +60,7 @@ class Changes:
 
 
 def changes_of(patch: Patch | Changes) -> Changes:
-    """The changes of a patch in memory; a `Changes` is returned unchanged."""
+    """Return the changes of a patch in memory; a `Changes` is returned unchanged."""
     if isinstance(patch, Changes):
         return patch
     pairs = getattr(patch, "factors", {})
@@ -73,7 +73,7 @@ def changes_of(patch: Patch | Changes) -> Changes:
 
 
 def read_changes(path: str | Path) -> Changes:
-    """The changes of a patch's file.
+    """Return the changes of a patch's file.
 
     Raises:
         PatchError: the file is missing, or is no patch.
@@ -96,7 +96,7 @@ def _array(tensor: Any) -> Array:
 
 
 def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
-    """The columns of the factors that belong to each edit; None if columns don't belong to edits, as in a dense change.
+    """Return the columns of the factors that belong to each edit; None if they don't, as in a dense change.
 
     Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record. A record
     with ``shared`` is of a change that several edits have together (Ext-Sub).
@@ -109,23 +109,19 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
         stop = start + 1 + len(record.get("requests", ()))
         found.append(tuple(range(start, stop)))
         start = stop
-    own = all(pair.left.shape[1] == start and not _is_dense(pair) for pair in factors.values())
-    return tuple(found) if own else None
+    dense = any(is_identity(pair.left) or is_identity(pair.right) for pair in factors.values())
+    own = all(pair.left.shape[1] == start for pair in factors.values())
+    return tuple(found) if own and not dense else None
 
 
-def _is_dense(pair: Any) -> bool:
-    """Whether one of the factors is the identity matrix, as of a dense change (`Factors.dense`)."""
-    return is_identity(pair.left) or is_identity(pair.right)
-
-
-def is_identity(side: Any) -> bool:
-    """Whether a factor is the identity matrix with more than one row."""
-    rows, columns = side.shape
-    return rows == columns > 1 and bool((side.diagonal() == 1).all()) and float(abs(side).sum()) == rows
+def is_identity(factor: Any) -> bool:
+    """Return whether a factor is the identity matrix with more than one row, as in a dense change (`Factors.dense`)."""
+    rows, columns = factor.shape
+    return rows == columns > 1 and bool((factor.diagonal() == 1).all()) and float(abs(factor).sum()) == rows
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
-    """The Frobenius norm of each edit's change over all weights; None for each if columns don't belong to edits."""
+    """Return the Frobenius norm of each edit's change over all weights; None for each if `columns` is None."""
     own, changes = columns(patch), changes_of(patch)
     if own is None:
         return (None,) * len(changes.edits)
@@ -133,11 +129,11 @@ def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
 
 
 def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
-    """The Frobenius norm of left right^T, from the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
+    """Return the Frobenius norm of left right^T, from the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
 
     With ``places``, only these columns of the factors count.
     """
-    left, right = (np.asarray(side, dtype=np.float64) for side in (pair.left, pair.right))
+    left, right = (np.asarray(factor, dtype=np.float64) for factor in (pair.left, pair.right))
     if places is not None:
         left, right = left[:, list(places)], right[:, list(places)]
     return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)

@@ -1,13 +1,12 @@
 """Guards against disabling edits: one rank-one update that is far too large breaks the model (Gupta et al. 2024).
 
-`disabling` gives the reasons why edits of a patch look like disabling ones. It compares the size of an edit with the
-other edits of the same method, and with the norm of the weight, from the patch or from the model. `refuse_disabling`
-raises an error for such edits.
+`disabling` gives the reasons why edits of a patch look like disabling ones: an edit is compared with the other edits of
+the same method, and with the norm of the weight. `refuse_disabling` raises an error for such edits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ _ENOUGH = 5  # the fewest other edits for which a median is meaningful
 
 
 def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
-    """The present norm |W| of each weight that a patch changes, by name; empty if the patch changes no weights.
+    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -39,7 +38,7 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
 
 
 def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
-    """The patch with |W| of its changed weights in the provenance, so that its size can be judged without the model.
+    """Return the patch with |W| of its changed weights in the provenance: its size can be judged without the model.
 
     Raises:
         PatchMismatchError: the patch is for another model.
@@ -52,27 +51,66 @@ def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
     return replace(patch, provenance={**patch.provenance, "weight_norms": norms})
 
 
+class _Sized(NamedTuple):
+    """An edit's record, the norm of its change, and the names of the weights that its patch changes."""
+
+    record: Mapping[str, Any]
+    norm: float | None
+    weights: frozenset[str]
+
+
+def _sized(patch: Patch | Changes) -> list[_Sized]:
+    weights = frozenset(changes_of(patch).factors)
+    return [_Sized(record, norm, weights) for record, norm in zip(patch.edits, edit_norms(patch), strict=True)]
+
+
 def disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
 ) -> tuple[str, ...]:
-    """The reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
+    """Return the reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
 
-    The norm and the division factor k . u of an edit are compared with those of other edits of the same method and
-    the same weights, in this patch and in ``others``. The norm is also compared with the norms of the weights: those of
-    ``model``, or else those recorded in the patch.
+    Args:
+        patch: the patch to judge.
+        others: patches whose edits are usual. The norm and the division factor k . u of an edit are compared with those
+            of edits of the same method and the same weights, in this patch and in ``others``.
+        model: the norm is also compared with that of the weight in this model, or else with that recorded in the patch.
 
     Raises:
         PatchMismatchError: the patch is for another model.
     """
-    known = [pair for other in others for pair in _sized(other)]
-    mine = _sized(patch)
-    found = []
+    found = list[str]()
+    known, mine = [one for other in others for one in _sized(other)], _sized(patch)
     for place, one in enumerate(mine):
-        others_too = [*known, *mine[:place], *mine[place + 1 :]]
-        found += _against(one, [other for other in others_too if _is_like(other, one)])
-    changes = changes_of(patch)
-    norms = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
-    return (*found, *_beyond(changes, norms or changes.weight_norms))
+        rest = [
+            other
+            for other in (*known, *mine[:place], *mine[place + 1 :])
+            if other.record["method"] == one.record["method"] and other.weights == one.weights
+        ]
+        name, norm, factor = one.record["edit"]["id"], one.norm, division_factor(one.record)
+        norms = [other.norm for other in rest if other.norm is not None]
+        if norm is not None and len(norms) >= _ENOUGH and norm > MEDIANS * median(norms):
+            times = f"{norm / median(norms):.1f} times the other edits'"
+            found.append(f"{name}: its change has the norm {norm:.3g}, {times}")
+        factors = [its for other in rest if (its := division_factor(other.record))]
+        if factor and len(factors) >= _ENOUGH and factor * MEDIANS < median(factors):
+            found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {median(factors):.3g}")
+
+    # The largest edit in each weight, against the weight itself.
+    changes, own = changes_of(patch), columns(patch)
+    present = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
+    for name, pair in changes.factors.items():
+        limit = SHARE * (present or changes.weight_norms).get(name, 0.0)
+        if own:
+            size, who = max((change_norm(pair, places), place) for place, places in enumerate(own))
+            named = f"{changes.edits[who]['edit']['id']}: " if len(own) > 1 else ""
+        else:
+            # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
+            # than columns, if others are in other weights.
+            size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
+        if limit and size > limit:
+            times = f"{size / limit * SHARE:.2g} times as large as the weight itself (limit {SHARE:g})"
+            found.append(f"{named}the change of {name} is {times}")
+    return tuple(found)
 
 
 def refuse_disabling(
@@ -91,60 +129,8 @@ def refuse_disabling(
         )
 
 
-class _Sized(NamedTuple):
-    """An edit's record, the norm of its change, and the names of the weights that its patch changes."""
-
-    record: Mapping[str, Any]
-    norm: float | None
-    weights: frozenset[str]
-
-
-def _sized(patch: Patch | Changes) -> list[_Sized]:
-    weights = frozenset(changes_of(patch).factors)
-    return [_Sized(record, norm, weights) for record, norm in zip(patch.edits, edit_norms(patch), strict=True)]
-
-
-def _is_like(other: _Sized, one: _Sized) -> bool:
-    """Whether the sizes of two edits can be compared: they have the same method and change the same weights."""
-    return other.record["method"] == one.record["method"] and other.weights == one.weights
-
-
-def _against(one: _Sized, rest: Sequence[_Sized]) -> list[str]:
-    record, norm = one.record, one.norm
-    name, found = record["edit"]["id"], []
-    norms = [other.norm for other in rest if other.norm is not None]
-    if norm is not None and len(norms) >= _ENOUGH and norm > MEDIANS * median(norms):
-        found.append(f"{name}: its change has the norm {norm:.3g}, {norm / median(norms):.1f} times the other edits'")
-    factor = division_factor(record)
-    factors = [its for other in rest if (its := division_factor(other.record))]
-    if factor and len(factors) >= _ENOUGH and factor * MEDIANS < median(factors):
-        found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {median(factors):.3g}")
-    return found
-
-
-def _beyond(changes: Changes, norms: Mapping[str, float]) -> Iterator[str]:
-    """Yield a message for each weight that an edit changes by more than `SHARE` of its norm.
-
-    The edit with the largest change counts. If columns don't belong to edits, the mean edit counts: the norm of the
-    whole change divided by the square root of the number of edits. A weight has no more edits than columns, if others
-    are in other weights.
-    """
-    own = columns(changes)
-    for name, pair in changes.factors.items():
-        if not (norm := norms.get(name)):
-            continue
-        if own:
-            size, who = max((change_norm(pair, places), place) for place, places in enumerate(own))
-            named = f"{changes.edits[who]['edit']['id']}: " if len(own) > 1 else ""
-        else:
-            size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
-        if size > SHARE * norm:
-            times = f"{size / norm:.2g} times as large as the weight itself (limit {SHARE:g})"
-            yield f"{named}the change of {name} is {times}"
-
-
 def division_factor(record: Mapping[str, Any]) -> float | None:
-    """|k . u|, the divisor in a rank-one edit, computed as |m* - m| / |update|; None if the record lacks these."""
+    """Return |k . u|, the divisor in a rank-one edit, as |m* - m| / |update|; None if the record lacks these."""
     norms = record.get("norms", {})
     change, update = norms.get("change"), norms.get("update")
     return change / update if change and update else None

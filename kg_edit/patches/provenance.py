@@ -69,13 +69,10 @@ def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
     try:
         _Provenance.model_validate(provenance)
     except (ValidationError, RecursionError) as error:
-        raise PatchError(f"the provenance of the patch {path} is wrong: {_first(error)}; make it again") from error
+        fault = "it is nested too deeply"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_context=False)[0]
+            message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            fault = f"{'.'.join(map(str, first['loc']))} is {first['input']!r:.80}, {message}"
+        raise PatchError(f"the provenance of the patch {path} is wrong: {fault}; make it again") from error
     return provenance
-
-
-def _first(error: ValidationError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    fault = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, fault["loc"]))
-    return f"{place} is {fault['input']!r:.80}, {fault['msg'][0].lower()}{fault['msg'][1:]}"

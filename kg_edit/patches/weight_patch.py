@@ -35,7 +35,7 @@ class Factors:
 
     @classmethod
     def dense(cls, change: Tensor) -> Self:
-        """Factors of a dense change [out, in]: one factor is the identity matrix, so nothing is rounded."""
+        """Return factors of a dense change [out, in]: one factor is the identity matrix, so nothing is rounded."""
         rows, columns = change.shape
         if rows <= columns:
             return cls(left=torch.eye(rows, dtype=change.dtype, device=change.device), right=change.T.contiguous())
@@ -63,34 +63,31 @@ class Factors:
         """Whether no number of the factors, and none of their product, is infinite or NaN."""
         if not (torch.isfinite(self.left).all() and torch.isfinite(self.right).all()):
             return False
-        return self.bound < _SAFE * torch.finfo(torch.float32).max or self._product_is_finite
+        if self.bound < _SAFE * torch.finfo(torch.float32).max:
+            return True
+        # the whole product takes as much memory as the weight, so it is only computed where the bound is too large
+        return bool(torch.isfinite(self.exact_on(self.left.device).product).all())
 
     @property
     def bound(self) -> float:
         """An upper bound of the entries of the product: rank times the largest entries of both factors."""
         if not self.left.numel() or not self.right.numel():
             return 0.0
-        left, right = (float(side.abs().max()) for side in (self.left, self.right))
-        return self.rank * left * right
-
-    @property
-    def _product_is_finite(self) -> bool:
-        """Whether the whole product is finite, which takes as much memory as the weight."""
-        return bool(torch.isfinite(self.exact_on(self.left.device).product).all())
+        return self.rank * float(self.left.abs().max()) * float(self.right.abs().max())
 
     def exact_on(self, device: torch.device) -> Factors:
-        """The same factors on ``device``, in float32."""
+        """Return the same factors on ``device``, in float32."""
         return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
 
 def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
-    """The factors of a change restricted to the columns at ``places``."""
+    """Return the factors of a change, with the columns at ``places`` only."""
     rows = list(places)
     return Factors(left=pair.left[:, rows].contiguous(), right=pair.right[:, rows].contiguous())
 
 
 def stacked(first: Factors, second: Factors) -> Factors:
-    """The sum of two changes, on the device of the first.
+    """Return the sum of two changes, on the device of the first.
 
     The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
     """
@@ -104,8 +101,8 @@ def stacked(first: Factors, second: Factors) -> Factors:
 class WeightPatch(Patch):
     """Changes W + left right^T of named weights [out, in], with their provenance.
 
-    ``state`` has the tensors that a method needs to continue after these edits or to take one out, such as the keys
-    that AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states.
+    ``state`` has the tensors that a method needs to continue after these edits or to remove one, such as the keys that
+    AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states.
     """
 
     kind: ClassVar[Kind] = "weights"
@@ -131,7 +128,6 @@ class WeightPatch(Patch):
         return not self.factors
 
     def _plus(self, other: WeightPatch) -> WeightPatch:
-        """The sum of both changes: the ranks of a weight's factors add."""
         factors, state = dict(self.factors), dict(self.state)
         for name, more in other.factors.items():
             factors[name] = stacked(factors[name], more) if name in factors else more
@@ -147,11 +143,18 @@ class WeightPatch(Patch):
 
     def __sub__(self, other: WeightPatch) -> Patch:
         """The sum of this change and the inverse of ``other``, without the columns of the state that both have."""
-        state = {name: _without_columns(tensor, other.state.get(name)) for name, tensor in self.state.items()}
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.state.items():  # [n, columns], a column for each edit
+            left = list(range(tensor.shape[-1]))
+            for column in other.state[name].to(tensor).unbind(-1) if name in other.state else ():
+                # of equal columns the last one goes; another edit may have made the others
+                same = [place for place in left if torch.equal(tensor[..., place], column)]
+                left = [place for place in left if place not in same[-1:]]
+            state[name] = tensor[..., left]
         return replace(self, state=state) + -other
 
     def scaled(self, factor: float) -> WeightPatch:
-        """The same change, ``factor`` times as strong."""
+        """Return the same change, ``factor`` times as strong."""
         factors = {name: Factors(left=factor * pair.left, right=pair.right) for name, pair in self.factors.items()}
         edits = [{**edit, "scale": factor * edit.get("scale", 1.0)} for edit in self.edits]
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
@@ -184,7 +187,7 @@ class WeightPatch(Patch):
                 raise
 
     def modules(self, model: LanguageModel) -> dict[str, Any]:
-        """The modules of ``model`` that this patch changes, by the names of their weights.
+        """Return the modules of ``model`` that this patch changes, by the names of their weights.
 
         Raises:
             PatchMismatchError: the patch is for another model.
@@ -227,22 +230,24 @@ class WeightPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """The patch in a file.
+        """Build the patch of a file.
 
         Raises:
             PatchError: its factors don't fit together.
         """
         state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
-        return cls(factors=_factors(file), provenance=file.provenance, state=state)
-
-
-def _without_columns(tensor: Tensor, taken: Tensor | None) -> Tensor:
-    """A tensor [n, columns] without its last column that equals each of ``taken`` [n, m]."""
-    left = list(range(tensor.shape[-1]))
-    for column in () if taken is None else taken.to(tensor).unbind(-1):
-        same = [place for place in left if torch.equal(tensor[..., place], column)]
-        left = [place for place in left if place not in same[-1:]]
-    return tensor[..., left]
+        factors = dict[str, Factors]()
+        for name in sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)}):
+            left, right = file.tensors.get(f"{name}.left"), file.tensors.get(f"{name}.right")
+            if left is None or right is None:
+                raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
+            if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[1]:
+                shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+                raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it again")
+            factors[name] = Factors(left=left, right=right)
+            if not factors[name].is_finite:
+                raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
+        return cls(factors=factors, provenance=file.provenance, state=state)
 
 
 @torch.no_grad()
@@ -251,24 +256,8 @@ def _put_back(modules: Mapping[str, Any], originals: Mapping[str, Tensor]) -> No
         module.weight.copy_(originals[name])
 
 
-def _factors(file: PatchFile) -> dict[str, Factors]:
-    names = sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)})
-    found = dict[str, Factors]()
-    for name in names:
-        sides = [file.tensors.get(f"{name}.{side}") for side in ("left", "right")]
-        if sides[0] is None or sides[1] is None:
-            raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
-        shapes = [tuple(side.shape) for side in sides if side is not None]
-        if {len(shape) for shape in shapes} != {2} or shapes[0][1] != shapes[1][1]:
-            raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it again")
-        found[name] = Factors(left=sides[0], right=sides[1])
-        if not found[name].is_finite:
-            raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make the patch again")
-    return found
-
-
 def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
-    """The module of ``model`` whose weight [out, in] has this name and ``shape``.
+    """Return the module of ``model`` whose weight [out, in] has this name and ``shape``.
 
     Raises:
         PatchMismatchError: the model has no such weight, so the patch is for another model.
@@ -287,9 +276,13 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
 def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
     """Within the ``with`` block, y += left (right^T x) with the factors of each token's own patch; no weight changes.
 
-    ``owners`` [rows, tokens], or [rows, 1] for all tokens of a row, has the index in ``patches`` for each token. The
-    result is the same, up to rounding, as applying each patch in turn. In half precision it is more exact, because no
-    weight is rounded.
+    The result is the same, up to rounding, as applying each patch in turn. In half precision it is more exact, because
+    no weight is rounded.
+
+    Args:
+        model: whose modules get hooks.
+        patches: None stands for no patch.
+        owners: the index in ``patches`` for each token, [rows, tokens], or [rows, 1] for all tokens of a row.
 
     Raises:
         PatchMismatchError: a patch is for another model.
@@ -301,35 +294,26 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
             modules |= patch.modules(model)
             for name, pair in patch.factors.items():
                 factors.setdefault(name, {})[owner] = pair
+
+    def add(name: str, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
+        changed = output.reshape(len(inputs), -1).clone()  # [tokens, out]
+        owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
+        for index, pair in factors[name].items():
+            mine = (owner == index).nonzero()[:, 0].to(inputs.device)
+            if len(mine):
+                exact = pair.exact_on(inputs.device)
+                change: Tensor = torch.linalg.multi_dot([inputs[mine].float(), exact.right, exact.left.T])
+                changed[mine] += change.to(changed)
+        return changed.reshape(output.shape)
+
     with ExitStack() as stack:
         for name, module in modules.items():
-            handle = module.register_forward_hook(_adder(owners, factors[name]))
+            handle = module.register_forward_hook(lambda _, args, output, name=name: add(name, args, output))
             stack.callback(handle.remove)
         yield
 
 
 def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:
-    """`each_patched` with the same patch for every token; with None the model is unchanged."""
+    """Apply `each_patched` with the same patch for every token; with None the model is unchanged."""
     return each_patched(model, [patch], torch.zeros(1, 1, dtype=torch.long))
-
-
-def _adder(owners: Tensor, factors: Mapping[int, Factors]) -> Any:
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # some model families flatten the input of their MLP
-        changed = output.reshape(len(inputs), -1).clone()
-        tokens = len(inputs) // len(owners)
-        owner = owners.expand(len(owners), tokens).reshape(-1)
-        for index, pair in factors.items():
-            mine = (owner == index).nonzero()[:, 0].to(inputs.device)
-            if len(mine):
-                changed[mine] += _change(pair, inputs[mine]).to(changed)
-        return changed.reshape(output.shape)
-
-    return add
-
-
-def _change(pair: Factors, inputs: Tensor) -> Tensor:
-    """The change of a module's output by a pair of factors: [tokens, out] for inputs [tokens, in]."""
-    left, right = (factor.to(inputs.device).float() for factor in (pair.left, pair.right))
-    change: Tensor = torch.linalg.multi_dot([inputs.float(), right, left.T])
-    return change

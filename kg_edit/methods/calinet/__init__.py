@@ -1,3 +1,3 @@
-"""CaliNET: calibration memory slots beside one feed-forward network."""
+"""CaliNET: calibration memory slots, added to one feed-forward network."""
 
 METHODS = {"calinet": "method:Calinet"}

@@ -1,7 +1,7 @@
 """MeLLo (Zhong et al., EMNLP 2023, arXiv 2305.14795): answer a question in steps, and check each step with the edits.
 
 The model writes subquestions and tentative answers. After each, the edited fact nearest to the subquestion is inserted,
-and the model says whether the two contradict each other (`kg_edit.methods.mello.loop`). An edit is just a fact in the
+and the model decides whether the two contradict each other (`mello.loop`). An edit is just a fact in the
 memory. Making an edit computes nothing; all the work is done when the model is asked.
 """
 

@@ -1,3 +1,3 @@
-"""MEMoE: experts with an anchor router beside one feed-forward network."""
+"""MEMoE: experts with an anchor router, added to one feed-forward network."""
 
 METHODS = {"memoe": "method:Memoe"}

@@ -1,3 +1,3 @@
-"""Memory: a memory network beside one feed-forward network."""
+"""Memory: a memory network in the place of one down-projection."""
 
 METHODS = {"memory": "method:Memory"}

@@ -4,7 +4,7 @@
 - outside: its neighbours (the same relation of other subjects) or its record's locality probes, its subject in another
   edit's prompt, the texts of other edits, and texts that the model writes itself.
 
-A part of the texts, inside and outside, comes after a text by the model, because prompts rarely stand alone in
+A part of the texts, inside and outside, comes after a text by the model, because prompts are rarely alone in
 practice. The seed and the number of a step determine its edits.
 """
 
