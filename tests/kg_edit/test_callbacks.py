@@ -26,7 +26,7 @@ class Seen(Callback):
 
 
 @pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
-def test_every_step_of_every_edit_is_seen(name: str, tmp_path: Path) -> None:
+def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> None:
     model, edits, seen = tiny("llama"), edits_of(2), Seen()
     made = method(name, model)
     losses = tmp_path / "losses.jsonl"
@@ -45,7 +45,7 @@ def test_every_step_of_every_edit_is_seen(name: str, tmp_path: Path) -> None:
     assert find_method(name).name == name
 
 
-def test_the_terms_of_a_loss_stand_beside_it(tmp_path: Path) -> None:
+def test_loss_file_has_the_terms_of_each_loss(tmp_path: Path) -> None:
     made, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
     (record,) = made.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
     curve = read_losses(losses)[record["edit"]["id"]]
@@ -53,7 +53,7 @@ def test_the_terms_of_a_loss_stand_beside_it(tmp_path: Path) -> None:
     assert curve[-1].kl == record["kl_after"]
 
 
-def test_of_a_descent_that_was_recomputed_the_last_one_is_read(tmp_path: Path) -> None:
+def test_last_descent_of_an_edit_is_read(tmp_path: Path) -> None:
     file, lines = tmp_path / "losses.jsonl", LossLines()
     for edit, step, loss in (("a", 0, 3.0), ("a", 1, 2.0), ("b", 0, 5.0), ("a", 0, 3.5), ("b", 1, float("nan"))):
         lines.on_step(edit, step, loss)
@@ -66,7 +66,7 @@ def test_of_a_descent_that_was_recomputed_the_last_one_is_read(tmp_path: Path) -
     assert read_losses(tmp_path / "none.jsonl") == {}
 
 
-def test_packages_that_are_there_get_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_and_tensorboard_get_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
 
     class Run:
@@ -101,7 +101,7 @@ def test_packages_that_are_there_get_the_losses(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_what_can_not_be_logged_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         open_callback("wandb:mine")

@@ -43,11 +43,11 @@ def said(graph: nx.MultiDiGraph) -> set[tuple[str, str, str]]:
 OWN = ("Rome", "country", "Japan")
 
 
-def test_no_graph_is_the_edit_alone(graph: PrivateGraph) -> None:
+def test_no_graph_has_only_the_edits_edge(graph: PrivateGraph) -> None:
     assert said(NoGraph(graph).subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN}
 
 
-def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
+def test_shuffled_objects_have_the_same_relations(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
     objects = {relation: target for _, relation, target in found - {OWN}}
@@ -57,7 +57,7 @@ def test_shuffled_objects_keep_the_relations(graph: PrivateGraph) -> None:
     assert said(alone) == {OWN}  # nobody else's objects
 
 
-def test_shuffled_objects_keep_the_guard(graph: PrivateGraph) -> None:
+def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
     """What the right graph leaves out is not drawn from another o* either."""
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     guarded = SubgraphOptions(hops=3, leakage=Leakage(answers=("Paris", "euro")))
@@ -66,13 +66,13 @@ def test_shuffled_objects_keep_the_guard(graph: PrivateGraph) -> None:
     assert found - {OWN} == {("Japan", "capital", "Nairobi")}
 
 
-def test_withheld_things_take_along_what_only_they_lead_to(graph: PrivateGraph) -> None:
+def test_withheld_removes_nodes_that_only_withheld_ones_lead_to(graph: PrivateGraph) -> None:
     source = Withheld(graph, names={"1": frozenset({"Tokyo"})})
     assert said(source.subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN, ("Japan", "currency", "yen")}
     assert ("Tokyo", "river", "Sumida") in said(source.subgraph(edit("Japan", "2"), SubgraphOptions(hops=3)))
 
 
-def test_a_control_says_what_it_is(graph: PrivateGraph) -> None:
+def test_control_has_an_identity_of_its_own(graph: PrivateGraph) -> None:
     one, other = (Withheld(graph, names={"1": frozenset({name})}) for name in ("Tokyo", "yen"))
     assert one.subgraph(edit("Japan")).graph["kind"] == "Withheld"
     assert one.provenance() != other.provenance() == replace(other).provenance()

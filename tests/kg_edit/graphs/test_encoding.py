@@ -9,7 +9,7 @@ import torch
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_readings, label_vectors
-from kg_edit.graphs.source import SubgraphSource, as_source, check_graph, subject_of
+from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
 from tests.kg_edit.tiny import tiny
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -29,7 +29,7 @@ def encoded(made: nx.MultiDiGraph) -> EncodedSubgraph:
     return encode_subgraph(tiny("llama"), made, layer=1, pooling="last", start_token=True)
 
 
-def test_rows_are_the_labels_in_the_keys_order() -> None:
+def test_encoded_rows_are_in_the_order_of_the_keys() -> None:
     found = encoded(graph())
     labels = ["LeBron James", "Los Angeles Lakers", "Los Angeles", "member of sports team", "located in"]
     wanted = label_vectors(tiny("llama"), labels, layer=1, pooling="last", start_token=True)
@@ -39,7 +39,7 @@ def test_rows_are_the_labels_in_the_keys_order() -> None:
     assert found.subject == 0
 
 
-def test_the_order_in_which_a_graph_was_made_does_not_matter() -> None:
+def test_encoding_does_not_depend_on_the_order_of_the_graph() -> None:
     first, turned = graph(), nx.MultiDiGraph()
     turned.add_nodes_from(reversed(list(first.nodes(data=True))))
     turned.add_edges_from(reversed(list(first.edges(keys=True, data=True))))
@@ -60,7 +60,7 @@ def test_normalised_vectors_have_root_mean_square_1() -> None:
     assert torch.equal(zero.normalised().nodes, torch.zeros(1, 4))
 
 
-def test_a_graph_at_hand_is_a_source() -> None:
+def test_networkx_graph_is_wrapped_as_a_source() -> None:
     source = as_source(graph())
     assert isinstance(source, SubgraphSource)
     assert as_source(source) is source
@@ -105,7 +105,7 @@ def with_a_nameless_edit(made: nx.MultiDiGraph) -> None:
         (with_a_nameless_edit, "the edit has no relation"),
     ],
 )
-def test_a_graph_that_cannot_be_read(spoil: object, message: str) -> None:
+def test_graph_that_can_not_be_encoded_is_refused(spoil: object, message: str) -> None:
     made = graph()
     assert callable(spoil)
     spoil(made)
@@ -114,11 +114,7 @@ def test_a_graph_that_cannot_be_read(spoil: object, message: str) -> None:
             look(made)
 
 
-def test_the_subject_is_found() -> None:
-    assert subject_of(graph()) == "Q1"
-
-
-def test_several_readings_of_a_label() -> None:
+def test_label_readings_are_states_of_several_blocks() -> None:
     """The input of block 2 is the output of block 1; that of block 0 is the embeddings."""
     model, label = tiny("llama"), "Los Angeles Lakers"
     found = label_readings(model, [label, "Rome", label], layers=(0, 2))

@@ -1,4 +1,4 @@
-"""Facts of a subgraph in words: what is told, how, and what is left out."""
+"""Facts of a subgraph in words: what is worded, how, and what is left out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def graph(*statements: tuple[str, str], relation: str = "member of sports team")
     return made
 
 
-def told(made: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind, **options: object) -> list[tuple[str, str]]:
+def worded(made: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind, **options: object) -> list[tuple[str, str]]:
     facts = graph_facts(
         edit,
         made,
@@ -45,9 +45,9 @@ def told(made: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind, **options: ob
     return [(fact.text, fact.object) for fact in facts]
 
 
-def test_each_kind_says_the_fact_in_its_own_words() -> None:
+def test_each_kind_has_its_prompt() -> None:
     made = graph(("headquarters location", "Los Angeles"))  # has a template
-    assert told(made, LEBRON, "statement", "composed", "chained") == [
+    assert worded(made, LEBRON, "statement", "composed", "chained") == [
         ("Los Angeles Lakers has its headquarters in", "Los Angeles"),
         ("The sports team of LeBron James has its headquarters in", "Los Angeles"),
         ("LeBron James plays for the Los Angeles Lakers, headquarters location", "Los Angeles"),
@@ -63,23 +63,23 @@ def test_each_kind_says_the_fact_in_its_own_words() -> None:
         ("located on street", "Los Angeles Lakers is located on street", "The sports team of LeBron James is located"),
     ],
 )
-def test_a_relation_without_a_template_is_told_by_its_label(relation: str, statement: str, composed: str) -> None:
-    (first, _), (second, _) = told(graph((relation, "something")))
+def test_relation_without_a_template_is_worded_by_its_label(relation: str, statement: str, composed: str) -> None:
+    (first, _), (second, _) = worded(graph((relation, "something")))
     assert first == statement
     assert second.startswith(composed)
 
 
-def test_an_edit_that_names_no_relation_speaks_through_its_prompt() -> None:
+def test_edit_without_a_relation_uses_its_prompt() -> None:
     bare = LEBRON.model_copy(update={"relation": None})
     made = graph(("headquarters location", "Los Angeles"), ("mascot", "none"), relation=bare.relation_text)
-    assert sorted(told(made, bare, "composed")) == [
+    assert sorted(worded(made, bare, "composed")) == [
         ("LeBron James plays for the one that has its headquarters in", "Los Angeles"),
         ("LeBron James plays for the one whose mascot is", "none"),
     ]
-    assert told(made, bare.model_copy(update={"relation_id": "P54"}), "composed")[0][0].startswith("The ")
+    assert worded(made, bare.model_copy(update={"relation_id": "P54"}), "composed")[0][0].startswith("The ")
 
 
-def test_what_is_left_out() -> None:
+def test_unusable_statements_are_left_out() -> None:
     made = graph(
         ("captain", "LeBron James"),  # s
         ("named after", "los angeles  LAKERS"),  # o*
@@ -89,20 +89,20 @@ def test_what_is_left_out() -> None:
         ("nick{}name", "the Lake Show"),
         ("mascot", "none"),
     )
-    assert sorted(told(made, LEBRON, "statement")) == [
+    assert sorted(worded(made, LEBRON, "statement")) == [
         ("The mascot of Los Angeles Lakers is", "none"),
         ("The motto of Los Angeles Lakers is", "{} forever"),
     ]
 
 
-def test_a_prompt_has_one_object_and_the_seed_says_which() -> None:
+def test_seed_chooses_the_object_of_a_prompt() -> None:
     made = graph(*(("shares border with", f"Place {n}") for n in range(9)))
     chosen = {graph_facts(LEBRON, made, limit=None, seed=seed, kinds=("statement",))[0].object for seed in range(20)}
     assert len(chosen) > 3
-    assert len(told(made, LEBRON, "statement")) == 1
+    assert len(worded(made, LEBRON, "statement")) == 1
 
 
-def test_the_order_in_which_a_graph_was_made_does_not_matter_and_fewer_are_the_first_of_more() -> None:
+def test_order_depends_on_the_seed_only_and_fewer_are_the_first_of_more() -> None:
     statements = [(f"relation {n}", f"Place {n}") for n in range(12)]
     forward, backward = graph(*statements), graph(*reversed(statements))
     all_facts = graph_facts(LEBRON, forward, limit=None, seed=3, kinds=("composed",))
@@ -112,9 +112,9 @@ def test_the_order_in_which_a_graph_was_made_does_not_matter_and_fewer_are_the_f
     assert [fact.object for fact in all_facts] != sorted(fact.object for fact in all_facts)
 
 
-def test_answers_are_kept_out() -> None:
+def test_objects_that_overlap_an_answer_are_excluded() -> None:
     made = graph(("country", "United States of America"), ("mascot", "none"), ("league", "NBA"))
-    objects = {target for _, target in told(made, exclude=("the united STATES of América", "nba"))}
+    objects = {target for _, target in worded(made, exclude=("the united STATES of América", "nba"))}
     assert objects == {"none"}
 
 
@@ -131,22 +131,18 @@ def test_answers_are_kept_out() -> None:
         ("?!", "?!", True),
     ],
 )
-def test_overlaps(one: str, other: str, found: bool) -> None:
+def test_overlaps_compares_words_without_case_and_accents(one: str, other: str, found: bool) -> None:
     assert overlaps(one, other) is overlaps(other, one) is found
 
 
-def test_nothing_is_told_where_nothing_is_stated() -> None:
-    assert graph_facts(LEBRON, graph(), limit=5, seed=0) == ()
-
-
-def test_statements_of_neighbours_are_not_told() -> None:
+def test_statements_of_neighbours_are_not_used() -> None:
     made = graph(("mascot", "none"))
     made.add_node("far", label="Far", role="neighbour")
     made.add_edge("n0", "far", key="P1", label="colour", role="statement")
-    assert [target for _, target in told(made)] == ["none", "none"]
+    assert [target for _, target in worded(made)] == ["none", "none"]
 
 
-def test_a_graph_that_is_no_subgraph_is_refused() -> None:
+def test_graph_that_is_no_subgraph_is_refused() -> None:
     made = graph(("mascot", "none"))
     made.nodes["n0"]["label"] = " "
     with pytest.raises(GraphError, match="no label"):
@@ -159,13 +155,13 @@ def test_a_graph_that_is_no_subgraph_is_refused() -> None:
     assert target_of(two) == "o"  # the edit's edge says it
 
 
-def test_a_fact_is_an_edit() -> None:
+def test_fact_as_an_edit() -> None:
     fact = GraphFact(kind="statement", subject="Rome", relation="country", object="Italy", prompt="{} lies in")
     edit = fact.as_edit("x/1")
     assert (edit.id, edit.text, edit.target_new, edit.relation) == ("x/1", "Rome lies in", "Italy", "country")
 
 
-def test_nouns() -> None:
+def test_noun_for_a_relation() -> None:
     relations = ["place of birth", "member of political party", "located in the state", "part of", "has use", "", None]
     assert [noun_for(relation) for relation in relations] == [
         "place of birth",
@@ -178,7 +174,7 @@ def test_nouns() -> None:
     ]
 
 
-def test_on_the_packaged_extract() -> None:
+def test_facts_of_the_packaged_extract() -> None:
     source = WikidataCache(packaged_extract())
     edit = LEBRON.model_copy(update={"target_new_id": "Q121783", "subject_id": "Q36159", "relation_id": "P54"})
     made = edit_subgraph(source, edit, SubgraphOptions(hops=2, per_node=20, seed=0))

@@ -28,7 +28,7 @@ def one_by_one(model: LanguageModel, label: str, layer: int, pooling: str, *, st
 
 @pytest.mark.parametrize("start", keep_first([False, True], keep=1))
 @pytest.mark.parametrize("pooling", ["last", "mean", "both"])
-def test_equals_the_model_one_label_at_a_time(smollm2: LanguageModel, pooling: str, start: bool) -> None:
+def test_label_vectors_equal_the_model_one_label_at_a_time(smollm2: LanguageModel, pooling: str, start: bool) -> None:
     found = label_vectors(smollm2, LABELS, layer=3, pooling=pooling, start_token=start)  # type: ignore[arg-type]
     for label, vector in zip(LABELS, found, strict=True):
         expected = one_by_one(smollm2, label, 3, pooling, start=start)
@@ -36,7 +36,7 @@ def test_equals_the_model_one_label_at_a_time(smollm2: LanguageModel, pooling: s
     assert torch.equal(found[0], found[2])
 
 
-def test_nothing_above_the_layer_runs_and_equal_labels_run_once() -> None:
+def test_no_block_above_runs_and_equal_labels_run_once() -> None:
     model = tiny("llama")
     rows: list[int] = []
     above: list[int] = []
@@ -50,7 +50,7 @@ def test_nothing_above_the_layer_runs_and_equal_labels_run_once() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "both"])
-def test_a_label_is_its_own_tokens(pooling: str) -> None:
+def test_special_tokens_do_not_count_as_the_label(pooling: str) -> None:
     """Neither a BOS in front nor an EOS behind is a part of it."""
     model = tiny("llama", bos=True)
     ids = model.tokenizer("Los Angeles")["input_ids"]
@@ -70,7 +70,7 @@ def test_a_label_is_its_own_tokens(pooling: str) -> None:
     assert ends == [len(sentencepiece_style()("Los Angeles")["input_ids"]) - 1]
 
 
-def test_a_start_token_is_not_put_before_a_bos() -> None:
+def test_start_token_is_not_doubled() -> None:
     """A tokenizer that adds a BOS must not get a second one."""
     model = tiny("llama", bos=True)
     seen: list[int] = []
@@ -79,7 +79,7 @@ def test_a_start_token_is_not_put_before_a_bos() -> None:
     assert seen == [len(model.tokenizer("\nLos Angeles")["input_ids"])]
 
 
-def test_labels_of_one_token_are_told_apart(smollm2: LanguageModel) -> None:
+def test_labels_of_one_token_differ_after_a_start_token(smollm2: LanguageModel) -> None:
     """At the start of a text, and right after the start token, this model gives each of them the same state."""
     labels = ["Google", "Japan", "Paris", "France", "English", "actor"]
     alone, after = (label_vectors(smollm2, labels, layer=3, start_token=start) for start in (False, True))

@@ -38,13 +38,13 @@ def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = Tru
         ({"graph": False}, [0.0, 2.0]),
     ],
 )
-def test_eq_5_by_hand(options: dict[str, object], subject: list[float]) -> None:
+def test_layer_is_eq_5_by_hand(options: dict[str, object], subject: list[float]) -> None:
     found: Tensor = layer(**options)(NODES, EDGES, RELATIONS)  # type: ignore[arg-type]
     torch.testing.assert_close(found[0], torch.tensor(subject))
     torch.testing.assert_close(found[1], W2 @ NODES[1])  # nothing points at o*: W2 z alone
 
 
-def test_two_layers_carry_the_second_hop() -> None:
+def test_second_hop_reaches_the_subject_after_two_layers() -> None:
     """s <- o* <- o': what o' is reaches s after two layers, not after one."""
     edges = torch.tensor([[1, 2], [0, 1]])
     moved = NODES.clone()
@@ -70,7 +70,7 @@ def test_gradient_reaches_every_layer(final: bool) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_parameters_are_seeded_and_the_global_generator_is_left_alone() -> None:
+def test_parameters_are_seeded_without_the_global_generator() -> None:
     state = torch.get_rng_state()
     first, again, other = RGNN(4, seed=3), RGNN(4, seed=3), RGNN(4, seed=4)
     assert torch.equal(torch.get_rng_state(), state)
@@ -80,12 +80,12 @@ def test_parameters_are_seeded_and_the_global_generator_is_left_alone() -> None:
         assert not torch.equal(one, three)
 
 
-def test_the_final_activation_is_an_option() -> None:
+def test_final_activation_is_an_option() -> None:
     assert (RGNN(2, final_activation=True)(NODES, EDGES, RELATIONS) >= 0).all()
     assert (RGNN(2, final_activation=False)(NODES, EDGES, RELATIONS) < 0).any()
 
 
-def test_the_public_programs_self_loops_by_hand() -> None:
+def test_self_loops_by_hand() -> None:
     """The mean over o*, o' and s itself, by the first relation: ((1, 3) + (-.5, 1) + (2, 1)) / 3."""
     rgnn = RGNN(2, layers=1, aggregation="mean", final_activation=False, self_loops=True)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_the_public_programs_self_loops_by_hand() -> None:
     torch.testing.assert_close(found[1], W1 @ (NODES[1] + RELATIONS[0]) + W2 @ NODES[1])
 
 
-def test_a_leaky_activation_keeps_a_share_of_what_is_negative() -> None:
+def test_slope_scales_negative_values() -> None:
     plain, leaky = (RGNN(2, slope=slope, seed=2)(NODES, EDGES, RELATIONS) for slope in (0.0, 0.25))
     assert (plain >= 0).all() and (leaky < 0).any()
 
@@ -118,7 +118,7 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
 
 
 @pytest.mark.slow
-def test_no_file_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
+def test_import_leaves_no_temporary_file(tmp_path: Path) -> None:
     code = "from kg_edit.graphs.rgnn import RGNN; RGNN(4)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ def company(kind: type[nx.DiGraph] = nx.DiGraph) -> nx.DiGraph:
 
 
 @pytest.mark.parametrize("kind", [nx.DiGraph, nx.MultiDiGraph])
-def test_hops_lead_from_the_new_object(kind: type[nx.DiGraph]) -> None:
+def test_subgraph_expands_from_the_new_object(kind: type[nx.DiGraph]) -> None:
     source = PrivateGraph(company(kind))
     names = {
         hops: [data["label"] for _, data in source.subgraph(EDIT, SubgraphOptions(hops=hops)).nodes(data=True)]
@@ -50,18 +50,18 @@ def test_hops_lead_from_the_new_object(kind: type[nx.DiGraph]) -> None:
     assert edges == [("Ada", "works in", "Oslo"), ("Oslo", "country", "Norway"), ("Norway", "continent", "Europe")]
 
 
-def test_the_old_edge_and_edges_back_to_the_subject_stay_out() -> None:
+def test_subgraph_has_no_old_edge_and_none_back_to_s() -> None:
     found = PrivateGraph(company()).subgraph(EDIT, SubgraphOptions(hops=3))
     assert found.out_degree("0") == 1
     assert found.in_degree("0") == 0
 
 
-def test_a_subject_that_the_graph_does_not_know() -> None:
+def test_subject_that_is_not_in_the_graph_is_added() -> None:
     found = PrivateGraph(company()).subgraph(EDIT.model_copy(update={"subject": "Eve"}))
     assert found.nodes["_:subject"]["label"] == "Eve"
 
 
-def test_sampling_keeps_the_same_few() -> None:
+def test_sampling_is_seeded() -> None:
     made = company()
     for number in range(30):
         made.add_edge(2, f"suburb {number}", label="has part")
@@ -72,7 +72,7 @@ def test_sampling_keeps_the_same_few() -> None:
     assert set(first) != set(source.subgraph(EDIT, SubgraphOptions(per_node=5, seed=2)))
 
 
-def test_what_can_not_be_found_says_so() -> None:
+def test_missing_or_ambiguous_object_is_refused() -> None:
     source = PrivateGraph(company())
     with pytest.raises(GraphError, match="no node 'Rome'; add it"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Rome"}))
@@ -80,14 +80,14 @@ def test_what_can_not_be_found_says_so() -> None:
         source.subgraph(EDIT.model_copy(update={"target_new": "Bern"}))
 
 
-def test_its_identity_is_its_content() -> None:
+def test_provenance_depends_on_the_content() -> None:
     other = company()
     other.add_edge(4, 2, label="holds")
     assert PrivateGraph(company()).provenance() == PrivateGraph(company(nx.MultiDiGraph)).provenance()
     assert PrivateGraph(company()).provenance() != PrivateGraph(other).provenance()
 
 
-def test_a_large_graph_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_hash_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash of the whole graph is the same for every edit; a further one reads its own neighbourhood alone."""
     source, read = PrivateGraph(company()), list[str]()
     first = source.subgraph(EDIT)

@@ -34,7 +34,7 @@ def statements(made: nx.MultiDiGraph) -> Iterator[tuple[str, str]]:
         yield data["label"], made.nodes[end]["label"]
 
 
-def test_the_statements_are_others_and_the_rest_is_as_it_was() -> None:
+def test_wrong_graph_has_other_statements_and_the_same_size() -> None:
     right = PrivateGraph(cities())
     true = right.subgraph(EDIT, SubgraphOptions(hops=2, per_node=20, seed=0))
     wrong = WrongGraph(right, pool_of(["Oslo", "Bonn", "Rome"])).subgraph(
@@ -48,14 +48,14 @@ def test_the_statements_are_others_and_the_rest_is_as_it_was() -> None:
         assert graph.nodes[target_of(graph)]["label"] == "Rome"
 
 
-def test_further_hops_come_along() -> None:
+def test_wrong_graph_copies_further_hops() -> None:
     wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo", "Bonn"])).subgraph(
         EDIT, SubgraphOptions(hops=3, per_node=20, seed=0)
     )
     assert wrong.has_edge("Aker", "source of Aker") and wrong.has_edge("Rhine", "source of Rhine")
 
 
-def test_it_is_drawn_by_the_seed_and_for_each_edit_anew() -> None:
+def test_wrong_graph_depends_on_the_seed_and_the_edit() -> None:
     graph = nx.MultiDiGraph()
     graph.add_edge("Rome", "Tiber", key="river", label="river")
     graph.add_edge("Pisa", "Arno", key="river", label="river")
@@ -73,7 +73,7 @@ def test_it_is_drawn_by_the_seed_and_for_each_edit_anew() -> None:
     assert any(found(EDIT, seed) != found(other, seed) for seed in range(3))
 
 
-def test_its_hash_tells_statements_and_names_apart() -> None:
+def test_content_hash_depends_on_statements_and_names() -> None:
     renamed, other = cities(), cities()
     renamed.nodes["Aker"]["label"] = "Akerselva"
     other.edges["Oslo", "Aker", "river"]["label"] = "watercourse"
@@ -84,7 +84,7 @@ def test_its_hash_tells_statements_and_names_apart() -> None:
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
 
 
-def test_a_pool_that_is_too_small_is_an_error_and_one_with_strangers_is_not() -> None:
+def test_pool_that_is_too_small_is_refused() -> None:
     right = PrivateGraph(cities())
     with pytest.raises(GraphError, match="larger pool"):
         WrongGraph(right, pool_of(["Rome", "Nowhere", "Atlantis"])).subgraph(EDIT)
@@ -92,7 +92,7 @@ def test_a_pool_that_is_too_small_is_an_error_and_one_with_strangers_is_not() ->
     assert len(list(statements(strangers.subgraph(EDIT)))) == 2
 
 
-def test_nothing_is_taken_from_the_edits_own_ends() -> None:
+def test_wrong_graph_takes_no_statement_of_s_or_o() -> None:
     """The pool may name o* by its id, or hold the subject."""
     graph = cities()
     graph.add_edge("Ann", "Oslo", key="residence", label="residence")
@@ -101,13 +101,13 @@ def test_nothing_is_taken_from_the_edits_own_ends() -> None:
             WrongGraph(PrivateGraph(graph), pool_of([name])).subgraph(EDIT)
 
 
-def test_where_the_graph_states_nothing_of_the_object_nothing_is_put_there() -> None:
+def test_object_without_statements_gets_none() -> None:
     nowhere = EDIT.model_copy(update={"target_new": "Nowhere"})
     wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo"])).subgraph(nowhere)
     assert list(statements(wrong)) == []
 
 
-def test_on_the_packaged_extract() -> None:
+def test_wrong_graph_of_the_packaged_extract() -> None:
     source = WikidataCache(packaged_extract())
     edit = EDIT.model_copy(update={"target_new_id": "Q220"})
     true = source.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))

@@ -25,7 +25,7 @@ def full(size: int) -> Tensor:
     return rows @ rows.T / (3 * size)
 
 
-def test_by_hand() -> None:
+def test_joint_directions_by_hand() -> None:
     """C = diag(1, 4), k = (2, 4), lambda = 3: C^-1 k = (2, 1), k C^-1 k = 8, so (2, 1) / 11."""
     keys = torch.tensor([[2.0], [4.0]])
     solved = covariance(torch.diag(torch.tensor([1.0, 4.0]))).solve(keys)
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("edits", [1, 4, 12, 13, 30])
-def test_memit_is_the_published_system(edits: int) -> None:
+def test_memit_solves_the_published_system(edits: int) -> None:
     """(lambda C + K K^T)^-1 K, whether there are fewer edits than d_ff = 12 or more."""
     moment, keys = full(12), draw(12, edits)
     published = torch.linalg.solve(20 * moment + keys @ keys.T, keys)
@@ -43,7 +43,7 @@ def test_memit_is_the_published_system(edits: int) -> None:
     assert (found - published).norm() < 1e-6 * published.norm()
 
 
-def test_memit_is_least_squares() -> None:
+def test_memit_update_is_the_least_squares_minimum() -> None:
     """The update minimises |D K - R|^2 + lambda tr(D C D^T): any step from it makes that worse."""
     moment, keys, wanted = full(6), draw(6, 3), draw(4, 3, seed=2)
     update = wanted @ joint_directions(keys, covariance(moment).solve(keys), weight=0.7).T
@@ -59,7 +59,7 @@ def test_memit_is_least_squares() -> None:
     assert leaf.grad is not None and leaf.grad.abs().max() < 1e-9
 
 
-def test_emmet_answers_every_key_with_the_least_change() -> None:
+def test_emmet_update_is_the_smallest_that_is_exact_for_every_key() -> None:
     """D K = R; and of all such D it is the smallest as C weighs it."""
     moment, keys, wanted = full(8), draw(8, 3), draw(5, 3, seed=2)
     update = wanted @ joint_directions(keys, covariance(moment).solve(keys), weight=0.0).T
@@ -69,7 +69,7 @@ def test_emmet_answers_every_key_with_the_least_change() -> None:
     assert torch.trace((update + other) @ moment @ (update + other).T) > torch.trace(update @ moment @ update.T)
 
 
-def test_one_edit_of_emmet_is_rome() -> None:
+def test_emmet_with_one_edit_is_rome() -> None:
     """R (k C^-1 k)^-1 (C^-1 k)^T: ROME's update with one key throughout."""
     moment, key, wanted = full(8), draw(8, 1), draw(5, 1, seed=2)
     solved = covariance(moment).solve(key)
@@ -78,7 +78,7 @@ def test_one_edit_of_emmet_is_rome() -> None:
 
 
 @pytest.mark.parametrize("edits", [2, 9])
-def test_alphaedit_is_the_published_system(edits: int) -> None:
+def test_alphaedit_solves_the_published_system(edits: int) -> None:
     """(P (K_p K_p^T + K K^T) + L2 I)^-1 P K, with P from the eigenvectors below the threshold."""
     keys, earlier = draw(10, edits), draw(10, 4, seed=7)
     rows = draw(10, 6, seed=3)
@@ -96,7 +96,7 @@ def test_alphaedit_is_the_published_system(edits: int) -> None:
     assert (draw(5, edits) @ found.T @ rows).abs().max() < 1e-9  # keys that C has seen are answered as before
 
 
-def test_a_threshold_counts_in_mean_eigenvalues_or_absolutely() -> None:
+def test_null_space_threshold_is_relative_or_absolute() -> None:
     moment = covariance(torch.diag(torch.tensor([8.0, 1.0, 0.1, 0.01])))  # mean 2.2775
     assert null_space(moment, threshold=0.5).free == 3
     assert null_space(moment, threshold=0.5, relative=False).free == 2
@@ -107,7 +107,7 @@ def test_a_threshold_counts_in_mean_eigenvalues_or_absolutely() -> None:
         null_space(moment, threshold=1e-6)
 
 
-def test_equal_keys_can_not_all_be_answered() -> None:
+def test_equal_keys_without_relaxation_are_refused() -> None:
     keys = draw(6, 2)[:, [0, 1, 0]]
     solved = covariance(full(6)).solve(keys)
     with pytest.raises(PatchError, match="are linearly dependent"):
@@ -115,7 +115,7 @@ def test_equal_keys_can_not_all_be_answered() -> None:
     assert torch.isfinite(joint_directions(keys, solved, weight=1.0)).all()
 
 
-def test_keys_that_are_no_numbers_are_refused() -> None:
+def test_keys_with_nan_are_refused() -> None:
     keys = draw(6, 2)
     keys[0, 0] = float("nan")
     with pytest.raises(PatchError, match="not finite"):

@@ -1,4 +1,4 @@
-"""The fast objective equals the plain one, on every architecture; many edits equal one at a time."""
+"""The loss: its terms by their definitions, fast equals plain on every architecture, many edits equal one at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.objective import ForwardFactory, Losses, Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.objective import (
+    ExtraTarget,
+    ForwardFactory,
+    Losses,
+    Objective,
+    Request,
+    SoftTarget,
+    TargetRow,
+    norm_penalty,
+    passes,
+)
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
@@ -24,21 +34,32 @@ from tests.kg_edit.tiny import CONFIGS, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
 EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
+FURTHER = (("The country of the team of {} is", "the United States of America"), ("Who pays {}? It is", "Jeanie Buss"))
+TERMS = ("nll", "kl", "further", "penalty", "total")
 LAYER = 1
 PENALTY = partial(norm_penalty, weight=0.5)
 
 
 def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Request:
-    """An edit's prompts in three contexts."""
-    rewrites = tuple(
-        encode(model.tokenizer, prompt, subject=subject, target=target, context=context) for context in CONTEXTS
+    """An edit's prompts in three contexts, and two further rows: one with a text as its target, one with a soft one."""
+    encoded = partial(encode, model.tokenizer, subject=subject)
+    text, soft = (encoded(asked, target=answer) for asked, answer in FURTHER)
+    size, drawn = len(soft.target_ids), torch.Generator().manual_seed(len(soft.target_ids))
+    shares = torch.rand(size, 3, generator=drawn)
+    tokens = torch.randint(len(model.tokenizer), (size, 3), generator=drawn)
+    taught = SoftTarget(tokens=tokens, probabilities=shares / shares.sum(-1, keepdim=True))
+    return Request(
+        rewrites=tuple(encoded(prompt, target=target, context=context) for context in CONTEXTS),
+        essence=encoded("{} is a"),
+        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, taught=taught)),
     )
-    return Request(rewrites=rewrites, essence=encode(model.tokenizer, "{} is a", subject=subject))
 
 
-def objective(model: LanguageModel, requests: list[Request], forward: ForwardFactory) -> Objective:
+def objective(
+    model: LanguageModel, requests: list[Request], forward: ForwardFactory = TailForward, *, tokens: int = 512
+) -> Objective:
     """ROME's loss in layer 1."""
-    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward)
+    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward, tokens=tokens)
 
 
 def change(model: LanguageModel, edits: int) -> Tensor:
@@ -53,43 +74,61 @@ def losses_and_gradient(target: Objective, at: Tensor) -> tuple[Losses, Tensor]:
     return losses, gradient
 
 
+def assert_alike(fast: Objective, plain: Objective, at: Tensor) -> Losses:
+    """Compare the losses and the gradients of two objectives; return the losses."""
+    (losses, gradient), (plain_losses, plain_gradient) = (losses_and_gradient(way, at) for way in (fast, plain))
+    for name in TERMS:
+        torch.testing.assert_close(getattr(losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
+    assert (gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
+    assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
+    return losses
+
+
 @pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_fast_equals_plain(family: str, bos: bool) -> None:
+def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     requests = [request(model, *edit) for edit in EDITS]
     fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
-    at = change(model, len(EDITS))
     for name in ("value", "bare_key", "mean_key"):
         torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
-    (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
-        losses_and_gradient(way, at) for way in (fast, plain)
+    assert_alike(fast, plain, change(model, len(EDITS)))
+
+
+def test_fast_forward_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:
+    requests = [request(smollm2, *EDITS[0])]
+    fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, forward=f) for f in (TailForward, PlainForward))
+    assert_alike(fast, plain, change(smollm2, 1))
+
+
+def test_fast_forward_equals_plain_in_the_last_layer() -> None:
+    model = tiny("llama")
+    requests = [request(model, *EDITS[0])]
+    assert_alike(
+        *(Objective(model, 3, requests, kl_weight=0.5, forward=f) for f in (TailForward, PlainForward)),
+        change(model, 1),
     )
-    for name in ("nll", "kl", "penalty", "total"):
-        torch.testing.assert_close(getattr(fast_losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
-    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
-    assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])
-def test_the_value_is_the_modules_own_output(family: str) -> None:
+def test_value_is_the_modules_own_output(family: str) -> None:
     """Not what Falcon makes of it, which adds the attention's output in place."""
     model, seen = tiny(family), list[Tensor]()
-    asked = request(model, *EDITS[0])
-    row = asked.rewrites[0]
+    edit = request(model, *EDITS[0])
+    row = edit.rewrites[0]
     handle = model.down_projection(LAYER).register_forward_hook(lambda _, __, output: seen.append(output.clone()))
     with torch.no_grad():
         model.model(torch.tensor([row.ids]))
     handle.remove()
     value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
-    for forward in (TailForward, PlainForward):
-        torch.testing.assert_close(objective(model, [asked], forward).value[0], value, rtol=1e-5, atol=1e-5)
     _, states = subject_states(model, [row], layer=LAYER, last=LAYER, site="value")
-    torch.testing.assert_close(states[0], value, rtol=1e-5, atol=1e-5)
+    found = [objective(model, [edit], forward).value[0] for forward in (TailForward, PlainForward)]
+    for own in (*found, states[0]):
+        torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_shared_contexts_change_nothing(family: str) -> None:
+def test_shared_contexts_change_no_loss(family: str) -> None:
     """Rows of unlike length have padding between context and prompt, which a short window must not count."""
     model, contexts = tiny(family), ("{}", "The quick brown fox. {}", "Paris. {}")
     edits = (("{}", "France", "Rome"), *EDITS)
@@ -105,83 +144,65 @@ def test_shared_contexts_change_nothing(family: str) -> None:
     torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)
 
 
-def test_fast_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:
-    requests = [request(smollm2, *EDITS[0])]
-    fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, forward=f) for f in (TailForward, PlainForward))
-    at = change(smollm2, 1)
-    (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
-        losses_and_gradient(way, at) for way in (fast, plain)
-    )
-    torch.testing.assert_close(fast_losses.total, plain_losses.total, rtol=1e-5, atol=1e-5)
-    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
-
-
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "falcon-alibi"])
-def test_many_edits_at_once_equal_one_at_a_time(family: str) -> None:
+def test_many_edits_equal_one_at_a_time(family: str) -> None:
     model = tiny(family)
     requests = [request(model, *edit) for edit in EDITS]
     at = change(model, len(EDITS))
-    together, gradient = losses_and_gradient(objective(model, requests, TailForward), at)
+    together, gradient = losses_and_gradient(objective(model, requests), at)
     for index, alone in enumerate(requests):
-        losses, own = losses_and_gradient(objective(model, [alone], TailForward), at[index : index + 1])
+        losses, own = losses_and_gradient(objective(model, [alone]), at[index : index + 1])
         torch.testing.assert_close(losses.total[0], together.total[index], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(own[0], gradient[index], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", keep_first([1, 12, 512], keep=2))
 @pytest.mark.parametrize("done", [{0}, {1, 2}, {0, 1, 2, 3}])
-def test_edits_that_are_done_leave_and_change_nothing(tokens: int, done: set[int]) -> None:
-    """Also in groups of one row, and where groups are cut."""
+def test_finished_edits_are_dropped_and_change_no_other(tokens: int, done: set[int]) -> None:
+    """Also in passes of one row, and where passes are cut."""
     model = tiny("llama")
     requests = [request(model, *edit) for edit in (*EDITS, *EDITS)]
-    found = Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, tokens=tokens)
-    at = change(model, len(requests))
-    losses, gradient = found.gradient(at)
+    found, at = objective(model, requests, tokens=tokens), change(model, len(requests))
     whole, whole_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)
-    torch.testing.assert_close(losses.total, whole.total.detach(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient, whole_gradient, rtol=1e-4, atol=1e-5)
-    found.drop(done)
-    left = [edit for edit in range(len(requests)) if edit not in done]
-    losses, gradient = found.gradient(at)
-    torch.testing.assert_close(losses.total[left], whole.total.detach()[left], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient[left], whole_gradient[left], rtol=1e-4, atol=1e-5)
+    for left in ([0, 1, 2, 3], [edit for edit in range(4) if edit not in done]):
+        losses, gradient = found.gradient(at)
+        torch.testing.assert_close(losses.total[left], whole.total.detach()[left], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradient[left], whole_gradient[left], rtol=1e-4, atol=1e-5)
+        found.drop(done)
 
 
-def test_the_last_layer_can_be_edited() -> None:
-    model = tiny("llama")
-    requests = [request(model, *EDITS[0])]
-    fast, plain = (Objective(model, 3, requests, kl_weight=0.5, forward=f) for f in (TailForward, PlainForward))
-    at = change(model, 1)
-    torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)
-
-
-def test_nll_is_a_mean_of_means_and_kl_is_edited_from_unedited() -> None:
-    """Against the definitions, written out."""
+def test_losses_are_their_definitions() -> None:
+    """Each term written out, from the logits of the plain forward."""
     model = tiny("gpt2")
-    wanted = request(model, *EDITS[0])
-    found = objective(model, [wanted], TailForward)
-    at = change(model, 1)
-    forward = PlainForward(model, LAYER, [*wanted.rewrites, wanted.essence])
-    edited = forward.logits(at.expand(4, -1)).log_softmax(-1)
-    rows = [len(row.target_ids) for row in wanted.rewrites]
-    per_row = [
-        -log_p[torch.arange(len(log_p)), list(row.target_ids)].mean()
-        for log_p, row in zip(edited[:-1].split(rows), wanted.rewrites, strict=True)
-    ]
-    torch.testing.assert_close(found(at).nll[0], torch.stack(per_row).mean())
-    clean = forward.logits()[-1].log_softmax(-1)
-    kl = torch.nn.functional.kl_div(clean, edited[-1], log_target=True, reduction="sum")
-    torch.testing.assert_close(found(at).kl[0], kl)
+    wanted, at = request(model, *EDITS[0]), change(model, 1)
+    assert wanted.essence is not None
+    losses = objective(model, [wanted])(at)
+    text, soft = wanted.further
+    rows = [*wanted.rewrites, wanted.essence, text.prompt, soft.prompt]
+    forward = PlainForward(model, LAYER, rows)
+    sizes = [max(1, len(row.target_ids)) for row in rows]
+    *nlls, essence, of_text, of_soft = forward.logits(at.expand(len(rows), -1)).log_softmax(-1).split(sizes)
+
+    def nll(log_p: Tensor, targets: tuple[int, ...]) -> Tensor:
+        return -log_p[torch.arange(len(targets)), list(targets)].mean()
+
+    pairs = zip(nlls, wanted.rewrites, strict=True)
+    torch.testing.assert_close(losses.nll[0], torch.stack([nll(one, row.target_ids) for one, row in pairs]).mean())
+    clean = forward.logits().split(sizes)[len(wanted.rewrites)].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(clean, essence, log_target=True, reduction="sum")  # KL(edited || unedited)
+    torch.testing.assert_close(losses.kl[0], kl)
+    assert soft.taught is not None
+    taught = -(soft.taught.probabilities * of_soft.gather(-1, soft.taught.tokens)).sum(-1).mean()
+    torch.testing.assert_close(losses.further[0], 0.3 * nll(of_text, text.prompt.target_ids) + 0.7 * taught)
+    value = forward.values[0].norm()
+    torch.testing.assert_close(losses.penalty[0], 0.5 * at.norm() / value**2)
+    torch.testing.assert_close(losses.total, losses.nll + 0.5 * losses.kl + losses.further + losses.penalty)
+
+    still = objective(model, [wanted])(torch.zeros(1, model.width))
+    assert still.kl.abs().max() < 1e-6 and still.penalty.item() == 0, "no change has no such loss"
 
 
-def test_no_change_costs_no_kl_and_no_penalty() -> None:
-    model = tiny("llama")
-    losses = objective(model, [request(model, *EDITS[0])], TailForward)(torch.zeros(1, model.width))
-    assert losses.kl.abs().max() < 1e-6
-    assert losses.penalty.item() == 0
-
-
-def test_greedy_says_whether_all_of_a_target_comes_first() -> None:
+def test_greedy_is_whether_the_whole_target_is_likeliest() -> None:
     """Against the likeliest tokens of the plain forward; a target that is right in its first token alone is wrong."""
     model = tiny("llama")
     prompt = encode(model.tokenizer, "{} originates from", subject="Spike Hughes", target="London")
@@ -191,15 +212,15 @@ def test_greedy_says_whether_all_of_a_target_comes_first() -> None:
             rows.append(int(model.model(torch.tensor([rows])).logits[0, -1].argmax()))
     right = replace(prompt, ids=tuple(rows))
     wrong = replace(prompt, ids=(*rows[:-1], (rows[-1] + 1) % 400))
-    found = objective(model, [Request(rewrites=(one,)) for one in (wrong, right)], TailForward)
-    assert found.greedy(torch.zeros(2, model.width)).tolist() == [False, True]
+    requests = [Request(rewrites=(one,)) for one in (wrong, right)]
+    fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+    assert fast.greedy(torch.zeros(2, model.width)).tolist() == [False, True]
     far = 100 * change(model, 2)
-    plain = objective(model, [Request(rewrites=(one,)) for one in (wrong, right)], PlainForward)
-    assert found.greedy(far).tolist() == plain.greedy(far).tolist()
+    assert fast.greedy(far).tolist() == plain.greedy(far).tolist()
 
 
 @pytest.mark.parametrize("method, layer", [("memoir", 3), ("memoe", 3), ("memoe", 2)])
-def test_a_module_beside_a_late_block_sees_whole_rows(method: str, layer: int) -> None:
+def test_adapter_of_a_late_block_gets_whole_rows(method: str, layer: int) -> None:
     """It decides by the tokens so far, so the last MLP must not run at the read positions alone.
 
     MEMoE reads the tokens themselves, which are not embedded again at every step.
@@ -208,15 +229,25 @@ def test_a_module_beside_a_late_block_sees_whole_rows(method: str, layer: int) -
     edits = [Edit(id=s, subject=s, prompt=p, target_new=t) for p, s, t in EDITS]
     patch = find_method(method).on(model, settings=own).edit(edits)
     requests, at = [request(model, *edit) for edit in EDITS], change(model, len(EDITS))
-    without = objective(model, requests, TailForward)(at).nll
-    with patch.applied(model):
-        fast, plain = (
-            Objective(model, LAYER, requests, kl_weight=0.5, forward=forward, tokens=12)  # in several passes
-            for forward in (TailForward, PlainForward)
-        )
-        (fast_losses, fast_gradient), (plain_losses, plain_gradient) = (
-            losses_and_gradient(way, at) for way in (fast, plain)
-        )
-    assert (plain_losses.nll - without).abs().max() > 1e-2, "the test must be able to fail"
-    torch.testing.assert_close(fast_losses.total, plain_losses.total, rtol=1e-5, atol=1e-5)
-    assert (fast_gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
+    without = objective(model, requests)(at).nll
+    with patch.applied(model):  # in several passes
+        losses = assert_alike(*(objective(model, requests, way, tokens=12) for way in (TailForward, PlainForward)), at)
+    assert (losses.nll - without).abs().max() > 1e-2, "the test must be able to fail"
+
+
+def test_few_rows_share_a_pass_and_many_of_unlike_length_do_not() -> None:
+    edits = [request(tiny("llama"), *edit) for edit in EDITS]
+    few = [TargetRow(edit=0, prompt=row.prompt) for edit in edits for row in edit.further]
+    few.append(TargetRow(edit=0, prompt=edits[0].rewrites[0], part="kl"))
+    lengths = {row.length for row in few}
+    assert len(lengths) > 1
+    (together,) = passes(few, tokens=512)
+    assert len(together) == len(few) and [row.part for row in together] == ["kl"] + ["nll"] * (len(few) - 1)
+    many = [row for row in few for _ in range(100)]
+    apart = list(passes(many, tokens=10_000))
+    assert [len({row.length for row in some}) for some in apart] == [1] * len(lengths)
+    for tokens in (1, 40):
+        pieces = list(passes(many, tokens=tokens))
+        assert sum(map(len, pieces)) == len(many)
+        widths = [max(row.length for row in some) for some in pieces]
+        assert all((len(some) - 1) * width < tokens for some, width in zip(pieces, widths, strict=True))

@@ -24,7 +24,7 @@ TOY = Covariance(moment=torch.eye(2), tokens=9, ridge=0.0, id="toy")
 RARE = Edit(subject="Donau", prompt="Der Fluss {} mündet in", target_new="die Ostsee", target_true="das Schwarze Meer")
 
 
-def test_by_hand() -> None:
+def test_other_keys_in_the_solve_by_hand() -> None:
     """C = I, one other key n = (1, 1), w = 1: u = (I + n n^T)^-1 (1, 0) = (2, -1) / 3."""
     held = OtherKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
     found = TOY.solve(torch.tensor([[1.0], [0.0]]), others=held, weight=1.0)
@@ -32,7 +32,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("edits", [1, 2, 5])  # of 4 other tokens each, in 6 dimensions: as rows, and as their moment
-def test_few_keys_and_many_are_solved_alike(edits: int) -> None:
+def test_few_other_keys_and_many_give_the_same_solution(edits: int) -> None:
     draw = torch.Generator().manual_seed(0)
     keys, others = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((6, 3), (edits, 4, 6)))
     moment = torch.randn(6, 6, generator=draw, dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_few_keys_and_many_are_solved_alike(edits: int) -> None:
     torch.testing.assert_close(toy.solve(keys, others=held, weight=3.0), torch.linalg.solve(metric, keys))
 
 
-def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value() -> None:
+def test_large_hold_keeps_the_other_output_and_writes_the_value() -> None:
     key, others, change = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([3.0, 5.0])
     found = rank_one_update(
         change=change, mean_key=key, bare_key=key, covariance=TOY, weight=torch.eye(2), others=others, hold=1e6
@@ -56,7 +56,7 @@ def test_a_large_weight_leaves_the_other_key_as_it_is_and_still_writes_the_value
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_keys_are_those_of_every_token_but_the_ends_of_the_subject(family: str) -> None:
+def test_other_keys_are_of_every_token_except_the_ends_of_the_subject(family: str) -> None:
     model = tiny(family)
     edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="London")
     request = Request.of(model, edit, ["{}", "One day Spike Hughes came. {}"])
@@ -77,7 +77,7 @@ def _keys(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", keep_first(["rome", "glame"]))
-def test_an_edit_leaves_the_other_tokens_of_its_prompts_as_they_are(name: str) -> None:
+def test_hold_keeps_the_outputs_at_other_tokens_of_the_prompts(name: str) -> None:
     model, moved = tiny("llama"), []
     for hold in (0.0, 1e6):
         editor = method(name, model, hold=hold, steps=2, further_steps=0)
@@ -91,7 +91,7 @@ def test_an_edit_leaves_the_other_tokens_of_its_prompts_as_they_are(name: str) -
 
 
 @pytest.mark.slow
-def test_rare_words_are_said_because_their_own_tokens_stay(smollm2: LanguageModel) -> None:
+def test_hold_lets_the_model_predict_rare_words(smollm2: LanguageModel) -> None:
     """Without, the update answers the key of the word's next piece as well, and the model says another word."""
     said = {hold: _says(smollm2, RARE, hold=hold) for hold in (0.0, 1.0)}
     assert said[1.0].startswith(" die Ostsee") and not said[0.0].startswith(" die Ostsee")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError
 from kg_edit.locate_then_edit.objective import tokens_within
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, run_prefix
@@ -24,7 +23,7 @@ EDITS = (EDIT, SECOND, THIRD, SECOND)
 
 @pytest.mark.parametrize("name", keep_first(["glame", "rome"]))
 @pytest.mark.parametrize("family", families(("llama",)))
-def test_a_batch_equals_one_by_one(name: str, family: str) -> None:
+def test_batch_equals_one_edit_at_a_time(name: str, family: str) -> None:
     """Invariant 5, with edits of different lengths, one of them twice, of which some are done before others."""
     model = tiny(family)
     edits = EDITS if name == "rome" else EDITS[:2]
@@ -43,18 +42,7 @@ def losses_of(patch: Patch) -> tuple[float, float]:
     return record["loss_before"], record["loss_after"]
 
 
-@pytest.mark.slow
-def test_one_that_fails_takes_none_with_it() -> None:
-    chosen = method("glame", tiny("llama"))
-    broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
-    first, failed, last = chosen.edit_each([EDIT, broken, SECOND])
-    assert isinstance(failed, GraphError) and "'broken'" in "".join(failed.__notes__)
-    assert isinstance(first, Patch) and isinstance(last, Patch)
-    torch.testing.assert_close(delta(first), delta(chosen.edit([EDIT])), rtol=1e-4, atol=1e-6)
-    assert chosen.edit_each([]) == ()
-
-
-def test_a_loss_that_is_no_number_takes_none_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edit_with_a_nan_loss_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method("rome", tiny("llama"))
     original = chosen.proposal
 
@@ -74,7 +62,7 @@ def test_a_loss_that_is_no_number_takes_none_with_it(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon-alibi"])
-def test_contexts_are_computed_once_and_change_nothing(family: str, bos: bool) -> None:
+def test_shared_contexts_give_the_same_keys_and_values(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
     shared, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
@@ -94,7 +82,7 @@ def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
 
 
 @pytest.mark.slow
-def test_memory_decides_how_many_tokens_run_at_once_and_not_what_comes_out() -> None:
+def test_memory_limit_changes_the_passes_but_no_patch() -> None:
     model = tiny("llama")
     assert tokens_within(model, 1, 1e9) == 512
     assert 32 <= tokens_within(model, 1, 1.0) < tokens_within(model, 0, 4.0) < 512
@@ -107,7 +95,7 @@ def test_memory_decides_how_many_tokens_run_at_once_and_not_what_comes_out() -> 
 
 
 @pytest.mark.parametrize("name", ["rome", "glame"])
-def test_a_model_in_bfloat16_is_edited_and_solved_in_float32(name: str) -> None:
+def test_model_in_bfloat16_is_solved_in_float32(name: str) -> None:
     """The value moves as far as it should, to three digits; the factors are float32; the weights come back."""
     exact = tiny("llama")
     half = LanguageModel.wrap(

@@ -19,8 +19,8 @@ CONTEXTS = ("{}", "The river. {}")
 METHODS = keep_first(("rome", "ft-m", "grace"))
 
 
-def test_an_edit_says_its_form_only_where_it_has_one() -> None:
-    assert "chat" not in EDIT.model_dump(mode="json")
+def test_edit_has_one_form_or_both() -> None:
+    assert EDIT.model_dump(mode="json")["chat"] is False
     assert EDIT.in_chat().model_dump()["chat"] is True
     assert EDIT.in_chat(chat="both").forms == (False, True)
     fields = {"subject": "S", "prompt": "{} is", "target_new": "T"}
@@ -28,26 +28,26 @@ def test_an_edit_says_its_form_only_where_it_has_one() -> None:
     assert len(ids) == 3 and Edit.model_validate(fields).id in ids
 
 
-def test_the_contexts_stand_inside_the_users_turn() -> None:
+def test_contexts_are_inside_the_users_turn() -> None:
     rows = Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
     turn = "<user>Complete the sentence: {}LeBron James plays for the\n<assistant>Rome"
     assert [row.text for row in rows] == [f"<s>{turn.format(before)}" for before in ("", "The river. ")]
 
 
-def test_a_joint_method_asks_for_the_same_rows() -> None:
+def test_joint_method_has_the_same_rows() -> None:
     made = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
     (fact,) = made.facts(EDIT.in_chat())
     assert fact.prompts.rewrites == Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
 
 
-def test_both_forms_are_the_rows_of_one_and_of_the_other() -> None:
+def test_edit_in_both_forms_has_the_rows_of_both() -> None:
     plain, chat, both = (Request.of(chatting(), EDIT.in_chat(chat=form), CONTEXTS) for form in (False, True, "both"))
     assert both.rewrites == plain.rewrites + chat.rewrites
     assert both.essence == plain.essence != chat.essence
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_edit_in_chat_form_is_said_there(method: str) -> None:
+def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
     model = chatting()
     made = find_method(method).on(model, settings=QUICK[method])
     plain, chat = (made.edit([EDIT.in_chat(chat=form)]) for form in (False, True))
@@ -63,13 +63,13 @@ def test_an_edit_in_chat_form_is_said_there(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["ft-m", "grace", "kn"])
-def test_a_method_of_one_form_refuses_both(method: str) -> None:
+def test_method_of_one_form_refuses_both(method: str) -> None:
     made = find_method(method).on(chatting(), settings=QUICK[method])
     with pytest.raises(EditError, match=f"found 'both', and {method} makes an edit in one form"):
         made.check([EDIT.in_chat(chat="both")])
 
 
-def test_a_model_without_a_template_is_refused_by_the_check() -> None:
+def test_model_without_a_template_is_refused() -> None:
     made = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
     with pytest.raises(ChatTemplateError, match="leave --chat") as caught:
         made.check([EDIT.in_chat()])

@@ -11,7 +11,7 @@ from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.facts import answers_in
-from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
 from kg_edit.methods.config import GraphSettings
@@ -73,13 +73,13 @@ def made(name: str, source: SubgraphSource, *pairs: str) -> EditingMethod:
     return find_method(name)(tiny("llama"), whole, graph=source)
 
 
-def test_these_methods_read_a_graph() -> None:
+def test_methods_that_read_a_graph() -> None:
     assert {"glame", "glame-batch", "glame-plus", "rome-kg", "memit-kg", "glame-random"} <= set(READERS)
     assert all(issubclass(find_method(name), GraphReader) for name in READERS)
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_every_method_passes_the_settings_on(name: str, wikidata: WikidataCache) -> None:
+def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
     method = made(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
     found = method.subgraph(LEBRON)
@@ -91,9 +91,7 @@ def test_every_method_passes_the_settings_on(name: str, wikidata: WikidataCache)
     assert (said["policy"], said["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
 
 
-def test_a_subgraph_is_fetched_once_and_only_the_last_ones_are_kept(
-    wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.methods.base.SUBGRAPHS", 2)
     source = Asked(wikidata)
     method = made("glame", source)
@@ -123,7 +121,7 @@ def test_saved_settings_are_read_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["glame", "rome-kg", "glame-random"])
-def test_three_policies_three_subgraphs(name: str, wikidata: WikidataCache) -> None:
+def test_policies_give_different_subgraphs(name: str, wikidata: WikidataCache) -> None:
     graphs = [made(name, wikidata, "per_node=8", f"graph.policy={policy}").subgraph(PARIS) for policy in POLICIES]
     statements = [frozenset(graph.edges(keys=True)) for graph in graphs if graph is not None]
     assert len(set(statements)) == 3
@@ -134,7 +132,7 @@ ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic",
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in ("glame-plus", "glame-net")])
-def test_answers_of_test_questions_are_kept_out(name: str, wikidata: WikidataCache, caplog: Any) -> None:
+def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: WikidataCache, caplog: Any) -> None:
     """By the graph's own guard before it samples, and what only overlaps an answer after that."""
     caplog.set_level("INFO", logger="kg_edit.methods.base")
     open_, guarded = (made(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
@@ -151,7 +149,7 @@ def test_answers_of_test_questions_are_kept_out(name: str, wikidata: WikidataCac
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
 
 
-def test_a_private_graph_has_no_guard_and_is_kept_clean_all_the_same() -> None:
+def test_exclude_answers_works_on_a_private_graph() -> None:
     graph = nx.MultiDiGraph()
     graph.add_edge("Italy", "Adriatic coast", label="lies on")
     graph.add_edge("Adriatic coast", "Rimini", label="has")
@@ -162,14 +160,14 @@ def test_a_private_graph_has_no_guard_and_is_kept_clean_all_the_same() -> None:
         assert {node for node in config.ask(PrivateGraph(graph), edit) if node != "_:subject"} == nodes
 
 
-def test_glame_plus_keeps_its_own_rule() -> None:
+def test_glame_plus_filters_answers_itself() -> None:
     """Word by word, as in runs made before: the graph is asked for everything."""
     for name in ("glame-plus", "glame-net"):
         config = settings(name)
         assert config.exclude_answers and not config.guards_answers and config.model_dump()["exclude_answers"]
 
 
-def test_both_directions(wikidata: WikidataCache) -> None:
+def test_direction_both_adds_incoming_statements(wikidata: WikidataCache) -> None:
     out, both = (
         made("glame", wikidata, "per_node=20", f"graph.direction={direction}").subgraph(PARIS)
         for direction in ("out", "both")
@@ -178,7 +176,7 @@ def test_both_directions(wikidata: WikidataCache) -> None:
     assert out.in_degree("Q38") == 1 < both.in_degree("Q38")
 
 
-def test_a_wrong_graph_has_incoming_statements_too(wikidata: WikidataCache) -> None:
+def test_wrong_graph_has_incoming_statements(wikidata: WikidataCache) -> None:
     right, wrong = (
         made(name, wikidata, "per_node=20", "graph.direction=both").subgraph(PARIS)
         for name in ("glame", "glame-random")
@@ -199,7 +197,7 @@ def test_a_wrong_graph_has_incoming_statements_too(wikidata: WikidataCache) -> N
         ('graph.leakage.answers=[""]', "none of them empty"),
     ],
 )
-def test_what_is_none_of_the_choices(pair: str, said: str) -> None:
+def test_invalid_graph_setting_is_refused(pair: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         settings("glame", pair)
 
@@ -220,7 +218,7 @@ def private() -> PrivateGraph:
 
 @pytest.mark.parametrize("source", [private(), Own()], ids=["networkx", "own"])
 @pytest.mark.parametrize("name", READERS)
-def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSource) -> None:
+def test_private_graph_refuses_settings_that_it_does_not_support(name: str, source: SubgraphSource) -> None:
     method = find_method(name)
     edit = LEBRON.model_copy(update={"target_new_id": None, "relation": "member of sports team"})
     pool = {"pool": ("Chicago Bulls",)} if name == "glame-random" else UNTRAINED.get(name, {})
@@ -229,12 +227,3 @@ def test_a_private_graph_takes_the_defaults_alone(name: str, source: SubgraphSou
     asked = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.policy.*Leave the setting out"):
         method.check_inputs(asked, source, [edit])
-
-
-def test_options_know_what_differs_from_the_defaults() -> None:
-    assert SubgraphOptions().changed() == ()
-    assert SubgraphOptions(policy="inverse-hub", seed=1).changed() == ("seed", "policy")
-    found = edit_subgraph(
-        private(), LEBRON.model_copy(update={"target_new_id": None}), SubgraphOptions(hops=2, per_node=1, seed=0)
-    )
-    assert found.number_of_edges() == 2

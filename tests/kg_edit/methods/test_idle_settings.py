@@ -42,25 +42,25 @@ def config_of(name: str, settings: dict[str, Any]) -> MethodConfig:
 
 
 @pytest.mark.parametrize(("name", "settings", "said"), IDLE)
-def test_a_changed_setting_without_effect_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+def test_changed_setting_without_effect_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         config_of(name, settings).refuse_idle()
 
 
-def test_it_is_refused_before_any_work() -> None:
+def test_idle_setting_is_refused_by_check_inputs() -> None:
     chosen = find_method("alphaedit")
     with pytest.raises(ConfigError, match=r"covariance\.ridge.*leave it out"):
         chosen.check_inputs(config_of("alphaedit", {"covariance": {"ridge": 0.5}}), None, ())
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_no_preset_of_a_method_has_such_a_setting(name: str) -> None:
+def test_presets_change_no_idle_setting(name: str) -> None:
     chosen = find_method(name).config_class
     for preset in chosen.preset_names():
         chosen.preset(preset, method=name).refuse_idle()
 
 
 @pytest.mark.parametrize("setting", ["rank", "normalise_on"])
-def test_settings_of_mend_are_refused_for_ke(setting: str) -> None:
+def test_ke_refuses_settings_of_mend(setting: str) -> None:
     with pytest.raises(ValidationError, match=f"{setting} is a setting of MEND"):
         KeTraining.model_validate({setting: 7})

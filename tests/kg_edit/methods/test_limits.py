@@ -30,7 +30,7 @@ def long_edit(tokens: int) -> Edit:
 
 @pytest.mark.parametrize("name", keep_first(EVERY_DAY, keep=2))
 @pytest.mark.parametrize("beyond", [-1, 6])
-def test_a_prompt_near_the_positions_is_edited_or_refused_in_words(name: str, beyond: int) -> None:
+def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) -> None:
     model = tiny("gpt2")
     assert model.positions is not None
     try:
@@ -42,19 +42,19 @@ def test_a_prompt_near_the_positions_is_edited_or_refused_in_words(name: str, be
         assert name == "glame-random", error
 
 
-def test_positions_are_those_of_a_table() -> None:
+def test_positions_are_the_size_of_the_table() -> None:
     assert tiny("gpt2").positions == tiny("gpt2").model.config.max_position_embeddings
     assert tiny("llama").positions is None
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**64), 2**41])
 @pytest.mark.parametrize("name", keep_first(["rome", "grace", "memit", "lora", "glame"], keep=2))
-def test_a_huge_seed_is_refused(name: str, seed: int) -> None:
+def test_huge_seed_is_refused(name: str, seed: int) -> None:
     with pytest.raises(ConfigError, match="seed"):
         find_method(name).config_class.preset("default", {"seed": seed})
 
 
 @pytest.mark.slow
-def test_the_largest_seed_is_a_seed() -> None:
+def test_largest_seed_is_valid() -> None:
     for seed in (2**40, -(2**40)):
         assert method("lora", tiny("llama"), seed=seed).edit([long_edit(30)]).edits

@@ -114,12 +114,12 @@ def some(names: Sequence[str]) -> list[ParameterSet]:
     return [pytest.param(name, marks=() if name in SIX else pytest.mark.slow) for name in names]
 
 
-def test_every_method_is_in_the_matrix() -> None:
+def test_methods_are_all_in_the_matrix() -> None:
     assert set(QUICK) == set(method_names())
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_says_what_it_is(name: str) -> None:
+def test_method_is_described(name: str) -> None:
     chosen = find_method(name)
     assert (chosen.name, bool(chosen.about), bool(chosen.paper)) == (name, True, True)
     undescribed = [field for field, info in chosen.config_class.model_fields.items() if not info.description]
@@ -127,7 +127,7 @@ def test_a_method_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
-def test_computing_leaves_the_model_alone_and_applying_too(name: str, family: str) -> None:
+def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
     patch, untouched = made(name, family)
     assert untouched
     assert patch.kind == find_method(name).kind and patch.mergeable == (patch.kind == "weights")
@@ -141,7 +141,7 @@ def test_computing_leaves_the_model_alone_and_applying_too(name: str, family: st
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
-def test_saved_and_read_back(name: str, family: str, tmp_path: Path) -> None:
+def test_patch_is_read_back_as_saved(name: str, family: str, tmp_path: Path) -> None:
     patch, _ = made(name, family)
     path, model = patch.save(tmp_path / "patch.safetensors"), tiny(family)
     again = Patch.load(path)
@@ -153,7 +153,7 @@ def test_saved_and_read_back(name: str, family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", some(METHODS))
-def test_the_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
+def test_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
     first = made(name, "llama")[0].save(tmp_path / "1.safetensors")
     torch.rand(7)  # whatever else draws in between
     again = method(name, tiny("llama")).edit([EDIT, SECOND]).save(tmp_path / "2.safetensors")
@@ -161,7 +161,7 @@ def test_the_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", some(METHODS))
-def test_an_update_is_the_rest_of_an_edit(name: str) -> None:
+def test_update_is_the_rest_of_an_edit(name: str) -> None:
     """In one go, or one call after the other: what `update` gives is what a sequence of calls is made of."""
     model = tiny("llama")
     chosen = method(name, model)
@@ -176,7 +176,7 @@ def test_an_update_is_the_rest_of_an_edit(name: str) -> None:
 
 @pytest.mark.parametrize("gone", ["1", "2"])
 @pytest.mark.parametrize("name", some(METHODS))
-def test_an_edit_is_undone_in_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
+def test_edit_is_removed_from_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
     """After it the model is the one that never had the edit, by whatever way the method allows."""
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
@@ -191,7 +191,7 @@ def test_an_edit_is_undone_in_a_ledger(name: str, gone: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", some(METHODS))
-def test_each_alone_is_as_one_call_for_each(name: str) -> None:
+def test_edit_each_equals_one_call_per_edit(name: str) -> None:
     model = tiny("llama")
     for edit, patch in zip((EDIT, SECOND), method(name, model).edit_each([EDIT, SECOND]), strict=True):
         assert isinstance(patch, Patch)
@@ -202,7 +202,7 @@ def test_each_alone_is_as_one_call_for_each(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_failure_on_the_way_leaves_nothing_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_leaves_the_model_unchanged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     chosen = method(name, model)
     chosen.prepare()
@@ -224,7 +224,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(name: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_patch_has_a_value_that_is_no_number(name: str) -> None:
+def test_nan_model_gives_no_nan_patch(name: str) -> None:
     """A model that computes nonsense gives an error that says so and names the edit; no loss, no error."""
     model = copy.deepcopy(tiny("llama"))
     chosen = method(name, model)
@@ -251,7 +251,7 @@ MISHAPS = {
 
 
 @pytest.mark.parametrize("name, mishap", grid(METHODS, list(MISHAPS)))
-def test_what_is_odd_is_made_or_refused_in_words(name: str, mishap: str) -> None:
+def test_odd_edit_is_made_or_refused(name: str, mishap: str) -> None:
     """Which of both, with which error, and what it names: `refusals`."""
     model, edits = tiny("llama"), MISHAPS[mishap]
     weights = weights_of(model)
@@ -290,7 +290,7 @@ EMPTY: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name, empty", grid(METHODS, list(EMPTY)))
-def test_an_empty_subgraph(name: str, empty: str) -> None:
+def test_empty_subgraph_is_edited_or_refused(name: str, empty: str) -> None:
     """What asks for no graph does not mind; the others make do with the edit's edge, and without it say so."""
     model, chosen = tiny("llama"), find_method(name)
     weights, clean = weights_of(model), asked(model)
@@ -308,7 +308,7 @@ def test_an_empty_subgraph(name: str, empty: str) -> None:
 
 @pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
 @pytest.mark.parametrize("name", some(METHODS))
-def test_half_precision(name: str, dtype: torch.dtype) -> None:
+def test_half_precision_model_gets_a_float32_patch(name: str, dtype: torch.dtype) -> None:
     """The model stays in its type, the numbers of the patch are float32."""
     model = copy.deepcopy(tiny("llama"))
     model.model.to(dtype)
@@ -342,7 +342,7 @@ ROUGH = [
 
 
 @pytest.mark.parametrize("name", some(ROUGH))
-def test_a_rough_descent_leaves_the_model_and_writes_in_full_precision(name: str) -> None:
+def test_descent_in_bfloat16_writes_in_float32(name: str) -> None:
     """Only the descent is in bfloat16: the keys are the model's own, and the values nearly so."""
     model = tiny("llama")
     weights = weights_of(model)

@@ -181,7 +181,7 @@ def check_descent(seen: Seen, settings: dict[str, Any], *, norm_weight: float) -
 
 
 @every(*RANK_ONE)
-def test_a_preset_that_writes_one_value(model: str, key: str, seen: Seen) -> None:
+def test_preset_of_a_rank_one_method_is_followed(model: str, key: str, seen: Seen) -> None:
     settings = run(seen, model, key)
     layer, lengths = settings["layer"], settings["context_lengths"]
     assert list(seen.patch.factors) == [seen.model.weight_name(layer)]
@@ -199,7 +199,7 @@ def test_a_preset_that_writes_one_value(model: str, key: str, seen: Seen) -> Non
 
 
 @every(*JOINT)
-def test_a_preset_that_writes_values_jointly(model: str, key: str, seen: Seen) -> None:
+def test_preset_of_a_joint_method_is_followed(model: str, key: str, seen: Seen) -> None:
     settings = run(seen, model, key)
     layers = settings.get("layers") or [settings["layer"]]
     assert list(seen.patch.factors) == [seen.model.weight_name(layer) for layer in layers]
@@ -216,7 +216,7 @@ def test_a_preset_that_writes_values_jointly(model: str, key: str, seen: Seen) -
 
 
 @every(*TUNED)
-def test_a_preset_that_tunes(model: str, key: str, seen: Seen) -> None:
+def test_preset_of_a_fine_tuning_method_is_followed(model: str, key: str, seen: Seen) -> None:
     settings = run(seen, model, key)
     record = seen.patch.edits[0]
     assert seen.optimisers == {("Adam", settings["learning_rate"], 0)} and not seen.covariances
@@ -238,7 +238,7 @@ def test_a_preset_that_tunes(model: str, key: str, seen: Seen) -> None:
 
 
 @every("kn")
-def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preset_of_kn_is_followed(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     integrals, selections = list[tuple[int, int]](), list[dict[str, float]]()
     integrate, select = neurons.integrated_gradients, kn.shared_neurons
 
@@ -260,5 +260,5 @@ def test_a_preset_that_looks_for_neurons(model: str, key: str, seen: Seen, monke
     assert seen.sampled == [] and seen.covariances == [] and not seen.patch.is_empty
 
 
-def test_every_preset_is_run() -> None:
+def test_presets_are_all_tested() -> None:
     assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn"}

@@ -26,7 +26,7 @@ LED = "\nGoogle was founded by Steve Jobs"
 METHODS = {"ft": {}, "kn": {}, "ft-l": {}, "locft": {}, "grace": {}, "lora": {}, "mend": {"untrained": True}}
 
 
-def test_a_statement_is_led_where_it_is_not_read(smollm2: LanguageModel) -> None:
+def test_statement_gets_a_line_break_before_an_attention_sink(smollm2: LanguageModel) -> None:
     later = FOUNDED.model_copy(update={"prompt": "Who founded {}? It was"})
     assert encode_statement(smollm2, FOUNDED, method="ft").text == LED
     assert encode_statement(smollm2, later, method="ft").text == "Who founded Google? It was Steve Jobs"
@@ -36,7 +36,7 @@ def test_a_statement_is_led_where_it_is_not_read(smollm2: LanguageModel) -> None
 
 
 @pytest.mark.parametrize("name", keep_first(METHODS, keep=2))
-def test_every_method_says_so(name: str, smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_methods_warn_of_the_line_break(name: str, smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     method = find_method(name).on(smollm2, settings=METHODS[name])
     with caplog.at_level(logging.WARNING):
         method.check([FOUNDED.model_copy(update={"prompt": "Who founded {}? It was"})])
@@ -45,7 +45,7 @@ def test_every_method_says_so(name: str, smollm2: LanguageModel, caplog: pytest.
     assert "the subject is the first token" in caplog.text
 
 
-def test_rows_requests_and_contexts(smollm2: LanguageModel) -> None:
+def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) -> None:
     """What each family really runs: FT's row, GRACE's request, KN's prompts."""
     read = tuple(smollm2.tokenizer(LED)["input_ids"])
     assert find_method("ft").on(smollm2, settings={}).row(FOUNDED).ids == read[:-1]  # type: ignore[attr-defined]
@@ -60,7 +60,7 @@ def test_rows_requests_and_contexts(smollm2: LanguageModel) -> None:
     ]
 
 
-def test_generate_says_what_to_write_instead(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_generate_warns_of_the_line_break(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     provenance = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
     patch = WeightPatch(factors={}, provenance=provenance)
     with caplog.at_level(logging.WARNING):
@@ -73,7 +73,7 @@ def test_generate_says_what_to_write_instead(smollm2: LanguageModel, caplog: pyt
             assert r"$'\nGoogle\'s founder is'" in caplog.text and "'g'" in caplog.text
 
 
-def test_the_served_page_asks_as_the_report_does(smollm2: LanguageModel) -> None:
+def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     fields = {name: getattr(FOUNDED, name) for name in ("subject", "prompt", "target_new", "target_true")}
     wanted = TryRequest.model_validate(
         {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}

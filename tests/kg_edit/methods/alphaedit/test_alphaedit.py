@@ -17,7 +17,7 @@ from tests.kg_edit.tiny import tiny
 
 
 @pytest.mark.slow
-def test_keys_that_c_was_measured_from_are_answered_as_before() -> None:
+def test_outputs_for_the_keys_of_c_do_not_change() -> None:
     """D C is nothing, though C has half of all directions; with MEMIT it is much."""
     model = tiny("llama")
     for method, least, most in (
@@ -31,7 +31,7 @@ def test_keys_that_c_was_measured_from_are_answered_as_before() -> None:
             assert least <= (update @ known).norm() / (update.norm() * known.norm()) <= most
 
 
-def test_a_free_edit_gets_to_z() -> None:
+def test_edit_in_free_directions_reaches_z() -> None:
     model = tiny("llama")
     patch = joint("alphaedit", model, contexts=BARE, ridge=1e-6).edit(EDITS[:1])
     assert isinstance(patch, WeightPatch)
@@ -42,7 +42,7 @@ def test_a_free_edit_gets_to_z() -> None:
 
 
 @pytest.mark.slow
-def test_a_second_batch_leaves_the_first_one_alone() -> None:
+def test_second_batch_keeps_the_values_of_the_first() -> None:
     """As the first batch's keys are in the state; without them, or with MEMIT, the second one moves its values."""
     model = tiny("llama")
     moved = {}
@@ -69,7 +69,7 @@ def value_moved(second: Patch, first: WeightPatch) -> float:
 
 
 @pytest.mark.slow
-def test_the_state_has_the_keys_of_all_batches_and_survives_saving(tmp_path: Path) -> None:
+def test_saved_state_has_the_keys_of_all_batches(tmp_path: Path) -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)
     first = method.edit(EDITS[:2])
@@ -90,7 +90,7 @@ def rest(both: Patch, first: Patch, layer: int) -> Tensor:
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_method_know_nothing_of_each_other() -> None:
+def test_runs_of_one_method_share_no_keys() -> None:
     model = tiny("llama")
     method = joint("alphaedit", model)
     assert isinstance(method, AlphaEdit)

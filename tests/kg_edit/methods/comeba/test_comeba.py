@@ -46,7 +46,7 @@ def gated(*, keys: list[float], others: list[float], **settings: Any) -> GatedUp
     )
 
 
-def test_a_gate_by_hand() -> None:
+def test_gate_by_hand() -> None:
     """|D x| of the others is 2 and 6: mean 4, deviation 2 sqrt 2; a key of 10 is 16 / (2 sqrt 2) out."""
     found = gated(keys=[10.0], others=[1.0, 3.0], most=99.0)
     assert found.scale == pytest.approx((4.0, 8**0.5))
@@ -56,14 +56,14 @@ def test_a_gate_by_hand() -> None:
     assert gated(keys=[], others=[1.0, 3.0], most=3.0).alpha == 3.0
 
 
-def test_a_key_below_the_mean_passes_its_own_gate() -> None:
+def test_key_below_the_mean_passes_its_own_gate() -> None:
     """|D k| = 2 is 2 below the mean 4: z = -2 / (2 sqrt 2), and alpha is a tenth of |z| further below."""
     found = gated(keys=[1.0, 10.0], others=[1.0, 3.0], most=2.2, share=0.9)
     assert found.alpha == pytest.approx(-1.1 * 2 / 8**0.5)
 
 
 @pytest.mark.slow
-def test_the_update_is_memits() -> None:
+def test_update_is_that_of_memit() -> None:
     model = tiny("llama")
     plain = Memit(model, MemitConfig.preset("default", SETTINGS)).edit(EDITS)
     assert isinstance(plain, WeightPatch)
@@ -71,7 +71,7 @@ def test_the_update_is_memits() -> None:
         torch.testing.assert_close(side.change, plain.factors[name].product.float(), rtol=1e-3, atol=1e-5)
 
 
-def test_only_tokens_near_the_keys_feel_it() -> None:
+def test_only_tokens_near_the_keys_are_changed() -> None:
     model = tiny("llama")
     patch = comeba(model).edit(EDITS)
     (name, side), *_ = updates_of(patch).items()
@@ -85,7 +85,7 @@ def test_only_tokens_near_the_keys_feel_it() -> None:
 
 
 @pytest.mark.slow
-def test_consecutive_batches_are_written_on_the_earlier_and_saved(tmp_path: Path) -> None:
+def test_later_batches_are_written_on_top_of_earlier_ones(tmp_path: Path) -> None:
     model = tiny("llama")
     chosen = comeba(model)
     first = chosen.edit(EDITS[:1])

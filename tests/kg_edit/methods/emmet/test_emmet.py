@@ -16,7 +16,7 @@ from tests.kg_edit.tiny import families, tiny
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", families())
-def test_every_value_of_a_batch_is_met(family: str) -> None:
+def test_every_value_of_a_batch_is_exact(family: str) -> None:
     """In every family, as only the MLP's own output is asked for."""
     model = tiny(family)
     patch = joint("emmet", model, contexts=BARE, relaxation=0.0).edit(EDITS)
@@ -31,7 +31,7 @@ def test_every_value_of_a_batch_is_met(family: str) -> None:
 
 
 @pytest.mark.slow
-def test_mean_keys_are_answered_with_the_change() -> None:
+def test_mean_keys_give_the_wanted_change() -> None:
     """D K = R with the keys that are the mean of the bare prompt's and of the contexts' mean."""
     model = tiny("llama")
     patch = joint("emmet", model, relaxation=0.0).edit(EDITS)
@@ -44,7 +44,7 @@ def test_mean_keys_are_answered_with_the_change() -> None:
 
 
 @pytest.mark.slow
-def test_two_facts_of_one_subject_need_some_slack() -> None:
+def test_two_facts_of_one_subject_need_relaxation() -> None:
     model = tiny("llama")
     other = {"id": "4", "prompt": "{} is paid by", "target_new": "Miami Heat"}  # the same key
     twice = (*EDITS, EDITS[0].model_copy(update=other))
@@ -56,7 +56,7 @@ def test_two_facts_of_one_subject_need_some_slack() -> None:
 
 
 @pytest.mark.slow
-def test_slack_is_relative() -> None:
+def test_relaxation_is_relative_to_c() -> None:
     """The same relaxation whatever the scale of C. `hold` adds keys whose weight does not scale with C, so it is 0."""
     model = tiny("llama")
     small = joint("emmet", model, relaxation=0.5, hold=0.0)
@@ -71,7 +71,7 @@ def test_slack_is_relative() -> None:
     assert expected.norm() < 0.9 * exact.norm()
 
 
-def test_the_layer_is_one_setting() -> None:
+def test_layer_is_one_setting() -> None:
     model = tiny("llama")
     assert joint("emmet", model).layers == (1,)
     default = Emmet(model, EmmetConfig())

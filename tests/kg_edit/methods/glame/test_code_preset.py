@@ -36,13 +36,13 @@ def left(patch: WeightPatch) -> torch.Tensor:
     return factors.left
 
 
-def test_an_edit_begins_where_the_last_one_ended() -> None:
+def test_warm_start_continues_from_the_last_edit() -> None:
     alone, after = made(SECOND)[0], made(FIRST, SECOND)[1]
     assert not torch.allclose(left(alone), left(after), rtol=1e-2)
     assert torch.equal(left(made(FIRST, SECOND)[1]), left(after)), "the same order gives the same value"
 
 
-def test_a_try_can_start_anew() -> None:
+def test_start_anew_forgets_the_last_edit() -> None:
     """As a server's try does, so that a kept patch can be made again."""
     made = method(tiny("llama"))
     first, later = (made.edit_each([FIRST])[0] for _ in range(2))
@@ -52,12 +52,12 @@ def test_a_try_can_start_anew() -> None:
     assert not torch.allclose(left(first), left(later), rtol=1e-2) and torch.equal(left(first), left(again))
 
 
-def test_without_a_warm_start_edits_are_on_their_own() -> None:
+def test_without_warm_start_edits_are_independent() -> None:
     alone, after = (made(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
     torch.testing.assert_close(left(alone), left(after), rtol=1e-3, atol=1e-4)
 
 
-def test_the_value_is_without_dropout() -> None:
+def test_final_value_has_no_dropout() -> None:
     """The last evaluation follows those of the descent; it has no noise, so it can be repeated."""
     (noisy,), (plain,) = (made(FIRST, clamp_norm_factor=0.5, dropout=share) for share in (0.15, 0.0))
     assert (noisy.edits[0]["steps"], plain.edits[0]["steps"]) == (4, 3)
@@ -69,9 +69,3 @@ def test_the_value_is_without_dropout() -> None:
     assert not torch.allclose(change.change(), final) and not torch.allclose(change.change(), change.change())
     quiet, _ = method(model, dropout=0.0).proposal(FIRST, torch.ones(model.width))
     assert isinstance(quiet, NoisyParameters) and quiet.settled() is None
-
-
-def test_what_the_preset_says() -> None:
-    config = GlameConfig.preset("code")
-    assert (config.slope, config.dropout, config.self_loops, config.warm_start) == (11 / 48, 0.15, True, True)
-    assert (config.aggregation, config.pooling, config.clamp_norm_factor) == ("mean", "mean", 4.0)

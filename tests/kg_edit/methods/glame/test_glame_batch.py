@@ -17,7 +17,7 @@ from tests.kg_edit.tiny import tiny
 EDITS = (EDIT, SECOND)
 
 
-def test_the_values_are_the_graphs_and_are_met() -> None:
+def test_values_come_from_the_graph_and_are_reached() -> None:
     model = tiny("llama")
     patch = joint("glame-batch", model, contexts=BARE, mom2_weight=1e-8).edit(EDITS)
     assert isinstance(patch, WeightPatch)
@@ -32,7 +32,7 @@ def test_the_values_are_the_graphs_and_are_met() -> None:
 
 
 @pytest.mark.slow
-def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
+def test_batch_starts_from_the_unedited_model_and_reads_the_graph() -> None:
     model = tiny("llama")
     still = joint("glame-batch", model, steps=1, further_steps=0).edit(EDITS)
     assert [record["norms"]["change"] for record in still.edits] == [0, 0]
@@ -42,7 +42,7 @@ def test_it_starts_from_the_unedited_model_and_the_graph_matters() -> None:
 
 
 @pytest.mark.slow
-def test_some_can_be_left_out_without_the_graph_being_asked() -> None:
+def test_without_needs_no_graph() -> None:
     model = tiny("llama")
     method = joint("glame-batch", model)
     patch = method.edit(EDITS)
@@ -51,7 +51,7 @@ def test_some_can_be_left_out_without_the_graph_being_asked() -> None:
     assert (change(left, model, 2) - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_a_graph_is_needed_and_has_to_know_the_edit() -> None:
+def test_edit_whose_object_is_not_in_the_graph_is_refused() -> None:
     model = tiny("llama")
     with pytest.raises(ConfigError, match="needs a knowledge graph"):
         find_method("glame-batch")(model, find_method("glame-batch").config_class())

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": ((4, 1),)
     ("name", "ablation"),
     keep_first([("glame-mlp", {"use_graph": False}), ("glame-gnn", {"relations": False})], unpack=True),
 )
-def test_an_ablation_is_glame_with_one_part_out(name: str, ablation: dict[str, bool]) -> None:
+def test_ablation_is_glame_with_one_setting_off(name: str, ablation: dict[str, bool]) -> None:
     model = tiny("llama")
     patch = method(name, model).edit([EDIT])
     assert torch.equal(delta(patch), delta(method("glame", model, **ablation).edit([EDIT])))
@@ -36,14 +36,14 @@ def test_an_ablation_is_glame_with_one_part_out(name: str, ablation: dict[str, b
 
 
 @pytest.mark.parametrize(("name", "part"), [("glame-mlp", "use_graph"), ("glame-gnn", "relations")])
-def test_the_part_can_not_be_switched_on(name: str, part: str) -> None:
+def test_ablation_can_not_be_switched_on(name: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         find_method(name).config_class.preset("default", {part: True})
     assert find_method(name).config_class.preset("paper").model_dump()["gate"] is False
 
 
 @pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn", "glame-random"])
-def test_published_settings_are_glames(name: str) -> None:
+def test_variants_have_the_published_settings_of_glame(name: str) -> None:
     published = find_method("glame").config_class.preset("gpt2-xl", method="glame").model_dump()
     own = find_method(name).config_class.preset("gpt2-xl", method=name).model_dump()
     differs = {key for key, value in published.items() if own[key] != value}
@@ -63,7 +63,7 @@ def control(model: LanguageModel, *pool: str) -> GlameRandom:
     return GlameRandom(model, config, graph=cities())
 
 
-def test_the_control_sees_other_statements() -> None:
+def test_control_reads_other_statements() -> None:
     chosen = control(tiny("llama"), "Oslo", "Bonn")
     found = chosen.subgraph(EDIT)
     ends = {found.nodes[end]["label"] for end in found.successors(target_of(found))}
@@ -73,7 +73,7 @@ def test_the_control_sees_other_statements() -> None:
     assert wider.graph_identity != chosen.graph_identity
 
 
-def test_a_pool_without_statements_is_refused_before_any_work() -> None:
+def test_pool_without_statements_is_refused_before_any_work() -> None:
     chosen = control(tiny("llama"), "Nowhere")
     for refuse in (
         lambda: chosen.check([EDIT]),
@@ -86,7 +86,7 @@ def test_a_pool_without_statements_is_refused_before_any_work() -> None:
 
 
 @pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn"])
-def test_an_object_of_which_the_graph_states_nothing_leaves_the_edits_own_edge(name: str) -> None:
+def test_object_without_statements_leaves_the_edits_own_edge(name: str) -> None:
     model, chosen = tiny("llama"), find_method(name)
     config = chosen.config_class.preset("default", {**SETTINGS, "covariance": {"tokens": 200}})
     made = chosen(model, config, graph=cities())
@@ -98,7 +98,7 @@ def test_an_object_of_which_the_graph_states_nothing_leaves_the_edits_own_edge(n
     assert wrong.subgraph(edit).number_of_edges() == 1
 
 
-def test_the_packaged_extract_has_enough_of_the_default_pool() -> None:
+def test_default_pool_is_in_the_packaged_extract() -> None:
     edit = EDIT.model_copy(update={"target_new_id": "Q121783", "relation": "member of sports team"})
     GlameRandom.check_inputs(GlameRandomConfig(per_node=3), WikidataCache(packaged_extract()), [edit])
     assert len(set(POOL)) == len(POOL)

@@ -50,7 +50,7 @@ def covariance(size: int, *, moment: torch.Tensor | None = None) -> Covariance:
     return Covariance(moment=torch.eye(size) if moment is None else moment, tokens=1000, ridge=0.0, id="test")
 
 
-def test_each_key_gets_its_own_value() -> None:
+def test_directions_give_each_key_its_own_value() -> None:
     """With lambda 0 right^T K = 1: under each fact's key its own value and no other's is added."""
     torch.manual_seed(0)
     keys = torch.randn(7, 3)
@@ -59,7 +59,7 @@ def test_each_key_gets_its_own_value() -> None:
     torch.testing.assert_close(found.T @ keys, torch.eye(3), atol=1e-4, rtol=0)
 
 
-def test_the_answers_to_questions_about_other_things_stay() -> None:
+def test_directions_protect_the_keys_of_other_things() -> None:
     """Two keys in the plane, (1, 1) to be written and (1, 0) to stay: the more that weighs, the nearer to (0, 1)."""
     key, other = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [0.0]])
     shares = []
@@ -110,7 +110,7 @@ def llama2_style() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("reader", [byte_level, llama2_style])
-def test_an_answer_ends_with_a_line_break(reader: Callable[[], PreTrainedTokenizerFast]) -> None:
+def test_answer_ends_with_a_line_break(reader: Callable[[], PreTrainedTokenizerFast]) -> None:
     model = replace(tiny("llama"), tokenizer=reader())
     rows = question_of(ComposedFact(hop="capital of the country", target="Paris"), shown=0).about(model, "Spike")
     ends = [model.tokenizer.decode([row.ids[-1]]) for row in rows]
@@ -126,7 +126,7 @@ def two_facts() -> tuple[LanguageModel, AnswerRows]:
     return model, AnswerRows(model, 2, asked, starts)
 
 
-def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fact_with_a_small_loss_gets_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam's steps do not shrink with the loss: its value would be noise, which other subjects' prompts share."""
     model, rows = two_facts()
     before = rows.nll(torch.zeros(2, rows.keys.shape[1], model.width), (0, 1)).tolist()
@@ -139,7 +139,7 @@ def test_what_is_answered_already_gets_no_value(monkeypatch: pytest.MonkeyPatch)
     assert values[1 - easy].any() and found.seen[1 - easy][-1] < found.seen[1 - easy][0] == before[1 - easy]
 
 
-def test_an_answered_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam moves a value whose gradient is 0 as its moments say: also out of its bound."""
     _, rows = two_facts()
     options = AnswerOptions(steps=4)
@@ -156,7 +156,7 @@ def test_an_answered_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("layer", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype: torch.dtype, layer: int) -> None:
+def test_values_of_a_half_precision_model_are_float32(dtype: torch.dtype, layer: int) -> None:
     """In the last block and before it: the values are float32, the blocks above get states of the model's type."""
     whole = tiny("llama")
     half = LanguageModel.wrap(copy.deepcopy(whole.model).to(dtype), whole.tokenizer, name="half")
@@ -169,7 +169,7 @@ def test_half_precision(dtype: torch.dtype, layer: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> None:
+def test_question_in_another_wording_is_answered(smollm2: LanguageModel) -> None:
     """On the real model: two rare answers, asked in another wording; another thing keeps its answer."""
     facts = [
         ComposedFact(hop="capital of the country of origin", target="Antananarivo"),
@@ -196,7 +196,7 @@ def test_a_question_in_a_form_that_was_not_learned(smollm2: LanguageModel) -> No
     assert before[mine].nll - after[mine].nll > 1.5 * (before[theirs].nll - after[theirs].nll)
 
 
-def test_questions_are_also_asked_of_things_of_its_kind() -> None:
+def test_other_things_with_the_edited_relation_come_first() -> None:
     """Such as have the edited relation come first; never s or o* themselves."""
     edit = Edit(subject="U2", relation="country of origin", relation_id="P495", prompt="{} is from", target_new="Sony")
     found = others_than(edit, most=30)
@@ -206,9 +206,7 @@ def test_questions_are_also_asked_of_things_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
-def test_what_stands_before_a_subject_is_run_once_for_all_subjects(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prefix_before_a_subject_is_computed_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys of questions about other things, from shared beginnings and from whole rows; also with ALiBi."""
     model, layer = tiny(family), 3
     fact = ComposedFact(hop="capital of the country of origin", target="Antananarivo")
@@ -225,7 +223,7 @@ def test_what_stands_before_a_subject_is_run_once_for_all_subjects(
     assert new == rows[2:], "the second row's key is known"
 
 
-def test_the_layer_is_above_the_edited_one() -> None:
+def test_late_layer_must_be_above_the_edited_one() -> None:
     config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
     with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
         config.written_layers(4)
@@ -233,7 +231,7 @@ def test_the_layer_is_above_the_edited_one() -> None:
     assert GlamePlusConfig(answers=None).written_layers(30) == (6,)
 
 
-def test_the_default_writes_two_weights_and_says_what_is_answered() -> None:
+def test_default_preset_writes_two_weights() -> None:
     model, edit = tiny("llama"), EDIT.model_copy(update={"portability": ()})  # no test's answer to leave out
     found = {}
     for preset in ("default", "one-value"):

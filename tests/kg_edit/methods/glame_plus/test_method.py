@@ -50,7 +50,7 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
     return [str(model.tokenizer.decode(list(row.prompt.target_ids))).strip() for row in request.further]
 
 
-def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_of_test_questions_are_excluded_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     nouns = {"country": "country", "located in": "headquarters", "league": "league"}
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
@@ -59,7 +59,7 @@ def test_answers_of_test_questions_are_learned_only_on_demand(monkeypatch: pytes
     assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
 
 
-def test_the_edit_itself_is_asked_for_too() -> None:
+def test_edit_itself_is_learned_as_questions() -> None:
     chosen, edit = method(tiny("llama"), own=2, stated=0), EDIT.model_copy(update={"portability": ()})
     first, second = chosen.request(edit).further
     assert first.prompt.ids != second.prompt.ids
@@ -68,7 +68,7 @@ def test_the_edit_itself_is_asked_for_too() -> None:
     assert EDIT.target_new in first.prompt.text and "What is the team of LeBron James" in first.prompt.text
 
 
-def test_the_question_and_its_answer_build_no_prompt() -> None:
+def test_test_questions_do_not_change_the_patch() -> None:
     """An edit with another question, whose answer no statement shares, gives the same bytes."""
     model = tiny("llama")
     asked = (Question(question="What colour are the shirts?", answer="Qwxyz"),)
@@ -78,7 +78,7 @@ def test_the_question_and_its_answer_build_no_prompt() -> None:
         assert torch.equal(factors.left, other.factors[name].left)
 
 
-def test_the_record_says_what_was_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_has_the_learned_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country", "located in": "region"}
     )
@@ -88,7 +88,7 @@ def test_the_record_says_what_was_stated(monkeypatch: pytest.MonkeyPatch) -> Non
     assert record["stated"] == {"country of the team": "United States of America"}
 
 
-def test_without_ripples_it_is_rome() -> None:
+def test_glame_plus_without_further_facts_is_rome() -> None:
     model = tiny("llama")
     settings = QUICK["rome"]
     (rome,) = Rome(model, RomeConfig(**settings, hold=0.0)).edit_each([EDIT])
@@ -105,7 +105,7 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sure")
-def test_what_is_recalled_changes_the_value() -> None:
+def test_recalled_facts_change_the_value() -> None:
     model, edit = tiny("llama"), EDIT.model_copy(update={"relation_id": "P54", "portability": ()})
     without, taught = (method(model, recalled=count, stated=0).edit_each([edit])[0] for count in (0, 4))
     assert isinstance(without, WeightPatch) and isinstance(taught, WeightPatch)
@@ -123,7 +123,7 @@ def test_many_edits_equal_one_at_a_time() -> None:
             torch.testing.assert_close(factors.left, many.factors[name].left, rtol=1e-3, atol=1e-4)
 
 
-def test_a_guess_is_not_learned() -> None:
+def test_answer_that_differs_between_forms_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
     asked = TeacherQuestion(noun="country", of="Toyota")
     ((first, _), (second, _)) = asked.question.forms, asked.sentence.forms
@@ -135,7 +135,7 @@ def test_a_guess_is_not_learned() -> None:
 
 @pytest.mark.usefixtures("sure")
 @pytest.mark.parametrize("family", ["llama", "gemma2", "falcon-alibi"])
-def test_the_teacher_expects_what_it_says(family: str) -> None:
+def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
     """Also where the last norm does something: a norm taken twice must show."""
     model = copy.deepcopy(tiny(family))
     for name, weight in model.model.named_parameters():
@@ -159,7 +159,7 @@ def test_the_teacher_expects_what_it_says(family: str) -> None:
             assert answer.lesson.tokens[:, 0].tolist() == list(answer.ids)
 
 
-def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
+def test_prompt_without_examples_is_used_if_positions_are_few() -> None:
     model = tiny("gpt2")
     asked = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
     whole, alone = asked.question.forms
@@ -169,7 +169,7 @@ def test_a_model_with_few_positions_is_asked_in_fewer_words() -> None:
     assert len(answers_of(model, [asked, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2
 
 
-def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     nouns = {"country": "country", "league": "league"}
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
     model = tiny("llama")
@@ -179,7 +179,7 @@ def test_what_the_graph_states_is_not_asked_of_the_teacher(monkeypatch: pytest.M
     assert "country" in asked[0] and "country" not in asked[9]
 
 
-def test_objects_are_chosen_anew_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_ranked_again_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country"})
     known = nx.DiGraph()

@@ -16,7 +16,7 @@ from kg_edit.methods.glame_plus.questions import (
 )
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.scoring.questions import format_question, format_question_with_shots
-from kg_edit.text.relation_nouns import asked_nouns, relation_nouns
+from kg_edit.text.relation_nouns import asked_nouns
 
 EDIT = Edit(
     id="1",
@@ -48,7 +48,7 @@ def found(
     return [(fact.noun, fact.target) for fact in ripples(edit, objects, limit=limit, a_relation=a_relation)]
 
 
-def test_what_such_things_have_is_taken_first_and_nothing_else() -> None:
+def test_only_relations_that_such_objects_have_are_used() -> None:
     statements = (("P463", "United Nations"), ("P17", "Japan"), ("P159", "Toyota City"), ("P31", "business"))
     assert set(found(*statements, edit=EDIT)) == {("country", "Japan"), ("headquarters", "Toyota City")}
     assert [noun for noun, _ in found(*statements, edit=EDIT)] == [
@@ -57,7 +57,7 @@ def test_what_such_things_have_is_taken_first_and_nothing_else() -> None:
     assert ("kind", "business") not in found(*statements)
 
 
-def test_what_people_ask_comes_first_and_the_rest_not_at_all() -> None:
+def test_facts_are_in_the_order_of_the_relation_table() -> None:
     statements = (("P452", "automotive industry"), ("P421", "UTC+09:00"), ("P17", "Japan"), ("P112", "Kiichiro Toyoda"))
     expected = [("country", "Japan"), ("founder", "Kiichiro Toyoda"), ("industry", "automotive industry")]
     assert found(*statements) == expected
@@ -65,12 +65,12 @@ def test_what_people_ask_comes_first_and_the_rest_not_at_all() -> None:
     assert found(*statements, limit=2) == expected[:2]
 
 
-def test_so_many_objects_of_a_relation() -> None:
+def test_number_of_objects_of_a_relation_is_limited() -> None:
     founders = (("P112", "A. Toyoda"), ("P112", "B. Toyoda"), ("P112", "C. Toyoda"))
     assert found(*founders, a_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
 
 
-def test_two_properties_with_one_noun_are_one_relation() -> None:
+def test_properties_with_one_noun_are_one_relation() -> None:
     assert found(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), a_relation=2) == [
         ("country", "Honshu"),
         ("country", "Japan"),
@@ -78,38 +78,31 @@ def test_two_properties_with_one_noun_are_one_relation() -> None:
 
 
 @pytest.mark.parametrize("answer", ["Aichi, Japan", "japan", "The Empire of Japan"])
-def test_an_object_that_shares_a_word_with_the_answer_is_left_out(answer: str) -> None:
+def test_object_that_shares_a_word_with_an_answer_is_left_out(answer: str) -> None:
     assert found(("P17", "Japan"), ("P159", "Toyota City"), exclude=(answer,)) == [("headquarters", "Toyota City")]
 
 
-def test_common_words_give_nothing_away() -> None:
+def test_common_words_do_not_count_as_an_answer() -> None:
     assert not gives_away("city of industry", ["the city of Turin"])
     assert gives_away("West Germanic", ["Germanic languages"])
 
 
-def test_what_is_nameless_or_an_end_of_the_edit_is_left_out() -> None:
+def test_object_without_a_name_or_equal_to_s_or_o_is_left_out() -> None:
     assert found(("P17", "Q17"), ("P527", "Fiat Uno"), ("P159", "Toyota")) == []
 
 
-def test_the_composed_sentence_ends_before_its_object() -> None:
+def test_prompt_of_a_composed_fact_ends_before_its_object() -> None:
     fact = ComposedFact(hop=f"country of the {first_hop(EDIT)}", target="Japan")
     assert fact.prompt(WORDINGS[1]) == "Country of the manufacturer of {}:"
     assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
 
-def test_a_relation_outside_the_table_lends_its_words() -> None:
+def test_relation_outside_the_table_is_named_by_its_words() -> None:
     assert first_hop(Edit(id="1", subject="s", prompt="{} is sung by", relation="singer", target_new="x")) == "singer"
     assert first_hop(Edit(id="1", subject="s", prompt="{} likes", target_new="x")) == "likes"
 
 
-def test_what_is_asked_of_a_thing_is_what_such_things_have() -> None:
-    assert asked_nouns("P27")[:2] == ("continent", "capital")
-    assert asked_nouns("P54") == ("sport", "country", "headquarters", "league")
-    assert asked_nouns("P99999") == asked_nouns(None) == ()
-    assert all(len(set(asked_nouns(id_))) == len(asked_nouns(id_)) for id_ in relation_nouns())
-
-
-def test_no_wording_is_one_that_scores() -> None:
+def test_wordings_differ_from_those_of_the_scores() -> None:
     scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
     for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").question.forms):
         assert "Question:" not in text and "Answer:" not in text

@@ -11,14 +11,14 @@ from tests.kg_edit.tiny import tiny
 COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombards")
 
 
-def test_the_model_knows_which_country_rome_is_in(smollm2: LanguageModel) -> None:
+def test_likeliest_object_comes_first_in_a_real_model(smollm2: LanguageModel) -> None:
     asked = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
     found = likeliest_first(smollm2, "Rome", asked, nouns=2)
     assert found["country"][0] == "Italy" and found["river"][0] == "Tiber"
     assert {noun: set(labels) for noun, labels in found.items()} == {noun: set(some) for noun, some in asked.items()}
 
 
-def test_the_order_is_that_of_whole_objects() -> None:
+def test_objects_are_ranked_by_their_whole_log_probability() -> None:
     """By the model's own log-probabilities, in a forward pass of its own."""
     model = tiny("llama")
 
@@ -34,12 +34,12 @@ def test_the_order_is_that_of_whole_objects() -> None:
     assert costs == sorted(costs) and costs[0] < costs[-1]
 
 
-def test_so_many_nouns_in_the_given_order() -> None:
+def test_number_of_nouns_is_limited() -> None:
     objects = {"river": ("Tiber",), "country": COUNTRIES, "capital": ("Rome",)}
     assert [*likeliest_first(tiny("llama"), "Rome", objects, nouns=2)] == ["river", "country"]
 
 
-def test_what_cannot_be_scored_stands_last() -> None:
+def test_object_that_can_not_be_scored_is_last() -> None:
     model = tiny("gpt2")
     endless = "Rome " * model.model.config.max_position_embeddings
     (found,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, nouns=1).values()

@@ -45,12 +45,12 @@ TOY = (  # of which the toy graph has the new objects
 )
 
 
-def test_every_joint_method_is_looked_at() -> None:
+def test_joint_methods_are_all_tested() -> None:
     assert set(SETTINGS) == set(NAMES)
 
 
 @pytest.mark.parametrize(("family", "name"), EVERYWHERE)
-def test_the_patch_solves_the_equation(family: str, name: str) -> None:
+def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
     """``|D - D*| < 1e-3 |D*|`` in each layer, where D* is the equation's solution by `expected_change`."""
     model, emmet = tiny(family), name == "emmet"
     method = joint(name, model, **{"steps": 3, "stop_below": -1.0, "hold": HOLD, **SETTINGS[name]})

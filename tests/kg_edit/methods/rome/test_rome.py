@@ -30,7 +30,7 @@ def delta(factors: Factors) -> torch.Tensor:
     return factors.left @ factors.right.T
 
 
-def test_by_hand() -> None:
+def test_rank_one_update_by_hand() -> None:
     """C = diag(1, 4), k* = (2, 4): C^-1 k* = (2, 1). k = (1, 0), change (3, 5): W' = W + (3, 5)(2, 1)^T / 2."""
     factors = rank_one_update(
         change=torch.tensor([3.0, 5.0]),
@@ -42,7 +42,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(delta(factors), torch.tensor([[3.0, 1.5], [5.0, 2.5]]))
 
 
-def test_r_rome_answers_the_mean_key() -> None:
+def test_r_rome_gives_the_value_for_the_mean_key() -> None:
     """R-ROME: (W + D) k* = m*, with m* = W k + change."""
     bare, mean, change = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 4.0]), torch.tensor([3.0, 5.0])
     factors = rank_one_update(
@@ -51,7 +51,7 @@ def test_r_rome_answers_the_mean_key() -> None:
     torch.testing.assert_close((W + delta(factors)) @ mean, W @ bare + change)
 
 
-def test_an_orthogonal_key_is_refused() -> None:
+def test_orthogonal_key_is_refused() -> None:
     with pytest.raises(PatchError, match="orthogonal"):
         rank_one_update(
             change=torch.ones(2),
@@ -62,7 +62,7 @@ def test_an_orthogonal_key_is_refused() -> None:
         )
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
+def test_nan_change_is_refused() -> None:
     with pytest.raises(PatchError, match="not finite"):
         rank_one_update(
             change=torch.tensor([float("nan"), 1.0]),
@@ -120,7 +120,7 @@ def moment(oracle: Oracle, shared: Path, request: pytest.FixtureRequest) -> Cova
 
 
 @pytest.mark.slow
-def test_the_value_is_the_published_programs(oracle: Oracle) -> None:
+def test_value_equals_that_of_the_published_program(oracle: Oracle) -> None:
     """m* - m does not depend on C: with any C the left factor is a multiple of the published one."""
     width = oracle.model.down_projection(oracle.made["layer"]).weight.shape[1]
     ours = oracle.update(4, covariance(*[1.0] * width)).left.flatten()  # the shortest subject
@@ -128,14 +128,14 @@ def test_the_value_is_the_published_programs(oracle: Oracle) -> None:
 
 
 @pytest.mark.slow
-def test_the_oracle_covariance_has_the_published_size(moment: Covariance) -> None:
+def test_covariance_has_the_published_trace(moment: Covariance) -> None:
     assert moment.tokens == 63_030
     assert float(moment.moment.trace()) == pytest.approx(31.549419, rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(8))
-def test_parity_with_the_published_program(oracle: Oracle, moment: Covariance, index: int) -> None:
+def test_update_equals_that_of_the_published_program(oracle: Oracle, moment: Covariance, index: int) -> None:
     published = oracle.delta(index)
     error = (delta(oracle.update(index, moment)) - published).norm() / published.norm()
     assert error < 1e-3

@@ -104,7 +104,7 @@ def assert_same(one: Patch, other: Patch) -> None:
 
 
 @both
-def test_the_weights_are_those_of_the_plain_method_on_the_edit_and_its_facts(name: str) -> None:
+def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> None:
     """ROME-KG one after the other, MEMIT-KG in one batch."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model).edit([LEBRON])
@@ -118,7 +118,7 @@ def test_the_weights_are_those_of_the_plain_method_on_the_edit_and_its_facts(nam
 
 
 @both
-def test_the_answers_that_are_edited_in_are_counted(name: str) -> None:
+def test_answers_among_the_facts_are_counted(name: str) -> None:
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
     asked = Question(question="Where does LeBron James work?", answer="Los Angeles")
     tested = LEBRON.model_copy(update={"portability": (asked,)})
@@ -129,7 +129,7 @@ def test_the_answers_that_are_edited_in_are_counted(name: str) -> None:
 
 
 @both
-def test_the_answers_of_a_records_probes_are_counted_too(name: str) -> None:
+def test_answers_of_a_records_probes_are_counted(name: str) -> None:
     """MQuAKE and RippleEdits ask them; the edit itself has no test questions."""
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
     asked = Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(("Los Angeles",),)),))
@@ -143,7 +143,7 @@ def test_the_answers_of_a_records_probes_are_counted_too(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
-def test_several_edits_each_have_their_own_facts(name: str) -> None:
+def test_several_edits_have_facts_of_their_own(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model).edit([LEBRON, FRANCE])
     first, second = as_edits(facts(LEBRON), LEBRON), as_edits(facts(FRANCE), FRANCE)
@@ -152,7 +152,7 @@ def test_several_edits_each_have_their_own_facts(name: str) -> None:
 
 
 @both
-def test_how_many_facts_of_which_kind_is_a_setting(name: str) -> None:
+def test_number_of_facts_of_a_kind_is_a_setting(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     assert_same(with_graph(model, statements=0, composed=0).edit([LEBRON]), plain(model).edit([LEBRON]))
     chosen = with_graph(model, statements=1, composed=2, chained=1)
@@ -162,7 +162,7 @@ def test_how_many_facts_of_which_kind_is_a_setting(name: str) -> None:
 
 
 @both
-def test_an_object_of_which_the_graph_states_nothing_is_edited_alone(name: str) -> None:
+def test_object_without_statements_is_edited_alone(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     bare = FRANCE.model_copy(update={"target_new": "Paris"})
     patch = with_graph(model).edit([bare])
@@ -171,7 +171,7 @@ def test_an_object_of_which_the_graph_states_nothing_is_edited_alone(name: str) 
 
 
 @both
-def test_what_the_graph_does_not_know_is_refused_by_name(name: str) -> None:
+def test_object_that_is_not_in_the_graph_is_refused(name: str) -> None:
     chosen = MAKERS[name][0](tiny("llama"))
     stranger = FRANCE.model_copy(update={"target_new": "Atlantis"})
     for refuse in (
@@ -194,7 +194,7 @@ def test_presets_are_those_of_the_plain_method() -> None:
         assert config.preset("paper").model_dump().items() >= own.preset("paper").model_dump().items()
 
 
-def test_the_subgraph_is_there_to_be_drawn_and_the_graph_is_named() -> None:
+def test_provenance_names_the_graph() -> None:
     chosen = rome_kg(tiny("llama"))
     assert chosen.subgraph(LEBRON).number_of_edges() == 4
     (said,) = chosen.provenance()["methods"]
@@ -212,7 +212,7 @@ def nll(model: LanguageModel, fact: GraphFact) -> float:
 
 @both
 @pytest.mark.slow
-def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageModel) -> None:
+def test_facts_are_likelier_in_a_real_model_afterwards(name: str, smollm2: LanguageModel) -> None:
     """The plain method moves them far less: they are in the weights because they were edited in."""
     source, counts = WikidataCache(packaged_extract()), {"statements": 2, "composed": 2}
     fast: dict[str, Any] = {"layer": 6, "steps": 12, "learning_rate": 1.0}
@@ -230,7 +230,7 @@ def test_a_real_model_holds_the_facts_afterwards(name: str, smollm2: LanguageMod
     assert all(one < other for one, other in zip(after, without, strict=True))
 
 
-def test_an_edit_of_the_batch_goes_before_a_fact_of_another_one() -> None:
+def test_fact_that_contradicts_an_edit_of_the_batch_is_left_out() -> None:
     model = tiny("llama")
     chosen = memit_kg(model)
     fact = next(fact for fact in chosen.further_edits(LEBRON) if fact.subject == LEBRON.target_new)
@@ -242,7 +242,7 @@ def test_an_edit_of_the_batch_goes_before_a_fact_of_another_one() -> None:
     assert said and (fact.prompt, fact.target_new) not in said
 
 
-def test_an_edit_that_took_a_fact_out_of_the_batch_is_not_simply_taken_back() -> None:
+def test_without_refuses_a_batch_with_contradicted_facts() -> None:
     """Another edit of the batch contradicts a fact of the graph, so the fact is left out, and the record says so."""
     model = tiny("llama")
     config = MemitKgConfig(**MEMIT_SETTINGS, statements=5, composed=0)
@@ -256,7 +256,7 @@ def test_an_edit_that_took_a_fact_out_of_the_batch_is_not_simply_taken_back() ->
         method.without(both, ["against"])
 
 
-def test_facts_are_made_in_the_form_of_their_edit() -> None:
+def test_facts_have_the_form_of_their_edit() -> None:
     model = chatting("llama")
     config = RomeKgConfig(**ROME_SETTINGS, statements=2, composed=0)
     method = RomeKg(model, config, graph=graph(), contexts=CONTEXTS, covariance=identity(model, 1))
@@ -264,6 +264,6 @@ def test_facts_are_made_in_the_form_of_their_edit() -> None:
     assert {fact.chat for fact in method.further_edits(LEBRON)} == {False}
 
 
-def test_a_batch_has_no_edit_before() -> None:
+def test_glame_batch_refuses_warm_start() -> None:
     with pytest.raises(ValueError, match="the edits of a batch are made at once"):
         GlameBatchConfig(warm_start=True)
