@@ -32,7 +32,7 @@ def facts() -> PrivateGraph:
 
 
 @pytest.mark.parametrize("name", ["glame-plus", "glame-net", "glame", "rome-kg"])
-def test_answers_of_probes_are_kept_out(name: str) -> None:
+def test_answers_of_probes_are_left_out(name: str) -> None:
     """As `exclude_answers` says, which glame-plus and glame-net set by default."""
     own: dict[str, Any] = {"untrained": True} if name == "glame-net" else {}
     kind = find_method(name).config_class
@@ -46,7 +46,7 @@ def test_answers_of_probes_are_kept_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("excluded", [True, False])
-def test_the_random_graph_works_behind_a_guard(excluded: bool) -> None:
+def test_random_graph_works_behind_a_guard(excluded: bool) -> None:
     graph = WikidataCache(packaged_extract())
     edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
     record = RECORD.model_copy(update={"edits": (edit,)})
@@ -58,7 +58,7 @@ def test_the_random_graph_works_behind_a_guard(excluded: bool) -> None:
     assert set(made.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
 
 
-def test_a_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
+def test_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
     config: Any = find_method("glame").config_class.preset("default")
     source = guarded(facts(), config, [RECORD])
     assert source is not None and probe_answers(source, EDIT) == ("Rome",) and hidden_answers(source, EDIT) == ()

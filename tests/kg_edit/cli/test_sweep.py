@@ -36,7 +36,7 @@ def settings(**fields: Any) -> SweepSettings:
     return checked_sweep({"method": "rome", "grid": {"layer": [1, 2]}, **fields}, name="sweep.toml")
 
 
-def test_the_example_has_every_key_with_its_default() -> None:
+def test_example_has_every_key_with_its_default() -> None:
     told = tomllib.loads(example())
     assert told.keys() == SweepSettings.model_fields.keys()
     assert told["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
@@ -47,10 +47,11 @@ def test_the_example_has_every_key_with_its_default() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_papers_own_sweeps_can_be_read(file: Path) -> None:
+def test_papers_own_sweeps_can_be_read(file: Path) -> None:
     cells = cells_of(read_sweep(file))
     assert {cell.method.name for cell in cells} >= {"glame", "glame-random"}
     assert AXES[file.stem] in cells[0].values
+    assert {file.stem for file in FILES} == set(AXES)
 
 
 def test_one_sweep_compares_the_policies() -> None:
@@ -61,10 +62,6 @@ def test_one_sweep_compares_the_policies() -> None:
     assert {policy for _, policy, _ in tried} == {"uniform", "relation-stratified", "inverse-hub"}
     for cell in cells:
         assert isinstance(cell.config, GraphSettings) and cell.config.graph.policy == cell.values["graph.policy"]
-
-
-def test_each_axis_has_its_file() -> None:
-    assert {file.stem for file in FILES} == set(AXES)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +77,7 @@ def test_each_axis_has_its_file() -> None:
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
     ],
 )
-def test_a_file_that_is_wrong_says_where(text: str, said: str, tmp_path: Path) -> None:
+def test_sweep_file_with_a_fault_is_refused(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(text)
     with pytest.raises(KgEditError, match=said):
@@ -89,7 +86,7 @@ def test_a_file_that_is_wrong_says_where(text: str, said: str, tmp_path: Path) -
         read_sweep(tmp_path / "absent.toml")
 
 
-def test_a_cell_for_every_combination() -> None:
+def test_cell_for_every_combination() -> None:
     found = settings(
         grid={"method": ["rome", "glame"], "layer": [1, 2], "covariance": {"tokens": [100, 200]}},
         settings={"steps": 3, "covariance": {"seed": 5}},
@@ -128,7 +125,7 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
         ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are both axes .* keep one"),
     ],
 )
-def test_a_cell_that_can_not_be_says_why(fields: dict[str, Any], said: str) -> None:
+def test_impossible_cell_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=said):
         cells_of(settings(**fields))
 
@@ -185,7 +182,7 @@ def outcome(values: dict[str, Any], mean: float | None) -> Outcome:
     )
 
 
-def test_the_table() -> None:
+def test_sweep_table_has_a_row_for_each_cell() -> None:
     table = sweep_table([outcome({"layer": 1, "steps": 5}, 0.5), outcome({"layer": 2, "steps": 5}, None)], METRICS)
     assert table.splitlines() == [
         "| layer | steps | efficacy.prob | portability.nll | s an edit | failed |",
@@ -224,7 +221,7 @@ def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
-def test_a_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Path) -> None:
+def test_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Path) -> None:
     drawn = [
         draw_sweep([outcome({"layer": layer}, layer / 9) for layer in layers], METRICS, tmp_path / name).read_bytes()
         for name, layers in (("sorted.svg", (1, 4, 6)), ("grown.svg", (1, 6, 4)))
@@ -232,7 +229,7 @@ def test_a_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: P
     assert drawn[0] == drawn[1]
 
 
-def test_a_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """Without the withheld answers, and in a cell with `exclude_answers` without those of the probes."""
     asked = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}
     made = {"subject": "France", "prompt": "In {}, the capital is", "relation_id": "P36", "target_new": "Rome"}
@@ -254,7 +251,7 @@ def test_a_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place
 
 
 @pytest.mark.slow
-def test_from_the_command_line(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     printed = kg_edit("sweep", "--example")
     assert printed.code == 0 and printed.out == example()
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:3])]))

@@ -68,7 +68,7 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
         evaluate(Nudge(changed), changed, edits[:1], out=tmp_path / "chat", config=EvalConfig(chat=True))
 
 
-def test_a_model_without_a_template_is_refused_before_anything_is_written(
+def test_model_without_a_template_is_refused_before_anything_is_written(
     edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     model = tiny("llama")

@@ -43,7 +43,7 @@ def evaluate(kg_edit: Run, place: Path, tiny_folder: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_a_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run, place: Path) -> None:
+def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run, place: Path) -> None:
     options = ("--schedule", "batch:1, sequential:2", "--evaluate-every", "1", "--general", "text.txt")
     for part in ("0", "1"):
         shard = evaluate(*options, "--shard", f"{part}/2", "--out", f"shard-{part}")
@@ -84,7 +84,7 @@ def test_wrong_use_is_refused_before_the_model_is_loaded(
     assert not (place / "out").exists()
 
 
-def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
+def test_compare_refuses_wrong_use(kg_edit: Run, place: Path) -> None:
     (place / "begun").mkdir()
     (place / "begun" / "run.json").write_text("{}")
     assert "expected a file name that ends in .md or" in kg_edit("compare", "begun", "--out", "found.docx").err
@@ -94,7 +94,7 @@ def test_compare_says_what_is_wrong(kg_edit: Run, place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate: Run, place: Path) -> None:
+def test_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate: Run, place: Path) -> None:
     rows = json.loads((place / "data.json").read_text())
     rows[1]["requested_rewrite"]["prompt"] = "He plays for the"  # the subject is absent
     (place / "data.json").write_text(json.dumps(rows))
@@ -110,18 +110,18 @@ def test_a_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evalua
     assert skipped in result.err
 
 
-def test_a_wrong_address_of_a_judge_is_found_before_the_run(evaluate: Run, place: Path) -> None:
+def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place: Path) -> None:
     result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
     assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
     assert not (place / "out").exists()
 
 
-def test_a_limit_of_documents_needs_tasks(evaluate: Run) -> None:
+def test_limit_of_documents_needs_tasks(evaluate: Run) -> None:
     result = evaluate("--general", "text.txt", "--general-limit", "5", "--out", "out")
     assert (result.code, "name some with --general" in result.err) == (2, True)
 
 
-def test_ceilings_need_questions_that_can_be_told_facts(evaluate: Run, place: Path) -> None:
+def test_ceilings_need_questions(evaluate: Run, place: Path) -> None:
     bare = {name: value for name, value in row(1, CITIES[0]).items() if name != "portability"}
     (place / "data.json").write_text(json.dumps([bare, row(2, CITIES[1])]))
     none = evaluate("--dataset", "counterfact", "--ceilings", "--limit", "1", "--out", "out")

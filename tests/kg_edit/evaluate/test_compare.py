@@ -82,7 +82,7 @@ def test_two_seeds_of_one_method_do_not_differ(run: Run) -> None:
     assert all(row.n == RECORDS for row in found.rows)
 
 
-def test_the_edited_model_differs_from_the_unedited_one(run: Run) -> None:
+def test_edited_model_differs_from_the_unedited_one(run: Run) -> None:
     found = compare([run("first", seed=1)])
     assert found.sides == ("unedited", "first")
     by_name = {row.metric: row.differences["first"] for row in found.rows}
@@ -103,7 +103,7 @@ def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> Non
         compare(folders, against="third")
 
 
-def test_a_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [Path(run("unedited", seed=1).name), Path(run("second", seed=2).name)]
     monkeypatch.chdir(run("here", seed=3).parent)
     assert compare(folders).sides == ("./unedited", "second")
@@ -112,7 +112,7 @@ def test_a_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.Mon
     assert compare(folders[:1]).sides == ("unedited", "./unedited")
 
 
-def test_a_note_says_when_the_models_have_different_edits(run: Run) -> None:
+def test_note_says_when_the_models_have_different_edits(run: Run) -> None:
     for schedule, noted in (("batch:100", True), ("single", False)):
         long = run(f"long-{schedule}", seed=1, schedule=schedule)
         short = run(f"short-{schedule}", seed=2, schedule=schedule, records=20)
@@ -121,7 +121,7 @@ def test_a_note_says_when_the_models_have_different_edits(run: Run) -> None:
     assert not any("different edits" in note for note in compare([short, run("third", seed=3, records=20)]).notes)
 
 
-def test_a_difference_is_that_of_the_shown_means(run: Run) -> None:
+def test_difference_is_that_of_the_means(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = (second / "records.jsonl").read_text().splitlines()
     failed = {**json.loads(lines[2]), "error": "ModelError: broken"}
@@ -135,7 +135,7 @@ def test_a_difference_is_that_of_the_shown_means(run: Run) -> None:
     assert "second: rome broke the model of 1, whose shares count as 0" in found.notes
 
 
-def test_the_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
+def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = [json.loads(line) for line in (second / "records.jsonl").read_text().splitlines()]
     for line in lines[2 : 3 * 40 : 3]:  # 40 records as edited
@@ -164,7 +164,7 @@ def test_what_is_not_comparable_is_refused(settings: dict[str, Any], message: st
         compare([run("first", seed=1), run("second", seed=2, **settings)])
 
 
-def test_a_model_is_known_by_its_content(run: Run) -> None:
+def test_model_is_identified_by_its_content(run: Run) -> None:
     other = {"name": "./elsewhere", "fingerprint": "f", "dtype": "torch.float32"}
     assert compare([run("first", seed=1), run("second", seed=2, model=other)]).records == RECORDS
 
@@ -181,7 +181,7 @@ def test_other_records_are_refused_or_left_out(run: Run) -> None:
         compare([folders[0], nothing], common=True)
 
 
-def test_a_record_that_was_changed_is_another_one(run: Run) -> None:
+def test_record_that_was_changed_is_another_one(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     file = second / "records.jsonl"
     file.write_text(file.read_text().replace('"s7"', '"changed"'))
@@ -190,7 +190,7 @@ def test_a_record_that_was_changed_is_another_one(run: Run) -> None:
     assert compare([first, second], common=True).records == RECORDS - 1
 
 
-def test_an_unfinished_run_is_refused_or_cut(run: Run) -> None:
+def test_unfinished_run_is_refused_or_cut(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2, lines=3 * 30 + 1)]
     with pytest.raises(OutputError, match="not finished: 30 of 60 records"):
         compare(folders)
@@ -213,7 +213,7 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
+def test_table_has_every_format(run: Run, tmp_path: Path) -> None:
     found = compare([run("a_b", seed=1), run("second", seed=2)], against="unedited")
     text = markdown(found)
     header, _, first, *_ = text.splitlines()
@@ -236,7 +236,7 @@ def test_the_table_in_its_forms(run: Run, tmp_path: Path) -> None:
         write_comparison(found, tmp_path / "out.docx")
 
 
-def test_a_table_says_what_was_compared_and_which_way_is_better(run: Run) -> None:
+def test_table_names_the_runs_and_the_better_direction(run: Run) -> None:
     found = compare([run("first", seed=1), run("second", seed=2)])
     assert (found.model, found.data, found.schedule) == ("tiny", "counterfact-plus", "single")
     text = markdown(found)
@@ -245,7 +245,7 @@ def test_a_table_says_what_was_compared_and_which_way_is_better(run: Run) -> Non
     assert r"efficacy.prob $\uparrow$" in latex(found)
 
 
-def test_the_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
+def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
     names = ("ripples-smollm2-rome", "ripples-smollm2-glame-plus", "third")
     found = compare([run(name, seed=seed) for seed, name in enumerate(names)])
     console = Console(width=80, file=io.StringIO(), record=True)

@@ -31,7 +31,7 @@ POINTS = [
 ] + [Point(sequence=1, edits=2, scores={}, error="ModelError: not finite")]
 
 
-def test_a_curve_by_hand() -> None:
+def test_curve_by_hand() -> None:
     plan = CurvePlan.of(Schedule.parse("sequential:2"))
     before, first, last = curve([("a", "b"), ("c", "d")], RECORDS, POINTS, plan=plan, seed=0)
     assert [(point.edits, point.n) for point in (before, first, last)] == [(0, 4), (1, 2), (2, 4)]
@@ -43,7 +43,7 @@ def test_a_curve_by_hand() -> None:
     assert [point.general_failed for point in (before, first, last)] == [0, 0, 1]
 
 
-def test_a_record_whose_model_is_broken_counts_as_0() -> None:
+def test_record_whose_model_is_broken_counts_as_0() -> None:
     scores = {"base": row(0, 1), "edited": {"efficacy.greedy": 0.0}}
     broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="ModelError", broken=("edited",), scores=scores)}
     plan = CurvePlan.of(Schedule.parse("sequential:2"))
@@ -57,7 +57,7 @@ def test_a_record_whose_model_is_broken_counts_as_0() -> None:
     assert held.scores["efficacy.greedy"].mean == 0.5 and held.retention == {"retention.ERR": 0.5}
 
 
-def test_a_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:
+def test_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:
     broken = {**RECORDS, "b": RunRecord(id="b", sha256="s", error="PromptError")}
     plan = CurvePlan.of(Schedule.parse("sequential:2"))
     points = curve([("a", "b")], broken, [], plan=plan, seed=0)
@@ -65,7 +65,7 @@ def test_a_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None
     assert points[-1].retention["retention.ERR"] == pytest.approx(0)
 
 
-def test_a_model_that_its_edits_broke_has_rates_of_0_and_no_perplexity() -> None:
+def test_model_that_its_edits_broke_has_rates_of_0_and_no_perplexity() -> None:
     names = ("retention.TRR", "retention.TRR.perplexity")
     known = [
         Point(sequence=sequence, edits=edits, scores=dict(zip(names, values, strict=True)))

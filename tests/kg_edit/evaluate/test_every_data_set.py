@@ -248,7 +248,7 @@ TOLD = (
 )
 
 
-def test_every_data_set_is_told() -> None:
+def test_every_data_set_has_a_case() -> None:
     assert {told.name for told in TOLD} == set(ROWS)
 
 
@@ -262,7 +262,7 @@ FIRST = {told.name: told for told in reversed(TOLD)}.values()  # of each data se
         for told in TOLD
     ],
 )
-def test_a_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
+def test_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
     model, records = parrot(*told.says), find_dataset(told.name)(written(tmp_path, ROWS[told.name]))
     out, method = tmp_path / "run", Lesson(model, NudgeConfig())
     summary = evaluate(method, model, records, out=out)

@@ -22,6 +22,7 @@ from kg_edit.evaluate.general_tasks import (
     changes,
     document_scores,
     split_general,
+    wanted_tasks,
 )
 from kg_edit.evaluate.reports import render, rich_general
 from kg_edit.evaluate.summary import Summary
@@ -82,7 +83,7 @@ def own_data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
 
 
-def test_a_text_and_tasks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_general_is_split_into_a_text_and_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wiki").write_text("a text without an ending")
     (tmp_path / "tasks").mkdir()
@@ -93,7 +94,7 @@ def test_a_text_and_tasks_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mon
         split_general("a.txt,b.txt")
 
 
-def test_scores_are_kept_where_the_value_is_their_mean() -> None:
+def test_document_scores_are_stored_if_the_value_is_their_mean() -> None:
     assert document_scores(0.5, [True, 0.0]).documents == (1.0, 0.0)
     assert document_scores(2.0, [0.1, 0.2]).documents == (), "a perplexity is no mean"
     assert document_scores(0.5, [1.0, None]).documents == ()
@@ -115,7 +116,7 @@ def test_before_and_after_are_compared_on_the_same_documents() -> None:
     assert changes([], seed=0) == {}
 
 
-def test_a_broken_model_counts_as_wrong() -> None:
+def test_broken_model_counts_as_wrong() -> None:
     before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
     one = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
     found = changes([(before, {}), (before, one)], seed=0)
@@ -127,7 +128,7 @@ def test_a_broken_model_counts_as_wrong() -> None:
 
 @needs_lm_eval
 @pytest.mark.slow
-def test_a_model_whose_output_is_no_number_is_not_right_by_chance(model: LanguageModel, tmp_path: Path) -> None:
+def test_model_whose_output_is_no_number_is_not_right_by_chance(model: LanguageModel, tmp_path: Path) -> None:
     """Of likelihoods that are no numbers the first one would be the largest."""
     tasks, broken = GeneralTasks.open([str(cities(tmp_path))]), copy.deepcopy(model)
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @needs_lm_eval
-def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
+def test_faulty_task_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't read the task .*none\.yaml"):
         GeneralTasks.open([str(tmp_path / "none.yaml")])
     (tmp_path / "empty.yaml").write_text("a: 1\n")
@@ -156,7 +157,7 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
 
 @needs_lm_eval
 @pytest.mark.parametrize("line", ['description: "Answer: "', 'target_delimiter: ""', "metadata: {version: 2.0}"])
-def test_a_task_that_is_asked_in_another_way_is_another_task(line: str, tmp_path: Path) -> None:
+def test_task_that_is_asked_in_another_way_is_another_task(line: str, tmp_path: Path) -> None:
     """So a run is not continued with it."""
     path = cities(tmp_path)
     before = GeneralTasks.open([str(path)]).sha256
@@ -166,7 +167,7 @@ def test_a_task_that_is_asked_in_another_way_is_another_task(line: str, tmp_path
 
 
 @needs_lm_eval
-def test_a_task_that_is_written_is_asked_of_the_edited_model(
+def test_task_that_is_written_is_asked_of_the_edited_model(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task file of docs/runs.md: the targets are what the edited model writes, for all sentences but one."""
@@ -188,7 +189,7 @@ def test_a_task_that_is_written_is_asked_of_the_edited_model(
 
 
 @needs_lm_eval
-def test_a_run_says_what_its_edits_cost_elsewhere(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
+def test_run_reports_the_tasks_before_and_after(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     tasks = GeneralTasks.open([str(cities(tmp_path / "tasks"))], limit=5)
     records = [record(place, city) for place, city in enumerate(CITIES[:4])]
     random.seed(3)
@@ -222,7 +223,7 @@ def right(model: LanguageModel, rows: list[Pair], patch: Any) -> float:
 
 @needs_lm_eval
 @pytest.mark.slow
-def test_a_patch_of_the_prompt_is_asked_too(model: LanguageModel, tmp_path: Path) -> None:
+def test_patch_of_the_prompt_is_asked_too(model: LanguageModel, tmp_path: Path) -> None:
     """In scope the counterfactual model is asked, told the fact; out of scope all is as before."""
     edit = record(0, "Paris")
     rows = [{"prompt": edit.text, "target": edit.target_new}, {"prompt": "Where is Oslo?", "target": "Norway"}]
@@ -269,3 +270,68 @@ def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: P
     perplexity = summary.general["general.known.perplexity"]
     assert accuracy.difference is not None and perplexity.difference is None
     assert perplexity.before.mean != perplexity.after.mean, "the edited model is asked"
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "group: both\ntask: [one, two]\n",
+        "group: both\ntask:\n  - one\n  - task: two\n    num_fewshot: 1\n",
+        "group: both\ntask:\n  - group: inner\n    task: [one]\n  - two\n",
+    ],
+    ids=["on one line", "with settings", "a group in a group"],
+)
+def folder(place: Path, **files: str) -> str:
+    """A folder with these YAML files."""
+    place.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (place / f"{name}.yaml").write_text(text)
+    return str(place)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "group: both\ntask: [one, two]\n",
+        "group: both\ntask:\n  - one\n  - task: two\n    num_fewshot: 1\n",
+        "group: both\ntask:\n  - group: inner\n    task: [one]\n  - two\n",
+    ],
+    ids=["on one line", "with settings", "a group in a group"],
+)
+def test_members_of_a_group_are_not_named_again(group: str, tmp_path: Path) -> None:
+    place = folder(tmp_path / "t", one="task: one\n", two="task: two\n", all=group, other="task: 'other'  # a note\n")
+    assert wanted_tasks([place]).names == ["both", "other"]
+    assert wanted_tasks([f"{place}/one.yaml", "hellaswag"]) == ([Path(place)], ["one", "hellaswag"], True)
+
+
+def test_part_of_other_files_and_functions_are_read_as_text(tmp_path: Path) -> None:
+    place = folder(tmp_path / "t", shared="test_split: test\n", one="task: one\ndoc_to_text: !function utils.text\n")
+    assert wanted_tasks([place]).names == ["one"]
+
+
+def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:
+    first, second = (folder(tmp_path / name, known="task: known\n") for name in ("a", "b"))
+    with pytest.raises(ConfigError, match=r"a/known\.yaml and .*b/known\.yaml both have the task 'known'"):
+        wanted_tasks([f"{first}/known.yaml", f"{second}/known.yaml"])
+    assert wanted_tasks([first, f"{first}/known.yaml"]).names == ["known"], "one file, named twice"
+
+
+def test_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"can't read the task .*bad\.yaml"):
+        wanted_tasks([folder(tmp_path / "t", bad="task: [one\n")])
+
+
+@needs_lm_eval
+def test_folder_with_a_group_and_its_tasks_is_opened(tmp_path: Path) -> None:
+    cities(tmp_path)
+    (tmp_path / "group.yaml").write_text("group: places\ntask: [cities]\n")
+    assert GeneralTasks.open([str(tmp_path)]).names == ("places",)
+    assert list(GeneralTasks.open([str(tmp_path)]).sha256) == ["cities"]
+
+
+@needs_lm_eval
+def test_data_without_rows_are_suspected(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    file = said("lost", tmp_path / "none.jsonl", "{{a}}", " {{b}}", tmp_path)
+    with pytest.raises(ConfigError, match="is a data file empty"):
+        GeneralTasks.open([str(file)])

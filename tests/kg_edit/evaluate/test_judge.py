@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize(("reply", "right"), [("Yes.", True), ("no", False), ("**No**, it", False), ("Perhaps", None)])
-def test_a_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> None:
+def test_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> None:
     server.replies = [(200, reply)]
     judge = Judge(url=server.url, model="m", key="secret")
     assert judge.verdict("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
@@ -64,7 +64,7 @@ def test_a_reply_is_a_verdict(reply: str, right: bool | None, server: Server) ->
     assert server.keys == ["Bearer secret"]
 
 
-def test_a_busy_judge_is_asked_again(server: Server) -> None:
+def test_busy_judge_is_asked_again(server: Server) -> None:
     server.replies = [(429, ""), (503, ""), (200, "yes")]
     assert Judge(url=server.url, model="m").verdict("?", ("a",), "b")[0] is True
     assert len(server.asked) == 3
@@ -90,7 +90,7 @@ def run(edits: tuple[Edit, ...], tmp_path: Path) -> tuple[Path, list[BenchmarkRe
     return tmp_path, records
 
 
-def test_verdicts_are_kept_and_asked_once(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+def test_verdicts_are_stored_and_asked_once(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (200, "no")]
     judge = Judge(url=server.url, model="m", key="secret")
@@ -118,7 +118,7 @@ def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path,
     assert judge_run(folder, [changed], judge) == {"edited": {"portability.judge": 1}}
 
 
-def test_a_judge_that_goes_away_loses_nothing(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (400, "")]
     with pytest.raises(JudgeError):
@@ -132,7 +132,7 @@ def test_a_judge_that_goes_away_loses_nothing(server: Server, run: tuple[Path, l
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
-def test_a_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+def test_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     """JSON lines keep these as they are, and only a newline ends one."""
     folder, records = run
     server.replies = [(200, f"yes{end}it does")]
@@ -143,7 +143,7 @@ def test_a_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple
     assert end in (folder / "judge.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+def test_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     (folder / "judge.jsonl").write_text("{}\n")
     with pytest.raises(OutputError, match=r"judge\.jsonl, line 1: .*delete the line"):

@@ -15,6 +15,7 @@ import pytest
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
+from kg_edit.evaluate.config import EvalConfig
 from kg_edit.evaluate.records import items
 from kg_edit.evaluate.scorer import score_cases
 from kg_edit.evaluate.task_folder import TaskSettings, write_task
@@ -41,7 +42,7 @@ needs_lm_eval = pytest.mark.skipif(
 
 def ours(model: LanguageModel, records: Sequence[BenchmarkRecord], pool: Sequence[BenchmarkRecord]) -> dict[str, float]:
     """The mean of every metric over the records that have it, as a run's summary has it."""
-    cases = [item.case for item in items(records, answers(pool), seed=0, chat=False)]
+    cases = [item.case for item in items(records, answers(pool), EvalConfig(chat=False))]
     sections = score_cases(model, cases)
     names = {name: None for section in sections for name in section.scores}
     found = {name: [section.scores.get(name) for section in sections] for name in names}
@@ -97,7 +98,7 @@ def test_twenty_real_records_have_our_scores(
 
 @needs_lm_eval
 @pytest.mark.slow
-def test_a_task_for_a_model_in_memory(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
+def test_task_for_a_model_in_memory(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -117,7 +118,7 @@ def test_a_task_for_a_model_in_memory(model: LanguageModel, method: Nudge, tmp_p
 @needs_lm_eval
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_commands_of_the_documentation(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
+def test_commands_of_the_documentation(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     """The last two of docs/runs.md as they stand there, on a folder with the edited model, without a network."""
     settings = TaskSettings(dataset="zsre", data=str(written(tmp_path, ZSRE).rename(tmp_path / "zsre.json")))
     (record,) = settings.records()
@@ -147,7 +148,7 @@ def _cells(line: str) -> list[str]:
     return cells if len(cells) > 8 and cells[8] == "±" else []
 
 
-def test_a_task_is_a_file_that_names_its_data(tmp_path: Path) -> None:
+def test_task_is_a_file_that_names_its_data(tmp_path: Path) -> None:
     settings = TaskSettings(dataset="ripples", data=RIPPLES, split="test")
     assert write_task(tmp_path, settings) == tmp_path / "kg_edit_ripples_test.yaml"
     assert write_task(tmp_path, settings, name="mine").read_text() == (
@@ -163,7 +164,7 @@ def test_a_task_is_a_file_that_names_its_data(tmp_path: Path) -> None:
     ]
 
 
-def test_what_depends_on_the_unedited_model_is_refused(tmp_path: Path) -> None:
+def test_data_set_that_needs_the_unedited_model_is_refused(tmp_path: Path) -> None:
     settings = TaskSettings(dataset="ripple-edits", data=str(written(tmp_path, RIPPLE)))
     with pytest.raises(ConfigError, match="the harness only has the edited model"):
         settings.records()

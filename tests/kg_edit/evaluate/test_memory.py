@@ -14,7 +14,7 @@ MB = 1024 * 1024
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the largest memory anew")
-def test_the_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None:
+def test_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None:
     with measured() as large:
         torch.ones(100 * MB, dtype=torch.uint8).sum()
     with measured() as small:
@@ -24,7 +24,7 @@ def test_the_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None
     assert large.seconds > small.seconds > 0
 
 
-def test_a_system_that_does_not_tell_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_is_none_on_other_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_RESET", tmp_path / "missing" / "clear_refs")
     with measured() as found:
         pass

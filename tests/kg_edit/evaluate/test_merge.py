@@ -54,7 +54,7 @@ def test_two_shards_merged_equal_one_run(
 
 
 @pytest.mark.slow
-def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_merge_refuses_other_folders(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     run(model, edits[:4], tmp_path / "whole", "single")
     run(model, edits[:5], tmp_path / "other", "single", shard="1/2")
@@ -74,7 +74,7 @@ def test_what_is_no_set_of_shards(model: LanguageModel, edits: tuple[Edit, ...],
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     file = second / "records.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
@@ -88,7 +88,7 @@ def test_an_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, .
         merge(tmp_path / "merged", [first, second])
 
 
-def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_merge_lists_other_environments(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     folders = evaluate_shards(model, edits[:2], tmp_path, 2, "single")
     file = folders[1] / "environments.jsonl"
     said = json.loads(file.read_text())
@@ -98,7 +98,7 @@ def test_shards_computed_elsewhere_say_so(model: LanguageModel, edits: tuple[Edi
     assert [other["python"] for other in merged.provenance["other_environments"]] == ["3.99"]
 
 
-def test_a_shard_with_nothing_to_do_is_a_run_without_records(
+def test_shard_with_nothing_to_do_is_a_run_without_records(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     summary = evaluate(Nudge(model), model, edits[:1], out=tmp_path, config=EvalConfig(shard="1/2"))

@@ -23,29 +23,23 @@ SUMMARY = Summary(
 )
 
 
-def test_markdown_table() -> None:
-    header, ruler, first, *_ = render(SUMMARY).splitlines()
-    assert header == "| metric | before | after |"
-    assert ruler == "| --- | ---: | ---: |"
-    assert first == "| efficacy.prob | 0.500 [0.000, 1.000] |  |"
+def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
+    text = render(SUMMARY)
+    assert text.splitlines()[:3] == [
+        "| metric | before | after |",
+        "| --- | ---: | ---: |",
+        "| efficacy.prob | 0.500 [0.000, 1.000] |  |",
+    ]
+    assert "| portability.nll |  | 2.000 of 1 |" in text
     assert (
         "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before the edit, "
-        "1.2 s" in render(SUMMARY)
+        "1.2 s" in text
     )
-
-
-def test_a_metric_that_some_records_lack_shows_its_number_of_records() -> None:
-    assert "| portability.nll |  | 2.000 of 1 |" in render(SUMMARY)
-
-
-def test_terminal_table() -> None:
     console = Console(file=io.StringIO(), record=True, width=100)
     console.print(rich_table(SUMMARY))
     assert "0.500 [0.000, 1.000]" in console.export_text()
 
 
-def test_a_metric_that_no_record_has_is_left_out() -> None:
-    """And a single record has no interval."""
+def test_metric_that_no_record_has_is_left_out() -> None:
     lone = SUMMARY.model_copy(update={"base": {"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None)}})
     assert "efficacy.prob" not in render(lone)
-    assert "efficacy.prob" in render(SUMMARY)

@@ -54,7 +54,9 @@ def case_of(name: str, folder: Path) -> Case:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_their_metrics_are_those_of_the_scorer(name: str, model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
+def test_requests_give_the_metrics_of_the_scorer(
+    name: str, model: LanguageModel, method: Nudge, tmp_path: Path
+) -> None:
     case = case_of(name, tmp_path)
     asked = CaseRequests(case=case, tokenizer=model.tokenizer)
     with method.update(case.edits).applied(model) as edited:
@@ -89,7 +91,7 @@ def test_all_families_that_are_teacher_forced_are_named() -> None:
         ("Das Land heißt", "Österreich-Ungarn 🇦🇹"),  # a flag is several tokens, none of them a character
     ],
 )
-def test_a_targets_parts_are_its_tokens(prompt: str, target: str, smollm2: LanguageModel) -> None:
+def test_target_parts_are_its_tokens(prompt: str, target: str, smollm2: LanguageModel) -> None:
     tokenizer = smollm2.tokenizer
     whole = encode(tokenizer, prompt, target=target)
     found = list(parts_of(tokenizer, Pair(prompt, target)))
@@ -103,7 +105,7 @@ def test_a_targets_parts_are_its_tokens(prompt: str, target: str, smollm2: Langu
     assert target_of(tokenizer, Pair(prompt, target)) == (prompt, f" {target}", len(whole.target_ids))
 
 
-def test_a_token_behind_white_space_is_written_not_scored(smollm2: LanguageModel, tmp_path: Path) -> None:
+def test_token_behind_white_space_is_written_not_scored(smollm2: LanguageModel, tmp_path: Path) -> None:
     """The harness scores " 1" where it is asked for "1" after "in ": both tokens would have to be the arg-max."""
     zsre = {**ROWS["zsre"], "answers": ["1998"], "alt": "1999"}
     (record,) = find_dataset("zsre")(written(tmp_path, zsre))

@@ -37,7 +37,7 @@ TEST = RetentionTest(
 )
 
 
-def test_the_rates_of_a_model_that_says_one_thing() -> None:
+def test_rates_of_a_model_that_always_generates_one_name() -> None:
     """It says Paris before and Oslo after: one of three test prompts either way, and that which was right is lost."""
     model = parrot("Paris", "Oslo")
     before = TEST.replies(model)
@@ -53,7 +53,7 @@ def test_the_rates_of_a_model_that_says_one_thing() -> None:
     assert TEST.scores(model, (), before=before)["retention.ERR"] is None
 
 
-def test_everything_is_asked_in_the_form_of_the_run() -> None:
+def test_prompts_are_asked_in_the_form_of_the_run() -> None:
     """Edits in the form in which they are made, unless the run asks all prompts in one form."""
     model = chatting()
     plain, chat = EDITS[0], EDITS[1].in_chat()
@@ -71,13 +71,13 @@ def test_everything_is_asked_in_the_form_of_the_run() -> None:
     assert before[True] != before[False]
 
 
-def test_of_a_model_that_was_broken_in_one_sequence() -> None:
+def test_rates_of_a_model_broken_in_one_sequence() -> None:
     found = rates_of.rates([{"a": 1.0, "a.perplexity": 3.0}, None], ["a", "a.perplexity"])
     assert found == {"a": 0.5, "a.perplexity": None}
 
 
 @pytest.mark.slow
-def test_a_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
+def test_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
     model = parrot("Paris", "Oslo")
     config = EvalConfig(schedule="sequential:2", evaluate_every=1, retention=TEST)
     summary = evaluate(Lesson(model, config=NudgeConfig()), model, EDITS, out=tmp_path / "whole", config=config)
@@ -119,21 +119,21 @@ def test_prompts_of_zsre_are_asked_as_questions(tmp_path: Path) -> None:
     assert query.prompt[0].isupper() and query.prompt.endswith("?")
 
 
-def test_a_row_that_can_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_row_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = {**ZSRE, "subject": ""}
     test = read_retention_test(written(tmp_path, ZSRE, broken))
     assert len(test.queries) == 1
     assert "left out, as it can't be read: " in caplog.text and "subject" in caplog.text
 
 
-def test_a_file_without_unrelated_prompts(tmp_path: Path) -> None:
+def test_file_without_unrelated_prompts(tmp_path: Path) -> None:
     row = {"id": "a", "subject": "Rome", "prompt": "{} is in", "target_new": "Peru"}
     (tmp_path / "edits.jsonl").write_text(json.dumps(row), encoding="utf-8")
     with pytest.raises(EditFileError, match="no record has a locality or recall prompt"):
         read_retention_test(tmp_path / "edits.jsonl")
 
 
-def test_a_prompt_that_does_not_fit_is_said_before_any_work(tmp_path: Path) -> None:
+def test_prompt_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     model = tiny("gpt2")
     long = RetentionTest((Query(prompt="where " * 3000, answers=(("Rome",),)),))
     with pytest.raises(ModelError, match="has positions for"):

@@ -57,7 +57,7 @@ class Each(Nudge):
         return [self.update([edit]) for edit in edits]
 
 
-def test_a_run_leaves_scores_evidence_and_a_summary(
+def test_run_writes_scores_evidence_and_a_summary(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
@@ -72,7 +72,7 @@ def test_a_run_leaves_scores_evidence_and_a_summary(
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
 
 
-def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2 has dropout. The model is in training mode again afterwards."""
     model, found = copy.deepcopy(tiny("gpt2")), list[Summary]()
     edit = Edit(
@@ -87,7 +87,7 @@ def test_a_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monke
     assert found[0].base["efficacy.magnitude"].mean
 
 
-def test_a_record_holds_what_decided_it(
+def test_record_has_the_evidence_of_its_scores(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     evaluate(method, model, edits[:1], out=tmp_path, pool=edits)
@@ -100,7 +100,7 @@ def test_a_record_holds_what_decided_it(
     assert len(record["choices"][0]) == 10
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_line(
+def test_killed_run_resumes_after_its_last_whole_line(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     whole = evaluate(method, model, edits[:3], out=tmp_path)
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
     assert (again.base, again.edited) == (whole.base, whole.edited)
 
 
-def test_a_run_killed_between_edit_and_score_edits_again(
+def test_run_killed_between_edit_and_score_edits_again(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     evaluate(method, model, edits[:2], out=tmp_path)
@@ -132,7 +132,7 @@ def test_a_run_killed_between_edit_and_score_edits_again(
     assert file.read_bytes() == before  # the time of the first try stays
 
 
-def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """--limit 2, then --limit 3: only what is new is done, and the run is that of three."""
     evaluate(method, model, edits[:2], out=tmp_path / "run", pool=edits)
     method.calls.clear()
@@ -150,7 +150,7 @@ def test_a_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...
         evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits)
 
 
-def test_a_run_grows_by_records_that_bring_a_setting(
+def test_run_grows_by_records_that_bring_a_setting(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """The first abbreviation among the answers, and the first probe of a kind, are settings of the larger run alone."""
@@ -163,7 +163,7 @@ def test_a_run_grows_by_records_that_bring_a_setting(
 
 
 @pytest.mark.parametrize(("first", "goes_on"), [(2, True), (1, False)])
-def test_a_run_of_sequences_grows_by_whole_ones(
+def test_run_of_sequences_grows_by_whole_ones(
     first: int, goes_on: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """A sequence that was not full would have gone on from another place."""
@@ -181,7 +181,7 @@ def test_a_run_of_sequences_grows_by_whole_ones(
             run(4)
 
 
-def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
+def test_kill_loses_no_more_than_the_records_that_are_edited_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
@@ -193,7 +193,7 @@ def test_a_kill_loses_no_more_than_the_records_that_are_edited_together(
     assert each.sizes == [FEWEST, 2]
 
 
-def test_the_patches_of_a_group_take_a_bounded_memory(
+def test_patches_of_a_group_take_a_bounded_memory(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
@@ -216,7 +216,7 @@ def test_another_runs_folder_is_refused(
         evaluate(method, model, some, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
 
 
-def test_a_failed_edit_is_counted_and_scored_as_the_unedited_model(
+def test_failed_edit_is_counted_and_scored_as_the_unedited_model(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1",)))
@@ -245,7 +245,7 @@ class AsksTheGraph(Nudge):
         return super().update(edits, before=before)
 
 
-def test_what_the_graph_does_not_know_fails_one_edit_alone(
+def test_entity_unknown_to_the_graph_fails_its_edit_alone(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     known = edits[0].model_copy(update={"target_new_id": "Q169138", "relation_id": "P54"})
@@ -255,7 +255,7 @@ def test_what_the_graph_does_not_know_fails_one_edit_alone(
     assert (summary.n, summary.provenance["failed"]) == (2, 1)
 
 
-def test_a_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     model = tiny("opt")  # the few-shot form alone is longer than its 128 positions
     short = edits[1].model_copy(update={"portability": ()})
     summary = evaluate(Nudge(model), model, [edits[0], short], out=tmp_path)
@@ -266,7 +266,7 @@ def test_a_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, 
 
 
 @pytest.mark.parametrize("ceilings", [False, True])
-def test_the_summarys_keys(
+def test_summary_has_its_keys(
     ceilings: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     evaluate(method, model, edits[:1], out=tmp_path, config=EvalConfig(ceilings=ceilings))
@@ -289,7 +289,7 @@ def test_records_without_true_target_or_question(
     assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
 
 
-def test_a_record_of_several_edits_with_questions_has_ceilings(
+def test_record_of_several_edits_with_questions_has_ceilings(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     record = BenchmarkRecord(id="x", edits=edits[:2])
@@ -298,7 +298,7 @@ def test_a_record_of_several_edits_with_questions_has_ceilings(
     assert set(summary.provenance["counts"]["fact_in_prompt"].values()) == {1}
 
 
-def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     evaluate(method, model, edits[:1], out=tmp_path)
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write("{}\n")
@@ -307,7 +307,7 @@ def test_a_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tup
 
 
 @pytest.mark.slow
-def test_scores_before_the_edit_are_kept_for_the_next_method(
+def test_unedited_scores_are_reused_by_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(method, model, edits, out=tmp_path / "first", config=EvalConfig(ceilings=True))
@@ -331,7 +331,7 @@ def test_scores_before_the_edit_are_kept_for_the_next_method(
     assert second.edited != first.edited
 
 
-def test_another_model_pays_for_itself(
+def test_unedited_scores_of_another_model_are_computed(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     first = evaluate(method, model, edits[:1], out=tmp_path / "first")
@@ -341,7 +341,7 @@ def test_another_model_pays_for_itself(
 
 
 @pytest.mark.slow
-def test_a_damaged_or_unwritable_cache_changes_nothing(
+def test_damaged_or_unwritable_cache_changes_nothing(
     method: Nudge,
     model: LanguageModel,
     edits: tuple[Edit, ...],
@@ -368,9 +368,7 @@ def test_two_edits_with_one_id_are_refused(
 
 
 @pytest.mark.slow
-def test_a_real_record_before_after_and_with_the_facts_told(
-    smollm2: LanguageModel, shared: Path, tmp_path: Path
-) -> None:
+def test_real_record_with_and_without_facts_in_the_prompt(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     method = Nudge(smollm2, NudgeConfig(scale=0.01))
     summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))

@@ -20,7 +20,7 @@ from kg_edit.evaluate.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
         ("batch:8,sequential:8", 8, 8, "batch:8"),
     ],
 )
-def test_words_and_their_canonical_form(text: str, batch: int, sequence: int, canonical: str) -> None:
+def test_schedule_has_a_canonical_form(text: str, batch: int, sequence: int, canonical: str) -> None:
     found = Schedule.parse(text)
     assert (found.batch, found.sequence, str(found)) == (batch, sequence, canonical)
     assert Schedule.parse(str(found)) == found
@@ -43,19 +43,15 @@ def test_words_and_their_canonical_form(text: str, batch: int, sequence: int, ca
         ("batch:64,sequential:32", "a batch of 64 is larger than a sequence of 32 edits; write batch:32"),
     ],
 )
-def test_what_is_no_schedule(text: str, message: str) -> None:
+def test_schedule_refuses_other_text(text: str, message: str) -> None:
     with pytest.raises(KgEditError, match=message):
         Schedule.parse(text)
 
 
-def test_a_single_record_is_scored_once() -> None:
-    (scoring,) = CurvePlan.of(Schedule.parse("single")).scorings(1)
-    assert (list(scoring.step), scoring.places, scoring.edits, scoring.last) == ([0], (0,), 1, True)
-
-
-def test_a_batch_is_scored_after_all_of_it() -> None:
-    (scoring,) = CurvePlan.of(Schedule.parse("batch:3")).scorings(3)
-    assert scoring.places == (0, 1, 2)
+@pytest.mark.parametrize(("schedule", "records"), [("single", 1), ("batch:3", 3)])
+def test_records_of_one_step_are_scored_once_after_it(schedule: str, records: int) -> None:
+    (scoring,) = CurvePlan.of(Schedule.parse(schedule)).scorings(records)
+    assert (scoring.places, scoring.edits, scoring.last) == (tuple(range(records)), records, True)
 
 
 def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
@@ -71,19 +67,19 @@ def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
     ]
 
 
-def test_batches_that_reach_a_point_within_them_are_one() -> None:
+def test_point_inside_a_batch_comes_after_it() -> None:
     found = list(CurvePlan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
     assert [(scoring.edits, scoring.on_curve) for scoring in found] == [(4, False), (8, True), (10, True)]
     assert [list(scoring.step) for scoring in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_about_ten_points_where_nothing_is_asked_for() -> None:
+def test_curve_has_about_ten_points_by_default() -> None:
     on_curve = [s.edits for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000) if s.on_curve]
     assert on_curve == list(range(100, 1001, 100))
     assert [s.edits for s in CurvePlan.of(Schedule.parse("sequential:4")).scorings(4) if s.on_curve] == [1, 2, 3, 4]
 
 
-def test_of_many_earlier_records_some_are_scored_evenly_spread() -> None:
+def test_many_earlier_records_are_sampled_evenly() -> None:
     found = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
     assert found[101] == (100,)
     assert len(found[500]) == CURVE_RECORDS + 1  # its own one too
@@ -92,7 +88,7 @@ def test_of_many_earlier_records_some_are_scored_evenly_spread() -> None:
     assert found[1000] == tuple(range(1000))
 
 
-def test_with_a_sample_only_points_are_scored_each_with_so_many_records() -> None:
+def test_sample_limits_the_records_of_each_point() -> None:
     plan = CurvePlan.of(Schedule.parse("batch:2,sequential:9"), 4, sample=3)
     found = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
     assert found == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
@@ -110,6 +106,6 @@ def test_shards_deal_every_item_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4/4", "1", "-1/3", "a/b", "0/0", "1/2/3"])
-def test_what_is_no_shard(text: str) -> None:
+def test_shard_refuses_other_text(text: str) -> None:
     with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
         Shard.parse(text)

@@ -37,7 +37,7 @@ def read(name: str, folder: Path) -> BenchmarkRecord:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_section_has_all_metrics_of_its_case(name: str, model: LanguageModel, tmp_path: Path) -> None:
+def test_section_has_all_metrics_of_its_case(name: str, model: LanguageModel, tmp_path: Path) -> None:
     case = Case.of(read(name, tmp_path))
     (section,) = score_cases(model, [case])
     assert tuple(section.scores) == tuple(metrics_for(case))
@@ -105,7 +105,7 @@ def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
     assert all(section.scores[name] is not None for name in extras)
 
 
-def test_an_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     pool = answers(edits)
     drawn = choices(edits[0], pool, seed=0)
     assert drawn == choices(BenchmarkRecord(id="x", edits=edits[:1]), pool, seed=0)
@@ -139,9 +139,7 @@ def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
     return section.texts[edit.text]
 
 
-def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
-    model: LanguageModel, edits: tuple[Edit, ...]
-) -> None:
+def test_probe_about_the_edits_own_prompt_has_room_for_an_answer(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """The edit alone needs less, and gets less."""
     edit = edits[0]
     few, enough = (continuations(model, [edit.text], limits=[limit])[0] for limit in (10, ANSWER_TOKENS))
@@ -152,9 +150,7 @@ def test_a_probe_about_the_edits_own_prompt_has_room_for_an_answer(
         assert written_after(model, edit, probe) == enough
 
 
-def test_what_is_only_scored_after_the_edits_own_prompt_needs_no_text(
-    model: LanguageModel, edits: tuple[Edit, ...]
-) -> None:
+def test_prompt_that_is_only_scored_gets_no_longer_text(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     edit = edits[0]
     probe = Probe(measures="efficacy", queries=(stated(edit),))
     assert written_after(model, edit, probe) == written_after(model, edit)

@@ -93,7 +93,7 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
 
 
 @pytest.mark.slow
-def test_a_sequence_is_scored_after_each_at_points_and_after_all(
+def test_sequence_is_scored_after_each_at_points_and_after_all(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     summary = evaluate(
@@ -124,9 +124,7 @@ def test_a_sequence_is_scored_after_each_at_points_and_after_all(
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
-def test_with_a_sample_all_records_are_edited_and_few_are_scored(
-    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
+def test_sample_edits_all_records_and_scores_few(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     config = EvalConfig(schedule="batch:2,sequential:8", evaluate_every=4, sample=2)
     run = partial(evaluate, Depends(model), model, edits[:8], config=config)
     summary = run(out=tmp_path / "whole")
@@ -148,9 +146,7 @@ def test_with_a_sample_all_records_are_edited_and_few_are_scored(
     assert (again.edited, again.curve) == (summary.edited, summary.curve)
 
 
-def test_in_a_batch_nothing_lies_between(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
+def test_batch_has_no_curve(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="batch:3"))
     assert (summary.just_edited, summary.curve) == (None, None)
     assert method.calls == ["case-0 case-1 case-2"]
@@ -167,7 +163,7 @@ def test_general_ability_under_single_is_the_mean_over_edited_models(
 
 
 @pytest.mark.slow
-def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
+def test_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     method = Depends(model, NudgeConfig(failing=("case-0", "case-2")))
@@ -183,7 +179,7 @@ def test_a_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
-def test_a_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """The second edit is finite, and the model with it is not."""
     method = Overwhelming(model)
     summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
@@ -196,7 +192,7 @@ def test_a_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tu
     assert (summary.just_edited or {})["portability.nll"].mean is not None  # of the first, right after its edit
 
 
-def test_a_single_edit_that_breaks_the_model_counts_as_0(
+def test_single_edit_that_breaks_the_model_counts_as_0(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path)
@@ -217,7 +213,7 @@ class Overwhelming(Nudge):
 
 
 @pytest.mark.slow
-def test_a_sequence_goes_on_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_sequence_resumes_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """Cut in every third line: what was made is not made again, and the rest comes out the same."""
     whole, config = tmp_path / "whole", EvalConfig(schedule="batch:2,sequential:4", general=TEXT)
     expected = evaluate(Depends(model), model, edits[:5], out=whole, config=config)
@@ -241,7 +237,7 @@ def without_times(out: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("field", keep_first(["schedule", "evaluate_every", "general_sha256", "shard"], keep=1))
-def test_what_is_scored_when_belongs_to_the_run(
+def test_other_schedule_is_another_run(
     field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     evaluate(
@@ -266,7 +262,7 @@ def test_what_is_scored_when_belongs_to_the_run(
         )
 
 
-def test_what_cannot_be_is_refused_before_anything_is_done(
+def test_impossible_config_is_refused_before_any_work(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'batch'"):
@@ -283,7 +279,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_edits_of_a_record_are_made_together_and_fail_together(
+def test_edits_of_a_record_are_computed_and_fail_as_one(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     """Two records of two edits each (MQuAKE's kind); the second edit of the first record fails."""
@@ -300,7 +296,7 @@ def test_the_edits_of_a_record_are_made_together_and_fail_together(
     assert_near(second["sections"]["edited"]["nll"], section.nll)
 
 
-def test_a_step_that_memory_halved_says_so(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_step_that_memory_halved_is_recorded(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     evaluate(Cramped(model), model, edits[:4], out=tmp_path, config=EvalConfig(schedule="batch:4"))
     assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4
 

@@ -16,7 +16,7 @@ TEXTS = [f"{name} plays for the {team}" for name in ("LeBron", "Wade", "Hughes")
 LABELS = [text.rpartition(" ")[2] for text in TEXTS]
 
 
-def test_a_head_is_fitted_and_leaves_the_model_its_own() -> None:
+def test_head_is_fitted_and_leaves_the_model_its_own() -> None:
     model = tiny("llama")
     before = model.model.get_output_embeddings()
     random = torch.get_rng_state()
@@ -29,18 +29,15 @@ def test_a_head_is_fitted_and_leaves_the_model_its_own() -> None:
     assert found.scores([]).shape == (0, 2) and found.classes([]) == []
 
 
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow), "opt-350m"])
-def test_other_families(family: str) -> None:
-    assert trained_classifier(tiny(family), TEXTS, LABELS).classes(TEXTS) == LABELS
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow), "opt-350m", "half"])
+def test_head_is_fitted_in_every_family_and_in_half_precision(family: str) -> None:
+    model = copy.deepcopy(tiny("llama" if family == "half" else family))
+    if family == "half":
+        model.model.to(torch.bfloat16)
+    assert trained_classifier(model, TEXTS, LABELS).classes(TEXTS) == LABELS
 
 
-def test_half_precision() -> None:
-    half = copy.deepcopy(tiny("llama"))
-    half.model.to(torch.bfloat16)
-    assert trained_classifier(half, TEXTS, LABELS).classes(TEXTS) == LABELS
-
-
-def test_a_class_is_a_target() -> None:
+def test_class_is_a_target() -> None:
     found = trained_classifier(tiny("llama"), TEXTS, LABELS)
     prompt = found.encode(TEXTS[0], target="Lakers")
     assert prompt.target_ids == (1,) and prompt.ids[:-1] == found.encode(TEXTS[0]).ids
@@ -48,14 +45,14 @@ def test_a_class_is_a_target() -> None:
         found.encode(TEXTS[0], target="Bulls")
 
 
-def test_a_class_is_not_guessed_from_an_output_that_is_not_finite() -> None:
+def test_output_that_is_not_finite_is_refused() -> None:
     found = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
     found.down_projection(0).weight.data.fill_(torch.nan)
     with pytest.raises(ModelError, match="the classifier's output is not finite"):
         found.classes(TEXTS)
 
 
-def test_the_head_sees_what_the_models_own_head_sees() -> None:
+def test_head_sees_what_the_models_own_head_sees() -> None:
     """With the model's own head the classes' scores are its logits."""
     model = copy.deepcopy(tiny("llama"))  # a classifier's head is frozen
     head = model.model.get_output_embeddings()
@@ -83,6 +80,6 @@ def test_decay_and_scale() -> None:
     assert fitted_head(states, wanted, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
 
 
-def test_one_class_is_none() -> None:
+def test_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least two classes; found Heat"):
         trained_classifier(tiny("llama"), TEXTS[:1], ["Heat"])

@@ -60,7 +60,7 @@ def points(name: str, drift: LabelDrift, out: Path, **settings: Any) -> list[Dri
     return list(run_drift(model, chosen(model, config), drift, out=out / name, every=1))
 
 
-def test_texts_are_taken_apart_by_their_year(tmp_path: Path) -> None:
+def test_texts_are_split_by_year(tmp_path: Path) -> None:
     found = read_label_drift(written(tmp_path), since=2000)
     assert [text.year for text in found.stream] == [2001, 2002, 2003], "in the order of time"
     assert [text.id for text in found.test] == ["row-4", "row-8"] and len(found.train) == 6
@@ -69,7 +69,7 @@ def test_texts_are_taken_apart_by_their_year(tmp_path: Path) -> None:
     assert (edit.text, edit.target_new) == ("Text: Hughes plays for the Lakers.\nClass:", "1")
 
 
-def test_the_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
     """Also where 1 / share is no whole number, or the share is above a half."""
     rows = [{"text": f"text {number}", "label": 0, "year": 1990} for number in range(20)]
     file = written(tmp_path, [*rows, {"text": "new", "label": 0, "year": 2010}])
@@ -80,7 +80,7 @@ def test_the_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
         read_label_drift(file, since=2000, test_share=1.0)
 
 
-def test_the_published_form_has_two_parts(tmp_path: Path) -> None:
+def test_published_form_has_two_parts(tmp_path: Path) -> None:
     """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years keeps its order."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     old, new = written(tmp_path, plain[:8], "train.json"), written(tmp_path, plain[8:], "test.json")
@@ -98,12 +98,12 @@ def test_the_published_form_has_two_parts(tmp_path: Path) -> None:
         ([{"id": "x", "text": "a", "label": 1}] * 2, "two texts have the id 'x'"),
     ],
 )
-def test_rows_that_are_none(rows: object, said: str, tmp_path: Path) -> None:
+def test_faulty_rows_are_named(rows: object, said: str, tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=said):
         read_texts(written(tmp_path, rows))
 
 
-def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
+def test_newer_texts_are_required(tmp_path: Path) -> None:
     file = written(tmp_path)
     both, empty = "a file with the newer texts, or the first year", "found 11 older and 0 newer"
     for options, said in (({}, both), ({"since": 2050}, empty)):
@@ -113,7 +113,7 @@ def test_which_texts_are_newer_must_be_said(tmp_path: Path) -> None:
         read_label_drift(written(tmp_path, [{"text": "a", "label": 0}]), since=2000)
 
 
-def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
+def test_only_mistakes_are_edited_and_retained(tmp_path: Path) -> None:
     """The text of the Heat is labelled as before; those of the Lakers are not. GRACE leaves all other texts alone."""
     drift = read_label_drift(written(tmp_path), since=2000)
     first, *_, last = points("grace", drift, tmp_path)
@@ -122,7 +122,7 @@ def test_mistakes_alone_are_edited_and_hold(tmp_path: Path) -> None:
     assert (last.ERR, last.TRR, last.ARR) == (1.0, 1.0, 1.0)
 
 
-def test_a_classifier_that_an_edit_broke_counts_as_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classifier_that_an_edit_broke_counts_as_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change is finite, and the output with it is not."""
     drift = read_label_drift(written(tmp_path), since=2000)
 
@@ -144,13 +144,13 @@ def test_every_method_that_is_offered_edits_a_classifier(name: str, tmp_path: Pa
     assert last.edits >= 1 and last.failed == 0 and last.ERR is not None and last.ERR > 0
 
 
-def test_a_label_that_no_older_text_has(tmp_path: Path) -> None:
+def test_label_that_no_older_text_has(tmp_path: Path) -> None:
     drift = read_label_drift(written(tmp_path, [*ROWS, {"text": "x", "label": 7, "year": 2010}]), since=2000)
     with pytest.raises(ConfigError, match="the labels 7 are in no older text"):
         points("grace", drift, tmp_path)
 
 
-def test_a_label_that_only_the_test_has() -> None:
+def test_label_that_only_the_test_has() -> None:
     known, rare = (LabelledText(id=label, text="a text", label=label) for label in ("known", "rare"))
     with pytest.raises(ConfigError, match="the labels rare are only in older texts that test"):
         check_labels(LabelDrift(train=(known,), test=(rare,), stream=(rare,)), {"known"})
@@ -171,7 +171,7 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     assert shortened(tiny("llama"), [text], tokens=100) == (text,)
 
 
-def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after its first edit, and with a line cut off: no text is edited twice, and the points are the same."""
     drift = read_label_drift(written(tmp_path), since=2000)
     whole = points("ft-m", drift, tmp_path / "whole")
@@ -202,13 +202,13 @@ def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("older", [3, 4])
-def test_too_few_older_texts_for_a_test_are_told(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_older_texts_give_a_warning(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     drift = read_label_drift(written(tmp_path, [*ROWS[:older], *ROWS[8:]]), since=2000)
     said = "TRR is not measured: a test needs at least 4 older texts, found 3"
     assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [said]))
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
     out, file = tmp_path / "drift", written(tmp_path)
     arguments = ["drift", "--data", str(file), "--since", "2000", "--out", str(out), "--set", "layer=1"]
@@ -226,6 +226,6 @@ def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:
     assert text.edit.text == text.prompt and not text.text[0].isspace() and not text.text[-1].isspace()
 
 
-def test_a_text_that_can_not_be_edited_is_named(tmp_path: Path) -> None:
+def test_text_that_cannot_be_edited_is_named(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=r"record 2, field subject: 'Q5' is a Wikidata id"):
         read_texts(written(tmp_path, [{"text": "Spike", "label": 1}, {"text": "Q5", "label": 1}]))

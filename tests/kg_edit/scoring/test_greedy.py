@@ -14,7 +14,7 @@ PROMPTS = [f"{SHARED}{text}" for text in ("Dwyane", "The Eiffel Tower is located
 
 
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "falcon-alibi")))
-def test_as_written_one_by_one(name: str) -> None:
+def test_greedy_rows_equal_one_by_one(name: str) -> None:
     model = tiny(name)
     found = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, kept=4))
     for prompt, written in zip(PROMPTS, found, strict=True):

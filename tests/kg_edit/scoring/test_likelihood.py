@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from kg_edit.datasets import find_dataset
 from kg_edit.errors import ModelError
-from kg_edit.evaluate.case import Case
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
-from kg_edit.scoring.likelihood import Pair, TokenScores, score
+from kg_edit.scoring.likelihood import Pair, TokenScores, predictions, score
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 PAIRS = [
@@ -48,7 +44,7 @@ def test_tree_equals_one_by_one_in_every_family(name: str) -> None:
     check_equal(tiny(name), PAIRS)
 
 
-def test_a_start_token_stands_once_in_front_of_each_prompt() -> None:
+def test_start_token_comes_once_before_each_prompt() -> None:
     check_equal(tiny("llama", bos=True), PAIRS)
 
 
@@ -75,13 +71,7 @@ def test_long_prompts_share_their_beginning(monkeypatch: pytest.MonkeyPatch) -> 
     assert found[pairs[3]] == pytest.approx(alone(model, pairs[3]), abs=1e-4)
 
 
-@pytest.mark.slow
-def test_real_records_equal_one_by_one(smollm2: LanguageModel, shared: Path) -> None:
-    record = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[0]
-    check_equal(smollm2, Case(edit=record.edits[0]).pairs)
-
-
-def test_nothing_survives_a_score() -> None:
+def test_score_restores_the_model() -> None:
     model = tiny("llama")
     state = torch.get_rng_state()
     score(model, PAIRS)
@@ -104,7 +94,7 @@ def test_output_that_is_not_finite_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "opt"])
-def test_a_pair_longer_than_the_models_positions_is_named(name: str) -> None:
+def test_pair_longer_than_the_models_positions_is_named(name: str) -> None:
     model = tiny(name)
     room = 128 - len(model.tokenizer(" Miami")["input_ids"])
     score(model, [Pair("a" * room, "Miami")])
@@ -112,15 +102,49 @@ def test_a_pair_longer_than_the_models_positions_is_named(name: str) -> None:
         score(model, [Pair("a" * (room + 1), "Miami")])
 
 
-def test_a_long_target_is_not_scored_down_for_its_length() -> None:
-    """The mean over tokens, not their sum: the geometric mean of probabilities, not the target's own."""
-    model, pair = tiny("llama"), PAIRS[0]
-    count = len(encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids)
-    found = score(model, [pair])[pair].nll
-    assert count > 1
-    assert found == pytest.approx(alone(model, pair).nll, abs=1e-4)
-    assert found * count != pytest.approx(found, abs=1)
+# Targets of one and of many tokens, one the beginning of another.
+OVERLAPPING = [
+    Pair("LeBron James plays for the", "Miami"),
+    Pair("LeBron James plays for the", "Miami Heat"),
+    Pair("Paris", "London; the capital of France"),
+    Pair("Where does the river Thames flow?\nAnswer:", "London"),
+]
 
 
-def test_no_pairs_no_scores() -> None:
-    assert score(tiny("llama"), []) == {}
+@torch.no_grad()
+def right_padded(model: LanguageModel, pairs: list[Pair]) -> dict[Pair, tuple[tuple[int, ...], float]]:
+    """Arg-max tokens and mean NLL from one batch padded on the right."""
+    prompts = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in pairs]
+    width = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.tensor([[*prompt.ids, *[0] * (width - len(prompt.ids))] for prompt in prompts])
+    mask = torch.tensor([[1] * len(prompt.ids) + [0] * (width - len(prompt.ids)) for prompt in prompts])
+    logits = model.model(input_ids=ids, attention_mask=mask).logits.float()
+    found = {}
+    for row, (pair, prompt) in enumerate(zip(pairs, prompts, strict=True)):
+        places = logits[row, prompt.target_start - 1 : len(prompt.ids) - 1]
+        nll = torch.nn.functional.cross_entropy(places, torch.tensor(prompt.target_ids))
+        found[pair] = (tuple(places.argmax(-1).tolist()), nll.item())
+    return found
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "mistral"])
+def test_left_padding_right_padding_and_the_shared_tree_agree(name: str, bos: bool) -> None:
+    model = tiny(name, bos=bos)
+    left, tree, right = predictions(model, OVERLAPPING), score(model, OVERLAPPING), right_padded(model, OVERLAPPING)
+    assert left == {pair: tokens for pair, (tokens, _) in right.items()}
+    for pair, (tokens, nll) in right.items():
+        wanted = encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids
+        hits = [token == want for token, want in zip(tokens, wanted, strict=True)]
+        assert tree[pair] == pytest.approx((nll, sum(hits) / len(hits), len(hits)), abs=1e-4)
+
+
+def test_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = predictions(tiny("llama"), OVERLAPPING)
+    monkeypatch.setattr("kg_edit.scoring.likelihood._ROWS", 1)
+    assert predictions(tiny("llama"), OVERLAPPING) == whole
+    assert list(whole) == OVERLAPPING
+
+
+def test_no_pairs_give_no_scores() -> None:
+    assert score(tiny("llama"), []) == predictions(tiny("llama"), []) == {}

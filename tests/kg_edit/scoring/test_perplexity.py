@@ -36,30 +36,23 @@ def test_each_token_is_scored_once_in_its_first_window(window: int, stride: int)
     assert found == pytest.approx(plainly(model, LONG, window=window, stride=stride), rel=1e-4)
 
 
-def test_windows_that_do_not_overlap_give_another_number() -> None:
-    model = tiny("llama")
-    assert perplexity(model, LONG, window=16, stride=8) != pytest.approx(
-        perplexity(model, LONG, window=16, stride=16), rel=1e-6
-    )
-
-
-def test_the_beginning_of_a_text_is_read() -> None:
+def test_beginning_of_a_text_is_read() -> None:
     model = tiny("llama")
     assert perplexity(model, LONG, tokens=20) == perplexity(model, LONG + " more of it", tokens=20)
 
 
-def test_a_model_with_few_positions_takes_shorter_windows() -> None:
+def test_model_with_few_positions_takes_shorter_windows() -> None:
     model = tiny("gpt2")  # 128
     assert perplexity(model, LONG * 3) == perplexity(model, LONG * 3, window=128)
 
 
-def test_a_text_of_one_token() -> None:
+def test_text_of_one_token() -> None:
     with pytest.raises(ModelError, match="fewer than two tokens"):
         perplexity(tiny("llama"), "a")
 
 
 @pytest.mark.slow
-def test_the_real_model_on_wikitext(smollm2: LanguageModel, shared: Path) -> None:
+def test_real_model_on_wikitext(smollm2: LanguageModel, shared: Path) -> None:
     text = (shared / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     found = perplexity(smollm2, text, tokens=700)
     assert 10 < found < 60

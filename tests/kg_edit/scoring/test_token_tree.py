@@ -25,7 +25,7 @@ def test_missing_is_what_add_adds() -> None:
     assert len(tree) == 3 + 2 + 0 + 2
 
 
-def test_a_node_sees_its_ancestors_and_itself() -> None:
+def test_node_sees_its_ancestors_and_itself() -> None:
     tree = TokenTree()
     tree.add([7, 8, 9])
     tree.add([7, 5])
@@ -33,7 +33,7 @@ def test_a_node_sees_its_ancestors_and_itself() -> None:
     assert seen.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
 
 
-def test_a_shorter_row_is_padded_behind_and_its_padding_has_no_owner() -> None:
+def test_shorter_row_is_padded_behind_and_its_padding_has_no_owner() -> None:
     one, other = TokenTree(), TokenTree()
     one.add([7, 8, 9], owner=2)
     other.add([4], owner=5)
@@ -48,7 +48,7 @@ def test_groups_fill_rows_from_the_largest() -> None:
     assert list(packed([3, 9, 4, 6, 1], width=10, nodes=20)) == [[[1, 4], [3, 2]], [[0]]]
 
 
-def test_a_group_larger_than_the_width_makes_its_pass_wider() -> None:
+def test_group_larger_than_the_width_makes_its_pass_wider() -> None:
     assert list(packed([25, 10, 9], width=10, nodes=20)) == [[[0]], [[1], [2]]]
 
 

@@ -75,7 +75,7 @@ def test_what_a_metric_needs_is_what_a_record_may_have() -> None:
         assert isinstance(metric.needs, tuple) and set(metric.needs) <= {*parts, *families, "portability"}, name
 
 
-def test_the_model_is_asked_about_every_family_that_a_metric_needs() -> None:
+def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
     for name, metric in PROBE_METRICS.items():
         assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
 
@@ -86,13 +86,13 @@ def test_run_metrics_name_the_function_that_computes_them() -> None:
         assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_the_page_is_as_the_code() -> None:
+def test_page_equals_the_code() -> None:
     assert PAGE.read_text(encoding="utf-8") == metrics_page(), (
         "write it anew: kg-edit metrics --markdown > docs/metrics.md"
     )
 
 
-def test_a_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
+def test_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
     assert metrics_for(Case(edit=edits[0])) == METRICS
     assert metrics_for(Case(edit=edits[0], facts=("It rains.",), ceiling=True)) == PORTABILITY
     probes = tuple(Probe(measures=name, queries=()) for name in ("ripple.RS", "locality.Forgetfulness"))

@@ -83,7 +83,7 @@ def test_teacher_forced_and_nll_are_the_answers(case: Case) -> None:
 
 
 @pytest.mark.parametrize(("alone", "value"), [(4.0, 1.0), (2.5, 0.0), (2.0, 0.0)])
-def test_the_choice_weighs_each_answer_against_itself_alone(case: Case, alone: float, value: float) -> None:
+def test_choice_weighs_each_answer_against_itself_alone(case: Case, alone: float, value: float) -> None:
     """Rome gains 1 nat by the question; Paris gains alone - 1.5."""
     nll = {(QUESTION, "Paris"): 1.5, ("Answer:", "Paris"): alone, (QUESTION, "Rome"): 0.5, ("Answer:", "Rome"): 1.5}
     chosen = Case(edit=case.edit, choices=(("Paris", "Rome"),))

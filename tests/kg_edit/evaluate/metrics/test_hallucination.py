@@ -25,7 +25,7 @@ def case(folder: Path) -> Case:
     return Case.of(record)
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_perplexities_by_hand(tmp_path: Path) -> None:
     asked = case(tmp_path)
     nll = {"She wrote notes on an engine.": 2.0, "Rome saw plays.": 3.0, "Ada Byron was a poet.": 1.0}
     scores = {pair: TokenScores(nll=nll.get(pair.candidate, 5.0), accuracy=0.0) for pair in asked.pairs}
@@ -36,14 +36,14 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found["accurate.perplexity"] == pytest.approx((math.exp(1) + math.exp(5)) / 2), "a mean of perplexities"
 
 
-def test_a_case_has_them_and_asks_for_what_they_need(tmp_path: Path) -> None:
+def test_case_of_wikibio_has_its_metrics(tmp_path: Path) -> None:
     asked = case(tmp_path)
     assert set(METRICS) <= set(metrics_for(asked))
     evidence = Evidence(scores=score(tiny("llama"), asked.pairs))
     assert all(metric(asked, evidence) is not None for metric in METRICS.values())
 
 
-def test_a_sequence_is_told_the_perplexity_of_accurate_sentences(tmp_path: Path) -> None:
+def test_retention_has_the_perplexity_of_accurate_sentences(tmp_path: Path) -> None:
     test, model = read_retention_test(written(tmp_path, WIKIBIO)), tiny("llama")
     assert test.queries == () and len(test.accurate) == 2
     test.check(model)

@@ -58,7 +58,7 @@ def test_likelihoods_of_both_answers() -> None:
         (("x", "in Italy", "Peru and more", "x", "x"), 0, 0, 0, 0, 0),
     ],
 )
-def test_the_answer_its_hops_and_the_old_one(
+def test_answer_hops_and_old_answer(
     texts: tuple[str, ...], any_of_3: float, share: float, instance: float, hop_wise: float, old: float
 ) -> None:
     found = scores(*texts)
@@ -66,7 +66,7 @@ def test_the_answer_its_hops_and_the_old_one(
     assert [found[f"multihop.{name}"] for name in names] == [any_of_3, share, instance, hop_wise, old]
 
 
-def test_records_of_two_three_and_four_hops_are_apart() -> None:
+def test_records_of_two_three_and_four_hops_are_separate() -> None:
     found = scores("x", "PE", "x", "Dawkins", "Peru")
     assert [found[f"multihop.{hops}_hops.any_of_3"] for hops in (2, 3, 4)] == [1, None, None]
     assert [found[f"multihop.{hops}_hops.nll"] for hops in (2, 3, 4)] == [pytest.approx(3.0), None, None]

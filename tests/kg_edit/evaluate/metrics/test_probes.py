@@ -70,7 +70,7 @@ def test_ripple_tests_join_their_queries(edit: Edit, passes: str, found: float) 
     assert value("ripple.CI", edit, test, texts={"A is": " Rome", "B is": " Oslo"}) == found
 
 
-def test_every_answer_of_a_ripple_query_must_be_said_as_whole_words(edit: Edit) -> None:
+def test_ripple_query_needs_every_answer_as_whole_words(edit: Edit) -> None:
     """As substrings, Bo is in Bologna."""
     query = said("The children of Ada are", (("Ed",), ("Bo",)), every=True)
     test = probe("ripple.LG", query)
@@ -80,7 +80,7 @@ def test_every_answer_of_a_ripple_query_must_be_said_as_whole_words(edit: Edit) 
     assert value("ripple.LG", edit, probe("ripple.LG", some), texts={query.prompt: " Ed of Bologna."}) == 1
 
 
-def test_a_ripple_test_counts_only_where_the_unedited_model_knows_its_condition(edit: Edit) -> None:
+def test_ripple_test_counts_only_where_the_unedited_model_knows_its_condition(edit: Edit) -> None:
     """Judged on the edited model, which forgot it, the second test would not count."""
     known, forgotten = said("K is"), said("F is")
     tests = [
@@ -159,7 +159,7 @@ def test_accuracy_and_generation_of_paraphrases(edit: Edit) -> None:
 
 
 @pytest.mark.parametrize(("nll", "found"), [(1.0, 1.0), (2.0, 0.0), (3.0, 0.0)])
-def test_the_right_label_must_be_the_likeliest_alone(edit: Edit, nll: float, found: float) -> None:
+def test_right_label_must_be_the_likeliest_alone(edit: Edit, nll: float, found: float) -> None:
     query = said("It hit", (("Peru.",),), others=("Italy.", "Chad."))
     likely = {"Peru.": nll, "Italy.": 2.0, "Chad.": 9.0}
     scores = {Pair("It hit", name): TokenScores(nll=value, accuracy=0.0) for name, value in likely.items()}
@@ -175,7 +175,7 @@ def test_labels_are_compared_by_the_sum_over_their_tokens(edit: Edit) -> None:
     assert value("inference.choice", edit, probe("inference", query), scores=scores) == 1.0
 
 
-def test_the_masked_span(edit: Edit) -> None:
+def test_masked_span(edit: Edit) -> None:
     scores = {Pair("It hit", "Peru"): TokenScores(nll=2.5, accuracy=0.0)}
     assert value("span.nll", edit, probe("span", said("It hit", (("Peru",),))), scores=scores) == 2.5
 

@@ -54,7 +54,7 @@ def scored(
 @pytest.mark.parametrize(
     ("text", "right", "old"), [(" Tokyo.", 1, 0), (" The Edo", 1, 0), (" not Tokyo", 0, 0), (" Roma, Tokyo", 0, 1)]
 )
-def test_an_answer_counts_at_the_start(text: str, right: int, old: int) -> None:
+def test_answer_counts_at_the_start(text: str, right: int, old: int) -> None:
     found = scored(text)
     assert (found["ripples-known.greedy"], found["ripples-known.greedy_old"]) == (right, old)
     assert found["ripples-known.stated.greedy"] == right
@@ -75,7 +75,7 @@ def test_with_steps_the_end_counts(text: str, right: int) -> None:
     assert scored(" Tokyo", text)["ripples-known.steps"] == right
 
 
-def test_the_choice_is_by_what_the_question_adds() -> None:
+def test_choice_is_by_what_the_question_adds() -> None:
     assert scored("", gains=(2.0, 1.0, 0.0))["ripples-known.choice"] == 1
     assert scored("", gains=(1.0, 1.0, 0.0))["ripples-known.choice"] == 0  # a tie
     assert scored("", gains=(log(4), 0.0, 0.0))["ripples-known.nll"] == pytest.approx(3.0 - log(4))
@@ -89,7 +89,7 @@ def test_examples_with_steps_end_in_their_answers() -> None:
     assert shots[-1] == scored_after(CAPITAL)
 
 
-def test_ceilings_tell_the_fact_and_the_graphs_statement() -> None:
+def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
     cases = ceiling_cases(CASE)
     assert list(cases) == ["fact_in_prompt", "fact_and_relation_in_prompt"]
     told = {name: case.probes[0].queries[0].told for name, case in cases.items()}
@@ -102,7 +102,7 @@ def test_ceilings_tell_the_fact_and_the_graphs_statement() -> None:
         assert EDIT.text not in case.continued
 
 
-def test_ceilings_tell_the_examples_their_facts_too() -> None:
+def test_ceilings_have_the_facts_of_examples_too() -> None:
     hops = ("The country of Lyon is France.", "The capital of France is Paris.")
     shown = (
         Example(question="What is the capital of the country of Lyon?", answer="Paris", facts=hops),

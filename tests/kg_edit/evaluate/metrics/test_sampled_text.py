@@ -20,7 +20,7 @@ from kg_edit.text.similarity import words
 GENERATION = Probe(measures="generation", queries=(Query(prompt="Ada is ", form="sentence"),))
 
 
-def test_words() -> None:
+def test_words_are_runs_of_letters() -> None:
     assert words("Don't go, to Rome.") == ["Don", "'", "t", "go", ",", "to", "Rome", "."]
 
 
@@ -62,11 +62,11 @@ def test_extras_are_scored_on_request_only(edits: tuple[Edit, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "name", "ratio"), [("the city of Paris", "Paris", 100), ("Pares", "Paris", 80), ("xyz", "Paris", 0)]
 )
-def test_the_ratio_of_the_best_part(text: str, name: str, ratio: float) -> None:
+def test_ratio_of_the_best_part(text: str, name: str, ratio: float) -> None:
     assert partial_ratio(text, name) == ratio
 
 
-def test_a_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
     monkeypatch.delitem(sys.modules, "rapidfuzz", raising=False)
     importlib.invalidate_caches()
@@ -75,7 +75,7 @@ def test_a_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch
     assert find_extras(["fluency.ngram_entropy"])
 
 
-def test_the_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
+def test_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
     """The answer stands in the question alone: said to GLAME's program, not to any other."""
     question = edits[0].portability[0].model_copy(update={"question": "Is Paris where player 0 lives?"})
     edit = edits[0].model_copy(update={"portability": (question,)})

@@ -29,16 +29,14 @@ def records(edits: tuple[Edit, ...]) -> tuple[BenchmarkRecord, ...]:
     return tuple(map(as_record, edits[:8]))
 
 
-def test_a_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
+def test_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
     step = edit_step(method, records, start=None)
     assert method.calls == [" ".join(record.id for record in records)]
     assert (step.errors, step.halved_to) == ({}, None)
     assert step.seconds > 0
 
 
-def test_culprits_are_found_by_halving_and_the_others_made_together(
-    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
-) -> None:
+def test_failing_records_are_found_by_halving(model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1", "case-6")))
     step = edit_step(method, records, start=None)
     assert step.errors == {
@@ -64,7 +62,7 @@ class Crowded(Nudge):
         return super().update(edits, before=before)
 
 
-def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
+def test_batch_without_failing_record_is_split_into_halves(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=4)
@@ -75,7 +73,7 @@ def test_edits_that_fail_only_together_are_made_one_half_after_the_other(
     assert step.patch is not None
 
 
-def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None:
+def test_contradictory_records_are_computed_one_after_the_other() -> None:
     """The later one holds, and no other record of the batch is lost."""
     edits = [
         Edit(id=name, subject="France", prompt="In {}, the capital is", target_true="Paris", target_new=target)
@@ -97,7 +95,7 @@ def test_contradictory_records_of_a_batch_are_made_one_after_the_other() -> None
         keep=1,
     ),
 )
-def test_a_batch_is_halved_till_it_fits_into_memory(
+def test_batch_is_halved_until_it_fits_into_memory(
     error: Exception, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=3, error=error)
@@ -141,7 +139,7 @@ class Overflowing(Nudge):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_change_that_is_not_finite_is_its_records_failure(
+def test_change_that_is_not_finite_is_its_records_failure(
     value: float, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     step = edit_step(Overflowing(model, value=value), records[:4], start=None)
@@ -163,7 +161,7 @@ class Looks(Nudge):
 
 
 @pytest.mark.parametrize("failing", [(), ("case-0",)])
-def test_later_steps_see_the_earlier_edits_and_leave_the_model_as_it_was(
+def test_later_step_starts_from_the_earlier_edits(
     failing: tuple[str, ...], model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     weight = weight_matrix(model.down_projection(1))

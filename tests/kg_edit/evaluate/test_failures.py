@@ -28,7 +28,7 @@ from tests.kg_edit.evaluate.test_run import lines
 from tests.kg_edit.tiny import tiny
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_full_disk_is_named(tmp_path: Path) -> None:
     """The device that is always full, in place of the run's file."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -37,7 +37,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         append_lines(RunFolder(tmp_path).records, ["a line"])
 
 
-def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "records.jsonl"
     append_lines(file, ["first"])
     whole = io.FileIO.write
@@ -59,7 +59,7 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monk
     assert file.read_text() == "first\nsecond\n"
 
 
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
+def test_folder_that_cannot_be_written_is_named_before_anything_is_computed(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -110,7 +110,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
     assert failed["error"].startswith("ModelError: out of memory even for a batch of one: CUDA out of memory. Tried")
 
 
-def test_a_text_for_general_ability_that_is_none(tmp_path: Path) -> None:
+def test_unreadable_text_for_perplexity_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     for name, message in (("none", "can't read"), ("empty", "is empty"), ("bytes", "UTF-8")):
@@ -118,7 +118,7 @@ def test_a_text_for_general_ability_that_is_none(tmp_path: Path) -> None:
             read_text(tmp_path / name)
 
 
-def test_the_provenance_says_where_all_came_from(
+def test_provenance_has_data_versions_and_commit(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     file = tmp_path / "records.json"
@@ -138,7 +138,7 @@ def test_the_provenance_says_where_all_came_from(
 
 
 @pytest.mark.slow
-def test_the_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     model, chosen = tiny("llama"), find_method("rome")
     settings = {"covariance": {"tokens": 500}, "context_lengths": [[5, 2]], "steps": 1}
     method = chosen(model, chosen.config_class.preset("default", settings))
@@ -146,7 +146,7 @@ def test_the_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: 
     assert summary.provenance["covariance"]["id"] == method.covariance.id
 
 
-def test_a_tokenizer_is_known_by_its_content_and_not_by_its_last_call() -> None:
+def test_tokenizer_is_identified_by_its_content() -> None:
     model = tiny("llama")
     before = tokenizer_digest(model)
     model.tokenizer(["a", "b c d"], max_length=2, truncation=True)
@@ -154,7 +154,7 @@ def test_a_tokenizer_is_known_by_its_content_and_not_by_its_last_call() -> None:
     assert tokenizer_digest(tiny("llama", bos=True)) != before
 
 
-def test_a_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path: Path) -> None:
+def test_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text("")
     assert commit(tmp_path) is None
     import kg_edit
@@ -164,7 +164,7 @@ def test_a_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+def test_curve_with_broken_models_is_drawn(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     from tests.kg_edit.evaluate.test_sequences import TEXT, Overwhelming
 
     out = tmp_path / "out"

@@ -34,7 +34,7 @@ def names(out: Path) -> list[str]:
     return sorted(file.stem for file in (out / "patches").iterdir())
 
 
-def test_dense_steps_give_way_to_their_sum(
+def test_dense_steps_are_replaced_by_their_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, out = tmp_path / "plain", tmp_path / "summed"
@@ -57,7 +57,7 @@ def test_small_changes_keep_a_file_for_each_step(
     assert names(tmp_path) == [f"00000-{step:05d}" for step in range(3)]
 
 
-def test_a_sequence_goes_on_from_a_sum(
+def test_sequence_resumes_from_a_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)
@@ -84,7 +84,7 @@ def test_a_sequence_goes_on_from_a_sum(
 
 
 @pytest.mark.parametrize("deleted", ["records.jsonl", "general.jsonl"])
-def test_steps_whose_results_were_deleted_are_made_again(
+def test_steps_whose_results_were_deleted_are_recomputed(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kg_edit.evaluate.records._FEW", 0)

@@ -15,10 +15,12 @@ from kg_edit.scoring.questions import (
     recalled_fact,
 )
 from kg_edit.text.matching import mentions, normalised
-from tests.kg_edit.evaluate.conftest import record
+from tests.kg_edit.evaluate.conftest import edits, record
+
+__all__ = ["edits"]  # a fixture
 
 
-def test_forms() -> None:
+def test_question_forms() -> None:
     assert format_question("Who?") == "Question: Who?\nAnswer:"
     assert format_question("Who?", "It rains.") == "It rains.\nQuestion: Who?\nAnswer:"
     form = format_question_with_shots("Who?", "It rains.")
