@@ -1,4 +1,4 @@
-"""Patches: reversible bit for bit, exclusive, saved and read back, refused where they don't belong."""
+"""Patches of weights: reversible bit for bit, one at a time, saved and read, refused for other models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_applied_adds_the_product_and_restores_bit_for_bit(family: str) -> None:
     assert same(before, weights(model)), name
 
 
-def test_restored_after_an_exception() -> None:
+def test_weights_are_restored_after_an_exception() -> None:
     model = tiny("llama")
     before = weights(model)
     with pytest.raises(RuntimeError, match="stop"), patch_of(model).applied(model):
@@ -57,29 +57,20 @@ def test_restored_after_an_exception() -> None:
         pass  # the model is free again
 
 
-def test_nested_use_is_an_error_that_changes_nothing() -> None:
+def test_second_patch_on_a_model_is_an_error_that_changes_nothing() -> None:
     model = tiny("llama")
-    before = weights(model)
-    with patch_of(model).applied(model):
+    before, first, second = weights(model), patch_of(model), patch_of(model, seed=1)
+    with first.applied(model):
         within = weights(model)
-        with pytest.raises(PatchError, match="already applied to this model"), patch_of(model, seed=1).applied(model):
-            pass
         with pytest.raises(PatchError, match="already applied to this model"):
-            patch_of(model).merge_into(model)
+            second.applied(model).__enter__()
+        with pytest.raises(PatchError, match="already applied to this model"):
+            first.merge_into(model)
         assert same(within, weights(model))
     assert same(before, weights(model))
 
 
-def test_out_of_order_use_is_an_error() -> None:
-    model = tiny("llama")
-    first, second = patch_of(model).applied(model), patch_of(model, seed=1).applied(model)
-    first.__enter__()
-    with pytest.raises(PatchError, match="already applied to this model"):
-        second.__enter__()
-    first.__exit__(None, None, None)
-
-
-def test_a_patch_and_its_inverse_cancel_and_sums_stack() -> None:
+def test_patch_and_its_inverse_cancel() -> None:
     model = tiny("gpt2")
     first, second = patch_of(model), patch_of(model, seed=1)
     both = first + second
@@ -92,7 +83,7 @@ def test_a_patch_and_its_inverse_cancel_and_sums_stack() -> None:
         torch.testing.assert_close(weight_matrix(model.down_projection(1)), clean + only.left @ only.right.T)
 
 
-def test_merged_for_good() -> None:
+def test_merge_changes_the_weights() -> None:
     model = tiny("qwen3")
     before = weights(model)
     patch = patch_of(model)
@@ -103,7 +94,7 @@ def test_merged_for_good() -> None:
         torch.testing.assert_close(tensor, before[name])
 
 
-def test_saved_and_read_back(tmp_path: Path) -> None:
+def test_weight_patch_is_saved_and_read(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model)
     path = patch.save(tmp_path / "new" / "patch.safetensors")
@@ -113,7 +104,7 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
         assert torch.equal(again.factors[name].left, pair.left)
         assert torch.equal(again.factors[name].right, pair.right)
     assert path.read_bytes() == again.save(tmp_path / "again.safetensors").read_bytes()
-    assert [file.name for file in path.parent.iterdir()] == ["patch.safetensors"], "no scratch file stays"
+    assert [file.name for file in path.parent.iterdir()] == ["patch.safetensors"], "no scratch file is left"
 
 
 def test_weights_may_share_a_factor(tmp_path: Path) -> None:
@@ -134,7 +125,7 @@ def test_another_model_is_refused() -> None:
         patch_of(tiny("llama")) + patch_of(tiny("mistral"))
 
 
-def test_a_cast_to_float16_is_told_apart_from_another_model() -> None:
+def test_cast_to_float16_gets_a_hint() -> None:
     """It rounds the elements in the fingerprint; a cast to bfloat16 does not."""
     model = tiny("llama")
     patch = patch_of(model)
@@ -168,7 +159,7 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "left", "right", "complaint"),
+    ("metadata", "left", "right", "complaint"),
     [
         ({}, torch.ones(2, 1), torch.ones(3, 1), "has no valid provenance"),
         ({"provenance": 3}, torch.ones(2, 1), torch.ones(3, 1), "has no valid provenance"),
@@ -180,17 +171,20 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         ({"provenance": {}}, torch.full((2, 1), float("nan")), torch.ones(3, 1), "not finite"),
     ],
 )
-def test_damaged_patches(
-    said: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
+def test_damaged_weight_patch_is_refused(
+    metadata: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
 ) -> None:
-    whole = {"format": FORMAT, "version": VERSION, "kind": "weights", "content": None, **said}
-    metadata = {METADATA: json.dumps(whole)}
-    save_file({"w.weight.left": left, "w.weight.right": right}, tmp_path / "p.safetensors", metadata=metadata)
+    whole = {"format": FORMAT, "version": VERSION, "kind": "weights", "content": None, **metadata}
+    save_file(
+        {"w.weight.left": left, "w.weight.right": right},
+        tmp_path / "p.safetensors",
+        metadata={METADATA: json.dumps(whole)},
+    )
     with pytest.raises(PatchError, match=complaint):
         Patch.load(tmp_path / "p.safetensors")
 
 
-def test_signs_stay_with_their_edits() -> None:
+def test_scale_is_recorded_with_each_edit() -> None:
     first, second = patch_of(tiny("gpt2")), patch_of(tiny("gpt2"), seed=1)
     once = -first
     twice = -once
@@ -199,7 +193,7 @@ def test_signs_stay_with_their_edits() -> None:
     assert [edit["scale"] for edit in first.scaled(0.5).provenance["edits"]] == [0.5]
 
 
-def test_files_that_are_no_patch(tmp_path: Path) -> None:
+def test_files_that_are_no_patch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match="can't read"):
         Patch.load(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("not tensors")
@@ -210,7 +204,7 @@ def test_files_that_are_no_patch(tmp_path: Path) -> None:
         Patch.load(tmp_path / "other.safetensors")
 
 
-def test_an_unwritable_place(tmp_path: Path) -> None:
+def test_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't write"):
         patch_of(tiny("llama")).save(tmp_path / "file" / "patch.safetensors")

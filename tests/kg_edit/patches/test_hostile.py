@@ -1,4 +1,4 @@
-"""Patch files that somebody else has written: each is refused in words, or read and added as finite numbers."""
+"""Patch files from somebody else: each is refused with a message, or read and added as finite numbers."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def written(patch: Patch, path: Path) -> tuple[dict[str, Any], dict[str, torch.T
         return json.loads(file.metadata()[METADATA]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def forged(path: Path, said: Any, tensors: dict[str, torch.Tensor]) -> Path:
-    save_file(tensors, path, metadata={METADATA: said if isinstance(said, str) else json.dumps(said)})
+def forged(path: Path, metadata: Any, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, path, metadata={METADATA: metadata if isinstance(metadata, str) else json.dumps(metadata)})
     return path
 
 
@@ -79,11 +79,11 @@ JSON = st.recursive(
 
 
 @given(st.data())
-def test_any_change_of_the_metadata_is_refused_in_words_or_harmless(tmp_path_factory: Any, data: st.DataObject) -> None:
+def test_any_change_of_the_metadata_is_refused_or_harmless(tmp_path_factory: Any, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("hostile")
-    said, tensors = data.draw(st.sampled_from(examples()))
-    at = data.draw(st.sampled_from([*places(said)]))
-    path = forged(folder / "patch.safetensors", replaced(said, at, data.draw(JSON)), tensors)
+    metadata, tensors = data.draw(st.sampled_from(examples()))
+    at = data.draw(st.sampled_from([*places(metadata)]))
+    path = forged(folder / "patch.safetensors", replaced(metadata, at, data.draw(JSON)), tensors)
     try:
         patch = Patch.load(path)
         patch.check_finite()
@@ -118,8 +118,8 @@ def test_any_change_of_the_metadata_is_refused_in_words_or_harmless(tmp_path_fac
     ],
 )
 def test_malformed_metadata_is_named(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:
-    said, tensors = written(ONE, tmp_path / "patch.safetensors")
-    path = forged(tmp_path / "forged.safetensors", replaced(said, place, value), tensors)
+    metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", replaced(metadata, place, value), tensors)
     for read in (Patch.load, read_changes, Ledger.open(tmp_path / "ledger").add):
         with pytest.raises(PatchError, match=message):
             read(path)
@@ -128,16 +128,16 @@ def test_malformed_metadata_is_named(tmp_path: Path, place: tuple[Any, ...], val
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
 def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
-    said, tensors = written(ONE, tmp_path / "patch.safetensors")
-    path = forged(tmp_path / "forged.safetensors", said, {name: value.to(dtype) for name, value in tensors.items()})
+    metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", metadata, {name: value.to(dtype) for name, value in tensors.items()})
     for read in (Patch.load, read_changes):
         with pytest.raises(PatchError, match="expected real numbers"):
             read(path)
 
 
-def test_a_product_that_overflows_is_refused_when_it_is_read(tmp_path: Path) -> None:
-    said, tensors = written(ONE, tmp_path / "patch.safetensors")
-    path = forged(tmp_path / "forged.safetensors", said, {name: value * 1e25 for name, value in tensors.items()})
+def test_product_that_overflows_is_refused_on_reading(tmp_path: Path) -> None:
+    metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", metadata, {name: value * 1e25 for name, value in tensors.items()})
     with pytest.raises(PatchError, match="not finite"):
         Patch.load(path)
     assert not Factors(left=torch.full((2, 1), 1e30), right=torch.full((2, 1), 1e30)).is_finite
@@ -146,7 +146,7 @@ def test_a_product_that_overflows_is_refused_when_it_is_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [1e5, 1e38])
-def test_a_weight_that_would_overflow_is_left_as_it_was(size: float) -> None:
+def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
     """Each of two changes is finite, their sum, or either in half precision, is not."""
     model = deepcopy(tiny("llama"))
     if size == 1e5:

@@ -1,4 +1,4 @@
-"""Evaluating many patches in one batch equals applying each in turn."""
+"""Many patches in one batch equal each alone; dense changes, and what a subtraction leaves."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def patches(model: LanguageModel) -> list[Patch | None]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_scores_of_many_patches_equal_each_in_turn(family: str) -> None:
+def test_scores_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
     weights = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}
     made = patches(model)
     together = score_each(model, ASKED, patches=made)
     assert all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
     for patch, pairs, found in zip(made, ASKED, together, strict=True):
-        alone = in_turn(model, patch, pairs)
+        alone = applied_alone(model, patch, pairs)
         for pair in pairs:
             assert found[pair] == pytest.approx(alone[pair], abs=1e-4)
     heat = Pair("LeBron James plays for the", "Miami Heat")
     assert len({round(found[heat].nll, 3) for found in together}) == 3, "the patches must differ in effect"
 
 
-def test_a_pair_that_unpatched_entries_share_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pair_of_unpatched_entries_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, encode, seen = tiny("llama"), LanguageModel.encode, list[str]()
 
     def counted(self: LanguageModel, text: str, *, target: str | None = None) -> Prompt:
@@ -64,7 +64,7 @@ def test_a_pair_that_unpatched_entries_share_is_scored_once(monkeypatch: pytest.
         assert second[pair] == pytest.approx(alone, abs=1e-4)
 
 
-def in_turn(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) -> dict[Pair, tuple[float, float]]:
+def applied_alone(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) -> dict[Pair, tuple[float, float]]:
     if patch is None:
         return score(model, pairs)  # type: ignore[return-value]
     with patch.applied(model):
@@ -72,7 +72,7 @@ def in_turn(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) -> dic
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon-alibi"])
-def test_texts_of_many_patches_equal_each_in_turn(family: str) -> None:
+def test_texts_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
     made = patches(model)
     prompts = ["LeBron James plays for", "The river Thames flows", "LeBron James plays for"]
@@ -88,7 +88,7 @@ def test_texts_of_many_patches_equal_each_in_turn(family: str) -> None:
     assert together[0] != together[2]
 
 
-def test_a_patch_for_another_model_is_refused() -> None:
+def test_patch_of_another_model_is_refused() -> None:
     model = tiny("llama")
     (other,) = [patch for patch in patches(tiny("gpt2"))[1:2] if patch]
     with pytest.raises(PatchMismatchError):
@@ -96,7 +96,7 @@ def test_a_patch_for_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
-def test_a_dense_change_is_read_and_not_multiplied(shape: tuple[int, int]) -> None:
+def test_dense_change_is_not_multiplied(shape: tuple[int, int]) -> None:
     change = torch.randn(shape)
     pair = Factors.dense(change)
     assert torch.equal(pair.product, change)
@@ -104,8 +104,8 @@ def test_a_dense_change_is_read_and_not_multiplied(shape: tuple[int, int]) -> No
     assert pair.product.data_ptr() in (pair.left.data_ptr(), pair.right.data_ptr())
 
 
-def test_what_is_subtracted_leaves_the_state_too() -> None:
-    """AlphaEdit would go on protecting the keys of an edit that is gone; equal columns of another edit stay."""
+def test_subtracted_edit_leaves_the_state() -> None:
+    """Else AlphaEdit would protect the keys of a removed edit; equal columns of another edit stay."""
     pair = Factors(left=torch.ones(4, 1), right=torch.ones(6, 1))
     first, second = (
         WeightPatch(factors={"w": pair}, state={"key/w": torch.tensor([[1.0], [place]])}) for place in (2.0, 3.0)
@@ -116,7 +116,7 @@ def test_what_is_subtracted_leaves_the_state_too() -> None:
     assert isinstance(again, WeightPatch) and again.state["key/w"].tolist() == [[1.0], [2.0]]
 
 
-def test_one_number_beside_the_identity_is_multiplied() -> None:
+def test_almost_identity_factor_is_multiplied() -> None:
     left, right = torch.eye(3), torch.randn(5, 3)
     left[0, 2] = 0.5
     assert torch.equal(Factors(left=left, right=right).product, left @ right.T)
