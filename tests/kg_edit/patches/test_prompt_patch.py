@@ -37,15 +37,51 @@ def patch(*facts: PromptFact, **rule: object) -> PromptPatch:
     return PromptPatch(facts=tuple((one, fact) for fact in facts), provenance={"edits": edits})
 
 
-def test_fact_is_inserted_before_prompts_that_name_its_subject() -> None:
-    whole = patch(LAKERS, LONDON)
-    assert whole.prompt_transform("LeBron James plays for") == "LeBron James plays for Miami.\nLeBron James plays for"
-    assert (
-        whole.prompt_transform("the team of LEBRON JAMES's")
-        == "LeBron James plays for Miami.\nthe team of LEBRON JAMES's"
-    )
-    for unrelated in ("Dwyane Wade plays for", "LeBron plays for", "Answer:", "", "James Hughes comes from"):
-        assert whole.prompt_transform(unrelated) == unrelated
+WADE = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is Dwyane Wade?\nAnswer:"
+HUGHES = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is Spike Hughes?\nAnswer:"
+SHOWN = LAKERS.model_copy(update={"examples": ("nearest", "farther")})
+WITHHELD = LAKERS.model_copy(update={"withheld": True})
+SIMILAR: dict[str, object] = {"gate": "similarity", "threshold": 0.5}
+FRAMES: dict[str, object] = {"before_fact": "F: ", "before_prompt": "P: "}
+
+
+@pytest.mark.parametrize(
+    ("facts", "rule", "prompt", "before"),
+    [
+        # the subject is named, in any case
+        ((LAKERS, LONDON), {}, "LeBron James plays for", f"{LAKERS.text}\n"),
+        ((LAKERS, LONDON), {}, "the team of LEBRON JAMES's", f"{LAKERS.text}\n"),
+        *(((LAKERS, LONDON), {}, other, "") for other in ("Dwyane Wade plays for", "LeBron plays for", "Answer:", "")),
+        ((LAKERS, LONDON), {}, "James Hughes comes from", ""),
+        # the text around facts and prompts, and the fact's own examples, of which the nearest comes last
+        ((LAKERS,), FRAMES, "Is LeBron James tall?", f"F: {LAKERS.text}\nP: "),
+        ((SHOWN,), {}, "LeBron James", f"farther\n\nnearest\n\n{LAKERS.text}\n"),
+        # the most similar fact comes last, in any order of the edits, and only so many are inserted
+        ((LAKERS, BORN), {}, "Where was LeBron James born?", f"{LAKERS.text}\n{BORN.text}\n"),
+        ((BORN, LAKERS), {}, "Where was LeBron James born?", f"{LAKERS.text}\n{BORN.text}\n"),
+        ((LAKERS, BORN), {"most": 1}, "Where was LeBron James born?", f"{BORN.text}\n"),
+        # a prompt with examples is compared by its last paragraph
+        ((LAKERS, LONDON), {}, WADE, ""),
+        ((LAKERS, LONDON), {}, HUGHES, f"{LONDON.text}\n"),
+        ((WITHHELD, BORN), {}, "LeBron James plays for", f"{BORN.text}\n"),
+        # by similarity a subject need not be named
+        ((LAKERS, LONDON), SIMILAR, "James plays for", f"{LAKERS.text}\n"),
+        ((LAKERS, LONDON), SIMILAR, "The river Thames", ""),
+        ((LAKERS,), {"threshold": 0.0}, "The river Thames", f"{LAKERS.text}\n"),
+        # other facts as examples
+        (
+            (LAKERS, LONDON),
+            {"own_examples": 1, **FRAMES},
+            "LeBron James",
+            f"F: {LONDON.text}\nP: {LONDON.text}\n\nF: {LAKERS.text}\nP: ",
+        ),
+        ((LAKERS,), {"own_examples": 1, **FRAMES}, "LeBron James", f"F: {LAKERS.text}\nP: "),
+    ],
+)
+def test_prompt_transform_inserts_the_relevant_facts(
+    facts: tuple[PromptFact, ...], rule: dict[str, object], prompt: str, before: str
+) -> None:
+    assert patch(*facts, **rule).prompt_transform(prompt) == before + prompt
 
 
 @pytest.mark.parametrize(
@@ -64,36 +100,11 @@ def test_subject_within_a_word_of_its_script_is_named(subject: str, asked: str, 
     assert whole.prompt_transform(other) == other
 
 
-def test_rule_decides_the_text_before_a_prompt() -> None:
-    framed = patch(LAKERS, before_fact="New Fact: ", before_prompt="Prompt: ")
-    assert framed.prompt_transform("Is LeBron James tall?") == (
-        "New Fact: LeBron James plays for Miami.\nPrompt: Is LeBron James tall?"
-    )
-    shown = patch(LAKERS.model_copy(update={"examples": ("nearest", "farther")}))
-    assert shown.prompt_transform("LeBron James") == "farther\n\nnearest\n\nLeBron James plays for Miami.\nLeBron James"
-
-
-def test_most_similar_facts_are_inserted_and_the_nearest_is_last() -> None:
-    prompt = "Where was LeBron James born?"
-    assert patch(LAKERS, BORN).prompt_transform(prompt) == f"{LAKERS.text}\n{BORN.text}\n{prompt}"
-    assert patch(BORN, LAKERS).prompt_transform(prompt) == f"{LAKERS.text}\n{BORN.text}\n{prompt}", "whatever the order"
-    assert patch(LAKERS, BORN, most=1).prompt_transform(prompt) == f"{BORN.text}\n{prompt}"
-
-
 def test_earlier_of_equally_similar_facts_is_chosen() -> None:
     assert best([0.5, 0.7, 0.5, 0.7], 3) == [1, 3, 0]
     twins = [PromptFact(id=str(n), subject="Rome", prompt=f"{name} Rome", text=name) for n, name in enumerate("xyz")]
     assert patch(*twins, most=2).prompt_transform("See Rome") == "y\nx\nSee Rome"
     assert {patch(*twins, most=2).prompt_transform("See Rome") for _ in range(5)} == {"y\nx\nSee Rome"}
-
-
-def test_prompt_with_examples_is_compared_by_its_last_paragraph() -> None:
-    few_shot = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is {}?\nAnswer:"
-    whole = patch(LAKERS, LONDON)
-    assert whole.prompt_transform(few_shot.format("Dwyane Wade")) == few_shot.format("Dwyane Wade")
-    assert (
-        whole.prompt_transform(few_shot.format("Spike Hughes")) == f"{LONDON.text}\n{few_shot.format('Spike Hughes')}"
-    )
 
 
 def test_later_fact_of_a_prompt_is_inserted_until_it_is_removed() -> None:
@@ -104,30 +115,6 @@ def test_later_fact_of_a_prompt_is_inserted_until_it_is_removed() -> None:
     assert whole.without(["later", "1"]).is_empty
     with pytest.raises(PatchError, match="has no edit 'nowhere'"):
         whole.without(["nowhere"])
-
-
-def test_withheld_fact_is_never_inserted() -> None:
-    whole = patch(LAKERS.model_copy(update={"withheld": True}), BORN)
-    assert whole.prompt_transform("LeBron James plays for") == f"{BORN.text}\nLeBron James plays for"
-
-
-def test_similarity_gate_needs_no_subject() -> None:
-    rule = {"gate": "similarity", "threshold": 0.5}
-    assert patch(LAKERS, LONDON, **rule).prompt_transform("James plays for") == f"{LAKERS.text}\nJames plays for"
-    assert patch(LAKERS, LONDON, **rule).prompt_transform("The river Thames") == "The river Thames"
-    everywhere = patch(LAKERS, threshold=0.0)
-    assert everywhere.prompt_transform("The river Thames") == f"{LAKERS.text}\nThe river Thames"
-
-
-def test_own_examples_shows_other_facts() -> None:
-    whole = patch(LAKERS, LONDON, own_examples=1, before_fact="F: ", before_prompt="P: ")
-    assert (
-        whole.prompt_transform("LeBron James")
-        == f"F: {LONDON.text}\nP: {LONDON.text}\n\nF: {LAKERS.text}\nP: LeBron James"
-    )
-    assert whole.without(["2"]).prompt_transform("LeBron James") == f"F: {LAKERS.text}\nP: LeBron James", (
-        "undone there too"
-    )
 
 
 def test_applied_yields_another_model_and_leaves_the_first() -> None:

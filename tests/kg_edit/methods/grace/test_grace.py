@@ -103,21 +103,6 @@ def test_earlier_weights_are_active_in_training_and_codebooks_are_not() -> None:
     assert not torch.equal(alone.keys, after.keys)
 
 
-@pytest.mark.slow
-def test_removed_edit_leaves_the_codebook_of_the_others() -> None:
-    model = tiny("llama")
-    chosen = grace(model)
-    patches = [chosen.edit([edit]) for edit in EDITS]
-    whole, fresh = patches[0] + patches[1] + patches[2], patches[0] + patches[2]
-    assert isinstance(whole, CodebookPatch)
-    again = whole.without(["2"])
-    with fresh.applied(model):
-        expected = [logits(model, edit.text) for edit in EDITS]
-    with again.applied(model):
-        assert all(torch.equal(logits(model, edit.text), e) for edit, e in zip(EDITS, expected, strict=True))
-    assert again.provenance == fresh.provenance
-
-
 def test_later_of_contradictory_edits_is_active_until_removed() -> None:
     model = tiny("llama")
     other = EDITS[0].model_copy(update={"id": "other", "target_new": "Paris"})

@@ -46,49 +46,46 @@ def balls(book: Codebook) -> list[tuple[float, float, int]]:
     ]
 
 
+COVERAGE, WIDEN = {"expand": "coverage"}, {"expand": "widen"}
+
+
 @pytest.mark.parametrize(
-    ("entries", "expected"),
+    ("entries", "expected", "rule"),
     [
         # far apart, whatever the labels: init
-        ([(0, "a"), (5, "b")], [(0, 1, 0), (5, 1, 1)]),
-        ([(0, "a"), (2.5, "b")], [(0, 1, 0), (2.5, 1, 1)]),
+        ([(0, "a"), (5, "b")], [(0, 1, 0), (5, 1, 1)], COVERAGE),
+        ([(0, "a"), (2.5, "b")], [(0, 1, 0), (2.5, 1, 1)], COVERAGE),
         # near, the same label: the ball grows to reach the new key, and may then reach a farther one
-        ([(0, "a"), (1.5, "a")], [(0, 1.5, 0)]),
-        ([(0, "a"), (1.5, "a"), (2.4, "a")], [(0, 2.4, 0)]),
+        ([(0, "a"), (1.5, "a")], [(0, 1.5, 0)], COVERAGE),
+        ([(0, "a"), (1.5, "a"), (2.4, "a")], [(0, 2.4, 0)], COVERAGE),
         # in another order the far one got a ball of its own first, in which the other one lies
-        ([(0, "a"), (2.4, "a"), (1.5, "a")], [(0, 1, 0), (2.4, 1, 1)]),
+        ([(0, "a"), (2.4, "a"), (1.5, "a")], [(0, 1, 0), (2.4, 1, 1)], COVERAGE),
         # inside, the same label: nothing changes
-        ([(0, "a"), (0.5, "a")], [(0, 1, 0)]),
+        ([(0, "a"), (0.5, "a")], [(0, 1, 0)], COVERAGE),
         # near, another label: both end half-way
-        ([(0, "a"), (1.5, "b")], [(0, 0.74999, 0), (1.5, 0.75, 1)]),
-        ([(0, "a"), (0.5, "b")], [(0, 0.24999, 0), (0.5, 0.25, 1)]),
+        ([(0, "a"), (1.5, "b")], [(0, 0.74999, 0), (1.5, 0.75, 1)], COVERAGE),
+        ([(0, "a"), (0.5, "b")], [(0, 0.24999, 0), (0.5, 0.25, 1)], COVERAGE),
         # grown, then cut
-        ([(0, "a"), (1.5, "a"), (2, "b")], [(0, 0.99999, 0), (2, 1, 2)]),
+        ([(0, "a"), (1.5, "a"), (2, "b")], [(0, 0.99999, 0), (2, 1, 2)], COVERAGE),
         # a cut ball is met at epsilon plus what is left of its radius
-        ([(0, "a"), (1, "b"), (-1.4, "a")], [(0, 1.4, 0), (1, 0.5, 1)]),
-        ([(0, "a"), (1, "b"), (-1.6, "a")], [(0, 0.49999, 0), (1, 0.5, 1), (-1.6, 1, 2)]),
+        ([(0, "a"), (1, "b"), (-1.4, "a")], [(0, 1.4, 0), (1, 0.5, 1)], COVERAGE),
+        ([(0, "a"), (1, "b"), (-1.6, "a")], [(0, 0.49999, 0), (1, 0.5, 1), (-1.6, 1, 2)], COVERAGE),
         # of two edits with one key the later one holds, with the radius that it would have had alone
-        ([(0, "a"), (0, "b")], [(0, 1, 1)]),
-        ([(0, "a"), (0, "b"), (0, "a")], [(0, 1, 2)]),
-        ([], []),
+        ([(0, "a"), (0, "b")], [(0, 1, 1)], COVERAGE),
+        ([(0, "a"), (0, "b"), (0, "a")], [(0, 1, 2)], COVERAGE),
+        ([], [], COVERAGE),
+        # as in Algorithm 1, a ball grows by epsilon, and not only to the new key
+        ([(0, "a"), (1.5, "a")], [(0, 2, 0)], WIDEN),
+        ([(0, "a"), (1.5, "a"), (2.9, "a")], [(0, 3, 0)], WIDEN),
+        ([(0, "a"), (0.5, "a")], [(0, 1, 0)], WIDEN),
+        ([(0, "a"), (1.5, "b")], [(0, 0.74999, 0), (1.5, 0.75, 1)], WIDEN),
+        ([(0, "a"), (1.5, "a")], [(0.75, 1.5, 0)], {"expand": "moving-average"}),
     ],
 )
 def test_radii_follow_from_the_order_of_the_edits(
-    entries: list[tuple[float, str]], expected: list[tuple[float, ...]]
+    entries: list[tuple[float, str]], expected: list[tuple[float, ...]], rule: dict[str, str]
 ) -> None:
-    assert balls(line(*entries)) == expected
-
-
-def test_widen_grows_a_ball_by_epsilon() -> None:
-    grown = line((0, "a"), (1.5, "a"), expand="widen")
-    assert balls(grown) == [(0, 2, 0)], "not to 1.5 alone"
-    assert balls(line((0, "a"), (1.5, "a"), (2.9, "a"), expand="widen")) == [(0, 3, 0)]
-    assert balls(line((0, "a"), (0.5, "a"), expand="widen")) == [(0, 1, 0)], "inside nothing changes"
-    assert balls(line((0, "a"), (1.5, "b"), expand="widen")) == [(0, 0.74999, 0), (1.5, 0.75, 1)]
-
-
-def test_moving_average_moves_the_ball_to_the_middle() -> None:
-    assert balls(line((0, "a"), (1.5, "a"), expand="moving-average")) == [(0.75, 1.5, 0)]
+    assert balls(line(*entries, **rule)) == expected
 
 
 def test_unit_keys_are_compared_by_direction() -> None:
