@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.locate_then_edit.tail_forward import read_index
-from kg_edit.models.hooks import added, beside, watched
+from kg_edit.models.hooks import added, index_for, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import with_ends
@@ -52,7 +52,7 @@ class PlainForward:
         def shifted(output: Tensor) -> Tensor:
             rows, length = self._batch.ids.shape
             addend = torch.zeros(rows, length, output.shape[-1], dtype=shift.dtype, device=shift.device)
-            return output + addend.index_put(beside(self._at, shift), shift).to(output).reshape(output.shape)
+            return output + addend.index_put(index_for(self._at, shift), shift).to(output).reshape(output.shape)
 
         with added(self._model.down_projection(self._layer), shifted):
             return self._forward()[self._reads]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import added, beside, is_hooked, run_at_positions, watched
+from kg_edit.models.hooks import added, index_for, is_hooked, run_at_positions, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
 from kg_edit.models.prompts import Batch, Prompt, end_mask
@@ -93,7 +93,7 @@ class TailForward:
                 last = model.mlp(len(model.blocks) - 1)
                 with run_at_positions(None if last is None or is_hooked(last) else last, self._reads):
                     hidden = self._above.run(hidden)
-        return model.logits(hidden[beside(self._reads, hidden)])
+        return model.logits(hidden[index_for(self._reads, hidden)])
 
 
 def read_positions(row: Prompt) -> list[int]:

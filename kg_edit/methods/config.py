@@ -160,7 +160,7 @@ class LayerConfig(MethodConfig):
 
     Attributes:
         depth: where the default layer is, as a fraction of the number of blocks.
-        writes_weight: whether the method changes the layer's weight, and not something beside it.
+        writes_weight: whether the method changes the layer's weight, and not only its output.
     """
 
     depth: ClassVar[float] = DEPTH

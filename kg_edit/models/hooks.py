@@ -29,7 +29,7 @@ def hidden_state(output: Any) -> Tensor:
     return state
 
 
-def beside(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
+def index_for(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
     """Move indices to the device of the state that they index: the blocks of a model may be on several devices."""
     return tuple(index.to(state.device) for index in places)
 
@@ -72,11 +72,11 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(args[0].shape[:2])
-        return (args[0][beside(places, args[0])], *args[1:])
+        return (args[0][index_for(places, args[0])], *args[1:])
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         whole = output.new_zeros(*shapes.pop(), output.shape[-1])
-        return whole.index_put(beside(places, output), output)
+        return whole.index_put(index_for(places, output), output)
 
     handles = [module.register_forward_pre_hook(pick), module.register_forward_hook(put)] if module else []
     try:

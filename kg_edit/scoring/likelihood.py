@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
-from kg_edit.models.hooks import beside, wants_prompt_ends, with_prompt_ends
+from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
@@ -238,7 +238,7 @@ def _forward(
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Apply the head only at the places ``at``: over whole rows, it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][beside(at, args[0])][None],))
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][index_for(at, args[0])][None],))
     try:
         yield
     finally:

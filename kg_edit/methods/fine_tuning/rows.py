@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kg_edit.models.hooks import beside
+from kg_edit.models.hooks import index_for
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import RecordedBlocks
@@ -71,7 +71,7 @@ class RowLosses:
     def __call__(self) -> Tensor:
         """Return the losses [rows] in float32, differentiable in the parameters that hooks use."""
         logits = self.logits().float()
-        tokens, owners, counts = beside((self._tokens, self._owners, self._counts), logits)
+        tokens, owners, counts = index_for((self._tokens, self._owners, self._counts), logits)
         nll = cross_entropy(logits, tokens, reduction="none")
         return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
 
@@ -81,4 +81,4 @@ class RowLosses:
             self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
         else:
             hidden = self._recorded.run(self._recorded.start)
-        return self._model.logits(hidden[beside((self._owners, self._columns), hidden)])
+        return self._model.logits(hidden[index_for((self._owners, self._columns), hidden)])

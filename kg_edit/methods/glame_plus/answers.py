@@ -33,7 +33,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
-from kg_edit.models.hooks import beside, watched
+from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts, quick_backward
 from kg_edit.models.prefix_store import PrefixStore, model_state
@@ -214,7 +214,7 @@ class AnswerRows:
         reads = (self._reads[0][wanted], self._reads[1][wanted])
         hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
-            logits = self._model.logits(self._above.run(hidden)[beside(reads, hidden)]).float()
+            logits = self._model.logits(self._above.run(hidden)[index_for(reads, hidden)]).float()
         targets = self._targets[wanted.to(self._targets.device)].to(logits.device)
         each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         share = self._share.to(each.device)[reads[0].to(each.device)]

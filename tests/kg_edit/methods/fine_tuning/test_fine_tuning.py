@@ -237,7 +237,7 @@ def test_retraining_trains_earlier_edits_again() -> None:
 LORA = {"layers": (2,), "modules": ("down_proj",), "dropout": 0.0, "learning_rate": 1e-2}
 
 
-def beside(name: str, model: LanguageModel, **own: Any) -> Patch:
+def adapted(name: str, model: LanguageModel, **own: Any) -> Patch:
     """A patch of SECOND by an editor that works beside layer 2, in a tiny model."""
     chosen = find_method(name)
     settings = {**QUICK[name], "layer": 2, "steps": 20, **own}
@@ -248,14 +248,14 @@ def test_weight_whose_output_is_replaced_is_refused() -> None:
     """A memory replaces its layer's output, so a change of the weight below it does nothing."""
     model = tiny("llama")
     with pytest.raises(PatchError, match="replaces the output of this layer"):
-        method("ft-m", model, layer=2).edit([EDIT], start=beside("memory", model))
+        method("ft-m", model, layer=2).edit([EDIT], start=adapted("memory", model))
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ft-m", {"layer": 2}), ("lora", LORA)])
 def test_weight_below_an_adapter_is_trained_as_the_patch_changes_it(name: str, settings: dict[str, Any]) -> None:
     """Where an open gate replaces the output, the weight's change does nothing; elsewhere it does."""
     model, chosen = tiny("llama"), find_method(name)
-    gate = beside("defer", model, start="random", shut=0.0, texts=0)
+    gate = adapted("defer", model, start="random", shut=0.0, texts=0)
     trained = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
     both = trained.edit([EDIT], start=gate)
     with both.applied(model) as edited:

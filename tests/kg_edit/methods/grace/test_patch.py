@@ -103,7 +103,7 @@ def test_nearest_ball_is_used_within_its_radius_only() -> None:
 
 
 def test_near_keys_of_large_norm_are_distinguished() -> None:
-    """The distance 0.05 is small beside the norm 100, so products of keys would find the wrong one of two."""
+    """The distance 0.05 is small against the norm 100, so products of keys would find the wrong one of two."""
     draw = torch.Generator().manual_seed(0)
     keys = (4 * torch.randn(20, 576, generator=draw)).repeat_interleave(2, 0)
     keys[1::2] += 0.05 * torch.nn.functional.normalize(torch.randn(20, 576, generator=draw), dim=-1)
@@ -368,9 +368,9 @@ def test_other_models_and_rules_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_codebook_patch_is_refused(tmp_path: Path) -> None:
-    said = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
+    own = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}
-    for codebooks in ({"w": said}, {"v": said}, None, {"w": {**said, "labels": "a"}}):
+    for codebooks in ({"w": own}, {"v": own}, None, {"w": {**own, "labels": "a"}}):
         path = write_patch(tmp_path / "p.safetensors", kind="grace", provenance={}, content=codebooks, tensors=tensors)
         with pytest.raises(PatchError, match="is damaged"):
             Patch.load(path)

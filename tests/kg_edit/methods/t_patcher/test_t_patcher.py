@@ -74,14 +74,14 @@ def test_random_start_predicts_the_target() -> None:
 def test_neuron_is_inactive_in_the_memory() -> None:
     model = tiny("llama")
     chosen = patcher(model, memory_weight=10.0)
-    loud = neurons_of(patcher(model, memory_weight=0.0).edit(EDITS[:1]))
-    quiet = neurons_of(chosen.edit(EDITS[:1]))
+    free = neurons_of(patcher(model, memory_weight=0.0).edit(EDITS[:1]))
+    trained = neurons_of(chosen.edit(EDITS[:1]))
 
-    def wakes(found: Neurons) -> float:
+    def active_share(found: Neurons) -> float:
         return float((chosen.memory_queries @ found.keys.T + found.biases > 0).float().mean())
 
-    assert wakes(quiet) < wakes(loud)
-    assert (quiet.queries * quiet.keys).sum(-1).add(quiet.biases).gt(0).all(), "each is active at its own mistake"
+    assert active_share(trained) < active_share(free)
+    assert (trained.queries * trained.keys).sum(-1).add(trained.biases).gt(0).all(), "each is active at its own mistake"
 
 
 def test_prompt_edited_again_learns_its_new_target() -> None:
