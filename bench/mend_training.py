@@ -18,10 +18,17 @@ from statistics import median
 from tools.model_edits import some_edits
 
 from kg_edit.methods.mend.examples import BatchOrder, Rows
-from kg_edit.methods.mend.gradients import Changes, Shape, felt, first_block, mlp_weights, read_tokens, weight_shapes
-from kg_edit.methods.mend.losses import losses_after
-from kg_edit.methods.mend.network import MendNetwork, Pairs
-from kg_edit.methods.mend.store import MendTraining
+from kg_edit.methods.mend.gradients import (
+    Changes,
+    Shape,
+    first_block,
+    has_gradient,
+    mlp_weights,
+    read_tokens,
+    weight_shapes,
+)
+from kg_edit.methods.mend.network import MendNetwork, MendTraining, Pairs
+from kg_edit.methods.mend.training import losses_after
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates, lower_states
@@ -43,7 +50,7 @@ class EveryToken:
         found = {}
         for name, (inputs, deltas) in factors.items():
             better, direction = self._network(name, inputs, deltas)
-            found[name] = (-self._network.rate(name) * direction * felt(deltas)[..., None], better)
+            found[name] = (-self._network.rate(name) * direction * has_gradient(deltas)[..., None], better)
         return found
 
 

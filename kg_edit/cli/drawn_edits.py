@@ -67,7 +67,7 @@ class DrawnEdits:
         Raises:
             ConfigError, WikidataCacheError: as `draw`.
         """
-        from kg_edit.methods.glame_net.consequences import with_questions
+        from kg_edit.methods.glame_net.examples import with_questions
         from kg_edit.ripples.drawn import with_neighbours
 
         (table, edits), excluded = self._drawn(), self.excluded

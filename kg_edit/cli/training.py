@@ -113,12 +113,12 @@ def _learner(method: str) -> typer.Typer:
 def _training_of(method: str) -> tuple[type[MethodConfig], Callable[..., NetworkManifest]]:
     """Import the settings of a method's training, and the function that trains; both import torch."""
     if method == "ke":
-        from kg_edit.methods.ke.store import KeTraining
+        from kg_edit.methods.ke.network import KeTraining
         from kg_edit.methods.ke.training import train as train_ke
 
         return KeTraining, train_ke
     if method == "mend":
-        from kg_edit.methods.mend.store import MendTraining
+        from kg_edit.methods.mend.network import MendTraining
         from kg_edit.methods.mend.training import train as train_mend
 
         return MendTraining, train_mend
@@ -192,7 +192,7 @@ def train_glame_net(
     - `kg-edit glame-net train --graph wikidata.nt.gz --relations P17,P19 --exclude ripples.json --out net/`
     """
     check_model_name(model)
-    from kg_edit.methods.glame_net.store import NetTraining
+    from kg_edit.methods.glame_net.network import NetTraining
     from kg_edit.methods.glame_net.training import train
     from kg_edit.storage.run_folder import check_folder
 

@@ -25,8 +25,15 @@ from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.locate_then_edit.descent import DeltaParameters, Descent, FreeDelta
 from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.glame_net.network import GraphBatch, ReadSubgraph, ValueNetwork
-from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, load_network, read_manifest
+from kg_edit.methods.glame_net.network import (
+    FORMAT,
+    GraphBatch,
+    NetManifest,
+    NetTraining,
+    ReadSubgraph,
+    ValueNetwork,
+    load_net,
+)
 from kg_edit.methods.glame_plus.answers import AnswerOptions
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import excluded_answers, objects_of
@@ -34,8 +41,6 @@ from kg_edit.methods.rome.method import FAST, EditValue
 from kg_edit.methods.trained.files import NETWORK, Trained
 from kg_edit.models.hooks import untouched
 from kg_edit.storage.run_folder import NAMES_A_FILE
-
-_UNTRAINED = "untrained"
 
 
 class GlameNetConfig(GlamePlusConfig):
@@ -63,7 +68,7 @@ class GlameNetConfig(GlamePlusConfig):
 
     def idle(self) -> dict[str, str]:
         """As in `glame-plus`; without a descent also the number of recalled relations."""
-        recalled = {"recalled": "with steps=0 the model is asked nothing"}
+        recalled = {"recalled": "with steps=0 no question is asked"}
         return super().idle() | ({} if self.steps or self.answers is None else recalled)
 
 
@@ -85,9 +90,8 @@ class GlameNet(GlamePlus):
             ModelError: the folder has no network, or its file is damaged.
         """
         assert isinstance(config, GlameNetConfig)  # noqa: S101 - config_class
-        folder = _folder(config)
-        if folder:
-            read_manifest(folder / NETWORK)
+        if folder := _folder(config):
+            FORMAT.manifest(folder / NETWORK, NetManifest)
         super().check_inputs(config, graph, edits)
 
     def prepare(self) -> None:
@@ -175,17 +179,16 @@ class GlameNet(GlamePlus):
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus the digest of the network and data on its training."""
-        said, trained = super().provenance(), self._trained
-        shown = trained.manifest.model_dump(mode="json", include={"edits", "examples", "steps"}) if trained else {}
-        said["methods"][0]["network"] = {"digest": trained.digest if trained else _UNTRAINED, **shown}
-        return said
+        found = super().provenance()
+        found["methods"][0]["network"] = self._trained.note if self._trained else {"digest": "untrained"}
+        return found
 
     @cached_property
-    def _trained(self) -> Trained[ValueNetwork, Manifest] | None:
+    def _trained(self) -> Trained[ValueNetwork, NetManifest] | None:
         folder = _folder(self.config)
         if folder is None:
             return None
-        found = load_network(folder, self.model)
+        found = load_net(folder, self.model)
         if found.manifest.layer != self.layer:
             raise ConfigError(
                 f"the network in {folder} was trained for layer {found.manifest.layer}, but layer {self.layer} is set; "

@@ -26,9 +26,8 @@ from kg_edit.graphs.source import SubgraphSource, graph_identity
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.glame_net.examples import Example, Visits, make_examples, split
-from kg_edit.methods.glame_net.network import GraphBatch
-from kg_edit.methods.glame_net.store import FORMAT, Manifest, NetTraining, Validation
-from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Passes, Progress, State, TrainingRun, keep_trained
+from kg_edit.methods.glame_net.network import FORMAT, GraphBatch, NetManifest, NetTraining, Validation
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Passes, Progress, State, TrainingRun, run_training
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
@@ -48,48 +47,48 @@ def train(
     excluded: Excluded = _NOTHING,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> Manifest:
-    """Train a network for ``model`` on ``edits`` and their subgraphs in ``source``, and write it to the folder ``out``.
+) -> NetManifest:
+    """Train a network for ``model``, and write the one with the best validation loss to the folder ``out``.
 
-    The network with the best validation loss is kept; validation uses edits with held-out o*. Things in ``excluded``
-    are neither read nor learned. Called again, an interrupted run continues, and a finished run does nothing. The model
-    is unchanged.
+    Validation uses edits with held-out o*. Called again, an interrupted run continues, and a finished run does nothing.
+    The model is unchanged.
+
+    Args:
+        model: the language model.
+        source: the subgraphs of the edits.
+        edits: the training edits.
+        settings: the settings of the training.
+        out: the folder.
+        excluded: things that are neither read nor learned.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
 
     Raises:
         ConfigError: there are too few edits, or the model has no such layer.
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, or can't be written.
     """
-    manifest = _manifest(model, source, edits, settings, excluded)
-    model.block(manifest.layer)
-
-    def start(path: Path) -> _Run:
-        return _Run(Lesson.of(model, source, edits, settings, excluded=excluded), manifest, path)
-
-    return keep_trained(
+    manifest = NetManifest.of(
+        model,
+        settings,
+        graph=graph_identity(source),
+        excluded=digest([sorted(excluded.ids), sorted(excluded.names)]),
+        edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+    )
+    model.block(manifest.layer)  # raises early if the model has no such layer
+    return run_training(
         model,
         manifest,
         out,
-        start,
+        lambda path: _Run(TrainingData.of(model, source, edits, settings, excluded=excluded), manifest, path),
         format=FORMAT,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
     )
 
 
-def _manifest(
-    model: LanguageModel, source: SubgraphSource, edits: Sequence[Edit], settings: NetTraining, excluded: Excluded
-) -> Manifest:
-    found = {
-        "graph": graph_identity(source),
-        "excluded": digest([sorted(excluded.ids), sorted(excluded.names)]),
-        "edits": digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
-    }
-    return Manifest.of(model, settings).model_copy(update=found)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Lesson:
+class TrainingData:
     """The inputs of a training run: the examples, their prompts, and the hidden states of the labels."""
 
     visits: Visits
@@ -107,7 +106,7 @@ class Lesson:
         settings: NetTraining,
         *,
         excluded: Excluded,
-    ) -> Lesson:
+    ) -> TrainingData:
         """Read the subgraphs of all edits, and compute the hidden states of their labels.
 
         Raises:
@@ -115,8 +114,14 @@ class Lesson:
         """
         contexts = sample_contexts(model, lengths=settings.context_lengths, seed=settings.seed)
         visits = Visits(model=model, settings=settings, contexts=contexts)
-        usable = [edit for edit in edits if not _is_excluded(edit, excluded)]
-        examples = [one for one in make_examples(source, usable, settings, excluded=excluded) if visits.may(one)]
+        usable = [
+            edit
+            for edit in edits
+            if not excluded.has(edit.subject_id or "", edit.subject)
+            and not excluded.has(edit.target_new_id or "", edit.target_new)
+        ]
+        examples = make_examples(source, usable, settings, excluded=excluded)
+        examples = [example for example in examples if visits.can_encode(example)]
         learned, held_out = split(examples, settings)
         if len(learned) < settings.batch or not held_out:
             raise ConfigError(
@@ -134,7 +139,7 @@ class Lesson:
         )
 
     def objective(self, requests: Sequence[Request]) -> Objective:
-        """The loss of a batch of edits; this computes the batch's clean states."""
+        """Return the loss of a batch of edits; this computes the batch's clean states."""
         model, settings = self.visits.model, self.visits.settings
         return Objective(
             model,
@@ -145,7 +150,7 @@ class Lesson:
         )
 
     def batch(self, examples: Sequence[Example], requests: Sequence[Request]) -> Batch:
-        """A batch of examples with its loss and the inputs of the network."""
+        """Return a batch of examples with its loss and the inputs of the network."""
         objective = self.objective(requests)
         graphs = GraphBatch.of([example.graph for example in examples], self.readings.__getitem__)
         downhill = None
@@ -164,34 +169,29 @@ class Batch:
     downhill: Tensor | None
 
 
-def _is_excluded(edit: Edit, excluded: Excluded) -> bool:
-    subject, target = (edit.subject_id or "", edit.subject), (edit.target_new_id or "", edit.target_new)
-    return excluded.has(*subject) or excluded.has(*target)
-
-
 class _Run(TrainingRun[Validation]):
     """A training run of glame-net."""
 
     name = "glame-net"
 
-    def __init__(self, lesson: Lesson, manifest: Manifest, path: Path) -> None:
+    def __init__(self, data: TrainingData, manifest: NetManifest, path: Path) -> None:
         settings = manifest.training
-        self._lesson, self._manifest = lesson, manifest
-        self._network = manifest.network().to(lesson.visits.model.device)
+        self._data, self._manifest = data, manifest
+        self._network = manifest.network().to(data.visits.model.device)
         optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self._passes = Passes(lesson.learned, batch=settings.batch, seed=settings.seed)
+        self._passes = Passes(data.learned, batch=settings.batch, seed=settings.seed)
         self._kept: dict[int, Batch] = {}
         state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(state, settings, path)
 
     def learned_from(self) -> Mapping[str, int]:
-        targets = {one.edit.target_new for one in self._lesson.learned}
-        return {"examples": len(self._lesson.learned), "targets": len(targets)}
+        targets = {one.edit.target_new for one in self._data.learned}
+        return {"examples": len(self._data.learned), "targets": len(targets)}
 
     def rate(self, step: int) -> float:
-        """The factor of the learning rate: it rises linearly, then falls as half a cosine."""
+        """Return the factor of the learning rate: it rises linearly, then falls as half a cosine."""
         settings = self._manifest.training
         rising = min(1.0, (step + 1) / settings.warm_up)
         return rising * (1 + math.cos(math.pi * step / settings.steps)) / 2
@@ -208,68 +208,56 @@ class _Run(TrainingRun[Validation]):
         return {name: f"{float(loss.mean()):.2f}" for name, loss in shown.items()}
 
     def _change(self, batch: Batch) -> Tensor:
-        """The network's changes of the clean values, [edits, d], on the device of the edited block."""
-        value, there = batch.objective.value, self._lesson.visits.model.device  # the network's device
+        """Return the network's changes of the clean values, [edits, d], on the device of the edited block."""
+        value, there = batch.objective.value, self._data.visits.model.device  # the network's device
         downhill = None if batch.downhill is None else batch.downhill.to(there)
         change: Tensor = self._network(batch.graphs, value.to(there), downhill)
         return change.to(value.device)
 
     def _batch(self, step: int) -> Batch:
-        """The batch of a step. Each round of ``kept`` batches is repeated ``visits`` times with cached clean states."""
-        kept, visits = self._manifest.training.kept, self._manifest.training.visits
-        number = step // (kept * visits) * kept + step % kept
+        """Return the batch of a step: ``kept`` batches are repeated ``visits`` times with cached clean states."""
+        settings = self._manifest.training
+        kept = settings.kept
+        number = step // (kept * settings.visits) * kept + step % kept
         if number not in self._kept:
             self._kept = {key: some for key, some in self._kept.items() if key // kept == number // kept}
-            self._kept[number] = self._recorded(number)
+            examples, seed = self._passes.batch(number), f"visit {number} {settings.seed}"
+            requests = [self._data.visits.request(example, seed=seed) for example in examples]
+            self._kept[number] = self._data.batch(examples, requests)
         return self._kept[number]
 
-    def _recorded(self, number: int) -> Batch:
-        lesson, examples = self._lesson, self._passes.batch(number)
-        seed = f"visit {number} {self._manifest.training.seed}"
-        return lesson.batch(examples, [lesson.visits.request(example, seed=seed) for example in examples])
-
     def validation(self, step: int) -> Validation:
-        """The mean losses on the held-out edits, with the same wording for all."""
-        settings, lesson = self._manifest.training, self._lesson
-        parts: list[dict[str, Tensor]] = []
-        for start in range(0, len(lesson.held_out), settings.batch):
-            parts.append(self._validated(lesson.held_out[start : start + settings.batch]))
-        nll, greedy, kl = (float(torch.cat([part[name] for part in parts]).mean()) for name in ("nll", "greedy", "kl"))
-        composed, held_out = (_mean([part[name] for part in parts]) for name in ("composed", "held_out"))
+        """Return the mean losses on the held-out edits, with the same wording for all."""
+        settings, data = self._manifest.training, self._data
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("nll", "greedy", "kl", "composed", "held_out")}
+        for start in range(0, len(data.held_out), settings.batch):
+            examples = data.held_out[start : start + settings.batch]
+            batch = data.batch(examples, [data.visits.check(one, one.composed) for one in examples])
+            with torch.no_grad():
+                change = self._change(batch)
+                losses = batch.objective(change)
+            parts["nll"].append(losses.nll)
+            parts["kl"].append(losses.kl)
+            parts["greedy"].append(batch.objective.greedy(change).float())
+            # The questions' -log p without their weight, of the edits that have some; the questions that are never
+            # learned need an objective of their own.
+            further = {"composed": losses.further, "held_out": torch.zeros_like(losses.further)}
+            if any(one.held_out for one in examples):
+                never_learned = data.objective([data.visits.check(one, one.held_out) for one in examples])
+                with torch.no_grad():
+                    further["held_out"] = never_learned(change).further
+            for name, values in further.items():
+                having = torch.tensor([bool(getattr(one, name)) for one in examples], device=values.device)
+                parts[name].append(values[having] / (settings.ripple_weight or 1.0))
+        whole = {name: torch.cat(some) for name, some in parts.items()}
+        means = {name: float(some.mean()) if len(some) else None for name, some in whole.items()}
+        nll, kl, composed = (means[name] or 0.0 for name in ("nll", "kl", "composed"))
         return Validation(
             step=step,
-            total=nll + settings.kl_weight * kl + settings.ripple_weight * (composed or 0.0),
+            total=nll + settings.kl_weight * kl + settings.ripple_weight * composed,
             nll=nll,
-            greedy=greedy,
+            greedy=means["greedy"] or 0.0,
             kl=kl,
-            composed=composed or 0.0,
-            held_out=held_out,
+            composed=composed,
+            held_out=means["held_out"],
         )
-
-    def _validated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """nll, greedy and kl [edits]; composed and held_out for the edits that have such questions."""
-        visits = self._lesson.visits
-        batch = self._lesson.batch(examples, [visits.check(one, one.composed) for one in examples])
-        learned = batch.objective
-        with torch.no_grad():
-            change = self._change(batch)
-            losses = learned(change)
-        found = {"nll": losses.nll, "kl": losses.kl, "greedy": learned.greedy(change).float()}
-        found["composed"] = self._of_questions(losses.further, [bool(one.composed) for one in examples])
-        if any(one.held_out for one in examples):
-            other = self._lesson.objective([visits.check(one, one.held_out) for one in examples])
-            with torch.no_grad():
-                further = other(change).further
-        else:
-            further = torch.zeros_like(losses.further)
-        return {**found, "held_out": self._of_questions(further, [bool(one.held_out) for one in examples])}
-
-    def _of_questions(self, further: Tensor, having: Sequence[bool]) -> Tensor:
-        """-log p without the weight ``ripple_weight``, for the edits that have questions."""
-        weight = self._manifest.training.ripple_weight
-        return further[torch.tensor(having, device=further.device)] / (weight or 1.0)
-
-
-def _mean(parts: Sequence[Tensor]) -> float | None:
-    whole = torch.cat(list(parts))
-    return float(whole.mean()) if len(whole) else None

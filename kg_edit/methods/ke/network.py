@@ -8,6 +8,8 @@ outputs vectors alpha, beta [m], gamma, delta [n] and a number eta. With the gra
 G = sum_t d_t u_t^T over the tokens with a gradient (`kg_edit.methods.mend.gradients`). So A * G is the sum of
 (m softmax(alpha) * d_t)(gamma * u_t)^T, and the rank of a change is that of G plus one. The factor m is not in the
 paper; with it, the entries of m softmax are 1 on average for a weight of any size.
+
+`KeTraining` has the settings of the training, `KeManifest` is the manifest of the network's file.
 """
 
 from __future__ import annotations
@@ -15,16 +17,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from kg_edit.methods.mend.gradients import Changes, Shape, felt
-from kg_edit.methods.mend.network import Pairs
+from kg_edit.methods.mend.gradients import Changes, Shape, has_gradient
+from kg_edit.methods.mend.network import MendTraining, Pairs, Validation
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors
+
+FORMAT = NetworkFormat(key="kg_edit_ke", thing="KE network", command="kg-edit ke train")
+_MEND_ALONE = ("rank", "rate_learning_rate", "edit_weight", "locality_weight", "normalise_on")
 
 
 class KeNetwork(nn.Module):
@@ -41,14 +50,23 @@ class KeNetwork(nn.Module):
         self, shapes: Mapping[str, Shape], *, width: int, hidden: int, inner: int, edit_lr: float, seed: int = 0
     ) -> None:
         super().__init__()
-        self.shapes = dict(sorted(shapes.items()))
-        generator = torch.Generator().manual_seed(seed)
+        self.shapes = dict(sorted(shapes.items()))  # sorted, because the heads are in this order in the file
+        self.register_buffer("multiplier", torch.ones(()))
         self.reader = _Reader(width, hidden, batch_first=True, bidirectional=True)
         self.bottom = _Linear(2 * hidden, inner)
-        _draw(self.reader, hidden, generator)
-        _draw(self.bottom, 2 * hidden, generator)
-        self.heads = nn.ModuleList(_head(inner, shape, edit_lr) for shape in self.shapes.values())
-        self.register_buffer("multiplier", torch.ones(()))
+        self.heads = nn.ModuleList(_Linear(inner, 2 * m + 2 * n + 1) for m, n in self.shapes.values())
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            # uniform within 1 / sqrt(size), as PyTorch does by default
+            for module, size in ((self.reader, hidden), (self.bottom, 2 * hidden)):
+                for parameter in module.parameters():
+                    parameter.uniform_(-(size**-0.5), size**-0.5, generator=generator)
+            for head, (m, n) in zip(self.heads, self.shapes.values(), strict=True):
+                assert isinstance(head, _Linear)  # noqa: S101 - as built above
+                head.weight.zero_()
+                head.bias.zero_()
+                head.bias[2 * m : 2 * m + n] = -1.0  # gamma
+                head.bias[-1] = log(edit_lr / (1 - edit_lr))  # eta: sigmoid(eta) = edit_lr
 
     def read(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Read the embeddings of edits, each [tokens, width]; return their encodings, [edits, inner]."""
@@ -60,29 +78,29 @@ class KeNetwork(nn.Module):
         return found
 
     def conditioned(self, model: LanguageModel, prompts: Sequence[Prompt]) -> ConditionedNetwork:
-        """The network conditioned on the edits with these prompts, in this order."""
+        """Return the network conditioned on the edits with these prompts, in this order."""
         return ConditionedNetwork(network=self, embeddings=embedded(model, prompts))
 
     def changes(self, factors: Pairs, read: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """The factors of each weight's change: (left [edits, tokens + 1, m], right [edits, tokens + 1, n]).
+        """Return the factors of each weight's change: (left [edits, tokens + 1, m], right [edits, tokens + 1, n]).
 
         ``factors`` are u [edits, tokens, n] and d [edits, tokens, m]; tokens without a gradient give 0. ``read`` is the
         result of `read`.
         """
         found: dict[str, tuple[Tensor, Tensor]] = {}
-        for (name, (rows, columns)), head in zip(self.shapes.items(), self.heads, strict=True):
-            inputs, deltas = (part.to(read.device) for part in factors[name])
-            alpha, beta, gamma, delta, eta = head(read).split([rows, rows, columns, columns, 1], -1)
+        for (name, (m, n)), head in zip(self.shapes.items(), self.heads, strict=True):
+            u, d = (part.to(read.device) for part in factors[name])
+            alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, ...] each
             size = torch.sigmoid(eta)[:, None]
-            gate, shift = (rows * part.softmax(-1)[:, None] for part in (alpha, beta))
-            lefts = [size * gate * deltas * felt(deltas)[..., None], size * shift]
-            found[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * inputs, delta[:, None]], 1)
+            gate, shift = (m * part.softmax(-1)[:, None] for part in (alpha, beta))
+            lefts = [size * gate * d * has_gradient(d)[..., None], size * shift]
+            found[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * u, delta[:, None]], 1)
         return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConditionedNetwork:
-    """The network conditioned on given edits, with the interface of MEND's `EditorNetwork` (`mend.training`)."""
+    """The network conditioned on given edits, with the interface of `mend.training.EditorNetwork`."""
 
     network: KeNetwork
     embeddings: Sequence[Tensor]
@@ -93,16 +111,16 @@ class ConditionedNetwork:
         return self.network.shapes
 
     def changes(self, factors: Pairs) -> Changes:
-        """The changes of all edits, see `KeNetwork.changes`."""
+        """Return the changes of all edits, see `KeNetwork.changes`."""
         return self.network.changes(factors, self.network.read(self.embeddings))
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """The change of each weight for one edit, from u [tokens, n] and d [tokens, m].
+        """Return the change of each weight for one edit, from u [tokens, n] and d [tokens, m].
 
         Its rank is the number of tokens with a gradient, plus one.
         """
-        alive = {name: (u[felt(d)][None], d[felt(d)][None]) for name, (u, d) in factors.items()}
+        alive = {name: (u[has_gradient(d)][None], d[has_gradient(d)][None]) for name, (u, d) in factors.items()}
         return {
             name: Factors(left=left[0].T.contiguous(), right=right[0].T.contiguous())
             for name, (left, right) in self.changes(alive).items()
@@ -111,15 +129,25 @@ class ConditionedNetwork:
 
 @torch.no_grad()
 def embedded(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Tensor]:
-    """The input embeddings of each prompt with its target, [tokens, width] in float32."""
+    """Return the input embeddings of each prompt with its target, [tokens, width] in float32."""
+    weight = _embeddings(model)
+    return [weight[torch.tensor(prompt.ids, device=weight.device)].float() for prompt in prompts]
+
+
+def embedding_width(model: LanguageModel) -> int:
+    """Return the size of the model's input embeddings."""
+    return _embeddings(model).shape[1]
+
+
+def _embeddings(model: LanguageModel) -> Tensor:
     weight = model.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)  # noqa: S101 - true of every causal language model
-    return [weight[torch.tensor(prompt.ids, device=weight.device)].float() for prompt in prompts]
+    return weight
 
 
 class _Reader(nn.LSTM):
     def reset_parameters(self) -> None:
-        """Do nothing: `_draw` sets the parameters, without the global random generator."""
+        """Do nothing: `KeNetwork` draws the parameters, without the global random generator."""
 
 
 class _Linear(nn.Linear):
@@ -127,19 +155,61 @@ class _Linear(nn.Linear):
         """Do nothing, as in `_Reader`."""
 
 
-@torch.no_grad()
-def _draw(module: nn.Module, size: int, generator: torch.Generator) -> None:
-    """Draw all parameters uniformly within 1 / sqrt(size), as PyTorch does by default."""
-    for parameter in module.parameters():
-        parameter.uniform_(-(size**-0.5), size**-0.5, generator=generator)
+class KeTraining(MendTraining):
+    """Settings of the training; examples, batches and validations are as in MEND.
+
+    MEND's settings ``rank``, ``rate_learning_rate``, ``edit_weight``, ``locality_weight`` and ``normalise_on`` have no
+    effect on the KE network, so other values than their defaults are refused. The preset ``paper`` has the published
+    rate and sizes.
+    """
+
+    edit_lr: float = Field(3e-3, gt=0, lt=1, description="initial sigmoid(eta), the learning rate of the gradient step")
+    hidden: PositiveInt = Field(128, description="size of the LSTM in each direction")
+    inner: PositiveInt = Field(128, description="size of the MLP after the LSTM; published: 1024")
+    gradient_of: Literal["target"] = Field("target", description="always target: the gradient of -log p of the target")
+    margin: float = Field(1e-3, ge=0, description="m: allowed KL(unedited || edited) on other prompts")
+    multiplier_rate: float = Field(
+        0.1, ge=0, description="learning rate of the Lagrange multiplier of the constraint KL <= margin"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"inner": 1024, "steps": 200_000, "validate_every": 5000},
+    }
+
+    @model_validator(mode="after")
+    def _no_setting_of_mend_alone(self) -> Self:
+        for name in _MEND_ALONE:
+            if getattr(self, name) != MendTraining.model_fields[name].default:
+                raise ValueError(f"{name} is a setting of MEND that has no effect on KE; leave it out")
+        return self
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """As in MEND; KE does not normalise."""
+        return {"batch": self.batch}
 
 
-@torch.no_grad()
-def _head(inner: int, shape: Shape, edit_lr: float) -> nn.Linear:
-    rows, columns = shape
-    head = _Linear(inner, 2 * rows + 2 * columns + 1)
-    head.weight.zero_()
-    head.bias.zero_()
-    head.bias[2 * rows : 2 * rows + columns] = -1.0
-    head.bias[-1] = log(edit_lr / (1 - edit_lr))
-    return head
+class KeManifest(NetworkManifest):
+    """The metadata of a KE network: its model, and how it was trained."""
+
+    width: int
+    shapes: dict[str, Shape]
+    training: KeTraining
+    validations: tuple[Validation, ...] = ()
+
+    def network(self) -> KeNetwork:
+        """Return the untrained network."""
+        own = self.training
+        return KeNetwork(
+            self.shapes, width=self.width, hidden=own.hidden, inner=own.inner, edit_lr=own.edit_lr, seed=own.seed
+        )
+
+
+def load_ke(folder: Path, model: LanguageModel) -> Trained[KeNetwork, KeManifest]:
+    """Load the network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
+
+    Raises:
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
+    """
+    return FORMAT.trained(folder, model, KeManifest, KeManifest.network)

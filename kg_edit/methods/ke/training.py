@@ -18,20 +18,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.ke.store import FORMAT, KeManifest, KeTraining, embedding_width
-from kg_edit.methods.mend.editor_run import EditorRun
+from kg_edit.methods.ke.network import FORMAT, KeManifest, KeTraining, embedding_width
 from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
-from kg_edit.methods.mend.losses import Losses, losses_after
-from kg_edit.methods.mend.store import Validation
-from kg_edit.methods.trained.lessons import digest_of, lessons_of
-from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, keep_trained
+from kg_edit.methods.mend.network import Validation
+from kg_edit.methods.mend.training import EditorRun, Losses, losses_after
+from kg_edit.methods.trained.edits import digest_of, training_edits
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, run_training
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates
+
+_EXCESS = 10.0  # weight of the excess in the validation
+_LEAST = 1e-9  # of the margin by which the excess is divided
 
 
 def train(
@@ -43,10 +44,17 @@ def train(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> KeManifest:
-    """Train a network for ``model`` on ``edits``, and write it to the folder ``out``.
+    """Train a network for ``model``, and write the one with the best loss on the held-out edits to ``out``.
 
-    The network with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
-    finished run does nothing. The model is unchanged.
+    Called again, an interrupted run continues, and a finished run does nothing. The model is unchanged.
+
+    Args:
+        model: the language model.
+        edits: the training edits, or records with edits.
+        settings: the settings of the training.
+        out: the folder.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
 
     Raises:
         ConfigError: there are too few edits, or a weight can't be edited.
@@ -59,9 +67,9 @@ def train(
         width=embedding_width(model),
         shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
         training=settings,
-        edits=digest_of(lessons_of(edits)),
+        edits=digest_of(training_edits(edits)),
     )
-    return keep_trained(
+    return run_training(
         model,
         manifest,
         out,
@@ -87,15 +95,18 @@ class _Run(EditorRun):
     def backward(self, step: int) -> Mapping[str, str]:
         """Backpropagate the Lagrangian of the step's rows, then update the multiplier; return losses to display."""
         losses, training = self.losses(self.order.rows(step)), self._manifest.training
-        beyond = losses.locality - training.margin
+        beyond = losses.locality - training.margin  # KL - margin
         (losses.edit + self._network.multiplier * beyond).backward()
+        # The step of the multiplier is limited, because KL may be a thousand margins: the published program normalises
+        # it by RMSprop.
+        excess = float((beyond.detach() / max(training.margin, _LEAST)).clamp(-1.0, 1.0))
         with torch.no_grad():
-            self._network.multiplier.add_(training.multiplier_rate * relative_excess(beyond, training.margin))
+            self._network.multiplier.add_(training.multiplier_rate * excess)
             self._network.multiplier.clamp_(min=0.0)
         return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
 
     def validation(self, step: int) -> Validation:
-        """The mean losses on the held-out edits; the total is L_e plus ten times the excess over the bound."""
+        """Return the mean losses on the held-out edits; the total is L_e plus ten times the excess over the bound."""
         edit, locality = self.held_out()
         total = edit + _EXCESS * max(0.0, locality - self._manifest.training.margin)
         return Validation(step=step, edit=edit, locality=locality, total=total)
@@ -103,14 +114,3 @@ class _Run(EditorRun):
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
         network = self._network.conditioned(self.model, rows.edits)
         return losses_after(self.model, network, rows, edit_weight=1.0, locality_weight=1.0, lower=lower)
-
-
-def relative_excess(beyond: Tensor, margin: float) -> float:
-    """KL - margin (``beyond``) as a multiple of the margin, from -1 to 1.
-
-    The step is limited because KL may be a thousand margins: the published program normalises it by RMSprop.
-    """
-    return float((beyond.detach() / max(margin, _LEAST)).clamp(-1.0, 1.0))
-
-
-_EXCESS, _LEAST = 10.0, 1e-9

@@ -1,6 +1,6 @@
 """The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
 
-PropMEND (arXiv 2506.08920) adds questions about what follows from an edit, and takes the gradient of the whole
+PropMEND (arXiv 2506.08920) adds portability questions, and takes the gradient of the whole
 statement instead of its target.
 
 The seed and the number of a step determine its edits (`BatchOrder`), so a run that was killed continues with the same
@@ -18,8 +18,8 @@ from typing import Self
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError
-from kg_edit.methods.mend.store import MendTraining
-from kg_edit.methods.trained.lessons import lessons_of
+from kg_edit.methods.mend.network import MendTraining
+from kg_edit.methods.trained.edits import training_edits
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
@@ -31,10 +31,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One edit: its prompt with the new target, paraphrases with the new target, and prompts whose answers must stay.
+    """The encoded prompts of one edit.
 
-    ``statement`` is the row whose gradient is taken: the prompt with its target, of which all tokens may be targets.
-    ``questions`` ask for what follows from the edit.
+    Attributes:
+        edit: its prompt with the new target.
+        statement: the row whose gradient is taken: the same prompt, of which all tokens may be targets.
+        equivalents: paraphrases with the new target.
+        unrelated: locality prompts with their answers.
+        questions: portability questions with their answers.
     """
 
     edit: Prompt
@@ -48,8 +52,11 @@ class Example:
 class Rows:
     """The rows of a step: the statements whose gradients are taken, one unrelated prompt per edit, and further prompts.
 
-    ``further`` are pairs (index of the edit, prompt that the edited model should answer). ``learned``: whether the
-    statements' targets are learned as well; not if the edits' own prompts are among ``further``.
+    Attributes:
+        edits: the statements.
+        unrelated: one prompt for each edit.
+        further: pairs (index of the edit, prompt that the edited model should answer).
+        learned: whether the statements' targets are learned as well; not if the edits' own prompts are in ``further``.
     """
 
     edits: tuple[Prompt, ...]
@@ -78,7 +85,7 @@ class Rows:
 
 
 def whole_statement(prompt: Prompt) -> Prompt:
-    """The same row, in which every token but the first is a target."""
+    """Return the same row, in which every token but the first is a target."""
     return replace(prompt, target_start=1)
 
 
@@ -89,33 +96,40 @@ def make_examples(
 
     The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
     """
-    found: list[Example] = []
-    left_out = 0
-    lessons = lessons_of(items)
-    if chat := sum(edit.chat is not False for edit, _ in lessons):
+    found, left_out = list[Example](), 0
+    edits = training_edits(items)
+    if chat := sum(edit.chat is not False for edit, _ in edits):
         log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
-    for edit, kept in lessons:
-        own = _encoded(model, [lead_before(model, edit.text, subject=edit.subject) + edit.text], edit.target_new)
-        left_out += not own
-        found += [
+    for edit, locality in edits:
+        lead = lead_before(model, edit.text, subject=edit.subject)
+        own = _encoded(model, [(lead + edit.text, edit.target_new)])
+        if not own:
+            left_out += 1
+            continue
+        questions = ((f"Q: {one.question}\nA:", one.answer) for one in edit.portability)
+        found.append(
             Example(
-                edit=prompt,
-                statement=whole_statement(prompt) if gradient_of == "text" else prompt,
-                equivalents=_encoded(model, edit.paraphrases, edit.target_new),
-                unrelated=tuple(prompt for text, answer in kept for prompt in _encoded(model, [text], answer)),
-                questions=tuple(_questions(model, edit)),
+                edit=own[0],
+                statement=whole_statement(own[0]) if gradient_of == "text" else own[0],
+                equivalents=_encoded(model, ((text, edit.target_new) for text in edit.paraphrases)),
+                unrelated=_encoded(model, locality),
+                questions=_encoded(model, questions),
             )
-            for prompt in own
-        ]
+        )
     if left_out:
         log.warning("%d edits are left out: their target's first token merges with the prompt's end", left_out)
     return found
 
 
-def _questions(model: LanguageModel, edit: Edit) -> Iterator[Prompt]:
-    """The questions of ``edit.portability`` with their answers; those that can't be encoded are left out."""
-    for question in edit.portability:
-        yield from _encoded(model, [f"Q: {question.question}\nA:"], question.answer)
+def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Prompt, ...]:
+    """Encode the pairs (text, target) that can be encoded."""
+    found = list[Prompt]()
+    for text, target in pairs:
+        try:
+            found.append(model.encode(text.rstrip(), target=target))
+        except PromptError:
+            continue
+    return tuple(found)
 
 
 def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
@@ -123,16 +137,6 @@ def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tup
     start = document_start(model.tokenizer)
     ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
     return tuple(Prompt(text="", ids=(start, *row), target_start=1) for row in ids)
-
-
-def _encoded(model: LanguageModel, texts: Iterable[str], target: str) -> tuple[Prompt, ...]:
-    found: list[Prompt] = []
-    for text in texts:
-        try:
-            found.append(model.encode(text.rstrip(), target=target))
-        except PromptError:
-            continue
-    return tuple(found)
 
 
 class BatchOrder:
@@ -149,7 +153,7 @@ class BatchOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
-        """The order for a model; the texts are sampled from the model.
+        """Return the order for a model; the texts are sampled from the model.
 
         Raises:
             ConfigError: there are too few edits, or questions are wanted and no edit has one.
@@ -165,25 +169,23 @@ class BatchOrder:
             )
         if settings.questions and not any(example.questions for example in examples):
             raise ConfigError(
-                f"questions = {settings.questions}, and no edit has a question about what follows from it (field "
+                f"questions = {settings.questions}, and no edit has a portability question (field "
                 "portability); draw edits with questions by kg-edit data edits --questions, or set questions=0"
             )
         texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(examples, texts, settings)
 
     def rows(self, step: int) -> Rows:
-        """The rows of a step (from 0). Each pass over the examples has another order."""
+        """Return the rows of a step (from 0). Each pass over the examples has another order."""
         random = Random(f"step {step} {self.settings.seed}")  # noqa: S311 - no secret
-        return self._drawn(self._passes.batch(step), random)
+        return Rows.of(self._passes.batch(step), self._texts, random, questions=self.settings.questions)
 
     def validation(self) -> Iterator[Rows]:
         """Yield the held-out rows in batches; they are the same in each call."""
         random = Random(f"validation {self.settings.seed}")  # noqa: S311 - no secret
         for start in range(0, len(self._held_out), self.settings.batch):
-            yield self._drawn(self._held_out[start : start + self.settings.batch], random)
-
-    def _drawn(self, examples: Sequence[Example], random: Random) -> Rows:
-        return Rows.of(examples, self._texts, random, questions=self.settings.questions)
+            some = self._held_out[start : start + self.settings.batch]
+            yield Rows.of(some, self._texts, random, questions=self.settings.questions)
 
     def prompts(self) -> Iterator[Prompt]:
         """Yield all prompts of which the rows of a step or of the validation are drawn."""
@@ -193,5 +195,5 @@ class BatchOrder:
         yield from self._texts
 
     def for_normalising(self) -> list[Prompt]:
-        """The prompts of the edits from which the mean and the deviation of the factors are computed."""
+        """Return the prompts of the edits from which the mean and the deviation of the factors are computed."""
         return [example.statement for example in self.examples[: self.settings.normalise_on]]

@@ -11,7 +11,7 @@ dict; by default they are all matrices of the MLPs of the last blocks (`mlp_weig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
@@ -35,7 +35,7 @@ _SCALE = 1024.0  # keeps small gradients from vanishing in half precision; a pow
 def gradient_factors(
     model: LanguageModel, prompt: Prompt, names: Sequence[str]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """The factors u [tokens, in] and delta [tokens, out] by weight name, and the loss: the target's mean -log p.
+    """Return the factors u [tokens, in] and delta [tokens, out] by weight name, and the loss: the target's mean -log p.
 
     The factors are in float32, on the modules' devices. delta^T u is the gradient of the loss by the weight [out, in].
 
@@ -44,8 +44,7 @@ def gradient_factors(
     """
     passes = EditedPasses(model, [prompt], names)
     loss = nll(passes, [0])
-    found = edit_factors(passes, loss, rows=1)
-    factors = {name: (inputs[0], deltas[0]) for name, (inputs, deltas) in found.items()}
+    factors = {name: (u[0], delta[0]) for name, (u, delta) in edit_factors(passes, loss, rows=1).items()}
     if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
         raise ModelError(
             f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); "
@@ -54,24 +53,8 @@ def gradient_factors(
     return factors, float(loss.detach())
 
 
-def felt_factors(
-    model: LanguageModel, prompts: Iterable[Prompt], names: Sequence[str]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors u [tokens, in] and delta [tokens, out] by weight name, for all tokens of ``prompts`` with a gradient.
-
-    Raises:
-        ModelError: as `gradient_factors`.
-    """
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    for prompt in prompts:
-        factors, _ = gradient_factors(model, prompt, names)
-        for name, (inputs, deltas) in factors.items():
-            found[name].append((inputs[felt(deltas)], deltas[felt(deltas)]))
-    return {name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs])) for name, pairs in found.items()}
-
-
-def felt(deltas: Tensor) -> Tensor:
-    """Mask [...] of the tokens whose gradient [..., out] is not 0.
+def has_gradient(deltas: Tensor) -> Tensor:
+    """Return a mask [...] of the tokens whose gradient [..., out] is not 0.
 
     In the last block, for example, tokens before the target have the gradient 0.
     """
@@ -79,14 +62,14 @@ def felt(deltas: Tensor) -> Tensor:
 
 
 def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
-    """The mean over ``rows`` of the mean -log p of a row's target tokens; by default of the unchanged model."""
+    """Return the mean over ``rows`` of the mean -log p of a row's target tokens; by default of the unchanged model."""
     tokens, shares = passes.targets(rows)
     losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
     return (losses * shares).sum()
 
 
 def edit_factors(passes: EditedPasses, loss: Tensor, *, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, by weight name.
+    """Return the factors u [rows, length, in] and delta [rows, length, out] of the first ``rows`` rows, by weight name.
 
     ``loss`` is the mean of the rows' losses; delta is the gradient of their sum.
     """
@@ -116,15 +99,9 @@ class EditedPasses:
         self._batch = left_pad(rows, device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
         self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
-        self._padding = ~self._batch.mask.bool()[..., None]
+        self._padding = ~self._batch.mask.bool()[..., None]  # [rows, length, 1]
         self.inputs, self.leaves = dict[str, Tensor](), dict[str, Tensor]()
         layers = range(first_block(model, names), len(model.blocks))
-        with self._with_leaves(), lower.replayed(rows, length) if lower else nullcontext():
-            self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
-
-    @contextmanager
-    def _with_leaves(self) -> Iterator[None]:
-        """Record the modules' inputs, and add zero leaf tensors to their outputs, whose gradient is delta."""
         with ExitStack() as stack:
             for name, module in self._modules.items():
 
@@ -134,16 +111,17 @@ class EditedPasses:
                     return output + leaf
 
                 stack.callback(module.register_forward_hook(see).remove)
-            yield
+            stack.enter_context(lower.replayed(rows, length) if lower else nullcontext())
+            self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
     def deltas(self, loss: Tensor) -> dict[str, Tensor]:
-        """The gradient of ``loss`` at each module's output, [rows, length, out] in float32; 0 at padding."""
+        """Return the gradient of ``loss`` at each module's output, [rows, length, out] in float32; 0 at padding."""
         grads = torch.autograd.grad(_SCALE * loss, list(self.leaves.values()))
         found = {name: self._by_row(grad).float() / _SCALE for name, grad in zip(self.leaves, grads, strict=True)}
         return {name: self._without_padding(grad) for name, grad in found.items()}
 
     def logits(self, rows: Sequence[int], changes: Changes | None = None, owners: Tensor | None = None) -> Tensor:
-        """Logits [reads, vocabulary] at the positions of ``rows`` that predict a target token, row after row.
+        """Return the logits [reads, vocabulary] where ``rows`` predict a target token, row after row.
 
         ``changes`` are (left [edits, tokens, out], right [edits, tokens, in]) by weight name. Row r runs with the
         change of the edit ``owners[r]``; gradients flow back to the changes. None: the unchanged model.
@@ -152,25 +130,23 @@ class EditedPasses:
         if changes is not None and owners is not None:
             with self._changed(changes, owners):
                 hidden = self._blocks.run(self._blocks.start)
-        return self._model.logits(hidden[self._reads(rows)]).float()
+        device = hidden.device
+        of_rows, positions = read_index(
+            [self._prompts[row] for row in rows], [self._shifts[row] for row in rows], device
+        )
+        return self._model.logits(hidden[torch.tensor(list(rows), device=device)[of_rows], positions]).float()
 
     def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The target tokens of ``rows``, row after row, and the weight of each token in the mean over rows."""
+        """Return the target tokens of ``rows``, row after row, and the weight of each token in the mean over rows."""
         sizes = [len(self._prompts[row].target_ids) for row in rows]
         tokens = torch.tensor([token for row in rows for token in self._prompts[row].target_ids])
         shares = torch.tensor([1 / (size * len(rows)) for size in sizes for _ in range(size)])
         device = self._model.model.get_output_embeddings().weight.device  # the device of the logits
         return tokens.to(device), shares.to(device)
 
-    def _reads(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        device = self._clean.device
-        of_rows, positions = read_index(
-            [self._prompts[row] for row in rows], [self._shifts[row] for row in rows], device
-        )
-        return torch.tensor(list(rows), device=device)[of_rows], positions
-
     @contextmanager
     def _changed(self, changes: Changes, owners: Tensor) -> Iterator[None]:
+        """Within the ``with`` block, each module's output y gets left^T (right x) of the row's own edit."""
         with ExitStack() as stack:
             for name, (left, right) in changes.items():
 
@@ -198,17 +174,17 @@ class EditedPasses:
 
 
 def read_tokens(prompt: Prompt) -> tuple[int, ...]:
-    """The tokens of a row that a model reads: the last one predicts nothing."""
+    """Return the tokens of a row that a model reads: the last one predicts nothing."""
     return tuple(prompt.ids[:-1])
 
 
 def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """inputs right^T left: [rows, length, in], [rows, tokens, out], [rows, tokens, in] -> [rows, length, out]."""
+    """Return inputs right^T left: [rows, length, in], [rows, tokens, out|in] -> [rows, length, out]."""
     return inputs @ right.transpose(1, 2) @ left
 
 
 def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
-    """The state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
+    """Return the state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
 
     They are the linear modules of the MLP: up, down, and gate if there is one.
 
@@ -227,16 +203,29 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
 
 
 def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules whose weights have these names.
+    """Return the modules whose weights have these names.
 
     Raises:
         ConfigError: a name is not that of a linear module's weight inside a block.
     """
-    return {name: _module(model, name) for name in names}
+    found = dict[str, nn.Module]()
+    for name in names:
+        try:
+            module = model.model.get_submodule(name.removesuffix(_WEIGHT))
+        except AttributeError:
+            module = None
+        inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
+        if not inside or not isinstance(module, nn.Linear | Conv1D):
+            raise ConfigError(
+                f"{name!r} is not the weight of a linear module in a block of {model.name}; give names such as "
+                f"{model.weight_name(len(model.blocks) - 1)!r}"
+            )
+        found[name] = module
+    return found
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
-    """The shape (out, in) of each weight.
+    """Return the shape (out, in) of each weight.
 
     Raises:
         ConfigError: as `edited_modules`.
@@ -246,19 +235,5 @@ def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape
 
 
 def first_block(model: LanguageModel, names: Sequence[str]) -> int:
-    """The lowest block (0-based) that contains one of the weights; an edit does not affect the blocks below it."""
+    """Return the lowest block (0-based) with one of the weights; an edit does not affect the blocks below it."""
     return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
-
-
-def _module(model: LanguageModel, name: str) -> nn.Module:
-    try:
-        module = model.model.get_submodule(name.removesuffix(_WEIGHT))
-    except AttributeError:
-        module = None
-    inside = name.startswith(f"{model.spec.blocks}.") and name.endswith(_WEIGHT)
-    if not inside or not isinstance(module, nn.Linear | Conv1D):
-        raise ConfigError(
-            f"{name!r} is not the weight of a linear module in a block of {model.name}; give names such as "
-            f"{model.weight_name(len(model.blocks) - 1)!r}"
-        )
-    return module

@@ -1,16 +1,16 @@
 """MEND (Mitchell et al., ICLR 2022, arXiv 2110.11309): a trained network turns one gradient into an edit.
 
-The manifest of the network says what the gradient is of: -log p of the target, or of the whole statement (PropMEND).
+The manifest of the network has what the gradient is of: -log p of the target, or of the whole statement (PropMEND).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -20,15 +20,14 @@ from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.examples import whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
-from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import FORMAT, NETWORK, load_editor, read_manifest
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, Pairs, load_mend
 from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest
 from kg_edit.models.hooks import untouched
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
-
-_UNTRAINED = "untrained"
 
 
 class MendConfig(MethodConfig):
@@ -54,6 +53,23 @@ class MendConfig(MethodConfig):
         return tuple(range(max(0, blocks - self.blocks), blocks))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Editor:
+    """A network that edits.
+
+    Attributes:
+        weights: the names of the edited weights.
+        factors: the change of each weight, from the edit's prompt and the factors of its gradient.
+        note: the network in the provenance of a patch.
+        whole: whether the gradient is that of the whole statement.
+    """
+
+    weights: Iterable[str]
+    factors: Callable[[Prompt, Pairs], dict[str, Factors]]
+    note: dict[str, Any]
+    whole: bool = False
+
+
 class Mend(EditingMethod):
     """One gradient of -log p(new target), changed by the editor network; edits of a batch add up."""
 
@@ -64,6 +80,8 @@ class Mend(EditingMethod):
     joint = True
     config_class = MendConfig
     config: MendConfig
+    file_format: ClassVar[NetworkFormat] = FORMAT
+    manifest_class: ClassVar[type[NetworkManifest]] = MendManifest
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -75,18 +93,13 @@ class Mend(EditingMethod):
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
-        cls.check_network(config)
+        if folder := cls._folder(config):
+            cls.file_format.manifest(folder / NETWORK, cls.manifest_class)
 
     @classmethod
-    def check_network(cls, config: MendConfig) -> None:
-        """Check that the editor that ``config`` names can be read.
-
-        Raises:
-            ConfigError, ModelError: as `check_inputs`.
-        """
-        folder = _folder(config)
-        if folder:
-            read_manifest(folder / NETWORK)
+    def _folder(cls, config: MendConfig) -> Path | None:
+        needs, instead = "--data EDITS --model NAME", "take a plain step of gradient descent"
+        return cls.file_format.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)
 
     def prepare(self) -> None:
         """Load the editor.
@@ -105,60 +118,54 @@ class Mend(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """The sum of the edits' changes, each computed from its own gradient on the model in its present state."""
+        """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
         refuse_clash(edits)
         with untouched(self.model):
             return reduce(add, [self._patch(edit) for edit in edits])
 
-    def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the digest of the editor and data on its training."""
-        said = super().provenance()
-        said["methods"][0]["editor"] = self._editor.said
-        return said
-
     def _patch(self, edit: Edit) -> WeightPatch:
-        network = self._editor.network
+        editor = self._editor
         with annotate_errors(edit):
             prompt = encode_statement(self.model, edit, method=self.name)
-            prompt = whole_statement(prompt) if self._editor.whole else prompt
-            gradient, loss = gradient_factors(self.model, prompt, list(network.shapes))
-        factors = network.factors(gradient)
-        patch = WeightPatch(factors=factors).scaled(self.config.strength)
-        records = [self.record(edit, loss, patch)]
-        return WeightPatch(factors=patch.factors, provenance={**self.provenance(), "edits": records})
-
-    def record(self, edit: Edit, loss: float, patch: WeightPatch) -> dict[str, Any]:
-        """The record of one edit for a patch: the loss before the edit, and the norms of the changes."""
-        return {
+            prompt = whole_statement(prompt) if editor.whole else prompt
+            gradient, loss = gradient_factors(self.model, prompt, list(editor.weights))
+        factors = WeightPatch(factors=editor.factors(prompt, gradient)).scaled(self.config.strength).factors
+        record = {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
             "nll_before": round(loss, 6),
-            "norms": {name: round(float(pair.product.norm()), 6) for name, pair in patch.factors.items()},
+            "norms": {name: round(float(pair.product.norm()), 6) for name, pair in factors.items()},
         }
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
+
+    def provenance(self) -> dict[str, Any]:
+        """The provenance of every method, plus the digest of the editor and data on its training."""
+        found = super().provenance()
+        found["methods"][0]["editor"] = self._editor.note
+        return found
 
     @cached_property
-    def _editor(self) -> _Editor:
-        folder = _folder(self.config)
-        if folder is None:
-            shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
-            network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr)
-            return _Editor(network.to(self.model.device).requires_grad_(False), {"digest": _UNTRAINED})
-        editor = load_editor(folder, self.model)
-        manifest = editor.manifest
-        said = manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
-        whole = manifest.training.gradient_of == "text"
-        return _Editor(editor.network, {"digest": editor.digest, **said}, whole=whole)
+    def _editor(self) -> Editor:
+        folder = self._folder(self.config)
+        return self.untrained() if folder is None else self.load(folder)
 
+    def untrained(self) -> Editor:
+        """Return the network before its training: one plain step of gradient descent."""
+        shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
+        network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr).to(self.model.device).requires_grad_(False)
+        return Editor(weights=shapes, factors=lambda _, factors: network.factors(factors), note={"digest": "untrained"})
 
-@dataclass(frozen=True, eq=False)
-class _Editor:
-    """The network, its description for the provenance, and whether the gradient is that of the whole statement."""
+    def load(self, folder: Path) -> Editor:
+        """Return the network that the training command wrote to ``folder``.
 
-    network: MendNetwork
-    said: dict[str, Any]
-    whole: bool = False
-
-
-def _folder(config: MendConfig) -> Path | None:
-    needs, instead = "--data EDITS --model NAME", "take a plain step of gradient descent"
-    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)
+        Raises:
+            ModelError: the folder has no editor, or its file is damaged.
+            PatchMismatchError: the editor was trained for another model.
+        """
+        trained = load_mend(folder, self.model)
+        return Editor(
+            weights=trained.network.shapes,
+            factors=lambda _, factors: trained.network.factors(factors),
+            note=trained.note,
+            whole=trained.manifest.training.gradient_of == "text",
+        )

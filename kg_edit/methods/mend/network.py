@@ -1,15 +1,29 @@
-"""MEND's editor network: it maps the rank-one factors of a fine-tuning gradient to better ones (MEND, section 3)."""
+"""MEND's editor network: it maps the rank-one factors of a fine-tuning gradient to better ones (MEND, section 3).
+
+    x + max(0, s (U V x + b) + o),  x = [u, delta] normalised by feature,  change of W = -rate sum_t delta~_t u~_t^T
+
+`MendTraining` has the settings of the training, `MendManifest` is the manifest of the network's file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.methods.mend.gradients import Shape, felt
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.mend.gradients import Shape, has_gradient
+from kg_edit.methods.trained import training
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
+from kg_edit.storage.seeds import Seed
 
+FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend train")
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 _TINY = 1e-3  # smallest standard deviation of a feature, relative to the mean one
 
@@ -82,41 +96,46 @@ class MendNetwork(nn.Module):
         """Map u [..., in] and delta [..., out] of the weight ``name`` to u~ and delta~ of the same shapes."""
         mean, deviation = self._statistics(name)
         state = (torch.cat([inputs, deltas], -1).to(mean.device) - mean) / deviation
-        for layer in self._layers_of(name):
+        layers = self.layers[_key(self.shapes[name])]
+        assert isinstance(layers, nn.ModuleList)  # noqa: S101 - see the constructor
+        for layer in layers:
             state = layer(state, self._members[name])
         better, direction = state.split([inputs.shape[-1], deltas.shape[-1]], -1)
         return better, direction
 
     def rate(self, name: str) -> Tensor:
-        """The learned rate of a weight, which is positive."""
+        """Return the learned rate of a weight, which is positive."""
         return self._edit_lr * self.log_rates[self._places[name]].exp()
 
     def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
-        """The factors (left [..., out], right [..., in]) of each weight's change; tokens without a gradient give 0."""
+        """Return the factors (left [..., out], right [..., in]) of each weight's change.
+
+        Tokens without a gradient give 0.
+        """
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (inputs, deltas) in factors.items():
-            alive = felt(deltas)
-            better, direction = self(name, inputs[alive], deltas[alive])
-            found[name] = (_at(alive, -self.rate(name) * direction), _at(alive, better))
+            alive = has_gradient(deltas)
+            better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
+            tokens = alive.to(better.device).nonzero(as_tuple=True)
+            left, right = -self.rate(name) * direction, better
+            found[name] = (
+                left.new_zeros(*alive.shape, left.shape[-1]).index_put(tokens, left),
+                right.new_zeros(*alive.shape, right.shape[-1]).index_put(tokens, right),
+            )
         return found
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """The change of each weight for one edit, from u [tokens, in] and delta [tokens, out].
+        """Return the change of each weight for one edit, from u [tokens, in] and delta [tokens, out].
 
         Its rank is the number of tokens with a gradient.
         """
-        alive = {name: (u[felt(delta)], delta[felt(delta)]) for name, (u, delta) in factors.items()}
+        alive = {name: (u[has_gradient(delta)], delta[has_gradient(delta)]) for name, (u, delta) in factors.items()}
         changes = self.changes(alive)
         return {
             name: Factors(left=left.T.contiguous(), right=right.T.contiguous())
             for name, (left, right) in changes.items()
         }
-
-    def _layers_of(self, name: str) -> nn.ModuleList:
-        layers = self.layers[_key(self.shapes[name])]
-        assert isinstance(layers, nn.ModuleList)  # noqa: S101 - see the constructor
-        return layers
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
         place = self._places[name]
@@ -124,11 +143,93 @@ class MendNetwork(nn.Module):
         return mean, deviation
 
 
-def _at(tokens: Tensor, rows: Tensor) -> Tensor:
-    """``rows`` [n, size] at the n tokens where ``tokens`` [...] is true, and 0 elsewhere: [..., size]."""
-    tokens = tokens.to(rows.device)
-    return rows.new_zeros(*tokens.shape, rows.shape[-1]).index_put(tokens.nonzero(as_tuple=True), rows)
-
-
 def _key(shape: Shape) -> str:
     return f"{shape[0]}x{shape[1]}"
+
+
+class MendTraining(MethodConfig):
+    """Settings of the training. The preset ``paper`` has the published ones, which need hours on an accelerator.
+
+    Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
+    The preset ``propmend`` learns from questions about what follows from an edit (PropMEND, arXiv 2506.08920).
+    The preset ``smollm2-135m`` trains a small model until it stops improving: 10,000 steps at most, some two hours.
+    """
+
+    blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs are edited")
+    weights: tuple[str, ...] = Field(
+        (), description="names of the weights to edit, instead of those of the last blocks"
+    )
+    rank: PositiveInt = Field(256, description="rank of the network's matrices; published: 1920")
+    steps: PositiveInt = Field(300, description="maximum number of steps of Adam")
+    batch: PositiveInt = Field(8, description="edits in a step; each is made alone")
+    learning_rate: float = Field(3e-4, gt=0, description="learning rate of the network")
+    rate_learning_rate: float = Field(0.03, gt=0, description="learning rate of the logarithm of each weight's edit_lr")
+    edit_lr: float = Field(3e-4, gt=0, description="initial learning rate of every edited weight")
+    edit_weight: float = Field(0.1, ge=0, description="c_edit: weight of -log p(new target) after the edit")
+    locality_weight: float = Field(1.0, ge=0, description="c_loc: weight of KL(unedited || edited) on other prompts")
+    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
+    normalise_on: int = Field(
+        128, ge=2, description="number of edits from which mean and deviation of the factors are measured"
+    )
+    validation: PositiveInt = Field(
+        32, description="number of held-out edits for validation, which chooses the best network"
+    )
+    validate_every: PositiveInt = Field(25, description="steps between two validations")
+    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
+    gradient_of: Literal["target", "text"] = Field(
+        "target",
+        description="the edit's gradient: of -log p of the target, or of the whole statement (text)",
+    )
+    questions: int = Field(0, ge=0, description="questions per edit in a step about facts that follow from the edit")
+    texts: PositiveInt = Field(32, description="texts sampled from the model, for edits without neighbours")
+    text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
+    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "rank": 1920,
+            "edit_lr": 1e-4,
+            "learning_rate": 1e-4,
+            "steps": 100_000,
+            "batch": 10,
+            "validate_every": 5000,
+            "patience": 6,
+        },
+        "propmend": {"gradient_of": "text", "questions": 3},
+        "smollm2-135m": {"steps": 10_000, "validate_every": 100, "patience": 20},
+    }
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """The settings that say how many training edits are used at once; there must be as many as the largest."""
+        return {"batch": self.batch, "normalise_on": self.normalise_on}
+
+
+class Validation(training.Validation):
+    """The mean losses on the held-out edits, after ``step`` steps."""
+
+    edit: float
+    locality: float
+
+
+class MendManifest(NetworkManifest):
+    """The metadata of an editor: its model, and how it was trained."""
+
+    shapes: dict[str, Shape]
+    training: MendTraining
+    validations: tuple[Validation, ...] = ()
+
+    def network(self) -> MendNetwork:
+        """Return the untrained network."""
+        training = self.training
+        return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
+
+
+def load_mend(folder: Path, model: LanguageModel) -> Trained[MendNetwork, MendManifest]:
+    """Load the network that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
+
+    Raises:
+        ModelError: the folder has no network, or its file is damaged.
+        PatchMismatchError: the network was trained for another model.
+    """
+    return FORMAT.trained(folder, model, MendManifest, MendManifest.network)

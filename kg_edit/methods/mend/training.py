@@ -1,30 +1,50 @@
-"""The training of MEND's editor network: Adam on the losses of models that were each edited once (MEND, Eq. 4).
+"""The training of MEND's editor network (MEND, Eq. 4): Adam on the losses of models that were each edited once.
 
-The losses are those of `kg_edit.methods.mend.losses`; `kg_edit.methods.mend.editor_run` has what this training shares
-with KE's. A run that was killed continues from a checkpoint to the same result, bit for bit
-(`kg_edit.methods.trained`). `kg_edit.methods.mend.method` makes edits with the network.
+    L = c_edit L_e + c_loc L_loc
+
+L_e is -log p of the new target after the edit, in its own prompt and in paraphrases; with ``questions`` also of the
+answers to portability questions (PropMEND). L_loc is KL(unedited || edited) on unrelated prompts.
+
+`EditorRun` and `losses_after` are shared with KE. A run that was killed continues from a checkpoint to the same result,
+bit for bit (`kg_edit.methods.trained`).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.mend.editor_run import EditorRun
+from kg_edit.errors import ModelError
 from kg_edit.methods.mend.examples import BatchOrder, Rows
-from kg_edit.methods.mend.gradients import felt_factors, mlp_weights, weight_shapes
-from kg_edit.methods.mend.losses import Losses, losses_after
-from kg_edit.methods.mend.store import FORMAT, Manifest, MendTraining, Validation
-from kg_edit.methods.trained.lessons import digest_of, lessons_of
-from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, keep_trained
+from kg_edit.methods.mend.gradients import (
+    Changes,
+    EditedPasses,
+    Shape,
+    edit_factors,
+    first_block,
+    gradient_factors,
+    has_gradient,
+    mlp_weights,
+    nll,
+    read_tokens,
+    weight_shapes,
+)
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining, Pairs, Validation
+from kg_edit.methods.trained.edits import digest_of, training_edits
+from kg_edit.methods.trained.files import Manifest
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, STATES, Progress, State, TrainingRun, run_training
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.lower_states import LowerStates
+from kg_edit.models.lower_states import LowerStates, lower_states
 
-__all__ = ["train"]
+_STATES_GB = 4.0  # more than that is not stored
 
 
 def train(
@@ -35,19 +55,32 @@ def train(
     *,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> Manifest:
-    """Train an editor for ``model`` on ``edits``, and write it to the folder ``out``.
+) -> MendManifest:
+    """Train an editor for ``model``, and write the one with the best loss on the held-out edits to ``out``.
 
-    The editor with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
-    finished run does nothing. The model is unchanged.
+    Called again, an interrupted run continues, and a finished run does nothing. The model is unchanged.
+
+    Args:
+        model: the language model.
+        edits: the training edits, or records with edits.
+        settings: the settings of the training.
+        out: the folder.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
 
     Raises:
         ConfigError: there are too few edits, or a weight can't be edited.
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, or can't be written.
     """
-    manifest = _manifest(model, edits, settings)
-    return keep_trained(
+    manifest = MendManifest(
+        model=model.fingerprint,
+        model_name=model.name,
+        shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
+        training=settings,
+        edits=digest_of(training_edits(edits)),
+    )
+    return run_training(
         model,
         manifest,
         out,
@@ -58,14 +91,139 @@ def train(
     )
 
 
-def _manifest(model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> Manifest:
-    return Manifest(
-        model=model.fingerprint,
-        model_name=model.name,
-        shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
-        training=settings,
-        edits=digest_of(lessons_of(edits)),
-    )
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Losses:
+    """The losses after the edits.
+
+    ``edit`` is -log p of the new target, in the edit's own prompt and in paraphrases, and of the questions' answers;
+    ``locality`` is the KL; ``total`` is their weighted sum.
+    """
+
+    edit: Tensor
+    locality: Tensor
+    total: Tensor
+
+
+class EditorNetwork(Protocol):
+    """A network that turns gradients into changes: `MendNetwork`, or that of another method."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes (out, in) of the edited weights, by name."""
+
+    def changes(self, factors: Pairs) -> Changes:
+        """Return the factors (left [edits, rank, out], right [edits, rank, in]) of each weight's change."""
+
+
+def losses_after(
+    model: LanguageModel,
+    network: EditorNetwork,
+    rows: Rows,
+    *,
+    edit_weight: float,
+    locality_weight: float,
+    lower: LowerStates | None = None,
+) -> Losses:
+    """Return the losses of models that were each edited once, as a function of the network.
+
+    Args:
+        model: the unedited model.
+        network: makes the edits.
+        rows: the edits, and the prompts that the edited models are asked.
+        edit_weight: c_edit.
+        locality_weight: c_loc.
+        lower: stored states of the lower blocks, which then do not run.
+    """
+    # All rows run through the unedited model once; the network turns the edits' gradients into changes.
+    edits = range(len(rows.edits))
+    unrelated = range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
+    passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes), lower=lower)
+    with torch.no_grad():
+        clean = passes.logits(unrelated).log_softmax(-1)  # [reads of unrelated, vocabulary]
+    changes = network.changes(edit_factors(passes, nll(passes, edits), rows=len(edits)))
+
+    # Then the rows run again from the first changed block on, each with the change of its own edit.
+    logits = passes.logits([*edits, *unrelated], changes, torch.tensor([*edits, *edits]))
+    asked = len(logits) - len(clean)
+    _, shares = passes.targets(unrelated)
+    divergence = (clean.exp() * (clean - logits[asked:].log_softmax(-1))).sum(-1)
+    locality = (divergence * shares).sum()
+
+    # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
+    # their own, because they are longer.
+    edit = nll(passes, edits, logits[:asked])
+    if rows.further:
+        owners, prompts = zip(*rows.further, strict=True)
+        with torch.no_grad():
+            passes = EditedPasses(model, prompts, list(changes), lower=lower)
+        places = range(len(prompts))
+        further = nll(passes, places, passes.logits(places, changes, torch.tensor(owners)))
+        own = len(rows.edits) if rows.learned else 0
+        edit = (own * edit + len(prompts) * further) / (own + len(prompts))
+    return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
+
+
+class EditorRun(TrainingRun[Validation]):
+    """A training run of a network that turns an edit's gradient into a change of the weights ``names``.
+
+    In each step the same lower blocks would compute the same states of the same prompts again. If the steps draw each
+    prompt twice or more, these states are computed once (`kg_edit.models.lower_states`), and are stored with the
+    checkpoint until the run ends.
+    """
+
+    state: State[Validation]
+
+    def __init__(
+        self, model: LanguageModel, order: BatchOrder, names: Sequence[str], state: State[Validation], path: Path
+    ) -> None:
+        self.model, self.order, self._first = model, order, first_block(model, names)
+        self._file = path.with_name(STATES)
+        self._lower: LowerStates | None = None
+        super().__init__(state, order.settings, path)
+
+    @abstractmethod
+    def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        """Return the losses after the edits of ``rows``."""
+
+    def losses(self, rows: Rows) -> Losses:
+        """Return the losses after the edits of ``rows``.
+
+        Raises:
+            ModelError: a loss is not finite.
+        """
+        losses = self.losses_of(rows, self._lower)
+        if not torch.isfinite(losses.total):
+            step = self.state.progress.step
+            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate or edit_lr")
+        return losses
+
+    def held_out(self) -> tuple[float, float]:
+        """Return the mean losses on the held-out edits: L_e, and the KL."""
+        sums, count = torch.zeros(2, dtype=torch.float64), 0
+        for rows in self.order.validation():
+            losses, size = self.losses(rows), len(rows.edits)
+            sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
+            count += size
+        edit, locality = (sums / count).tolist()
+        return edit, locality
+
+    def learned_from(self) -> Mapping[str, int]:
+        """Return the number of training edits, ``examples``."""
+        return {"examples": len(self.order.examples)}
+
+    def prepare(self, *, progress: bool) -> None:
+        """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""
+        rows, settings = {read_tokens(prompt) for prompt in self.order.prompts()}, self.order.settings
+        drawn = settings.steps * settings.batch * (3 + settings.questions)
+        size = sum(map(len, rows)) * self.model.width * self.model.model.dtype.itemsize
+        if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:
+            self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
+
+    def finish(self, path: Path, manifest: Manifest) -> Manifest:
+        """Complete and write the network; delete the checkpoint and the states."""
+        done = super().finish(path, manifest)
+        self._file.unlink(missing_ok=True)
+        return done
 
 
 class _Run(EditorRun):
@@ -73,7 +231,7 @@ class _Run(EditorRun):
 
     name = "mend"
 
-    def __init__(self, model: LanguageModel, order: BatchOrder, manifest: Manifest, path: Path) -> None:
+    def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
         self._manifest, settings = manifest, manifest.training
         self._network = manifest.network().to(model.device)
         groups = [
@@ -85,9 +243,20 @@ class _Run(EditorRun):
         super().__init__(model, order, tuple(manifest.shapes), state, path)
 
     def begin(self) -> None:
-        """Compute the mean and the deviation of the factors."""
+        """Measure the mean and the deviation of the factors, over all tokens with a gradient."""
         names = list(self._manifest.shapes)
-        self._network.normalise_by(felt_factors(self.model, self.order.for_normalising(), names))
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+        for prompt in self.order.for_normalising():
+            factors, _ = gradient_factors(self.model, prompt, names)
+            for name, (inputs, deltas) in factors.items():
+                alive = has_gradient(deltas)
+                found[name].append((inputs[alive], deltas[alive]))
+        self._network.normalise_by(
+            {
+                name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs]))
+                for name, pairs in found.items()
+            }
+        )
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the losses of the step's rows and their gradient; return the losses to display."""
@@ -101,7 +270,7 @@ class _Run(EditorRun):
         return losses_after(self.model, self._network, rows, lower=lower, **weights)
 
     def validation(self, step: int) -> Validation:
-        """The mean losses on the held-out edits."""
+        """Return the mean losses on the held-out edits."""
         edit, locality = self.held_out()
         settings = self._manifest.training
         total = settings.edit_weight * edit + settings.locality_weight * locality

@@ -19,7 +19,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.serac.network import SeracTraining
-from kg_edit.methods.trained.lessons import Lesson, lessons_of
+from kg_edit.methods.trained.edits import TrainingEdit, training_edits
 from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
@@ -70,9 +70,9 @@ class ExampleOrder:
     """The edits of each training step, the texts drawn for them, and the held-out edits."""
 
     def __init__(self, items: Sequence[Edit | BenchmarkRecord], texts: Sequence[str], settings: SeracTraining) -> None:
-        lessons = lessons_of(items)
-        self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in lessons]
-        order = shuffled(lessons, f"split {settings.seed}")
+        edits = training_edits(items)
+        self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in edits]
+        order = shuffled(edits, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
         self._scope = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
         self._questions = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
@@ -85,7 +85,7 @@ class ExampleOrder:
             ConfigError: there are too few edits.
         """
         needed = settings.validation + max(settings.batch, settings.scope_batch)
-        if (count := len(lessons_of(items))) < needed:
+        if (count := len(training_edits(items))) < needed:
             raise ConfigError(
                 f"found {count} edits, expected at least {needed}: validation = {settings.validation} (held out), "
                 f"scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
@@ -120,10 +120,10 @@ class ExampleOrder:
         prompt = self._placed(draw.choice((edit.text, *edit.paraphrases)))
         return Question(fact=new_fact(edit), prompt=prompt, target=edit.target_new)
 
-    def _rows(self, lessons: Sequence[Lesson], draw: Random) -> ScopeRows:
-        edits = tuple(edit for edit, _ in lessons)
+    def _rows(self, examples: Sequence[TrainingEdit], draw: Random) -> ScopeRows:
+        edits = tuple(edit for edit, _ in examples)
         # outside: a prompt of the same relation for each edit that has one, then another fact about its subject
-        outside = [(n, self._placed(draw.choice(prompts)[0])) for n, (_, prompts) in enumerate(lessons) if prompts]
+        outside = [(n, self._placed(draw.choice(prompts)[0])) for n, (_, prompts) in enumerate(examples) if prompts]
         others = [self._other_relation(edit) for edit in edits]
         outside += [(n, self._placed(text)) for n, text in enumerate(others) if text]
         return ScopeRows(

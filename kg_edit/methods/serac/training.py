@@ -37,8 +37,8 @@ from kg_edit.methods.serac.network import (
     text_states,
 )
 from kg_edit.methods.serac.patch import ScopeRule
-from kg_edit.methods.trained.lessons import digest_of, lessons_of
-from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, keep_trained
+from kg_edit.methods.trained.edits import digest_of, training_edits
+from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, run_training
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import Marker, find_marker
@@ -88,9 +88,9 @@ def train(
         layer=layer,
         shapes=weight_shapes(model, block_weights(model, settings.blocks)),
         training=settings,
-        edits=digest_of(lessons_of(edits)),
+        edits=digest_of(training_edits(edits)),
     )
-    return keep_trained(
+    return run_training(
         model,
         manifest,
         out,

@@ -1,1 +1,1 @@
-"""Shared code of methods that train a network: the network's file, its training, and the order of the examples."""
+"""What methods share that train a network (MEND, KE, SERAC, glame-net): its file, its training edits, its training."""

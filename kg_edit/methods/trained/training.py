@@ -32,7 +32,7 @@ STATES = "states.safetensors"  # of the lower blocks, where a method stores them
 CHECKPOINT_SECONDS = 60.0
 """Seconds between two checkpoints, which is about the work that a kill may lose; a step is always finished first."""
 
-_IDENTITY = {"format", "training", "edits", "graph", "excluded"}  # manifest fields that determine the result
+_IDENTITY = {"training", "edits", "graph", "excluded"}  # manifest fields that determine the result
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 Example = TypeVar("Example")
 
@@ -92,14 +92,6 @@ class Progress(BaseModel, Generic[Measured]):
         """The number of validations since the best one."""
         return len(self.validations) - 1 - self.validations.index(self.best)
 
-    def after_step(self) -> Progress[Measured]:
-        """The progress with one more step."""
-        return self.model_copy(update={"step": self.step + 1})
-
-    def plus(self, found: Measured) -> Progress[Measured]:
-        """The progress with one more validation."""
-        return self.model_copy(update={"validations": (*self.validations, found)})
-
 
 @dataclass(eq=False, kw_only=True)
 class State(Generic[Measured]):
@@ -110,10 +102,6 @@ class State(Generic[Measured]):
     optimizer: torch.optim.Optimizer
     progress: Progress[Measured]
     best: dict[str, Tensor] = field(default_factory=dict)
-
-    def keep_best(self) -> None:
-        """Keep a copy of the present network as the best one so far."""
-        self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def save(self, path: Path) -> None:
         """Write the whole state to a file, atomically.
@@ -136,13 +124,19 @@ class State(Generic[Measured]):
         """
         tensors = self.format.tensors(path)
         self.progress = self.format.manifest(path, type(self.progress))
-        self.format.fill(self.network, _under("now/", tensors), path)
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = tensor
+        self.format.fill(self.network, parts["now"], path)
         device = next(self.network.parameters()).device
-        self.best = {name: tensor.to(device) for name, tensor in _under("best/", tensors).items()}
+        self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
         for name, parameter in self.network.named_parameters():
-            slots = {slot: tensors.get(f"adam/{slot}/{name}") for slot in _SLOTS}
+            slots = {slot: parts["adam"].get(f"{slot}/{name}") for slot in _SLOTS}
             if None not in slots.values():
-                self.optimizer.state[parameter] = _on(slots, device)
+                # The moments are on the device of the network; Adam wants the step counter on the CPU.
+                moments = {slot: value.to(device) for slot, value in slots.items() if value is not None}
+                self.optimizer.state[parameter] = {**moments, "step": slots["step"]}
 
 
 class TrainingRun(ABC, Generic[Measured]):
@@ -164,11 +158,11 @@ class TrainingRun(ABC, Generic[Measured]):
 
     @abstractmethod
     def validation(self, step: int) -> Measured:
-        """The loss on the held-out examples, after ``step`` steps."""
+        """Return the loss on the held-out examples, after ``step`` steps."""
 
     @abstractmethod
     def learned_from(self) -> Mapping[str, int]:
-        """The number of training ``examples``, and other counts for the manifest."""
+        """Return the number of training ``examples``, and other counts for the manifest."""
 
     def begin(self) -> None:
         """Prepare a new run, before its first validation; not called when a run continues."""
@@ -177,23 +171,48 @@ class TrainingRun(ABC, Generic[Measured]):
         """Compute what no step changes; called before a new run begins, and before an interrupted run continues."""
 
     def rate(self, step: int) -> float:
-        """The factor of all learning rates in a step; steps count from 0."""
+        """Return the factor of all learning rates in a step; steps count from 0."""
         return 1.0
 
     def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
-        """Train from the checkpoint, or from the start, to the last step."""
+        """Train from the checkpoint, or from the start, to the last step or until nothing improves."""
         self.prepare(progress=progress)
-        self._start()
-        state, saved = self.state, time.monotonic()
-        with tqdm(
-            total=self.settings.steps, initial=state.progress.step, desc=self.name, disable=None if progress else True
-        ) as bar:
-            while not self._done():
-                bar.set_postfix({**self._step(), "best": f"{state.progress.best.total:.3f}"})
+        state, settings = self.state, self.settings
+        if self._path.is_file():
+            state.restore(self._path)
+            log.info("continuing %s after %d steps", self._path, state.progress.step)
+        else:
+            self.begin()
+            self._validate()
+        quiet, saved = None if progress else True, time.monotonic()
+        with tqdm(total=settings.steps, initial=state.progress.step, desc=self.name, disable=quiet) as bar:
+            while state.progress.step < settings.steps and state.progress.waited < settings.patience:
+                for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
+                    group["lr"] = rate * self.rate(state.progress.step)
+                state.optimizer.zero_grad()
+                shown = self.backward(state.progress.step)
+                torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
+                state.optimizer.step()
+                step = state.progress.step + 1
+                state.progress = state.progress.model_copy(update={"step": step})
+                if step % settings.validate_every == 0 or step == settings.steps:
+                    self._validate()
+                bar.set_postfix({**shown, "best": f"{state.progress.best.total:.3f}"})
                 bar.update()
                 if time.monotonic() - saved >= checkpoint_seconds:
                     state.save(self._path)
                     saved = time.monotonic()
+
+    def _validate(self) -> None:
+        """Validate the network, and keep a copy of it if it is the best one so far."""
+        state = self.state
+        found = self.validation(state.progress.step)
+        validations = (*state.progress.validations, found)
+        state.progress = state.progress.model_copy(update={"validations": validations})
+        is_best = state.progress.best == found
+        if is_best:
+            state.best = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
+        log.info("on held-out examples after %s%s", found, " (best so far)" if is_best else "")
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
         """Complete the manifest, write it with the best network, and delete the checkpoint."""
@@ -204,44 +223,8 @@ class TrainingRun(ABC, Generic[Measured]):
         self._path.unlink(missing_ok=True)
         return done
 
-    def _start(self) -> None:
-        if self._path.is_file():
-            self.state.restore(self._path)
-            log.info("continuing %s after %d steps", self._path, self.state.progress.step)
-            return
-        self.begin()
-        self._validate()
 
-    def _done(self) -> bool:
-        """Whether all steps are made, or the last ``patience`` validations brought no improvement."""
-        progress = self.state.progress
-        return progress.step >= self.settings.steps or progress.waited >= self.settings.patience
-
-    def _step(self) -> Mapping[str, str]:
-        """Make one step of the optimiser, and a validation if it is due."""
-        state, step = self.state, self.state.progress.step
-        for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self.rate(step)
-        state.optimizer.zero_grad()
-        said = self.backward(step)
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), self.settings.clip)
-        state.optimizer.step()
-        state.progress = state.progress.after_step()
-        if state.progress.step % self.settings.validate_every == 0 or state.progress.step == self.settings.steps:
-            self._validate()
-        return said
-
-    def _validate(self) -> None:
-        """Validate the network, and keep it if it is the best one so far."""
-        found = self.validation(self.state.progress.step)
-        self.state.progress = self.state.progress.plus(found)
-        best = self.state.progress.best == found
-        if best:
-            self.state.keep_best()
-        log.info("on held-out examples after %s%s", found, " (best so far)" if best else "")
-
-
-def keep_trained(
+def run_training(
     model: LanguageModel,
     manifest: Manifest,
     out: Path,
@@ -251,16 +234,31 @@ def keep_trained(
     progress: bool,
     checkpoint_seconds: float,
 ) -> Manifest:
-    """Train the network of ``manifest`` and write the best one to the folder ``out``; ``model`` is unchanged.
+    """Train a network and write the best one to the folder ``out``; ``model`` is unchanged.
 
-    ``start`` makes the run, given the path of its checkpoint. Called again, an interrupted run continues, and a
-    finished run does nothing.
+    Called again, an interrupted run continues, and a finished run does nothing.
+
+    Args:
+        model: the language model.
+        manifest: the network's model and training settings, before it is trained.
+        out: the folder.
+        start: makes the run, given the path of its checkpoint.
+        format: the format of the network's file.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
+
+    Returns:
+        The manifest with the results of the training.
 
     Raises:
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, can't be written, or another process trains in it.
     """
-    settings = _settings(manifest, model, format=format)
+    # What a run that continues this one must have in common with it; in another precision the losses differ.
+    own = {"name": manifest.model_name, "fingerprint": manifest.model, "dtype": str(model.model.dtype)}
+    own["dtype"] = own["dtype"].removeprefix("torch.")
+    identity = manifest.model_dump(mode="json", include=_IDENTITY)
+    settings = {**identity, "command": format.command.removeprefix("kg-edit "), "model": own}
     check_folder(out, settings)
     if (out / NETWORK).is_file():
         for scratch in (CHECKPOINT, STATES):  # of a run that was killed right after it had written its network
@@ -274,15 +272,6 @@ def keep_trained(
             return run.finish(out / NETWORK, manifest)
 
 
-def _settings(manifest: Manifest, model: LanguageModel, *, format: NetworkFormat) -> dict[str, Any]:
-    """The settings of a run, which a run that continues it must have."""
-    own: dict[str, Any] = {"name": manifest.model_name, "fingerprint": manifest.model}
-    if model.model.dtype != torch.float32:
-        own["dtype"] = str(model.model.dtype).removeprefix("torch.")
-    said = manifest.model_dump(mode="json", include=_IDENTITY)
-    return {**said, "command": format.command.removeprefix("kg-edit "), "model": own}
-
-
 class Passes(Generic[Example]):
     """The examples of each step: repeated passes over all examples, each pass in another order."""
 
@@ -290,7 +279,7 @@ class Passes(Generic[Example]):
         self._examples, self._batch, self._seed = examples, batch, seed
 
     def batch(self, step: int) -> list[Example]:
-        """The examples of a step (from 0). Examples that don't fill a batch are skipped in this pass."""
+        """Return the examples of a step (from 0). Examples that don't fill a batch are skipped in this pass."""
         steps = len(self._examples) // self._batch
         order = shuffled(self._examples, f"pass {step // steps} {self._seed}")
         start = step % steps * self._batch
@@ -298,16 +287,7 @@ class Passes(Generic[Example]):
 
 
 def shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
-    """The examples in random order, determined by the seed."""
+    """Return the examples in random order, determined by the seed."""
     order = list(examples)
     Random(seed).shuffle(order)  # noqa: S311 - no secret
     return order
-
-
-def _on(slots: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
-    """Adam's moments on the device of the network; the step counter stays on the CPU, as Adam requires."""
-    return {slot: value if slot == "step" else value.to(device) for slot, value in slots.items()}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

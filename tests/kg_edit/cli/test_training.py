@@ -9,8 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 from kg_edit.cli.training import training_records
-from kg_edit.methods.glame_net.store import read_manifest as read_glame_net
-from kg_edit.methods.mend.store import read_manifest as read_mend
+from kg_edit.methods.glame_net.network import FORMAT as GLAME_NET
+from kg_edit.methods.glame_net.network import NetManifest
+from kg_edit.methods.mend.network import FORMAT as MEND
+from kg_edit.methods.mend.network import MendManifest
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
 from tests.kg_edit.datasets.rows import MQUAKE, written
@@ -56,7 +58,7 @@ def test_network_is_trained_and_edited_with(
     assert "3 of 18 edits, and 3 of 18 prompts" in done.out
     assert f"network.safetensors, run.json; use --method {method} --set network=net" in done.out
     if method == "mend":
-        manifest = read_mend(place / "net" / NETWORK)
+        manifest = MEND.manifest(place / "net" / NETWORK, MendManifest)
         assert manifest.examples == 11 and manifest.training.steps == 2
     chosen = ("--method", method, "--set", "network=net", "--model", tiny_folder)
     edited = kg_edit("edit", "edits.jsonl", *chosen, "--out", "out")
@@ -74,7 +76,7 @@ def test_glame_net_is_trained_and_edited_with(kg_edit: Run, place: Path, tiny_fo
     done = kg_edit("glame-net", "train", *drawn, "--model", tiny_folder, *settings, "--out", "net")
     assert done.code == 0, done.err
     assert "network.safetensors" in done.out and "--set network=net" in done.out
-    manifest = read_glame_net(place / "net" / NETWORK)
+    manifest = GLAME_NET.manifest(place / "net" / NETWORK, NetManifest)
     assert manifest.training.steps == 2 and manifest.graph["kind"]
     method = ("--method", "glame-net", "--graph", "toy.nt", "--layer", "1", "--set", "covariance.tokens=500")
     edited = kg_edit("edit", "mine.jsonl", *method, "--set", "network=net", "--model", tiny_folder, "--out", "out")

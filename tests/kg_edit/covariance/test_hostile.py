@@ -17,8 +17,7 @@ from kg_edit.covariance.hub import FolderPlace, pull
 from kg_edit.covariance.moment import flat_size, moment_problem
 from kg_edit.covariance.store import CovarianceConfig, _identities, find_covariance, measure_shard
 from kg_edit.errors import CovarianceError, ModelError
-from kg_edit.methods.glame_net.store import Manifest as NetManifest
-from kg_edit.methods.glame_net.store import NetTraining, load_network
+from kg_edit.methods.glame_net.network import FORMAT, NetManifest, NetTraining, load_net
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
@@ -133,15 +132,13 @@ def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
 def test_a_networks_settings_take_no_memory_that_its_tensors_do_not_fill(tmp_path: Path) -> None:
     model = tiny("llama")
     made = NetManifest.of(model, NetTraining(hidden=8))
-    for name, said in (("wide", {"training": made.training.model_copy(update={"hidden": 200_000})}), ("own", {})):
-        manifest = made.model_copy(update=said)
-        (tmp_path / name).mkdir()
-        metadata = {"kg_edit_glame_net": manifest.model_dump_json()}
-        save_file(dict(made.network().state_dict()), tmp_path / name / NETWORK, metadata=metadata)
-    assert load_network(tmp_path / "own", model).manifest == made
+    wide = made.model_copy(update={"training": made.training.model_copy(update={"hidden": 200_000})})
+    for name, manifest in (("wide", wide), ("own", made)):
+        FORMAT.write(tmp_path / name / NETWORK, made.network().state_dict(), manifest)
+    assert load_net(tmp_path / "own", model).manifest == made
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match=r"has the shape .*, expected \("):
-        load_network(tmp_path / "wide", model)
+        load_net(tmp_path / "wide", model)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 

@@ -8,7 +8,7 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource, as_source
-from kg_edit.methods.glame_net.store import NetTraining
+from kg_edit.methods.glame_net.network import NetTraining
 
 PEOPLE = ("LeBron James", "Dwyane Wade", "Spike Hughes", "The lazy dog", "The river Thames", "The Eiffel Tower")
 # names with a word in common, so that something can be learned for a name that is held out

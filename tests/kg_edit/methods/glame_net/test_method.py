@@ -14,7 +14,7 @@ from kg_edit.errors import ConfigError, ModelError, PatchMismatchError
 from kg_edit.graphs.controls import NoGraph
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.glame_net.method import GlameNet, GlameNetConfig
-from kg_edit.methods.glame_net.store import FORMAT, Manifest
+from kg_edit.methods.glame_net.network import FORMAT, NetManifest
 from kg_edit.methods.rome import method as rome_method
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.models.hooks import untouched, watched
@@ -40,7 +40,7 @@ def reading_gradient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(out: Path, *, gradient: bool) -> Path:
-    manifest = Manifest.of(tiny("llama"), quick(gradient=gradient)).model_copy(update={"examples": 36})
+    manifest = NetManifest.of(tiny("llama"), quick(gradient=gradient), examples=36)
     network = manifest.network()
     with torch.no_grad():
         for weight in (network.outer.weight, network.direct.weight):
@@ -71,7 +71,7 @@ def value_at_subject(edit: Any) -> Tensor:
     return seen[0].reshape(len(prompt.ids), -1)[prompt.edited_at]
 
 
-def test_the_value_written_is_the_networks(folder: Path) -> None:
+def test_written_value_is_the_networks(folder: Path) -> None:
     own, edit = method(folder), EDITS[0]
     clean = value_at_subject(edit)
     change = own.proposal(edit, clean)[0].change().detach()
@@ -89,7 +89,7 @@ def test_no_loss_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         method(folder, steps=1).edit(EDITS)
 
 
-def test_the_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None:
+def test_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None:
     """Against a difference quotient of -log p(o*) under the change itself."""
     own, edit = method(reading_gradient), EDITS[1]
     bare = Request(rewrites=own.request(edit).rewrites[:1])
@@ -103,7 +103,7 @@ def test_the_gradient_is_that_of_the_bare_prompt(reading_gradient: Path) -> None
 
 
 @pytest.mark.slow
-def test_with_steps_the_descent_begins_there(folder: Path) -> None:
+def test_descent_starts_at_the_networks_value(folder: Path) -> None:
     """The first loss that is seen is the network's; from 0 it is the unedited model's."""
     own, free = method(folder, steps=1), method(None, untrained=True, steps=1)
     parts = [one.edit(EDITS[:1]) for one in (method(folder), own, free)]
@@ -115,7 +115,7 @@ def test_with_steps_the_descent_begins_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["folder", "reading_gradient"])
-def test_edits_together_as_alone(name: str, request: pytest.FixtureRequest) -> None:
+def test_edit_each_equals_single_edits(name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(name)
     own = method(folder)
     together, alone = own.edit_each(EDITS), [method(folder).edit([edit]) for edit in EDITS]
@@ -125,7 +125,7 @@ def test_edits_together_as_alone(name: str, request: pytest.FixtureRequest) -> N
             assert torch.allclose(pair.product, other.factors[name].product, atol=1e-5)
 
 
-def test_the_graph_matters(folder: Path) -> None:
+def test_change_depends_on_the_graph(folder: Path) -> None:
     clean = value_at_subject(EDITS[0])
     right, none = (method(folder, source=source) for source in (graph(), NoGraph(graph())))
     changes = [one.proposal(EDITS[0], clean)[0].change().detach() for one in (right, none)]
@@ -133,25 +133,25 @@ def test_the_graph_matters(folder: Path) -> None:
     assert [one.proposal(EDITS[0], clean)[1]["read"] for one in (right, none)] == [2, 0]
 
 
-def test_a_patch_says_which_network_it_was(folder: Path) -> None:
+def test_provenance_names_the_network(folder: Path) -> None:
     (said,) = method(folder).edit(EDITS[:1]).provenance["methods"]
     assert len(said["network"]["digest"]) == 64 and said["network"]["examples"] == 36
     assert set(said["files_sha256"]) and "network" in next(iter(said["files_sha256"]))
 
 
-def test_a_network_for_another_model(folder: Path) -> None:
+def test_network_of_another_model_is_refused(folder: Path) -> None:
     with pytest.raises(
         PatchMismatchError, match=r"trained for 'tiny-llama' .* train one for this model: kg-edit glame-net"
     ):
         method(folder, family="mistral").edit(EDITS[:1])
 
 
-def test_a_network_for_another_layer(folder: Path) -> None:
+def test_network_of_another_layer_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="was trained for layer 1, but layer 2 is set; give --layer 1"):
         method(folder, layer=2).edit(EDITS[:1])
 
 
-def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
+def test_missing_network_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     for settings in ({}, {"network": "there", "untrained": True}):
         config = GlameNetConfig.preset("default", settings)
         with pytest.raises(ConfigError, match="kg-edit glame-net train --model NAME --graph GRAPH"):

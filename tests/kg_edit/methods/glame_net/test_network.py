@@ -32,29 +32,29 @@ def batch(*graphs: ReadSubgraph) -> GraphBatch:
     return GraphBatch.of(graphs, reading)
 
 
-def test_untrained_it_changes_nothing() -> None:
+def test_untrained_network_changes_nothing() -> None:
     assert torch.equal(network(trained=False)(batch(ONE, TWO), _VALUES), torch.zeros(2, _WIDTH))
 
 
-def test_untrained_with_a_gradient_it_steps_down() -> None:
+def test_untrained_network_steps_down_the_gradient() -> None:
     downhill = _VALUES.flip(1) * 1e-3
     found = network(trained=False, gradient=True)(batch(ONE, TWO), _VALUES, downhill)
     assert torch.allclose(found, 1e3 * downhill, atol=1e-5)  # as long as the value
     assert not network(trained=False, gradient=True)(batch(ONE, TWO), _VALUES, 0 * downhill).any()
 
 
-def test_side_by_side_as_alone() -> None:
+def test_batch_of_subgraphs_equals_single_ones() -> None:
     made = network()
     alone = torch.cat([made(batch(ONE), _VALUES[:1]), made(batch(TWO), _VALUES[1:])])
     assert torch.allclose(made(batch(ONE, TWO), _VALUES), alone, atol=1e-6)
 
 
-def test_a_change_is_no_longer_than_the_limit() -> None:
+def test_change_is_no_longer_than_the_limit() -> None:
     lengths = network(limit=0.01)(batch(ONE, TWO), _VALUES).norm(dim=1)
     assert torch.allclose(lengths, 0.01 * _VALUES.norm(dim=1), rtol=1e-4)
 
 
-def test_all_that_it_reads_matters() -> None:
+def test_change_depends_on_every_input() -> None:
     made = network()
     first = made(batch(ONE), _VALUES[:1])
     others = [
@@ -68,7 +68,7 @@ def test_all_that_it_reads_matters() -> None:
     assert not torch.allclose(made(batch(ONE), _VALUES[1:]), first, atol=1e-4)
 
 
-def test_its_seed_decides_and_nothing_else() -> None:
+def test_seed_determines_the_network() -> None:
     before = torch.get_rng_state()
     one, other = (ValueNetwork(width=_WIDTH, inputs=_INPUTS, hidden=8, limit=2.0, seed=seed) for seed in (0, 1))
     assert torch.equal(one.inner.weight, network().inner.weight)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.errors import ConfigError, OutputError
 from kg_edit.methods.glame_net import training
-from kg_edit.methods.glame_net.store import Manifest, read_manifest
-from kg_edit.methods.glame_net.training import Lesson, train
+from kg_edit.methods.glame_net.network import FORMAT, NetManifest
+from kg_edit.methods.glame_net.training import TrainingData, train
 from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT
+from kg_edit.methods.trained.training import CHECKPOINT, Passes
 from kg_edit.models.hooks import untouched
 from kg_edit.ripples.drawn import Excluded, training_edits
 from tests.kg_edit.methods.glame_net.examples import CAPITALS, PLACES, edits, graph, quick
@@ -38,30 +38,30 @@ LEARNING = {
 }
 
 
-def made(out: Path, *, excluded: Excluded = NOTHING, **settings: Any) -> Manifest:
+def made(out: Path, *, excluded: Excluded = NOTHING, **settings: Any) -> NetManifest:
     chosen = quick(**settings)
     return train(
         tiny("llama"), graph(), edits(), chosen, out, excluded=excluded, progress=False, checkpoint_seconds=0.0
     )
 
 
-def lesson(*, excluded: Excluded = NOTHING, **settings: Any) -> Lesson:
+def data_of(*, excluded: Excluded = NOTHING, **settings: Any) -> TrainingData:
     with untouched(tiny("llama")):
-        return Lesson.of(tiny("llama"), graph(), edits(), quick(**settings), excluded=excluded)
+        return TrainingData.of(tiny("llama"), graph(), edits(), quick(**settings), excluded=excluded)
 
 
 @pytest.mark.slow
-def test_it_learns_for_objects_that_are_held_out(tmp_path: Path) -> None:
+def test_training_lowers_the_loss_of_held_out_objects(tmp_path: Path) -> None:
     manifest = made(tmp_path, **LEARNING)
     first, best = manifest.validations[0], min(manifest.validations, key=lambda found: found.total)
     assert first.step == 0 and first.kl == 0 and best.nll < first.nll - 0.2
     assert manifest.steps == best.step > 0
     assert manifest.targets == len(PLACES) - 2 and manifest.examples == 6 * manifest.targets
-    assert read_manifest(tmp_path / NETWORK) == manifest
+    assert FORMAT.manifest(tmp_path / NETWORK, NetManifest) == manifest
 
 
 @pytest.mark.slow
-def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
+def test_untrained_network_goes_down_the_gradient(tmp_path: Path) -> None:
     """The first validation is of one step down the gradient, which other prompts' losses do not decide."""
     with_gradient = made(tmp_path / "with", steps=1).validations[0]
     without = made(tmp_path / "without", steps=1, gradient=False).validations[0]
@@ -70,7 +70,7 @@ def test_untrained_it_goes_down_the_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole", **FEW)
     whole, calls = training._Run.backward, []
 
@@ -91,9 +91,9 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "part" / CHECKPOINT).exists()
 
 
-def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path, steps=1)
-    monkeypatch.setattr(training, "Lesson", None)
+    monkeypatch.setattr(training, "TrainingData", None)
     assert made(tmp_path, steps=1) == first
     with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
         made(tmp_path, steps=2)
@@ -101,13 +101,13 @@ def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_clean_states_are_computed_once_for_several_visits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    whole = training._Run._recorded
-    monkeypatch.setattr(training._Run, "_recorded", lambda run, number: seen.append(number) or whole(run, number))
+    whole = Passes.batch
+    monkeypatch.setattr(Passes, "batch", lambda passes, number: seen.append(number) or whole(passes, number))
     made(tmp_path, steps=8, kept=2, visits=2, gradient=False, validation=1, validate_every=8)
     assert seen == [0, 1, 2, 3]
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("llama"))
     model.model.train()
     weights, random = weights_of(model), torch.get_rng_state()
@@ -117,9 +117,9 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
 
 
-def test_what_is_excluded_is_neither_edited_nor_read() -> None:
+def test_excluded_things_are_neither_edited_nor_read() -> None:
     gone = Excluded(names=frozenset({"lebron james", "london", "lima"}))
-    with_all, without = lesson(validation=99), lesson(validation=99, excluded=gone)
+    with_all, without = data_of(validation=99), data_of(validation=99, excluded=gone)
     for whole, expected in ((with_all, True), (without, False)):
         examples = [*whole.learned, *whole.held_out]
         assert any(one.edit.subject == "LeBron James" for one in examples) is expected
@@ -129,14 +129,14 @@ def test_what_is_excluded_is_neither_edited_nor_read() -> None:
     assert len(without.learned) + len(without.held_out) == 5 * 7
 
 
-def test_objects_held_out_are_in_no_edit_that_is_learned() -> None:
-    found = lesson()
+def test_held_out_objects_are_in_no_training_edit() -> None:
+    found = data_of()
     learned, held = ({one.edit.target_new for one in some} for some in (found.learned, found.held_out))
     assert len(held) == 2 and not learned & held and learned | held == set(PLACES)
 
 
-def test_relations_held_out_are_read_and_asked_but_never_learned() -> None:
-    found = lesson(held_out=("P36",), composed=5)
+def test_held_out_relations_are_read_but_never_learned() -> None:
+    found = data_of(held_out=("P36",), composed=5)
     asked = [found.visits.request(one, seed="any") for one in found.learned]
     texts = [row.prompt.text for request in asked for row in request.further]
     assert any("continent" in text for text in texts) and not any("capital" in text for text in texts)
@@ -145,28 +145,20 @@ def test_relations_held_out_are_read_and_asked_but_never_learned() -> None:
 
 
 @pytest.mark.slow
-def test_a_validation_tells_them_apart(tmp_path: Path) -> None:
+def test_validation_has_the_loss_of_held_out_relations(tmp_path: Path) -> None:
     one, other = made(tmp_path / "one", steps=1), made(tmp_path / "other", steps=1, held_out=("P36",))
     assert one.validations[0].held_out is None and other.validations[0].held_out is not None
     assert other.validations[0].composed != one.validations[0].composed
 
 
-def test_too_few_edits(tmp_path: Path) -> None:
+def test_too_few_edits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="of 48 edits, 36 can be used for training and 6 for validation; expected at least 40"
     ):
         made(tmp_path, batch=40)
 
 
-def test_a_damaged_checkpoint(tmp_path: Path) -> None:
-    made(tmp_path, steps=1)
-    (tmp_path / NETWORK).unlink()
-    (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match=r"checkpoint.safetensors is damaged .* kg-edit glame-net train"):
-        made(tmp_path, steps=1)
-
-
-def test_edits_drawn_from_a_graph(tmp_path: Path) -> None:
+def test_training_edits_are_drawn_from_a_graph(tmp_path: Path) -> None:
     """By hand from the toy graph: cities and the countries in which they do not lie."""
     table = table_of(tmp_path)
     drawn = training_edits(table, ["P17"], n=100, seed=0, excluded=NOTHING, per_subject=3)
@@ -179,12 +171,12 @@ def test_edits_drawn_from_a_graph(tmp_path: Path) -> None:
     assert drawn != training_edits(table, ["P17"], n=100, seed=1, excluded=NOTHING, per_subject=3)
 
 
-def test_edits_drawn_without_what_is_excluded(tmp_path: Path) -> None:
+def test_training_edits_leave_out_excluded_things(tmp_path: Path) -> None:
     gone = Excluded(ids=frozenset({"Q12"}), names=frozenset({"milan"}))
     drawn = training_edits(table_of(tmp_path), ["P17"], n=100, seed=0, excluded=gone, per_subject=3)
     assert drawn and not {"Q2", "Q12"} & {item for edit in drawn for item in (edit.subject_id, edit.target_new_id)}
 
 
-def test_a_relation_without_words(tmp_path: Path) -> None:
+def test_relation_without_a_noun_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="relation P9999 has no noun or no template"):
         training_edits(table_of(tmp_path), ["P9999"], n=1, seed=0, excluded=NOTHING, per_subject=1)

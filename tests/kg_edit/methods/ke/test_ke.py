@@ -1,4 +1,4 @@
-"""KE: the network starts as a step of gradient descent, learns under its bound, and can be killed."""
+"""KE: the network starts as a step of gradient descent, and learns under its bound."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.methods.ke import training
 from kg_edit.methods.ke.method import Ke, KeConfig
-from kg_edit.methods.ke.network import KeNetwork
-from kg_edit.methods.ke.store import KeManifest, KeTraining, embedding_width, load_ke
+from kg_edit.methods.ke.network import KeManifest, KeNetwork, KeTraining, embedding_width, load_ke
 from kg_edit.methods.ke.training import train
 from kg_edit.methods.mend.examples import BatchOrder
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.statement import encode_statement
-from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -41,7 +37,7 @@ def fresh(model: LanguageModel, edit_lr: float) -> KeNetwork:
     return KeNetwork(shapes, width=embedding_width(model), hidden=3, inner=3, edit_lr=edit_lr)
 
 
-def test_before_training_it_is_a_step_of_gradient_descent() -> None:
+def test_network_starts_as_a_step_of_gradient_descent() -> None:
     """sigmoid(eta) = the rate, m softmax(0) = 1, gamma = -1: the change is -rate times the gradient."""
     model, edit = tiny("llama"), edits()[0]
     network = fresh(model, 0.25)
@@ -53,7 +49,7 @@ def test_before_training_it_is_a_step_of_gradient_descent() -> None:
         torch.testing.assert_close(factors[name].product, -0.25 * deltas.T @ inputs, rtol=1e-4, atol=1e-7)
 
 
-def test_a_gate_and_a_shift_by_hand() -> None:
+def test_gate_and_shift_by_hand() -> None:
     """One weight [2, 1], one token: u = 3, d = [1, 2]; alpha opens the first output alone, beta the second."""
     network = KeNetwork({"w": (2, 1)}, width=1, hidden=1, inner=1, edit_lr=0.5)
     with torch.no_grad():
@@ -68,7 +64,7 @@ def test_a_gate_and_a_shift_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_an_edit_is_read() -> None:
+def test_encodings_differ_by_edit_and_not_by_batch() -> None:
     """Two edits of one gradient get changes of their own once the heads are trained."""
     model = tiny("llama")
     network = fresh(model, 0.25)
@@ -79,7 +75,7 @@ def test_an_edit_is_read() -> None:
     torch.testing.assert_close(alone, one, rtol=1e-5, atol=1e-6)
 
 
-def test_it_learns_and_edits(tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=12, validate_every=4)
     totals = [found.total for found in manifest.validations]
     assert min(totals) < totals[0]
@@ -91,7 +87,7 @@ def test_it_learns_and_edits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
+def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
     made(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
     made(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
     low, high = (load_ke(tmp_path / name, tiny("llama")) for name in ("low", "high"))
@@ -99,35 +95,14 @@ def test_the_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> Non
     assert high.manifest.steps == 0 or float(high.network.multiplier) == 0
 
 
-@pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "whole")
-    whole, calls = training.losses_after, []
-
-    def killed(*args: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return whole(*args, **options)
-
-    monkeypatch.setattr(training, "losses_after", killed)
-    with pytest.raises(KeyboardInterrupt):
-        made(tmp_path / "part")
-    assert (tmp_path / "part" / CHECKPOINT).is_file()
-    monkeypatch.setattr(training, "losses_after", whole)
-    made(tmp_path / "part")
-    for name in (NETWORK, "run.json"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_without_a_network_the_command_is_named(tmp_path: Path) -> None:
+def test_missing_network_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kg-edit ke train"):
         Ke.check_inputs(KeConfig(), None, ())
     with pytest.raises(ModelError, match="kg-edit ke train"):
         Ke.check_inputs(KeConfig(network=str(tmp_path)), None, ())
 
 
-def test_a_small_file_is_enough() -> None:
+def test_few_edits_are_enough() -> None:
     """MEND measures the factors of 128 edits before it starts; KE does not."""
     settings = KeTraining(validation=4, batch=4)
     assert settings.normalise_on == 128

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.methods.mend.store import MendTraining
+from kg_edit.methods.mend.network import MendTraining
 from kg_edit.models.language_model import LanguageModel
 
 PEOPLE = ("LeBron James", "Dwyane Wade", "Spike Hughes", "The lazy dog", "The river Thames", "The Eiffel Tower")

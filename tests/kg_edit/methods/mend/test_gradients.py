@@ -10,9 +10,9 @@ import torch
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods.mend.gradients import (
     edited_modules,
-    felt,
     first_block,
     gradient_factors,
+    has_gradient,
     mlp_weights,
     weight_shapes,
 )
@@ -45,7 +45,7 @@ def autograd(model: LanguageModel, names: tuple[str, ...]) -> tuple[dict[str, to
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_factors_are_the_weights_gradient(family: str) -> None:
+def test_factors_are_the_gradient_of_the_weight(family: str) -> None:
     """Linear and Conv1D, gated and plain MLPs, MLPs on flattened rows."""
     model = tiny(family)
     names = mlp_weights(model, 2)
@@ -58,7 +58,7 @@ def test_the_factors_are_the_weights_gradient(family: str) -> None:
         assert error < 1e-5, name
 
 
-def test_other_weights_can_be_named() -> None:
+def test_factors_of_named_weights() -> None:
     model = tiny("llama")
     names = ("model.layers.0.self_attn.v_proj.weight", "model.layers.2.mlp.up_proj.weight")
     with untouched(model):
@@ -69,18 +69,18 @@ def test_other_weights_can_be_named() -> None:
     assert first_block(model, names) == 0
 
 
-def test_the_last_block_feels_the_target_alone() -> None:
+def test_last_block_has_a_gradient_at_the_target_only() -> None:
     model = tiny("llama")
     asked = prompt(model)
     down, below = "model.layers.3.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"
     with untouched(model):
         factors, _ = gradient_factors(model, asked, [below, down])
     predicting = list(range(asked.target_start - 1, len(asked.ids) - 1))
-    assert felt(factors[down][1]).nonzero()[:, 0].tolist() == predicting
-    assert felt(factors[below][1]).all()
+    assert has_gradient(factors[down][1]).nonzero()[:, 0].tolist() == predicting
+    assert has_gradient(factors[below][1]).all()
 
 
-def test_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_factors_leave_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     names, weights, hooks = mlp_weights(model, 2), weights_of(model), hooks_of(model)
     with untouched(model):
@@ -94,7 +94,7 @@ def test_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
 
 
-def test_a_model_of_nonsense_is_an_error() -> None:
+def test_gradient_that_is_not_finite_is_an_error() -> None:
     model = copy.deepcopy(tiny("llama"))
     with torch.no_grad():
         model.block(1).mlp.down_proj.weight.fill_(float("nan"))
@@ -106,7 +106,7 @@ def test_a_model_of_nonsense_is_an_error() -> None:
     ("family", "found"),
     [("gpt2", ("c_fc", "c_proj")), ("llama", ("gate_proj", "up_proj", "down_proj")), ("opt", ("fc1", "fc2"))],
 )
-def test_the_weights_of_an_mlp(family: str, found: tuple[str, ...]) -> None:
+def test_mlp_weights_are_all_matrices_of_the_mlp(family: str, found: tuple[str, ...]) -> None:
     names = mlp_weights(tiny(family), 1)
     assert tuple(name.split(".")[-2] for name in names) == found
     assert weight_shapes(tiny(family), names)[names[-1]][0] == 32
@@ -114,13 +114,13 @@ def test_the_weights_of_an_mlp(family: str, found: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "lm_head.weight", "model.layers.1.mlp"])
-def test_a_name_that_is_no_such_weight(name: str) -> None:
+def test_name_of_no_weight_is_refused(name: str) -> None:
     with pytest.raises(
         ConfigError, match=rf"{name}' is not the weight of a linear module.*model.layers.3.mlp.down_proj.weight"
     ):
         edited_modules(tiny("llama"), [name])
 
 
-def test_more_blocks_than_there_are() -> None:
+def test_more_blocks_than_the_model_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="has 4 blocks; give a number from 1 to 4"):
         mlp_weights(tiny("llama"), 5)

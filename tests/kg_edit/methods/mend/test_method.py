@@ -11,8 +11,8 @@ import torch
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError, PromptError
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.methods.mend.method import Mend, MendConfig
-from kg_edit.methods.mend.store import NETWORK
 from kg_edit.methods.mend.training import train
+from kg_edit.methods.trained.files import NETWORK
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -40,7 +40,7 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_without_an_editor_it_is_a_step_of_gradient_descent(family: str) -> None:
+def test_untrained_edit_is_a_step_of_gradient_descent(family: str) -> None:
     model = tiny(family)
     patch = patch_of(method(model, untrained=True, edit_lr=0.25, blocks=2))
     names = mlp_weights(model, 2)
@@ -53,7 +53,7 @@ def test_without_an_editor_it_is_a_step_of_gradient_descent(family: str) -> None
     assert patch.provenance["methods"][0]["editor"] == {"digest": "untrained"}
 
 
-def test_the_step_makes_the_target_likelier() -> None:
+def test_untrained_step_makes_the_target_likelier() -> None:
     model = tiny("llama")
     chosen = method(model, untrained=True, edit_lr=1e-3)
     patch = patch_of(chosen)
@@ -61,7 +61,7 @@ def test_the_step_makes_the_target_likelier() -> None:
     assert again.edits[0]["nll_before"] < patch.edits[0]["nll_before"]
 
 
-def test_an_editors_patch(editor: str) -> None:
+def test_patch_has_the_editors_weights_ranks_and_note(editor: str) -> None:
     """Another change than the plain step, of the editor's weights, with a rank of one a token that the loss feels."""
     model = tiny("llama")
     patch, prompt = patch_of(method(model, network=editor)), model.encode(EDIT.text, target=EDIT.target_new)
@@ -82,7 +82,7 @@ def test_strength_scales_the_change(editor: str) -> None:
         torch.testing.assert_close(half.factors[name].product, 0.5 * pair.product)
 
 
-def test_a_batch_is_the_sum_of_its_edits(editor: str) -> None:
+def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
     """Each gradient is that of the model before the batch."""
     chosen = method(tiny("llama"), network=editor)
     both, first, second = (patch_of(chosen, *wanted) for wanted in ((EDIT, SECOND), (EDIT,), (SECOND,)))
@@ -91,14 +91,14 @@ def test_a_batch_is_the_sum_of_its_edits(editor: str) -> None:
     assert [edit["edit"]["id"] for edit in both.edits] == ["1", "2"]
 
 
-def test_a_later_call_sees_the_earlier_edits(editor: str) -> None:
+def test_later_call_edits_the_model_with_the_earlier_edits(editor: str) -> None:
     chosen = method(tiny("llama"), network=editor)
     first = patch_of(chosen)
     fresh, later = chosen.update([SECOND]), chosen.update([SECOND], before=first)
     assert fresh.edits[0]["nll_before"] != later.edits[0]["nll_before"]
 
 
-def test_an_editor_for_another_model(editor: str) -> None:
+def test_editor_of_another_model_is_refused(editor: str) -> None:
     with pytest.raises(
         PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for this model: kg-edit mend train"
     ):
@@ -106,7 +106,7 @@ def test_an_editor_for_another_model(editor: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"network": "somewhere", "untrained": True}])
-def test_which_editor_has_to_be_said(settings: dict[str, Any]) -> None:
+def test_network_or_untrained_must_be_set(settings: dict[str, Any]) -> None:
     """Also before a model is loaded."""
     config = MendConfig.preset("default", settings)
     with pytest.raises(ConfigError, match="kg-edit mend train --data EDITS"):
@@ -115,7 +115,7 @@ def test_which_editor_has_to_be_said(settings: dict[str, Any]) -> None:
         Mend(tiny("llama"), config).edit([EDIT])
 
 
-def test_a_folder_without_an_editor_and_a_damaged_one(tmp_path: Path, editor: str) -> None:
+def test_missing_or_damaged_editor_is_an_error(tmp_path: Path, editor: str) -> None:
     with pytest.raises(ModelError, match=r"there is no trained editor: .* is missing; train one"):
         Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])
     whole = (Path(editor) / NETWORK).read_bytes()
@@ -124,7 +124,7 @@ def test_a_folder_without_an_editor_and_a_damaged_one(tmp_path: Path, editor: st
         Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])
 
 
-def test_an_edit_that_cannot_be_encoded_takes_none_with_it(editor: str) -> None:
+def test_edit_that_cannot_be_encoded_fails_alone(editor: str) -> None:
     chosen, broken = (
         method(tiny("llama"), network=editor),
         EDIT.model_copy(update={"prompt": "{} is ", "target_new": ""}),

@@ -21,7 +21,7 @@ def pair(tokens: int = 4, name: str = "a") -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_it_starts_as_a_step_of_gradient_descent(name: str) -> None:
+def test_network_starts_as_a_step_of_gradient_descent(name: str) -> None:
     """Exactly: u~ = u and delta~ = delta, so the change is -rate times the gradient."""
     inputs, deltas = pair(name=name)
     better, direction = network()(name, inputs, deltas)
@@ -30,7 +30,7 @@ def test_it_starts_as_a_step_of_gradient_descent(name: str) -> None:
     torch.testing.assert_close(change.product, -0.5 * deltas.T @ inputs, rtol=1e-6, atol=1e-6)
 
 
-def test_a_layer_by_hand() -> None:
+def test_layer_by_hand() -> None:
     layer = LowRankLayer(2, rank=1, members=2, generator=torch.Generator())
     with torch.no_grad():
         layer.down.copy_(torch.tensor([[1.0, 2.0]]))
@@ -43,7 +43,7 @@ def test_a_layer_by_hand() -> None:
     assert layer(x, 1).tolist() == [1.0 + 15.0, 1.0 + 2.5]
 
 
-def test_the_first_step_can_learn() -> None:
+def test_gradient_at_the_start_is_not_zero() -> None:
     """At 0, where all starts, a rectifier must not stop the gradient."""
     made = network()
     made.changes({"a": pair()})["a"][1].sum().backward()
@@ -52,7 +52,7 @@ def test_the_first_step_can_learn() -> None:
     assert first.up.grad is not None and first.up.grad.abs().max() > 0
 
 
-def test_what_weights_of_one_shape_share() -> None:
+def test_weights_of_one_shape_share_matrices() -> None:
     made = network()
     first, _ = made.layers["2x3"]  # type: ignore[misc]
     before = [made(name, *pair())[0] for name in ("a", "b")]
@@ -66,7 +66,7 @@ def test_what_weights_of_one_shape_share() -> None:
     assert not torch.equal(made("a", *pair())[0], before[0])
 
 
-def test_features_are_normalised_and_dead_ones_stay_small() -> None:
+def test_features_are_normalised_and_constant_ones_stay_small() -> None:
     inputs, deltas = pair(tokens=200)
     inputs, deltas = 5 + 3 * inputs, 1e-6 * deltas
     inputs[:, 1], deltas[:, 0] = 7.0, 0.0

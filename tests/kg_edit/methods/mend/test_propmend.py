@@ -1,4 +1,4 @@
-"""PropMEND's training: the gradient is that of the whole statement, and questions about what follows are learned."""
+"""PropMEND's training: the gradient is that of the whole statement, and portability questions are learned."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples, whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
-from kg_edit.methods.mend.losses import losses_after
 from kg_edit.methods.mend.method import Mend, MendConfig
-from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import MendTraining, load_editor
-from kg_edit.methods.mend.training import train
+from kg_edit.methods.mend.network import MendNetwork, MendTraining, load_mend
+from kg_edit.methods.mend.training import losses_after, train
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.mend.examples import edits, quick, with_questions
@@ -30,7 +28,7 @@ def rows_of(count: int, *, questions: int = 2) -> Rows:
     return Rows.of(examples, (), Random(0), questions=questions)  # noqa: S311 - no secret
 
 
-def test_the_preset_is_what_the_paper_changes_of_mend() -> None:
+def test_propmend_preset_changes_two_settings_of_mend() -> None:
     preset, default = MendTraining.preset("propmend", {}), MendTraining.preset("default", {})
     said = preset.model_dump()
     assert {name: said[name] for name, value in default.model_dump().items() if said[name] != value} == {
@@ -39,7 +37,7 @@ def test_the_preset_is_what_the_paper_changes_of_mend() -> None:
     }
 
 
-def test_a_step_asks_the_edits_own_prompt_a_paraphrase_and_the_questions() -> None:
+def test_step_asks_the_prompt_a_paraphrase_and_the_questions() -> None:
     rows = rows_of(3)
     texts = [(owner, prompt.text) for owner, prompt in rows.further]
     first = with_questions()[0]
@@ -52,7 +50,7 @@ def test_a_step_asks_the_edits_own_prompt_a_paraphrase_and_the_questions() -> No
     assert all(row.target_start == 1 for row in rows.edits) and all(p.target_start > 1 for _, p in rows.further)
 
 
-def test_the_edit_loss_is_the_mean_over_these_prompts() -> None:
+def test_edit_loss_is_the_mean_over_the_further_prompts() -> None:
     """Without a change (rates near 0) it is the unedited model's mean -log p, computed by the model itself."""
     model, rows = tiny("llama"), rows_of(2)
     network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=1e-30)
@@ -67,12 +65,12 @@ def test_the_edit_loss_is_the_mean_over_these_prompts() -> None:
     assert float(found.locality.detach()) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
+def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
     """The factors are those of autograd's gradient of all tokens, and the network reads them."""
     model, edit = tiny("llama"), edits()[0]
     train(model, with_questions(), quick(**PROPMEND, steps=1), tmp_path, progress=False)
     patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).update([edit])
-    network = load_editor(tmp_path, model).network
+    network = load_mend(tmp_path, model).network
     prompt = whole_statement(model.encode(edit.text, target=edit.target_new))
     with untouched(model):
         factors, _ = gradient_factors(model, prompt, list(network.shapes))
@@ -89,7 +87,7 @@ def test_the_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_it_learns_the_answers_of_questions(tmp_path: Path) -> None:
+def test_training_learns_the_answers_of_questions(tmp_path: Path) -> None:
     """Thirty steps lower the loss on edits that are held out."""
     settings = quick(**PROPMEND, steps=30, learning_rate=0.02, validate_every=10)
     manifest = train(tiny("llama"), with_questions(), settings, tmp_path, progress=False)
@@ -97,5 +95,5 @@ def test_it_learns_the_answers_of_questions(tmp_path: Path) -> None:
 
 
 def test_edits_without_questions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no edit has a question"):
+    with pytest.raises(ConfigError, match="no edit has a portability question"):
         BatchOrder.of(tiny("llama"), edits(), quick(**PROPMEND))

@@ -12,13 +12,12 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import ConfigError, ModelError, OutputError
-from kg_edit.methods.mend import editor_run, training
+from kg_edit.methods.mend import training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
-from kg_edit.methods.mend.losses import losses_after
-from kg_edit.methods.mend.network import MendNetwork
-from kg_edit.methods.mend.store import NETWORK, Manifest, MendTraining, load_editor, read_manifest
-from kg_edit.methods.mend.training import train
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, MendTraining, load_mend
+from kg_edit.methods.mend.training import losses_after, train
+from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT, STATES
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
@@ -30,12 +29,12 @@ SAME = Random(0)  # noqa: S311 - each edit has one prompt of a kind, so nothing 
 WEIGHTS = {"edit_weight": 0.1, "locality_weight": 1.0}
 
 
-def made(out: Path, **settings: Any) -> Manifest:
+def made(out: Path, **settings: Any) -> MendManifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
 @pytest.mark.slow
-def test_it_learns(tmp_path: Path) -> None:
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=30, learning_rate=0.02, validate_every=10)
     first, best = manifest.validations[0], min(found.total for found in manifest.validations)
     assert first.step == 0 and best < 0.9 * first.total
@@ -44,13 +43,13 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_on_other_families(family: str, tmp_path: Path) -> None:
+def test_training_on_other_families(family: str, tmp_path: Path) -> None:
     manifest = train(tiny(family), edits(), quick(), tmp_path, progress=False)
     assert len(manifest.validations) == 4
     assert manifest.validations[-1].total != manifest.validations[0].total
 
 
-def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole")
     whole, calls = losses_after, []
 
@@ -72,22 +71,20 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "part" / CHECKPOINT).exists() and not (tmp_path / "part" / STATES).exists()
 
 
-def test_with_stored_states_it_learns_what_the_whole_model_teaches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_states_give_the_losses_of_the_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six steps draw each prompt twice, so the states are stored; one step does not, so they are not."""
     stored = made(tmp_path / "stored")
-    monkeypatch.setattr(editor_run, "_STATES_GB", 0.0)
+    monkeypatch.setattr(training, "_STATES_GB", 0.0)
     whole = made(tmp_path / "whole")
     assert [found.total for found in stored.validations] == pytest.approx(
         [found.total for found in whole.validations], rel=1e-3
     )
     monkeypatch.undo()
-    monkeypatch.setattr(editor_run, "lower_states", None)
+    monkeypatch.setattr(training, "lower_states", None)
     assert made(tmp_path / "short", steps=1).steps <= 1
 
 
-def test_validations_are_told_as_they_are_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_validations_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where no progress bar is shown, such as in a file, they are what can be followed."""
     with caplog.at_level("INFO"):
         manifest = made(tmp_path, steps=2)
@@ -96,12 +93,12 @@ def test_validations_are_told_as_they_are_made(tmp_path: Path, caplog: pytest.Lo
     assert f"on held-out examples after {said}" in caplog.messages
 
 
-def test_a_finished_one_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
     for scratch in (CHECKPOINT, STATES):  # as a kill right after the network was written leaves them
         (tmp_path / scratch).write_bytes(b"")
-    assert made(tmp_path) == first == read_manifest(tmp_path / NETWORK)
+    assert made(tmp_path) == first == FORMAT.manifest(tmp_path / NETWORK, MendManifest)
     assert not {CHECKPOINT, STATES} & {file.name for file in tmp_path.iterdir()}
 
 
@@ -112,7 +109,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
+def test_same_inputs_give_the_same_file(tmp_path: Path) -> None:
     for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
         torch.rand(3)
         made(tmp_path / folder, seed=seed)
@@ -120,7 +117,7 @@ def test_the_same_inputs_give_the_same_file(tmp_path: Path) -> None:
     assert one == same != other
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("llama"))
     model.model.train()
     weights, random = weights_of(model), torch.get_rng_state()
@@ -130,20 +127,20 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
 
 
-def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tmp_path: Path) -> None:
+def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
     totals = [found.total for found in manifest.validations]
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
-    network = load_editor(tmp_path, tiny("llama")).network
+    network = load_mend(tmp_path, tiny("llama")).network
     with untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]
     assert float(again[0].total) == pytest.approx(totals[best], rel=1e-4)
 
 
-def test_the_losses_gradient_is_the_slope() -> None:
+def test_gradient_of_the_losses_is_the_slope() -> None:
     """The change is a function of the network: its gradient against a difference quotient."""
     model = tiny("llama")
     names = mlp_weights(model, 2)
@@ -168,7 +165,7 @@ def test_the_losses_gradient_is_the_slope() -> None:
             assert float(slope[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02, abs=1e-5)
 
 
-def test_losses_are_those_of_edits_made_alone() -> None:
+def test_losses_of_a_batch_are_the_means_of_single_edits() -> None:
     """Four edits in a step, or one after the other: the means of the same numbers."""
     model = tiny("llama")
     network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=0.05)
@@ -183,7 +180,7 @@ def test_losses_are_those_of_edits_made_alone() -> None:
         )  # a KL of 1e-3 is a difference of rounded numbers
 
 
-def test_each_pass_sees_every_example_once_in_its_own_order() -> None:
+def test_pass_has_every_example_once_in_its_own_order() -> None:
     settings = quick(batch=7, validation=4)
     model = tiny("llama")
     course = BatchOrder.of(model, edits(), settings)
@@ -193,38 +190,38 @@ def test_each_pass_sees_every_example_once_in_its_own_order() -> None:
     assert len(held_out) == 4 and not held_out & set(orders[0])
 
 
-def test_without_neighbours_the_models_own_texts_are_kept() -> None:
+def test_edits_without_neighbours_get_texts_of_the_model() -> None:
     model = tiny("llama")
     course = BatchOrder.of(model, edits(neighbours=False), quick(text_tokens=5))
     assert {len(row.target_ids) for step in range(3) for row in course.rows(step).unrelated} == {5}
 
 
-def test_too_few_edits(tmp_path: Path) -> None:
+def test_too_few_edits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found 18 usable edits, expected at least 38: validation = 30"):
         made(tmp_path / "mend", validation=30)
     assert not (tmp_path / "mend").exists()
 
 
-def test_a_run_is_not_continued_in_another_precision(tmp_path: Path) -> None:
+def test_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
     whole = tiny("llama")
     half = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name=whole.name)
-    with pytest.raises(OutputError, match=r'another run \(model.dtype: null in the folder, "bfloat16" now\)'):
+    with pytest.raises(OutputError, match=r'another run \(model.dtype: "float32" in the folder, "bfloat16" now\)'):
         train(half, edits(), quick(steps=1), tmp_path, progress=False)
 
 
-def test_a_folder_of_another_run(tmp_path: Path) -> None:
+def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
     with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
         made(tmp_path, steps=2)
 
 
-def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the loss is not finite; train with a lower"):
         made(tmp_path, edit_lr=1e30, rate_learning_rate=100.0)
 
 
-def test_a_damaged_checkpoint(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
     (tmp_path / NETWORK).unlink()
     (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
@@ -233,7 +230,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+def test_training_on_a_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     records = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json", limit=120)
     settings = MendTraining(steps=20, normalise_on=32, validation=16, validate_every=20)
     manifest = train(smollm2, [record.edits[0] for record in records], settings, tmp_path, progress=False)

@@ -1,4 +1,4 @@
-"""What follows from edits by the graph does not depend on which edit comes first."""
+"""Portability questions of edits, from a graph."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods.glame_net.consequences import with_questions
+from kg_edit.methods.glame_net.examples import with_questions
 from kg_edit.ripples.drawn import Excluded
 
 
 @pytest.mark.parametrize("order", [("Oslo", "Paris"), ("Paris", "Oslo")])
-def test_an_edit_is_not_asked_for_its_own_subject(order: tuple[str, str]) -> None:
+def test_questions_do_not_ask_for_the_edits_own_subject(order: tuple[str, str]) -> None:
     """Both edits share o* and r, so the graph is asked once; the capital of France is no question about Paris."""
     graph = nx.MultiDiGraph()
     graph.add_nodes_from((name, {"label": name}) for name in ("France", "Paris", "Oslo"))

@@ -1,0 +1,39 @@
+"""The files of trained networks: what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kg_edit.errors import ModelError
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining, load_mend
+from kg_edit.methods.trained.files import NETWORK
+from tests.kg_edit.tiny import tiny
+
+
+def manifest() -> MendManifest:
+    model = tiny("llama")
+    shapes = {"model.layers.3.mlp.down_proj.weight": (32, 128)}
+    training = MendTraining(rank=4)
+    return MendManifest(model=model.fingerprint, model_name="tiny", shapes=shapes, training=training)
+
+
+def test_network_is_read_as_it_was_written(tmp_path: Path) -> None:
+    network = manifest().network()
+    FORMAT.write(tmp_path / NETWORK, network.state_dict(), manifest())
+    trained = load_mend(tmp_path, tiny("llama"))
+    assert trained.manifest == manifest()
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.network.state_dict().items())
+
+
+def test_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    metadata = json.dumps({"version": 2, "manifest": {}})
+    save_file({"a": torch.zeros(1)}, tmp_path / NETWORK, {FORMAT.key: metadata})
+    with pytest.raises(
+        ModelError, match="has version 2 of its format, and this kg-edit reads version 1; update kg-edit"
+    ):
+        FORMAT.manifest(tmp_path / NETWORK, MendManifest)
