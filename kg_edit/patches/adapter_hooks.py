@@ -22,7 +22,12 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
-    """Return the module of block ``layer`` whose input is read: the down-projection, or one that gets the MLP's input.
+    """Return the module whose input an adapter reads.
+
+    Args:
+        model: a language model.
+        layer: the block, 0-based.
+        reads: ``key`` for the down-projection, ``mlp`` for a linear module that gets the MLP's input.
 
     Raises:
         UnsupportedModelError: no other linear module of the MLP reads the model's width.
@@ -43,7 +48,17 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
 
 @contextmanager
 def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, reads: Reads = "key") -> Iterator[None]:
-    """Within the ``with`` block, ``forward`` replaces the output of the down-projection of block ``layer``."""
+    """Within the ``with`` block, ``forward`` replaces the output of a down-projection.
+
+    Args:
+        model: a language model.
+        layer: the block, 0-based.
+        forward: from inputs [tokens, in] and the module's own output [tokens, out] to the new output.
+        reads: the inputs: those of the down-projection (``key``), or of the MLP (``mlp``).
+
+    Raises:
+        UnsupportedModelError: as `read_module`.
+    """
     down, reader = model.down_projection(layer), read_module(model, layer, reads)
     mlp_input: list[Tensor] = []
 

@@ -51,7 +51,7 @@ class Patch(ABC):
         return found
 
     def __add__(self, other: Patch) -> Patch:
-        """The sum: both changes at once. The edits of ``other`` come after this patch's edits.
+        """Return the sum: both changes at once. The edits of ``other`` come after this patch's edits.
 
         Raises:
             PatchMismatchError: the patches belong to different models.
@@ -152,7 +152,7 @@ class Patch(ABC):
 
     @abstractmethod
     def _plus(self, other: Any) -> Patch:
-        """The sum with a patch of the same class and model; `__add__` calls this."""
+        """Return the sum with a patch of the same class and model; `__add__` calls this."""
 
     @staticmethod
     def load(path: str | Path) -> Patch:
@@ -180,7 +180,12 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known: Collection[str]) -> dict[str, Any]:
-    """Return a provenance without the records of the edits with these ids.
+    """Return a provenance without the records of some edits.
+
+    Args:
+        provenance: as `Patch.provenance`.
+        ids: of the edits to remove.
+        known: the ids of all edits of the patch.
 
     Raises:
         PatchError: one of the ids is not ``known``.
@@ -234,7 +239,7 @@ class PatchStack(Patch):
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The model with all parts applied in order, within the ``with`` block."""
+        """Apply all parts in order within the ``with`` block."""
         with ExitStack() as stack:
             for part in self.patches:
                 model = stack.enter_context(part.stacked_on(model))

@@ -116,7 +116,7 @@ def disabling(
 def refuse_disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
 ) -> None:
-    """Raise an error if `disabling` finds a reason.
+    """Raise an error if `disabling`, with the same arguments, finds a reason.
 
     Raises:
         PatchError: an edit looks as if it would break the model.

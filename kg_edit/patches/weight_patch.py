@@ -137,12 +137,12 @@ class WeightPatch(Patch):
         return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
 
     def __neg__(self) -> WeightPatch:
-        """The inverse change, without the state."""
+        """Return the inverse change, without the state."""
         inverse = self.scaled(-1)
         return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
 
     def __sub__(self, other: WeightPatch) -> Patch:
-        """The sum of this change and the inverse of ``other``, without the columns of the state that both have."""
+        """Return this change plus the inverse of ``other``, without the columns of the state that both have."""
         state: dict[str, Tensor] = {}
         for name, tensor in self.state.items():  # [n, columns], a column for each edit
             left = list(range(tensor.shape[-1]))
@@ -257,7 +257,12 @@ def _put_back(modules: Mapping[str, Any], originals: Mapping[str, Tensor]) -> No
 
 
 def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.Module:
-    """Return the module of ``model`` whose weight [out, in] has this name and ``shape``.
+    """Return the module of a weight.
+
+    Args:
+        model: a language model.
+        name: of the weight, as in the state dict.
+        shape: (out, in) of the weight.
 
     Raises:
         PatchMismatchError: the model has no such weight, so the patch is for another model.

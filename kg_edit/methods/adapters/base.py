@@ -140,7 +140,16 @@ class AdapterMethod(EditingMethod):
 
 @torch.no_grad()
 def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Reads) -> Tensor:
-    """Return the adapter's inputs where a token of a row's target is predicted, [tokens, in] in float32, row by row."""
+    """Return an adapter's inputs where the targets of rows are predicted.
+
+    Args:
+        method: whose layer is read.
+        rows: prompts with targets.
+        reads: what the adapter reads, the down-projection's input or the MLP's.
+
+    Returns:
+        The inputs at each token that predicts one of a target, row by row, [tokens, in] in float32.
+    """
     found: list[Tensor] = []
     ends = [row.prompt_end for row in rows]
     batch = left_pad([row.ids for row in rows], device=method.model.device, ends=ends)
@@ -156,7 +165,17 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
 
 
 def own_texts(model: LanguageModel, *, texts: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
-    """Sample texts from the model: ``texts`` rows of ``tokens`` + 1 ids, the first one being the document's start."""
+    """Sample texts from the model.
+
+    Args:
+        model: writes the texts.
+        texts: the number of texts.
+        tokens: the length of each text.
+        seed: of the sampling.
+
+    Returns:
+        ``texts`` rows of ``tokens`` + 1 ids; the first one is the document's start.
+    """
     start = document_start(model.tokenizer)
     return [(start, *row) for row in sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()]
 

@@ -80,7 +80,7 @@ class Codebook:
         return self.values.shape[1], self.keys.shape[1]
 
     def __add__(self, other: Codebook) -> Codebook:
-        """The entries of both codebooks, this one's first; both must have the same deferral rule."""
+        """Return the entries of both codebooks, this one's first; both must have the same deferral rule."""
         return Codebook(
             keys=torch.cat([self.keys, other.keys]),
             values=torch.cat([self.values, other.values]),
@@ -136,7 +136,7 @@ class Regions:
 
 
 def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
-    """Compute the balls of ``keys`` [entries, d_ff], in the order of the edits, by the paper's Algorithm 1.
+    """Compute the balls of the keys by the paper's Algorithm 1.
 
     Each entry in turn is compared with the nearest earlier ball i, at distance d from its centre:
 
@@ -146,6 +146,11 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     - split: otherwise, the entry gets a new ball, and both balls end half-way between the two keys.
 
     Beyond the paper: if two edits with different labels have the same key, only the later one is used.
+
+    Args:
+        keys: [entries, d_ff], in the order of the edits.
+        labels: of the entries; two edits agree if their labels are equal.
+        rule: the settings.
     """
     points, epsilon = rule.placed(keys), rule.radius
     passed = _superseded(keys, points, labels, epsilon)

@@ -129,9 +129,14 @@ class Scope:
 
 
 def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
-    """Return the hidden states [tokens, d] of a text after block ``layer``; empty if the text has no tokens.
+    """Return the hidden states [tokens, d] of a text after a block; empty if the text has no tokens.
 
     Of a text with several paragraphs only the last one is read: the others are examples in a prompt.
+
+    Args:
+        model: reads the text.
+        text: any text.
+        layer: the block, 0-based.
 
     Raises:
         ModelError: the model has no such layer.

@@ -180,7 +180,13 @@ class ScopeScores:
 
 
 def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> ScopeScores:
-    """Return the loss and the accuracy of the classifier on the texts of ``rows``, as a function of the network."""
+    """Return the loss and the accuracy of the classifier, as a function of the network.
+
+    Args:
+        network: the classifier's parameters get a gradient.
+        states: of the model.
+        rows: edits, with texts inside and outside their scopes.
+    """
     scope, near = network.scope, rows.outside
     edits = scope.several(states.of([edit.text for edit in rows.edits]))
     texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
@@ -207,6 +213,12 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
     """Return the mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
     A question whose target's first token merges with the end of its prompt is left out.
+
+    Args:
+        model: the model f.
+        network: its changes get a gradient.
+        marker: is put before the fact.
+        questions: facts with prompts in their scope, and targets.
     """
     rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
     prompts = []

@@ -105,5 +105,12 @@ class Neurons(Adapter):
 
 
 def fired(inputs: Tensor, keys: Tensor, biases: Tensor, values: Tensor) -> Tensor:
-    """Return sum_i max(0, k_i . h + b_i) v_i, [tokens, d], for inputs h [tokens, d]."""
+    """Return sum_i max(0, k_i . h + b_i) v_i, [tokens, d].
+
+    Args:
+        inputs: h, [tokens, d].
+        keys: k, [n, d].
+        biases: b, [n].
+        values: v, [n, d].
+    """
     return torch.relu(inputs @ keys.T + biases) @ values

@@ -98,12 +98,12 @@ class TPatcherConfig(AdapterConfig):
         return replace(super().descent, weight_decay=self.weight_decay, clip=self.clip)
 
     def idle(self) -> dict[str, str]:
-        """The settings of the memory, if its losses have the weight 0."""
+        """Return the settings of the memory, if its losses have the weight 0."""
         settings = () if self.memory_weight else ("margin", "hardest", "texts", "text_tokens")
         return dict.fromkeys(settings, "with memory_weight=0 the memory is not used")
 
     def layer_in(self, blocks: int) -> int:
-        """The layer in the settings, or the last layer."""
+        """Return the layer in the settings, or the last layer."""
         return blocks - 1 if self.layer is None else self.layer
 
     def workload(self, *, edits: int) -> Workload:
