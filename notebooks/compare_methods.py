@@ -51,7 +51,7 @@ model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extrac
 # %% [markdown]
 # ## 2. Five families
 # A rank-one write (ROME), the same with a value made from the graph (GLAME), fine-tuning with the prompt masked
-# (FT-M), a codebook beside one layer (GRACE), and the fact told in the prompt (definition). All have one shape: a
+# (FT-M), a codebook at one layer (GRACE), and the fact told in the prompt (definition). All have one shape: a
 # config, a class, `edit(edits) -> Patch`.
 
 # %%
