@@ -30,7 +30,7 @@ from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.registry import method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.reports.before_after import probes
+from kg_edit.reports.probes import probes
 from kg_edit.scoring.generation import continuations
 from kg_edit.text.matching import begins_with
 

@@ -33,7 +33,7 @@ from kg_edit.edits.files import read_edits
 from kg_edit.ledger import Ledger
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.before_after import probes, read
+from kg_edit.reports.probes import probes, read
 from wikidata_cache import WikidataCache, packaged_extract
 
 transformers_logging.disable_progress_bar()
@@ -77,7 +77,7 @@ print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in
 # wanted answer costs in nats a token.
 
 # %%
-kinds = ["rewrite", "paraphrase", "follows", "neighbour"]
+kinds = ["rewrite", "paraphrase", "portability", "locality"]
 found.pivot_table(index="method", columns="kind", values="right").loc[list(METHODS), kinds].astype(float).round(2)
 
 # %%

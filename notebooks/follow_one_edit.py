@@ -36,7 +36,7 @@ from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.reports.before_after import before_and_after
+from kg_edit.reports.probes import compare_probes
 from kg_edit.reports.report import markdown
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -234,7 +234,7 @@ plt.show()
 patch = glame.edit([edit])
 (made,) = patch.factors.values()
 print("the same update as above:", torch.allclose(made.product, update.product, rtol=1e-3, atol=1e-5))
-rows = before_and_after(model, patch, [edit])
+rows = compare_probes(model, patch, [edit])
 display(Markdown(markdown(rows, patch)))
 
 # %% [markdown]
@@ -243,12 +243,12 @@ display(Markdown(markdown(rows, patch)))
 # %%
 figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
 for place, row in enumerate(rows):
-    colour = {True: BLUE, False: ORANGE}[row.after.right]
+    colour = {True: BLUE, False: ORANGE}[row.edited.right]
     axis.annotate(
-        "", (row.after.nats, place), (row.before.nats, place), arrowprops={"arrowstyle": "-|>", "color": colour}
+        "", (row.edited.nats, place), (row.unedited.nats, place), arrowprops={"arrowstyle": "-|>", "color": colour}
     )
-    axis.plot([row.before.nats], [place], "o", color=GREY)
-    axis.plot([row.after.nats], [place], "o", color=colour)
+    axis.plot([row.unedited.nats], [place], "o", color=GREY)
+    axis.plot([row.edited.nats], [place], "o", color=colour)
 axis.set_yticks(range(len(rows)), [f"{row.probe.prompt} → {row.probe.wanted}" for row in rows], fontsize=8)
 axis.invert_yaxis()
 axis.set_xlim(left=0)

@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     method = ShownMemitKg(model, config, graph=graph)
     rows = run_edits(method, model, edits, options.out)  # saves the patch after every batch, then asks every prompt
     for row in rows:
-        unedited, edited = row.before.text, row.after.text
+        unedited, edited = row.unedited.text, row.edited.text
         log.info("%-10s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
 
 

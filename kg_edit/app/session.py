@@ -37,7 +37,7 @@ from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.before_after import Query, Response, check_queries, responses
+from kg_edit.reports.probes import Query, Response, check_queries, responses
 from kg_edit.scoring.generation import continuations, reply
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError

@@ -8,79 +8,34 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError, OutputError
-from kg_edit.text.display import one_line, plain
+from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 
 if TYPE_CHECKING:
-    from kg_edit.callbacks import Callback
-    from kg_edit.edits.edit import Edit
-    from kg_edit.methods import EditingMethod
-    from kg_edit.models.language_model import LanguageModel
-    from kg_edit.reports.report import Verdict
+    from kg_edit.ledger.conflicts import Conflict
 
-
-_NO_TEMPORARY = (
-    "no folder for temporary files can be written to; free disk space, or set TMPDIR to a folder with free space"
-)
+_SHOWN = 20  # conflicts that are printed one by one
 
 
 def stdout() -> Console:
-    """Where results go; made again for each output, so that it fits the terminal as it is now."""
+    """Return the console for results; a new one for each output, so that it fits the terminal as it is now."""
     return Console(highlight=False, emoji=False)
 
 
 def stderr() -> Console:
-    """Where remarks go, beside the results."""
+    """Return the console for remarks."""
     return Console(stderr=True, highlight=False, emoji=False)
-
-
-def run(
-    method: EditingMethod,
-    model: LanguageModel,
-    edits: tuple[Edit, ...],
-    out: Path,
-    *,
-    force: bool = False,
-    callbacks: Sequence[Callback] = (),
-) -> Verdict:
-    """Make the edits, draw the first one's subgraph, show what changed; which of them are said."""
-    from kg_edit.reports.edit_run import LOSSES, PAGE, RECORDS, REPORT, draw_subgraph, run_edits
-    from kg_edit.reports.report import Verdict, terminal_table
-    from kg_edit.storage.run_folder import PATCH
-
-    rows = run_edits(method, model, edits, out, force=force, callbacks=callbacks)
-    picture = draw_subgraph(method, edits[0], out)
-    stdout().print(terminal_table(rows))
-    verdict = Verdict.of(rows)
-    stdout().print(plain(one_line(str(verdict))), style="yellow" if verdict.missed else "green")
-    files = [
-        name for name in (PATCH, RECORDS, LOSSES, REPORT, PAGE) if (out / name).is_file()
-    ]  # earlier versions made fewer
-    files += [picture.name] if picture else []
-    _list_files(out, files)
-    return verdict
-
-
-def _list_files(out: Path, files: Sequence[str]) -> None:
-    """The folder and its files: on a line where they fit, else the folder, which stays whole, above the files."""
-    console, line = stdout(), f"{plain(str(out))}: {', '.join(files)}"
-    if len(line) <= console.width:
-        console.print(line, soft_wrap=True)
-        return
-    console.print(f"{plain(str(out))}:", soft_wrap=True)
-    console.print(", ".join(files))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only the two packages' own remarks reach the terminal; whatever it can't show becomes a question mark."""
+    """Show only the two packages' own remarks; a character that the terminal can't show becomes a question mark."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
@@ -92,7 +47,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def friendly() -> Iterator[None]:
-    """For scripts: errors that a user can mend end them with one message and exit code 2."""
+    """End a script with one message and exit code 2 on an error that a user can mend."""
     with quiet():
         try:
             yield
@@ -102,7 +57,9 @@ def friendly() -> Iterator[None]:
         except FileNotFoundError as error:
             if "temporary directory" not in str(error):
                 raise
-            report(OutputError(_NO_TEMPORARY))  # some libraries ask for the folder as soon as they are imported
+            # Some libraries ask for the folder as soon as they are imported
+            way = "free disk space, or set TMPDIR to a folder with free space"
+            report(OutputError(f"no folder for temporary files can be written to; {way}"))
             raise SystemExit(2) from None
 
 
@@ -121,6 +78,14 @@ def _remarks(package: str) -> Iterator[None]:
 
 
 def report(error: Exception) -> None:
-    """An error that a user can mend: its message and its notes on stderr."""
+    """Write an error that a user can mend to stderr: its message and its notes."""
     notes = getattr(error, "__notes__", ())
     typer.echo("\n  ".join([f"kg-edit: {error}", *notes]), err=True)
+
+
+def show_conflicts(conflicts: Sequence[Conflict]) -> None:
+    """Print the conflicts between edits of a ledger, the first ones one by one."""
+    for conflict in conflicts[:_SHOWN]:
+        stdout().print(f"[yellow]conflict[/yellow]: {plain(str(conflict))}", soft_wrap=True)
+    if len(conflicts) > _SHOWN:
+        stdout().print(f"… and {len(conflicts) - _SHOWN} more conflicts")

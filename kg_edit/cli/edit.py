@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import run
-from kg_edit.cli.method_plan import check_names, graph_of, load, plan
+from kg_edit.cli.console import stdout
+from kg_edit.cli.method_plan import check_names, graph_of, load, open_graph, plan
 from kg_edit.cli.options import (
     AsChat,
     BothForms,
@@ -30,99 +28,94 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
-from kg_edit.storage.packaged import EXTRACT, packaged_graph
+from kg_edit.storage.packaged import EXTRACT
+from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
-    from kg_edit.cli.method_plan import MethodPlan
-    from kg_edit.edits.edit import Edit
+    from kg_edit.reports.edit_run import EditFolder
+    from kg_edit.reports.probes import ReportRow
+    from kg_edit.reports.report import Verdict
 
-Force = Annotated[bool, typer.Option("--force", help="accept edits so large that they probably break the model")]
+Force = Annotated[bool, typer.Option("--force", help="Accept edits so large that they probably break the model.")]
 RequireSuccess = Annotated[
-    bool, typer.Option("--require-success", help="exit code 1 unless the edited model says every new object")
+    bool, typer.Option("--require-success", help="Exit with code 1 unless every edit succeeds (greedy decoding).")
 ]
 Log = Annotated[
     list[str] | None,
     typer.Option(
         "--log",
         metavar="KIND:WHERE",
-        help="log the losses to file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT; repeatable",
+        help="Log the losses to `file:losses.jsonl`, `tensorboard:FOLDER` or `wandb:PROJECT`. Repeatable.",
     ),
 ]
 
 
 def edit(
     edits: EditsFile,
-    out: Out,
-    method: MethodName = "glame",
-    model: ModelName = "smollm2-135m",
     graph: Graph = None,
+    model: ModelName = "smollm2-135m",
+    method: MethodName = "glame",
     layer: LayerChoice = None,
     preset: Preset = "default",
     settings: Settings = None,
     corpus: CorpusName = None,
     templates: Templates = None,
+    *,
+    out: Out,
     keep_going: KeepGoing = False,
     chat: AsChat = None,
     both_forms: BothForms = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    contact: Contact = None,
     force: Force = False,
     require_success: RequireSuccess = False,
     log: Log = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
 ) -> None:
-    """Make the edits of a file; write the patch and a report to a folder.
+    """Make the edits of a file, and write the patch and a report to a folder.
 
-    Example: `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
+    The report compares the unedited and the edited model on every prompt of the edits.
+
+    Examples:
+
+    - `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
     from kg_edit.callbacks import open_callbacks
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
-    from kg_edit.storage.run_folder import check_folder
 
+    # Everything that can be wrong without a model is checked first
     check_names(method, model)
     check_file(edits)
     opened = graph_of(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
-    check_folder(out)
-    usable = usable_edits(planned, wanted, edits, graph, keep_going=keep_going)
+    from kg_edit.reports.edit_run import EditFolder
+
+    folder = EditFolder(out)
+    folder.check()
+    usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
+
     with open_callbacks(log or ()) as callbacks:
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
-        verdict = run(chosen.on(language_model), language_model, usable, out, force=force, callbacks=callbacks)
-    chosen.note_layer(out)
+        rows = folder.run(chosen.on(language_model), usable, force=force, callbacks=callbacks)
+    chosen.note_layer(folder.path)
+
+    verdict = _show(rows, folder)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
-    if require_success and verdict.missed:
+    if require_success and verdict.failed:
         raise typer.Exit(1)
 
 
-def usable_edits(
-    planned: MethodPlan, edits: Sequence[Edit], file: Path, graph: Sequence[str] | None, *, keep_going: bool
-) -> tuple[Edit, ...]:
-    """The edits of a file that can be made; the others are refused, or with ``keep_going`` listed on stderr.
-
-    Raises:
-        KgEditError, WikidataCacheError: an edit can't be made; with ``keep_going`` only if none can.
-    """
-    say, settle = partial(typer.echo, err=True), link_command(file, graph)
-    return planned.usable(edits, keep_going=keep_going, say=say, settle=settle)
-
-
-def link_command(edits: Path, graph: Sequence[str] | None) -> str:
-    """The command that fills ids into a file of edits, from the same graph."""
-    named = " ".join(f"--graph {shlex.quote(str(packaged_graph(part) or part))}" for part in graph or ())
-    linked = edits.with_name(f"{edits.stem}-linked.jsonl")
-    parts = ["wikidata-cache link", shlex.quote(str(edits)), named, "--out", shlex.quote(str(linked))]
-    return " ".join(filter(None, parts))
-
-
-def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
+def demo(method: MethodName = "glame", out: Out = Path("out")) -> None:
     """Edit three facts in SmolLM2-135M, offline, with the packaged extract of Wikidata.
 
-    Example: `kg-edit demo --out out/`
+    Examples:
+
+    - `kg-edit demo --out out/`
     """
     from importlib.resources import as_file, files
 
@@ -131,7 +124,26 @@ def demo(out: Out = Path("out"), method: MethodName = "glame") -> None:
     check_names(method)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
-    planned = plan(method, graph=[EXTRACT])
-    planned.check(edits, out)
-    model = load("smollm2-135m")
-    run(planned.on(model), model, edits, out)
+    planned = plan(method, graph=open_graph([EXTRACT], None))
+    from kg_edit.reports.edit_run import EditFolder
+
+    folder = EditFolder(out)
+    folder.check()
+    planned.usable(edits)
+    _show(folder.run(planned.on(load("smollm2-135m")), edits), folder)
+
+
+def _show(rows: Sequence[ReportRow], folder: EditFolder) -> Verdict:
+    """Print the table of the probes, how many edits succeeded, and the files; return the verdict."""
+    from kg_edit.reports.report import Verdict, terminal_table
+
+    console, verdict = stdout(), Verdict.of(rows)
+    console.print(terminal_table(rows))
+    console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
+    where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
+    if len(f"{where} {names}") <= console.width:
+        console.print(f"{where} {names}", soft_wrap=True)
+    else:  # the path stays whole, on a line of its own
+        console.print(where, soft_wrap=True)
+        console.print(names)
+    return verdict

@@ -32,6 +32,7 @@ from kg_edit.cli.options import (
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.config import EvalConfig
 from kg_edit.methods.registry import find_method
+from kg_edit.storage.run_folder import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,7 +200,8 @@ class Evaluation:
         config = self._opened()
         seen = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
-        chosen.check((), out)  # without the edits: one that the graph does not know counts as a failure in the scores
+        check_folder(out)
+        chosen.usable(())  # without the edits: one that the graph does not know counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)

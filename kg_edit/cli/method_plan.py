@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, GraphError, KgEditError
@@ -73,7 +75,11 @@ def parse_settings(
 ) -> dict[str, Any]:
     """Parse NAME=VALUE pairs; a dot in a name goes one level down, and a value is JSON if it can be parsed, else text.
 
-    ``layer``, ``corpus`` and ``steps`` are the values of options of these names.
+    Args:
+        pairs: the texts of ``--set``.
+        layer: the value of ``--layer``.
+        corpus: the value of ``--corpus``, which is the setting covariance.corpus.
+        steps: the value of ``--steps``.
 
     Raises:
         ConfigError: a pair has no ``=``, or a setting is given twice.
@@ -81,27 +87,20 @@ def parse_settings(
     settings: dict[str, Any] = {}
     options = {"layer": layer, "covariance.corpus": corpus, "steps": steps}
     for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
-        name, equals, text = pair.partition("=")
+        path, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")
-        _put(settings, [part.strip() for part in name.split(".")], _value(text), pair)
+        *groups, name = (part.strip() for part in path.split("."))
+        inner: Any = settings
+        for group in groups:
+            inner = inner.setdefault(group, {}) if isinstance(inner, dict) else {}
+        if not isinstance(inner, dict) or name in inner:
+            raise ConfigError(f"{'.'.join([*groups, name])} is set twice, the second time by {pair!r}; keep one")
+        try:
+            inner[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            inner[name] = text
     return settings
-
-
-def _put(settings: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
-    *groups, last = path
-    for group in groups:
-        settings = settings.setdefault(group, {}) if isinstance(settings, dict) else {}
-    if not isinstance(settings, dict) or last in settings:
-        raise ConfigError(f"{'.'.join(path)} is set twice, the second time by {pair!r}; keep one")
-    settings[last] = value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 @dataclass(frozen=True)
@@ -121,72 +120,50 @@ class MethodPlan:
         """The graph that the method reads."""
         return self.around or self.graph
 
-    def check(self, edits: Sequence[Edit], out: Path) -> None:
-        """Check the edits and the folder that the run is to write, as far as possible without a model.
-
-        Raises:
-            KgEditError, WikidataCacheError: something is wrong.
-        """
-        from kg_edit.storage.run_folder import check_folder
-
-        check_folder(out)
-        self.usable(edits)
-
     def usable(
         self,
         edits: Sequence[Edit],
         *,
+        file: Path | None = None,
+        graph: Sequence[str] | None = None,
         keep_going: bool = False,
-        say: Callable[[str], None] = log.warning,
-        settle: str | None = None,
     ) -> tuple[Edit, ...]:
         """Check the edits as far as possible without a model; return the edits that can be made.
 
         Args:
             edits: the edits to check.
-            keep_going: leave out edits that can't be made.
-            say: called with a line for each edit that is left out.
-            settle: the command that resolves names to entities; shown if names are ambiguous or unknown.
+            file: the file of the edits; if it has ambiguous or unknown names, the command that resolves them is shown.
+            graph: the texts of ``--graph``, for that command.
+            keep_going: leave out edits that can't be made, and list them on stderr.
 
         Raises:
             KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made.
         """
-        with doing("looking at the edits"):
-            if not keep_going and self._is_good(edits, settle):
-                return tuple(edits)
-            faults = {edit: fault for edit in edits if (fault := self._fault(edit))}
+        faults: dict[Edit, Exception] = {}
+        with doing("checking the edits"):
+            if not keep_going:
+                try:
+                    self.method.check_inputs(self.config, self.source, edits)
+                    return tuple(edits)
+                except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError):
+                    if len(edits) == 1 or file is None:
+                        raise
+            # One by one, so that all wrong names are shown at once
+            for edit in edits:
+                try:
+                    self.method.check_inputs(self.config, self.source, [edit])
+                except (KgEditError, WikidataCacheError) as error:
+                    faults[edit] = error
         if faults and not keep_going:
-            raise all_faults(faults, settle)
+            raise _all_faults(faults, link_command(file, graph) if file else None)
         if len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
-            say(f"skipped: {edit.id}: {fault}")
+            typer.echo(f"skipped: {edit.id}: {fault}", err=True)
         return tuple(edit for edit in edits if edit not in faults)
 
-    def _is_good(self, edits: Sequence[Edit], settle: str | None) -> bool:
-        """Whether all edits pass the method's check of its inputs.
-
-        False if a name is ambiguous or unknown in one of several edits, and a command can settle it; any other error is
-        raised.
-        """
-        try:
-            self.method.check_inputs(self.config, self.source, edits)
-        except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError) as error:
-            if len(edits) == 1 or settle is None:
-                raise
-            log.debug("looking at every edit: %s", error)
-            return False
-        return True
-
-    def _fault(self, edit: Edit) -> Exception | None:
-        try:
-            self.method.check_inputs(self.config, self.source, [edit])
-        except (KgEditError, WikidataCacheError) as error:
-            return error
-        return None
-
     def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
-        """The plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto).
+        """Return the plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto).
 
         Raises:
             KgEditError: the method has no layer to choose, or no edit can be made.
@@ -199,11 +176,11 @@ class MethodPlan:
         return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
 
     def note_layer(self, out: Path) -> None:
-        """Write to ``out`` how the layer was chosen, if it was."""
+        """Write to the folder ``out`` how the layer was chosen, if it was."""
         from kg_edit.storage.atomic import write_json
 
         if self.sweep:
-            write_json(out / "layer.json", self.sweep.model_dump(mode="json"))
+            write_json(out / "layer.json", {"version": 1, **self.sweep.model_dump(mode="json")})
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """Bind the method to a loaded model, and set its memory limit."""
@@ -212,19 +189,26 @@ class MethodPlan:
         return made
 
 
-def all_faults(faults: Mapping[Edit, Exception], settle: str | None) -> Exception:
+def _all_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
     """Make one error for all edits that can't be made, with the command that resolves names."""
     unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
-    way = f"\nResolve all names at once with this command, choose a candidate for each, and edit that file:\n  {settle}"
+    way = f"Resolve all names at once with this command, choose a candidate for each, and edit that file:\n  {link}"
     first = next(iter(faults.values()))
     if len(faults) == 1:
-        if unclear and settle:
-            first.add_note(way.strip())
+        if unclear and link:
+            first.add_note(way)
         return first
     shown = [f"  {edit.id}: {fault}" for edit, fault in list(faults.items())[:_SHOWN]]
     more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-    told = "\n".join([f"{len(faults)} edits can't be made:", *shown, *more])
-    return GraphError(f"{told}{way if unclear and settle else ''}")
+    last = [way] if unclear and link else []
+    return GraphError("\n".join([f"{len(faults)} edits can't be made:", *shown, *more, *last]))
+
+
+def link_command(edits: Path, graph: Sequence[str] | None) -> str:
+    """Return the command that fills ids into a file of edits, from the same graph."""
+    named = [f"--graph {shlex.quote(str(packaged_graph(part) or part))}" for part in graph or ()]
+    linked = edits.with_name(f"{edits.stem}-linked.jsonl")
+    return " ".join(["wikidata-cache link", shlex.quote(str(edits)), *named, "--out", shlex.quote(str(linked))])
 
 
 def plan(
@@ -234,17 +218,23 @@ def plan(
     layer: str | int | None = None,
     settings: list[str] | None = None,
     corpus: str | None = None,
-    graph: WikidataCache | list[str] | None = None,
-    contact: str | None = None,
+    graph: WikidataCache | None = None,
     memory: float | None = None,
 ) -> MethodPlan:
-    """Find the method, check its settings, and open the graph unless it is open (`graph_of` has a default graph).
+    """Find the method and check its settings.
+
+    Args:
+        method: the method's name.
+        preset: the value of ``--preset``.
+        layer: the value of ``--layer``.
+        settings: the texts of ``--set``.
+        corpus: the value of ``--corpus``.
+        graph: the opened graph.
+        memory: MB that a pass may use besides the model.
 
     Raises:
         KgEditError: there is no such method, preset or setting.
-        WikidataCacheError: the graph can't be opened.
     """
-    opened = open_graph(graph, contact) if isinstance(graph, list) else graph
     found = find_method(method)
     wanted = parse_settings(settings or [], layer=parse_layer(layer), corpus=corpus)
     config = found.config_class.preset(preset, wanted, method=method)
@@ -252,7 +242,7 @@ def plan(
         from kg_edit.tracing.layer_sweep import check_choosable
 
         check_choosable(config)
-    return MethodPlan(found, config, opened, auto=layer == AUTO, memory=memory)
+    return MethodPlan(found, config, graph, auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
@@ -313,8 +303,12 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
     """
     if not graph:
         return None
-    for part in graph:
-        _check_graph(part)
+    for part in graph:  # a misspelt name or a missing file is refused before anything slow is imported
+        if hint := graph_hint(part):
+            raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
+        is_file = part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part
+        if is_file and not Path(part).expanduser().exists():
+            raise GraphFileError(Path(part), "does not exist; check the path")
     from wikidata_cache import WikidataCache
 
     parts = [str(packaged_graph(part) or part) for part in graph]
@@ -322,17 +316,9 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
         return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
 
 
-def _check_graph(part: str) -> None:
-    """Refuse a misspelt name or a missing file before anything slow is imported."""
-    if hint := graph_hint(part):
-        raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
-    if part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part and not Path(part).expanduser().exists():
-        raise GraphFileError(Path(part), "does not exist; check the path")
-
-
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Show ``what`` beside a spinner on stderr while the block runs; show nothing if stderr is no terminal.
+    """Show ``what`` with a spinner on stderr while the block runs; show nothing if stderr is no terminal.
 
     Rich's own status would write an empty line if stderr is no terminal.
     """

@@ -55,12 +55,12 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The number of prompts of a kind (``asked``), and how many are answered correctly before and after the edits."""
+    """The number of prompts of a kind (``asked``), and how many the unedited and the edited model answer rightly."""
 
     kind: str
     asked: int
-    before: int
-    after: int
+    unedited: int
+    edited: int
 
 
 def base_model(name: str, *, base: str | None = None, license: str | None = None) -> BaseModel:
@@ -185,12 +185,12 @@ def _edits(edits: Sequence[Edit]) -> Iterator[str]:
 def _scores(scores: Sequence[Score]) -> str:
     if not scores:
         return "No scores were measured for this export; `kg-edit patch check` asks the edits' prompts again."
-    rows = [(score.kind, str(score.asked), str(score.before), str(score.after)) for score in scores]
-    header = ("prompts", "asked", "right before", "right after")
+    rows = [(score.kind, str(score.asked), str(score.unedited), str(score.edited)) for score in scores]
+    header = ("prompts", "asked", "right, unedited", "right, edited")
     note = (
-        "*said*: the greedy continuation begins with the new answer. In the other rows, *right* means that the wanted "
-        "answer is more likely than the other one, or, if there is no other one, that the model says it. Measured on "
-        "the model that the edits were made on."
+        "*success*: the greedy continuation begins with the new object. In the other rows, *right* means that the "
+        "wanted answer is more likely than the other one, or, if there is no other one, that the model generates it. "
+        "Measured on the model that the edits were made on."
     )
     return f"{markdown_table(header, rows, numbers_from=1)}\n\n{note}"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kg_edit.ledger.entries import Entry
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.before_after import Kind, Reading, ReportProbe, check_probes, probes, read
+from kg_edit.reports.probes import Kind, Reading, ReportProbe, check_probes, probes, read
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,10 +29,10 @@ class Checked:
 def check(
     model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
 ) -> tuple[Checked, ...]:
-    """Ask ``model``, which has the patch applied, all prompts of the edits; ``chat`` as in `before_after.probes`.
+    """Ask ``model``, which has the patch applied, all prompts of the edits; ``chat`` as in `probes.probes`.
 
     A prompt is right if the whole wanted target is more probable than the whole other one. If there is no other one,
-    and for questions about what follows, it is right if the model says the target (see `before_after.Reading`).
+    and for questions about what follows, it is right if the model says the target (see `probes.Reading`).
 
     Raises:
         PromptError, ModelError: a prompt can't be asked; a note names the edit.

@@ -26,8 +26,8 @@ from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.endpoints.web import whole_reply
 
-Kind = Literal["rewrite", "paraphrase", "follows", "neighbour"]
-KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "follows", "neighbour")
+Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
+KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
 KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
 LEAD = "\n"  # before a prompt whose first token may not be read
 SECONDS = 60.0
@@ -225,7 +225,7 @@ class ServedPrompt:
 
 
 def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
-    """All prompts of an edit, like `kg_edit.reports.before_after.probes` for a model in memory."""
+    """All prompts of an edit, like `kg_edit.reports.probes.probes` for a model in memory."""
     in_chat = edit.forms[0] if chat is None else chat
     both = chat is None and len(edit.forms) > 1
     for prompt in _prompts(edit):
@@ -243,9 +243,9 @@ def _prompts(edit: Edit) -> Iterator[ServedPrompt]:
 
         ask = format_question_with_shots(question.question)
         names = right_answers(question)
-        yield ServedPrompt(kind="follows", ask=ask, wanted=question.answer, names=names, anywhere=True)
+        yield ServedPrompt(kind="portability", ask=ask, wanted=question.answer, names=names, anywhere=True)
     for prompt in edit.neighborhood if edit.target_true else ():
-        yield _statement("neighbour", prompt, edit, edit.target_true or "")
+        yield _statement("locality", prompt, edit, edit.target_true or "")
 
 
 def _statement(kind: Kind, prompt: str, edit: Edit, wanted: str) -> ServedPrompt:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.ledger.check import Checked
     from kg_edit.ledger.ledger import Ledger
     from kg_edit.ledger.served import ServedEdit
-    from kg_edit.reports.before_after import Kind, Reading
+    from kg_edit.reports.probes import Kind, Reading
 
 
 class Listed(Protocol):
@@ -50,10 +50,10 @@ class Listed(Protocol):
 _HEADS: dict[Kind, str] = {
     "rewrite": "fact",
     "paraphrase": "paraphrases",
-    "follows": "follows",
-    "neighbour": "neighbours",
+    "portability": "portability",
+    "locality": "locality",
 }
-_SAID = "should say → says"
+_SAID = "target → generated"
 _SHOWN = ("loss_before", "loss_after", "steps")
 
 
@@ -153,7 +153,7 @@ def check_table(checked: Sequence[Checked]) -> Table:
         (rewrite,) = found.of("rewrite")
         counts = [_share(found.of(kind)) for kind in list(_HEADS)[1:]]
         edit = found.entry.edit
-        sign = Text("✓", style="green") if rewrite.said else Text("~", style="yellow")
+        sign = Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
         sign = sign if rewrite.right else Text("✗", style="red")
         said = f"{edit.target_new} → {rewrite.text}"
         _row(table, found.entry.name, sign, *counts, said, f"{rewrite.nats:.1f}")

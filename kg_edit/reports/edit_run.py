@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
 from pydantic import ValidationError
 
-from kg_edit.callbacks import Callback, LossLines, LossStep, read_losses
+from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError, OutputError
 from kg_edit.evaluate.settings import chat_settings, method_settings
@@ -20,11 +20,11 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
-from kg_edit.reports.before_after import ReportRow, before_and_after, check_probes
+from kg_edit.reports.probes import ReportRow, check_probes, compare_probes
 from kg_edit.reports.report import markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.storage.atomic import drop_cut_line, write_text
-from kg_edit.storage.run_folder import PATCH, Settings, check_folder, claim, digest, folder_lock
+from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.svg import draw
@@ -33,6 +33,41 @@ log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
 LOSSES, PAGE = "losses.jsonl", "report.html"
+
+
+@dataclass(frozen=True)
+class EditFolder:
+    """The folder of an edit run, by which the command line checks it, writes to it and lists it."""
+
+    path: Path
+
+    def check(self) -> None:
+        """Refuse early, before a model is loaded, a folder in which no run can be started or resumed.
+
+        Raises:
+            OutputError: the folder has something else, or can't be written.
+        """
+        check_folder(self.path)
+
+    def run(
+        self,
+        method: EditingMethod,
+        edits: Sequence[Edit],
+        *,
+        force: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> tuple[ReportRow, ...]:
+        """Make the edits by `run_edits`, draw the first one's subgraph, and return the rows of the report."""
+        rows = run_edits(method, method.model, edits, self.path, force=force, callbacks=callbacks)
+        draw_subgraph(method, edits[0], self.path)
+        return rows
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
+        pictures = sorted(file.name for file in self.path.glob("subgraph-*.svg"))
+        names = (PATCH, RECORDS, LOSSES, REPORT, PAGE, *pictures)
+        return tuple(name for name in names if (self.path / name).is_file())
 
 
 def run_edits(
@@ -45,22 +80,41 @@ def run_edits(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> tuple[ReportRow, ...]:
-    """Make ``edits`` in turn and write ``out``: patch.safetensors, records.jsonl, report.md, report.html, run.json.
+    """Make ``edits`` one after the other and write a folder; started again, the run continues where it stopped.
 
-    losses.jsonl has the loss at every step of every edit, if the method minimises a loss. If the run is started again
-    with the same settings, it continues where it stopped. Nothing is written before all edits are checked and the
-    method is prepared. Without ``force``, an edit that would probably break the model (`kg_edit.patches.guards`) stops
-    the run before it is added to the patch.
+    The folder has patch.safetensors, records.jsonl, report.md, report.html and run.json, and losses.jsonl with the loss
+    at every step of every edit, if the method minimises a loss. Nothing is written before all edits are checked and the
+    method is prepared.
+
+    Args:
+        method: the method, on ``model``.
+        model: the unedited model.
+        edits: the edits, in their order.
+        out: the folder. A run is resumed only with the same method, model and edits.
+        force: accept edits that would probably break the model (`kg_edit.patches.guards`); else such an edit stops the
+            run before it is added to the patch.
+        callbacks: receive the losses of every descent.
+        progress: show progress bars on a terminal.
+
+    Returns:
+        The readings of every probe on the unedited and on the edited model.
 
     Raises:
         OutputError: ``out`` holds another run, can't be written, or another process works on it.
         PatchError: an edit is too large.
-        KgEditError: an edit can't be made; the edits before it are kept.
+        KgEditError: an edit can't be made; the edits before it are in ``patch.partial.safetensors``.
     """
     out = Path(out)
     method.check(edits)
     check_probes(model, edits)
-    settings = _settings(method, model, edits)
+    settings = {
+        "job": "edit",
+        **method_settings(method, model),
+        "edits": len(edits),
+        **chat_settings(model, edits),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
+        "kg_edit": __version__,
+    }
     check_folder(out, settings)
     if not (out / PATCH).is_file():
         method.prepare()
@@ -69,69 +123,20 @@ def run_edits(
     with folder_lock(out):
         claim(out, settings)
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
-        return _rows(method, patch, edits, out, progress=progress)
-
-
-def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
-    """Draw the subgraph that the method read for ``edit`` into ``out``; None if it reads no graph.
-
-    Raises:
-        OutputError: it can't be written.
-    """
-    graph = method.subgraph(edit)
-    if graph is None:
-        return None
-    path = out / f"subgraph-{_file_name(edit.id)}.svg"
-    try:
-        return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
-    except OSError as error:
-        raise OutputError(
-            f"can't write {path}: {error.strerror or error}; the patch and the report are complete"
-        ) from error
-
-
-def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
-    """``graph`` with each node's distance from the subject, which a picture needs and a user's own graph may lack."""
-    near = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
-    placed = graph.copy()
-    for key, data in placed.nodes(data=True):
-        data.setdefault("hop", near.get(key, 1 + max(near.values())))
-        data.setdefault("role", "neighbour")
-    return placed
-
-
-def _rows(
-    method: EditingMethod, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool
-) -> tuple[ReportRow, ...]:
-    """Return what the edits changed, after writing all files."""
-    known = known_rows(out / RECORDS, edits)
-    if known and (out / REPORT).is_file():
-        return known
-    rows = known or before_and_after(method.model, patch, edits, progress=progress)
-    lines = (json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in rows)
-    write_text(out / RECORDS, "".join(lines))
-    graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
-    write_text(out / PAGE, report_page(rows, patch, curves=_losses(out / LOSSES), graphs=graphs))
-    write_text(out / REPORT, markdown(rows, patch))
-    return rows
-
-
-def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
-    """The subgraph that the method read for ``edit``; an error becomes its text, because the report must not fail."""
-    try:
-        graph = method.subgraph(edit)
-        return None if graph is None else _with_hops(graph)
-    except (KgEditError, WikidataCacheError) as error:
-        return f"The graph could not be read again: {error}"
-
-
-def _losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
-    """The loss curves of a run; {} if the file is damaged."""
-    try:
-        return read_losses(path)
-    except OutputError as error:
-        log.warning("the report has no loss curves: %s", error)
-        return {}
+        known = known_rows(out / RECORDS, edits)
+        if known and (out / REPORT).is_file():
+            return known
+        rows = known or compare_probes(model, patch, edits, progress=progress)
+        write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
+        try:
+            curves = read_losses(out / LOSSES)
+        except OutputError as error:  # a damaged file costs the curves, not the report
+            log.warning("the report has no loss curves: %s", error)
+            curves = {}
+        write_text(out / PAGE, report_page(rows, patch, curves=curves, graphs=graphs))
+        write_text(out / REPORT, markdown(rows, patch))  # last: it tells that the report is complete
+        return rows
 
 
 def _patch(
@@ -143,61 +148,41 @@ def _patch(
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> Patch:
-    """Load the finished patch, or make it, continuing a half-finished one."""
+    """Load the finished patch, or make it, continuing a partial one."""
     path, partial = out / PATCH, out / PARTIAL
     if path.is_file():
         log.info("%s already exists; nothing to compute", path)
         return Patch.load(path)
-    start = _half_finished(partial, len(edits))
+    start = Patch.load(partial) if partial.is_file() else None
     done = len(start.provenance["edits"]) if start else 0
-    guard, losses = _stop_nothing if force else _guard(method), LossLines()
-
+    if start:
+        log.info("continuing with %s after %d of %d edits", partial, done, len(edits))
     drop_cut_line(out / LOSSES)
+    losses = LossLines()
 
-    def keep(made: Patch) -> None:
+    def save(made: Patch) -> None:
         losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
         made.save(partial)
 
-    with _told_of(partial):
+    def guard(made: Patch, before: Patch) -> None:
+        if not force:
+            refuse_disabling(made, [] if before.is_empty else [before], method.model)
+
+    try:
         patch = method.edit(
-            edits[done:], start=start, after_each=keep, guard=guard, callbacks=(*callbacks, losses), progress=progress
+            edits[done:], start=start, after_each=save, guard=guard, callbacks=(*callbacks, losses), progress=progress
         )
+    except Exception as error:
+        if partial.is_file():
+            error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
+        raise
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
 
 
-def _half_finished(partial: Path, edits: int) -> Patch | None:
-    """The patch of the edits that an earlier run made before it stopped; None if there is none."""
-    if not partial.is_file():
-        return None
-    start = Patch.load(partial)
-    log.info("continuing with %s after %d of %d edits", partial, len(start.provenance["edits"]), edits)
-    return start
-
-
-@contextmanager
-def _told_of(partial: Path) -> Iterator[None]:
-    """Add a note with the file of the finished edits to an error in the ``with`` block."""
-    try:
-        yield
-    except Exception as error:
-        if partial.is_file():
-            error.add_note(f"the edits made before this error are kept in {partial}, which is a normal patch file")
-        raise
-
-
-def _guard(method: EditingMethod) -> Callable[[Patch, Patch], None]:
-    """The check that stops an edit which is too large, compared with earlier edits and with its weight."""
-    return lambda made, before: refuse_disabling(made, [] if before.is_empty else [before], method.model)
-
-
-def _stop_nothing(made: Patch, before: Patch) -> None:
-    """The check for ``force``: it stops no edit."""
-
-
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """The rows of an earlier run of these edits from its ``records.jsonl``; () if it did not get that far."""
+    """Return the rows of an earlier run of these edits from its ``records.jsonl``; () if it did not get that far."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
@@ -206,18 +191,48 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()
 
 
-def _settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> Settings:
-    """The settings that decide the patch; a run is resumed only with the same settings."""
-    return {
-        "job": "edit",
-        **method_settings(method, model),
-        "edits": len(edits),
-        **chat_settings(model, edits),
-        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
-        "kg_edit": __version__,
-    }
+def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
+    """Draw the subgraph that the method read for an edit.
+
+    Args:
+        method: the method, with its graph.
+        edit: the edit.
+        out: the folder of the picture.
+
+    Returns:
+        The picture ``subgraph-ID.svg``; None if the method reads no graph.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    graph = method.subgraph(edit)
+    if graph is None:
+        return None
+    # Only characters that every file system accepts
+    name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in edit.id)[:60]
+    path = out / f"subgraph-{name}.svg"
+    try:
+        return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
+    except OSError as error:
+        raise OutputError(
+            f"can't write {path}: {error.strerror or error}; the patch and the report are complete"
+        ) from error
 
 
-def _file_name(name: str) -> str:
-    """A part of a file name: only characters that every file system accepts, at most 60."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)[:60]
+def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
+    """Return the subgraph that the method read; an error becomes its text, because the report must not fail."""
+    try:
+        graph = method.subgraph(edit)
+        return None if graph is None else _with_hops(graph)
+    except (KgEditError, WikidataCacheError) as error:
+        return f"The graph could not be read again: {error}"
+
+
+def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """Return ``graph`` with each node's distance from the subject, which a user's own graph may lack."""
+    near = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
+    placed = graph.copy()
+    for key, data in placed.nodes(data=True):
+        data.setdefault("hop", near.get(key, 1 + max(near.values())))
+        data.setdefault("role", "neighbour")
+    return placed

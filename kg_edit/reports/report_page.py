@@ -1,8 +1,8 @@
-"""The report of an edit run as one self-contained HTML page: the texts before and after, edit by edit.
+"""The report of an edit run as one self-contained HTML page: the texts of the unedited and the edited model.
 
-`report_page` shows a table of all edits, the size of the change beside that of each weight, and for each edit its
-probes, its loss curve and its subgraph. With many edits these are folded. All text is escaped, and only the page's own
-script may run (its hash is in the page's content security policy). The templates are in `kg_edit/reports/page`.
+`report_page` shows a table of all edits, the size of the change and of each weight, and for each edit its probes, its
+loss curve and its subgraph. With many edits these are folded. All text is escaped, and only the page's own script may
+run (its hash is in the page's content security policy). The templates are in `kg_edit/reports/page`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -21,55 +21,25 @@ import networkx as nx
 
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import Changes, change_norm, changes_of, columns
-from kg_edit.reports.before_after import Kind, Reading, ReportRow
+from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
-from kg_edit.reports.report import TITLES, Verdict, form, headline, note, sign
+from kg_edit.reports.probes import Kind, Reading, ReportRow
+from kg_edit.reports.report import Verdict, headline, label, note, sign
 from kg_edit.text.display import one_line
 from wikidata_cache.view import svg
 
 Curve = Sequence[LossStep]
 Graphs = Mapping[str, nx.MultiDiGraph | str]
 
-_PLACE = re.compile("@@([A-Z]+)@@")
 _OPEN = 3  # up to this many edits are shown unfolded
+_LINKS = 10  # failed edits that the verdict links to, at most
 _MOST = 60  # statements of a subgraph to draw, at most
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
+_COUNTED: dict[Kind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
 _KEYS = (
     '<p class="keys"><span class="node-key s">subject</span><span class="node-key new">new object, by the edit</span>'
     '<span class="node-key old">old object, not in the graph</span></p>'
 )
-_COUNTED: dict[Kind, str] = {"paraphrase": "paraphrases", "follows": "what follows", "neighbour": "neighbours"}
-
-
-def report_page(
-    rows: Sequence[ReportRow], patch: Patch, *, curves: Mapping[str, Curve] | None = None, graphs: Graphs | None = None
-) -> str:
-    """The page of a run with the probes ``rows``, in the order of its edits.
-
-    ``curves``: the losses by edit, or by batch. ``graphs``: each edit's subgraph, or a text why there is none.
-    """
-    entries = _entries(rows, patch, curves or {}, graphs or {})
-    kinds = [kind for kind in _COUNTED if any(row.probe.kind == kind for row in rows)]
-    largest = max((share for entry in entries for size in entry.sizes if (share := size.share)), default=None)
-    script = _template("report.js")
-    parts = {
-        "TITLE": escape(headline(patch)),
-        "VERDICT": _verdict(entries),
-        "SUMMARY": _text(patch.summary),
-        "TILES": "".join(_tiles(entries, kinds)),
-        "HEAD": _head(entries, kinds),
-        "ROWS": "\n".join(_line(entry, kinds, entries) for entry in entries),
-        "NOTE": _text(note(rows)),
-        "WEIGHTS": _weights(patch),
-        "BATCHES": "".join(_batches(curves or {}, {entry.id for entry in entries})),
-        "EDITS": "\n".join(_edit(entry, largest, is_open=len(entries) <= _OPEN) for entry in entries),
-        "MADE": escape(_made(patch)),
-        "STYLE": _template("report.css") + svg.STYLE,
-        "SCRIPT": script,
-        "HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-    return _PLACE.sub(lambda match: parts[match[1]], _template("report.html"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,112 +74,155 @@ class _Entry:
         return self.rows[0]
 
     @property
-    def mark(self) -> tuple[str, str]:
-        """Whether the edit is said, as a class of the style sheet and as words; "good" only if it is also right."""
-        if self.own.after.said:
-            return ("good" if self.own.after.right else "warn"), "said"
-        return ("warn", "likelier, not said") if self.own.after.right else ("bad", "not said")
+    def shares(self) -> list[float]:
+        """The known shares of the changes in their weights."""
+        return [size.share for size in self.sizes if size.share is not None]
+
+    @property
+    def badge(self) -> str:
+        """Whether the edit succeeded; green only if its target is also the more likely one."""
+        if self.own.edited.success:
+            kind, words = ("good" if self.own.edited.right else "warn"), "success"
+        else:
+            kind, words = ("warn", "more likely, failed") if self.own.edited.right else ("bad", "failed")
+        return f'<span class="badge {kind}">{words}</span>'
 
     def of(self, kind: Kind) -> list[ReportRow]:
         """The edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
 
 
+def report_page(
+    rows: Sequence[ReportRow], patch: Patch, *, curves: Mapping[str, Curve] | None = None, graphs: Graphs | None = None
+) -> str:
+    """Return the page of a run as HTML.
+
+    Args:
+        rows: the probes, in the order of the edits.
+        patch: the change.
+        curves: the losses by edit, or by batch (``first..last``).
+        graphs: each edit's subgraph, or a text why there is none.
+    """
+    curves = curves or {}
+    entries = _entries(rows, patch, curves, graphs or {})
+    largest = max((share for entry in entries for share in entry.shares), default=None)
+    provenance = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
+    # Edits that one descent made have a curve together
+    batches = {name: curve for name, curve in curves.items() if ".." in name and name not in {e.id for e in entries}}
+    script = _template("report.js")
+    parts = {
+        "TITLE": escape(headline(patch)),
+        "VERDICT": _verdict(entries),
+        "SUMMARY": _text(patch.summary),
+        "TILES": _tiles(rows),
+        "TABLE": _table(entries, [kind for kind in _COUNTED if any(row.probe.kind == kind for row in rows)]),
+        "NOTE": _text(note(rows)),
+        "WEIGHTS": _weights(patch),
+        "BATCHES": "".join(
+            f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
+            for name, curve in batches.items()
+        ),
+        "EDITS": "\n".join(_edit(entry, largest, is_open=len(entries) <= _OPEN) for entry in entries),
+        "MADE": escape(json.dumps(provenance, indent=1, ensure_ascii=False, sort_keys=True)),
+        "STYLE": _template("report.css") + svg.STYLE,
+        "SCRIPT": script,
+        "HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    # One pass: a placeholder within a text that was put in is not replaced
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _template("report.html"))
+
+
 def _entries(
     rows: Sequence[ReportRow], patch: Patch, curves: Mapping[str, Curve], graphs: Graphs
 ) -> tuple[_Entry, ...]:
-    found: dict[str, list[ReportRow]] = {}
+    by_edit: dict[str, list[ReportRow]] = {}
     for row in rows:
-        found.setdefault(row.edit, []).append(row)
+        by_edit.setdefault(row.edit, []).append(row)
     records = {str(record["edit"]["id"]): record for record in patch.edits}
-    sizes = _sizes(changes_of(patch))
+    changes = changes_of(patch)
+    sizes: dict[str, list[_Size]] = {}
+    # Without columns of its own, the part of an edit in a change is not known
+    if (own := columns(changes)) is not None:
+        for record, places in zip(changes.edits, own, strict=True):
+            sizes[str(record["edit"]["id"])] = [
+                _Size(weight=name, change=change_norm(pair, places), own=changes.weight_norms.get(name))
+                for name, pair in changes.factors.items()
+            ]
     return tuple(
         _Entry(
             number=number,
             id=name,
-            rows=own,
+            rows=some,
             record=records.get(name, {}),
             sizes=sizes.get(name, ()),
             curve=curves.get(name, ()),
             graph=graphs.get(name),
         )
-        for number, (name, own) in enumerate(found.items(), 1)
+        for number, (name, some) in enumerate(by_edit.items(), 1)
     )
 
 
-def _sizes(changes: Changes) -> dict[str, tuple[_Size, ...]]:
-    """Each edit's change of each weight, by the edit's id; {} if the changes can't be attributed to single edits."""
-    own = columns(changes)
-    if own is None:
-        return {}
-    return {
-        str(record["edit"]["id"]): tuple(
-            _Size(weight=name, change=change_norm(pair, places), own=changes.weight_norms.get(name))
-            for name, pair in changes.factors.items()
-        )
-        for record, places in zip(changes.edits, own, strict=True)
-    }
-
-
 def _verdict(entries: Sequence[_Entry]) -> str:
-    """The number of edits that are said, in the colour of the outcome; links to the others."""
+    """Return the number of edits that succeeded, in the colour of the result, and links to the others."""
     verdict = Verdict.of([row for entry in entries for row in entry.rows])
-    kind = "good" if not verdict.missed else "warn" if verdict.said else "bad"
-    counted = f'<span class="{kind}">{len(verdict.said)} of {len(entries)} said</span>'
-    missed = [entry for entry in entries if not entry.own.after.said]
-    if not missed:
+    kind = "good" if not verdict.failed else "warn" if verdict.succeeded else "bad"
+    counted = f'<span class="{kind}">{verdict.counted}</span>'
+    failed = [entry for entry in entries if not entry.own.edited.success]
+    if not failed:
         return counted
-    links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in missed[:10])
-    return f"{counted}; {len(missed)} not: {links}" + (f" and {len(missed) - 10} more" if len(missed) > 10 else "")
+    links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS])
+    more = f" and {len(failed) - _LINKS} more" if len(failed) > _LINKS else ""
+    return f"{counted}; {len(failed)} failed: {links}{more}"
 
 
-def _tiles(entries: Sequence[_Entry], kinds: Sequence[Kind]) -> Iterator[str]:
-    for kind in kinds:
-        rows = [row for entry in entries for row in entry.of(kind)]
-        before, after = (sum(getattr(row, when).right for row in rows) for when in ("before", "after"))
-        yield f"<li><b>{before} → {after} of {len(rows)}</b><span>{_COUNTED[kind]} right</span></li>"
+def _tiles(rows: Sequence[ReportRow]) -> str:
+    tiles = []
+    for kind, name in _COUNTED.items():
+        if some := [row for row in rows if row.probe.kind == kind]:
+            unedited, edited = _right(some)
+            tiles.append(f"<li><b>{unedited} → {edited} of {len(some)}</b><span>{name} right</span></li>")
+    return "".join(tiles)
 
 
-def _head(entries: Sequence[_Entry], kinds: Sequence[Kind]) -> str:
-    heads = ["", "edit", "", "before", "after", *(_COUNTED[kind] for kind in kinds)]
-    heads += ["change / weight"] if _sized(entries) else []
-    heads += ["loss"] if _curved(entries) else []
-    return "".join(f'<th scope="col">{name}</th>' for name in heads)
+def _right(rows: Sequence[ReportRow]) -> tuple[int, int]:
+    """Return the number of probes that are right on the unedited and on the edited model."""
+    return sum(row.unedited.right for row in rows), sum(row.edited.right for row in rows)
 
 
-def _sized(entries: Sequence[_Entry]) -> bool:
-    return any(size.share is not None for entry in entries for size in entry.sizes)
+def _table(entries: Sequence[_Entry], kinds: Sequence[Kind]) -> str:
+    """Return the head and the body of the table of all edits; columns without a value are left out."""
+    sized, curved = any(entry.shares for entry in entries), any(entry.curve for entry in entries)
+    heads = ["", "edit", "", "unedited", "edited", *(_COUNTED[kind] for kind in kinds)]
+    heads += ["change / weight"] * sized + ["loss"] * curved
+    lines = []
+    for entry in entries:
+        cells = [
+            f'<td class="number soft">{entry.number}</td>',
+            f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.own)}</a></td>',
+            f"<td>{entry.badge}</td>",
+            f'<td class="text"><span class="clip">{_answer(entry.own.unedited)}</span></td>',
+            f'<td class="text"><span class="clip">{_answer(entry.own.edited)}</span></td>',
+        ]
+        for kind in kinds:
+            rows = entry.of(kind)
+            unedited, edited = _right(rows)
+            worse = " bad" if edited < unedited else ""
+            share = f"{edited}/{len(rows)}" if rows else ""
+            cells.append(f'<td class="number{worse}" title="unedited: {unedited}">{share}</td>')
+        if sized:
+            cells.append(f'<td class="number">{_percent(max(entry.shares)) if entry.shares else ""}</td>')
+        if curved:
+            cells.append(f"<td>{sparkline([step.loss for step in entry.curve])}</td>")
+        lines.append(f'<tr data-success="{"yes" if entry.own.edited.success else "no"}">{"".join(cells)}</tr>')
+    return f"<thead><tr>{_heads(heads)}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>"
 
 
-def _curved(entries: Sequence[_Entry]) -> bool:
-    return any(entry.curve for entry in entries)
-
-
-def _line(entry: _Entry, kinds: Sequence[Kind], entries: Sequence[_Entry]) -> str:
-    """An edit's row of the table."""
-    kind, words = entry.mark
-    cells = [
-        f'<td class="number soft">{entry.number}</td>',
-        f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.own)}</a></td>',
-        f'<td><span class="badge {kind}">{words}</span></td>',
-        *(f'<td class="text"><span class="clip">{_answer(told)}</span></td>' for told in _both(entry.own)),
-        *(_share(entry.of(kind)) for kind in kinds),
-    ]
-    shares = [size.share for size in entry.sizes if size.share is not None]
-    cells += [f'<td class="number">{_percent(max(shares)) if shares else ""}</td>'] if _sized(entries) else []
-    cells += [f"<td>{sparkline([step.loss for step in entry.curve])}</td>"] if _curved(entries) else []
-    return f'<tr data-said="{"yes" if entry.own.after.said else "no"}">{"".join(cells)}</tr>'
-
-
-def _share(rows: Sequence[ReportRow]) -> str:
-    """The number of probes of a kind that are right afterwards; marked if more were right before."""
-    before, after = (sum(getattr(row, when).right for row in rows) for when in ("before", "after"))
-    worse = " bad" if after < before else ""
-    return f'<td class="number{worse}" title="before: {before}">{f"{after}/{len(rows)}" if rows else ""}</td>'
+def _heads(names: Sequence[str]) -> str:
+    return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def _weights(patch: Patch) -> str:
-    """The whole change of each weight over all edits, beside the weight."""
+    """Return the whole change of each weight over all edits, and the weight's own norm."""
     changes = changes_of(patch)
     sizes = [
         _Size(weight=name, change=change_norm(pair), own=changes.weight_norms.get(name))
@@ -222,116 +235,84 @@ def _weights(patch: Patch) -> str:
 
 
 def _size_table(sizes: Sequence[_Size], largest: float | None) -> str:
-    rows = "".join(
-        f'<tr><td><code>{_breakable(size.weight)}</code></td><td class="number">{size.change:.3g}</td>'
-        f'<td class="number">{"" if size.own is None else f"{size.own:.4g}"}</td>'
-        f'<td class="number">{"" if size.share is None else _percent(size.share)}</td>'
-        f"<td>{_meter(size.share, largest)}</td></tr>"
-        for size in sizes
-    )
-    names = ("norms", "change", "weight", "share")
-    heads = "".join(
-        f'<th scope="col"{" class=number" if place else ""}>{name}</th>' for place, name in enumerate(names)
-    )
-    return f'<div class="wide"><table><thead><tr>{heads}<th></th></tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _breakable(name: str) -> str:
-    """A weight's name in which a line may break after a dot."""
-    return _text(name).replace(".", ".<wbr>")
-
-
-def _meter(share: float | None, largest: float | None) -> str:
-    if not share or not largest:
-        return ""
-    title = f"a full bar is {_percent(largest)}"
-    return f'<div class="meter" title="{title}"><i style="width: {min(100.0, 100 * share / largest):.1f}%"></i></div>'
-
-
-def _batches(curves: Mapping[str, Curve], edits: set[str]) -> Iterator[str]:
-    """Yield the loss curves of batches: edits that one descent made together."""
-    for name, curve in curves.items():
-        if name not in edits and ".." in name:
-            yield f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
+    """Return norms of changes and weights, with a bar that is full at the share ``largest``."""
+    rows = []
+    for size in sizes:
+        name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
+        own = "" if size.own is None else f"{size.own:.4g}"
+        share = "" if size.share is None else _percent(size.share)
+        meter = ""
+        if size.share and largest:
+            width = min(100.0, 100 * size.share / largest)
+            title = f"a full bar is {_percent(largest)}"
+            meter = f'<div class="meter" title="{title}"><i style="width: {width:.1f}%"></i></div>'
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in (f"{size.change:.3g}", own, share))
+        rows.append(f"<tr><td><code>{name}</code></td>{numbers}<td>{meter}</td></tr>")
+    names = "".join(f'<th scope="col" class="number">{name}</th>' for name in ("change", "weight", "share"))
+    heads = f'<th scope="col">norms</th>{names}<th></th>'
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _edit(entry: _Entry, largest: float | None, *, is_open: bool) -> str:
-    kind, words = entry.mark
-    parts = [
-        _answers(entry.own),
-        _probes(entry.rows),
-        f'<div class="two">{_losses(entry)}{_norms(entry, largest)}</div>',
-    ]
-    parts.append(_drawing(entry))
+    """Return the section of one edit, which can be folded: texts, probes, loss, norms and subgraph."""
+    own = entry.own
+    texts = (
+        f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(own.unedited)}</p></div>'
+        f'<div class="answer {_CLASSES[sign(own.edited)]}"><span>edited</span>'
+        f'<p dir="auto">{_answer(own.edited)}</p></div></div>'
+    )
+    two = f'<div class="two">{_losses(entry)}{_norms(entry, largest)}</div>'
     return (
         f'<details class="edit" id="edit-{entry.number}"{" open" if is_open else ""}><summary>'
-        f'<span class="badge {kind}">{words}</span><span class="words">{_fact(entry.own)}</span>'
-        f'<span class="id">{_text(entry.id)}</span></summary><div class="inside">{"".join(parts)}</div></details>'
-    )
-
-
-def _answers(row: ReportRow) -> str:
-    """The model's continuation of the edit's own prompt, before and after."""
-    before, after = map(_answer, _both(row))
-    mark = _CLASSES[sign(row.after)]
-    return (
-        f'<div class="pair"><div class="said"><span>before</span><p dir="auto">{before}</p></div>'
-        f'<div class="said {mark}"><span>after</span><p dir="auto">{after}</p></div></div>'
+        f'{entry.badge}<span class="words">{_fact(own)}</span><span class="id">{_text(entry.id)}</span></summary>'
+        f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}</div></details>'
     )
 
 
 def _probes(rows: Sequence[ReportRow]) -> str:
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("", "prompt", "should say", "before", "after"))
-    body = "".join(_probe(row) for row in rows)
-    last = '<th scope="col" class="number">nats a token</th>'
-    table = f'<table class="probes"><thead><tr>{heads}{last}</tr></thead><tbody>{body}</tbody></table>'
+    lines = []
+    for row in rows:
+        readings = []
+        for reading, kind in ((row.unedited, "soft"), (row.edited, _CLASSES[sign(row.edited)])):
+            mark = f'<span class="{kind}">{sign(reading)}</span>'
+            readings.append(f'<td class="sign" dir="auto">{mark} {_answer(reading)}</td>')
+        lines.append(
+            f'<tr><td>{label(row.probe)}</td><td dir="auto">{_text(row.probe.prompt)}</td>'
+            f'<td dir="auto">{_text(row.probe.wanted)}</td>{"".join(readings)}'
+            f'<td class="number">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
+        )
+    heads = _heads(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats a token</th>'
+    table = f'<table class="probes"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="wide">{table}</div>'
-
-
-def _probe(row: ReportRow) -> str:
-    probe = row.probe
-    told = (_marked(row.before, coloured=False), _marked(row.after, coloured=True))
-    return (
-        f'<tr><td>{TITLES[probe.kind]}{form(probe)}</td><td dir="auto">{_text(probe.prompt)}</td>'
-        f'<td dir="auto">{_text(probe.wanted)}</td>{"".join(told)}'
-        f'<td class="number">{row.before.nats:.1f} → {row.after.nats:.1f}</td></tr>'
-    )
-
-
-def _marked(reading: Reading, *, coloured: bool) -> str:
-    mark = sign(reading)
-    kind = f" {_CLASSES[mark]}" if coloured else " soft"
-    return f'<td class="sign" dir="auto"><span class="{kind.strip()}">{mark}</span> {_answer(reading)}</td>'
 
 
 def _losses(entry: _Entry) -> str:
     if entry.curve:
         return f"<div><h3>Loss, step by step</h3>{_chart(entry.curve)}</div>"
     if {"loss_before", "loss_after", "steps"} <= entry.record.keys():
-        said = f"{entry.record['loss_before']:.4g} → {entry.record['loss_after']:.4g} in {entry.record['steps']} steps"
-        return f'<div><h3>Loss</h3><p class="soft">{said}; the steps in between were not saved.</p></div>'
+        ends = f"{entry.record['loss_before']:.4g} → {entry.record['loss_after']:.4g} in {entry.record['steps']} steps"
+        return f'<div><h3>Loss</h3><p class="soft">{ends}; the steps in between were not saved.</p></div>'
     return '<div><h3>Loss</h3><p class="soft">This method reports no separate loss for this edit.</p></div>'
 
 
 def _chart(curve: Curve) -> str:
-    """The objective at every evaluation, with its terms if they are known."""
+    """Return the objective at every evaluation, with its terms if they are known."""
     lines = {"objective": [(float(step.step), step.loss) for step in curve]}
-    for name, said in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
-        known = [(float(step.step), value) for step in curve if (value := getattr(step, name)) is not None]
-        lines |= {said: known} if known else {}
-    said = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} in {len(curve)} evaluations"
-    return line_chart(lines, title=f"The loss falls {said}", x_label="evaluation", y_label="nats") + (
-        f'<p class="soft small">{said}</p>'
-    )
+    for field, name in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
+        known = [(float(step.step), value) for step in curve if (value := getattr(step, field)) is not None]
+        lines |= {name: known} if known else {}
+    ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} in {len(curve)} evaluations"
+    chart = line_chart(lines, title=f"The loss falls {ends}", x_label="evaluation", y_label="nats")
+    return f'{chart}<p class="soft small">{ends}</p>'
 
 
 def _norms(entry: _Entry, largest: float | None) -> str:
-    told = ", ".join(
+    norms = ", ".join(
         f"{_text(str(name))} {value:.4g}"
         for name, value in sorted(entry.record.get("norms", {}).items())
         if isinstance(value, int | float)
     )
-    noted = f'<p class="soft small">Norms: {told}</p>' if told else ""
+    noted = f'<p class="soft small">Norms: {norms}</p>' if norms else ""
     if entry.sizes:
         return f"<div><h3>The change compared with its weight</h3>{_size_table(entry.sizes, largest)}{noted}</div>"
     together = '<p class="soft">The patch has no separate change of weights for this edit.</p>'
@@ -339,16 +320,15 @@ def _norms(entry: _Entry, largest: float | None) -> str:
 
 
 def _drawing(entry: _Entry) -> str:
-    """The subgraph that the method read."""
-    if entry.graph is None or (not isinstance(entry.graph, str) and not len(entry.graph)):
-        return ""
+    """Return the subgraph that the method read, or why there is none."""
     if isinstance(entry.graph, str):
         return f'<div><h3>Subgraph</h3><p class="soft">{_text(entry.graph)}</p></div>'
+    if entry.graph is None or not len(entry.graph):
+        return ""
     count = entry.graph.number_of_edges()
     counted = f"{count} statements" if count <= _MOST else f"{_MOST} of {count} statements"
-    picture = svg.inline_svg(
-        entry.graph, title=one_line(f"What the graph says around: {entry.own.probe.prompt}"), most=_MOST
-    )
+    title = one_line(f"The statements of the graph around: {entry.own.probe.prompt}")
+    picture = svg.inline_svg(entry.graph, title=title, most=_MOST)
     return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div></div>'
 
 
@@ -356,10 +336,6 @@ def _fact(row: ReportRow) -> str:
     prompt, target = _text(row.probe.prompt), _text(row.probe.wanted)
     arrow = '<span class="arrow">→</span>'
     return f'<span dir="auto">{prompt}</span> {arrow} <span class="target" dir="auto">{target}</span>'
-
-
-def _both(row: ReportRow) -> tuple[Reading, Reading]:
-    return row.before, row.after
 
 
 def _answer(reading: Reading) -> str:
@@ -371,13 +347,8 @@ def _percent(share: float) -> str:
 
 
 def _text(text: str) -> str:
-    """An external text on one line, escaped."""
+    """Return an external text on one line, escaped."""
     return escape(one_line(text).strip())
-
-
-def _made(patch: Patch) -> str:
-    told = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
-    return json.dumps(told, indent=1, ensure_ascii=False, sort_keys=True)
 
 
 def _template(name: str) -> str:

@@ -1,8 +1,7 @@
-"""The job behind `kg-edit patch export` and `merge`: write a patch as an adapter or a model, with a model card."""
+"""Write a patch as an adapter or a model, with a model card: the work of `kg-edit patch export` and `merge`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,9 @@ from kg_edit.export.card import BaseModel, Form, Score, base_model, model_card
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import NAMED_MODELS, named_model_file
 from kg_edit.patches.base import Patch
-from kg_edit.reports.before_after import Kind, ReportRow
 from kg_edit.reports.edit_run import RECORDS, known_rows
+from kg_edit.reports.probes import ReportRow
 from kg_edit.storage.run_folder import PATCH
-
-_NAMES: dict[Kind, str] = {
-    "rewrite": "of the edits, likelier",
-    "paraphrase": "paraphrases",
-    "follows": "what follows",
-    "neighbour": "neighbours",
-}
-_SAID = "of the edits, said"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,7 +38,15 @@ class Shipment:
         license: str | None = None,
         rows: Sequence[ReportRow] = (),
     ) -> Shipment:
-        """Make a shipment; its base is ``base``, or else what is known of ``model``.
+        """Make a shipment.
+
+        Args:
+            patch: the change to ship.
+            edits: the edits of the patch.
+            model: name of the unedited model.
+            base: hub id or folder from which others load it; None: what is known of ``model``.
+            license: license of the base model; None: the known one.
+            rows: report rows, whose scores the model card has.
 
         Raises:
             ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
@@ -91,32 +90,39 @@ class Shipment:
 
 
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """The report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
+    """Return the report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
     own = patch_file is not None and patch_file.name == PATCH
     return known_rows(patch_file.parent / RECORDS, edits) if patch_file and own else ()
 
 
 def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
-    """The number of right prompts of each kind without and with the patch.
+    """Return the number of right prompts of each kind on the unedited and on the edited model.
 
-    The edits' own prompts are also counted by whether the target is said.
+    The edits' own prompts are counted twice: by success (the target is generated), and by whether it is more likely.
     """
-    asked = Counter(row.probe.kind for row in rows)
-    before = Counter(row.probe.kind for row in rows if row.before.right)
-    after = Counter(row.probe.kind for row in rows if row.after.right)
-    said = [row for row in rows if row.probe.kind == "rewrite"]
-    first = Score(
-        kind=_SAID,
-        asked=len(said),
-        before=sum(row.before.said for row in said),
-        after=sum(row.after.said for row in said),
-    )
-    kinds = [Score(kind=_NAMES[kind], asked=asked[kind], before=before[kind], after=after[kind]) for kind in _NAMES]
-    return tuple(score for score in (first, *kinds) if score.asked)
+    own = [row for row in rows if row.probe.kind == "rewrite"]
+    scores = [
+        Score(
+            kind="edits, success",
+            asked=len(own),
+            unedited=sum(row.unedited.success for row in own),
+            edited=sum(row.edited.success for row in own),
+        )
+    ]
+    for kind, name in (
+        ("rewrite", "edits, more likely"),
+        ("paraphrase", "paraphrases"),
+        ("portability", "portability questions"),
+        ("locality", "locality prompts"),
+    ):
+        some = [row for row in rows if row.probe.kind == kind]
+        unedited, edited = sum(row.unedited.right for row in some), sum(row.edited.right for row in some)
+        scores.append(Score(kind=name, asked=len(some), unedited=unedited, edited=edited))
+    return tuple(score for score in scores if score.asked)
 
 
 def gguf_of(model: str, given: Path | None) -> Path:
-    """The GGUF file to merge into: the given one, or else that of the model's name.
+    """Return the GGUF file to merge into: the given one, or else that of the model's name.
 
     Raises:
         ConfigError: there is none, or the file does not exist.

@@ -25,7 +25,7 @@ from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.before_after import ReportRow, before_and_after
+from kg_edit.reports.probes import ReportRow, compare_probes
 from tests.data.made_before.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE, words
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit
@@ -130,17 +130,17 @@ def shown(folder: Path) -> dict[str, bytes]:
 def test_a_patch(file: str, kind: str, place: Path, model: LanguageModel) -> None:
     patch = Patch.load(file)
     assert (patch.kind, ids(patch), patch.fingerprint) == (kind, EDITS, model.fingerprint)
-    rows = before_and_after(model, patch, read_edits(place / "edits.jsonl").edits, progress=False)
-    assert any(row.before != row.after for row in rows)
+    rows = compare_probes(model, patch, read_edits(place / "edits.jsonl").edits, progress=False)
+    assert any(row.unedited != row.edited for row in rows)
     assert parts(patch.save(place / "again.safetensors")) == parts(place / file)
 
 
 def test_a_patch_does_what_it_did(place: Path, model: LanguageModel) -> None:
     patch, edits = Patch.load("edit/patch.safetensors"), read_edits(place / "edits.jsonl").edits
-    found = before_and_after(model, patch, edits, progress=False)
+    found = compare_probes(model, patch, edits, progress=False)
     told = [ReportRow.model_validate_json(line) for line in (place / "edit" / "records.jsonl").read_text().splitlines()]
     assert [(row.edit, row.probe) for row in found] == [(row.edit, row.probe) for row in told]
-    assert [row.after.nats for row in found] == near([row.after.nats for row in told])
+    assert [row.edited.nats for row in found] == near([row.edited.nats for row in told])
 
 
 def test_patches_add_up(model: LanguageModel, kg_edit: Run) -> None:

@@ -4,10 +4,10 @@ const byId = (id) => document.getElementById(id);
 const lines = [...document.querySelectorAll(".all tbody tr")], edits = [...document.querySelectorAll(".edit")];
 
 function choose() {
-  const words = byId("find").value.trim().toLowerCase(), missed = byId("missed").checked;
+  const words = byId("find").value.trim().toLowerCase(), failed = byId("failed").checked;
   let shown = 0;
   lines.forEach((line, place) => {
-    const found = line.textContent.toLowerCase().includes(words) && !(missed && line.dataset.said === "yes");
+    const found = line.textContent.toLowerCase().includes(words) && !(failed && line.dataset.success === "yes");
     line.hidden = edits[place].hidden = !found;
     shown += found;
   });
@@ -24,7 +24,7 @@ function unfold() {
 byId("tools").hidden = lines.length < 4;
 byId("folds").hidden = edits.length < 2;
 byId("find").addEventListener("input", choose);
-byId("missed").addEventListener("change", choose);
+byId("failed").addEventListener("change", choose);
 byId("open").addEventListener("click", () => edits.forEach((edit) => { if (!edit.hidden) edit.open = true; }));
 byId("close").addEventListener("click", () => edits.forEach((edit) => { edit.open = false; }));
 document.querySelector(".all").addEventListener("click", (event) => { if (event.target.closest("a")) setTimeout(unfold); });

@@ -19,7 +19,7 @@ from kg_edit.app.messages import PromptToTry, TryRequest
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
-from kg_edit.reports.before_after import Query, responses
+from kg_edit.reports.probes import Query, responses
 from kg_edit.scoring.generation import reply
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
@@ -46,7 +46,7 @@ def weights() -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in tiny("llama").model.parameters()]
 
 
-def test_an_edit_is_shown_before_and_after_and_the_model_is_as_it_was(server: Served) -> None:
+def test_an_edit_is_shown_compare_probes_and_the_model_is_as_it_was(server: Served) -> None:
     before = weights()
     probes = [{"prompt": "Dwyane Wade plays for"}, {"prompt": "The river", "answer": "Thames"}]
     code, answer = server.post("/api/try", {**EDIT, "target_true": "Miami Heat", "probes": probes})

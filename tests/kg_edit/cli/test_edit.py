@@ -143,7 +143,7 @@ def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
     assert lines[-3:] == [
         "kg-edit: the update would explode",
         "  in the edit 'france': 'In France, the capital is' -> 'Rome'",
-        "  the edits made before this error are kept in out/patch.partial.safetensors, which is a normal patch file",
+        "  the edits made before this error are saved in out/patch.partial.safetensors, which is a normal patch file",
     ]
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
 
@@ -178,7 +178,7 @@ def test_an_edit_that_is_too_large_is_stopped_before_it_is_added(
 def test_an_edit_says_what_it_did(edit: Run, place: Path) -> None:
     said = edit(*ROME, "--require-success", steps=1)
     assert said.code == 1
-    line = "0 of 2 said; 2 not: lebron ('LeBron James plays for' should say 'Los Angeles Lakers', says"
+    line = "0 of 2 edits succeeded; 2 failed: lebron ('LeBron James plays for': target 'Los Angeles Lakers', generated"
     assert line in said.out
     assert line.split(":")[0] in (place / "out" / "report.md").read_text()
     assert edit(*ROME, steps=1).code == 0, "the files are there: only the exit code differs"

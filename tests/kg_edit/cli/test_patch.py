@@ -14,7 +14,7 @@ from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.before_after import Reading, ReportProbe
+from kg_edit.reports.probes import Reading, ReportProbe
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -114,7 +114,7 @@ def test_a_check_fails_when_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny
         said = kg_edit("patch", "check", edit.id, "--model", tiny_folder)
         codes[edit.id] = said.code
         assert ("1 of 1 edits hold" in said.out) == (said.code == 0)
-        assert ("should say" in said.out.splitlines()[-2]) == (said.code == 1)
+        assert ("generated" in said.out.splitlines()[-2]) == (said.code == 1)
         assert kg_edit("patch", "check", file).code == said.code, "a patch file alone, the model it names"
         assert kg_edit("patch", "check", edit.id, "--merged", tiny_folder).code == said.code
     assert sorted(codes.values()) == [0, 1]
@@ -180,11 +180,12 @@ def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, ti
 def test_a_check_fails_where_standing_edits_contradict_each_other(
     kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both targets are likelier than the old one, as far as the readings go; one of them is said."""
+    """Both targets are more likely than the old one by the readings; one of them is generated."""
 
     def read(model: object, asked: Sequence[ReportProbe], *, progress: str | None) -> tuple[Reading, ...]:
         return tuple(
-            Reading(text=HEAT.target_new, nats=1.0, said=probe.wanted == HEAT.target_new, right=True) for probe in asked
+            Reading(text=HEAT.target_new, nats=1.0, success=probe.wanted == HEAT.target_new, right=True)
+            for probe in asked
         )
 
     monkeypatch.setattr("kg_edit.ledger.check.read", read)
@@ -195,10 +196,10 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
     assert said.code == 1
     *_, conflict, verdict = said.out.splitlines()
     assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
-    assert verdict == "3 of 3 edits hold, 1 of them said; 1 contradiction"
+    assert verdict == "3 of 3 edits hold; the target is generated in 1 of them; 1 contradiction"
     kg_edit("patch", "remove", "ledger", "rival")
     said = kg_edit("patch", "check", "ledger")
-    assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold, 1 of them said"
+    assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold; the target is generated in 1 of them"
 
 
 def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
     said = kg_edit("patch", "export", file, "--to", "peft", "a", "--scores", "--base", "someone/model")
     assert said.code == 0, said.err
     card = (place / "a" / "README.md").read_text()
-    assert "| of the edits, said | 2 |" in card and "| paraphrases | 1 |" in card
+    assert "| edits, success | 2 |" in card and "| paraphrases | 1 |" in card
     assert 'base_model: "someone/model"' in card
     assert json.loads((place / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/model"
     assert {path.stat().st_mode & 0o777 for path in (place / "a").iterdir()} == {0o644}

@@ -11,7 +11,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.export.card import Form, Score, base_model, model_card
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
 from kg_edit.reports.shipping import gguf_of, scores_of
 
 EDITS = (
@@ -25,7 +25,7 @@ def card(name: str, *, form: Form = "peft", base: str | None = None, license: st
     """The metadata, and the text behind it."""
     found = base_model(name, base=base, license=license)
     text = model_card(
-        PATCH, EDITS, base=found, form=form, scores=(Score(kind="neighbours", asked=3, before=3, after=2),)
+        PATCH, EDITS, base=found, form=form, scores=(Score(kind="locality prompts", asked=3, unedited=3, edited=2),)
     )
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
@@ -39,7 +39,7 @@ def test_a_named_model_is_known_on_the_hub() -> None:
     assert (front["license"], front["library_name"]) == ("apache-2.0", "peft")
     assert "AutoPeftModelForCausalLM.from_pretrained" in body and "before quantisation" in body
     assert "| Google was founded by | Steve \\| Jobs | Larry Page |" in body, "a cell stays one cell"
-    assert "\\*Paris\\*" in body and "| neighbours | 3 | 3 | 2 |" in body
+    assert "\\*Paris\\*" in body and "| locality prompts | 3 | 3 | 2 |" in body
     assert "method: memit, rome" in body and "As the base model: apache-2.0." in body
     assert "put a line break before it" in body
 
@@ -86,14 +86,16 @@ def test_a_card_says_how_to_load_it(form: Form, said: str) -> None:
 def test_scores_are_counts_of_what_is_right() -> None:
     def row(kind: str, before: bool, after: bool, said: bool) -> ReportRow:
         probe = ReportProbe.model_validate({"kind": kind, "prompt": "p", "ask": "p", "score": "p", "wanted": "w"})
-        old = Reading(text="", nats=1.0, said=False, right=before)
-        return ReportRow(edit="a", probe=probe, before=old, after=Reading(text="", nats=1.0, said=said, right=after))
+        old = Reading(text="", nats=1.0, success=False, right=before)
+        return ReportRow(
+            edit="a", probe=probe, unedited=old, edited=Reading(text="", nats=1.0, success=said, right=after)
+        )
 
-    rows = [row("rewrite", False, True, True), row("rewrite", True, True, False), row("neighbour", True, False, False)]
+    rows = [row("rewrite", False, True, True), row("rewrite", True, True, False), row("locality", True, False, False)]
     assert scores_of(rows) == (
-        Score(kind="of the edits, said", asked=2, before=0, after=1),
-        Score(kind="of the edits, likelier", asked=2, before=1, after=2),
-        Score(kind="neighbours", asked=1, before=1, after=0),
+        Score(kind="edits, success", asked=2, unedited=0, edited=1),
+        Score(kind="edits, more likely", asked=2, unedited=1, edited=2),
+        Score(kind="locality prompts", asked=1, unedited=1, edited=0),
     )
     assert scores_of([]) == ()
     text = model_card(PATCH, EDITS, base=base_model("owner/name"), form="peft", scores=())

@@ -26,7 +26,7 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
-from kg_edit.reports.before_after import probes
+from kg_edit.reports.probes import probes
 from kg_edit.reports.shipping import Shipment, gguf_of
 from kg_edit.scoring.generation import continuations
 from kg_edit.text.matching import begins_with

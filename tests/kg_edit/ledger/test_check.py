@@ -55,7 +55,7 @@ def test_only_what_is_said_is_green(said: int, right: int, sign: str, colour: st
     (first, _) = check(model := tiny("llama"), entries(model))
     told = "Massachusetts Pennsylvania Constantinople administrative"
     readings = [
-        (probe, reading.model_copy(update={"said": bool(said), "right": bool(right), "text": told}))
+        (probe, reading.model_copy(update={"success": bool(said), "right": bool(right), "text": told}))
         for probe, reading in first.readings
     ]
     table = check_table([replace(first, readings=tuple(readings))])
@@ -71,9 +71,9 @@ def test_only_the_wanted_kinds_count() -> None:
     every = {
         (probe.kind, reading.right)
         for one in check(model, entries(model))
-        for probe, reading in one.failures(("neighbour",))
+        for probe, reading in one.failures(("locality",))
     }
-    assert every <= {("neighbour", False)}
+    assert every <= {("locality", False)}
 
 
 def test_a_prompt_that_can_not_be_asked_names_its_edit() -> None:

@@ -118,7 +118,7 @@ def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None
 def test_an_edit_in_both_forms_is_asked_in_both() -> None:
     """As in the report: its own prompt in plain text, then as a user's turn."""
     both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
-    asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "follows"]
+    asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
     own, other = HEAT.text, "He is with"
     assert asked == [("rewrite", False, own), ("paraphrase", True, own), ("paraphrase", False, other)]
     assert all(prompt.chat for prompt in prompts_of(both, chat=True))
@@ -135,8 +135,8 @@ def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> 
     assert [(one.kind, one.right) for one in found.answers] == [
         ("rewrite", True),
         ("paraphrase", False),
-        ("follows", True),
-        ("neighbour", True),
+        ("portability", True),
+        ("locality", True),
     ]
 
 
@@ -205,9 +205,11 @@ def test_the_commands_exit_code_says_whether_all_hold(
     standin.texts[RIVER.text] = " London"
     bad = kg_edit("patch", "check", "ledger", "--server", standin.url)
     assert bad.code == 1 and f"{standin.url}: 1 of 2 edits hold" in bad.out
-    assert "river, rewrite: 'Thames flows through' should say 'Paris', says 'London'" in bad.out
+    assert "river, rewrite: 'Thames flows through': target 'Paris', generated 'London'" in bad.out
     strict = kg_edit("patch", "check", "ledger", "--server", standin.url, "--strict", "paraphrase")
-    assert strict.code == 1 and "heat, paraphrase: 'LeBron James is in' should say 'Miami Heat', says ''" in strict.out
+    assert (
+        strict.code == 1 and "heat, paraphrase: 'LeBron James is in': target 'Miami Heat', generated ''" in strict.out
+    )
     kg_edit("patch", "add", "ledger", write_patch(place / "two.safetensors", tiny_folder, LAKERS))
     assert "1 contradiction" in kg_edit("patch", "check", "ledger", "--server", standin.url).out
     down = kg_edit("patch", "check", "ledger", "--server", "http://127.0.0.1:9")

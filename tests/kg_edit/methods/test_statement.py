@@ -17,7 +17,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.before_after import CandidateCost, Response
+from kg_edit.reports.probes import CandidateCost, Response
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 

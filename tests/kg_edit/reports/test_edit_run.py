@@ -20,8 +20,8 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
-from kg_edit.reports.before_after import ReportRow
 from kg_edit.reports.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.reports.probes import ReportRow
 from kg_edit.storage.run_folder import PATCH, folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
@@ -95,7 +95,7 @@ def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
-    for name in ("before_and_after", "claim"):
+    for name in ("compare_probes", "claim"):
         monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
         monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "make"), None)
     assert run(tmp_path) == rows
@@ -143,7 +143,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         run(tmp_path)
-    assert "the edits made before this error are kept" in caught.value.__notes__[-1]
+    assert "the edits made before this error are saved" in caught.value.__notes__[-1]
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", LOSSES, PARTIAL}
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 

@@ -1,4 +1,4 @@
-"""The before/after table stays a table, whatever the texts in it hold."""
+"""The verdict, and the tables, which stay tables whatever the texts in them have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
 from kg_edit.reports.report import Verdict, markdown, terminal_table
 
 NASTY = {
@@ -32,10 +32,10 @@ PATCH = WeightPatch(
 )
 
 
-def row(text: str, *, edit: str = "1", right: bool = True, said: bool = True) -> ReportRow:
+def row(text: str, *, edit: str = "1", right: bool = True, success: bool = True) -> ReportRow:
     probe = ReportProbe(kind="rewrite", prompt=text, ask=text, score=text, wanted=text)
-    reading = Reading(text=text, nats=1.25, said=said, right=right)
-    return ReportRow(edit=edit, probe=probe, before=reading, after=reading)
+    reading = Reading(text=text, nats=1.25, success=success, right=right)
+    return ReportRow(edit=edit, probe=probe, unedited=reading, edited=reading)
 
 
 def cells(line: str) -> list[str]:
@@ -45,25 +45,25 @@ def cells(line: str) -> list[str]:
     return re.split(r"(?<!\\)(?:\\\\)*\|", inner[1])
 
 
-def test_the_verdict_counts_the_edits_own_prompts() -> None:
-    rows = [row("a", edit="row-1"), row("b", edit="row-2", said=False)]
-    rows.append(row("c", edit="row-3", said=False, right=False))
+def test_verdict_counts_the_edits_own_prompts() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
+    rows.append(row("c", edit="row-3", success=False, right=False))
     rows.append(
-        row("d", edit="row-3").model_copy(update={"probe": row("d").probe.model_copy(update={"kind": "follows"})})
+        row("d", edit="row-3").model_copy(update={"probe": row("d").probe.model_copy(update={"kind": "portability"})})
     )
     verdict = Verdict.of(rows)
     assert str(verdict) == (
-        "1 of 3 said; 2 not: row-2 ('b' should say 'b', says 'b', though it is likelier than the old target); "
-        "row-3 ('c' should say 'c', says 'c')"
+        "1 of 3 edits succeeded; 2 failed: row-2 ('b': target 'b', generated 'b', though the target is more likely "
+        "than the old one); row-3 ('c': target 'c', generated 'c')"
     )
-    assert str(Verdict.of(rows[:1])) == "1 of 1 said"
-    assert str(Verdict.of([row("x", edit=str(number), said=False) for number in range(12)])).endswith("; and 2 more")
-    assert len(str(Verdict.of([row("x" * 5000, edit="long", said=False)]))) < 500
-    assert "**1 of 3 said; 2 not: row-2" in markdown(rows, PATCH)
+    assert str(Verdict.of(rows[:1])) == "1 of 1 edits succeeded"
+    assert str(Verdict.of([row("x", edit=str(number), success=False) for number in range(12)])).endswith("; and 2 more")
+    assert len(str(Verdict.of([row("x" * 5000, edit="long", success=False)]))) < 500
+    assert "**1 of 3 edits succeeded; 2 failed: row-2" in markdown(rows, PATCH)
 
 
 @pytest.mark.parametrize("case", NASTY)
-def test_markdown_stays_a_table(case: str) -> None:
+def test_markdown_is_a_table(case: str) -> None:
     lines = markdown([row(NASTY[case]), row("plain")], PATCH).split("\n")
     start = lines.index("|---|---|---|---|---|---|")
     assert [len(cells(line)) for line in lines[start + 1 : start + 3]] == [6, 6]
@@ -72,11 +72,11 @@ def test_markdown_stays_a_table(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["right to left", "joiners", "wide"])
-def test_scripts_are_left_alone(case: str) -> None:
+def test_markdown_leaves_scripts_alone(case: str) -> None:
     assert NASTY[case] in markdown([row(NASTY[case])], PATCH)
 
 
-def test_markdown_letters_are_escaped() -> None:
+def test_markdown_escapes_its_letters() -> None:
     made = markdown([row(NASTY["markup"])], PATCH)
     assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in made
     assert made.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
@@ -84,38 +84,38 @@ def test_markdown_letters_are_escaped() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 @pytest.mark.parametrize("case", NASTY)
-def test_the_terminal_table_fits(case: str, width: int) -> None:
+def test_terminal_table_fits(case: str, width: int) -> None:
     shown = io.StringIO()
-    rows = [row(NASTY[case]), row("x", edit="2", right=False), row("y", edit="3", said=False)]
+    rows = [row(NASTY[case]), row("x", edit="2", right=False), row("y", edit="3", success=False)]
     Console(file=shown, width=width).print(terminal_table(rows))
     text = shown.getvalue()
     assert "\x1b" not in text
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert "✓" in text and "✗" in text and "~" in text
     if width == 200 and case == "markup":
-        assert "[bold]h[/bold]" in text  # what a model says is no markup of ours
+        assert "[bold]h[/bold]" in text  # a model's text is no markup of ours
 
 
-def test_no_word_is_broken_in_80_columns() -> None:
+def test_terminal_table_breaks_no_word_in_80_columns() -> None:
     words = "Philadelphia, Pennsylvania, Massachusetts Constantinople administrative"
-    rows = [row(words), row(f"{words} again", edit="2", said=False)]
+    rows = [row(words), row(f"{words} again", edit="2", success=False)]
     shown = io.StringIO()
     Console(file=shown, width=80).print(terminal_table(rows))
-    table = shown.getvalue().split("✓: the text")[0].split()
+    table = shown.getvalue().split("✓: the generated")[0].split()
     assert all(table.count(word) == 2 * 4 for word in words.split()), shown.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "sign", "colour"),
+    ("success", "right", "sign", "colour"),
     [
         (True, True, "✓", "green"),
         (False, True, "~", "yellow"),
         (False, False, "✗", "red"),
-        (True, False, "✗", "red"),  # said, yet a token of it is less likely than one of the other target
+        (True, False, "✗", "red"),  # generated, yet less likely than the other target
     ],
 )
-def test_signs_and_their_colours(said: bool, right: bool, sign: str, colour: str) -> None:
-    made = row("text", said=said, right=right)
+def test_sign_has_its_colour(success: bool, right: bool, sign: str, colour: str) -> None:
+    made = row("text", success=success, right=right)
     written = "\\~" if sign == "~" else sign  # Markdown could strike through what stands between two of them
     assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
     (cell,) = terminal_table([made]).columns[3].cells
@@ -123,8 +123,8 @@ def test_signs_and_their_colours(said: bool, right: bool, sign: str, colour: str
     assert (cell.plain, cell.style) == (f"{sign} text", colour)
 
 
-def test_the_note_explains_every_sign() -> None:
+def test_note_explains_every_sign() -> None:
     note = markdown([row("text")], PATCH).splitlines()[-1]
-    assert note.startswith("✓: the text begins with what should be said")
-    assert r"\~: it is more likely than the other target, but not said. ✗: anything else." in note
+    assert note.startswith("✓: the generated text begins with the target")
+    assert r"\~: the target is more likely than the other one, but is not generated. ✗: anything else." in note
     assert str(terminal_table([row("text")]).caption) == note.replace("\\~", "~")

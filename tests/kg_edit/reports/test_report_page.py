@@ -15,7 +15,7 @@ import torch
 
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.before_after import Reading, ReportProbe, ReportRow
+from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
 from kg_edit.reports.report_page import report_page
 from tests.kg_edit.reports.test_report import NASTY
 from tests.wikidata_cache.view.test_svg import HOSTILE
@@ -24,10 +24,11 @@ SCRIPTS = ("</script><script>window.hacked=1</script>", "<img src=x onerror=wind
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
 
 
-def row(edit: str, text: str, *, said: bool = True, right: bool = True, kind: str = "rewrite") -> ReportRow:
+def row(edit: str, text: str, *, success: bool = True, right: bool = True, kind: str = "rewrite") -> ReportRow:
     probe = ReportProbe(kind=kind, prompt=text, ask=text, score=text, wanted=text)  # type: ignore[arg-type]
-    before = Reading(text="before", nats=8.0, said=False, right=False)
-    return ReportRow(edit=edit, probe=probe, before=before, after=Reading(text=text, nats=1.25, said=said, right=right))
+    unedited = Reading(text="unedited", nats=8.0, success=False, right=False)
+    edited = Reading(text=text, nats=1.25, success=success, right=right)
+    return ReportRow(edit=edit, probe=probe, unedited=unedited, edited=edited)
 
 
 def patch_of(names: Sequence[str], *, norm: float | None = 10.0, rank: int | None = None) -> WeightPatch:
@@ -66,7 +67,7 @@ class Seen(HTMLParser):
 
 
 @pytest.mark.parametrize("text", [*SCRIPTS, *NASTY.values(), *HOSTILE])
-def test_whatever_stands_in_a_text_is_text(text: str) -> None:
+def test_page_escapes_every_text(text: str) -> None:
     text = f"a {text}"
     steps = [LossStep(edit=text, step=0, loss=1.0)]
     page = report_page(
@@ -78,7 +79,7 @@ def test_whatever_stands_in_a_text_is_text(text: str) -> None:
     assert all(letter not in page for letter in "\x00\x1b\u202e")
 
 
-def test_nothing_is_asked_for_elsewhere_and_only_its_own_script_may_run() -> None:
+def test_page_requests_nothing_and_runs_only_its_script() -> None:
     page = report_page([row("1", "a")], patch_of(["1"]), graphs={"1": graph()})
     seen = Seen(page)
     links = [value for _, had in seen.tags for name, value in had.items() if name in ("src", "href", "xlink:href")]
@@ -91,30 +92,30 @@ def test_nothing_is_asked_for_elsewhere_and_only_its_own_script_may_run() -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "kind", "words"),
+    ("success", "right", "kind", "words"),
     [
-        (True, True, "good", "said"),
-        (False, True, "warn", "likelier, not said"),
-        (False, False, "bad", "not said"),
-        (True, False, "warn", "said"),
+        (True, True, "good", "success"),
+        (False, True, "warn", "more likely, failed"),
+        (False, False, "bad", "failed"),
+        (True, False, "warn", "success"),
     ],
 )
-def test_only_what_is_said_without_a_doubt_is_green(said: bool, right: bool, kind: str, words: str) -> None:
-    page = report_page([row("1", "Rome", said=said, right=right)], patch_of(["1"]))
+def test_badge_is_green_only_for_success_and_right(success: bool, right: bool, kind: str, words: str) -> None:
+    page = report_page([row("1", "Rome", success=success, right=right)], patch_of(["1"]))
     badges = re.findall(r'class="badge (\w+)">([^<]+)<', page)
     assert badges == [(kind, words)] * 2  # in the table, and at the edit itself
-    assert ('class="said good"' in page) == ('<span class="good">✓' in page) == (kind == "good")
-    (verdict,) = re.findall(r'<p class="verdict"><span class="(\w+)">(\d of \d) said', page)
-    assert verdict == (("good", "1 of 1") if said else ("bad", "0 of 1"))
+    assert ('class="answer good"' in page) == ('<span class="good">✓' in page) == (kind == "good")
+    (verdict,) = re.findall(r'<p class="verdict"><span class="(\w+)">(\d of \d) edits succeeded', page)
+    assert verdict == (("good", "1 of 1") if success else ("bad", "0 of 1"))
 
 
-def test_a_run_of_which_a_part_is_said_is_not_green() -> None:
-    page = report_page([row("a", "A"), row("b", "B", said=False)], patch_of(["a", "b"]))
-    assert '<span class="warn">1 of 2 said</span>; 1 not: <a href="#edit-2">b</a>' in page
-    assert re.findall(r'<tr data-said="(\w+)">', page) == ["yes", "no"]
+def test_verdict_with_failed_edits_is_not_green() -> None:
+    page = report_page([row("a", "A"), row("b", "B", success=False)], patch_of(["a", "b"]))
+    assert '<span class="warn">1 of 2 edits succeeded</span>; 1 failed: <a href="#edit-2">b</a>' in page
+    assert re.findall(r'<tr data-success="(\w+)">', page) == ["yes", "no"]
 
 
-def test_norms_stand_beside_the_weights_own() -> None:
+def test_norms_are_compared_with_their_weights() -> None:
     """Each edit is a column: |1 1^T| of [4, 9] is 6; both together are 12."""
     page = report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"]))
     text = Seen(page).text
@@ -123,14 +124,14 @@ def test_norms_stand_beside_the_weights_own() -> None:
     assert "the steps in between were not saved" in text and "5 → 0.5 in 3 steps" in text
 
 
-def test_a_patch_of_earlier_versions_or_of_edits_made_together() -> None:
+def test_norms_without_weights_or_of_a_batch() -> None:
     old = Seen(report_page([row("a", "A")], patch_of(["a"], norm=None))).text
     assert "6" in old and "%" not in old
     together = Seen(report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"], rank=4))).text
     assert "no separate change of weights for this edit" in together
 
 
-def test_the_loss_is_drawn_with_its_terms() -> None:
+def test_loss_is_drawn_with_its_terms() -> None:
     steps = [LossStep(edit="a", step=n, loss=4.0 - n, nll=3.0 - n, kl=0.1) for n in range(3)]
     page = report_page([row("a", "A")], patch_of(["a"]), curves={"a": steps})
     assert [name for name in ("objective", "nll of the target", "kl, unweighted") if f">{name}<" in page] != []
@@ -139,13 +140,13 @@ def test_the_loss_is_drawn_with_its_terms() -> None:
 
 
 @pytest.mark.parametrize(("count", "open_ones"), [(3, 3), (300, 0)])
-def test_many_edits_are_a_table_and_folded(count: int, open_ones: int) -> None:
+def test_many_edits_are_folded(count: int, open_ones: int) -> None:
     names = [f"row-{number}" for number in range(count)]
     page = report_page(
         [row(name, name) for name in names], patch_of(names), graphs={name: graph(name) for name in names}
     )
     seen = Seen(page)
     details = [had for tag, had in seen.tags if tag == "details" and had.get("class") == "edit"]
-    assert len(details) == page.count("<tr data-said=") == page.count('class="subgraph"') == count
+    assert len(details) == page.count("<tr data-success=") == page.count('class="subgraph"') == count
     assert sum("open" in had for had in details) == open_ones
     assert len(page) < 20_000 + 6_000 * count

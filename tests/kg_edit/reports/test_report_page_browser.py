@@ -23,8 +23,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     names = ["a", "b", "c", "d", "e"]
     rows = [row(name, f"{name} {text}") for name, text in zip(names, [*SCRIPTS, "Rome", "Paris"], strict=True)]
-    rows[3] = row("d", "Rome", said=False)
-    rows[4] = row("e", "Paris", said=False, right=False)
+    rows[3] = row("d", "Rome", success=False)
+    rows[4] = row("e", "Paris", success=False, right=False)
     path.write_text(report_page(rows, patch_of(names), graphs={name: graph(SCRIPTS[0]) for name in names}))
     with running() as browser:
         yield browser.opened(path)
@@ -39,7 +39,7 @@ def test_nothing_is_requested_nothing_complains_and_no_text_is_run(page: Page) -
 
 def test_edits_are_found_and_opened(page: Page) -> None:
     assert page.value(SHOWN) == [1, 2, 3, 4, 5] and not page.value("document.querySelector('.edit').open")
-    page.value("document.getElementById('missed').click()")
+    page.value("document.getElementById('failed').click()")
     assert page.value(SHOWN) == [4, 5]
     page.value("byId('find').value = 'PARIS'; byId('find').dispatchEvent(new Event('input'))")
     assert page.value(SHOWN) == [5] and page.value("byId('count').textContent") == "1 of 5"
@@ -54,6 +54,6 @@ def test_a_failed_edit_is_not_green_in_light_or_in_dark(page: Page) -> None:
     colours = f"[...document.querySelectorAll('.all .badge')].map(badge => {colour})"
     for scheme in ("light", "dark"):
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        said, *_, likelier, missed = page.value(colours)
-        assert said[1] > max(said[0], said[2]), "green"
-        assert all(red > green for red, green, _ in (likelier, missed)), "yellow and red"
+        success, *_, likelier, failed = page.value(colours)
+        assert success[1] > max(success[0], success[2]), "green"
+        assert all(red > green for red, green, _ in (likelier, failed)), "yellow and red"
