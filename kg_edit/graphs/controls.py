@@ -1,7 +1,7 @@
-"""Controls of a graph method: sources of subgraphs that say less than the right graph, or something else.
+"""Controls of a graph method: sources of subgraphs with less than the right graph, or with something else.
 
 - `NoGraph`: only the edit's own statement (s, r, o*).
-- `ShuffledObjects`: each statement o* -r'-> o' keeps its r', but gets an object of another o* for this r'.
+- `ShuffledObjects`: each statement o* -r'-> o' has its r', but an object of another o* for this r'.
 - `Withheld`: without the entities that an edit's withheld questions ask for.
 - `WithoutAnswers`: without nodes that overlap an answer of the record's test questions.
 - `WithAnswersNamed`: the right graph, with the names of these answers, so that a method can report those that it reads.
@@ -39,7 +39,7 @@ _ALL = 500  # statements of a donor, at most
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A source around another source; a subclass says how it changes a subgraph."""
+    """A source around another source; a subclass defines how it changes a subgraph."""
 
     right: SubgraphSource
 
@@ -300,17 +300,17 @@ def _graft(
 
 
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """Return the answers to the probes of an edit's record that are kept out of a graph (`WithoutAnswers`)."""
+    """Return the answers to the probes of an edit's record that are excluded from a graph (`WithoutAnswers`)."""
     return _names(source, edit, WithoutAnswers)
 
 
 def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """Return the answers to the probes of an edit's record that a graph has the names of, kept out or not."""
+    """Return the answers to the probes of an edit's record that a graph has the names of, excluded or not."""
     return _names(source, edit, WithoutAnswers | WithAnswersNamed)
 
 
 def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
-    """Return all names that are kept out of a graph for an edit (`Withheld`, `WithoutAnswers`)."""
+    """Return all names that are excluded from a graph for an edit (`Withheld`, `WithoutAnswers`)."""
     return _names(source, edit, Withheld)
 
 

@@ -1,4 +1,4 @@
-"""The facts that a graph states about an edit's new object o*, in words: to be edited, trained on, or asked.
+"""The facts of a graph about an edit's new object o*, in words: to be edited, trained on, or asked.
 
 `graph_facts` turns a statement o* -r'-> o' into a `GraphFact` of three kinds:
 

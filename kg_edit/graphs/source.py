@@ -152,7 +152,7 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`.
 
     Raises:
-        GraphError: a networkx graph is undirected, so it does not say which node of a statement is the subject.
+        GraphError: a networkx graph is undirected, so the subject of a statement is not defined.
     """
     if not isinstance(graph, nx.Graph):
         return graph
@@ -169,7 +169,7 @@ def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
 
 
 class LeakageSettings(BaseModel):
-    """The settings ``graph.leakage.*``: statements to keep out of a subgraph because they give a test away."""
+    """The settings ``graph.leakage.*``: statements that a subgraph must not have, because they give a test away."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

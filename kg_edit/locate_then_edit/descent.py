@@ -76,8 +76,8 @@ class FreeDelta:
 
     - ``adam``: Adam, as published.
     - ``momentum``: u <- 0.7 u + g / |g|, delta <- delta - learning_rate r u. The gradient of a loss that starts near 8
-      nats says more by its direction than by its length, and the minimum usually lies at the limit. Steps that are a
-      share of the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better:
+      nats is informative by its direction, not by its length, and the minimum usually lies at the limit. Steps that are
+      a share of the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better:
       hundreds of changes found by ``momentum`` cost more of the model's other text (docs/speed.md).
 
     It starts at ``start``, or at 0. After each step delta is rescaled if its norm exceeds r.
@@ -159,7 +159,7 @@ class Descent:
         """
         losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])
         if not (losses and torch.isfinite(self.change).all()):
-            raise PatchError("the loss or the value found is not finite; lower the learning rate, or use float32")
+            raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")
 
     @property
     def summary(self) -> dict[str, float | int]:

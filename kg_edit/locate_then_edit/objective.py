@@ -137,7 +137,7 @@ class Forward(Protocol):
     def logits(self, change: Tensor | None = None) -> Tensor:
         """Return the logits [reads, vocabulary] under ``change`` [rows, d], at the positions that the loss reads."""
 
-    def kept(self, rows: Sequence[int]) -> Forward:
+    def subset(self, rows: Sequence[int]) -> Forward:
         """Return the forward of only the rows with these indices."""
 
 
@@ -336,7 +336,7 @@ class Pass:
             return None
         if 2 * len(left) > len(self.rows):
             return self
-        return Pass([self.rows[place] for place in left], self.forward.kept(left), edits=self._edits)
+        return Pass([self.rows[place] for place in left], self.forward.subset(left), edits=self._edits)
 
 
 class _Rows:

@@ -39,7 +39,7 @@ class PlainForward:
             self._forward()
         self.keys, self.values = (state.reshape(*self._batch.ids.shape, -1)[self._at] for state in seen)
 
-    def kept(self, rows: Sequence[int]) -> PlainForward:
+    def subset(self, rows: Sequence[int]) -> PlainForward:
         """Return the forward of only the rows with these indices."""
         return PlainForward(self._model, self._layer, [self._rows[row] for row in rows])
 

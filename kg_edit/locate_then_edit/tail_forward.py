@@ -70,7 +70,7 @@ class TailForward:
             self._above, self._clean_final = record(tails, range(layer + 1, len(model.blocks)))
             self._clean_later = self._above.start[:, 1:]
 
-    def kept(self, rows: Sequence[int]) -> TailForward:
+    def subset(self, rows: Sequence[int]) -> TailForward:
         """Return the forward of only the rows with these indices; their prefix is reused."""
         prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
         return TailForward(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)

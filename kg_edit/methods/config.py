@@ -240,7 +240,7 @@ class GraphSettings(MethodConfig):
 
     @property
     def guards_answers(self) -> bool:
-        """Whether the answers of the edit's test questions are kept out of the subgraph."""
+        """Whether the answers of the edit's test questions are excluded from the subgraph."""
         return self.exclude_answers
 
 

@@ -29,7 +29,7 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bo
 
 
 def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
-    """Warn if an edit is made after a line break, because it must then be asked after a line break too."""
+    """Warn if an edit is made after a line break, because its prompt must then follow a line break too."""
     if _lead(model, edit, chat=edit.one_form(method)):
         say_unread(edit.text, edit=edit.id)
 

@@ -1,3 +1,3 @@
-"""COMEBA: MEMIT's updates behind a gate that knows the edited subjects."""
+"""COMEBA: MEMIT's updates behind a gate that opens for the edited subjects."""
 
 METHODS = {"comeba": "method:Comeba"}

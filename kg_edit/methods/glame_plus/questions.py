@@ -3,7 +3,7 @@
 `RippleTargets` holds all questions of an edit. The edit s -r-> o* and a statement o* -r'-> o' of the graph make a
 `ComposedFact`: "Q: What is the currency of the country of X?" yen. If the graph lacks a relation, the model may be
 asked about o* itself; these are the relations that objects of r have most often in a graph (`asked_nouns`). Relations
-are named by nouns from a packaged table, which is ordered by what people ask first. The subject stands as late in a
+are named by nouns from a packaged table, which is ordered by what people ask first. The subject is as late in a
 question as possible, because only the tokens from there on cost time.
 """
 

@@ -181,12 +181,16 @@ class RankOneMethod(ValueMethod):
         """
         with untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
-            requests = [attempt(edit, partial(self.request, edit)) for edit in edits]
-            usable = [(edit, asked) for edit, asked in zip(edits, requests, strict=True) if isinstance(asked, Request)]
-            values = iter(self.find_values([edit for edit, _ in usable], [asked for _, asked in usable]))
+
+            # The prompts. An edit that can't be encoded has its exception as the result, and stops no other one.
+            prompts = [attempt(edit, partial(self.request, edit)) for edit in edits]
+            usable = [(edit, own) for edit, own in zip(edits, prompts, strict=True) if isinstance(own, Request)]
+
+            # m*, k and k* of all edits in one descent, then W' of each edit alone.
+            values = iter(self.find_values([edit for edit, _ in usable], [own for _, own in usable]))
             return tuple(
-                attempt(edit, partial(self.write, edit, next(values))) if isinstance(asked, Request) else asked
-                for edit, asked in zip(edits, requests, strict=True)
+                attempt(edit, partial(self.write, edit, next(values))) if isinstance(own, Request) else own
+                for edit, own in zip(edits, prompts, strict=True)
             )
 
     def request(self, edit: Edit) -> Request:
@@ -212,7 +216,7 @@ class RankOneMethod(ValueMethod):
             if model is not self.model:  # m and the keys are always those of the model itself
                 loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests)
 
-            # Eq. 4: gradient descent on m* - m; an edit that predicts o* in every context leaves early.
+            # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
             proposals = self.proposals(edits, requests, loss.value)
             descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
         return [

@@ -96,7 +96,7 @@ def refusal_of_no_number(name: str) -> Refusal | None:
         return None
     own = "ft" in name.split("-") or name in ("adalora", "ext-sub", "locft", "lora")
     tuned = own or issubclass(find_method(name), AdapterMethod)
-    said = "the loss is nan at step 0; lower" if tuned else "the loss or the value found is not finite; lower"
+    said = "the loss is nan at step 0; lower" if tuned else "the loss or the value is not finite; lower"
     return _NO_NUMBER.get(name, Refusal(PatchError, said, _FIRST))
 
 
