@@ -73,7 +73,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit compare runs/rome runs/glame": Expected(r"ripples-known\.nll", "comparison.md"),
     "kg-edit compare runs/glame": Expected(r"ripples-known\.nll", "control.md"),
     "kg-edit patch add ledger/": Expected(r"step 1, 2 edits of rome", "ledger"),
-    "kg-edit patch list ledger/": Expected(r"fuji +standing +1 +rome"),
+    "kg-edit patch list ledger/": Expected(r"fuji +active +1 +rome"),
     "kg-edit patch check ledger/ --model": Expected(r"2 of 2 edits hold; the target is generated in 2 of them"),
     "kg-edit patch check ledger/ --merged": Expected(r"2 of 2 edits hold; the target is generated in 2 of them"),
     "kg-edit patch remove": Expected(r"fuji"),

@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from kg_edit.export.gguf_files import ADAPTER, KINDS, MODEL
-from kg_edit.ledger.paths import standing_at
+from kg_edit.ledger.listing import active_at
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
-    patch, entries = standing_at(options.folder)
+    patch, entries = active_at(options.folder)
     name = patch.provenance["model"]["name"]
     model = LanguageModel.load(name)
     asked = {probes(model, entry.edit)[0].ask: entry.edit.target_new for entry in entries}

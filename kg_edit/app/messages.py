@@ -179,7 +179,7 @@ class LedgerView(_Said):
     """What a ledger holds, and which of its edits are in each other's way."""
 
     folder: str
-    standing: int
+    active: int
     edits: tuple[LedgerEdit, ...]
 
 
@@ -196,7 +196,7 @@ class State(_Said):
     settings: dict[str, Any]
     graph: str | None
     ledger: str | None
-    standing: int
+    active: int
     most_probes: int = PROBES
     chat: bool = False
     example: TryRequest | None
@@ -223,7 +223,7 @@ def view_of(ledger: Ledger) -> LedgerView:
         _edit(entry, _time(times.get(entry.place.step, ""), recomputed.get(entry.place)), found)
         for entry in reversed(entries)
     )
-    return LedgerView(folder=str(ledger.folder), standing=sum(one.state == "standing" for one in edits), edits=edits)
+    return LedgerView(folder=str(ledger.folder), active=sum(edit.state == "active" for edit in edits), edits=edits)
 
 
 def _time(added: str, recomputed: Removed | None) -> str:

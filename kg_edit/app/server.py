@@ -51,7 +51,7 @@ def state_of(desk: EditDesk) -> State:
         settings=method.config.model_dump(mode="json"),
         graph=_graph_name(desk),
         ledger=str(ledger.folder) if ledger else None,
-        standing=sum(entry.state == "standing" for entry in ledger.edits) if ledger else 0,
+        active=len(ledger.active) if ledger else 0,
         chat=bool(model.tokenizer.chat_template),
         example=example(),
     )

@@ -42,7 +42,7 @@ def generate(
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")
-    from kg_edit.ledger.paths import check_patches
+    from kg_edit.ledger.listing import check_patches
 
     check_model_name(model)
     check_patches(patch or (), ledgers=False)
@@ -65,7 +65,7 @@ def _sum_of(paths: Sequence[Path]) -> Patch:
     from functools import reduce
     from operator import add
 
-    from kg_edit.ledger.paths import patch_file
+    from kg_edit.ledger.listing import patch_file
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
 

@@ -141,8 +141,8 @@ def add(
 
     - `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
+    from kg_edit.ledger.listing import additions, check_patches
     from kg_edit.ledger.log import open_store
-    from kg_edit.ledger.paths import additions, check_patches
 
     if model is None:
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
@@ -235,7 +235,7 @@ def remove(
     opened = Ledger.open(ledger, create=False)
     source = open_graph(graph, contact)
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
-    left = _count([entry for entry in opened.edits if entry.state == "standing"])
+    left = _count(opened.active)
     listed = ", ".join(entry.name for entry in removed)
     stdout().print(plain(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {ledger}"), soft_wrap=True)
 

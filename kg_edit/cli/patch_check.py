@@ -14,13 +14,11 @@ from kg_edit.cli.options import Device, Dtype
 from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
 from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import unknown_name
-from kg_edit.ledger.served import KEY, KINDS, CompletionServer, Kind
+from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.ledger.check import Checked
-    from kg_edit.ledger.entries import Entry
-    from kg_edit.ledger.served import ServedEdit
+    pass
 
 
 def check(
@@ -71,7 +69,7 @@ def check(
     - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     - `kg-edit patch check ledger/ --server http://localhost:8080`
     """
-    from kg_edit.ledger.paths import check_patches, standing_at, standing_entries
+    from kg_edit.ledger.listing import active_at, active_entries, check_patches
 
     for name in strict or ():
         if name not in (*KINDS, "all"):
@@ -88,10 +86,11 @@ def check(
 
     if server:
         asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
-        entries = standing_entries(ledger)  # without torch
-        failed = bool(entries) and _served_failed(asked, entries, kinds, chat=chat)
+        entries = active_entries(ledger)  # without torch
+        checked = tuple(check_served(asked, entries, kinds, chat=chat)) if entries else ()
     else:
-        patch, entries = standing_at(ledger)
+        patch, entries = active_at(ledger)
+        checked = ()
         if entries:
             from kg_edit.ledger.check import check as check_entries
 
@@ -100,60 +99,39 @@ def check(
             else:
                 with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
                     checked = check_entries(edited, entries, chat=chat, progress=True)
-        failed = bool(entries) and _failed(checked, kinds)
     if not entries:
         stdout().print(plain(f"{ledger} has no edits, so there is nothing to check"), soft_wrap=True)
-    if failed:
+    elif _failed(checked, kinds, server):
         raise typer.Exit(1)
 
 
-def _failed(checked: Sequence[Checked], kinds: Sequence[Kind]) -> bool:
-    """Print what the model generates; return whether a prompt of these kinds is wrong, or edits contradict."""
+def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | None) -> bool:
+    """Print what the model, or that of the server at ``url``, generates.
+
+    Returns:
+        Whether the answer to a prompt of these kinds is wrong, or edits contradict.
+    """
+    from kg_edit.ledger.conflicts import contradictions
     from kg_edit.ledger.view import check_table
 
     stdout().print(check_table(checked))
     for found in checked:
-        for probe, reading in found.failures(kinds):
-            _print_failure(found.entry, probe.kind, probe.prompt, probe.wanted, reading.text)
-    holding = [found for found in checked if not any(found.failures(kinds))]
-    succeeded = sum(reading.success for found in holding for reading in found.of("rewrite"))
-    verdict = f"{len(holding)} of {len(checked)} edits hold; the target is generated in {succeeded} of them"
-    contradictions = _print_contradictions([found.entry for found in checked])
-    stdout().print(verdict + contradictions, soft_wrap=True)
-    return len(holding) < len(checked) or bool(contradictions)
+        for answer in found.failures(kinds):
+            text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
+            stdout().print(plain(f"{found.entry.name}, {answer.kind}: {text}"), soft_wrap=True)
+    rivals = contradictions([found.entry for found in checked])
+    show_conflicts(rivals)
 
-
-def _served_failed(
-    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind], *, chat: bool | None
-) -> bool:
-    """Print what a server generates; return whether an edit's prompt is wrong, or edits contradict."""
-    from kg_edit.ledger.served import check_served
-    from kg_edit.ledger.view import served_table
-
-    checked: list[ServedEdit] = [*check_served(server, entries, kinds, chat=chat)]
-    stdout().print(served_table(checked))
-    for found in checked:
-        for answer in found.answers:
-            if not answer.right:
-                _print_failure(found.entry, answer.kind, answer.prompt, answer.wanted, answer.text)
-    holding = sum(found.holds for found in checked)
-    led = sum(any(answer.led for answer in found.answers) for found in checked)
-    verdict = f"{server.url}: {holding} of {len(checked)} edits hold"
-    if led:
-        verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
-    contradictions = _print_contradictions([found.entry for found in checked])
-    stdout().print(plain(verdict + contradictions), soft_wrap=True)
-    return holding < len(checked) or bool(contradictions)
-
-
-def _print_failure(entry: Entry, kind: str, prompt: str, target: str, text: str) -> None:
-    stdout().print(plain(f"{entry.name}, {kind}: {prompt!r}: target {target!r}, generated {text!r}"), soft_wrap=True)
-
-
-def _print_contradictions(entries: Sequence[Entry]) -> str:
-    """Print the pairs of edits that contradict; return their number as the end of a verdict, "" if there are none."""
-    from kg_edit.ledger.conflicts import contradictions
-
-    found = contradictions(entries)
-    show_conflicts(found)
-    return f"; {len(found)} contradiction{'s' * (len(found) > 1)}" if found else ""
+    holding = [found for found in checked if not found.failures(kinds)]
+    verdict = f"{len(holding)} of {len(checked)} edits hold"
+    if url:  # on a server, an edit holds only if its target is generated
+        verdict = f"{url}: {verdict}"
+        if led := sum(any(answer.led for answer in found.answers) for found in checked):
+            verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
+    else:
+        succeeded = sum(answer.success for found in holding for answer in found.of("rewrite"))
+        verdict += f"; the target is generated in {succeeded} of them"
+    if rivals:
+        verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
+    stdout().print(plain(verdict), soft_wrap=True)
+    return len(holding) < len(checked) or bool(rivals)

@@ -79,7 +79,7 @@ def merge(
     - `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
     - `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
     """
-    from kg_edit.ledger.paths import check_patches, standing_at
+    from kg_edit.ledger.listing import active_at, check_patches
 
     if to not in FORMS:
         raise unknown_name("form", to, FORMS)
@@ -92,7 +92,7 @@ def merge(
     from kg_edit.export.merged_model import check_mergeable
     from kg_edit.reports.shipping import gguf_of
 
-    patch, entries = standing_at(ledger)
+    patch, entries = active_at(ledger)
     check_mergeable(patch, out, shard=shard)
     name = model_for(patch, model)
     file = gguf_of(name, gguf) if to == "gguf" else None
@@ -129,8 +129,8 @@ def export(
     - `kg-edit patch export ledger/ --to peft adapter/`
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
+    from kg_edit.ledger.listing import active_at, check_patches
     from kg_edit.ledger.log import LOG
-    from kg_edit.ledger.paths import check_patches, standing_at
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
@@ -143,7 +143,7 @@ def export(
     if push is not None and to == "patch":
         raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
     check_patches([ledger])
-    patch, entries = standing_at(ledger)
+    patch, entries = active_at(ledger)
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
     try:  # a file among those of a ledger would damage its history
@@ -188,7 +188,7 @@ def _shipment(
     ask: LanguageModel | None,
 ) -> Shipment:
     """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
-    from kg_edit.ledger.paths import patch_file
+    from kg_edit.ledger.listing import patch_file
     from kg_edit.reports.probes import compare_probes
     from kg_edit.reports.shipping import Shipment, measured_rows
 

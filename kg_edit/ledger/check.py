@@ -1,47 +1,336 @@
-"""Check whether an edited model still says what its edits are for, by asking the prompts of each edit again."""
+"""Check whether an edited model still generates the targets of its edits, by asking the prompts of each edit again.
+
+`check` asks a model in memory and compares probabilities. `check_served` asks a model behind an OpenAI-compatible
+server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it does not need torch. Both give a
+`CheckedEdit`.
+
+From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and holds if the
+continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and holds if
+the answer's first sentence mentions the target. Some models have no usable first token (`kg_edit.models.first_token`),
+which a server does not show. So a prompt that begins with the edit's subject is asked unchanged first, and if the
+answer is wrong, once more after a line break.
+"""
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.probes import Kind, Reading, ReportProbe, check_probes, probes, read
+from kg_edit.text.matching import begins_with, first_sentence, mentions
+from wikidata_cache.endpoints.web import whole_reply
+
+if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
+
+Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
+KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
+KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
+LEAD = "\n"  # before a prompt whose first token may not be usable
+SECONDS = 60.0
+_SENTENCE = 24  # tokens around the target in an answer
+_SPARE = 4  # tokens beyond the target's: a space, an article
+_MOST_BYTES = 10_000_000  # size of a reply, at most
+_SHOWN = 200  # characters of a server's reply in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A prompt of an edit, and the text that the model generates after it.
+
+    Attributes:
+        kind: the kind of the prompt.
+        prompt: the prompt as it is shown.
+        target: the answer that is right.
+        text: the greedy continuation.
+        success: the text has the target at its start (in chat form and for a question: in it).
+        right: the whole target is more probable than the whole other one, whether it is generated or not. Equal to
+            ``success`` if there is no other one, and for a server's model.
+        nats: -log p of the target, per token; None for a server's model.
+        led: the prompt was asked after a line break, because it begins with its subject.
+    """
+
+    kind: Kind
+    prompt: str
+    target: str
+    text: str
+    success: bool
+    right: bool
+    nats: float | None = None
+    led: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Checked:
-    """A standing edit, its prompts and the model's reading of each."""
+class CheckedEdit:
+    """An active edit, and the model's answers to its prompts."""
 
     entry: Entry
-    readings: tuple[tuple[ReportProbe, Reading], ...]
+    answers: tuple[Answer, ...]
 
-    def of(self, kind: Kind) -> tuple[Reading, ...]:
-        """The readings of one kind of prompt."""
-        return tuple(reading for probe, reading in self.readings if probe.kind == kind)
+    def of(self, kind: Kind) -> tuple[Answer, ...]:
+        """Return the answers to one kind of prompt."""
+        return tuple(answer for answer in self.answers if answer.kind == kind)
 
-    def failures(self, wanted: Sequence[Kind] = ("rewrite",)) -> Iterator[tuple[ReportProbe, Reading]]:
-        """The prompts of the wanted kinds that are not answered rightly."""
-        return ((probe, reading) for probe, reading in self.readings if probe.kind in wanted and not reading.right)
+    def failures(self, kinds: Sequence[Kind] = ("rewrite",)) -> tuple[Answer, ...]:
+        """Return the answers to these kinds of prompts that are not right."""
+        return tuple(answer for answer in self.answers if answer.kind in kinds and not answer.right)
 
 
 def check(
     model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
-) -> tuple[Checked, ...]:
-    """Ask ``model``, which has the patch applied, all prompts of the edits; ``chat`` as in `probes.probes`.
+) -> tuple[CheckedEdit, ...]:
+    """Ask a model all prompts of the edits.
 
-    A prompt is right if the whole wanted target is more probable than the whole other one. If there is no other one,
-    and for questions about what follows, it is right if the model says the target (see `probes.Reading`).
+    Args:
+        model: the model with the patch applied.
+        entries: the edits.
+        chat: in chat form, or in plain text; None: as the edits were made (see `probes.probes`).
+        progress: show a progress bar.
 
     Raises:
         PromptError, ModelError: a prompt can't be asked; a note names the edit.
     """
+    from kg_edit.reports.probes import check_probes, probes, read
+
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
     asked = [probes(model, edit, chat=chat) for edit in edits]
     readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
     return tuple(
-        Checked(entry=entry, readings=tuple((probe, next(readings)) for probe in found))
+        CheckedEdit(
+            entry=entry,
+            answers=tuple(
+                Answer(
+                    kind=probe.kind,
+                    prompt=probe.prompt,
+                    target=probe.wanted,
+                    text=reading.text,
+                    success=reading.success,
+                    right=reading.right,
+                    nats=reading.nats,
+                )
+                for probe, reading in zip(found, readings, strict=False)  # the readings of all edits, in order
+            ),
+        )
         for entry, found in zip(entries, asked, strict=True)
     )
+
+
+def check_served(
+    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind], *, chat: bool | None = None
+) -> Iterator[CheckedEdit]:
+    """Ask a server the prompts of the edits, one edit after the other.
+
+    Args:
+        server: the server.
+        entries: the edits.
+        kinds: the kinds of prompts to ask.
+        chat: as user's turns, or as plain text; None: in the form in which each edit was made.
+
+    Raises:
+        ConfigError: the server lists several models, and none was named.
+        ServerError: it can't be reached, takes too long, refuses, or replies in another form; a note names the edit.
+    """
+    named = server.named()
+    for entry in entries:
+        prompts = [prompt for prompt in prompts_of(entry.edit, chat=chat) if prompt.kind in kinds]
+        try:
+            answers = tuple(_served_answer(named, prompt) for prompt in prompts)
+        except ServerError as error:
+            error.add_note(f"asked for the edit {entry.name!r}")
+            raise
+        yield CheckedEdit(entry=entry, answers=answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionServer:
+    """A server of language models.
+
+    Attributes:
+        url: its address, with or without ``/v1``.
+        model: the model's name there; None: the only one that it lists.
+        key: sent as a bearer token; never shown.
+        seconds: the time limit for one answer.
+    """
+
+    url: str
+    model: str | None = None
+    key: str | None = None
+    seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        """Check the address.
+
+        Raises:
+            ConfigError: it is no HTTP address.
+        """
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(f"--server {self.url!r}: expected an address such as http://localhost:8080")
+
+    def named(self) -> CompletionServer:
+        """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists.
+
+        Raises:
+            ConfigError: it lists several and none is given, or it does not list the given one.
+            ServerError: it can't be asked.
+        """
+        data = self._ask("models")
+        try:
+            listed = [str(one["id"]) for one in data["data"]]
+        except (LookupError, TypeError) as error:
+            raise self._unexpected(data, "a list of models with data[].id") from error
+        if self.model is None and len(listed) != 1:
+            raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
+        if self.model is not None and self.model not in listed:
+            raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
+        return replace(self, model=self.model or listed[0])
+
+    def complete(self, prompt: str, *, tokens: int) -> str:
+        """Return the greedy continuation of a prompt, at most ``tokens`` tokens.
+
+        Raises:
+            ServerError: the server can't be reached, takes too long, refuses, or replies in another form.
+        """
+        body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": False}
+        data = self._ask("completions", body)
+        try:
+            return str(data["choices"][0]["text"])
+        except (LookupError, TypeError) as error:
+            raise self._unexpected(data, "a completion with choices[0].text") from error
+
+    def answer(self, question: str, *, tokens: int) -> str:
+        """Return the greedy answer to a user's turn, at most ``tokens`` tokens.
+
+        Raises:
+            ServerError: as `complete`.
+        """
+        turns = [{"role": "user", "content": question}]
+        body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0, "stream": False}
+        data = self._ask("chat/completions", body)
+        try:
+            return str(data["choices"][0]["message"]["content"])
+        except (LookupError, TypeError) as error:
+            raise self._unexpected(data, "a chat completion with choices[0].message.content") from error
+
+    def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
+        address = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}"
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
+        try:
+            text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
+        except urllib.error.HTTPError as error:
+            reply = error.read(_MOST_BYTES).decode(errors="replace")
+            try:  # two usual forms of an error's message; else the whole reply
+                parsed = json.loads(reply)
+                reply = str(parsed.get("message") or parsed["error"]["message"])
+            except (ValueError, LookupError, TypeError, AttributeError):
+                pass
+            way = f"set the server's API key in {KEY}" if error.code in (401, 403) else "check the address and --served"
+            raise ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            problem = f"can't be reached: {reason}; check the address, and that the server runs"
+            if isinstance(reason, TimeoutError):
+                problem = f"did not answer within {self.seconds:g} s; wait longer with --timeout"
+            raise ServerError(f"{address} {problem}") from error
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._unexpected(text.decode(errors="replace"), "JSON") from error
+
+    def _unexpected(self, found: Any, expected: str) -> ServerError:
+        reply = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        return ServerError(
+            f"{self.url} replied {reply[:_SHOWN]!r}; expected {expected}, as OpenAI-compatible servers give at /v1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedPrompt:
+    """A prompt of an edit: ``ask`` is sent to the server, ``target`` is the expected answer.
+
+    ``anywhere``: one of ``names`` may be anywhere in the text, not only at its start (for a question). ``leads``: the
+    prompt begins with the edit's subject. ``chat``: the prompt is a user's turn.
+    """
+
+    kind: Kind
+    ask: str
+    target: str
+    names: tuple[str, ...]
+    anywhere: bool = False
+    leads: bool = False
+    chat: bool = False
+
+    def is_answered(self, text: str) -> bool:
+        """Whether a continuation has the expected answer."""
+        if self.chat and not self.anywhere:
+            return any(mentions(first_sentence(text), name) for name in self.names)
+        matches = mentions if self.anywhere else begins_with
+        return any(matches(text, name) for name in self.names)
+
+
+def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
+    """Yield all prompts of an edit, like `kg_edit.reports.probes.probes` for a model in memory."""
+    in_chat = edit.forms[0] if chat is None else chat
+    both = chat is None and len(edit.forms) > 1
+
+    def statement(kind: Kind, prompt: str, target: str) -> ServedPrompt:
+        text = prompt.rstrip()
+        leads = text.startswith(edit.subject) and not in_chat
+        return ServedPrompt(kind=kind, ask=text, target=target, names=(target,), leads=leads, chat=in_chat)
+
+    rewrite = statement("rewrite", edit.text, edit.target_new)
+    yield rewrite
+    if both:  # the edit's own prompt once more, in chat form
+        yield replace(rewrite, kind="paraphrase", chat=True, leads=False)
+    for prompt in edit.paraphrases:
+        yield statement("paraphrase", prompt, edit.target_new)
+    for question in edit.portability:
+        from kg_edit.scoring.questions import format_question_with_shots, right_answers  # they import torch
+
+        yield ServedPrompt(
+            kind="portability",
+            ask=format_question_with_shots(question.question),
+            target=question.answer,
+            names=right_answers(question),
+            anywhere=True,
+            chat=in_chat,
+        )
+    for prompt in edit.neighborhood if edit.target_true else ():
+        yield statement("locality", prompt, edit.target_true or "")
+
+
+def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
+    tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token has at least one byte
+
+    def asked(lead: str) -> Answer:
+        if prompt.chat:
+            text = server.answer(prompt.ask, tokens=tokens + _SENTENCE).strip()
+        else:
+            text = server.complete(lead + prompt.ask, tokens=tokens).split("\n", 1)[0].strip()
+        right = prompt.is_answered(text)
+        shown = prompt.ask.rpartition("\n\n")[2]  # a question without its few shots
+        return Answer(
+            kind=prompt.kind,
+            prompt=shown,
+            target=prompt.target,
+            text=text,
+            success=right,
+            right=right,
+            led=bool(lead),
+        )
+
+    first = asked("")
+    if first.right or not prompt.leads:
+        return first
+    again = asked(LEAD)
+    return again if again.right else first

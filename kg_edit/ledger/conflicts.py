@@ -20,7 +20,7 @@ ConflictKind = Literal["contradiction", "duplicate", "near keys"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conflict:
-    """Two standing edits in conflict, the earlier one first; ``cosine`` of their keys if these are near, else None."""
+    """Two active edits in conflict, the earlier one first; ``cosine`` of their keys if these are near, else None."""
 
     kind: ConflictKind
     first: Entry
@@ -42,26 +42,37 @@ class Conflict:
             "later edit may overwrite the earlier one; run kg-edit patch check"
         )
 
+    def other(self, entry: Entry) -> Entry | None:
+        """Return the edit with which ``entry`` is in conflict; None if the conflict is between two others."""
+        if entry.place not in (self.first.place, self.second.place):
+            return None
+        return self.second if self.first.place == entry.place else self.first
+
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
-    """All pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
-    about_one = {(one, two): kind for one, two in combinations(entries, 2) if (kind := _same_fact(one.edit, two.edit))}
-    near = {(one, two): cosine for one, two, cosine in _near(entries, changes)}
-    pairs = dict.fromkeys([*about_one, *near])
+    """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
+    same = {(one, two): kind for one, two in combinations(entries, 2) if (kind := _same_fact(one.edit, two.edit))}
+    near = {(one, two): cosine for one, two, cosine in _near_keys(entries, changes)}
     return tuple(
-        Conflict(kind=about_one.get(pair, "near keys"), first=pair[0], second=pair[1], cosine=near.get(pair))
-        for pair in pairs
+        Conflict(kind=same.get(pair, "near keys"), first=pair[0], second=pair[1], cosine=near.get(pair))
+        for pair in dict.fromkeys([*same, *near])
     )
 
 
 def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
-    """Pairs of ``entries`` with different targets for one fact, of which the model can say only one."""
+    """Return the pairs of ``entries`` with different targets for one fact, of which the model can predict only one."""
     return tuple(conflict for conflict in conflicts(entries, {}) if conflict.kind == "contradiction")
 
 
 def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
-    if not (_agree(one.subject_id, two.subject_id, one.subject, two.subject) and _same_relation(one, two)):
+    """How two edits of one subject and one relation are in conflict; None if they are not."""
+    if not _agree(one.subject_id, two.subject_id, one.subject, two.subject):
         return None
+    if one.prompt != two.prompt:
+        if not (one.relation and two.relation) and not (one.relation_id and two.relation_id):
+            return None
+        if not _agree(one.relation_id, two.relation_id, one.relation or "", two.relation or ""):
+            return None
     if set(one.forms).isdisjoint(two.forms):  # in plain text and in chat form: one does not reach the other
         return None
     if not _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new):
@@ -70,51 +81,40 @@ def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
     return "duplicate" if needless else None
 
 
-def _same_relation(one: Edit, two: Edit) -> bool:
-    if one.prompt == two.prompt:
-        return True
-    if one.relation_id and two.relation_id:
-        return one.relation_id == two.relation_id
-    return bool(one.relation and two.relation and one.relation.casefold() == two.relation.casefold())
-
-
 def _agree(one_id: str | None, two_id: str | None, one: str, two: str) -> bool:
+    """Whether two names mean the same: by their ids if both have one, because one name may have several bearers."""
     return one_id == two_id if one_id and two_id else one.casefold() == two.casefold()
 
 
-def _near(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
-    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight."""
-    most: dict[tuple[int, int], float] = {}
-    for places, keys in _keys(entries, changes).values():
-        units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)
-        cosines = abs(np.triu(units.T @ units, k=1))
-        for row, column in np.argwhere(cosines > COSINE).tolist():
-            pair = places[row], places[column]
-            most[pair] = max(most.get(pair, 0.0), float(cosines[row, column]))
-    for (row, column), cosine in sorted(most.items()):
-        yield entries[row], entries[column], round(cosine, 4)
-
-
-def _keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
-    """For each weight: the places of the edits in ``entries``, and the keys under which they were written, [in, edits].
+def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
+    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight.
 
     The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
     of which only some store keys counts as one that stores none.
     """
-    places, keys = dict[str, list[int]](), dict[str, list[Array]]()
     row = {entry.place: index for index, entry in enumerate(entries)}
+    rows_of, keys_of = dict[str, list[int]](), dict[str, list[Array]]()  # by weight
     for step, change in changes.items():
         own = columns(change)
         if own is None:
             continue
-        places_of_step = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        if not row.keys() >= set(places_of_step):  # added after the entries were read
+        places = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
+        if not row.keys() >= set(places):  # added after the entries were read
             continue
-        rows = [row[place] for place in places_of_step]
         firsts = [mine[0] for mine in own]  # the first column is the edit's own; further facts are about other subjects
         for name, pair in change.factors.items():
-            places.setdefault(name, []).extend(rows)
             stored = change.keys.get(name, pair.right)
-            written = stored if stored.shape == pair.right.shape else pair.right
-            keys.setdefault(name, []).append(written[:, firsts].astype(np.float32))
-    return {name: (places[name], np.concatenate(found, 1)) for name, found in keys.items()}
+            keys = stored if stored.shape == pair.right.shape else pair.right  # [in, columns]
+            rows_of.setdefault(name, []).extend(row[place] for place in places)
+            keys_of.setdefault(name, []).append(keys[:, firsts].astype(np.float32))
+
+    largest: dict[tuple[int, int], float] = {}
+    for name, parts in keys_of.items():
+        keys = np.concatenate(parts, 1)  # [in, edits]
+        units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)
+        cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
+        for one, two in np.argwhere(cosines > COSINE).tolist():
+            pair_of_rows = rows_of[name][one], rows_of[name][two]
+            largest[pair_of_rows] = max(largest.get(pair_of_rows, 0.0), float(cosines[one, two]))
+    for (one, two), cosine in sorted(largest.items()):
+        yield entries[one], entries[two], round(cosine, 4)

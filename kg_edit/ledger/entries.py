@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -15,22 +15,11 @@ from kg_edit.errors import PatchError, unknown_name
 
 if TYPE_CHECKING:  # edits are listed without torch
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.changes import Changes
 
-State = Literal["standing", "removed"]
-_NEEDED = "edit", "method"
-_NO_RECORD = "the patch has no readable records of its edits; make the patch again with this version"
-
-
-class HasEdits(Protocol):
-    """A patch, or a summary of one."""
-
-    @property
-    def edits(self) -> tuple[Mapping[str, Any], ...]:
-        """One record for each edit."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the patch changes nothing."""
+State = Literal["active", "removed"]
+_NEEDED = "edit", "method"  # fields of a patch's record of an edit
+_NO_RECORD = "the patch has no readable records of its edits; make the patch again"
 
 
 class EditPosition(NamedTuple):
@@ -55,46 +44,44 @@ class Entry:
     record: Mapping[str, Any]
 
 
-def entries(steps: Mapping[int, Sequence[Mapping[str, Any]]], standing: Mapping[int, HasEdits]) -> tuple[Entry, ...]:
-    """Make an entry for every record of every step as it was added; ``standing`` has the patches that stand now."""
-    added = [
-        (EditPosition(step, record["edit"]["id"]), record) for step, records in steps.items() for record in records
-    ]
-    ids = Counter(place.id for place, _ in added)
-    here = {
-        EditPosition(step, record["edit"]["id"]): record for step, patch in standing.items() for record in patch.edits
-    }
-    now = [(place, here.get(place, record)) for place, record in added]
+def entries(
+    steps: Mapping[int, Sequence[Mapping[str, Any]]], active: Mapping[int, Patch | Changes]
+) -> tuple[Entry, ...]:
+    """Make an entry for every record of every step as it was added; ``active`` has the present patches."""
+    added = {EditPosition(step, record["edit"]["id"]): record for step, records in steps.items() for record in records}
+    now = {EditPosition(step, record["edit"]["id"]): record for step, patch in active.items() for record in patch.edits}
+    ids = Counter(place.id for place in added)
     return tuple(
         Entry(
             place=place,
             name=place.id if ids[place.id] == 1 else f"{place.step}/{place.id}",
-            state="standing" if place in here else "removed",
+            state="active" if place in now else "removed",
             edit=edit_of(record),
             method=record["method"],
             record=record,
         )
-        for place, record in now
+        for place, record in (added | {place: now[place] for place in added if place in now}).items()
     )
 
 
-def entries_of(patch: HasEdits) -> tuple[Entry, ...]:
-    """The edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on.
+def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
+    """Return the edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on.
 
     Raises:
-        PatchError: the patch does not say what its edits are.
+        PatchError: the patch does not record what its edits are.
     """
     _check_readable(patch)
     seen, found = Counter[str](), list[Entry]()
-    for entry in entries({1: patch.edits}, {}):  # {}: each entry keeps its own record
-        seen[id_ := entry.place.id] += 1
+    for record in patch.edits:
+        seen[id_ := record["edit"]["id"]] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
-        found.append(replace(entry, name=name, state="standing"))
+        (entry,) = entries({1: [record]}, {})
+        found.append(replace(entry, name=name, state="active"))
     return tuple(found)
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
-    """The edit of a patch's record.
+    """Return the edit of a patch's record.
 
     Raises:
         PatchError: the record has no valid edit.
@@ -105,7 +92,7 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
         raise PatchError(_NO_RECORD) from error
 
 
-def _check_readable(patch: HasEdits) -> None:
+def _check_readable(patch: Patch | Changes) -> None:
     """Refuse a patch that changes something without records of its edits."""
     if not (patch.edits or patch.is_empty):
         raise PatchError(_NO_RECORD)
@@ -138,7 +125,7 @@ def check_records(patch: Patch) -> None:
 
 
 def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
-    """The positions of the edits with these names; ``3/*`` means all edits of step 3.
+    """Return the positions of the edits with these names; ``3/*`` means all edits of step 3.
 
     Raises:
         UnknownNameError: no edit has a name.
@@ -146,7 +133,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
     """
     found: list[EditPosition] = []
     for name in names:
-        fitting = _called(known, name)
+        fitting = _named(known, name)
         if not fitting:
             raise unknown_name("edit", name, (entry.name for entry in known))
         if len(fitting) > 1 and not name.endswith("/*"):
@@ -163,20 +150,18 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
         PatchError: there is such a name.
     """
     for name in names:
-        states = {entry.state for entry in _called(known, name)}
-        if states == {"removed"}:
+        if {entry.state for entry in _named(known, name)} == {"removed"}:
             raise PatchError(
                 f"{name!r} is already removed; kg-edit patch show LEDGER says when, patch list LEDGER shows all edits"
             )
 
 
-def _called(known: Sequence[Entry], name: str) -> list[Entry]:
+def _named(known: Sequence[Entry], name: str) -> list[Entry]:
     """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id."""
-    fitting = [entry for entry in known if _is_called(entry, name)]
+    fitting = [
+        entry
+        for entry in known
+        if name in (entry.place.id, f"{entry.place.step}/{entry.place.id}", f"{entry.place.step}/*")
+    ]
     own = [entry for entry in fitting if entry.name == name]
     return own if len(own) == 1 and not name.endswith("/*") else fitting
-
-
-def _is_called(entry: Entry, name: str) -> bool:
-    step, id_ = entry.place
-    return name in (id_, f"{step}/{id_}", f"{step}/*")

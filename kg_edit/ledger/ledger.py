@@ -1,112 +1,45 @@
 """A ledger: a folder of patches with a history, and the one patch that is their sum.
 
-`Ledger` opens, reads and changes it. An `Addition` is a patch file to be added. Several are added together: either all
-of them or none.
+`Ledger` opens, reads and changes it. Edits are added as patches (`add`, `add_all`) or computed on the ledger's model
+(`make`), removed (`remove`), and each of these changes can be undone (`undo`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import NamedTuple, Self
 
 import networkx as nx
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.ledger.conflicts import Conflict, conflicts
-from kg_edit.ledger.entries import EditPosition, Entry, check_records, entries, places_of, refuse_removed
-from kg_edit.ledger.log import (
-    Added,
-    Event,
-    PatchStep,
-    Removed,
-    Store,
-    StoredFile,
-    Undone,
-    in_force,
-    open_store,
-    refuse_twice,
-    sha256_of,
-    stamp,
-    standing,
-)
+from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
+from kg_edit.ledger.listing import Addition, Listing
+from kg_edit.ledger.log import Added, Event, PatchStep, Removed, Undone, in_force, sha256_of, stamp
 from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, total, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import Changes
 from kg_edit.patches.guards import refuse_disabling
 
 
-@dataclass(frozen=True, kw_only=True)
-class Addition:
-    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
+class _New(NamedTuple):
+    """A patch to add, its source file if it has one, and the steps after which it was computed."""
 
-    path: Path
-    after: tuple[int, ...] = ()
-
-
-def loaded(additions: Sequence[Addition]) -> Iterator[tuple[Addition, Patch]]:
-    """Yield each addition with its patch, after checking that the patch can be in a ledger.
-
-    Raises:
-        PatchError: a patch is damaged; a note names its file.
-    """
-    for addition in additions:
-        patch = Patch.load(addition.path)
-        with annotate_errors(addition):
-            check_addable(patch)
-        yield addition, patch
+    patch: Patch
+    source: Path | None
+    after: tuple[int, ...]
 
 
-@contextmanager
-def annotate_errors(addition: Addition) -> Iterator[None]:
-    """Add a note with the file's name to an error in the ``with`` block."""
-    try:
-        yield
-    except PatchError as error:
-        error.add_note(f"in {addition.path}")
-        raise
-
-
-def check_addable(patch: Patch) -> None:
-    """Refuse a patch that can't be in any ledger.
-
-    Raises:
-        PatchError: its records are not those of edits, or it has a value that is not finite.
-    """
-    check_records(patch)
-    patch.check_finite()
-
-
-def refuse_repeated(additions: Sequence[Addition]) -> None:
-    """Refuse additions if two of them are the same file.
-
-    Raises:
-        PatchError: two are the same.
-    """
-    seen = dict[str, Path]()
-    for addition in additions:
-        digest = sha256_of(addition.path)
-        if first := seen.get(digest):
-            what = "is given twice" if first == addition.path else f"is the same patch as {first}"
-            raise PatchError(f"{addition.path} {what}; give it once, or use --force (force=True) to add it twice")
-        seen[digest] = addition.path
-
-
-class Ledger:
+class Ledger(Listing):
     """Patches of one model, in the order in which they were added; every property describes the present state.
 
     Each change is one more line in the log, so it happens completely or not at all, and can be undone. After edits are
-    removed, a ledger is as if they had never been asked for.
+    removed, a ledger is the same as if they had never been made.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self._store = Store(Path(folder))
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = True) -> Self:
@@ -116,59 +49,24 @@ class Ledger:
             OutputError: something else is at this path.
             PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
         """
-        open_store(path, create=create)
-        return cls(path)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the ledger."""
-        return self._store.folder
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """All events, including those that were undone."""
-        return self._store.events()
-
-    @property
-    def steps(self) -> tuple[PatchStep, ...]:
-        """The standing patches, in the order in which they were added."""
-        return standing(self.events)
+        return super().open(path, create=create)
 
     @property
     def patches(self) -> dict[int, Patch]:
-        """The patch of every standing step."""
+        """The patch of every active step."""
         return {step.number: self._store.get(step.file) for step in self.steps}
 
     @property
-    def changes(self) -> dict[int, Changes]:
-        """The changes of every standing step, as plain arrays."""
-        return {step.number: self._store.changes(step.file) for step in self.steps}
-
-    @property
     def patch(self) -> Patch:
-        """The sum of all standing patches; the edited model is the model with this patch."""
+        """The sum of all active patches; the edited model is the model with this patch."""
         return total(self.patches.values())
 
     @property
-    def edits(self) -> tuple[Entry, ...]:
-        """Every edit that was added and not undone, standing or removed."""
-        added = [event for event in in_force(self.events) if isinstance(event, Added)]
-        return entries({event.number: self._store.get(event.file).edits for event in added}, self.patches)
-
-    @property
     def recomputed(self) -> dict[EditPosition, Removed]:
-        """For each standing edit that was computed again, the removal that caused it."""
-        here = {entry.place for entry in self.edits if entry.state == "standing"}
+        """For each active edit that was computed again, the removal that caused it."""
+        active = {entry.place for entry in self.active}
         found = recomputed_edits(in_force(self.events), self._store.get)
-        return {place: event for place, event in found.items() if place in here}
-
-    def file(self, step: PatchStep) -> Path:
-        """The path of a step's patch file."""
-        return self._store.path(step.file)
-
-    def conflicts(self) -> tuple[Conflict, ...]:
-        """Pairs of standing edits in conflict."""
-        return conflicts([entry for entry in self.edits if entry.state == "standing"], self.changes)
+        return {place: event for place, event in found.items() if place in active}
 
     def add(
         self,
@@ -179,32 +77,34 @@ class Ledger:
         force: bool = False,
         model: LanguageModel | None = None,
     ) -> int:
-        """Add a patch, or a patch file; return its step's number.
+        """Add a patch, or a patch file. A conflict does not prevent an addition; `conflicts` finds it.
 
-        ``after`` are the steps that the model had when the patch was computed; none for a patch of the unedited model.
-        ``on`` are the steps on which its outcome was checked: the patch is added only if exactly these steps stand,
-        with the same files (None: no check). With ``model``, the change is also compared with the model's weights. A
-        conflict does not prevent an addition; `conflicts` finds it.
+        Args:
+            patch: the patch, or the path of its file.
+            after: the steps that the model had when the patch was computed; none for a patch of the unedited model.
+            on: the steps on which the edit's result was checked: the patch is added only if exactly these steps are
+                active, with the same files. None: no check.
+            force: add a patch that is in the ledger already, or would probably break the model.
+            model: also compare the change with this model's weights.
+
+        Returns:
+            The number of the new step.
 
         Raises:
-            PatchError: the patch is damaged, already in the ledger, or would probably break the model; with ``force``
-                only if it is damaged.
+            PatchError: the patch is damaged, already in the ledger, or would probably break the model.
             PatchMismatchError: the patch is for another model than the others.
-            LedgerChangedError: the standing steps differ from ``on``.
+            LedgerChangedError: the active steps differ from ``on``.
             OutputError: the ledger can't be written.
         """
         source = None if isinstance(patch, Patch) else Path(patch)
-        found = patch if isinstance(patch, Patch) else Patch.load(patch)
-        check_addable(found)
+        found = _checked(patch if isinstance(patch, Patch) else Patch.load(patch), source)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
-            if unknown := set(after) - set(self.patches):
+            if unknown := set(after) - {step.number for step in self.steps}:
                 raise PatchError(f"the patch can't come after step {min(unknown)}, which the ledger no longer has")
-            if source and not force:
-                refuse_twice(source, self.steps)
-            self._check(found, list(self.patches.values()), force=force, model=model)
-            return self._written([(source or found, source)], [tuple(after)])[0]
+            (number,) = self._add([_New(found, source, tuple(after))], force=force, model=model)
+        return number
 
     def add_all(
         self, additions: Sequence[Addition], *, force: bool = False, model: LanguageModel | None = None
@@ -214,14 +114,22 @@ class Ledger:
         Raises:
             KgEditError: as `add`; and without ``force`` also if a file is given twice.
         """
-        read = [*loaded(additions)]
+        patches = [_checked(Patch.load(addition.path), addition.path) for addition in additions]
         if not force:
-            refuse_repeated(additions)
-        with self._store.locked():
-            self._check_all(read, force=force, model=model)
+            seen = dict[str, Path]()
+            for path in (addition.path for addition in additions):
+                digest = sha256_of(path)
+                if first_path := seen.get(digest):
+                    what = "is given twice" if first_path == path else f"is the same patch as {first_path}"
+                    raise PatchError(f"{path} {what}; give it once, or use --force (force=True) to add it twice")
+                seen[digest] = path
+        with self._store.locked():  # makes the folder, so all that can be refused before is
             first = len(self.events) + 1
-            after = [tuple(first + place for place in addition.after) for addition in additions]
-            return self._written([(addition.path, addition.path) for addition in additions], after)
+            new = [
+                _New(patch, addition.path, tuple(first + index for index in addition.after))
+                for addition, patch in zip(additions, patches, strict=True)
+            ]
+            return self._add(new, force=force, model=model)
 
     def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
         """Make edits on the model with this ledger's patches, and add them; return the step's number.
@@ -231,12 +139,12 @@ class Ledger:
         """
         method.check(edits)
         with self._store.locked():
-            here = self.patches
-            before = total(here.values())
+            patches = self.patches
+            before = total(patches.values())
             patch = method.update(edits, before=None if before.is_empty else before)
-            check_records(patch)
-            self._check(patch, list(here.values()), force=force, model=method.model)
-            return self._written([(patch, None)], [() if before.is_empty else tuple(here)])[0]
+            new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
+            (number,) = self._add([new], force=force, model=method.model)
+        return number
 
     def remove(
         self,
@@ -245,26 +153,30 @@ class Ledger:
         model: LanguageModel | None = None,
         graph: SubgraphSource | nx.DiGraph | None = None,
     ) -> tuple[Entry, ...]:
-        """Remove edits by their ids or names (``3/*``: all of step 3); return the removed edits.
+        """Remove edits; other edits that were computed on a model with them are computed again.
 
-        ``model`` (unedited) and ``graph`` are needed if other edits have to be computed again.
+        Args:
+            names: ids or names of edits; ``3/*`` means all edits of step 3.
+            model: the unedited model, needed if edits have to be computed again.
+            graph: the graph that those edits were computed with.
+
+        Returns:
+            The removed edits.
 
         Raises:
             KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
                 is then unchanged.
         """
         with self._store.locked():
-            wanted, every = tuple(names), self.edits
-            refuse_removed(wanted, every)
-            known = [entry for entry in every if entry.state == "standing"]
-            taken = frozenset(places_of(wanted, known))
-            found = without(self.steps, self.patches, taken, RecomputeContext(model=model, graph=graph))
-            first = self._store.next_file()
-            files: dict[int, StoredFile | None] = {}
-            for offset, (number, patch) in enumerate(found.items()):
-                files[number] = None if patch is None else self._store.put(patch, number=first + offset)
-            self._store.append(Removed(**self._stamp(), edits=tuple(sorted(taken)), files=files))
-        return tuple(entry for entry in known if entry.place in taken)
+            wanted, edits = tuple(names), self.edits
+            refuse_removed(wanted, edits)
+            active = [entry for entry in edits if entry.state == "active"]
+            removed = frozenset(places_of(wanted, active))
+            changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
+            stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
+            files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
+            self._store.append(Removed(**stamp(len(self.events) + 1), edits=tuple(sorted(removed)), files=files))
+        return tuple(entry for entry in active if entry.place in removed)
 
     def undo(self) -> Event:
         """Undo the last event that was not undone yet, and return it.
@@ -277,44 +189,50 @@ class Ledger:
             left = in_force(self.events)
             if not left:
                 raise PatchError(f"there is nothing to undo in {self.folder}")
-            self._store.append(Undone(**self._stamp(), undoes=left[-1].number))
+            self._store.append(Undone(**stamp(len(self.events) + 1), undoes=left[-1].number))
         return left[-1]
 
-    def _check_all(self, read: Sequence[tuple[Addition, Patch]], *, force: bool, model: LanguageModel | None) -> None:
-        """Check patches against the standing ones, and each against those before it."""
-        steps, others = self.steps, list(self.patches.values())
-        for addition, patch in read:
-            if not force:
-                refuse_twice(addition.path, steps)
-            with annotate_errors(addition):
-                self._check(patch, others, force=force, model=model)
+    def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
+        """Check each patch against the active ones and those before it, then store all. Needs the lock."""
+        others = list(self.patches.values())
+        steps = {step.file.sha256: step.number for step in self.steps}
+        for patch, source, _ in new:
+            if source and not force and (number := steps.get(sha256_of(source))):
+                raise PatchError(
+                    f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
+                )
+            with _naming(source):
+                total([*others, patch])  # refuses a patch of another model
+                if model is not None:
+                    patch.check_model(model)
+                if not force:
+                    refuse_disabling(patch, others, model)
             others.append(patch)
-
-    def _check(self, patch: Patch, others: Sequence[Patch], *, force: bool, model: LanguageModel | None) -> None:
-        """Refuse a patch of another model than ``others``, or one that would probably break the model."""
-        total([*others, patch])
-        if model is not None:
-            patch.check_model(model)
-        if not force:
-            refuse_disabling(patch, others, model)
-
-    def _written(
-        self, patches: Sequence[tuple[Patch | Path, Path | None]], after: Sequence[tuple[int, ...]]
-    ) -> tuple[int, ...]:
-        """Store patches, each with its source file, as the next steps; return their numbers.
-
-        The files are written first, then all lines of the log at once, so a kill or a full disk leaves all of them or
-        none.
-        """
-        stored = self._store.put_all([patch for patch, _ in patches])
+        # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
+        files = self._store.put_all([source or patch for patch, source, _ in new])
         first = len(self.events) + 1
         events = [
-            Added(**stamp(first + place), file=file, after=steps, source=source.name if source else None)
-            for place, (file, steps, (_, source)) in enumerate(zip(stored, after, patches, strict=True))
+            Added(**stamp(number), file=file, after=after, source=source.name if source else None)
+            for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first)
         ]
         self._store.append(*events)
         return tuple(event.number for event in events)
 
-    def _stamp(self) -> dict[str, Any]:
-        """The common fields of the next event."""
-        return stamp(len(self.events) + 1)
+
+def _checked(patch: Patch, source: Path | None) -> Patch:
+    """Return a patch that can be in a ledger: its edits are recorded, and every value is finite."""
+    with _naming(source):
+        check_records(patch)
+        patch.check_finite()
+    return patch
+
+
+@contextmanager
+def _naming(source: Path | None) -> Iterator[None]:
+    """Add a note with the file's name to an error of the ``with`` block."""
+    try:
+        yield
+    except PatchError as error:
+        if source:
+            error.add_note(f"in {source}")
+        raise

@@ -1,45 +1,166 @@
-"""List the content of a ledger (its edits, their sizes and conflicts) without torch."""
+"""Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
+
+`Listing` reads a ledger; `Ledger` extends it with the patches themselves. `check_patches`, `patch_file` and `additions`
+resolve paths. `active_at` also loads the patch, which needs torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from kg_edit.errors import OutputError
 from kg_edit.ledger.conflicts import Conflict, conflicts
-from kg_edit.ledger.entries import Entry, entries
-from kg_edit.ledger.log import Added, Store, in_force, open_store, standing
-from kg_edit.patches.changes import Changes
+from kg_edit.ledger.entries import Entry, entries, entries_of
+from kg_edit.ledger.log import LOG, Added, Event, PatchStep, Store, active_steps, in_force, open_store
+from kg_edit.patches.changes import Changes, read_changes
+from kg_edit.patches.container import check_patch_file
+from kg_edit.storage.run_folder import PATCH
+
+if TYPE_CHECKING:  # paths are checked without importing torch
+    from kg_edit.patches.base import Patch
 
 
-@dataclass(frozen=True)
 class Listing:
-    """A ledger for `kg-edit patch list`; it has the same edits and conflicts as `Ledger`."""
+    """The edits of a ledger, their sizes and their conflicts; every property reads the present state of the folder."""
 
-    store: Store
+    def __init__(self, folder: str | Path) -> None:
+        self._store = Store(Path(folder))
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open the ledger at a path.
+    def open(cls, path: str | Path, *, create: bool = False) -> Self:
+        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added.
 
         Raises:
             OutputError: something else is at this path.
-            PatchError: there is no ledger, or there are patches, but their log is missing.
+            PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
         """
-        return cls(open_store(path, create=False))
+        open_store(path, create=create)
+        return cls(path)
 
-    @cached_property
+    @property
+    def folder(self) -> Path:
+        """The folder of the ledger."""
+        return self._store.folder
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All events, including those that were undone."""
+        return self._store.events()
+
+    @property
+    def steps(self) -> tuple[PatchStep, ...]:
+        """The active patches, in the order in which they were added."""
+        return active_steps(self.events)
+
+    @property
     def changes(self) -> dict[int, Changes]:
-        """The changes of every standing step."""
-        return {step.number: self.store.changes(step.file) for step in standing(self.store.events())}
+        """The changes of every active step, as plain arrays."""
+        return {step.number: self._store.changes(step.file) for step in self.steps}
 
-    @cached_property
+    @property
     def edits(self) -> tuple[Entry, ...]:
-        """Every edit that was added and not undone, standing or removed."""
-        added = [event for event in in_force(self.store.events()) if isinstance(event, Added)]
-        return entries({event.number: self.store.changes(event.file).edits for event in added}, self.changes)
+        """Every edit that was added and not undone, active or removed."""
+        added = [event for event in in_force(self.events) if isinstance(event, Added)]
+        return entries({event.number: self._store.changes(event.file).edits for event in added}, self.changes)
+
+    @property
+    def active(self) -> tuple[Entry, ...]:
+        """The active edits: those that are part of the ledger's patch."""
+        return tuple(entry for entry in self.edits if entry.state == "active")
+
+    def file(self, step: PatchStep) -> Path:
+        """Return the path of a step's patch file."""
+        return self._store.path(step.file)
 
     def conflicts(self) -> tuple[Conflict, ...]:
-        """Pairs of standing edits in conflict."""
-        return conflicts([entry for entry in self.edits if entry.state == "standing"], self.changes)
+        """Return the pairs of active edits in conflict."""
+        return conflicts(self.active, self.changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
+
+    path: Path
+    after: tuple[int, ...] = ()
+
+
+def check_patches(paths: Iterable[Path], *, ledgers: bool = True) -> None:
+    """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
+
+    Raises:
+        PatchError: a path has neither a patch nor a ledger, or has a ledger and ``ledgers`` is false.
+        OutputError: a path has something else, or can't be read.
+    """
+    for path in paths:
+        file = patch_file(path)
+        if file is None and ledgers and path.is_dir():
+            open_store(path, create=False)
+        else:
+            check_patch_file(file or path)
+
+
+def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
+    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
+
+    Raises:
+        PatchError: there is neither, or the patch does not record what its edits are.
+        OutputError: something else is at this path, or it can't be read.
+    """
+    from kg_edit.ledger.ledger import Ledger
+    from kg_edit.patches.base import Patch
+
+    if file := patch_file(Path(path)):
+        patch = Patch.load(file)
+        return patch, entries_of(patch)
+    ledger = Ledger.open(path, create=False)
+    return ledger.patch, ledger.active
+
+
+def active_entries(path: Path) -> tuple[Entry, ...]:
+    """Return the edits of `active_at`, without torch and without the patch.
+
+    Raises:
+        PatchError, OutputError: as `active_at`.
+    """
+    file = patch_file(path)
+    return entries_of(read_changes(file)) if file else Listing.open(path).active
+
+
+def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
+    """Return the additions for the patch files and ledgers that a user names.
+
+    Raises:
+        PatchError: a folder has no ledger.
+        OutputError: something else is at a path, or it can't be read.
+    """
+    found: list[Addition] = []
+    for path in paths:
+        file = patch_file(path)
+        if file is None and path.is_dir():
+            ledger = Listing.open(path)
+            index = {step.number: place for place, step in enumerate(ledger.steps, len(found))}
+            found += [
+                Addition(path=ledger.file(step), after=tuple(index[number] for number in step.after if number in index))
+                for step in ledger.steps
+            ]
+        else:
+            found.append(Addition(path=file or path))
+    return tuple(found)
+
+
+def patch_file(path: Path) -> Path | None:
+    """Return the patch file at a path, or in the folder there; None for a ledger, even if its folder has a patch too.
+
+    Raises:
+        OutputError: the path can't be read.
+    """
+    try:
+        if path.is_file():
+            return path
+        return path / PATCH if (path / PATCH).is_file() and not (path / LOG).is_file() else None
+    except OSError as error:  # the name is too long, or a folder is not readable
+        raise OutputError(f"can't read {path}: {error.strerror}; check the path") from error

@@ -1,7 +1,10 @@
 """The files of a ledger: an append-only log, and patch files that never change.
 
-Events (`Added`, `Removed`, `Undone`) are the lines of the log; `standing` computes the patches that remain after them.
-`Store` reads and writes the folder.
+    ledger.jsonl    {"version": 1, "number": 3, "time": "…", "kg_edit": "0.1.0", "event": "removed", …}
+    patches/        0001.safetensors, 0002.safetensors, …
+
+Each line of the log is one event (`Added`, `Removed`, `Undone`). `active_steps` computes the patches that are left
+after all events. `Store` reads and writes the folder.
 """
 
 from __future__ import annotations
@@ -9,45 +12,51 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import PATCH, folder_lock, is_run, read_settings
 from kg_edit.version import __version__
+from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.patches.base import Patch
 
+VERSION = 1
+LOG, PATCHES = "ledger.jsonl", "patches"
+_WAIT = 5.0  # seconds until another writer is done
 
-class _Said(BaseModel):
+
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StoredFile(_Said):
+class StoredFile(_Frozen):
     """A patch file in the ledger's folder."""
 
     name: str = Field(pattern=r"^[0-9]{4,}\.safetensors$")
     sha256: str
 
 
-class _Happened(_Said):
-    """The fields of all events: a number from 1 on, the time (UTC), and the version of this tool."""
+class _EventFields(_Frozen):
+    """The fields of all events: version of the format, number from 1 on, time (UTC), version of this program."""
 
+    version: Literal[1]
     number: int
     time: str
     kg_edit: str
 
 
-class Added(_Happened):
+class Added(_EventFields):
     """A patch file was added as a step; the event's number identifies the step.
 
     ``after`` are the steps that the model had when the patch was computed; ``source`` is the file from which it was
@@ -60,7 +69,7 @@ class Added(_Happened):
     source: str | None = None
 
 
-class Removed(_Happened):
+class Removed(_EventFields):
     """Edits were removed, each given by step and id.
 
     ``files`` has the new file of each changed step; None if the step has no edit left.
@@ -71,7 +80,7 @@ class Removed(_Happened):
     files: dict[int, StoredFile | None]
 
 
-class Undone(_Happened):
+class Undone(_EventFields):
     """An earlier event, given by its number, was undone."""
 
     event: Literal["undone"] = "undone"
@@ -87,7 +96,7 @@ class Line(RootModel[Annotated[Event, Field(discriminator="event")]]):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchStep:
-    """A standing patch of the ledger: its number, its file, and the steps after which it was computed."""
+    """An active patch of the ledger: its number, its file, and the steps after which it was computed."""
 
     number: int
     file: StoredFile
@@ -95,19 +104,20 @@ class PatchStep:
 
 
 def stamp(number: int) -> dict[str, Any]:
-    """The common fields of an event that happens now."""
-    return {"number": number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "kg_edit": __version__}
+    """Return the common fields of an event that happens now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"version": VERSION, "number": number, "time": now, "kg_edit": __version__}
 
 
 def in_force(events: Iterable[Event]) -> tuple[Added | Removed, ...]:
-    """The events that were not undone."""
+    """Return the events that were not undone."""
     listed = tuple(events)
     undone = {event.undoes for event in listed if isinstance(event, Undone)}
     return tuple(event for event in listed if not isinstance(event, Undone) and event.number not in undone)
 
 
-def standing(events: Iterable[Event]) -> tuple[PatchStep, ...]:
-    """The steps whose sum is the ledger's patch, in the order in which they were added.
+def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
+    """Return the steps whose sum is the ledger's patch, in the order in which they were added.
 
     Raises:
         PatchError: a removal changes a step that does not exist.
@@ -130,10 +140,6 @@ def standing(events: Iterable[Event]) -> tuple[PatchStep, ...]:
     return tuple(steps.values())
 
 
-LOG, PATCHES = "ledger.jsonl", "patches"
-_WAIT = 5.0  # seconds
-
-
 @dataclass(frozen=True, eq=False)
 class Store:
     """Reads and writes a ledger's folder.
@@ -146,11 +152,11 @@ class Store:
     _changes: dict[str, Changes] = field(default_factory=dict)
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether the folder contains a ledger."""
         return (self.folder / LOG).is_file()
 
-    def check_place(self) -> None:
+    def check_folder(self) -> None:
         """Refuse a path that has no ledger, and where none can be made.
 
         Raises:
@@ -158,7 +164,7 @@ class Store:
             PatchError: it contains patches, but their log is missing.
         """
         try:
-            is_file, there = self.folder.exists() and not self.folder.is_dir(), self.is_there
+            is_file, exists = self.folder.exists() and not self.folder.is_dir(), self.exists
             shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
         except OSError as error:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
@@ -167,12 +173,22 @@ class Store:
         self._check_log()
         if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in shown:
             raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
-        if shown and not there and shown != [PATCHES]:
+        if shown and not exists and shown != [PATCHES]:
             raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
+
+    def _check_log(self) -> None:
+        """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
+        if not self.exists and (stored := self._stored()):
+            files = self.folder / PATCHES / "*.safetensors"
+            raise PatchError(
+                f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
+                "records which patches are active, is missing; restore the log from a backup, or start a new ledger "
+                f"with the patches that you want: kg-edit patch add NEW {files}"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other writers out during the ``with`` block; makes the folder. A killed process does not keep the lock.
+        """Keep other writers out during the ``with`` block; make the folder. The lock of a killed process is released.
 
         Raises:
             OutputError: another process writes to the ledger, or the folder can't be made.
@@ -187,17 +203,36 @@ class Store:
             yield
 
     def events(self) -> tuple[Event, ...]:
-        """All complete lines of the log. An incomplete last line, left by a kill, is ignored.
+        """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored.
 
         Raises:
-            PatchError: the log can't be read, a line is no event, or the numbers are not consecutive.
+            PatchError: the log can't be read, a line is no event or of another version, or the numbers are not
+                consecutive.
         """
-        path = self.folder / LOG
-        *lines, _ = _content(path).split(b"\n")  # bytes, because a kill may cut inside a character
-        found = tuple(_event(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
+        path, found = self.folder / LOG, list[Event]()
+        try:
+            *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                value = parse(line)
+                version = value.get("version") if isinstance(value, dict) else None
+                if isinstance(version, int) and version > VERSION:
+                    raise PatchError(
+                        f"{path}, line {number}: version {version} of the format, and this program reads version "
+                        f"{VERSION}; install a later kg-edit"
+                    )
+                found.append(Line.model_validate(value).root)
+            except ValueError as error:  # no JSON, no text, or no event
+                raise PatchError(
+                    f"{path}, line {number}: not a valid event of a ledger; restore the file from a backup"
+                ) from error
         if [event.number for event in found] != list(range(1, len(found) + 1)):
             raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
-        return found
+        return tuple(found)
 
     def append(self, *events: Event) -> None:
         """Write events, all of them in one write; when this returns, they are on disk. Needs the lock.
@@ -208,13 +243,19 @@ class Store:
         drop_cut_line(self.folder / LOG)
         append_lines(self.folder / LOG, [event.model_dump_json() for event in events])
 
-    def put_all(self, patches: Sequence[Patch | Path]) -> list[StoredFile]:
-        """Store each patch as the next file; if one can't be written, none is kept. Needs the lock.
+    def put_all(self, patches: Iterable[Patch | Path]) -> list[StoredFile]:
+        """Store each patch as the next file; if one can't be written, none is stored. Needs the lock.
 
         Raises:
             PatchError, OutputError: as `put`.
         """
-        first, stored = self.next_file(), list[StoredFile]()
+        # The next unused number, after all files in the log and in the folder: an older copy of the log must not make
+        # a new patch overwrite a file.
+        events, stored = self.events(), list[StoredFile]()
+        named = [event.file for event in events if isinstance(event, Added)]
+        named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
+        stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
+        first = 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
         try:
             for number, patch in enumerate(patches, first):
                 stored.append(self.put(patch, number=number))
@@ -242,33 +283,12 @@ class Store:
             os.fsync(file)
         return StoredFile(name=target.name, sha256=sha256_of(target))
 
-    def next_file(self) -> int:
-        """The next unused file number, after all files in the log and in the folder."""
-        events = self.events()
-        named = [event.file for event in events if isinstance(event, Added)]
-        named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
-        stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
-        return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
-
     def _stored(self) -> tuple[Path, ...]:
         """The patch files in the folder, without those that are still being written."""
         return tuple(path for path in (self.folder / PATCHES).glob("*.safetensors") if path.name[0] != ".")
 
-    def _check_log(self) -> None:
-        """Refuse a folder of patches without their log, since the standing patches are unknown.
-
-        No stored patch may be overwritten then.
-        """
-        if not self.is_there and (stored := self._stored()):
-            files = self.folder / PATCHES / "*.safetensors"
-            raise PatchError(
-                f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
-                "says which patches are used, is missing; restore the log from a backup, or start a new ledger with "
-                f"the patches that you want: kg-edit patch add NEW {files}"
-            )
-
     def path(self, file: StoredFile) -> Path:
-        """The path of a stored patch file."""
+        """Return the path of a stored patch file."""
         return self.folder / PATCHES / file.name
 
     def get(self, file: StoredFile) -> Patch:
@@ -284,7 +304,7 @@ class Store:
         return self._loaded[file.sha256]
 
     def changes(self, file: StoredFile) -> Changes:
-        """The changes of a stored patch, read without torch.
+        """Read the changes of a stored patch, without torch.
 
         Raises:
             PatchError: as `get`.
@@ -309,28 +329,14 @@ def open_store(path: str | Path, *, create: bool = True) -> Store:
         PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
     """
     store = Store(Path(path))
-    store.check_place()
-    if not create and not store.is_there:
+    store.check_folder()
+    if not create and not store.exists:
         raise PatchError(f"there is no ledger at {path}; make one: kg-edit patch add {path} patch.safetensors")
     return store
 
 
-def refuse_twice(source: Path, steps: Iterable[PatchStep]) -> None:
-    """Refuse a file that is already one of the steps.
-
-    Raises:
-        PatchError: it is one.
-    """
-    digest = sha256_of(source)
-    for step in steps:
-        if step.file.sha256 == digest:
-            raise PatchError(
-                f"{source} is already in the ledger, as step {step.number}; use --force (force=True) to add it twice"
-            )
-
-
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex.
+    """Return the SHA-256 of a file, in hex.
 
     Raises:
         PatchError: it can't be read.
@@ -340,19 +346,3 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
-
-
-def _event(line: bytes, place: str) -> Event:
-    try:
-        return Line.model_validate_json(line.decode()).root
-    except (UnicodeDecodeError, ValidationError) as error:
-        raise PatchError(f"{place}: not a valid event of a ledger; restore the file from a backup") from error

@@ -177,7 +177,7 @@ def patch_add(folder: Path) -> Case:
     for place in range(3):
         made_up(edits_of(2, start=2 * place)).save(folder / f"{place}.safetensors")
     arguments = ["patch", "add", "ledger", *(f"{place}.safetensors" for place in range(3))]
-    return Case("patch add", _KG_EDIT, arguments, folder, lambda: _standing(folder), again=(2,), atomic=True)
+    return Case("patch add", _KG_EDIT, arguments, folder, lambda: _active(folder), again=(2,), atomic=True)
 
 
 def subtract(folder: Path) -> Case:
@@ -196,7 +196,7 @@ def ledger_remove(folder: Path) -> Case:
         ledger.add(made_up(edits_of(2, start=2 * place)))
 
     def made() -> Any:
-        names = _standing(folder)
+        names = _active(folder)
         return None if names is not None and len(names) == 6 else names
 
     arguments = ["patch", "remove", "ledger", "e0", "e1"]
@@ -251,10 +251,10 @@ def _hashes(folder: Path, *names: str) -> Any:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
 
 
-def _standing(folder: Path) -> Any:
+def _active(folder: Path) -> Any:
     """The names of the edits that stand; None without a ledger, or with an empty one."""
     if not (folder / "ledger" / "ledger.jsonl").exists():
         return None
     ledger = Ledger.open(folder / "ledger")
     assert ledger.conflicts() is not None  # every patch that stands can be read
-    return [entry.name for entry in ledger.edits if entry.state == "standing"] or None
+    return [entry.name for entry in ledger.edits if entry.state == "active"] or None

@@ -231,12 +231,12 @@ function entry(found) {
 function showLedger(found, said) {
   byId("ledger-folder").textContent = found.folder;
   const count = (number) => `${number} edit${number === 1 ? "" : "s"}`;
-  byId("ledger-said").textContent = said || (found.edits.length ? `${count(found.standing)} active.` : "The ledger has no edits yet.");
+  byId("ledger-said").textContent = said || (found.edits.length ? `${count(found.active)} active.` : "The ledger has no edits yet.");
   byId("entries").hidden = !found.edits.length;
   byId("entries").tBodies[0].replaceChildren(...found.edits.map(entry));
-  byId("standing").textContent = count(found.standing);
-  byId("on-ledger-field").hidden = !found.standing;
-  if (!found.standing) byId("on_ledger").checked = false;
+  byId("active").textContent = count(found.active);
+  byId("on-ledger-field").hidden = !found.active;
+  if (!found.active) byId("on_ledger").checked = false;
 }
 
 async function keep() {

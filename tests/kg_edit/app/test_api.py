@@ -191,13 +191,13 @@ def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path:
         code, ledger = server.post("/api/ledger", {"id": first["id"]})
         assert code == 200
         assert [(edit["name"], edit["state"], edit["target"]) for edit in ledger["edits"]] == [
-            ("lebron-james-1", "standing", "Los Angeles Lakers")
+            ("lebron-james-1", "active", "Los Angeles Lakers")
         ]
         _, second = server.post("/api/try", {**EDIT, "target_new": "Miami Heat", "on_ledger": True})
         assert second["outcomes"][0]["before"] == first["outcomes"][0]["after"]
         _, ledger = server.post("/api/ledger", {"id": second["id"], "force": True})
         assert "remove one of them" in ledger["edits"][0]["conflicts"][0]
-        assert json.loads(server.get("/api/state")[1])["standing"] == 2
+        assert json.loads(server.get("/api/state")[1])["active"] == 2
     assert [step.after for step in Ledger.open(tmp_path / "ledger").steps] == [(), (1,)]
 
 
@@ -212,7 +212,7 @@ def test_an_edit_that_looks_disabling_is_kept_only_when_asked_twice(
         _, tried = server.post("/api/try", EDIT)
         code, problem = server.post("/api/ledger", {"id": tried["id"]})
         assert (code, problem["kind"]) == (422, "PatchError")
-        assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["standing"] == 1
+        assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["active"] == 1
 
 
 def test_an_edit_is_kept_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_an_edit_is_kept_once_however_often_it_is_asked_for(tmp_path: Path) -> N
         wanted = {"id": tried["id"], "force": True}
         with ThreadPoolExecutor(2) as pool:  # a double click
             answers = list(pool.map(lambda _: server.post("/api/ledger", wanted), range(2)))
-        assert [(code, ledger["standing"]) for code, ledger in answers] == [(200, 1)] * 2
+        assert [(code, ledger["active"]) for code, ledger in answers] == [(200, 1)] * 2
         ledger = Ledger.open(tmp_path / "ledger")
         assert len(ledger.events) == 1
         ledger.undo()
-        assert server.post("/api/ledger", wanted)[1]["standing"] == 1  # it does not stand any more
+        assert server.post("/api/ledger", wanted)[1]["active"] == 1  # it does not stand any more
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
@@ -233,13 +233,13 @@ def test_a_step_that_is_back_is_not_kept_beside_itself(tmp_path: Path) -> None:
     made = workshop(tmp_path / "ledger", graph=False)
     tried = made.try_edit(TryRequest(**EDIT))
     ledger = Ledger.open(tmp_path / "ledger")
-    assert made.keep(tried.id, force=True).standing == 1
+    assert made.keep(tried.id, force=True).active == 1
     ledger.remove(["lebron-james-1"])
-    assert made.keep(tried.id, force=True).standing == 1  # as a second step
+    assert made.keep(tried.id, force=True).active == 1  # as a second step
     ledger.undo()
     ledger.undo()  # the first one stands again
     assert [step.number for step in ledger.steps] == [1]
-    assert made.keep(tried.id, force=True).standing == 1
+    assert made.keep(tried.id, force=True).active == 1
 
 
 @pytest.mark.slow
@@ -257,8 +257,8 @@ def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -
             made.keep(on_top.id, force=force)
     assert len(ledger.steps) == 1
     ledger.undo()
-    assert made.keep(on_top.id, force=True).standing == 3  # all is as it was
-    assert made.keep(alone.id, force=True).standing == 4  # of the unedited model, whatever the ledger holds
+    assert made.keep(on_top.id, force=True).active == 3  # all is as it was
+    assert made.keep(alone.id, force=True).active == 4  # of the unedited model, whatever the ledger holds
     late = made.try_edit(TryRequest(**EDIT, on_ledger=True))
     ledger.undo()
     with pytest.raises(LedgerChangedError):

@@ -85,9 +85,7 @@ def test_a_ledger_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path)
     assert "conflict: heat and lakers edit one fact to 'Miami Heat' and to 'Los Angeles Lakers'" in said.out
     said = kg_edit("patch", "list", "ledger", "--picture", "ledger.svg")
     assert (
-        "LeBron James plays for → Miami Heat" in said.out
-        and "standing" in said.out
-        and said.out.count("conflict:") == 1
+        "LeBron James plays for → Miami Heat" in said.out and "active" in said.out and said.out.count("conflict:") == 1
     )
     assert "</svg>" in (place / "ledger.svg").read_text()
     shown = kg_edit("patch", "show", "ledger", "heat").out
@@ -188,7 +186,7 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
             for probe in asked
         )
 
-    monkeypatch.setattr("kg_edit.ledger.check.read", read)
+    monkeypatch.setattr("kg_edit.reports.probes.read", read)
     rival = HEAT.model_copy(update={"id": "rival", "target_new": "Paris"})
     for edit in (HEAT, RIVER, rival):
         kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.safetensors", tiny_folder, edit))

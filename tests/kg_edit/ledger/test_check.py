@@ -1,4 +1,4 @@
-"""A check asks the model that has the patch in it, and tells which facts hold."""
+"""A check asks the edited model the prompts of its edits again, and reports which edits hold."""
 
 from __future__ import annotations
 
@@ -37,50 +37,44 @@ def entries(model: LanguageModel) -> tuple[Entry, ...]:
     return entries_of(WeightPatch(factors=factors, provenance={"edits": records}))
 
 
-def test_facts_that_hold_and_facts_that_do_not() -> None:
+def test_check_reports_edits_that_hold_and_edits_that_fail() -> None:
     model = tiny("llama")
     found = check(model, entries(model))
     assert [one.entry.name for one in found] == ["a", "b"]
-    assert [len(one.readings) for one in found] == [3, 2]
-    failing = [one for one in found if [*one.failures()]]
+    assert [len(one.answers) for one in found] == [3, 2]
+    failing = [one for one in found if one.failures()]
     assert len(failing) == 1
-    ((probe, reading),) = failing[0].failures()
-    assert probe.prompt == "LeBron James plays for" and not reading.right
+    (answer,) = failing[0].failures()
+    assert answer.prompt == "LeBron James plays for" and not answer.right
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "sign", "colour"), [(1, 1, "✓", "green"), (0, 1, "~", "yellow"), (0, 0, "✗", "red")]
+    ("success", "right", "sign", "colour"), [(1, 1, "✓", "green"), (0, 1, "~", "yellow"), (0, 0, "✗", "red")]
 )
-def test_only_what_is_said_is_green(said: int, right: int, sign: str, colour: str) -> None:
+def test_check_table_marks_only_generated_targets_green(success: int, right: int, sign: str, colour: str) -> None:
     (first, _) = check(model := tiny("llama"), entries(model))
-    told = "Massachusetts Pennsylvania Constantinople administrative"
-    readings = [
-        (probe, reading.model_copy(update={"success": bool(said), "right": bool(right), "text": told}))
-        for probe, reading in first.readings
-    ]
-    table = check_table([replace(first, readings=tuple(readings))])
+    text = "Massachusetts Pennsylvania Constantinople administrative"
+    answers = [replace(answer, success=bool(success), right=bool(right), text=text) for answer in first.answers]
+    table = check_table([replace(first, answers=tuple(answers))])
     (cell,) = table.columns[1].cells
     assert isinstance(cell, Text) and (cell.plain, cell.style) == (sign, colour)
     shown = io.StringIO()
     Console(file=shown, width=80).print(table)
-    assert set(told.split()) <= set(shown.getvalue().split()), "no word is broken"
+    assert set(text.split()) <= set(shown.getvalue().split()), "no word is broken"
 
 
-def test_only_the_wanted_kinds_count() -> None:
+def test_failures_are_of_the_given_kinds() -> None:
     model = tiny("llama")
-    every = {
-        (probe.kind, reading.right)
-        for one in check(model, entries(model))
-        for probe, reading in one.failures(("locality",))
-    }
-    assert every <= {("locality", False)}
+    (first, _) = check(model, entries(model))
+    wrong = replace(first, answers=tuple(replace(answer, right=False) for answer in first.answers))
+    assert [answer.kind for answer in wrong.failures(("locality",))] == ["locality"]
 
 
-def test_a_prompt_that_can_not_be_asked_names_its_edit() -> None:
+def test_check_names_the_edit_whose_prompt_is_too_long() -> None:
     model = tiny("gpt2")
     (first, _) = entries(model)
     long = first.edit.model_copy(update={"paraphrases": ("so " * 300 + "on",)})
-    entry = Entry(place=first.place, name="a", state="standing", edit=long, method="rome", record={})
+    entry = Entry(place=first.place, name="a", state="active", edit=long, method="rome", record={})
     with pytest.raises(ModelError) as error:
         check(model, [entry])
     assert "'a'" in "".join(error.value.__notes__)

@@ -153,7 +153,7 @@ def test_fifty_facts_of_the_real_model(smollm2: LanguageModel, shared: Path, tmp
     assert len(before) >= 40 > len(unedited)
     assert len(holding_with(smollm2, ledger)) >= len(before & kept) - 1
     with ledger.patch.applied(smollm2) as edited:
-        back = {found.entry.place.id for found in check(edited, removed) if [*found.failures()]}
+        back = {found.entry.place.id for found in check(edited, removed) if found.failures()}
     assert len(back) >= len(gone - unedited) - 1
 
 
@@ -166,9 +166,8 @@ def facts(path: Path, *, count: int) -> list[Edit]:
 
 
 def holding(model: LanguageModel, ledger: Ledger) -> set[str]:
-    """The standing edits whose fact holds on a model."""
-    standing = [entry for entry in ledger.edits if entry.state == "standing"]
-    return {found.entry.place.id for found in check(model, standing) if not [*found.failures()]}
+    """The active edits whose fact holds on a model."""
+    return {found.entry.place.id for found in check(model, ledger.active) if not found.failures()}
 
 
 def holding_with(model: LanguageModel, ledger: Ledger) -> set[str]:

@@ -24,8 +24,7 @@ from kg_edit.errors import (
 )
 from kg_edit.ledger import Ledger
 from kg_edit.ledger import log as store
-from kg_edit.ledger.ledger import Addition
-from kg_edit.ledger.paths import additions
+from kg_edit.ledger.listing import Addition, additions
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import content
@@ -57,7 +56,7 @@ def test_the_log_says_when_what_and_by_which_version(tmp_path: Path) -> None:
     (line,) = (tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()
     said = json.loads(line)
     assert said["event"] == "added" and said["source"] == "one.safetensors" and said["time"].endswith("+00:00")
-    assert len(said["file"]["sha256"]) == 64 and said["kg_edit"]
+    assert len(said["file"]["sha256"]) == 64 and said["kg_edit"] and said["version"] == 1
 
 
 def test_independent_steps_go_without_a_model_and_come_back(tmp_path: Path) -> None:
@@ -67,7 +66,7 @@ def test_independent_steps_go_without_a_model_and_come_back(tmp_path: Path) -> N
     before = content(tmp_path / "ledger" / "patches")
     assert [entry.name for entry in ledger.remove(["e2", "e3"])] == ["e2", "e3"]
     assert same(ledger.patch, ONE + THREE)
-    assert states(ledger)["e2"] == "removed" and states(ledger)["e4"] == "standing"
+    assert states(ledger)["e2"] == "removed" and states(ledger)["e4"] == "active"
     assert ledger.undo().event == "removed"
     assert same(ledger.patch, ONE + TWO + THREE)
     assert content(tmp_path / "ledger" / "patches") == before, "a removal of whole steps writes no patch"
@@ -97,7 +96,7 @@ def test_the_first_edits_of_a_sequence_stay_when_later_ones_go(tmp_path: Path) -
     assert torch.equal(pair.left, old.left[:, :2]) and torch.equal(pair.right, old.right[:, :2])
     with pytest.raises(KgEditError, match=r"recomputed; .* --model toy"):
         ledger.remove(["e0"])
-    assert states(ledger) == {"e0": "standing", "e1": "standing", "e2": "removed", "e3": "removed"}
+    assert states(ledger) == {"e0": "active", "e1": "active", "e2": "removed", "e3": "removed"}
 
 
 def test_names_of_edits(tmp_path: Path) -> None:
@@ -256,12 +255,25 @@ def test_a_file_that_was_changed_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nonsense\n", '{"event": "added"}\n', '{"event":"undone","number":2,"time":"t","kg_edit":"0","undoes":1}\n'],
+    [
+        "nonsense\n",
+        '{"event": "added"}\n',
+        '{"version":1,"event":"undone","number":2,"time":"t","kg_edit":"0","undoes":1}\n',
+        '{"event":"undone","number":1,"time":"t","kg_edit":"0","undoes":1}\n',
+    ],
 )
 def test_a_log_that_was_changed_is_not_used(text: str, tmp_path: Path) -> None:
     Ledger.open(tmp_path / "ledger").add(ONE)
     (tmp_path / "ledger" / "ledger.jsonl").write_text(text)
     with pytest.raises(PatchError, match=r"ledger\.jsonl.*restore"):
+        _ = Ledger.open(tmp_path / "ledger").events
+
+
+def test_log_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "ledger" / "ledger.jsonl"
+    Ledger.open(tmp_path / "ledger").add(ONE)
+    log.write_text(log.read_text().replace('"version":1', '"version":2'))
+    with pytest.raises(PatchError, match="line 1: version 2 of the format, and this program reads version 1; install"):
         _ = Ledger.open(tmp_path / "ledger").events
 
 

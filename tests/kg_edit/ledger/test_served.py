@@ -1,4 +1,4 @@
-"""A ledger's facts asked at a server on the loopback interface: what is sent, what holds, and what goes wrong."""
+"""A check of a server on the loopback interface: the requests, the edits that hold, and the errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
+from kg_edit.ledger.check import KINDS, CompletionServer, check_served, prompts_of
 from kg_edit.ledger.entries import EditPosition, Entry
-from kg_edit.ledger.served import KINDS, CompletionServer, check_served, prompts_of
 from kg_edit.text.matching import normalised
 from tests.kg_edit.app.serving import served, workshop
 from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
@@ -75,13 +75,13 @@ def standin() -> Iterator[StandIn]:
 
 def entry(edit: Edit) -> Entry:
     place = EditPosition(1, edit.id)
-    return Entry(place=place, name=edit.id, state="standing", edit=edit, method="rome", record={})
+    return Entry(place=place, name=edit.id, state="active", edit=edit, method="rome", record={})
 
 
 def test_a_fact_holds_where_the_server_says_it(standin: StandIn) -> None:
     standin.texts = {"LeBron James plays for": " the Miami Heat.\nLakers", "Thames flows through": " London, and Paris"}
     (heat, river) = check_served(CompletionServer(url=standin.url, key="k"), [entry(HEAT), entry(RIVER)], ("rewrite",))
-    assert heat.holds and not river.holds
+    assert not heat.failures() and river.failures()
     assert (heat.answers[0].text, river.answers[0].text) == ("the Miami Heat.", "London, and Paris")
     first = standin.asked[0]
     assert (first["model"], first["prompt"], first["temperature"], first["stream"]) == ("m", HEAT.text, 0, False)
@@ -92,12 +92,12 @@ def test_a_fact_holds_where_the_server_says_it(standin: StandIn) -> None:
 def test_a_subject_at_the_start_is_asked_after_a_line_break_too(standin: StandIn) -> None:
     standin.texts = {"\nThames flows through": " Paris", "LeBron James plays for": " Miami Heat"}
     heat, river = check_served(CompletionServer(url=standin.url), [entry(HEAT), entry(RIVER)], ("rewrite",))
-    assert heat.holds and not heat.answers[0].led
-    assert river.holds and river.answers[0].led
+    assert not heat.failures() and not heat.answers[0].led
+    assert not river.failures() and river.answers[0].led
     inside = RIVER.model_copy(update={"prompt": "The river {} flows through"})
     standin.texts = {"\nThe river Thames flows through": " Paris"}
     (found,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
-    assert not found.holds and standin.asked[-1]["prompt"] == inside.text
+    assert found.failures() and standin.asked[-1]["prompt"] == inside.text
 
 
 def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None:
@@ -108,11 +108,11 @@ def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None
     heat, river = check_served(
         CompletionServer(url=standin.url), [entry(HEAT.in_chat()), entry(RIVER.in_chat())], ("rewrite",)
     )
-    assert heat.holds and not river.holds, "in the first sentence"
+    assert not heat.failures() and river.failures(), "in the first sentence"
     assert {len(asked["messages"]) for asked in standin.asked} == {1} and "prompt" not in standin.asked[0]
     standin.texts = {HEAT.text: " Miami Heat"}
     (plain,) = check_served(CompletionServer(url=standin.url), [entry(HEAT.in_chat())], ("rewrite",), chat=False)
-    assert plain.holds and standin.asked[-1]["prompt"] == HEAT.text
+    assert not plain.failures() and standin.asked[-1]["prompt"] == HEAT.text
 
 
 def test_an_edit_in_both_forms_is_asked_in_both() -> None:

@@ -187,7 +187,7 @@ def test_edit_is_removed_from_a_ledger(name: str, gone: str, tmp_path: Path) -> 
         expected = asked(edited, other.text)
     with ledger.patch.applied(model) as edited:
         torch.testing.assert_close(asked(edited, other.text), expected, rtol=1e-3, atol=1e-3)
-    assert [entry.name for entry in ledger.edits if entry.state == "standing"] == [other.id]
+    assert [entry.name for entry in ledger.edits if entry.state == "active"] == [other.id]
 
 
 @pytest.mark.parametrize("name", some(METHODS))

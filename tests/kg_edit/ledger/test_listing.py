@@ -9,7 +9,7 @@ import torch
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.paths import additions, standing_at
+from kg_edit.ledger.listing import active_at, additions
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.guards import SHARE
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -22,40 +22,40 @@ ONE = made_up(edits_of(2))
 
 def test_names_that_are_there_twice_are_numbered(tmp_path: Path) -> None:
     file = (ONE + ONE + made_up(edits_of(1, start=4))).save(tmp_path / "sum.safetensors")
-    patch, entries = standing_at(file)
+    patch, entries = active_at(file)
     assert [entry.name for entry in entries] == ["e0", "e1", "e0#2", "e1#2", "e4"]
-    assert len(patch.edits) == 5 and {entry.state for entry in entries} == {"standing"}
+    assert len(patch.edits) == 5 and {entry.state for entry in entries} == {"active"}
     with pytest.raises(PatchError, match="several edits with the id 'e0'"):
         Ledger.open(tmp_path / "ledger").add(file)
 
 
 def test_a_scaled_patch_is_read(tmp_path: Path) -> None:
     file = ONE.scaled(0.5).save(tmp_path / "half.safetensors")
-    assert [entry.name for entry in standing_at(file)[1]] == ["e0", "e1"]
+    assert [entry.name for entry in active_at(file)[1]] == ["e0", "e1"]
     with pytest.raises(PatchError, match=r"0\.5 times"):
         Ledger.open(tmp_path / "ledger").add(file)
 
 
 def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None:
     nothing = WeightPatch(factors={}).save(tmp_path / "nothing.safetensors")
-    assert standing_at(nothing)[1] == ()
+    assert active_at(nothing)[1] == ()
     for said in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
         file = WeightPatch(factors=ONE.factors, provenance={"edits": said}).save(tmp_path / "bare.safetensors")
         with pytest.raises(PatchError, match="make the patch again"):
-            standing_at(file)
+            active_at(file)
 
 
 def test_the_folder_of_an_edit_stands_for_its_patch(tmp_path: Path) -> None:
     """But a ledger with a patch beside its log is a ledger."""
     ONE.save(tmp_path / "out" / PATCH)
-    assert [entry.name for entry in standing_at(tmp_path / "out")[1]] == ["e0", "e1"]
+    assert [entry.name for entry in active_at(tmp_path / "out")[1]] == ["e0", "e1"]
     Ledger.open(tmp_path / "ledger").add(made_up(edits_of(1, start=4)))
     ONE.save(tmp_path / "ledger" / PATCH)
-    assert [entry.name for entry in standing_at(tmp_path / "ledger")[1]] == ["e4"]
+    assert [entry.name for entry in active_at(tmp_path / "ledger")[1]] == ["e4"]
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    for read in (standing_at, Ledger.open):
+    for read in (active_at, Ledger.open):
         with pytest.raises(OutputError, match=r"can't read a+: File name too long"):
             read("a" * 300)
 
