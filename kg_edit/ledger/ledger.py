@@ -17,9 +17,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
-from kg_edit.ledger.listing import Addition, Listing
+from kg_edit.ledger.listing import Addition, Listing, total
 from kg_edit.ledger.log import Added, Event, PatchStep, Removed, Undone, in_force, sha256_of, stamp
-from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, total, without
+from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -50,16 +50,6 @@ class Ledger(Listing):
             PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
         """
         return super().open(path, create=create)
-
-    @property
-    def patches(self) -> dict[int, Patch]:
-        """The patch of every active step."""
-        return {step.number: self._store.get(step.file) for step in self.steps}
-
-    @property
-    def patch(self) -> Patch:
-        """The sum of all active patches; the edited model is the model with this patch."""
-        return total(self.patches.values())
 
     @property
     def recomputed(self) -> dict[EditPosition, Removed]:

@@ -1,13 +1,15 @@
 """Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
 
-`Listing` reads a ledger; `Ledger` extends it with the patches themselves. `check_patches`, `patch_file` and `additions`
-resolve paths. `active_at` also loads the patch, which needs torch.
+`Listing` reads a ledger; `Ledger` extends it with what changes one. `check_patches`, `patch_file` and `additions` resolve
+paths. Only `active_at` and the patches themselves need torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -61,6 +63,16 @@ class Listing:
         return {step.number: self._store.changes(step.file) for step in self.steps}
 
     @property
+    def patches(self) -> dict[int, Patch]:
+        """The patch of every active step."""
+        return {step.number: self._store.get(step.file) for step in self.steps}
+
+    @property
+    def patch(self) -> Patch:
+        """The sum of all active patches; the edited model is the model with this patch."""
+        return total(self.patches.values())
+
+    @property
     def edits(self) -> tuple[Entry, ...]:
         """Every edit that was added and not undone, active or removed."""
         added = [event for event in in_force(self.events) if isinstance(event, Added)]
@@ -78,6 +90,13 @@ class Listing:
     def conflicts(self) -> tuple[Conflict, ...]:
         """Return the pairs of active edits in conflict."""
         return conflicts(self.active, self.changes)
+
+
+def total(patches: Iterable[Patch]) -> Patch:
+    """Return the sum of patches; an empty patch if there are none."""
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    return reduce(add, patches, WeightPatch(factors={}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +129,12 @@ def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         PatchError: there is neither, or the patch does not record what its edits are.
         OutputError: something else is at this path, or it can't be read.
     """
-    from kg_edit.ledger.ledger import Ledger
     from kg_edit.patches.base import Patch
 
     if file := patch_file(Path(path)):
         patch = Patch.load(file)
         return patch, entries_of(patch)
-    ledger = Ledger.open(path, create=False)
+    ledger = Listing.open(path)
     return ledger.patch, ledger.active
 
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import networkx as nx
@@ -24,6 +22,7 @@ from pydantic import ValidationError
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, edit_of
+from kg_edit.ledger.listing import total
 from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.grace.patch import CodebookPatch
@@ -144,11 +143,6 @@ class RecomputeContext:
                 f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"
             ) from error
         return found(self.model, config, graph=self.graph)
-
-
-def total(patches: Iterable[Patch]) -> Patch:
-    """Return the sum of patches; an empty patch if there are none."""
-    return reduce(add, patches, WeightPatch(factors={}))
 
 
 def without(
