@@ -1,7 +1,7 @@
 """Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
 
-`Listing` reads a ledger; `Ledger` extends it with what changes one. `check_patches`, `patch_file` and `additions` resolve
-paths. Only `active_at` and the patches themselves need torch.
+`Listing` reads a ledger; `Ledger` extends it with what changes one. `check_patches`, `patch_file` and `additions`
+resolve paths. Only `active_at` and the patches themselves need torch.
 """
 
 from __future__ import annotations
