@@ -34,7 +34,6 @@ from kg_edit.methods.glame_plus.questions import first_hop
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.seeds import Seed
 
 FORMAT = NetworkFormat(key="kg_edit_glame_net", thing="network", command="kg-edit glame-net train")
 _EARLY = 0.1  # depth at which GLAME reads labels, as a fraction of the blocks
@@ -166,7 +165,7 @@ def _unit_rms(vectors: Tensor) -> Tensor:
     return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)
 
 
-class NetTraining(LayerConfig):
+class NetTraining(LayerConfig, training.TrainingConfig):
     """Settings of the training and of the network."""
 
     hidden: PositiveInt = Field(512, description="h: hidden size of the network")
@@ -191,7 +190,6 @@ class NetTraining(LayerConfig):
     visits: PositiveInt = Field(
         2, description="number of steps for each cached batch before the next batches replace them"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     warm_up: PositiveInt = Field(
         30, description="steps in which the learning rate rises; after them it falls as a cosine"
@@ -202,8 +200,6 @@ class NetTraining(LayerConfig):
         64, description="maximum number of edits with held-out o* for validation, which chooses the best network"
     )
     validate_every: PositiveInt = Field(125, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
-    seed: Seed = Field(0, description="random seed of the network, the contexts, and the order of the edits")
 
     def reading_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the blocks whose inputs are read for a label: the first, an early one, one after the edited block."""

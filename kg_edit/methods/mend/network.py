@@ -15,13 +15,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import Shape, has_gradient
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
-from kg_edit.storage.seeds import Seed
 
 FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend train")
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
@@ -147,11 +145,11 @@ def _key(shape: Shape) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
-class MendTraining(MethodConfig):
+class MendTraining(training.TrainingConfig):
     """Settings of the training. The preset ``paper`` has the published ones, which need hours on an accelerator.
 
     Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
-    The preset ``propmend`` learns from questions about what follows from an edit (PropMEND, arXiv 2506.08920).
+    The preset ``propmend`` learns from portability questions (PropMEND, arXiv 2506.08920).
     The preset ``smollm2-135m`` trains a small model until it stops improving: 10,000 steps at most, some two hours.
     """
 
@@ -160,30 +158,22 @@ class MendTraining(MethodConfig):
         (), description="names of the weights to edit, instead of those of the last blocks"
     )
     rank: PositiveInt = Field(256, description="rank of the network's matrices; published: 1920")
-    steps: PositiveInt = Field(300, description="maximum number of steps of Adam")
     batch: PositiveInt = Field(8, description="edits in a step; each is made alone")
     learning_rate: float = Field(3e-4, gt=0, description="learning rate of the network")
     rate_learning_rate: float = Field(0.03, gt=0, description="learning rate of the logarithm of each weight's edit_lr")
     edit_lr: float = Field(3e-4, gt=0, description="initial learning rate of every edited weight")
     edit_weight: float = Field(0.1, ge=0, description="c_edit: weight of -log p(new target) after the edit")
     locality_weight: float = Field(1.0, ge=0, description="c_loc: weight of KL(unedited || edited) on other prompts")
-    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
     normalise_on: int = Field(
         128, ge=2, description="number of edits from which mean and deviation of the factors are measured"
     )
-    validation: PositiveInt = Field(
-        32, description="number of held-out edits for validation, which chooses the best network"
-    )
-    validate_every: PositiveInt = Field(25, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
     gradient_of: Literal["target", "text"] = Field(
         "target",
         description="the edit's gradient: of -log p of the target, or of the whole statement (text)",
     )
-    questions: int = Field(0, ge=0, description="questions per edit in a step about facts that follow from the edit")
+    questions: int = Field(0, ge=0, description="portability questions of each edit in a step")
     texts: PositiveInt = Field(32, description="texts sampled from the model, for edits without neighbours")
     text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
-    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {

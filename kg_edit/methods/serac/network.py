@@ -33,7 +33,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError
-from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
@@ -43,7 +42,6 @@ from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.models.token_means import AfterMarker
 from kg_edit.patches.weight_patch import module_of
-from kg_edit.storage.seeds import Seed
 
 FORMAT = NetworkFormat(key="kg_edit_serac", thing="SERAC network", command="kg-edit serac train")
 _LONGEST = 256  # only the last tokens of a text, up to this number, are compared
@@ -240,7 +238,7 @@ def block_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
     )
 
 
-class SeracTraining(MethodConfig):
+class SeracTraining(training.TrainingConfig):
     """Settings of the training, for the scope classifier, for the counterfactual model, and for both."""
 
     layer: int | None = Field(
@@ -265,18 +263,10 @@ class SeracTraining(MethodConfig):
     learning_rate: float = Field(
         1e-3, gt=0, description="learning rate of these changes; published: 1e-5, for all weights"
     )
-    steps: PositiveInt = Field(300, description="maximum number of steps of Adam")
-    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
-    validation: PositiveInt = Field(
-        32, description="number of held-out edits for validation, which chooses the best network"
-    )
-    validate_every: PositiveInt = Field(25, description="steps between two validations")
-    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
     texts: PositiveInt = Field(
         32, description="texts sampled from the model: examples outside every scope, and texts before prompts"
     )
     text_tokens: int = Field(12, ge=2, description="length of these texts, in tokens")
-    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the texts")
 
 
 class Validation(training.Validation):
@@ -298,7 +288,6 @@ class Validation(training.Validation):
 class SeracManifest(NetworkManifest):
     """The metadata of a SERAC network: its model, and how it was trained."""
 
-    format: str = "kg-edit-serac/1"
     width: int
     layer: NonNegativeInt
     shapes: dict[str, Shape]

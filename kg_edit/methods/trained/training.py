@@ -13,17 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
+from kg_edit.storage.seeds import Seed
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +56,18 @@ class Validation(BaseModel):
 Measured = TypeVar("Measured", bound=Validation)
 
 
-class TrainingSettings(Protocol):
-    """The settings that a `TrainingRun` reads."""
+class TrainingConfig(MethodConfig):
+    """Settings that every training has."""
 
-    @property
-    def steps(self) -> int:
-        """The largest number of optimiser steps."""
-
-    @property
-    def clip(self) -> float:
-        """The norm to which the gradient is clipped."""
-
-    @property
-    def validate_every(self) -> int:
-        """The number of steps between two validations."""
-
-    @property
-    def patience(self) -> int:
-        """The number of validations without improvement after which the training ends."""
+    steps: PositiveInt = Field(300, description="maximum number of optimiser steps")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the network")
+    clip: float = Field(100.0, gt=0, description="maximum norm of the gradient")
+    validation: PositiveInt = Field(
+        32, description="number of held-out edits for validation, which chooses the best network"
+    )
+    validate_every: PositiveInt = Field(25, description="steps between two validations")
+    patience: PositiveInt = Field(6, description="training stops after this many validations without a better one")
+    seed: Seed = Field(0, description="random seed of the network, the order of the edits, and the sampled texts")
 
 
 class Progress(BaseModel, Generic[Measured]):
@@ -144,7 +140,7 @@ class TrainingRun(ABC, Generic[Measured]):
 
     name: ClassVar[str]
 
-    def __init__(self, state: State[Measured], settings: TrainingSettings, path: Path) -> None:
+    def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path) -> None:
         self.state, self.settings, self._path = state, settings, path
         self._rates = [float(group["lr"]) for group in state.optimizer.param_groups]
 
