@@ -48,50 +48,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DatasetName = Annotated[
-    str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
-]
-General = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT|TASKS",
-        help="measure side effects: perplexity of a text file; lm-eval tasks by name, file or folder; separate several "
-        "with commas",
-    ),
-]
-GeneralLimit = Annotated[int | None, typer.Option(min=1, help="use only the first N documents of each lm-eval task")]
-RetentionFile = Annotated[
-    Path | None,
-    typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates"),
-]
-References = Annotated[Path | None, typer.Option(help="attribute_snippets.json: reference texts for consistency.tfidf")]
-SpecificityFile = Annotated[
-    Path | None,
-    typer.Option(help="ECBD's file of sentences about other entities, to score their masked spans"),
-]
-EditChat = Annotated[
-    bool | None,
-    typer.Option(
-        "--edit-chat/--edit-plain", help="make all edits in chat form, or none; default: the row's field chat"
-    ),
-]
-
-ControlName = Annotated[
-    Literal["wrong", "shuffled", "none"] | None,
-    typer.Option(help="use a control graph: o* with others' statements (wrong), others' objects (shuffled), or none"),
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The options of `kg-edit evaluate`, in the order of its help."""
 
     data: Annotated[Path, typer.Option(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")]
-    dataset: DatasetName = "counterfact-plus"
+    dataset: Annotated[
+        str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
+    ] = "counterfact-plus"
     method: MethodName = "glame"
     model: ModelName = "smollm2-135m"
     graph: Graph = None
-    control: ControlName = None
+    control: Annotated[
+        Literal["wrong", "shuffled", "none"] | None,
+        typer.Option(
+            help="use a control graph: o* with others' statements (wrong), others' objects (shuffled), or none"
+        ),
+    ] = None
     split: Annotated[
         str | None, typer.Option(help="use only this split of a benchmark that has splits: dev or test")
     ] = None
@@ -102,13 +76,35 @@ class Evaluation:
         int, typer.Option(min=0, help="leave out the first N records, such as those on which settings were chosen")
     ] = 0
     limit: Annotated[int | None, typer.Option(min=1, help="score only N records, the first after --skip")] = None
-    config: EvalConfig = field(default_factory=EvalConfig)
-    general: General = None
-    general_limit: GeneralLimit = None
-    retention: RetentionFile = None
-    references: References = None
-    specificity: SpecificityFile = None
-    edit_chat: EditChat = None
+    config: EvalConfig = field(default_factory=EvalConfig)  # its fields are options of the command
+    general: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|TASKS",
+            help="measure side effects: perplexity of a text file; lm-eval tasks by name, file or folder; separate "
+            "several with commas",
+        ),
+    ] = None
+    general_limit: Annotated[
+        int | None, typer.Option(min=1, help="use only the first N documents of each lm-eval task")
+    ] = None
+    retention: Annotated[
+        Path | None,
+        typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates"),
+    ] = None
+    references: Annotated[
+        Path | None, typer.Option(help="attribute_snippets.json: reference texts for consistency.tfidf")
+    ] = None
+    specificity: Annotated[
+        Path | None,
+        typer.Option(help="ECBD's file of sentences about other entities, to score their masked spans"),
+    ] = None
+    edit_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--edit-chat/--edit-plain", help="make all edits in chat form, or none; default: the row's field chat"
+        ),
+    ] = None
     both_forms: BothForms = False
     keep_going: KeepGoing = False
     layer: LayerChoice = None
@@ -148,6 +144,7 @@ class Evaluation:
         from kg_edit.datasets.ripples import part_of
         from kg_edit.edits.files import in_form
 
+        # Reference texts are read by one extra metric alone.
         compares = "consistency.tfidf" in self.config.extras
         if compares and not self.references:
             raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
@@ -204,6 +201,7 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that the graph does not know counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)
+        # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
         if self.known_only:
             content = self._known(model, content)

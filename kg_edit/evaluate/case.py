@@ -146,6 +146,7 @@ class Case:
     @property
     def pairs(self) -> list[Pair]:
         """All pairs whose likelihood the metrics of this case read."""
+        # portability.choice compares an answer after the question with the same answer after "Answer:" alone.
         choices = [
             Pair(prompt, answer)
             for question, answers in zip(self.prompts, self.choices, strict=False)
@@ -190,6 +191,7 @@ class Case:
     @property
     def _probed(self) -> dict[str, str]:
         conditions = (query for probe in self.probes for query in probe.conditions)
+        # The model is asked in the few-shot form; its text is named by the plain form, which is in the section.
         direct = {generated_from(query): scored_after(query) for query in (*self._queries("continuation"), *conditions)}
         return {**direct, **{prompt: prompt for prompt in self.stepped}}
 

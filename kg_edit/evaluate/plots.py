@@ -1,6 +1,6 @@
 """Plot the curve of a sequential run; the same figure gives the same file, byte for byte.
 
-The plot shows over the number of edits: whether earlier edits hold, whether other facts stay, and general ability.
+The plot shows over the number of edits: retention of earlier edits, locality, and general ability.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _FAR = 5  # the axis is logarithmic if the highest perplexity is more than this 
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric lies between 0 and 1, so that it can share an axis with others; true for an unknown metric."""
+    """Return whether a metric lies between 0 and 1 and can share an axis with others; true for an unknown metric."""
     known = CATALOGUE.get(metric)
     return known is None or known.values == "0 to 1"
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of the given size in inches, without a window and without pyplot's global state."""
+    """Return an empty figure of the given size in inches, without a window and without pyplot's global state."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
 
 
 def legend_below(axes: Axes, *, columns: int = 1, room: float = 0.48) -> None:
-    """Put the legend of a panel below its horizontal axis; ``room`` inches are kept free for the axis labels."""
+    """Put the legend of a panel below its horizontal axis; ``room`` inches remain free for the axis labels."""
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     place = (0.0, -room / max(height, 0.5))
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=columns)
@@ -70,7 +70,13 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         OutputError: the file can't be written.
     """
     points = summary.curve or ()
-    panels = {title: names for title, starts in _PANELS.items() if (names := _drawn(points, starts))}
+    # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
+    known = dict.fromkeys(name for point in points for name, found in point.scores.items() if found.mean is not None)
+    panels = {
+        title: names
+        for title, starts in _PANELS.items()
+        if (names := [name for name in known if name.startswith(starts) and is_share(name)])
+    }
     tasks = _task_shares(points)
     ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
     lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
@@ -91,12 +97,6 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     run = summary.provenance
     drawn.suptitle(f"{run['method']} on {run['model']['name']}, {run['schedule']}", fontsize=11)
     return save_figure(drawn, path)
-
-
-def _drawn(points: Sequence[CurvePoint], starts: tuple[str, ...]) -> list[str]:
-    """The metrics between 0 and 1 whose names begin with ``starts`` and that have a mean at some point."""
-    names = dict.fromkeys(name for point in points for name, found in point.scores.items() if found.mean is not None)
-    return [name for name in names if name.startswith(starts) and is_share(name)]
 
 
 def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:

@@ -154,6 +154,7 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
+        # Later phases add sections; of an error, a cost and the choices the first one counts.
         record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
         if entry.error is not None and entry.phase not in (BASE, EDIT):
             record["broken"] = (*record.get("broken", ()), entry.phase)

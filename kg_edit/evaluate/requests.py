@@ -151,7 +151,7 @@ def parts_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Iterator[Piece]:
         PromptError: the prompt's end and the target can't be separated in tokens.
     """
     prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
-    text, start, done = prompt.text, len(pair.prompt), prompt.target_start
+    text, start, done = prompt.text, len(pair.prompt), prompt.target_start  # characters and tokens so far
     for end, tokens in _cuts(tokenizer, text, prompt.ids, start):
         if tokens > done:
             yield Piece(text[:start], text[start:end], tokens - done)

@@ -180,7 +180,7 @@ class UneditedScores:
     """
 
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
-        named = {name: settings[name] for name in _DECIDES if name in settings}
+        named = {name: settings[name] for name in _DECIDES if name in settings}  # a model counts by its content
         named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
         self._model, self._key, self._folder = model, digest(named), cache_folder() / "unedited"
         self._unwritten: dict[str, Section] = {}

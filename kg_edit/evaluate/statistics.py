@@ -39,24 +39,26 @@ class Estimate(BaseModel):
 
 
 def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
-    """The mean of each metric over ``rows`` (one for each record), and the metrics that are derived from these means.
+    """Return the mean of each metric over ``rows`` (one a record), and the metrics derived from these means.
 
     Derived are the editing score, if ``names`` contains its parts, and a perplexity: exp of the mean of a span loss.
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
     if not rows:
         rows = [dict.fromkeys(names)]  # one record without any metric
-    values = np.array([[_number(row.get(name)) for name in names] for row in rows])
+    # Scores [records, metrics]; NaN where a record lacks a metric.
+    values = np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
     records = len(rows)
+    # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = np.random.default_rng(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
     means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
     shown = list(names)
-    if set(SCORED) <= set(names):
+    if set(SCORED) <= set(names):  # the harmonic mean of the means, in each resample as well
         parts = [names.index(name) for name in SCORED]
         means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
         shown.append(EDITING_SCORE)
     for loss, perplexity in PERPLEXITIES.items():
-        if loss in names:
+        if loss in names:  # exp of the mean loss, not the mean of exp
             place = [names.index(loss)]
             means, spread = (np.c_[table, np.exp(np.minimum(table[:, place], _LARGEST))] for table in (means, spread))
             shown.append(perplexity)
@@ -64,7 +66,7 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
 
 
 def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]:
-    """The number of ``rows`` with each metric of `estimates`; for the editing score, the number of its rarest part."""
+    """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
     found = {name: sum(row.get(name) is not None for row in rows) for name in names}
     if set(SCORED) <= set(names):
         found[EDITING_SCORE] = min(found[name] for name in SCORED)
@@ -72,16 +74,12 @@ def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]
 
 
 def metric_names(rows: Iterable[MetricRow]) -> tuple[str, ...]:
-    """All metrics of ``rows``, in the order of their first occurrence."""
+    """Return all metrics of ``rows``, in the order of their first occurrence."""
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
 def harmonic_mean(parts: NDArray[Any]) -> Table:
-    """The harmonic mean over the last axis; 0 if a part is 0, NaN if a part is NaN."""
+    """Return the harmonic mean over the last axis, k / sum(1 / x); 0 if a part is 0, NaN if a part is NaN."""
     with np.errstate(divide="ignore"):
         return np.asarray(parts.shape[-1] / (1 / np.asarray(parts, float)).sum(-1))
 
@@ -123,7 +121,7 @@ class Difference(BaseModel):
 
 
 def paired_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
-    """``second`` minus ``first``, the scores [records] of the same records; None if there is no record.
+    """Return ``second`` minus ``first``, the scores [records] of the same records; None if there is no record.
 
     The interval is the percentile bootstrap over records (Efron 1979). p is two-sided. For 0-1 scores it is that of
     McNemar's exact test (1947), for others that of the paired permutation test (Fisher 1935): the signs of the records'
@@ -140,15 +138,15 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
 
 
 def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
-    """The difference of two editing scores: harmonic means over parts of the means over records of [records, parts].
+    """Return the difference of two editing scores, from the scores [records, parts] of two runs.
 
-    A part that a record lacks is NaN in both tables. p is that of the permutation test that swaps a record's scores
-    between the two runs.
+    An editing score is the harmonic mean over parts of the means over records. A part that a record lacks is NaN in both
+    tables. p is that of the permutation test that swaps a record's scores between the two runs.
     """
     present = ~np.isnan(first)
     if not present.any(0).all():
         return None
-    old, new = (np.where(present, table, 0.0) for table in (first, second))
+    old, new = (np.where(present, table, 0.0) for table in (first, second))  # [records, parts]
     rng = np.random.default_rng(seed)
 
     def scores(weights: NDArray[Any], table: Table) -> Table:
@@ -158,18 +156,22 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     ones = np.ones((1, len(first)))
     found = float((scores(ones, new) - scores(ones, old))[0])
     spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in _bootstrap(len(first), rng)])
+    # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
     counts, more = present.sum(0), new - old
     swapped = [
-        harmonic_mean((new.sum(0) - kept @ more) / counts) - harmonic_mean((old.sum(0) + kept @ more) / counts)
-        for kept in _coins(len(first), rng)
+        harmonic_mean((new.sum(0) - coins @ more) / counts) - harmonic_mean((old.sum(0) + coins @ more) / counts)
+        for coins in _coins(len(first), rng)
     ]
     p = _share_as_large(np.concatenate(swapped), found)
     return _difference(len(first), found, spread[~np.isnan(spread)], p, "swaps")
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided exact p of McNemar's test: that of a fair coin thrown once for each changed record."""
-    changed, term, total = gained + lost, 1, 0
+    """Return the two-sided exact p of McNemar's test: that of a fair coin thrown once for each changed record.
+
+    p = min(1, 2 sum_(k <= min(gained, lost)) C(n, k) / 2^n),   n = gained + lost
+    """
+    changed, term, total = gained + lost, 1, 0  # term: C(n, k) in whole numbers, which can't overflow
     for heads in range(min(gained, lost) + 1):
         total += term
         term = term * (changed - heads) // (heads + 1)
@@ -177,7 +179,10 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p-values in their given order, corrected for multiple tests (Holm 1979)."""
+    """Return the p-values in their given order, corrected for multiple tests (Holm 1979).
+
+    The k-th smallest of m values becomes (m - k + 1) p, but never less than the one before it.
+    """
     corrected, least = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         least = max(least, min(1.0, (len(values) - rank) * values[place]))
@@ -191,7 +196,7 @@ def _difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Dif
 
 
 def _sign_flips(change: Table, rng: np.random.Generator) -> float:
-    if len(change) <= _EXACT:
+    if len(change) <= _EXACT:  # all 2^n sign patterns
         sums = np.array(list(product((-1.0, 1.0), repeat=len(change)))) @ change
         return float((np.abs(sums) >= abs(change.sum()) - 1e-12).mean())
     sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _coins(len(change), rng)])

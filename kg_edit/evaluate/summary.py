@@ -58,6 +58,7 @@ def curve(
 
     The first point has no edits, and all records.
     """
+    # edits in the model -> the (id, section) of each record that is scored there
     asked: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
     for names in sequences:
         for scoring in plan.scorings(len(names)):
@@ -83,6 +84,7 @@ def _point(
 
     ``names`` are all measures of general ability and retention that some point of the run has.
     """
+    # A record that the unedited model could not be scored on is in no point.
     usable = [(records[name], section) for name, section in keys if name in records and BASE in records[name].scores]
     rows = [record.scores[section] for record, section in usable if section in record.scores]
     now = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}

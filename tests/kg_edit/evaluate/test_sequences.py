@@ -16,7 +16,7 @@ import torch
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, OutputError, UnknownNameError
+from kg_edit.errors import OutputError
 from kg_edit.evaluate import EvalConfig, Summary, evaluate
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.scorer import score_cases
@@ -260,23 +260,6 @@ def test_other_schedule_is_another_run(
                 shard="0/2" if field == "shard" else None,
             ),
         )
-
-
-def test_impossible_config_is_refused_before_any_work(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'batch'"):
-        evaluate(method, model, edits[:2], out=tmp_path / "out", config=EvalConfig(schedule="batsh:2"))
-    for schedule, every in (("single", 1), ("batch:2", 1), ("sequential:2", 0)):
-        with pytest.raises(ConfigError, match="evaluate every"):
-            evaluate(
-                method,
-                model,
-                edits[:2],
-                out=tmp_path / "out",
-                config=EvalConfig(schedule=schedule, evaluate_every=every),
-            )
-    assert not (tmp_path / "out").exists()
 
 
 def test_edits_of_a_record_are_computed_and_fail_as_one(
