@@ -140,8 +140,8 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
 def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
     """Return the difference of two editing scores, from the scores [records, parts] of two runs.
 
-    An editing score is the harmonic mean over parts of the means over records. A part that a record lacks is NaN in both
-    tables. p is that of the permutation test that swaps a record's scores between the two runs.
+    An editing score is the harmonic mean over parts of the means over records. A part that a record lacks is NaN in
+    both tables. p is that of the permutation test that swaps a record's scores between the two runs.
     """
     present = ~np.isnan(first)
     if not present.any(0).all():
