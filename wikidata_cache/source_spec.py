@@ -130,13 +130,11 @@ def open_with_fallback(
 def _parts(spec: SourceSpec) -> list[str]:
     if isinstance(spec, Path):
         return [str(spec)]
-    if isinstance(spec, str) and not spec.strip():  # Path("") means the current folder
-        raise SourceStringError(f"An empty source; expected {_FORMS}.")
     if not isinstance(spec, str):
         parts = [part for item in spec for part in _parts(item)]
     elif spec.startswith(_REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
-    elif _exists(spec):
+    elif spec.strip() and _exists(spec):  # Path("") means the current folder
         parts = [spec]  # a comma here belongs to the name
     else:
         parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
