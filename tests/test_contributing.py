@@ -125,7 +125,7 @@ def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> Non
 
 
 def test_the_page_of_methods_has_the_editor(toys: Path) -> None:
-    assert f"## `{TOY}`" in methods_page()
+    assert f"| `{TOY}` |" in methods_page()
 
 
 @pytest.mark.parametrize("check", CHECKS)

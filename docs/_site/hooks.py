@@ -15,6 +15,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from kg_edit.methods import find_method, method_names
+
+_SETTINGS = """# Settings of every method
+
+The defaults are the preset `default`; `--set NAME=VALUE` overrides one. In a terminal: `kg-edit methods NAME`."""
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
@@ -28,10 +33,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             name = _outside(page.src_uri, link)
             if name and name not in PAGES and not files.get_file_from_path(f"{COPIES}/{name}"):
                 files.append(File.generated(config, f"{COPIES}/{name}", abs_src_path=str(root / name)))
+    settings = "\n\n".join([_SETTINGS, *map(_reference, method_names())])
+    files.append(File.generated(config, "reference/settings.md", content=settings))
     for name, address in PAGES.items():
         text = (root / name).read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, address, content=text))
     return files
+
+
+def _reference(name: str) -> str:
+    """The settings of a method, from the docstrings of its config class."""
+    config = find_method(name).config_class
+    options = "    options: {heading_level: 3, show_root_heading: false, inherited_members: true, show_bases: false}"
+    return f"## {name}\n\n::: {config.__module__}.{config.__qualname__}\n{options}"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 
@@ -14,16 +14,20 @@ from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
 
-HEADER = ("method", "family", "kind", "batch", "sequence", "undo", "graph", "what it does", "paper")
+HEADER = ("method", "what it does", "family", "changes", "batch", "remove", "graph", "paper")
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
 # Methods
 
-Every method takes edits and gives a patch. *family*: how the change is computed. *kind*: what the patch changes,
-weights, a layer's output (adapter) or the prompt; only weights can be merged into the model or exported. *batch*:
-whether the edits of one call are computed together or in turn, each on the model as the earlier ones left it.
-*sequence*: whether a later call can build on an earlier one's patch. *undo*: exact where one edit can be taken out of a
-patch of many by itself, else the ledger computes the others again ([patches.md](patches.md)). *graph*: whether a
-knowledge graph is needed.
+Every method takes edits and returns a patch; a later call can build on an earlier one's patch. `kg-edit methods NAME`
+prints the settings of a method with their defaults. The columns:
+
+- *family*: how the change is computed.
+- *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model or exported.
+- *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
+  ones.
+- *remove*: exact where one edit can be removed from a patch of many; else the ledger computes the others again
+  ([patches](patches.md)).
+- *graph*: whether a knowledge graph is needed.
 """
 
 
@@ -38,9 +42,9 @@ def all_methods() -> Iterator[type[EditingMethod]]:
 
 def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
     """The row of a method in the table of all methods; the columns are `HEADER`."""
-    batch, undo = "together" if found.joint else "in turn", "exact" if found.separable else "recomputed"
+    batch, remove = "together" if found.joint else "sequence", "exact" if found.separable else "recomputed"
     graph = "yes" if found.needs_graph else "no"
-    return (found.name, found.family or "its own", found.kind, batch, "yes", undo, graph, found.about, found.paper)
+    return (found.name, found.about, found.family or "its own", found.kind, batch, remove, graph, found.paper)
 
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
@@ -69,19 +73,7 @@ def computes(found: type[EditingMethod]) -> str:
 
 
 def methods_page() -> str:
-    """The text of docs/methods.md: the table of all methods, then a section with the settings of each method."""
-    found = list(all_methods())
-    return "\n".join([_HEAD, _table(HEADER, map(row_of, found)), "", *map(_section, found)])
-
-
-def _section(found: type[EditingMethod]) -> str:
-    rows = [(f"`{field}`", f"`{default}`", meaning) for field, default, meaning in settings(found)]
-    table = _table(("setting", "default", "meaning"), rows)
-    presets = ", ".join(f"`{preset}`" for preset in found.config_class.preset_names())
-    text = " ".join((found.__doc__ or found.about).split())
-    return "\n".join([f"## `{found.name}`\n", f"{text}\n", f"{computes(found)}\n", table, f"\nPresets: {presets}\n"])
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    escaped = ([cell.replace("|", "\\|").replace("*", "\\*") for cell in row] for row in rows)
-    return markdown_table(header, escaped)
+    """Return the text of docs/methods.md: the table of all methods."""
+    cells = ([cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(found)] for found in all_methods())
+    rows = ((f"`{name}`", *others) for name, *others in cells)
+    return f"{_HEAD}\n{markdown_table(HEADER, rows)}\n"

@@ -12,7 +12,7 @@ from kg_edit.datasets import DATASETS, Dataset
 from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
-from kg_edit.evaluate.metrics.metric import Metric, RunMetric
+from kg_edit.evaluate.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
@@ -142,6 +142,8 @@ easier than generation; it is included because published numbers use it.
   end of the text, or at its limit.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
   A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
+- The first part of a name is the group of probes; the last table has the groups of each data set. If the probes have
+  sub-categories (KnowEdit), the mean over these of the mean over their probes.
 - `portability.choice` has {CHOICES} answers to choose from.
 """
 
@@ -175,14 +177,18 @@ def _parts(dataset: Dataset) -> set[str]:
 
 
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
-    return "\n".join([f"## {title}\n", *(_entry(name, metric) for name, metric in metrics)])
-
-
-def _entry(name: str, metric: Metric | RunMetric) -> str:
-    sets = ", ".join(used_by(name)) if isinstance(metric, Metric) else ""
-    where = f"data sets: {sets}" if isinstance(metric, Metric) else f"`{metric.where}`"
-    better = "" if metric.better == "neither" else f", {metric.better} is better"
-    return f"### `{name}`\n\n{metric.formula}\n\nFrom: {metric.source}\n\nRange: {metric.values}{better}; {where}\n"
+    """Return a heading and a table; metrics with the same formula for other probes share a row."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for name, metric in metrics:
+        group = name.rpartition(".")[0]
+        formula = metric.formula.replace(f" {CATEGORIES}", "")
+        if "." in group:  # a sub-category
+            formula = formula.replace(f"of {group}", "of the sub-category")
+        better = "" if metric.better == "neither" else f", {metric.better} is better"
+        rows.setdefault((formula, metric.source, f"{metric.values}{better}"), []).append(f"`{name}`")
+    cells = ([", ".join(names), *row] for row, names in rows.items())
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
+    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source', 'range'), escaped)}\n"
 
 
 def _datasets() -> str:

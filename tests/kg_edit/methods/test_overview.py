@@ -15,8 +15,8 @@ PAGE = ROOT / "docs" / "methods.md"
 def test_a_line_for_each_method() -> None:
     rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in map(row_of, all_methods())}
     assert tuple(rows) == method_names()
-    assert [rows["rome"][column] for column in ("kind", "batch", "undo")] == ["weights", "in turn", "recomputed"]
-    assert [rows["grace"][column] for column in ("kind", "undo")] == ["adapter", "exact"]
+    assert [rows["rome"][column] for column in ("changes", "batch", "remove")] == ["weights", "sequence", "recomputed"]
+    assert [rows["grace"][column] for column in ("changes", "remove")] == ["adapter", "exact"]
     assert rows["glame"]["graph"] == "yes" and "2402.13593" in rows["glame"]["paper"]
     assert all(all(row.values()) for row in rows.values())
 
