@@ -29,7 +29,7 @@ def kill_one(out: Path, workers: list[int]) -> None:
 
 
 def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
-    """Evaluate, and say how many workers it took."""
+    """Evaluate, and print how many workers it took."""
     options |= {"data": Path(options["data"]), "config": EvalConfig(**options["config"])}
     workers: list[int] = []
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")

@@ -33,7 +33,7 @@ def facts() -> PrivateGraph:
 
 @pytest.mark.parametrize("name", ["glame-plus", "glame-net", "glame", "rome-kg"])
 def test_answers_of_probes_are_left_out(name: str) -> None:
-    """As `exclude_answers` says, which glame-plus and glame-net set by default."""
+    """As `exclude_answers` asks, which glame-plus and glame-net set by default."""
     own: dict[str, Any] = {"untrained": True} if name == "glame-net" else {}
     kind = find_method(name).config_class
     for excluded in (True, False):

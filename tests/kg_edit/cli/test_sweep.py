@@ -37,13 +37,13 @@ def settings(**fields: Any) -> SweepSettings:
 
 
 def test_example_has_every_key_with_its_default() -> None:
-    told = tomllib.loads(example())
-    assert told.keys() == SweepSettings.model_fields.keys()
-    assert told["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
+    given = tomllib.loads(example())
+    assert given.keys() == SweepSettings.model_fields.keys()
+    assert given["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
     for name, info in SweepSettings.model_fields.items():
         if name not in ("graph", "settings", "grid", "data"):
             default = info.get_default()
-            assert told[name] == (list(default) if isinstance(default, tuple) else default), name
+            assert given[name] == (list(default) if isinstance(default, tuple) else default), name
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -65,7 +65,7 @@ def test_one_sweep_compares_the_policies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("grid = {layer = [1]}\nmethd = 'rome'", "did you mean 'method'"),
         ("[data]\nfiel = 'x'\n[grid]\nlayer = [1]", "did you mean 'file'"),
@@ -77,10 +77,10 @@ def test_one_sweep_compares_the_policies() -> None:
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
     ],
 )
-def test_sweep_file_with_a_fault_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_sweep_file_with_a_fault_is_refused(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(text)
-    with pytest.raises(KgEditError, match=said):
+    with pytest.raises(KgEditError, match=message):
         read_sweep(file)
     with pytest.raises(ConfigError, match="--example"):
         read_sweep(tmp_path / "absent.toml")
@@ -110,7 +110,7 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"grid": {"layr": [1]}}, "did you mean 'layer'"),
         ({"grid": {"method": ["roem"]}}, "did you mean 'rome'"),
@@ -125,8 +125,8 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
         ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are both axes .* keep one"),
     ],
 )
-def test_impossible_cell_is_refused(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises((ConfigError, UnknownNameError), match=said):
+def test_impossible_cell_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
         cells_of(settings(**fields))
 
 
@@ -240,11 +240,11 @@ def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: 
         "method = 'glame'\ndata.dataset = 'ripples'\ngraph = ['graph.tsv']\n"
         "[settings]\nsteps = 1\ncontext_lengths = [[5, 2]]\ncovariance.tokens = 500\n[grid]\nlayer = [1]\n"
     )
-    told = ("--data", "data.json", "--model", tiny_folder)
-    swept = kg_edit("sweep", "sweep.toml", *told, "--out", "out")
+    given = ("--data", "data.json", "--model", tiny_folder)
+    swept = kg_edit("sweep", "sweep.toml", *given, "--out", "out")
     assert swept.code == 0, swept.err
     own = ("--dataset", "ripples", "--set", "steps=1", "--set", "covariance.tokens=500", "--layer", "1")
-    run = kg_edit("evaluate", *told, *own, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
+    run = kg_edit("evaluate", *given, *own, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
     assert run.code == 0, run.err
     cell, whole = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
     assert cell["graph"] == whole["graph"] and "withheld_sha256" in json.dumps(cell["graph"])

@@ -70,7 +70,7 @@ def record(place: int, answer: str) -> Edit:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where scores of unedited models are kept: a folder of each test's own."""
+    """The folder of unedited models' scores, one for each test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("KG_EDIT_CACHE", str(folder))
     return folder

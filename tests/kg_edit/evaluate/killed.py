@@ -1,4 +1,4 @@
-"""Run as a program: kill evaluations at random moments, let them go on, and say what differs from one left alone.
+"""Run as a program: kill evaluations at random moments, resume them, and report what differs from one left alone.
 
 The model is loaded once; every evaluation is a process forked from this one.
 """

@@ -1,9 +1,9 @@
-"""A language model that says one phrase after every prompt, and another one after an edit: scores can be told by hand.
+"""A language model that generates one phrase after every prompt, another after an edit: scores are computed by hand.
 
 GPT-2 with nothing but its embedding, its last norm and its head. The residual stream at a token is that token's own
 direction and a direction that all tokens share; the head makes of the shared one the phrase's first token, and of a
 token in the phrase the next one, at last the end of the text. An edit adds a third direction, which all tokens share,
-to block 1's down-projection. A little noise keeps likelihoods apart.
+to block 1's down-projection. A little noise separates likelihoods.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GELU_OF_1 = 0.8411919906
 
 
 def parrot(before: str, after: str) -> LanguageModel:
-    """The model that says ``before``, and ``after`` once a `Lesson` is applied to it."""
+    """The model that generates ``before``, and ``after`` once a `Lesson` is applied to it."""
     tokenizer = byte_level(more=[f" {before}", f" {after}"])
     config = AutoConfig.for_model(
         "gpt2",
@@ -62,7 +62,7 @@ def _head(before: Sequence[int], after: Sequence[int]) -> torch.Tensor:
     follows = dict[int, int]()
     for phrase in (before, after):
         for token, following in zip(phrase, [*phrase[1:], 1], strict=True):
-            assert follows.setdefault(token, following) == following, "a phrase says a token twice: take another one"
+            assert follows.setdefault(token, following) == following, "a phrase has a token twice: take another one"
     for token, following in follows.items():
         head[following, token] += 1.5
     return head

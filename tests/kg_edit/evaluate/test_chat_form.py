@@ -53,8 +53,8 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
     assert EDITING_SCORE in chat.base
     with pytest.raises(OutputError, match="ask both in one form"):
         compare([tmp_path / "plain", tmp_path / "chat"])
-    said = settings_of(tmp_path / "chat")
-    assert (said["chat"], said["chat_form_sha256"]) == (True, chat_model.chat_form.sha256)
+    settings = settings_of(tmp_path / "chat")
+    assert (settings["chat"], settings["chat_form_sha256"]) == (True, chat_model.chat_form.sha256)
     assert "chat_form_sha256" not in settings_of(tmp_path / "plain")
     for out, form in (("plain", True), ("chat", False), ("chat", None)):
         with pytest.raises(OutputError, match=r"chat:|chat_form_sha256"):

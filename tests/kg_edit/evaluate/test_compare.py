@@ -26,12 +26,12 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Writes a run's folder: scores drawn with ``seed``, settings as said."""
+    """Writes a run's folder: scores drawn with ``seed``, and these settings."""
 
     def write(name: str, *, seed: int, records: int = RECORDS, lines: int | None = None, **settings: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        said = {
+        written = {
             "job": "evaluate",
             "schedule": "single",
             "method": "rome",
@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Run:
             "seed": 0,
             "kg_edit": "1",
         }
-        (folder / "run.json").write_text(json.dumps(said | settings))
+        (folder / "run.json").write_text(json.dumps(written | settings))
         written = [line for place in range(records) for line in record(place, seed)][:lines]
         (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
         return folder
@@ -56,11 +56,11 @@ def run(tmp_path: Path) -> Run:
 
 def record(place: int, seed: int) -> list[dict[str, Any]]:
     """The phases of a record: before the edit the same for every seed, after it almost."""
-    told = {"id": f"case-{place}", "sha256": f"s{place}"}
+    shared = {"id": f"case-{place}", "sha256": f"s{place}"}
     return [
-        {**told, "phase": "base", "sections": {"base": section("base", place, 0)}},
-        {**told, "phase": "edit", "seconds": 1.0},
-        {**told, "phase": "edited", "sections": {"edited": section("edited", place, seed)}},
+        {**shared, "phase": "base", "sections": {"base": section("base", place, 0)}},
+        {**shared, "phase": "edit", "seconds": 1.0},
+        {**shared, "phase": "edited", "sections": {"edited": section("edited", place, seed)}},
     ]
 
 

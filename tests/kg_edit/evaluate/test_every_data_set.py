@@ -1,8 +1,8 @@
-"""A run on a record of each data set, from its file to its summary, whose every number can be told by hand.
+"""A run on a record of each data set, from its file to its summary, whose every number is computed by hand.
 
-The model is a `parrot`: it says one phrase after every prompt, another one after the edit. So a greedy score is 1 where
+The model is a `parrot`: it generates one phrase after every prompt, another after the edit. So a greedy score is 1 if
 that phrase is an answer, a teacher-forced one the share of an answer's words that the phrase has in their place, and a
-preference is for what is said. Losses and differences of probabilities are those of a plain forward pass.
+preference is for that phrase. Losses and differences of probabilities are those of a plain forward pass.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluate.conftest import NudgeConfig
 from tests.kg_edit.evaluate.parrot import Lesson, parrot
 
-Triple = tuple[str, str, str]  # prompt, the answer that adds, the answer that takes away
+Triple = tuple[str, str, str]  # prompt, the answer that counts +, the answer that counts -
 Asked = tuple[str, str]  # prompt, answer
 
 
 @dataclass(frozen=True)
-class Told:
-    """A run: what the model says before and after, and each score of it then and then; what is not named is missing.
+class Expected:
+    """A run: the phrases of the model before and after, and each score before and after; others are missing.
 
     ``leads``: metrics that are the mean over prompts of p(one answer) - p(another); ``losses``: metrics that are the
     mean over categories of the mean of -log p(answer) a token; ``perplexities``: metrics that are the mean of its exp.
@@ -40,7 +40,7 @@ class Told:
     """
 
     name: str
-    says: tuple[str, str]
+    phrases: tuple[str, str]
     scores: Mapping[str, tuple[float | None, float | None]]
     leads: Mapping[str, Sequence[Triple]] = field(default_factory=dict)
     losses: Mapping[str, Sequence[Sequence[Asked]]] = field(default_factory=dict)
@@ -94,14 +94,14 @@ KNOWEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
         [("Gorsedd's country is", "Franche-Comté"), ("Question: Where is it?\nAnswer:", "Franche-Comté")],
     ]
 }
-TOLD = (
-    Told(
+RUNS = (
+    Expected(
         "counterfact",
         (LAKERS, HEAT),
         {"efficacy.prob": UP, "efficacy.greedy": UP, "paraphrase.prob": UP, "neighborhood.prob": DOWN},
         COUNTERFACT_LEADS,
     ),
-    Told(  # what follows is said, but not the edit: no score of the edit says so, and the score of all is 0
+    Expected(  # portability succeeds, the edit does not: its scores are 0, and so is the editing score
         "counterfact-plus",
         (HEAT, "Florida"),
         {
@@ -111,7 +111,7 @@ TOLD = (
         COUNTERFACT_LEADS,
         {"portability.nll": [[(f"Question: {FLORIDA}\nAnswer:", "Florida")]]},
     ),
-    Told(  # one of two edits and the end of the chain; of its two hops only the second
+    Expected(  # one of two edits and the end of the chain; of its two hops only the second
         "mquake",
         ("Stephen King", "Peru"),
         {
@@ -129,25 +129,7 @@ TOLD = (
         MQUAKE_LEADS,
         MQUAKE_LOSSES,
     ),
-    Told(  # an alias of the first edit's object, which MQuAKE takes and efficacy does not
-        "mquake",
-        ("Stephen King", "Clinton Dawkins"),
-        {
-            **{"efficacy.prob": (0.5, 0.5), "efficacy.greedy": NO},
-            **{"multihop.any_of_3": NO, "multihop.edit_wise": (0, 0.5), "multihop.instance_wise": NO},
-            **{"multihop.2_hops.any_of_3": NO, "multihop.2_hops.prob": NO, "multihop.2_hops.instance_wise": NO},
-            **{
-                "multihop.2_hops.hop_share": (0, 0.5),
-                "multihop.2_hops.hop_wise": NO,
-                "multihop.2_hops.old.any_of_3": NO,
-            },
-            **{"multihop.hop_share": (0, 0.5), "multihop.hop_wise": NO, "multihop.prob": NO},
-            "multihop.old.any_of_3": NO,
-        },
-        MQUAKE_LEADS,
-        MQUAKE_LOSSES,
-    ),
-    Told(  # after the edit it says the neighbour's answer; of "Mary Shelley" it still knows the second word
+    Expected(  # after the edit it generates the neighbour's answer; of "Mary Shelley" it still knows the second word
         "zsre",
         ("Mary Shelley", "Mark Ruffalo"),
         {
@@ -156,7 +138,7 @@ TOLD = (
             **{"locality.greedy": UP, "locality.teacher_forced": (0.5, 1), "locality.unchanged": (None, 0.5)},
         },
     ),
-    Told(
+    Expected(
         "zsre-alt",
         ("Mary Shelley", "Marian Clairmont"),
         {
@@ -166,7 +148,7 @@ TOLD = (
         },
         ZSRE_LEADS,
     ),
-    Told(  # the condition of CI is that the unedited model knows where Bob is from; LG asks for Ada and Eve
+    Expected(  # the condition of CI is that the unedited model knows where Bob is from; LG asks for Ada and Eve
         "ripple-edits",
         ("Rome", "Bob"),
         {
@@ -175,16 +157,7 @@ TOLD = (
         },
         RIPPLE_LEADS,
     ),
-    Told(  # it is not known, so that the right answer after the edit does not count
-        "ripple-edits",
-        ("Carl Zell", "Rome"),
-        {
-            **{"efficacy.prob": NO, "efficacy.greedy": NO, "efficacy.teacher_forced": NO},
-            **{"ripple.RS": NO, "ripple.LG": NO},
-        },
-        RIPPLE_LEADS,
-    ),
-    Told(  # the answer, but not by way of steps; o* itself is not said
+    Expected(  # the answer, but not by way of steps; o* itself is not generated
         "ripples",
         ("Rome", "Tokyo"),
         {
@@ -195,7 +168,7 @@ TOLD = (
         RIPPLES_LEADS,
         RIPPLES_LOSSES,
     ),
-    Told(  # one category of two; three tokens, of which the last two follow from those before
+    Expected(  # one category of two; three tokens, of which the last two follow from those before
         "knowedit",
         ("France", "Franche-Comté"),
         {
@@ -207,29 +180,12 @@ TOLD = (
         KNOWEDIT_LEADS,
         KNOWEDIT_LOSSES,
     ),
-    Told(  # "Comté" is an answer to one of the two prompts about the subject's other names
-        "knowedit",
-        ("France", "Comté"),
-        {
-            **{"efficacy.prob": NO, "efficacy.greedy": NO, "efficacy.teacher_forced": NO},
-            **{"portability.greedy": (0, 0.25), "portability.teacher_forced": NO},
-            **{"portability.Reasoning.greedy": NO, "portability.Reasoning.teacher_forced": NO},
-            **{"portability.Subject_Aliasing.greedy": (0, 0.5), "portability.Subject_Aliasing.teacher_forced": NO},
-        },
-        KNOWEDIT_LEADS,
-        KNOWEDIT_LOSSES,
-    ),
-    Told(  # another answer to the question than the edit's object
+    Expected(  # another answer to the question than the edit's object
         "popqa",
         ("lawyer", "political leader"),
         {"efficacy.greedy": NO, "recall.greedy": UP, "recall.substring": UP},
     ),
-    Told(  # an answer is a part of a word of it
-        "popqa",
-        ("lawyer", "apolitician"),
-        {"efficacy.greedy": NO, "recall.greedy": NO, "recall.substring": UP},
-    ),
-    Told(  # its text ends after a full stop, as the passage has one; of both sentences only the first token is unsure
+    Expected(  # its text ends after a full stop; of both sentences only the first token is unsure
         "wikibio",
         (ROME, ENGINE),
         {"efficacy.prob": YES, "efficacy.greedy": NO, "hallucination.prob": YES},
@@ -243,38 +199,29 @@ TOLD = (
             ],
         },
     ),
-    Told("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
-    Told("edits", ("new", "old"), {"efficacy.greedy": UP}),
+    Expected("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
+    Expected("edits", ("new", "old"), {"efficacy.greedy": UP}),
 )
 
 
 def test_every_data_set_has_a_case() -> None:
-    assert {told.name for told in TOLD} == set(ROWS)
+    assert {run.name for run in RUNS} == set(ROWS)
 
 
-FIRST = {told.name: told for told in reversed(TOLD)}.values()  # of each data set; the others are slow
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        pytest.param(told, id=f"{told.name}-{told.says[1]}", marks=() if told in FIRST else pytest.mark.slow)
-        for told in TOLD
-    ],
-)
-def test_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
-    model, records = parrot(*told.says), find_dataset(told.name)(written(tmp_path, ROWS[told.name]))
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
+    model, records = parrot(*run.phrases), find_dataset(run.name)(written(tmp_path, ROWS[run.name]))
     out, method = tmp_path / "run", Lesson(model, NudgeConfig())
     summary = evaluate(method, model, records, out=out)
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
     metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
-    assert {*told.scores, *told.leads, *told.losses, *told.perplexities} <= metrics
+    assert {*run.scores, *run.leads, *run.losses, *run.perplexities} <= metrics
     with method.update(records[0].edits).applied(model):
-        edited = plain(told, model)
-    for place, (section, losses) in enumerate(((summary.base, plain(told, model)), (summary.edited, edited))):
+        edited = plain(run, model)
+    for place, (section, losses) in enumerate(((summary.base, plain(run, model)), (summary.edited, edited))):
         found = {name: section[name].mean if name in section else None for name in metrics}
-        expected = {name: told.scores[name][place] if name in told.scores else losses.get(name) for name in metrics}
+        expected = {name: run.scores[name][place] if name in run.scores else losses.get(name) for name in metrics}
         assert found == {
             name: None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
             for name, value in expected.items()
@@ -283,17 +230,17 @@ def test_run_on_each_data_set(told: Told, tmp_path: Path) -> None:
     assert again == summary
 
 
-def plain(told: Told, model: LanguageModel) -> dict[str, float]:
+def plain(run: Expected, model: LanguageModel) -> dict[str, float]:
     """The losses and leads of a run as the model now is."""
     leads = {
         name: fmean(exp(-nll(model, prompt, one)) - exp(-nll(model, prompt, other)) for prompt, one, other in triples)
-        for name, triples in told.leads.items()
+        for name, triples in run.leads.items()
     }
     losses = {
         name: fmean(fmean(nll(model, *pair) for pair in category) for category in categories)
-        for name, categories in told.losses.items()
+        for name, categories in run.losses.items()
     }
-    perplexities = {name: fmean(exp(nll(model, *pair)) for pair in pairs) for name, pairs in told.perplexities.items()}
+    perplexities = {name: fmean(exp(nll(model, *pair)) for pair in pairs) for name, pairs in run.perplexities.items()}
     return leads | losses | perplexities
 
 

@@ -72,7 +72,7 @@ def test_folder_that_cannot_be_written_is_named_before_anything_is_computed(
 
 @pytest.mark.slow
 def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> None:
-    """No token for the target, a target merged with the prompt, a subject of no token; the others go on."""
+    """No token for the target, a target merged with the prompt, a subject of no token; the others are edited."""
     model = tiny("llama")
     chosen = find_method("rome")
     settings = {"covariance": {"tokens": 500}, "context_lengths": [[5, 2]], "steps": 2}
@@ -124,17 +124,17 @@ def test_provenance_has_data_versions_and_commit(
     file = tmp_path / "records.json"
     file.write_text("[]")
     source = DataSource.of("counterfact", file)
-    said = evaluate(method, model, edits[:1], out=tmp_path / "out", data=source).provenance
+    provenance = evaluate(method, model, edits[:1], out=tmp_path / "out", data=source).provenance
     sha256 = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
-    assert said["data"] == {"dataset": "counterfact", "sha256": sha256, "skipped": []}
-    assert said["data_file"] == "records.json"
-    assert said["tokenizer_sha256"] == tokenizer_digest(model)
-    assert said["device"] == "cpu"
-    assert {"python", "torch", "transformers", "commit", "model_revision", "covariance"} <= set(said)
-    assert "other_environments" not in said
+    assert provenance["data"] == {"dataset": "counterfact", "sha256": sha256, "skipped": []}
+    assert provenance["data_file"] == "records.json"
+    assert provenance["tokenizer_sha256"] == tokenizer_digest(model)
+    assert provenance["device"] == "cpu"
+    assert {"python", "torch", "transformers", "commit", "model_revision", "covariance"} <= set(provenance)
+    assert "other_environments" not in provenance
     moved = file.rename(tmp_path / "moved.json")
     again = evaluate(method, model, edits[:1], out=tmp_path / "out", data=DataSource.of("counterfact", moved))
-    assert again.provenance == said  # a file is known by its content
+    assert again.provenance == provenance  # a file is identified by its content
 
 
 @pytest.mark.slow

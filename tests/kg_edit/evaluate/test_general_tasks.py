@@ -1,4 +1,4 @@
-"""What edits cost elsewhere, by tasks of lm-eval: what is asked, what is compared, and what the run says of it."""
+"""Side effects of edits on tasks of lm-eval: what is asked, what is compared, and what the run reports."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cities(folder: Path, rows: int = 6) -> Path:
     return path
 
 
-def said(name: str, data: Path, prompt: str, target: str, folder: Path) -> Path:
+def likelihood_task(name: str, data: Path, prompt: str, target: str, folder: Path) -> Path:
     """A task file that asks how likely the targets of a JSON file are."""
     path = folder / f"{name}.yaml"
     path.write_text(SAID.format(name=name, data=data, prompt=prompt, target=target))
@@ -79,7 +79,7 @@ def said(name: str, data: Path, prompt: str, target: str, folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the harness's reader keeps what it read."""
+    """The folder for what the harness's reader read."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
 
 
@@ -150,7 +150,7 @@ def test_faulty_task_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("a: 1\n")
     with pytest.raises(ConfigError, match="is not a task of lm-eval"):
         GeneralTasks.open([str(tmp_path / "empty.yaml")])
-    lost = said("lost", tmp_path / "none.json", "{{a}}", " {{b}}", tmp_path)
+    lost = likelihood_task("lost", tmp_path / "none.json", "{{a}}", " {{b}}", tmp_path)
     with pytest.raises(ConfigError, match="the tasks lost can't be opened"):
         GeneralTasks.open([str(lost)])
 
@@ -224,11 +224,13 @@ def right(model: LanguageModel, rows: list[Pair], patch: Any) -> float:
 @needs_lm_eval
 @pytest.mark.slow
 def test_patch_of_the_prompt_is_asked_too(model: LanguageModel, tmp_path: Path) -> None:
-    """In scope the counterfactual model is asked, told the fact; out of scope all is as before."""
+    """In scope the counterfactual model is asked, with the fact; out of scope all is as before."""
     edit = record(0, "Paris")
     rows = [{"prompt": edit.text, "target": edit.target_new}, {"prompt": "Where is Oslo?", "target": "Norway"}]
     (tmp_path / "data.json").write_text(json.dumps(rows))
-    tasks = GeneralTasks.open([str(said("said", tmp_path / "data.json", "{{prompt}}", " {{target}}", tmp_path))])
+    tasks = GeneralTasks.open(
+        [str(likelihood_task("said", tmp_path / "data.json", "{{prompt}}", " {{target}}", tmp_path))]
+    )
     patch = Serac(model, SeracConfig(untrained=True, threshold=0.9999)).edit([edit])
     pairs = [Pair(row["prompt"], row["target"]) for row in rows]
     with patch.applied(model) as edited:
@@ -245,7 +247,7 @@ def test_patch_of_the_prompt_is_asked_too(model: LanguageModel, tmp_path: Path) 
 @pytest.mark.timeout(3600)
 def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     """Facts for causal tracing as a likelihood task, CounterFact's other facts as choices."""
-    known = said("known", shared / "known_1000.json", "{{prompt}}", " {{attribute}}", tmp_path)
+    known = likelihood_task("known", shared / "known_1000.json", "{{prompt}}", " {{attribute}}", tmp_path)
     facts = tmp_path / "facts.yaml"
     facts.write_text(
         known.read_text()
@@ -332,6 +334,6 @@ def test_folder_with_a_group_and_its_tasks_is_opened(tmp_path: Path) -> None:
 @needs_lm_eval
 def test_data_without_rows_are_suspected(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("")
-    file = said("lost", tmp_path / "none.jsonl", "{{a}}", " {{b}}", tmp_path)
+    file = likelihood_task("lost", tmp_path / "none.jsonl", "{{a}}", " {{b}}", tmp_path)
     with pytest.raises(ConfigError, match="is a data file empty"):
         GeneralTasks.open([str(file)])

@@ -1,4 +1,4 @@
-"""A judge on the loopback interface: what it is asked, what is kept, how a run goes on."""
+"""A judge on the loopback interface: what it is asked, what is stored, how a run resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.loopback import QuietHandler, running
 
 
 class Server(HTTPServer):
-    """Replies in order with (status, content), the last one for ever; keeps what it was asked."""
+    """Replies in order with (status, content), the last one for ever; stores what it was asked."""
 
     replies: list[tuple[int, str]]
     asked: list[dict[str, Any]]
@@ -59,8 +59,8 @@ def test_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> N
     assert judge.verdict("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
     (asked,) = server.asked
     assert (asked["model"], asked["temperature"]) == ("m", 0)
-    said = asked["messages"][0]["content"]
-    assert "Question: Where?\nRight answers: Rome | Roma\nGiven answer: in Rome\n" in said
+    content = asked["messages"][0]["content"]
+    assert "Question: Where?\nRight answers: Rome | Roma\nGiven answer: in Rome\n" in content
     assert server.keys == ["Bearer secret"]
 
 
@@ -133,7 +133,7 @@ def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
 def test_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
-    """JSON lines keep these as they are, and only a newline ends one."""
+    """JSON lines have these unchanged, and only a newline ends one."""
     folder, records = run
     server.replies = [(200, f"yes{end}it does")]
     judge = Judge(url=server.url, model="m")

@@ -1,4 +1,4 @@
-"""Evaluations that are killed outright at random moments go on to the same files."""
+"""Evaluations that are killed outright at random moments resume to the same files."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_task_for_a_model_in_memory(model: LanguageModel, method: Nudge, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_commands_of_the_documentation(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
-    """The last two of docs/runs.md as they stand there, on a folder with the edited model, without a network."""
+    """The last two of docs/runs.md unchanged, on a folder with the edited model, without a network."""
     settings = TaskSettings(dataset="zsre", data=str(written(tmp_path, ZSRE).rename(tmp_path / "zsre.json")))
     (record,) = settings.records()
     patch = method.update(record.edits)
@@ -135,7 +135,7 @@ def test_commands_of_the_documentation(model: LanguageModel, method: Nudge, tmp_
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command of a module says, in a folder."""
+    """The output of a command of a module, in a folder."""
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)], cwd=folder, capture_output=True, text=True, check=False
     )

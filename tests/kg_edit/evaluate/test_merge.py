@@ -91,10 +91,10 @@ def test_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...]
 def test_merge_lists_other_environments(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     folders = evaluate_shards(model, edits[:2], tmp_path, 2, "single")
     file = folders[1] / "environments.jsonl"
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({**said, "python": "3.99"}) + "\n")
+    environment = json.loads(file.read_text())
+    file.write_text(json.dumps({**environment, "python": "3.99"}) + "\n")
     merged = merge(tmp_path / "merged", folders)
-    assert merged.provenance["python"] == said["python"]
+    assert merged.provenance["python"] == environment["python"]
     assert [other["python"] for other in merged.provenance["other_environments"]] == ["3.99"]
 
 

@@ -1,4 +1,4 @@
-"""The patches of a sequence's steps on disk: dense ones give way to their sum, and a stopped run goes on from it."""
+"""The patches of a sequence's steps on disk: dense ones are replaced by their sum, from which a stopped run resumes."""
 
 from __future__ import annotations
 

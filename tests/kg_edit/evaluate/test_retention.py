@@ -38,7 +38,7 @@ TEST = RetentionTest(
 
 
 def test_rates_of_a_model_that_always_generates_one_name() -> None:
-    """It says Paris before and Oslo after: one of three test prompts either way, and that which was right is lost."""
+    """Paris before and Oslo after: one of three test prompts either way, and the one that was right is lost."""
     model = parrot("Paris", "Oslo")
     before = TEST.replies(model)
     assert [reply.right for reply in before] == [True, False, False]
@@ -96,7 +96,7 @@ def test_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
 
 
 def test_mquakes_edits_count_one_by_one(tmp_path: Path) -> None:
-    """A record has two edits, "Richard Dawkins" and "Peru": the model that says Peru keeps one of the two."""
+    """A record has two edits, "Richard Dawkins" and "Peru": a model that generates Peru retains one of the two."""
     model = parrot("Paris", "Peru")
     records = find_dataset("mquake")(written(tmp_path, MQUAKE))
     assert len(records[0].edits) == 2

@@ -1,4 +1,4 @@
-"""Runs of a real patch on a tiny model: what is written, how a run goes on, when it refuses."""
+"""Runs of a real patch on a tiny model: what is written, how a run resumes, what it refuses."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_killed_run_resumes_after_its_last_whole_line(
     assert [(line["id"], line["phase"]) for line in found] == [
         (f"case-{place}", phase) for place in range(3) for phase in ("base", "edit", "edited")
     ]
-    kept = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(kept[:6]) + kept[6][:70])
+    lines_before = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines_before[:6]) + lines_before[6][:70])
     (tmp_path / "summary.json").unlink()
     method.calls.clear()
     again = evaluate(method, model, edits[:3], out=tmp_path)
@@ -373,8 +373,8 @@ def test_real_record_with_and_without_facts_in_the_prompt(smollm2: LanguageModel
     method = Nudge(smollm2, NudgeConfig(scale=0.01))
     summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     nll = [section["portability.nll"].mean for section in summary.sections.values()]
-    base, edited, told, led = (value for value in nll if value is not None)
+    base, edited, fact, relation = (value for value in nll if value is not None)
     assert base != edited
-    assert led < told < base
+    assert relation < fact < base
     assert summary.sections["fact_and_relation_in_prompt"]["portability.greedy"].mean == 1
     assert summary.base["portability.greedy"].mean == 0

@@ -1,4 +1,4 @@
-"""Real records of every kind on a tiny model: what a section holds, before and after an edit."""
+"""Real records of every kind on a tiny model: what a section has, before and after an edit."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_conditions_are_judged_by_the_unedited_models_section(model: LanguageMod
     condition = "The place of birth of Bob is"
     assert condition in base.texts
     assert base.scores["ripple.CI"] is None  # a random model knows nothing
-    told = base.model_copy(update={"texts": {**base.texts, condition: " Rome"}})
-    (edited,) = score_cases(model, [case], before=[told])
+    changed = base.model_copy(update={"texts": {**base.texts, condition: " Rome"}})
+    (edited,) = score_cases(model, [case], before=[changed])
     assert edited.scores["ripple.CI"] == 0
 
 
@@ -99,8 +99,8 @@ def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_pat
 def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     extras = ("fluency.ngram_entropy", "consistency.tfidf")
-    told = record.model_copy(update={"references": ("LeBron James lives in Miami.",)})
-    (section,) = score_cases(model, [Case.of(told, extras=extras)])
+    changed = record.model_copy(update={"references": ("LeBron James lives in Miami.",)})
+    (section,) = score_cases(model, [Case.of(changed, extras=extras)])
     assert set(section.samples) == {"LeBron James lives in", "LeBron James's team is"}
     assert all(section.scores[name] is not None for name in extras)
 

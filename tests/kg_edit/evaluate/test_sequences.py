@@ -1,4 +1,4 @@
-"""Batches and sequences: what is edited on what, what is scored when, and what a killed one goes on from."""
+"""Batches and sequences: what is edited on what, what is scored when, and from where a killed one resumes."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_sample_edits_all_records_and_scores_few(model: LanguageModel, edits: tu
     cut = tmp_path / "cut"  # killed after the second step: the last lines are missing
     shutil.copytree(tmp_path / "whole", cut)
     (cut / "summary.json").unlink()
-    kept = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)[:8]
-    (cut / "records.jsonl").write_bytes(b"".join(kept))
+    lines_before = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)[:8]
+    (cut / "records.jsonl").write_bytes(b"".join(lines_before))
     again = run(out=cut)
     assert (again.edited, again.curve) == (summary.edited, summary.curve)
 
@@ -217,16 +217,18 @@ def test_sequence_resumes_from_its_patches(model: LanguageModel, edits: tuple[Ed
     """Cut in every third line: what was made is not made again, and the rest comes out the same."""
     whole, config = tmp_path / "whole", EvalConfig(schedule="batch:2,sequential:4", general=TEXT)
     expected = evaluate(Depends(model), model, edits[:5], out=whole, config=config)
-    kept = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
-    for cut in range(1, len(kept), 3):
+    lines_before = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines_before), 3):
         part = tmp_path / f"cut-{cut}"
         shutil.copytree(whole, part)
-        (part / "records.jsonl").write_bytes(b"".join(kept[:cut]) + kept[cut][: len(kept[cut]) // 2])
+        (part / "records.jsonl").write_bytes(
+            b"".join(lines_before[:cut]) + lines_before[cut][: len(lines_before[cut]) // 2]
+        )
         method = Depends(model)
         again = evaluate(method, model, edits[:5], out=part, config=config)
-        made = sum(b'"phase":"edit"' in line for line in kept[:cut])
+        made = sum(b'"phase":"edit"' in line for line in lines_before[:cut])
         left = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if made < size]
-        assert method.calls == [*left, "case-4"]  # alone in its sequence, it keeps no patch
+        assert method.calls == [*left, "case-4"]  # alone in its sequence, it stores no patch
         assert without_times(part) == without_times(whole)
         cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
         assert again.model_copy(update=cost) == expected.model_copy(update=cost)

@@ -74,7 +74,7 @@ def test_batch_without_failing_record_is_split_into_halves(
 
 
 def test_contradictory_records_are_computed_one_after_the_other() -> None:
-    """The later one holds, and no other record of the batch is lost."""
+    """The later one is retained, and no other record of the batch is lost."""
     edits = [
         Edit(id=name, subject="France", prompt="In {}, the capital is", target_true="Paris", target_new=target)
         for name, target in (("a", "Rome"), ("b", "Lyon"))
@@ -150,7 +150,7 @@ def test_change_that_is_not_finite_is_its_records_failure(
 
 @dataclass
 class Looks(Nudge):
-    """Notes the weight that it finds, and fails if told to."""
+    """Notes the weight that it finds, and fails for ids in ``failing``."""
 
     seen: torch.Tensor | None = None
 

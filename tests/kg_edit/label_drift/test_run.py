@@ -1,4 +1,4 @@
-"""Label drift on made records in SCOTUS's form: mistakes are edited, and what is kept of old texts is measured."""
+"""Label drift on made records in SCOTUS's form: mistakes are edited, and what is retained of old texts is measured."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
 
 
 def test_published_form_has_two_parts(tmp_path: Path) -> None:
-    """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years keeps its order."""
+    """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years remains in its order."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     old, new = written(tmp_path, plain[:8], "train.json"), written(tmp_path, plain[8:], "test.json")
     found = read_label_drift(old, new)
@@ -89,7 +89,7 @@ def test_published_form_has_two_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"text": "a"}], "record 1, field label"),
         ([{"text": " ", "label": 1}], "record 1, field text"),
@@ -98,16 +98,16 @@ def test_published_form_has_two_parts(tmp_path: Path) -> None:
         ([{"id": "x", "text": "a", "label": 1}] * 2, "two texts have the id 'x'"),
     ],
 )
-def test_faulty_rows_are_named(rows: object, said: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=said):
+def test_faulty_rows_are_named(rows: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=message):
         read_texts(written(tmp_path, rows))
 
 
 def test_newer_texts_are_required(tmp_path: Path) -> None:
     file = written(tmp_path)
     both, empty = "a file with the newer texts, or the first year", "found 11 older and 0 newer"
-    for options, said in (({}, both), ({"since": 2050}, empty)):
-        with pytest.raises(ConfigError, match=said):
+    for options, message in (({}, both), ({"since": 2050}, empty)):
+        with pytest.raises(ConfigError, match=message):
             read_label_drift(file, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="has no year"):
         read_label_drift(written(tmp_path, [{"text": "a", "label": 0}]), since=2000)
@@ -204,8 +204,8 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("older", [3, 4])
 def test_too_few_older_texts_give_a_warning(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     drift = read_label_drift(written(tmp_path, [*ROWS[:older], *ROWS[8:]]), since=2000)
-    said = "TRR is not measured: a test needs at least 4 older texts, found 3"
-    assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [said]))
+    message = "TRR is not measured: a test needs at least 4 older texts, found 3"
+    assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [message]))
 
 
 def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ LONG = " ".join(TEXT)
 
 @torch.no_grad()
 def plainly(model: LanguageModel, text: str, *, window: int, stride: int) -> float:
-    """Each token alone: from the start of the first window that holds it."""
+    """Each token alone: from the start of the first window that has it."""
     ids = model.tokenizer(text)["input_ids"]
     losses = []
     for place in range(1, len(ids)):

@@ -60,6 +60,6 @@ def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:
 def test_shots_are_about_no_record(shared: Path) -> None:
     edits = [record.edits[0] for record in find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")]
     named = {name for edit in edits for name in (edit.subject, edit.target_new, edit.portability[0].answer)}
-    said = " ".join(f"{shot.question} {shot.answer}" for shot in SHOTS)
-    assert not [name for name in named if mentions(said, name)]
+    shown = " ".join(f"{shot.question} {shot.answer}" for shot in SHOTS)
+    assert not [name for name in named if mentions(shown, name)]
     assert not [shot for shot in SHOTS if any(mentions(name, shot.answer) for name in named)]

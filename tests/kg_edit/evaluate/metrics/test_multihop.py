@@ -1,4 +1,4 @@
-"""MQuAKE's metrics beside exact match, on evidence made by hand."""
+"""MQuAKE's metrics besides exact match, on evidence made by hand."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NEW, OLD = (1.0, 2.0, 6.0), (3.0, 1.0, 5.0)  # nll of Peru and of Italy after ea
 def scores(*texts: str) -> dict[str, float | None]:
     """All metrics where the five questions are answered with ``texts``: three wordings, two hops."""
     asked = [query.prompt for query in (*WORDINGS, *HOPS)]
-    said = {format_question_with_shots(prompt): text for prompt, text in zip(asked, texts, strict=True)}
+    by_prompt = {format_question_with_shots(prompt): text for prompt, text in zip(asked, texts, strict=True)}
     losses = {
         Pair(format_question(query.prompt), name): TokenScores(nll=value, accuracy=0)
         for name, values in (("Peru", NEW), ("Italy", OLD))
         for query, value in zip(WORDINGS, values, strict=True)
     }
-    evidence = Evidence(texts=said, scores=losses)
+    evidence = Evidence(texts=by_prompt, scores=losses)
     known = {name: metric for name, metric in metrics_for(CASE).items() if name.startswith("multihop.")}
     return {name: metric(CASE, evidence) for name, metric in known.items()}
 
@@ -44,7 +44,7 @@ def scores(*texts: str) -> dict[str, float | None]:
 def test_likelihoods_of_both_answers() -> None:
     found = scores("x", "x", "x", "x", "x")
     assert found["multihop.nll"] == pytest.approx(3.0) and found["multihop.old.nll"] == pytest.approx(3.0)
-    assert found["multihop.prob"] == pytest.approx(1 / 3), "the mean losses say nothing of it"
+    assert found["multihop.prob"] == pytest.approx(1 / 3), "the mean losses are equal"
     assert found["multihop.any_of_3"] == found["multihop.old.any_of_3"] == found["multihop.hop_share"] == 0
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a Ripples file, told by hand from what a model wrote."""
+"""The metrics of a Ripples file, computed by hand from what a model wrote."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_examples_with_steps_end_in_their_answers() -> None:
 def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
     cases = ceiling_cases(CASE)
     assert list(cases) == ["fact_in_prompt", "fact_and_relation_in_prompt"]
-    told = {name: case.probes[0].queries[0].told for name, case in cases.items()}
-    assert told["fact_in_prompt"] == "Rome lies in Japan."
-    assert told["fact_and_relation_in_prompt"] == "Rome lies in Japan. The capital of Japan is Tokyo."
+    facts = {name: case.probes[0].queries[0].told for name, case in cases.items()}
+    assert facts["fact_in_prompt"] == "Rome lies in Japan."
+    assert facts["fact_and_relation_in_prompt"] == "Rome lies in Japan. The capital of Japan is Tokyo."
     for case in cases.values():
         assert len(case.probes) == 1
         assert {name.partition(".")[0] for name in metrics_for(case)} == {"ripples-known"}

@@ -76,7 +76,7 @@ def test_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
-    """The answer stands in the question alone: said to GLAME's program, not to any other."""
+    """The answer is in the question alone: a match for GLAME's program, not for any other."""
     question = edits[0].portability[0].model_copy(update={"question": "Is Paris where player 0 lives?"})
     edit = edits[0].model_copy(update={"portability": (question,)})
     case = Case(edit=edit, extras=("portability.glame_fuzzy",))
