@@ -32,7 +32,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.patches.weight_patch import Factors, WeightPatch, chosen
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.run_folder import difference
 
 Record = Mapping[str, Any]
@@ -278,7 +278,7 @@ def first_edits(patch: Patch, count: int) -> WeightPatch:
     own = columns(patch)
     assert isinstance(patch, WeightPatch) and own is not None  # noqa: S101 - as the caller has seen
     facts = tuple(column for mine in own[:count] for column in mine)
-    factors = {name: chosen(pair, facts) for name, pair in patch.factors.items()}
+    factors = {name: pair.columns(facts) for name, pair in patch.factors.items()}
     state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
     provenance = {**patch.provenance, "edits": list(patch.edits[:count])}
     return WeightPatch(factors=factors, provenance=provenance, state=state)
@@ -333,7 +333,7 @@ def _parts(patch: Patch) -> dict[str, _Part]:
     for place, record in enumerate(patch.edits):
         factors: Mapping[str, Factors] | None = {} if hasattr(patch, "without") else None
         if own is not None and isinstance(patch, WeightPatch):
-            factors = {name: chosen(pair, own[place]) for name, pair in patch.factors.items()}
+            factors = {name: pair.columns(own[place]) for name, pair in patch.factors.items()}
         if isinstance(patch, ScopePatch):
             factors = {"scope": Factors(left=patch.facts[place].vectors, right=patch.facts[place].weights)}
         parts[record["edit"]["id"]] = _Part(record, factors)

@@ -79,22 +79,19 @@ class Factors:
         """Return the same factors on ``device``, in float32."""
         return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
+    def columns(self, places: Sequence[int]) -> Factors:
+        """Return the factors with the columns at ``places`` only: the part of the change that some edits have."""
+        return Factors(left=self.left[:, list(places)].contiguous(), right=self.right[:, list(places)].contiguous())
 
-def chosen(pair: Factors, places: tuple[int, ...]) -> Factors:
-    """Return the factors of a change, with the columns at ``places`` only."""
-    rows = list(places)
-    return Factors(left=pair.left[:, rows].contiguous(), right=pair.right[:, rows].contiguous())
+    def __add__(self, other: Factors) -> Factors:
+        """Return the sum of two changes, on the device of the first.
 
-
-def stacked(first: Factors, second: Factors) -> Factors:
-    """Return the sum of two changes, on the device of the first.
-
-    The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
-    """
-    second = Factors(left=second.left.to(first.left.device), right=second.right.to(first.right.device))
-    if first.rank + second.rank > min(first.shape):
-        return Factors.dense(first.product + second.product)
-    return Factors(left=torch.cat([first.left, second.left], 1), right=torch.cat([first.right, second.right], 1))
+        The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
+        """
+        other = Factors(left=other.left.to(self.left.device), right=other.right.to(self.right.device))
+        if self.rank + other.rank > min(self.shape):
+            return Factors.dense(self.product + other.product)
+        return Factors(left=torch.cat([self.left, other.left], 1), right=torch.cat([self.right, other.right], 1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,7 +127,7 @@ class WeightPatch(Patch):
     def _plus(self, other: WeightPatch) -> WeightPatch:
         factors, state = dict(self.factors), dict(self.state)
         for name, more in other.factors.items():
-            factors[name] = stacked(factors[name], more) if name in factors else more
+            factors[name] = factors[name] + more if name in factors else more
         for name, tensor in other.state.items():
             known = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
             state[name] = tensor if known is None else torch.cat([known, tensor.to(known.device)], -1)

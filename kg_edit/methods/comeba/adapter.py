@@ -30,7 +30,7 @@ from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import Factors, module_of, stacked
+from kg_edit.patches.weight_patch import Factors, module_of
 
 
 class GateSettings(AdapterSettings):
@@ -117,7 +117,7 @@ class GatedUpdate(Adapter):
                 f"can't add updates with different gates ({self.settings!r} and {later.settings!r}); make both with "
                 "the same settings"
             )
-        return replace(self, update=stacked(self.update, later.update), keys=torch.cat([self.keys, later.keys]))
+        return replace(self, update=self.update + later.update, keys=torch.cat([self.keys, later.keys]))
 
     @contextmanager
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:

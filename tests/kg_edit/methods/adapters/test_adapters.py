@@ -17,6 +17,7 @@ from kg_edit.methods.memory.method import Memory, MemoryConfig, MemoryNetwork, S
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.container import write_patch
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.methods.quick import QUICK
@@ -143,6 +144,23 @@ def test_other_settings_and_damaged_files_are_refused() -> None:
     adapter = adapter_of(first, MemoryNetwork)
     with pytest.raises(ValueError, match="its settings ask for tensors"):
         MemoryNetwork.read(adapter.metadata(), {**adapter.tensors(), "keys": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [{}],
+        [{"method": "nowhere", "weight": "w", "adapter": {}}],
+        [{"method": "rome", "weight": "w", "adapter": {}}],  # a method without adapters
+        [{"method": "memory", "weight": "w", "adapter": {"shape": [2, 3], "settings": {"slots": 0}}}],
+        [{"method": "t-patcher", "weight": "w", "adapter": {"shape": [2, 3]}}],  # its tensors are missing
+    ],
+)
+def test_damaged_adapter_patch_is_refused(content: object, tmp_path: Path) -> None:
+    path = write_patch(tmp_path / "p.safetensors", kind="adapters", provenance={}, content=content, tensors={})
+    with pytest.raises(PatchError, match="is damaged"):
+        Patch.load(path)
 
 
 def test_two_adapters_of_one_layer_keep_their_order(tmp_path: Path) -> None:
