@@ -52,12 +52,12 @@ class Study:
 
     wanted: tuple[Edit, ...]
     unwanted: tuple[Edit, ...]
-    kept: Path | None
+    locality: Path | None
     columns: Columns
 
 
 def sanitation(limit: int) -> Study:
-    """Train on the first ``limit`` forbidden answers and all kept ones of the train file; ask the test file's."""
+    """Train on the first ``limit`` forbidden answers and all retained ones of the train file; ask the test file's."""
     files = [FOLDER / f"sanitation_trivia_qa_{part}.json" for part in ("train", "test")]
     train, test = (_records(file)[:limit] for file in files)
     learned = [_as_question(edit) for record in train for edit in record.edits]
@@ -65,7 +65,7 @@ def sanitation(limit: int) -> Study:
     return Study(
         wanted=tuple(edit.model_copy(update={"target_true": None}) for edit in learned),
         unwanted=tuple(_towards_old(edit) for edit in learned),
-        kept=files[0],
+        locality=files[0],
         columns={
             "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in asked],
             '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in asked],
@@ -93,7 +93,7 @@ def wikibio(limit: int) -> Study:
     return Study(
         wanted=tuple(true for true, _ in train_pairs),
         unwanted=tuple(false for _, false in train_pairs),
-        kept=None,
+        locality=None,
         columns={
             "true sentence (lower)": [Pair(true.text, true.target_new) for true, _ in test_pairs],
             "false sentence (higher)": [Pair(false.text, false.target_new) for _, false in test_pairs],
@@ -127,7 +127,7 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
     """Train the expert and the anti-expert, each as a LoRA of its own."""
     found = find_method("ext-sub")
     settings = {**SETTINGS, "steps": epochs + 1}
-    own = {**settings, "kept": str(study.kept)} if study.kept else settings
+    own = {**settings, "locality": str(study.locality)} if study.locality else settings
     expert, anti = (found(model, found.config_class.preset("default", chosen)) for chosen in (own, settings))
     return expert.edit(study.wanted), anti.edit(study.unwanted)
 

@@ -41,7 +41,7 @@ def all_methods() -> Iterator[type[EditingMethod]]:
 
 
 def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
-    """The row of a method in the table of all methods; the columns are `HEADER`."""
+    """Return the row of a method in the table of all methods; the columns are `HEADER`."""
     batch, remove = "together" if found.joint else "sequence", "exact" if found.separable else "recomputed"
     graph = "yes" if found.needs_graph else "no"
     return (found.name, found.about, found.family or "its own", found.kind, batch, remove, graph, found.paper)
@@ -49,14 +49,14 @@ def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
 
 def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
     """Yield (setting, value in the preset ``default``, meaning) of a method; the names are those of ``--set``."""
-    return _settings(found.config_class, found.config_class.preset("default"))
+    return _settings(found.config_class.preset("default"))
 
 
-def _settings(config: type[BaseModel], given: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
-    for field, info in config.model_fields.items():
-        default = getattr(given, field)
+def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
+    for field, info in type(config).model_fields.items():
+        default = getattr(config, field)
         if isinstance(default, BaseModel):
-            yield from _settings(type(default), default, f"{group}{field}.")
+            yield from _settings(default, f"{group}{field}.")
         else:
             yield f"{group}{field}", str(default), info.description or ""
 
@@ -65,7 +65,7 @@ _BLOCKS = 30  # number of blocks of SmolLM2-135M
 
 
 def computes(found: type[EditingMethod]) -> str:
-    """A sentence on the computation of a method: its family, what it trains, and its default layers."""
+    """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = found.config_class.model_construct().written_layers(_BLOCKS)
     where = "none" if not layers else f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else str(layers[0])
     family = found.family or "its own"

@@ -48,10 +48,10 @@ class ExtSubConfig(LoraConfig):
     extract: bool = Field(
         True, description="do not subtract the part that both adapters have in common; false: subtract everything"
     )
-    kept: str | None = Field(
+    locality: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="benchmark file: the expert also learns answers that must stay (neighbours, locality prompts)",
+        description="benchmark file: the expert also learns the answers of its locality prompts (or neighbours)",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -78,15 +78,15 @@ class ExtSub(Lora):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and read the file ``kept`` with the answers that should not change.
+        """Check the inputs, and read the file of locality prompts.
 
         Raises:
             EditFileError: the file can't be read, or has no such answers.
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, ExtSubConfig)  # noqa: S101 - config_class
-        if config.kept:
-            read_kept(config.kept)
+        if config.locality:
+            read_locality(config.locality)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train both adapters on the edits, and subtract the anti-expert from the expert.
@@ -103,7 +103,7 @@ class ExtSub(Lora):
                     expert_rows.append(self.row(edit))
                     if edit.target_true:
                         old_rows[place] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
-            expert, expert_losses = self._adapter([*expert_rows, *self._kept], edits=len(edits))
+            expert, expert_losses = self._adapter([*expert_rows, *self._locality], edits=len(edits))
             anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
         factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
 
@@ -113,7 +113,7 @@ class ExtSub(Lora):
         update = {"update": round(sum(norm**2 for norm in norms) ** 0.5, 6), "largest": round(max(norms), 6)}
         ends = dict(zip(old_rows, old_losses, strict=True))
         records = list[dict[str, Any]]()
-        for place, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # rows of ``kept`` come last
+        for place, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
             dumped = edit.model_dump(mode="json", exclude_defaults=True)
             found: dict[str, Any] = {"edit": dumped, "method": self.name, "norms": update}
             found |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
@@ -146,13 +146,13 @@ class ExtSub(Lora):
             return WeightPatch(factors=adapters.factors()), losses.tolist()
 
     @cached_property
-    def _kept(self) -> list[TrainingRow]:
-        pairs = read_kept(self.config.kept) if self.config.kept else ()
+    def _locality(self) -> list[TrainingRow]:
+        pairs = read_locality(self.config.locality) if self.config.locality else ()
         return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
 
 
-def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
-    """Read the prompts of a benchmark's file whose answers must stay, each with its first answer.
+def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
+    """Read the locality prompts of a benchmark's file, each with its first answer.
 
     Raises:
         EditFileError: the file can't be read, or has no such prompts.
@@ -164,6 +164,6 @@ def read_kept(path: str | Path) -> tuple[tuple[str, str], ...]:
     if not found:
         raise EditFileError(
             f"{path}: no record has a locality prompt with an answer, or a neighbour of an edit with an old target; "
-            "give a file that has, as kept"
+            "give a file that has one, as locality"
         )
     return found

@@ -175,7 +175,7 @@ class OwnDescent:
 def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
     """Train the changes of all ``edits`` in place, at most ``settings.steps`` evaluations each.
 
-    Each edit stops by its own loss; a loss that is not finite ends its edit only, and is kept as its ``error``. No step
+    Each edit stops by its own loss; a loss that is not finite ends its edit only (``error``). No step
     follows an edit's last evaluation, so the loss of its final change is known.
     """
     module = model.down_projection(layer)

@@ -186,7 +186,7 @@ class NetTraining(LayerConfig, training.TrainingConfig):
     held_out: tuple[str, ...] = Field((), description="relations r' that are not trained, only measured in validation")
     steps: PositiveInt = Field(1000, description="maximum number of steps of AdamW")
     batch: PositiveInt = Field(16, description="edits in a step")
-    kept: PositiveInt = Field(8, description="number of batches whose clean states are cached at a time")
+    cached: PositiveInt = Field(8, description="number of batches whose clean states are cached at a time")
     visits: PositiveInt = Field(
         2, description="number of steps for each cached batch before the next batches replace them"
     )

@@ -182,7 +182,7 @@ class _Run(TrainingRun[Validation]):
             self._network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._passes = Passes(data.learned, batch=settings.batch, seed=settings.seed)
-        self._kept: dict[int, Batch] = {}
+        self._batches: dict[int, Batch] = {}
         state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(state, settings, path)
 
@@ -215,16 +215,16 @@ class _Run(TrainingRun[Validation]):
         return change.to(value.device)
 
     def _batch(self, step: int) -> Batch:
-        """Return the batch of a step: ``kept`` batches are repeated ``visits`` times with cached clean states."""
+        """Return the batch of a step: ``cached`` batches are repeated ``visits`` times with cached clean states."""
         settings = self._manifest.training
-        kept = settings.kept
-        number = step // (kept * settings.visits) * kept + step % kept
-        if number not in self._kept:
-            self._kept = {key: some for key, some in self._kept.items() if key // kept == number // kept}
+        cached = settings.cached
+        number = step // (cached * settings.visits) * cached + step % cached
+        if number not in self._batches:
+            self._batches = {key: some for key, some in self._batches.items() if key // cached == number // cached}
             examples, seed = self._passes.batch(number), f"visit {number} {settings.seed}"
             requests = [self._data.visits.request(example, seed=seed) for example in examples]
-            self._kept[number] = self._data.batch(examples, requests)
-        return self._kept[number]
+            self._batches[number] = self._data.batch(examples, requests)
+        return self._batches[number]
 
     def validation(self, step: int) -> Validation:
         """Return the mean losses on the held-out edits, with the same wording for all."""

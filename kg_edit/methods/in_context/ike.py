@@ -160,7 +160,7 @@ class Ike(PromptMethod):
         return None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Return the fact without a full stop, with its demonstrations; the first one stands next to the fact."""
+        """Return the fact without a full stop, with its demonstrations; the first one is next to the fact."""
         config, text = self.config, new_fact(edit)
         examples: tuple[str, ...] = (shown(edit, edit.text, edit.target_new),) if config.own_copy else ()
         if self._training_facts is not None:

@@ -81,7 +81,7 @@ class MemPrompt(PromptMethod):
                 readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
                 answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
             wrong = [answer for answer in answers if not begins_with(answer, edit.target_new)]
-            notes = {"said": (wrong or answers)[0], "withheld": not wrong}
+            notes = {"answer": (wrong or answers)[0], "withheld": not wrong}
         fact = PromptFact(
             id=edit.id,
             subject=edit.subject,

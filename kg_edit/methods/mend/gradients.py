@@ -82,7 +82,7 @@ class EditedPasses:
 
     ``inputs`` has the input of each module [rows, length, in], by weight name. ``leaves`` has zeros that were added to
     its output: the gradient of the loss there is MEND's delta. The model is frozen, so below the first of these modules
-    nothing is kept for the backward pass. With ``lower`` the blocks below do not run at all.
+    nothing is stored for the backward pass. With ``lower`` the blocks below do not run at all.
     """
 
     def __init__(

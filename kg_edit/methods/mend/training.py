@@ -144,22 +144,22 @@ def losses_after(
 
     # Then the rows run again from the first changed block on, each with the change of its own edit.
     logits = passes.logits([*edits, *unrelated], changes, torch.tensor([*edits, *edits]))
-    asked = len(logits) - len(clean)
+    own = len(logits) - len(clean)  # reads of the edits' rows, which come first
     _, shares = passes.targets(unrelated)
-    divergence = (clean.exp() * (clean - logits[asked:].log_softmax(-1))).sum(-1)
+    divergence = (clean.exp() * (clean - logits[own:].log_softmax(-1))).sum(-1)
     locality = (divergence * shares).sum()
 
     # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
     # their own, because they are longer.
-    edit = nll(passes, edits, logits[:asked])
+    edit = nll(passes, edits, logits[:own])
     if rows.further:
         owners, prompts = zip(*rows.further, strict=True)
         with torch.no_grad():
             passes = EditedPasses(model, prompts, list(changes), lower=lower)
         places = range(len(prompts))
         further = nll(passes, places, passes.logits(places, changes, torch.tensor(owners)))
-        own = len(rows.edits) if rows.learned else 0
-        edit = (own * edit + len(prompts) * further) / (own + len(prompts))
+        learned = len(rows.edits) if rows.learned else 0
+        edit = (learned * edit + len(prompts) * further) / (learned + len(prompts))
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
 
 

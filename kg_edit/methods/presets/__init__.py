@@ -67,8 +67,8 @@ def model_presets(name: str) -> ModelPresets:
     try:
         return ModelPresets(**{**tomllib.loads(text), "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        said = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {said}; install kg-edit again") from error
+        found = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {found}; install kg-edit again") from error
 
 
 class MethodPreset(BaseModel):

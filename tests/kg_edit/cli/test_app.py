@@ -77,7 +77,7 @@ def test_methods_and_models(kg_edit: Run) -> None:
     assert listed.code == 0
     lines = {line.split()[0]: line for line in listed.out.splitlines()[1:]}  # a method is one line, however long
     assert list(lines) == list(method_names())
-    assert all(word in lines["rome"] for word in ("weights", "in turn", "recomputed", "arXiv 2202.05262"))
+    assert all(word in lines["rome"] for word in ("weights", "sequence", "recomputed", "arXiv 2202.05262"))
     shown = kg_edit("methods", "rome")
     assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, paper"))
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err

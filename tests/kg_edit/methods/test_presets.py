@@ -63,17 +63,17 @@ def graph() -> nx.MultiDiGraph:
     return made
 
 
-def test_there_is_a_file_for_every_model_that_is_promised() -> None:
+def test_every_promised_model_has_a_file() -> None:
     assert set(preset_models()) == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("model", PARAMETERS)
-def test_the_sizes_are_those_of_the_model(model: str) -> None:
+def test_config_of_a_preset_has_the_size_of_its_model(model: str) -> None:
     assert shape_of(model).parameters == PARAMETERS[model]
 
 
 @every
-def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
+def test_preset_is_read_as_it_is_written(model: str, key: str) -> None:
     method, preset = names(model, key)
     table = model_presets(model).methods[key]
     config = find_method(method).config_class.preset(preset, method=method)
@@ -85,7 +85,7 @@ def test_a_preset_is_read_as_it_stands(model: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", model_presets("smollm2-135m").methods)
-def test_the_small_models_own_preset_is_the_default_with_its_layers(key: str) -> None:
+def test_smollm2_preset_is_the_default_with_its_layers(key: str) -> None:
     found = find_method(key).config_class
     own, default = found.preset("smollm2-135m", method=key).model_dump(), found.preset("default").model_dump()
     differ = {name for name in own.keys() | default.keys() if own.get(name) != default.get(name)}
@@ -93,7 +93,7 @@ def test_the_small_models_own_preset_is_the_default_with_its_layers(key: str) ->
 
 
 @first_of_each_model
-def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
+def test_layers_of_a_preset_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers
     for name, value in published_settings(preset, method, own={}).items():
@@ -102,7 +102,7 @@ def test_its_layers_are_layers_of_its_model(model: str, key: str) -> None:
 
 
 @first_of_each_model
-def test_it_makes_an_edit_on_a_tiny_model_of_its_family(
+def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
     model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what makes it quick, and layers that a tiny model has, in the place of the published values."""
@@ -125,7 +125,7 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
     return one | free | {name: [1, 2] for name in settings if name == "layers"}
 
 
-def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
+def test_unknown_preset_and_preset_of_other_methods_are_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")
     with pytest.raises(
@@ -139,7 +139,7 @@ def test_a_wrong_name_is_told_from_a_method_without_the_preset() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny_folder: Path) -> None:
+def test_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny_folder: Path) -> None:
     Path("edits.jsonl").write_text(EDITS.splitlines()[0])
     options = ("--layer", "1", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5,2]]")
     result = kg_edit(

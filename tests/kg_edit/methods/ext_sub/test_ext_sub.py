@@ -1,4 +1,4 @@
-"""Ext-Sub: two adapters, one subtracted from the other; old targets become unlikely, and what is kept is trained."""
+"""Ext-Sub: one adapter minus another; old targets become unlikely, and locality answers are trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kg_edit.callbacks import Callback
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.methods.ext_sub.extraction import subtracted
-from kg_edit.methods.ext_sub.method import ExtSub, ExtSubConfig, read_kept
+from kg_edit.methods.ext_sub.method import ExtSub, ExtSubConfig, read_locality
 from kg_edit.methods.fine_tuning.lora import Lora
 from kg_edit.patches.changes import columns, edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
@@ -100,31 +100,31 @@ def test_columns_of_a_shared_change_belong_to_no_edit() -> None:
     assert edit_norms(one) == (pytest.approx(one.edits[0]["norms"]["update"], rel=1e-4),)
 
 
-def test_read_kept_reads_neighbours_with_an_old_target(tmp_path: Path) -> None:
+def test_read_locality_reads_neighbours_with_an_old_target(tmp_path: Path) -> None:
     row = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Rome", "neighborhood": ["Eve lives in"]}
-    file = tmp_path / "kept.json"
+    file = tmp_path / "locality.json"
     file.write_text(json.dumps([{**row, "target_true": "Cairo"}, {**row, "id": "2"}]), encoding="utf-8")
-    assert read_kept(file) == (("Eve lives in", "Cairo"),)
+    assert read_locality(file) == (("Eve lives in", "Cairo"),)
 
 
-def test_kept_answers_are_trained(tmp_path: Path) -> None:
+def test_locality_answers_are_trained(tmp_path: Path) -> None:
     row = {
         "subject": "France",
         "prompt": "The capital of France is",
         "target_new": "Rome",
         "locality": {"Relation_Specificity": [{"prompt": "The river in London is", "ground_truth": ["Thames"]}]},
     }
-    file = tmp_path / "kept.json"
+    file = tmp_path / "locality.json"
     file.write_text(json.dumps([row]), encoding="utf-8")
-    assert read_kept(file) == (("The river in London is", "Thames"),)
+    assert read_locality(file) == (("The river in London is", "Thames"),)
     pair = Pair("The river in London is", "Thames")
-    kept, without = (made(*EDITS, steps=8, **more) for more in ({"kept": str(file)}, {}))
-    assert losses(kept, pair)[0] < losses(without, pair)[0] - 1
+    local, without = (made(*EDITS, steps=8, **more) for more in ({"locality": str(file)}, {}))
+    assert losses(local, pair)[0] < losses(without, pair)[0] - 1
     seen = list[tuple[str, int]]()
-    config = ExtSubConfig.preset("default", {**QUICK["ext-sub"], "steps": 2, "kept": str(file)})
+    config = ExtSubConfig.preset("default", {**QUICK["ext-sub"], "steps": 2, "locality": str(file)})
     ExtSub(tiny("llama"), config).edit(EDITS, callbacks=[Seen(seen)])
     assert seen == [("1", 0), ("2", 0), ("1", 1), ("2", 1)], "of the expert, and of the edits alone"
-    assert len(kept.edits) == 2 and kept.provenance["methods"][0]["files_sha256"]
+    assert len(local.edits) == 2 and local.provenance["methods"][0]["files_sha256"]
     file.write_text(json.dumps([{**row, "locality": {}}]), encoding="utf-8")
     with pytest.raises(EditFileError, match="no record has a locality prompt with an answer, or a neighbour"):
-        read_kept(file)
+        read_locality(file)

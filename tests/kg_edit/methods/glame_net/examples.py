@@ -46,6 +46,6 @@ def edits() -> tuple[Edit, ...]:
 
 def quick(**settings: Any) -> NetTraining:
     """Six steps of four edits, of all of which the edited block is 1."""
-    small = {"layer": 1, "hidden": 16, "steps": 6, "batch": 4, "kept": 2, "visits": 2, "warm_up": 2, "shown": 0}
+    small = {"layer": 1, "hidden": 16, "steps": 6, "batch": 4, "cached": 2, "visits": 2, "warm_up": 2, "shown": 0}
     held = {"validation": 6, "validate_every": 2, "context_lengths": ((4, 1),), "targets_held_out": 0.2}
     return NetTraining.preset("default", {**small, **held, "learning_rate": 0.003, **settings})

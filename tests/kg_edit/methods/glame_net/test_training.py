@@ -103,7 +103,7 @@ def test_clean_states_are_computed_once_for_several_visits(tmp_path: Path, monke
     seen: list[int] = []
     whole = Passes.batch
     monkeypatch.setattr(Passes, "batch", lambda passes, number: seen.append(number) or whole(passes, number))
-    made(tmp_path, steps=8, kept=2, visits=2, gradient=False, validation=1, validate_every=8)
+    made(tmp_path, steps=8, cached=2, visits=2, gradient=False, validation=1, validate_every=8)
     assert seen == [0, 1, 2, 3]
 
 

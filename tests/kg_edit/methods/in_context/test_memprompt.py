@@ -69,7 +69,7 @@ def test_feedback_mistakes_withholds_what_the_model_knows() -> None:
     said = ask(model, TETRIS.text, tokens=24)
     known = TETRIS.model_copy(update={"target_new": said})
     right, wrong = (made(edit, model=model, feedback="mistakes") for edit in (known, TETRIS))
-    assert right.edits[0]["withheld"] and right.edits[0]["said"] == said
+    assert right.edits[0]["withheld"] and right.edits[0]["answer"] == said
     assert right.prompt_transform(TETRIS.text) == TETRIS.text
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
 
@@ -80,16 +80,16 @@ def test_feedback_mistakes_asks_a_chat_edit_in_its_own_form() -> None:
     assert plain != chat
     known = TETRIS.model_copy(update={"target_new": chat})
     noted = {form: made(known.in_chat(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")}
-    assert noted[True]["withheld"] and noted[True]["said"] == chat
-    assert not noted["both"]["withheld"] and noted["both"]["said"] == plain
+    assert noted[True]["withheld"] and noted[True]["answer"] == chat
+    assert not noted["both"]["withheld"] and noted["both"]["answer"] == plain
 
 
 def test_feedback_mistakes_asks_without_dropout() -> None:
     model = copy.deepcopy(tiny("gpt2"))
-    quiet = made(TETRIS, model=model, feedback="mistakes").edits[0]["said"]
+    quiet = made(TETRIS, model=model, feedback="mistakes").edits[0]["answer"]
     model.model.train()
     before = torch.get_rng_state()
-    assert made(TETRIS, model=model, feedback="mistakes").edits[0]["said"] == quiet
+    assert made(TETRIS, model=model, feedback="mistakes").edits[0]["answer"] == quiet
     assert model.model.training and torch.equal(torch.get_rng_state(), before)
 
 
