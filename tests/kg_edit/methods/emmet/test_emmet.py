@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from kg_edit.errors import PatchError
-from kg_edit.methods import find_method
 from kg_edit.methods.emmet.method import Emmet, EmmetConfig
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, change, joint, state_at
-from tests.kg_edit.methods.test_methods import delta, method
 from tests.kg_edit.tiny import families, tiny
 
 
@@ -28,19 +26,6 @@ def test_every_value_of_a_batch_is_exact(family: str) -> None:
         with patch.applied(model):
             _, edited, _ = state_at(model, edit, 1)
         assert (edited - wanted).norm() < 1e-4 * wanted.norm()
-
-
-@pytest.mark.slow
-def test_mean_keys_give_the_wanted_change() -> None:
-    """D K = R with the keys that are the mean of the bare prompt's and of the contexts' mean."""
-    model = tiny("llama")
-    patch = joint("emmet", model, relaxation=0.0).edit(EDITS)
-    assert isinstance(patch, WeightPatch)
-    for number, edit in enumerate(EDITS):
-        bare, *others = (state_at(model, edit, 1, context=context) for context in CONTEXTS)
-        key = (bare[0] + torch.stack([key for key, *_ in others]).mean(0)) / 2
-        wanted = patch.state["value"][:, number] - bare[1]
-        assert (change(patch, model, 1) @ key - wanted).norm() < 1e-4 * wanted.norm()
 
 
 @pytest.mark.slow
@@ -77,14 +62,3 @@ def test_layer_is_one_setting() -> None:
     default = Emmet(model, EmmetConfig())
     assert default.layers == (1,) and default.layer == 1
     assert EmmetConfig.preset("paper").relaxation == 0.0
-
-
-@pytest.mark.slow
-def test_r_rome_is_rome_with_the_mean_key() -> None:
-    model = tiny("llama")
-    own = method("r-rome", model, clamp_norm_factor=2.0).edit([*EDITS[:1]])
-    same = method("rome", model, key="r-rome").edit([*EDITS[:1]])
-    torch.testing.assert_close(delta(own), delta(same))
-    assert not torch.allclose(delta(own), delta(method("rome", model).edit([*EDITS[:1]])))
-    assert own.edits[0]["method"] == "r-rome"
-    assert find_method("r-rome").config_class.preset("paper").model_dump()["key"] == "r-rome"

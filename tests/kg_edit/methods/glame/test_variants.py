@@ -85,19 +85,6 @@ def test_pool_without_statements_is_refused_before_any_work() -> None:
         GlameRandom(tiny("llama"), chosen.config)
 
 
-@pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn"])
-def test_object_without_statements_leaves_the_edits_own_edge(name: str) -> None:
-    model, chosen = tiny("llama"), find_method(name)
-    config = chosen.config_class.preset("default", {**SETTINGS, "covariance": {"tokens": 200}})
-    made = chosen(model, config, graph=cities())
-    edit = EDIT.model_copy(update={"target_new": "Nowhere"})
-    found = made.subgraph(edit)
-    assert found is not None and found.number_of_edges() == 1
-    made.check([edit])
-    wrong = control(model, "Oslo")
-    assert wrong.subgraph(edit).number_of_edges() == 1
-
-
 def test_default_pool_is_in_the_packaged_extract() -> None:
     edit = EDIT.model_copy(update={"target_new_id": "Q121783", "relation": "member of sports team"})
     GlameRandom.check_inputs(GlameRandomConfig(per_node=3), WikidataCache(packaged_extract()), [edit])
