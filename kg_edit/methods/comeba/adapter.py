@@ -5,12 +5,12 @@ Li et al., EMNLP 2024, arXiv 2403.05330.
 With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
 
     r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
-    y    = W x + [z(x) >= alpha] D x,    alpha = min(most, z - (1 - share) |z|),    z = min_i z(k_i)
+    y    = W x + [z(x) >= t] D x,    t = min(alpha, z - (1 - share) |z|),    z = min_i z(k_i)
 
-where k_i are the keys of the edits; alpha is share * z while z is above 0. The update is large at these keys and small
-at others, so r marks the edited tokens as outliers. The published program computes mean and deviation over the tokens
-of the current text. Here they come from texts that the model writes itself, so that the gate of a token does not depend
-on the text around it.
+where k_i are the keys of the edits; z - (1 - share) |z| is share * z while z is above 0. The update is large at these
+keys and small at others, so r marks the edited tokens as outliers. The published program computes mean and deviation
+over the tokens of the current text. Here they come from texts that the model writes itself, so that the gate of a token
+does not depend on the text around it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from kg_edit.patches.weight_patch import Factors, module_of
 class GateSettings(AdapterSettings):
     """Settings of the gate: how large z(x) has to be."""
 
-    most: float = Field(2.2, description="alpha before the first edit, which is its largest value")
-    share: float = Field(1.0, gt=0, le=1, description="alpha as a share of the smallest z of an edited key")
+    alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
+    share: float = Field(
+        0.9, gt=0, le=1, description="the threshold is at most this fraction of the smallest z-score of an edited key"
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +61,7 @@ class GatedUpdate(Adapter):
     @property
     def summary(self) -> str:
         """The rank and the gate."""
-        return f"rank {self.update.rank} for tokens beyond {self.alpha:.2f} deviations"
+        return f"rank {self.update.rank} for tokens beyond {self.threshold:.2f} deviations"
 
     @cached_property
     def change(self) -> Tensor:
@@ -73,14 +75,14 @@ class GatedUpdate(Adapter):
         return float(sizes.mean()), max(float(sizes.std()), torch.finfo(torch.float32).tiny)
 
     @cached_property
-    def alpha(self) -> float:
-        """The gate's threshold alpha for z(x)."""
+    def threshold(self) -> float:
+        """The gate's threshold t for z(x)."""
         if not len(self.keys):
-            return self.settings.most
+            return self.settings.alpha
         mean, deviation = self.scale
         sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
         smallest = float((sizes.min() - mean) / deviation)
-        return min(self.settings.most, _below(smallest, 1 - self.settings.share))
+        return min(self.settings.alpha, _below(smallest, 1 - self.settings.share))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Return the tensors by name."""
@@ -123,11 +125,11 @@ class GatedUpdate(Adapter):
     def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
         change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
-        (mean, deviation), alpha = self.scale, _below(self.alpha, _SLACK)
+        (mean, deviation), threshold = self.scale, _below(self.threshold, _SLACK)
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
             found = inputs @ change.T
-            far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= alpha
+            far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
             return torch.where(far, output + found, output)
 
         with replacing_output(model, layer_of(model, name), forward):

@@ -28,13 +28,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
-class ComebaConfig(MemitConfig):
+class ComebaConfig(GateSettings, MemitConfig):
     """MEMIT's settings, and those of the gate."""
 
-    alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
-    share: float = Field(
-        0.9, gt=0, le=1, description="the threshold is at most this fraction of the smallest z-score of an edited key"
-    )
     texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
 
@@ -86,7 +82,7 @@ class Comeba(Memit):
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
         made = super().write(facts, wanted, records, before)
         assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
-        settings = GateSettings(most=self.config.alpha, share=self.config.share)
+        settings = GateSettings.of(self.config)
         adapters = {
             (GatedUpdate.method, name): GatedUpdate(
                 update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),

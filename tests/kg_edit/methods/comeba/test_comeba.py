@@ -42,24 +42,24 @@ def gated(*, keys: list[float], others: list[float], **settings: Any) -> GatedUp
         update=Factors(left=torch.tensor([[2.0]]), right=torch.tensor([[1.0]])),
         keys=torch.tensor(keys)[:, None],
         others=torch.tensor(others)[:, None],
-        settings=GateSettings(**settings),
+        settings=GateSettings(**{"share": 1.0, **settings}),
     )
 
 
 def test_gate_by_hand() -> None:
     """|D x| of the others is 2 and 6: mean 4, deviation 2 sqrt 2; a key of 10 is 16 / (2 sqrt 2) out."""
-    found = gated(keys=[10.0], others=[1.0, 3.0], most=99.0)
+    found = gated(keys=[10.0], others=[1.0, 3.0], alpha=99.0)
     assert found.scale == pytest.approx((4.0, 8**0.5))
-    assert found.alpha == pytest.approx(16 / 8**0.5)
-    assert gated(keys=[10.0], others=[1.0, 3.0], most=2.2).alpha == pytest.approx(2.2)
-    assert gated(keys=[10.0], others=[1.0, 3.0], most=99.0, share=0.5).alpha == pytest.approx(8 / 8**0.5)
-    assert gated(keys=[], others=[1.0, 3.0], most=3.0).alpha == 3.0
+    assert found.threshold == pytest.approx(16 / 8**0.5)
+    assert gated(keys=[10.0], others=[1.0, 3.0], alpha=2.2).threshold == pytest.approx(2.2)
+    assert gated(keys=[10.0], others=[1.0, 3.0], alpha=99.0, share=0.5).threshold == pytest.approx(8 / 8**0.5)
+    assert gated(keys=[], others=[1.0, 3.0], alpha=3.0).threshold == 3.0
 
 
 def test_key_below_the_mean_passes_its_own_gate() -> None:
     """|D k| = 2 is 2 below the mean 4: z = -2 / (2 sqrt 2), and alpha is a tenth of |z| further below."""
-    found = gated(keys=[1.0, 10.0], others=[1.0, 3.0], most=2.2, share=0.9)
-    assert found.alpha == pytest.approx(-1.1 * 2 / 8**0.5)
+    found = gated(keys=[1.0, 10.0], others=[1.0, 3.0], alpha=2.2, share=0.9)
+    assert found.threshold == pytest.approx(-1.1 * 2 / 8**0.5)
 
 
 @pytest.mark.slow
@@ -67,16 +67,16 @@ def test_update_is_that_of_memit() -> None:
     model = tiny("llama")
     plain = Memit(model, MemitConfig.preset("default", SETTINGS)).edit(EDITS)
     assert isinstance(plain, WeightPatch)
-    for name, side in updates_of(comeba(model).edit(EDITS)).items():
-        torch.testing.assert_close(side.change, plain.factors[name].product.float(), rtol=1e-3, atol=1e-5)
+    for name, gate in updates_of(comeba(model).edit(EDITS)).items():
+        torch.testing.assert_close(gate.change, plain.factors[name].product.float(), rtol=1e-3, atol=1e-5)
 
 
 def test_only_tokens_near_the_keys_are_changed() -> None:
     model = tiny("llama")
     patch = comeba(model).edit(EDITS)
-    (name, side), *_ = updates_of(patch).items()
+    (name, gate), *_ = updates_of(patch).items()
     module = model.model.get_submodule(name.removesuffix(".weight"))
-    inputs = torch.cat([side.keys, torch.zeros(1, side.shape[1])])
+    inputs = torch.cat([gate.keys, torch.zeros(1, gate.shape[1])])
     clean = module(inputs)
     with patch.applied(model):
         changed = module(inputs)
@@ -91,12 +91,12 @@ def test_later_batches_are_written_on_top_of_earlier_ones(tmp_path: Path) -> Non
     first = chosen.edit(EDITS[:1])
     both = chosen.edit(EDITS[1:], start=first)
     again = Patch.load(both.save(tmp_path / "patch.safetensors"))
-    for name, side in updates_of(again).items():
-        assert len(side.keys) == 3 and side.alpha == pytest.approx(updates_of(both)[name].alpha)
+    for name, gate in updates_of(again).items():
+        assert len(gate.keys) == 3 and gate.threshold == pytest.approx(updates_of(both)[name].threshold)
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
     for forgotten in ("protected", "_earlier"):
         other = comeba(model)
         vars(other)[forgotten] = (lambda *_: None) if forgotten == "protected" else (lambda *_: {})
-        for name, side in updates_of(other.edit(EDITS[1:], start=first)).items():
-            moved = (side.change - updates_of(both)[name].change).norm()
-            assert moved > 0.02 * (side.change - updates_of(first)[name].change).norm(), f"{name} without {forgotten}"
+        for name, gate in updates_of(other.edit(EDITS[1:], start=first)).items():
+            moved = (gate.change - updates_of(both)[name].change).norm()
+            assert moved > 0.02 * (gate.change - updates_of(first)[name].change).norm(), f"{name} without {forgotten}"
