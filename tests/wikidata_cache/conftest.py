@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyoxigraph import Store
 
-from tests.wikidata_cache.wikidata_helpers import TOY, Server
+from tests.wikidata_cache.wikidata_helpers import EDITS, TOY, Server, write_edits
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.sources.graph_files import load_files
 
@@ -49,6 +49,12 @@ def toy_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def toy(toy_file: Path) -> WikidataCache:
     return WikidataCache(toy_file)
+
+
+@pytest.fixture
+def edits(tmp_path: Path) -> Path:
+    """A file of three edits: Spike Hughes, LeBron James, and the Los Angeles Lakers in row 3."""
+    return write_edits(tmp_path / "my edits.jsonl", *EDITS)
 
 
 @pytest.fixture

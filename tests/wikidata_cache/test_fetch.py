@@ -17,9 +17,8 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply
+from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply, run_cli, write_edits
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 
@@ -57,13 +56,6 @@ class Recorder:
         return True
 
 
-@pytest.fixture
-def edits(tmp_path: Path) -> Path:
-    path = tmp_path / "edits.jsonl"
-    path.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in EDITS))
-    return path
-
-
 def command(edits: Path, *arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", MAIN, "fetch", str(edits), *OPTIONS, *map(str, arguments)]
 
@@ -75,9 +67,7 @@ def digest(output: str) -> str:
 
 def fetched(edits: Path, *arguments: str | Path) -> str:
     """The digest that a run in this process prints."""
-    result = CliRunner().invoke(cli.app, ["fetch", str(edits), *OPTIONS, *map(str, arguments)])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return digest(result.output)
+    return digest(run_cli("fetch", edits, *OPTIONS, *arguments))
 
 
 def assert_nothing_repeated(recorder: Recorder) -> None:
@@ -136,20 +126,20 @@ def test_eight_processes_fetch_into_one_cache(edits: Path, server: Server, tmp_p
 def test_offline_gives_the_same_bytes(
     edits: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, runner = str(tmp_path / "c.sqlite"), CliRunner()
+    cache = str(tmp_path / "c.sqlite")
     online = fetched(edits, "--endpoint", server.url, "--cache", cache, "--out", tmp_path / "online.jsonl.gz")
-    assert runner.invoke(cli.app, ["export", str(tmp_path / "online.gz"), "--cache", cache]).exit_code == 0
+    run_cli("export", tmp_path / "online.gz", "--cache", cache)
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert fetched(edits, "--offline", "--cache", cache, "--out", tmp_path / "offline.jsonl.gz") == online
-    assert runner.invoke(cli.app, ["export", str(tmp_path / "offline.gz"), "--cache", cache]).exit_code == 0
+    run_cli("export", tmp_path / "offline.gz", "--cache", cache)
     assert (tmp_path / "online.jsonl.gz").read_bytes() == (tmp_path / "offline.jsonl.gz").read_bytes()
     assert (tmp_path / "online.gz").read_bytes() == (tmp_path / "offline.gz").read_bytes()
     other = str(tmp_path / "other.sqlite")
-    assert "0 requests" not in runner.invoke(cli.app, ["import", str(tmp_path / "online.gz"), "--cache", other]).output
+    assert "0 requests" not in run_cli("import", tmp_path / "online.gz", "--cache", other)
     assert fetched(edits, "--offline", "--cache", other, "--out", tmp_path / "other.jsonl") == online
     assert gzip.decompress((tmp_path / "online.jsonl.gz").read_bytes()) == (tmp_path / "other.jsonl").read_bytes()
 
@@ -165,7 +155,7 @@ def test_fetch_writes_node_link_json(edits: Path, server: Server, tmp_path: Path
 
 def test_fetch_prints_counts(edits: Path, server: Server, tmp_path: Path) -> None:
     arguments = ["fetch", str(edits), "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
-    first, second = (CliRunner().invoke(cli.app, arguments).output for _ in range(2))
+    first, second = (run_cli(*arguments) for _ in range(2))
 
     def count(name: str, output: str) -> int:
         [found] = re.findall(rf"{name} +│ +([0-9,]+) ", output)
@@ -195,7 +185,7 @@ def test_fetch_errors_name_a_remedy(edits: Path, tmp_path: Path) -> None:
     error = failing(["fetch", str(edits), "--cache", cache])
     assert "Requests to query.wikidata.org must name a contact" in error and "KG_EDIT_CONTACT" in error
     error = failing(["fetch", str(edits), "--cache", cache, "--offline"])
-    assert f"`wikidata-cache fetch {edits} --endpoint https://query" in error and "c.sqlite (no such file)" in error
+    assert f"`wikidata-cache fetch '{edits}' --endpoint https://query" in error and "c.sqlite (no such file)" in error
     error = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
     assert "disagree" in error
     error = failing(["fetch", "Q42", "--cache", cache, "--offline"])
@@ -210,15 +200,14 @@ def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, 
         Edit(subject="A", target_new="No Such Thing at All"),
         Edit(subject="B", target_new="C", target_new_id="Q999999999"),
     )
-    edits.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in (unknown[0], *EDITS, unknown[1])))
+    write_edits(edits, unknown[0], *EDITS, unknown[1])
     arguments = ["fetch", str(edits), *OPTIONS, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
     error = failing(arguments)
-    assert "edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in error
+    assert "my edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in error
     assert "2 rows have such errors; --keep-going" in error
-    done = CliRunner().invoke(cli.app, [*arguments, "--keep-going"])
-    assert done.exit_code == 0 and digest(done.output) == known
-    assert re.search(r"skipped\s+│\s+2\b", done.output)
-    edits.write_text(json.dumps(vars(unknown[1])))
+    output = run_cli(*arguments, "--keep-going")
+    assert digest(output) == known and re.search(r"skipped\s+│\s+2\b", output)
+    write_edits(edits, unknown[1])
     assert "Q999999999" in failing([*arguments, "--keep-going"])
 
 
@@ -228,20 +217,18 @@ def test_command_of_a_miss_works_for_labels(server: Server, tmp_path: Path) -> N
     miss = failing(["labels", "Q65", "P19", "--offline", "--cache", cache])
     [words] = re.findall(r"`wikidata-cache (fetch [^`]*)`", miss)
     assert "--endpoint https://query.wikidata.org/sparql" in words and "--contact" in words  # nothing else is known
-    done = CliRunner().invoke(cli.app, [*words.split(), "--endpoint", server.url])
-    assert done.exit_code == 0, done.output
-    found = CliRunner().invoke(cli.app, ["labels", "Q65", "P19", "--offline", "--cache", cache])
-    assert found.output == "Q65\tLos Angeles\nP19\tplace of birth\n"
+    run_cli(*words.split(), "--endpoint", server.url)
+    assert run_cli("labels", "Q65", "P19", "--offline", "--cache", cache) == "Q65\tLos Angeles\nP19\tplace of birth\n"
 
 
 def test_show_offline_with_and_without_descriptions(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, page = str(tmp_path / "c.sqlite"), tmp_path / "page.html"
     fetched(edits, "--endpoint", server.url, "--cache", cache)
     show = ["show", f"{edits}:2", "--offline", "--cache", cache, "--html", str(page)]
-    assert CliRunner().invoke(cli.app, show).exit_code == 0 and page.exists()
+    assert run_cli(*show) and page.exists()
     fetched(edits, "--endpoint", server.url, "--cache", cache, "--descriptions")
     requested = len(server.requests)
-    assert CliRunner().invoke(cli.app, show).exit_code == 0
+    run_cli(*show)
     fetched(edits, "--endpoint", server.url, "--cache", cache, "--descriptions")
     assert len(server.requests) == requested
 

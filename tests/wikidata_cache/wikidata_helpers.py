@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pyoxigraph import QueryResultsFormat, Store
+from typer.testing import CliRunner
 
-from wikidata_cache import EditLike, WikidataCache
+from wikidata_cache import EditLike, WikidataCache, cli
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
@@ -21,7 +22,7 @@ SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @dataclass(frozen=True)
 class Edit:
-    """The least an edit has to have."""
+    """An edit with the attributes that are required, and no others."""
 
     subject: str
     target_new: str
@@ -175,6 +176,19 @@ def written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_edits(path: Path, *edits: Edit | Mapping[str, object]) -> Path:
+    """Write a JSONL file of edits or rows, and return its path."""
+    rows = (edit if isinstance(edit, Mapping) else vars(edit) for edit in edits)
+    return written(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run_cli(*arguments: str | Path) -> str:
+    """Run `wikidata-cache` in this process and return its output; its errors are raised."""
+    result = CliRunner().invoke(cli.app, [*map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def triples(graph: object) -> set[tuple[str, str, str]]:

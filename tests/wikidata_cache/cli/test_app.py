@@ -9,39 +9,34 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.wikidata_cache.wikidata_helpers import run_cli
 from wikidata_cache import cli, packaged_extract
 
 runner = CliRunner()
 
 
-def run(*arguments: str) -> str:
-    result = runner.invoke(cli.app, arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 def test_labels_and_find() -> None:
-    assert run("labels", "Q1345", "P19", "Q999999999") == "Q1345\tPhiladelphia\nP19\tplace of birth\nQ999999999\t\n"
-    assert run("find", "place of birth") == "P19\n"
+    assert run_cli("labels", "Q1345", "P19", "Q999999999") == "Q1345\tPhiladelphia\nP19\tplace of birth\nQ999999999\t\n"
+    assert run_cli("find", "place of birth") == "P19\n"
     assert runner.invoke(cli.app, ["find", "no such thing"]).exit_code == 1
 
 
 def test_version() -> None:
-    assert run("--version") == f"wikidata-cache {version('kg-edit')}\n"
+    assert run_cli("--version") == f"wikidata-cache {version('kg-edit')}\n"
 
 
 def test_labels_are_no_markup(tmp_path: Path) -> None:
     (tmp_path / "g.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\t[red]One[/]\nP1\tlabel\t[/b]\nQ2\tlabel\t[x]\n")
-    output = run("show", "Q1", "-g", str(tmp_path / "g.tsv"))
+    output = run_cli("show", "Q1", "-g", str(tmp_path / "g.tsv"))
     assert "[red]One[/]" in output and "[/b]" in output and "[x]" in output
 
 
 def test_extract_writes_a_graph(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.tsv"
     seeds.write_text("id\tlabel\nQ65\tLos Angeles\n")
-    output = run("extract", str(seeds), str(tmp_path / "small.nt.gz"), "--per-node", "4")
+    output = run_cli("extract", str(seeds), str(tmp_path / "small.nt.gz"), "--per-node", "4")
     assert "4 statements" in output
-    assert run("find", "Los Angeles", "-g", str(tmp_path / "small.nt.gz")) == "Q65\n"
+    assert run_cli("find", "Los Angeles", "-g", str(tmp_path / "small.nt.gz")) == "Q65\n"
 
 
 COMMANDS = {info.name or "": info.callback for info in cli.app.registered_commands}

@@ -13,30 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.everyday import keep_first
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server
-from wikidata_cache import cli, packaged_extract
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server, run_cli, write_edits
+from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, CacheMissError
 
 MAIN = "from wikidata_cache.cli import main; main()"
-
-
-def written(path: Path, *rows: dict[str, object]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-@pytest.fixture
-def edits(tmp_path: Path) -> str:
-    return written(tmp_path / "my edits.jsonl", *map(vars, EDITS))
-
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.mark.parametrize(
@@ -52,31 +35,32 @@ def run(*arguments: str) -> str:
     ),
 )
 def test_command_of_a_miss_fetches_the_missing_facts(
-    options: str, edits: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: str, edits: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = str(tmp_path / "c.sqlite")
-    run("fetch", edits, "--endpoint", server.url, "--cache", cache, "--hops", "2", "--per-node", "2")
+    run_cli("fetch", edits, "--endpoint", server.url, "--cache", cache, "--hops", "2", "--per-node", "2")
     offline = ["fetch", edits, *options.split(), "--cache", cache]
     with pytest.raises(CacheMissError) as caught:
-        run(*offline, "--offline")
+        run_cli(*offline, "--offline")
     command = shlex.split(caught.value.command)
     assert (
-        command[:3] == ["wikidata-cache", "fetch", edits] and command[3 : 3 + len(options.split())] == options.split()
+        command[:3] == ["wikidata-cache", "fetch", str(edits)]
+        and command[3 : 3 + len(options.split())] == options.split()
     )
     assert "--contact" not in command and "--offline" not in command  # no request to Wikimedia
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(CacheMissError) as forced:
-        run(*offline)
+        run_cli(*offline)
     assert shlex.split(forced.value.command) == ["env", "-u", "KG_OFFLINE", *command]
     monkeypatch.delenv("KG_OFFLINE")
-    digests = [re.findall("digest .*", run(*command[1:])), re.findall("digest .*", run(*offline, "--offline"))]
+    digests = [re.findall("digest .*", run_cli(*command[1:])), re.findall("digest .*", run_cli(*offline, "--offline"))]
     assert digests[0] == digests[1]
 
 
 def test_command_of_a_miss_lists_all_ids(server: Server, tmp_path: Path) -> None:
     ids = [f"Q{number}" for number in range(60, 90)]
     with pytest.raises(CacheMissError) as caught:
-        run("fetch", "--kind", "label", *ids, "--offline", "--cache", str(tmp_path / "c.sqlite"))
+        run_cli("fetch", "--kind", "label", *ids, "--offline", "--cache", str(tmp_path / "c.sqlite"))
     assert all(entity in shlex.split(caught.value.command) for entity in ids)
 
 
@@ -85,14 +69,14 @@ def test_labels_that_contradict_their_ids_are_warned_about(
 ) -> None:
     wrong = {"subject": "The Louvre", "target_new": "Paris", "target_new_id": "Q65", "target_true_id": "Q1345"}
     right = {"subject": "x", "target_new": "los  ANGELES", "target_new_id": "Q65", "target_true": "Q1345"}
-    rows = written(tmp_path / "e.jsonl", right, right, wrong)
-    output = run("fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite"))
+    rows = write_edits(tmp_path / "e.jsonl", right, right, wrong)
+    output = run_cli("fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite"))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "row 3: target_new_id Q65 is 'Los Angeles' in the graph, but 'Paris' in the row; check the id or use `link`"
     ]
     assert re.search(r"labels that differ +│ +1 ", output)
-    written(tmp_path / "e.jsonl", right)
-    assert "labels that differ" not in run(
+    write_edits(tmp_path / "e.jsonl", right)
+    assert "labels that differ" not in run_cli(
         "fetch", rows, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")
     )
 
@@ -107,8 +91,8 @@ def test_merged_id_has_the_label_of_its_replacement(caplog: pytest.LogCaptureFix
         f"<{wikidata}/entity/Q2> <{wikidata}/prop/direct/P1> <{wikidata}/entity/Q2> .\n"
     )
     row = {"subject": "s", "target_new": "Two", "target_new_id": "Q1", "relation": "Likes", "relation_id": "P1"}
-    rows = written(tmp_path / "e.jsonl", row, row | {"target_new": "One", "relation": "Knows"})
-    assert "labels that differ" in run("fetch", rows, "--endpoint", str(graph))
+    rows = write_edits(tmp_path / "e.jsonl", row, row | {"target_new": "One", "relation": "Knows"})
+    assert "labels that differ" in run_cli("fetch", rows, "--endpoint", str(graph))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "row 1: relation_id P1 is 'knows' in the graph, but 'Likes' in the row; check the id or use `link`",
         "row 2: target_new_id Q1 is 'Two' in the graph, but 'One' in the row; check the id or use `link`",
@@ -116,40 +100,40 @@ def test_merged_id_has_the_label_of_its_replacement(caplog: pytest.LogCaptureFix
 
 
 def test_fetch_refuses_cache_options_with_a_local_graph(
-    edits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = ["fetch", edits, "--endpoint", str(packaged_extract()), "--out", str(tmp_path / "s.jsonl")]
     for option in (["--cache", "c.sqlite"], ["--offline"], ["--mode", "refresh"], ["--pack", "p.sqlite"]):
         with pytest.raises(BadOptionError, match=f"extract.nt.gz is a local graph .* leave out {option[0]}.*serve"):
-            run(*local, *option)
+            run_cli(*local, *option)
     monkeypatch.setenv("KG_CACHE", str(tmp_path / "c.sqlite"))  # is meant for other commands
-    assert "digest" in run(*local)
+    assert "digest" in run_cli(*local)
     assert (tmp_path / "s.jsonl").read_text().count("\n") == len(EDITS)
 
 
-def test_fetch_refuses_contradictory_options(edits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_refuses_contradictory_options(edits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadOptionError, match="--offline and --mode refresh disagree"):
-        run("fetch", edits, "--offline", "--mode", "refresh")
+        run_cli("fetch", edits, "--offline", "--mode", "refresh")
     with pytest.raises(BadOptionError, match="as_of='2026-01-01'"):
-        run("fetch", edits, "--as-of", "2026-01-01", "--mode", "refresh")
+        run_cli("fetch", edits, "--as-of", "2026-01-01", "--mode", "refresh")
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(BadOptionError, match="--mode refresh needs an endpoint, but KG_OFFLINE is set"):
-        run("fetch", edits, "--mode", "refresh")
+        run_cli("fetch", edits, "--mode", "refresh")
 
 
-def test_options_without_effect_are_refused(edits: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(edits: Path, tmp_path: Path) -> None:
     with pytest.raises(BadOptionError, match="--kind fetches facts about ids, and --per-node, --out is for files"):
-        run("fetch", "--kind", "label", "Q65", "--out", str(tmp_path / "s.jsonl"), "--per-node", "3")
+        run_cli("fetch", "--kind", "label", "Q65", "--out", str(tmp_path / "s.jsonl"), "--per-node", "3")
     with pytest.raises(BadOptionError, match=r"there is no folder .*none\. Make it"):
-        run("fetch", edits, "--out", str(tmp_path / "none" / "s.jsonl"))
+        run_cli("fetch", edits, "--out", str(tmp_path / "none" / "s.jsonl"))
     for option in (["--relation", "P19"], ["--role", "subject"], ["--kind", "property"], ["--label", "x"], ["--json"]):
         with pytest.raises(BadOptionError, match=f"{option[0]} is for a single text"):
-            run("link", edits, "--out", str(tmp_path / "linked.jsonl"), *option)
+            run_cli("link", edits, "--out", str(tmp_path / "linked.jsonl"), *option)
 
 
-def test_files_that_are_read_are_not_overwritten(edits: str, server: Server, tmp_path: Path) -> None:
+def test_files_that_are_read_are_not_overwritten(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, graph = tmp_path / "paper.sqlite", tmp_path / "graph.nt.gz"
-    run("fetch", edits, "--endpoint", server.url, "--cache", str(cache))
+    run_cli("fetch", edits, "--endpoint", server.url, "--cache", str(cache))
     shutil.copy(packaged_extract(), graph)
     (tmp_path / "seeds.tsv").write_text("Q1345\n")
     for command, message in (
@@ -159,31 +143,31 @@ def test_files_that_are_read_are_not_overwritten(edits: str, server: Server, tmp
         (["extract", str(tmp_path / "seeds.tsv"), str(graph), "-g", str(graph)], "is the input file itself"),
     ):
         with pytest.raises(BadOptionError, match=message):
-            run(*command)
+            run_cli(*command)
     assert graph.read_bytes() == packaged_extract().read_bytes()
-    assert "requests" in run("fetch", edits, "--offline", "--cache", str(cache))
+    assert "requests" in run_cli("fetch", edits, "--offline", "--cache", str(cache))
 
 
-def test_fetch_from_the_cache_needs_no_contact(edits: str, server: Server, tmp_path: Path) -> None:
+def test_fetch_from_the_cache_needs_no_contact(edits: Path, server: Server, tmp_path: Path) -> None:
     cache = str(tmp_path / "c.sqlite")
-    first = run("fetch", edits, "--endpoint", server.url, "--cache", cache)
-    again = run("fetch", edits, "--cache", cache)  # from Wikidata, if there were anything to ask
+    first = run_cli("fetch", edits, "--endpoint", server.url, "--cache", cache)
+    again = run_cli("fetch", edits, "--cache", cache)  # from Wikidata, if there were anything to ask
     assert re.findall("digest .*", first) == re.findall("digest .*", again)
 
 
-def test_roots(edits: str, server: Server, tmp_path: Path) -> None:
+def test_roots(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, out = str(tmp_path / "c.sqlite"), tmp_path / "s.jsonl"
     common = ["fetch", f"{edits}:2", "--endpoint", server.url, "--cache", cache, "--out", str(out)]
-    run(*common)
+    run_cli(*common)
     few = json.loads(out.read_text())
-    run(*common, "--root", "target_new", "--root", "subject")
+    run_cli(*common, "--root", "target_new", "--root", "subject")
     more = json.loads(out.read_text())
     assert more["graph"]["roots"] == ["target_new", "subject"] and len(more["edges"]) > len(few["edges"])
     with pytest.raises(BadOptionError, match="expected a sequence from"):
-        run(*common, "--root", "everything")
+        run_cli(*common, "--root", "everything")
 
 
-def test_ctrl_c_leaves_a_cache_to_resume_from(edits: str, server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_cache_to_resume_from(edits: Path, server: Server, tmp_path: Path) -> None:
     stopped = threading.Event()
     server.fault = lambda handler, body: len(server.requests) > 1 and not stopped.wait(60)
     line = ["fetch", edits, "--endpoint", server.url, "--cache", str(tmp_path / "c.sqlite")]
@@ -202,4 +186,4 @@ def test_ctrl_c_leaves_a_cache_to_resume_from(edits: str, server: Server, tmp_pa
     )
     assert "Traceback" not in errors
     server.fault = None
-    assert "digest" in run(*line)
+    assert "digest" in run_cli(*line)

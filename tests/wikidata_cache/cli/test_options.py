@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON, Server
-from wikidata_cache import WikidataCache, cli, packaged_extract
+from tests.wikidata_cache.wikidata_helpers import Server, run_cli
+from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
@@ -25,12 +24,6 @@ FACTS = (
 )
 
 
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> str:
     """A cache with facts of its own."""
@@ -42,51 +35,52 @@ def small(tmp_path: Path) -> str:
 
 def test_commands_read_the_cache_and_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Path(small).read_bytes()
-    assert run("labels", "Q1", "P19", "Q1345", "--cache", small) == "Q1\tUniverse\nP19\tborn at\nQ1345\tPhiladelphia\n"
+    assert (
+        run_cli("labels", "Q1", "P19", "Q1345", "--cache", small) == "Q1\tUniverse\nP19\tborn at\nQ1345\tPhiladelphia\n"
+    )
     monkeypatch.setenv("KG_CACHE", small)
-    assert run("labels", "Q1", "Q1345") == "Q1\tUniverse\nQ1345\tPhiladelphia\n"
-    output = run("show", "Q1")
+    assert run_cli("labels", "Q1", "Q1345") == "Q1\tUniverse\nQ1345\tPhiladelphia\n"
+    output = run_cli("show", "Q1")
     assert "born at" in output and "Los Angeles" in output and "Q1 P19 Q65" in output
-    assert run("find", "Terra") == "Q2\n" and run("find", "Philadelphia") == "Q1345\n"
+    assert run_cli("find", "Terra") == "Q2\n" and run_cli("find", "Philadelphia") == "Q1345\n"
     assert Path(small).read_bytes() == before
 
 
 def test_cache_in_the_usual_folder_is_read(server: Server) -> None:
-    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
-    run("fetch", "--kind", "label", "Q999999999", "--endpoint", server.url)
-    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"  # offline, the cache alone lacks it
+    assert run_cli("labels", "Q1345") == "Q1345\tPhiladelphia\n"
+    run_cli("fetch", "--kind", "label", "Q999999999", "--endpoint", server.url)
+    assert run_cli("labels", "Q1345") == "Q1345\tPhiladelphia\n"  # offline, the cache alone lacks it
     with pytest.raises(CacheMissError):
-        run("labels", "Q1345", "--offline")
+        run_cli("labels", "Q1345", "--offline")
 
 
 def test_offline_reads_the_cache_alone(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
-    assert run("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"
+    assert run_cli("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
+    assert run_cli("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"
     for cache in (small, str(tmp_path / "absent.sqlite")):
         with pytest.raises(CacheMissError):
-            run("labels", "Q1345", "--offline", "--cache", cache)
+            run_cli("labels", "Q1345", "--offline", "--cache", cache)
     monkeypatch.setenv("KG_OFFLINE", "1")
-    assert run("labels", "Q1345") == "Q1345\tPhiladelphia\n"
+    assert run_cli("labels", "Q1345") == "Q1345\tPhiladelphia\n"
     with pytest.raises(CacheMissError):
-        run("labels", "Q1345", "--cache", small)
+        run_cli("labels", "Q1345", "--cache", small)
     with pytest.raises(CacheMissError):  # facts to fetch are never taken from the extract
-        run("fetch", "--kind", "label", "Q1345")
+        run_cli("fetch", "--kind", "label", "Q1345")
 
 
-def test_show_reads_fetched_subgraphs(server: Server, tmp_path: Path) -> None:
-    edits, cache, page = tmp_path / "edits.jsonl", str(tmp_path / "c.sqlite"), tmp_path / "g.html"
-    edits.write_text("".join(json.dumps(vars(edit)) + "\n" for edit in (LEBRON, LAKERS)))
-    run("fetch", str(edits), "--endpoint", server.url, "--cache", cache)
+def test_show_reads_fetched_subgraphs(edits: Path, server: Server, tmp_path: Path) -> None:
+    cache, page = str(tmp_path / "c.sqlite"), tmp_path / "g.html"
+    run_cli("fetch", str(edits), "--endpoint", server.url, "--cache", cache)
     before = len(server.requests)
-    shown = run("show", f"{edits}:2", "--cache", cache, "--html", str(page))
-    assert shown == run("show", f"{edits}:2", "--cache", cache, "--offline")
+    shown = run_cli("show", f"{edits}:2", "--cache", cache, "--html", str(page))
+    assert shown == run_cli("show", f"{edits}:2", "--cache", cache, "--offline")
     assert page.exists() and len(server.requests) == before
 
 
 def test_link_without_a_cache_reads_the_extract(tmp_path: Path) -> None:
     edits, out, cache = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", tmp_path / "new" / "paper.sqlite"
     edits.write_text(json.dumps({"subject": "LeBron James", "target_new": "Miami Heat"}) + "\n")
-    assert "1 of 1 edits settled" in run("link", str(edits), "--out", str(out), "--cache", str(cache))
+    assert "1 of 1 edits settled" in run_cli("link", str(edits), "--out", str(out), "--cache", str(cache))
     assert json.loads(out.read_text())["target_new_id"] == "Q169138"
     assert not cache.parent.exists()
 
@@ -99,35 +93,25 @@ def test_linker_reads_cache_and_extract(small: str) -> None:
     assert linker.link("born at", kind="property").candidates[0].id == "P19"
 
 
-def test_find_of_a_long_text_returns_nothing(small: str) -> None:
-    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
-    assert cache.find("no label is as long as this " * 20) == ()
-
-
-def test_label_in_the_cache_wins_over_the_extract(small: str) -> None:
-    with AnswerStore(small) as store:
-        exchange = Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {})
-        store.save("wikidata", "labels/1", [Fact("label", "Q65", ["L.A.", "en"])], exchange)
-    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
-    assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the label of Q65
-    assert cache.labels(["Q65"]) == {"Q65": "L.A."}
-
-
-def test_find_uses_the_newest_label(small: str) -> None:
+def test_newest_label_in_the_cache_wins(small: str) -> None:
     with AnswerStore(small) as store:
         later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
-        store.save("wikidata", "labels/1", [Fact("label", "Q2", ["Earth", "en"])], later)
+        labels = [Fact("label", "Q65", ["L.A.", "en"]), Fact("label", "Q2", ["Earth", "en"])]
+        store.save("wikidata", "labels/1", labels, later)
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the extract's label of Q65
+    assert cache.labels(["Q65"]) == {"Q65": "L.A."}
     assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
+    assert cache.find("no label is as long as this " * 20) == ()
 
 
 def test_unknown_id_names_cache_and_extract(small: str, tmp_path: Path) -> None:
     with pytest.raises(WikidataCacheError, match=r"small\.sqlite.*extract\.nt\.gz.*-g URL.*-g wd/.*`fetch`"):
-        run("show", "Q999999999", "--cache", small)
+        run_cli("show", "Q999999999", "--cache", small)
     (tmp_path / "e.jsonl").write_text('{"subject": "A", "target_new": "B", "target_new_id": "Q999999999"}')
     ways_out = r"--graph URL.*--graph wd/.*`wikidata-cache fetch`"
     with pytest.raises(EntityNotInGraphError, match=rf"small\.sqlite.*extract\.nt\.gz.*{ways_out}"):
-        run("show", str(tmp_path / "e.jsonl"), "--cache", small)
+        run_cli("show", str(tmp_path / "e.jsonl"), "--cache", small)
 
 
 def test_provenance_has_cache_and_extract(small: str) -> None:
@@ -139,12 +123,12 @@ def test_provenance_has_cache_and_extract(small: str) -> None:
 
 
 def test_packs_are_read(small: str, tmp_path: Path) -> None:
-    assert run("show", "Q1", "--pack", small, "--cache", str(tmp_path / "none.sqlite"))
+    assert run_cli("show", "Q1", "--pack", small, "--cache", str(tmp_path / "none.sqlite"))
     with pytest.raises(CacheFileError, match="no such pack"):
-        run("show", "Q1", "--pack", "absent.sqlite")
+        run_cli("show", "Q1", "--pack", "absent.sqlite")
 
 
 @pytest.mark.parametrize("command", [("show", "Q2"), ("fetch", "--kind", "label", "Q2"), ("export", "out.jsonl.gz")])
 def test_empty_time_is_refused(small: str, command: tuple[str, ...]) -> None:
     with pytest.raises(WikidataCacheError, match="'' is not a time"):
-        run(*command, "--cache", small, "--as-of", "")
+        run_cli(*command, "--cache", small, "--as-of", "")

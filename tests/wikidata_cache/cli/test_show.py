@@ -1,34 +1,20 @@
-import json
 import webbrowser
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import LAKERS, LEBRON
-from wikidata_cache import cli, packaged_extract
+from tests.wikidata_cache.wikidata_helpers import run_cli
+from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 
-runner = CliRunner()
 
-
-@pytest.fixture
-def edits(tmp_path: Path) -> Path:
-    path = tmp_path / "edits.jsonl"
-    path.write_text("".join(json.dumps({k: v for k, v in asdict(e).items() if v}) + "\n" for e in (LEBRON, LAKERS)))
-    return path
-
-
-def run(*arguments: str) -> str:
-    result = runner.invoke(cli.app, ["show", *arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+def show(*arguments: str | Path) -> str:
+    return run_cli("show", *arguments)
 
 
 def test_show_of_an_edit_prints_draws_and_writes_a_page(edits: Path, tmp_path: Path) -> None:
     html, svg = tmp_path / "graph.html", tmp_path / "graph.svg"
-    output = run(f"{edits}:2", "--per-node", "5", "--html", str(html), "--draw", str(svg))
+    output = show(f"{edits}:3", "--per-node", "5", "--html", str(html), "--draw", str(svg))
     assert "Los Angeles Lakers: Miami instead of Los Angeles" in output
     assert "Q121783 P159 Q8652" in output and "headquarters location" in output
     assert "<title>Los Angeles Lakers — headquarters location → Miami</title>" in html.read_text()
@@ -36,28 +22,28 @@ def test_show_of_an_edit_prints_draws_and_writes_a_page(edits: Path, tmp_path: P
 
 
 def test_show_passes_options_to_the_subgraph(edits: Path) -> None:
-    few, both = run(f"{edits}:1", "--per-node", "1"), run(f"{edits}:1", "--per-node", "1", "--root", "subject")
+    few, both = show(f"{edits}:2", "--per-node", "1"), show(f"{edits}:2", "--per-node", "1", "--root", "subject")
     assert few.count("Q169138") == 2  # the edit, and one statement of o*
     assert few != both and "Q36159" in both
-    assert run("Q1345", "--policy", "inverse-hub", "--direction", "both")
+    assert show("Q1345", "--policy", "inverse-hub", "--direction", "both")
 
 
 def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(webbrowser, "open", seen.append)
-    run("Q1345", "--html", str(tmp_path / "a.html"))
+    show("Q1345", "--html", str(tmp_path / "a.html"))
     assert not seen and "<title>Philadelphia</title>" in (tmp_path / "a.html").read_text()
-    run("Q1345", "--html", str(tmp_path / "a.html"), "--open")
+    show("Q1345", "--html", str(tmp_path / "a.html"), "--open")
     assert seen == [(tmp_path / "a.html").as_uri()]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{edits}"], "has 2 edits; choose one row"),
-        (["{edits}:3"], "no such row"),
+        (["{edits}"], "has 3 edits; choose one row"),
+        (["{edits}:4"], "no such row"),
         (["Q1345", "--open"], "give --html"),
-        (["{edits}:1", "--root", "everything"], "expected a sequence from"),
+        (["{edits}:2", "--root", "everything"], "expected a sequence from"),
         (["Philadelphia"], "not a Wikidata id"),
         (["{edits}:x"], "found 'x' after the colon; expected a row number"),
         (["{edits}:"], "expected a row number"),
@@ -75,7 +61,7 @@ def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest
 )
 def test_show_refuses_bad_arguments(edits: Path, arguments: list[str], message: str) -> None:
     with pytest.raises((BadOptionError, WikidataCacheError), match=message):
-        run(*(argument.format(edits=edits) for argument in arguments))
+        show(*(argument.format(edits=edits) for argument in arguments))
 
 
 WD, WDT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
@@ -101,21 +87,21 @@ def adams(tmp_path: Path) -> str:
 
 
 def test_show_follows_a_merged_id(adams: str, tmp_path: Path) -> None:
-    output = run("Q99", "-g", adams, "--html", str(tmp_path / "a.html"))
+    output = show("Q99", "-g", adams, "--html", str(tmp_path / "a.html"))
     assert "Douglas Adams (Q42); Q99 was merged into it" in output and "Q42 P31 Q5" in output
     assert "Q99 was merged into Q42" in (tmp_path / "a.html").read_text()
 
 
 def test_show_counts_left_out_statements_by_reason(adams: str, edits: Path) -> None:
-    assert "left out: 1 with a housekeeping property, 1 without a label" in run("Q42", "-g", adams)
-    output = run("Q42", "-g", adams, "--per-node", "0")
+    assert "left out: 1 with a housekeeping property, 1 without a label" in show("Q42", "-g", adams)
+    output = show("Q42", "-g", adams, "--per-node", "0")
     assert "no statement to show" in output and "2 not sampled (--per-node)" in output and "hop" not in output
-    assert "beyond --max-edges" in run(f"{edits}:1", "--max-edges", "2")
-    silent = run("Q5", "-g", adams)
+    assert "beyond --max-edges" in show(f"{edits}:2", "--max-edges", "2")
+    silent = show("Q5", "-g", adams)
     assert "has no statement about this item" in silent and "--direction both" in silent
-    assert "Q42 P31 Q5" in run("Q5", "-g", adams, "--direction", "both")
+    assert "Q42 P31 Q5" in show("Q5", "-g", adams, "--direction", "both")
 
 
 def test_show_describes_a_property(adams: str) -> None:
-    output = run("P31", "-g", adams)
+    output = show("P31", "-g", adams)
     assert "instance of (P31): type of the subject" in output and "about items" in output and "hop" not in output
