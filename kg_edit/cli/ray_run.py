@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,77 +54,60 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
     folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
-    crew = _Crew(ray=ray, evaluation=evaluation, folders=folders, started=started)
     with tqdm(desc="shards", total=len(parts), disable=None) as bar:
-        crew.work(bar.update)
+        _score_shards(ray, evaluation, folders, started=started, done=bar.update)
     return merge(out, list(folders.values()))
 
 
-@dataclass(kw_only=True)
-class _Crew:
-    """The workers, and the shards that are left to do."""
+def _score_shards(
+    ray: Any,
+    evaluation: Evaluation,
+    folders: dict[Shard, Path],
+    *,
+    started: Callable[[int], object],
+    done: Callable[[], object],
+) -> None:
+    """Give the shards to workers, one a device, until all are scored."""
+    resources = ray.cluster_resources()
+    devices = max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+    left, busy, lost = deque(folders), dict[Any, tuple[Shard, Any]](), Counter[Shard]()
 
-    ray: Any
-    evaluation: Evaluation
-    folders: dict[Shard, Path]
-    started: Callable[[int], object]
-    lost: dict[Shard, int] = field(default_factory=dict)
-
-    def work(self, done: Callable[[], object]) -> None:
-        """Give the shards to workers until all are done."""
-        left, busy = deque(self.folders), dict[Any, tuple[Shard, Any]]()
-        try:
-            for _ in range(min(self._devices(), len(left))):
-                self._give(left.popleft(), self._hire(), busy)
-            while busy:
-                (ready,), _ = self.ray.wait(list(busy), num_returns=1)
-                shard, worker = busy.pop(ready)
-                if lost := self._lost(ready):
-                    left.append(self._again(shard, lost))
-                    worker = self._hire()
-                else:
-                    done()
-                if left:
-                    self._give(left.popleft(), worker, busy)
-        finally:
-            for _, worker in busy.values():
-                self.ray.kill(worker)
-
-    def _devices(self) -> int:
-        found = self.ray.cluster_resources()
-        return max(1, int(found.get("GPU", 0) or found.get("CPU", 1)))
-
-    def _hire(self) -> Any:
-        """Start a new worker with a device of its own."""
-        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
-        worker = self.ray.remote(num_cpus=1, num_gpus=gpus)(_Worker).remote(self.evaluation)
-        self.started(self.ray.get(worker.process.remote()))
+    def hire() -> Any:
+        worker = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0)(_Worker).remote(evaluation)
+        started(ray.get(worker.process.remote()))
         return worker
 
-    def _give(self, shard: Shard, worker: Any, busy: dict[Any, tuple[Shard, Any]]) -> None:
-        busy[worker.score.remote(shard, self.folders[shard])] = shard, worker
+    def give(worker: Any) -> None:
+        shard = left.popleft()
+        busy[worker.score.remote(shard, folders[shard])] = shard, worker
 
-    def _lost(self, ready: Any) -> Exception | None:
-        """The error by which a worker was lost; None if its shard is scored. Any other error of a worker is raised."""
-        try:
-            self.ray.get(ready)
-        except self.ray.exceptions.RayActorError as error:
-            lost: Exception = error
-            return lost
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.cause or error from error
-        return None
-
-    def _again(self, shard: Shard, error: Exception) -> Shard:
-        self.lost[shard] = self.lost.get(shard, 0) + 1
-        if self.lost[shard] == _TRIES:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(
-                f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. "
-                "Find out why it stops (too little memory?), and start again"
-            ) from error
-        log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
-        return shard
+    try:
+        for _ in range(min(devices, len(left))):
+            give(hire())
+        while busy:
+            (ready,), _ = ray.wait(list(busy), num_returns=1)
+            shard, worker = busy.pop(ready)
+            try:
+                ray.get(ready)
+                done()
+            except ray.exceptions.RayActorError as error:  # the worker is gone: another one resumes its shard
+                lost[shard] += 1
+                if lost[shard] == _TRIES:
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    raise ModelError(
+                        f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. "
+                        "Find out why it stops (too little memory?), and start again"
+                    ) from error
+                log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
+                left.append(shard)
+                worker = hire()
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause or error from error
+            if left:
+                give(worker)
+    finally:
+        for _, worker in busy.values():
+            ray.kill(worker)
 
 
 class _Worker:

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +62,63 @@ def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, 
     assert int(done.stdout.split()[-1]) == (3 if kill == "kill" else 2)
     out, whole = found(place / "out"), found(place / "whole")
     assert out == whole
+
+
+class InProcess:
+    """The part of Ray that is used, in this process: tasks run when they are fetched; the first loses its worker."""
+
+    class exceptions:  # noqa: N801 - Ray's name
+        class RayActorError(Exception):
+            pass
+
+        class RayTaskError(Exception):
+            pass
+
+    def __init__(self) -> None:
+        self.lost = self.killed = 0
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **_: int) -> Any:
+        def task(method: Any) -> Any:
+            return SimpleNamespace(remote=lambda *arguments: partial(method, *arguments))
+
+        def hire(kind: Any) -> Any:
+            def start(*arguments: Any) -> Any:
+                worker = kind(*arguments)
+                return SimpleNamespace(process=task(worker.process), score=task(worker.score))
+
+            return SimpleNamespace(remote=start)
+
+        return hire
+
+    def wait(self, tasks: list[Any], *, num_returns: int) -> Any:
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, work: Any) -> Any:
+        if work.args and not self.lost:
+            self.lost += 1
+            raise self.exceptions.RayActorError("the worker died")
+        return work()
+
+    def kill(self, _: Any) -> None:
+        self.killed += 1
+
+
+def test_shards_of_lost_and_other_workers_are_merged(
+    options: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation(options).run(place / "whole")
+    ray, workers = InProcess(), list[int]()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    evaluate_on_ray(evaluation(options), place / "out", started=workers.append)
+    assert found(place / "out") == found(place / "whole")
+    assert (len(workers), ray.lost, ray.killed) == (3, 1, 0)
+    assert "the worker of shard 0/5 was lost; another worker continues the shard" in caplog.text
 
 
 def test_without_ray_the_extra_is_named(options: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
