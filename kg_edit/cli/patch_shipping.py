@@ -241,7 +241,7 @@ def subtract(
 
     - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """
-    from kg_edit.export.peft_reading import is_adapter
+    from kg_edit.export.peft_adapter import is_adapter
 
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
@@ -255,7 +255,7 @@ def subtract(
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
     if not adapters:
         refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
-    from kg_edit.export.peft_reading import read_peft
+    from kg_edit.export.peft_adapter import read_peft
     from kg_edit.methods.ext_sub.extraction import subtracted
     from kg_edit.patches.base import Patch
 

@@ -1,4 +1,4 @@
-"""Exports a patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or merged into a GGUF model.
+"""Export a patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or merged into a GGUF model.
 
 The adapter has the format of llama.cpp's ``convert_lora_to_gguf.py``: ``general.type`` adapter, ``adapter.type`` lora,
 and for a weight [out, in] such as ``blk.6.ffn_down.weight`` the tensors ``.lora_a`` [r, in] and ``.lora_b`` [out, r].
@@ -51,7 +51,7 @@ ARCHITECTURES: Mapping[str, str] = {
 
 _ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # same order of rows and columns in both programs
 _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # rows in another order, for Llama
-_FAR = 0.3  # relative to a weight's norm; 2-bit quantisation differs by about .25, another model's weight by sqrt(2)
+_FAR = 0.3  # relative to a weight's norm; 2-bit quantisation differs by about 0.25, another model's weight by sqrt(2)
 _MARK = "kg_edit"  # prefix of our own keys in a file's metadata
 
 Array = NDArray[Any]
@@ -81,24 +81,20 @@ def write_gguf_adapter(
     orders = {name: rows_in_gguf(names[name], modules) for name in factors}
     with new_folder(Path(folder)) as scratch:
         writer = gguf.GGUFWriter(scratch / ADAPTER, arch)
-        _describe_adapter(writer, patch, rank=max(pair.rank for pair in factors.values()), base=base)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(max(pair.rank for pair in factors.values())))
+        writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
+        if base:
+            writer.add_base_model_count(1)
+            writer.add_base_model_name(0, base)
+        _sign(writer, patch)
         for name, pair in factors.items():
-            writer.add_tensor(f"{names[name]}.lora_a", _array(pair.right.T))
-            writer.add_tensor(f"{names[name]}.lora_b", _array(pair.left)[orders[name]])
+            writer.add_tensor(f"{names[name]}.lora_a", _array(pair.right.T))  # A [r, in]
+            writer.add_tensor(f"{names[name]}.lora_b", _array(pair.left)[orders[name]])  # B [out, r]
         _write(writer)
         write_notes(scratch, patch, card)
     return Path(folder)
-
-
-def _describe_adapter(writer: Any, patch: Patch, *, rank: int, base: str | None) -> None:
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
-    writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
-    if base:
-        writer.add_base_model_count(1)
-        writer.add_base_model_name(0, base)
-    _sign(writer, patch)
 
 
 def write_gguf_model(
@@ -131,97 +127,75 @@ def write_gguf_model(
         raise unknown_name("kind of numbers", kind, KINDS)
     check_mergeable(patch, folder)
     patch.check_model(model)
-    reader = open_gguf(base)
-    changed = _changed(patch, model, reader, Path(base))
+    reader = _open_gguf(base)
+    changed = _edited_tensors(patch, model, reader, Path(base))
+    quantised = dict[str, Array]()
+    for name, weight in changed.items():
+        try:
+            quantised[name] = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
+        except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
+            raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind} can't store; use F16") from error
+
     with new_folder(Path(folder)) as scratch:
-        _copy(reader, scratch / MODEL, changed, gguf.GGMLQuantizationType[kind], patch)
+        arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+        writer: Any = gguf.GGUFWriter(scratch / MODEL, arch.contents() if arch else "", endianess=reader.endianess)
+        writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
+        for field in reader.fields.values():
+            own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
+            if not own:  # the writer adds these fields itself
+                number, *inner = field.types
+                writer.add_key_value(field.name, field.contents(), number, sub_type=inner[-1] if inner else None)
+        _sign(writer, patch)
+        for tensor in reader.tensors:
+            if tensor.name in quantised:
+                writer.add_tensor(tensor.name, quantised[tensor.name], raw_dtype=gguf.GGMLQuantizationType[kind])
+            else:
+                writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        _write(writer)
         write_notes(scratch, patch, card)
     return Path(folder)
 
 
-def open_gguf(path: str | Path) -> ArrayReader:
-    """Open a GGUF model's file for reading.
-
-    Raises:
-        ModelError: the file is missing, or is not a GGUF file.
-    """
+def _open_gguf(path: str | Path) -> ArrayReader:
     try:
         return ArrayReader(Path(path))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"can't read {path} as a GGUF file: {error}; give the base model's .gguf file") from error
 
 
-def _changed(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
+def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
     """W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
     modules = adapted_modules(patch, model.model)
     factors = with_one_rank(patch)
     names = tensor_names(factors, model.model)
-    there = {tensor.name: tensor for tensor in reader.tensors}
-    found = dict[str, Array]()
-    for name, pair in factors.items():
-        order = rows_in_gguf(names[name], model.model)
-        weight = _weight_in(there, names[name], base)
-        _check_same(weight, _array(weight_matrix(modules[name]))[order], names[name], base)
-        found[names[name]] = weight + (_array(pair.left) @ _array(pair.right).T)[order]
-    return found
-
-
-def _weight_in(there: Mapping[str, Any], name: str, base: Path) -> Array:
-    if name not in there:
-        raise PatchMismatchError(f"{base} has no tensor {name}, which the patch changes; give the base model's file")
-    try:
-        found: Array = gguf.dequantize(there[name].data, there[name].tensor_type).astype(np.float32)
-    except NotImplementedError as error:
-        raise ModelError(
-            f"{name} of {base} is {there[name].tensor_type.name}, which the package gguf can't read; use a "
-            "file with another quantisation"
-        ) from error
-    return found
-
-
-def _check_same(there: Array, here: Array, name: str, base: Path) -> None:
-    """Raise an error if a weight in the file differs from the model's by more than quantisation explains."""
-    if there.shape != here.shape:
-        raise PatchMismatchError(f"{name} is {there.shape} in {base}, but {here.shape} in the patch's model")
-    far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
-    if far > _FAR:
-        raise PatchMismatchError(
-            f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more than "
-            f"{_FAR}, which quantisation does not explain); give the base model's file"
-        )
-
-
-def _copy(
-    reader: ArrayReader, path: Path, changed: Mapping[str, Array], kind: gguf.GGMLQuantizationType, patch: Patch
-) -> None:
-    """Copy the fields and the tensors of a GGUF file, and replace the changed tensors."""
-    arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
-    writer = gguf.GGUFWriter(path, arch.contents() if arch else "", endianess=reader.endianess)
-    writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
-    _copy_fields(reader, writer)
-    _sign(writer, patch)
-    for tensor in reader.tensors:
-        if tensor.name in changed:
-            writer.add_tensor(tensor.name, _as_kind(tensor.name, changed[tensor.name], kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    _write(writer)
-
-
-def _as_kind(name: str, weight: Array, kind: gguf.GGMLQuantizationType) -> Array:
-    try:
-        found: Array = gguf.quantize(weight, kind)
-    except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
-        raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind.name} can't store; use F16") from error
-    return found
-
-
-def _copy_fields(reader: ArrayReader, writer: Any) -> None:
-    for field in reader.fields.values():
-        own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
-        if not own:  # the writer adds these fields itself
-            kind, *inner = field.types
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    edited = dict[str, Array]()
+    for weight_name, pair in factors.items():
+        name = names[weight_name]
+        if name not in stored:
+            raise PatchMismatchError(
+                f"{base} has no tensor {name}, which the patch changes; give the base model's file"
+            )
+        try:
+            there: Array = gguf.dequantize(stored[name].data, stored[name].tensor_type).astype(np.float32)
+        except NotImplementedError as error:
+            raise ModelError(
+                f"{name} of {base} is {stored[name].tensor_type.name}, which the package gguf can't read; use a "
+                "file with another quantisation"
+            ) from error
+        # The file's weight may differ from the model's by quantisation, but not by more.
+        order = rows_in_gguf(name, model.model)
+        here = _array(weight_matrix(modules[weight_name]))[order]
+        if there.shape != here.shape:
+            raise PatchMismatchError(f"{name} is {there.shape} in {base}, but {here.shape} in the patch's model")
+        far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
+        if far > _FAR:
+            raise PatchMismatchError(
+                f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more "
+                f"than {_FAR}, which quantisation does not explain); give the base model's file"
+            )
+        edited[name] = there + (_array(pair.left) @ _array(pair.right).T)[order]
+    return edited
 
 
 def _sign(writer: Any, patch: Patch) -> None:
@@ -240,7 +214,7 @@ def _write(writer: Any) -> None:
 
 
 def architecture_of(modules: nn.Module) -> str:
-    """llama.cpp's name of a model's family.
+    """Return llama.cpp's name of a model's family.
 
     Raises:
         ModelError: kg-edit knows no such name.
@@ -255,7 +229,7 @@ def architecture_of(modules: nn.Module) -> str:
 
 
 def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
-    """llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
+    """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
 
     Raises:
         PatchError: llama.cpp has no name for a weight.
@@ -270,7 +244,7 @@ def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
 
 
 def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
-    """The order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
+    """Return the order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
 
     For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE),
     transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``

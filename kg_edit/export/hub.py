@@ -1,4 +1,4 @@
-"""Uploads an exported folder to a hub with huggingface_hub, which reads ``HF_ENDPOINT`` and the token."""
+"""Upload an exported folder to a hub with huggingface_hub, which reads ``HF_ENDPOINT`` and the token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from kg_edit.errors import ConfigError, ServerError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_CLOSED = (401, 403)
 
 
 def check_repository(name: str) -> None:
@@ -22,11 +21,20 @@ def check_repository(name: str) -> None:
 
 
 def push_folder(folder: str | Path, name: str, *, private: bool = False, message: str = "Export of kg-edit") -> str:
-    """Upload every file of a folder to the model repository ``name``, which is created if needed; return its address.
+    """Upload every file of a folder to a model repository, which is created if needed.
+
+    Args:
+        folder: the folder.
+        name: the repository, OWNER/NAME.
+        private: whether a new repository is private.
+        message: the message of the commit.
+
+    Returns:
+        The address of the repository.
 
     Raises:
         ConfigError: ``name`` does not have the form OWNER/NAME.
-        ServerError: the hub can't be reached, or refuses the upload; the local files are kept.
+        ServerError: the hub can't be reached, or refuses the upload; the local files are unchanged.
     """
     check_repository(name)
     from huggingface_hub import HfApi
@@ -36,17 +44,11 @@ def push_folder(folder: str | Path, name: str, *, private: bool = False, message
         made = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message=message)
     except Exception as error:  # errors of the hub, of its HTTP library, or a missing token
-        raise ServerError(_refusal(Path(folder), name, str(api.endpoint), error)) from error
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        way = "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
+        code = getattr(getattr(error, "response", None), "status_code", None)
+        if code in (401, 403) or "token" in type(error).__name__.lower():
+            way = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+        message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}"
+        raise ServerError(message) from error
     return str(made)
-
-
-def _refusal(folder: Path, name: str, endpoint: str, error: Exception) -> str:
-    code = getattr(getattr(error, "response", None), "status_code", None)
-    closed = code in _CLOSED or "token" in type(error).__name__.lower()
-    way = (
-        "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
-        if closed
-        else "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
-    )
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"can't upload to {name} at {endpoint}: {first}; {way}. The files are in {folder}"

@@ -1,4 +1,4 @@
-"""Exports a model with a merged patch: as a folder for transformers, or in memory for the lm-evaluation-harness.
+"""Export a model with a merged patch: as a folder for transformers, or in memory for the lm-evaluation-harness.
 
 `write_merged` writes a folder that transformers and compatible programs load: weights in shards, the tokenizer, and
 ``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `lm_eval_model`
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
@@ -35,9 +35,16 @@ _SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE),
 def write_merged(
     patch: Patch, model: LanguageModel, folder: str | Path, *, shard: str = SHARD, card: str | None = None
 ) -> Path:
-    """Write the edited model to ``folder``: weights in shards of at most ``shard``, the tokenizer, the provenance.
+    """Write the edited model to a folder: weights in shards, the tokenizer, the provenance.
 
-    ``card`` is the text of ``README.md``. The model itself is unchanged afterwards.
+    The model itself is unchanged afterwards.
+
+    Args:
+        patch: the patch of weights.
+        model: the unedited model.
+        folder: a new or empty folder.
+        shard: the maximum size of a file of weights, such as 5GB.
+        card: the text of ``README.md``.
 
     Raises:
         ConfigError: ``shard`` is not a valid size.
@@ -47,7 +54,16 @@ def write_merged(
     """
     check_mergeable(patch, folder, shard=shard)
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
-        _save(edited.model, scratch, shard)
+        # `save_pretrained` checks the generation config, which some published models fail (a temperature without
+        # do_sample), so it is written beside, as it is.
+        own = edited.model.generation_config
+        try:
+            edited.model.generation_config = GenerationConfig()
+            edited.model.save_pretrained(scratch, max_shard_size=shard)
+        finally:
+            edited.model.generation_config = own
+        if own is not None:
+            own.to_json_file(scratch / _GENERATION)
         edited.tokenizer.save_pretrained(scratch)
         write_notes(scratch, patch, card)
     return Path(folder)
@@ -68,11 +84,15 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
     """Check the arguments of `write_merged` before a model is loaded.
 
     Raises:
-        ConfigError: ``shard`` is not a valid size.
+        ConfigError: ``shard`` is not a size such as 5GB, or less than one byte.
         PatchError: the patch can't be merged, or is empty.
         OutputError: the folder is not empty.
     """
-    check_shard(shard)
+    size = _SIZE.fullmatch(shard)
+    if not size or float(size[1]) * 1000 ** (1 + _UNITS.index(size[2].upper())) < 1:
+        raise ConfigError(
+            f"{shard!r} is not a shard size; give a number above 0 with {', '.join(_UNITS)}, such as {SHARD}"
+        )
     check_new(Path(folder))
     if not patch.mergeable:
         raise PatchError(
@@ -83,45 +103,19 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")
 
 
-def check_shard(size: str) -> None:
-    """Check that ``size`` is a file size such as 5GB.
-
-    Raises:
-        ConfigError: it does not have this form, or is less than one byte.
-    """
-    found = _SIZE.fullmatch(size)
-    if not found or float(found[1]) * 1000 ** (1 + _UNITS.index(found[2].upper())) < 1:
-        raise ConfigError(
-            f"{size!r} is not a shard size; give a number above 0 with {', '.join(_UNITS)}, such as {SHARD}"
-        )
-
-
-def _save(model: PreTrainedModel, folder: Path, shard: str) -> None:
-    """Save the model without `save_pretrained`'s check of the generation config, which some published models fail."""
-    with _no_generation_config(model) as own:
-        model.save_pretrained(folder, max_shard_size=shard)
-    if own is not None:
-        own.to_json_file(folder / _GENERATION)
-
-
-@contextmanager
-def _no_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig | None]:
-    own = model.generation_config
-    try:
-        model.generation_config = GenerationConfig()
-        yield own
-    finally:
-        model.generation_config = own
-
-
 @contextmanager
 def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_size: int = 8) -> Iterator[Any]:
-    """Yield an ``lm_eval.models.huggingface.HFLM`` of ``model`` with ``patch`` applied, within a ``with`` block.
+    """Yield an ``lm_eval.models.huggingface.HFLM`` of a model with a patch applied, within a ``with`` block.
 
     Pass it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
     after the block the model is as before, bit for bit. A patch of the prompt puts its facts before each context. A
     whole text (a task of ``loglikelihood_rolling``) has no context, so it is not changed. Needs the extra
     ``kg-edit[lm-eval]``.
+
+    Args:
+        model: the unedited model.
+        patch: the patch; None: the unedited model.
+        batch_size: rows of a forward pass.
 
     Raises:
         ConfigError: lm-eval is not installed.
@@ -133,25 +127,22 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
     with patch.applied(model) if patch else nullcontext(model) as edited:
-        own = _told(HFLM, edited.prompt_transform) if edited.prompt_transform else HFLM
-        yield own(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
+        transform = edited.prompt_transform
 
+        class Transformed(HFLM):  # type: ignore[misc,unused-ignore]
+            """A model whose contexts are transformed; the continuations stay as they are."""
 
-def _told(harness: Any, transform: Callable[[str], str]) -> Any:
-    """A subclass of lm-eval's model class ``harness`` that applies ``transform`` to each context."""
+            def _encode_pair(self, context: str, continuation: str) -> Any:
+                return super()._encode_pair(transform(context) if transform else context, continuation)
 
-    class Told(harness):  # type: ignore[misc,unused-ignore]
-        """A model whose contexts are transformed."""
+            def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+                """Generate texts after the transformed contexts."""
+                if transform:
+                    requests = [replace(one, arguments=(transform(one.args[0]), *one.args[1:])) for one in requests]
+                return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
-        def _encode_pair(self, context: str, continuation: str) -> Any:
-            return super()._encode_pair(transform(context), continuation)
-
-        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
-            """Generate texts after the transformed contexts."""
-            told = [replace(one, arguments=(transform(one.args[0]), *one.args[1:])) for one in requests]
-            return super().generate_until(told, disable_tqdm=disable_tqdm)
-
-    return Told
+        chosen = Transformed if transform else HFLM
+        yield chosen(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
 
 
 def check_new(folder: Path) -> None:
@@ -186,7 +177,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def blank_model(name: str) -> nn.Module:
-    """The causal language model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights.
+    """Return the model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights.
 
     Raises:
         ModelError: the model is not installed, or its configuration can't be read.

@@ -31,7 +31,7 @@ def card(name: str, *, form: Form = "peft", base: str | None = None, license: st
     return yaml.safe_load(front), body
 
 
-def test_a_named_model_is_known_on_the_hub() -> None:
+def test_card_of_a_named_model_names_its_hub_id() -> None:
     found = base_model("smollm2-135m")
     assert found.path == found.hub == "HuggingFaceTB/SmolLM2-135M-Instruct" and found.license == "apache-2.0"
     front, body = card("smollm2-135m")
@@ -44,7 +44,7 @@ def test_a_named_model_is_known_on_the_hub() -> None:
     assert "put a line break before it" in body
 
 
-def test_a_card_says_in_which_form_an_edit_is_asked() -> None:
+def test_card_names_the_form_of_chat_edits() -> None:
     google, thames = EDITS
     found = base_model("smollm2-135m")
     text = model_card(PATCH, (google.in_chat(), thames), base=found, form="peft", scores=())
@@ -53,7 +53,7 @@ def test_a_card_says_in_which_form_an_edit_is_asked() -> None:
     assert "asked as" not in card("smollm2-135m")[1]
 
 
-def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
+def test_card_of_a_local_folder_has_its_path_and_license(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -69,7 +69,7 @@ def test_a_folder_is_said_in_words(tmp_path: Path) -> None:
     assert "license" not in front and "Not known: see the base model's own page." in body
 
 
-def test_what_is_given_overrules_what_is_known(tmp_path: Path) -> None:
+def test_base_model_options_override_known_values(tmp_path: Path) -> None:
     front, body = card(str(tmp_path), base="someone/model", license="cc-by-4.0", form="gguf adapter")
     assert (front["base_model"], front["license"], front["library_name"]) == ("someone/model", "cc-by-4.0", "gguf")
     assert "--lora adapter.gguf" in body and "The base is `someone/model` on the hub." in body
@@ -78,12 +78,12 @@ def test_what_is_given_overrules_what_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "said"), [("folder", "AutoModelForCausalLM"), ("gguf model", "-m model.gguf")])
-def test_a_card_says_how_to_load_it(form: Form, said: str) -> None:
+def test_card_has_the_loading_code_of_its_form(form: Form, said: str) -> None:
     front, body = card("smollm2-135m", form=form)
     assert said in body and front["base_model_relation"] == "finetune" and "lora" not in front["tags"]
 
 
-def test_scores_are_counts_of_what_is_right() -> None:
+def test_scores_count_right_answers_by_kind() -> None:
     def row(kind: str, before: bool, after: bool, said: bool) -> ReportRow:
         probe = ReportProbe.model_validate({"kind": kind, "prompt": "p", "ask": "p", "score": "p", "wanted": "w"})
         old = Reading(text="", nats=1.0, success=False, right=before)
@@ -102,7 +102,7 @@ def test_scores_are_counts_of_what_is_right() -> None:
     assert "No scores were measured for this export" in text
 
 
-def test_the_gguf_file_to_merge_into(tmp_path: Path) -> None:
+def test_gguf_of_finds_the_file_to_merge_into(tmp_path: Path) -> None:
     file = tmp_path / "base.gguf"
     file.write_bytes(b"")
     assert gguf_of("owner/name", file) == gguf_of(str(file), None) == file

@@ -49,7 +49,7 @@ def content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return fields, tensors
 
 
-def test_an_adapter_has_llama_cpps_names_shapes_and_scale(tmp_path: Path) -> None:
+def test_gguf_adapter_has_the_names_shapes_and_scale_of_llama_cpp(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model, {0: 2, 1: 5})
     folder = write_gguf_adapter(patch, tmp_path / "a", modules=model.model, base="someone/model", card="# Card\n")
@@ -67,7 +67,7 @@ def test_an_adapter_has_llama_cpps_names_shapes_and_scale(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("family", keep_first(ARCHITECTURES, keep=3))
-def test_every_family_has_a_name_for_its_down_projection(family: str, tmp_path: Path) -> None:
+def test_gguf_adapter_names_the_down_projection_of_every_family(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     folder = write_gguf_adapter(patch_of(model, {1: 1}), tmp_path / "a", modules=model.model)
     fields, tensors = content(folder / ADAPTER)
@@ -75,7 +75,7 @@ def test_every_family_has_a_name_for_its_down_projection(family: str, tmp_path: 
     assert sorted(tensors) == ["blk.1.ffn_down.weight.lora_a", "blk.1.ffn_down.weight.lora_b"]
 
 
-def test_rows_of_llamas_attention_are_in_llama_cpps_order(tmp_path: Path) -> None:
+def test_gguf_rows_of_llama_attention_are_permuted(tmp_path: Path) -> None:
     """The order that `LlamaModel.permute` of llama.cpp's converter gives."""
     model = tiny("llama").model
     heads, width = model.config.num_attention_heads, model.config.hidden_size
@@ -94,9 +94,7 @@ def test_rows_of_llamas_attention_are_in_llama_cpps_order(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "written", "close"), [("F32", "F32", 1e-6), ("F16", "F16", 2e-3), ("F32", "Q8_0", 0.05)]
 )
-def test_a_merged_model_differs_in_the_edited_tensors_alone(
-    kind: str, written: str, close: float, tmp_path: Path
-) -> None:
+def test_gguf_model_differs_only_in_the_edited_tensors(kind: str, written: str, close: float, tmp_path: Path) -> None:
     model = tiny("llama")
     base = as_gguf(model, tmp_path / "base.gguf", kind=kind)
     patch = patch_of(model, {1: 2})
@@ -117,7 +115,7 @@ def test_a_merged_model_differs_in_the_edited_tensors_alone(
     assert (folder / MODEL).stat().st_mode & 0o777 == 0o644
 
 
-def test_what_has_no_gguf_form(tmp_path: Path) -> None:
+def test_gguf_export_refuses_unsupported_models_and_patches(tmp_path: Path) -> None:
     model, opt = tiny("llama"), tiny("opt")
     patch = patch_of(model, {1: 1})
     with pytest.raises(ModelError, match="can't write GGUF files for models of type 'opt'"):
@@ -140,7 +138,7 @@ def test_what_has_no_gguf_form(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"base.gguf", "full"}, "no scratch folder stays"
 
 
-def test_another_models_file_is_refused(tmp_path: Path) -> None:
+def test_gguf_model_refuses_the_file_of_another_model(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model, {1: 1})
     base = as_gguf(model, tmp_path / "base.gguf")

@@ -96,7 +96,7 @@ def push(folder: Path, name: str, env: dict[str, str]) -> subprocess.CompletedPr
     )
 
 
-def test_every_file_arrives(hub: Hub, tmp_path: Path) -> None:
+def test_push_uploads_every_file(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Card\n")
@@ -112,7 +112,7 @@ def test_every_file_arrives(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hub_that_refuses(hub: Hub, tmp_path: Path) -> None:
+def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "README.md").write_text("# Card\n")
@@ -130,6 +130,6 @@ def test_a_hub_that_refuses(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["edits", "a/b/c", "/edits", "someone/", "some one/edits", "https://hub/a/b", ""])
-def test_what_is_no_repository(name: str) -> None:
+def test_check_repository_refuses_other_names(name: str) -> None:
     with pytest.raises(ConfigError, match="expected OWNER/NAME"):
         check_repository(name)

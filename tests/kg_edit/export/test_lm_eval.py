@@ -51,7 +51,7 @@ def patch(model: LanguageModel) -> Patch:
 
 
 @needs_lm_eval
-def test_its_likelihoods_are_ours_before_and_after_an_edit(patch: Patch, model: LanguageModel) -> None:
+def test_lm_eval_likelihoods_equal_ours_unedited_and_edited(patch: Patch, model: LanguageModel) -> None:
     from lm_eval.api.instance import Instance
 
     request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
@@ -67,7 +67,7 @@ def test_its_likelihoods_are_ours_before_and_after_an_edit(patch: Patch, model: 
 
 
 @needs_lm_eval
-def test_a_task_of_ones_own_runs_offline(
+def test_lm_eval_task_from_files_runs_offline(
     patch: Patch, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -91,7 +91,7 @@ def test_a_task_of_ones_own_runs_offline(
     assert found["results"]["cities"]["acc,none"] == pytest.approx(sum(right) / 6)
 
 
-def test_without_lm_eval_the_extra_is_named(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lm_eval_error_names_the_extra(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
     with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[lm-eval\]'"), lm_eval_model(model):
         pass

@@ -19,7 +19,7 @@ from tests.kg_edit.tiny import tiny
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_folder_is_the_patched_model(family: str, tmp_path: Path) -> None:
+def test_merged_folder_loads_as_the_edited_model(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     clean = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     patch = patch_of(model, {0: 2, 1: 1})
@@ -37,7 +37,7 @@ def test_the_folder_is_the_patched_model(family: str, tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
-def test_what_can_not_be_merged(tmp_path: Path) -> None:
+def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model, {1: 1})
     with pytest.raises(PatchError, match="can't be merged; remove those edits first"):
@@ -51,7 +51,7 @@ def test_what_can_not_be_merged(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_generation_config_that_contradicts_itself_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merge_keeps_an_inconsistent_generation_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Llama 2's: a temperature, and no do_sample, which transformers reads but does not write."""
     model = tiny("llama")
     own = GenerationConfig(temperature=0.6, top_p=0.9, eos_token_id=1)
@@ -66,7 +66,7 @@ def test_a_generation_config_that_contradicts_itself_is_kept(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("shard", ["five", "0", "0GB", "-1GB", "5", "1e9GB", "nanGB", "5GiB", "0.0001KB", ""])
-def test_a_size_that_is_none_is_refused_before_a_model_is_there(shard: str, tmp_path: Path) -> None:
+def test_merge_refuses_an_invalid_shard_size(shard: str, tmp_path: Path) -> None:
     patch = patch_of(tiny("llama"), {1: 1})
     with pytest.raises(ConfigError, match="such as 5GB"):
         check_mergeable(patch, tmp_path / "merged", shard=shard)
@@ -76,5 +76,5 @@ def test_a_size_that_is_none_is_refused_before_a_model_is_there(shard: str, tmp_
 
 
 @pytest.mark.parametrize("shard", ["5GB", "40kb", " 1.5 TB ", "500MB"])
-def test_a_size_may_be_written_in_any_case(shard: str, tmp_path: Path) -> None:
+def test_shard_size_is_read_in_any_case(shard: str, tmp_path: Path) -> None:
     check_mergeable(patch_of(tiny("llama"), {1: 1}), tmp_path / "merged", shard=shard)

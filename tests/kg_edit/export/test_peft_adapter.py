@@ -1,19 +1,22 @@
-"""An adapter that PEFT loads, in a process without kg_edit, gives the logits of the patched model."""
+"""PEFT adapters: what is written gives PEFT the logits of the edited model, and what PEFT saved is read as a patch."""
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
-from kg_edit.export.peft_adapter import write_peft
+from kg_edit.export.peft_adapter import is_adapter, read_peft, write_peft
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import PatchStack
@@ -78,7 +81,7 @@ CASES: dict[str, tuple[str, dict[int, int]]] = {
 
 
 @pytest.mark.slow
-def test_peft_gives_the_same_logits(tmp_path: Path) -> None:
+def test_peft_adapter_gives_the_logits_of_the_patch(tmp_path: Path) -> None:
     bases = {family: saved(tiny(family), tmp_path / family) for family in ("llama", "gpt2", "gpt_neox")}
     cases, expected = [], []
     for place, (family, ranks) in enumerate(CASES.values()):
@@ -92,7 +95,7 @@ def test_peft_gives_the_same_logits(tmp_path: Path) -> None:
         assert (mine - its).abs().max() < 1e-4, name
 
 
-def test_what_the_config_says(tmp_path: Path) -> None:
+def test_peft_adapter_has_one_rank_and_one_alpha(tmp_path: Path) -> None:
     model = tiny("llama")
     folder = write_peft(patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", modules=model.model, base="someone/model")
     said = json.loads((folder / "adapter_config.json").read_text())
@@ -116,7 +119,7 @@ def test_what_the_config_says(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["fan_in_fan_out"]
 
 
-def test_what_is_no_adapter(tmp_path: Path) -> None:
+def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model, {1: 1})
     with pytest.raises(PatchError, match="changes no weight"):
@@ -142,7 +145,7 @@ def test_what_is_no_adapter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_edits_of_the_real_model(tmp_path: Path, smollm2: LanguageModel) -> None:
+def test_peft_adapter_of_ten_edits_of_the_real_model(tmp_path: Path, smollm2: LanguageModel) -> None:
     """Ten ROME edits in sequence, in SmolLM2 as it is saved from its GGUF file."""
     size = weight_matrix(smollm2.down_projection(6)).shape[1]
     identity = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="identity")
@@ -159,3 +162,79 @@ def test_ten_edits_of_the_real_model(tmp_path: Path, smollm2: LanguageModel) -> 
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 10
     (found,) = asked_of_peft([(base, adapter)], tmp_path / "logits.safetensors")
     assert (found - expected).abs().max() < 1e-4
+
+
+def trained(model: LanguageModel, folder: Path, **settings: Any) -> torch.Tensor:
+    """Save an adapter that is not 0, made by PEFT; the logits with it."""
+    config = peft.LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"], **settings})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        whole = peft.get_peft_model(copy.deepcopy(model.model), config)
+        for name, parameter in whole.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+    whole.save_pretrained(str(folder))
+    return logits(whole.eval())
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(torch.tensor([[5, 6, 7, 8]])).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {}),
+        ("llama", {"use_rslora": True}),
+        ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 9}}),
+        ("llama", {"alpha_pattern": {"^model.layers.1.self_attn.q_proj": 30}}),
+        ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    ],
+)
+def test_read_peft_gives_the_logits_of_peft(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny(family)
+    expected = trained(model, tmp_path / "adapter", **settings)
+    assert is_adapter(tmp_path / "adapter") and not is_adapter(tmp_path)
+    with read_peft(tmp_path / "adapter", model).applied(model):
+        torch.testing.assert_close(logits(model.model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_peft_adapter_round_trip_keeps_the_change(tmp_path: Path) -> None:
+    model = tiny("llama")
+    trained(model, tmp_path / "first")
+    patch = read_peft(tmp_path / "first", model)
+    again = read_peft(write_peft(patch, tmp_path / "second", modules=model.model), model)
+    for name, pair in patch.factors.items():
+        torch.testing.assert_close(again.factors[name].product, pair.product)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"peft_type": "IA3"}, "type 'IA3'"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+    ],
+)
+def test_read_peft_refuses_more_than_a_lora(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    model = tiny("llama")
+    trained(model, tmp_path / "a")
+    file = tmp_path / "a" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    with pytest.raises(PatchError, match=said):
+        read_peft(tmp_path / "a", model)
+
+
+def test_read_peft_refuses_missing_files_and_other_models(tmp_path: Path) -> None:
+    trained(tiny("llama"), tmp_path / "a")
+    with pytest.raises(PatchMismatchError):
+        read_peft(tmp_path / "a", tiny("gpt2"))
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    with pytest.raises(PatchError, match="is a pickle"):
+        read_peft(tmp_path / "a", tiny("llama"))
+    with pytest.raises(PatchError, match="expected a PEFT adapter's folder"):
+        read_peft(tmp_path, tiny("llama"))

@@ -113,7 +113,7 @@ def hub_cache(home: Path, hub: str, folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # twenty edits of the real model, on a busy machine
-def test_peft_says_the_same_and_loads_the_base_by_its_hub_id(
+def test_peft_generates_the_same_and_loads_the_base_by_its_hub_id(
     shipped: Shipped, smollm2: LanguageModel, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft", reason="peft is not installed: pip install 'kg-edit[peft]'")
@@ -139,10 +139,10 @@ def test_peft_says_the_same_and_loads_the_base_by_its_hub_id(
 
 
 @pytest.mark.slow
-def test_a_gguf_file_without_a_hub_id_has_its_folder_and_its_licence() -> None:
+def test_base_of_a_gguf_file_has_its_folder_and_license() -> None:
     found = base_model(str(gguf_of(NAME, None)))
     assert (found.hub, found.license) == (None, "apache-2.0"), "the licence is in the file's metadata"
-    assert (Path(found.path) / "config.json").is_file() and found.path in found.said
+    assert (Path(found.path) / "config.json").is_file() and found.path in found.description
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def asked_of_llama(llama: Any, model: Path, adapter: Path | None = None) -> Call
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_llama_cpp_says_the_same_with_the_adapter_and_with_the_merged_model(llama: Any, shipped: Shipped) -> None:
+def test_llama_cpp_generates_the_same_with_adapter_and_merged_model(llama: Any, shipped: Shipped) -> None:
     base = gguf_of(NAME, None)
     programs = {
         "unedited": asked_of_llama(llama, base),
