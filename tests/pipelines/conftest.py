@@ -21,6 +21,7 @@ def script(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog:
     """A script with arguments, as a user runs it, in this process: its exit code."""
     monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(FOLDER))  # as Python does for a script: they import each other
     (tmp_path / "edits.jsonl").write_text(EDITS)
     (tmp_path / "graph.tsv").write_text(GRAPH)
     (tmp_path / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:2])]))
