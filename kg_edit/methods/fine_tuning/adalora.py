@@ -134,6 +134,7 @@ class SvdAdapters:
 
     def distance(self) -> Tensor:
         """Return the mean over all P and Q of the Frobenius norm of P^T P - 1 and Q Q^T - 1."""
+        # Q Q^T and P^T P, [r0, r0] each; PEFT calls Q lora_A, lambda lora_E and P lora_B
         squares = [layer.lora_A[ADAPTER] @ layer.lora_A[ADAPTER].T for layer in self.layers.values()]
         squares += [layer.lora_B[ADAPTER].T @ layer.lora_B[ADAPTER] for layer in self.layers.values()]
         found = [torch.linalg.matrix_norm(square - torch.eye(len(square)).to(square)) for square in squares]

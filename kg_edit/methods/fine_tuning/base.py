@@ -141,6 +141,7 @@ class FineTuning(TuningMethod):
 
         The changes of a group take half of ``memory`` at most, and so does a pass of its rows.
         """
+        # ``memory`` is in MB, so 5e5 bytes a MB are half of it. A pass pads its rows to the longest.
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
         most, room = int(self.memory * 5e5 / size), tokens_within(self.model, self.layer, self.memory / 2)
         group = list[tuple[Edit, Sequence[TrainingRow]]]()

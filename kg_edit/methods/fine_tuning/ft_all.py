@@ -65,6 +65,7 @@ class FtAll(TuningMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune all the weights on the edit's row."""
         (edit,) = edits
+        # Every change starts at 0, so the first loss is that of the model as it is.
         with untouched(self.model), tuned(self.model, self.targets) as changes:
             row_losses = RowLosses(self.model, self.layers[0], [self.row(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())

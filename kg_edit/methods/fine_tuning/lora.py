@@ -245,6 +245,7 @@ def wrapped(
         raise ConfigError(f"the model {model.name!r} already has PEFT adapters; merge and unload them before editing")
     try:
         torch.manual_seed(seed)
+        # The tuner replaces the modules inside the model, and freezes everything else; PEFT draws A from the generator.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
             tuner = wrap(whole)

@@ -101,6 +101,8 @@ class GraphBatch:
         subjects: list[int] = []
         own: list[int] = []
         for graph in graphs:
+            # rows of a subgraph: s, o*, then the objects o'; edges lead from the object to the subject, o* -> s and
+            # o' -> o*, so that two layers bring o' to s
             subject, target = len(nodes), len(nodes) + 1
             subjects.append(subject)
             own.append(len(relations))

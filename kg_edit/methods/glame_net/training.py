@@ -199,6 +199,7 @@ class _Run(TrainingRun[Validation]):
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the loss of the step's batch and its gradient; return the loss terms to display."""
         batch = self._batch(step)
+        # dL/d(m* - m) comes from the language model's tails; from there the gradient goes back through the network.
         change = self._change(batch)
         losses, gradient = batch.objective.gradient(change.detach())
         if not torch.isfinite(losses.total).all():

@@ -213,6 +213,7 @@ class Demonstrations:
         ]
         scores = self._index.scores(new_fact(edit))
         near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]
+        # The kinds are shuffled for each edit, so that they do not go along with the similarity.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
         drawn = [config.kinds[place % len(config.kinds)] for place in range(len(near))]
         draw.shuffle(drawn)

@@ -219,6 +219,8 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
     Raises:
         ValueError: the three arguments have different lengths.
     """
+    # The limit moves up from below all questions: each one that it passes is answered with the fact instead of without.
+    # It can only stop between different popularities.
     rows = sorted(zip(popularity, without, retrieved, strict=True))
     best, right = -1.0, sum(alone for _, alone, _ in rows)
     most = right

@@ -71,6 +71,7 @@ class KeNetwork(nn.Module):
     def read(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Read the embeddings of edits, each [tokens, width]; return their encodings, [edits, inner]."""
         lengths = torch.tensor([len(one) for one in embeddings])
+        # packed, so that the backward direction starts at each edit's own last token
         padded = pad_sequence(list(embeddings), batch_first=True)
         packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
         _, (state, _) = self.reader(packed)
@@ -93,7 +94,9 @@ class KeNetwork(nn.Module):
             alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, ...] each
             size = torch.sigmoid(eta)[:, None]
             gate, shift = (m * part.softmax(-1)[:, None] for part in (alpha, beta))
-            lefts = [size * gate * d * has_gradient(d)[..., None], size * shift]
+            # sigmoid(eta) (A * G + B) as one product left^T right: a row for each token of G, and one more for B. A
+            # token without a gradient has d = 0, and adds nothing.
+            lefts = [size * gate * d, size * shift]
             found[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * u, delta[:, None]], 1)
         return found
 

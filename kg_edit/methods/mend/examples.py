@@ -71,6 +71,8 @@ class Rows:
         An edit without neighbours gets one of ``texts`` as its unrelated prompt.
         """
         drawn = [(random.choice(one.equivalents or (None,)), random.choice(one.unrelated or texts)) for one in examples]
+        # With the gradient of the whole statement, the edit's own prompt is asked as a further prompt: then the loss is
+        # that of the target alone.
         learned = all(example.statement is example.edit for example in examples)
         further = [(place, prompt) for place, (prompt, _) in enumerate(drawn) if prompt is not None]
         for place, example in enumerate(examples):

@@ -106,6 +106,7 @@ class EditedPasses:
             for name, module in self._modules.items():
 
                 def see(_: object, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
+                    # y + 0: the gradient at this zero is dL/dy, without a graph through the module's own weight
                     leaf = torch.zeros_like(output, requires_grad=True)
                     self.inputs[name], self.leaves[name] = self._without_padding(self._by_row(args[0].detach())), leaf
                     return output + leaf

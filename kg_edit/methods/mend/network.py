@@ -36,8 +36,8 @@ class LowRankLayer(nn.Module):
     def __init__(self, size: int, *, rank: int, members: int, generator: torch.Generator) -> None:
         super().__init__()
         inner = min(rank, size)
-        self.up = nn.Parameter(torch.zeros(size, inner))
-        self.down = nn.Parameter(torch.randn(inner, size, generator=generator) / size**0.5)
+        self.up = nn.Parameter(torch.zeros(size, inner))  # U
+        self.down = nn.Parameter(torch.randn(inner, size, generator=generator) / size**0.5)  # V
         self.bias = nn.Parameter(torch.zeros(size))
         self.scale = nn.Parameter(torch.ones(members, size))
         self.offset = nn.Parameter(torch.zeros(members, size))
@@ -62,6 +62,7 @@ class MendNetwork(nn.Module):
         self.shapes = dict(sorted(shapes.items()))  # sorted, because tensors are named by a weight's index
         self._edit_lr = edit_lr
         self._places = {name: place for place, name in enumerate(self.shapes)}
+        # Weights of one shape share the matrices of their layers; each has its own scale, offset, rate and statistics.
         same: dict[Shape, list[str]] = {}
         for name, shape in self.shapes.items():
             same.setdefault(shape, []).append(name)
@@ -83,6 +84,8 @@ class MendNetwork(nn.Module):
         for name, (inputs, deltas) in factors.items():
             seen = torch.cat([inputs, deltas], -1).double()
             deviation = seen.std(0)
+            # A feature that hardly varies would be blown up by its deviation. The floor is relative to the mean one of
+            # u, or of delta: their sizes differ by orders of magnitude.
             for part in deviation.split([inputs.shape[-1], deltas.shape[-1]]):
                 part.clamp_(min=_TINY * float(part.mean()))
             deviation[deviation == 0] = 1.0
@@ -114,6 +117,7 @@ class MendNetwork(nn.Module):
         for name, (inputs, deltas) in factors.items():
             alive = has_gradient(deltas)
             better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
+            # The network has biases, so tokens without a gradient must not go through it: they stay 0.
             tokens = alive.to(better.device).nonzero(as_tuple=True)
             left, right = -self.rate(name) * direction, better
             found[name] = (

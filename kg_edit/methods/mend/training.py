@@ -199,7 +199,7 @@ class EditorRun(TrainingRun[Validation]):
 
     def held_out(self) -> tuple[float, float]:
         """Return the mean losses on the held-out edits: L_e, and the KL."""
-        sums, count = torch.zeros(2, dtype=torch.float64), 0
+        sums, count = torch.zeros(2, dtype=torch.float64), 0  # the last batch may be smaller: a weighted mean
         for rows in self.order.validation():
             losses, size = self.losses(rows), len(rows.edits)
             sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
@@ -214,6 +214,7 @@ class EditorRun(TrainingRun[Validation]):
     def prepare(self, *, progress: bool) -> None:
         """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""
         rows, settings = {read_tokens(prompt) for prompt in self.order.prompts()}, self.order.settings
+        # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
         drawn = settings.steps * settings.batch * (3 + settings.questions)
         size = sum(map(len, rows)) * self.model.width * self.model.model.dtype.itemsize
         if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:

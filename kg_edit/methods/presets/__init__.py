@@ -34,6 +34,7 @@ def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dic
     if found := tables.get(f"{method}{colon}{variant}"):
         return found.settings
     known = [*own, *preset_names(method)]
+    # A preset of the same name and variant for other methods: a method may lack published settings for a model.
     having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
     if having:
         raise UnknownNameError(

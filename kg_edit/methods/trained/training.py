@@ -185,6 +185,7 @@ class TrainingRun(ABC, Generic[Measured]):
             while state.progress.step < settings.steps and state.progress.waited < settings.patience:
                 for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
                     group["lr"] = rate * self.rate(state.progress.step)
+                # The seed and the number of the step determine its examples, so that a resumed run draws the same.
                 state.optimizer.zero_grad()
                 shown = self.backward(state.progress.step)
                 torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
@@ -213,6 +214,7 @@ class TrainingRun(ABC, Generic[Measured]):
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
         """Complete the manifest, write it with the best network, and delete the checkpoint."""
         progress = self.state.progress
+        # The last network may be worse than the best one, and is not stored.
         found = {"steps": progress.best.step, "validations": progress.validations, **self.learned_from()}
         done = manifest.model_copy(update=found)
         self.state.format.write(path, self.state.best, done)
