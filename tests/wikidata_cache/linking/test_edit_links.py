@@ -1,13 +1,12 @@
 """Linking an edit: a fact that the graph states settles its parts, and a file of edits gets its ids."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.wikidata_cache.link_graph import ROWS, homonyms
-from tests.wikidata_cache.wikidata_helpers import Edit, read_shared
+from tests.wikidata_cache.wikidata_helpers import Edit, read_shared, write_edits
 from wikidata_cache import WikidataCache
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import BadOptionError, EditRowError
@@ -93,17 +92,12 @@ def test_edit_of_unknown_names_has_no_candidates(linker: Linker) -> None:
     assert linked.clear_candidates() == {}
 
 
-def written(path: Path, rows: Sequence[object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: Path) -> None:
     rows = [
         {"subject": "Anna", "relation": "place of birth", "object": "Paris", "target_new": "Rome", "note": "été"},
         {"subject": "Nobody", "target_new": "French", "relation_id": "P19"},
     ]
-    edits, out = written(tmp_path / "edits.jsonl", rows), tmp_path / "linked.jsonl"
+    edits, out = write_edits(tmp_path / "edits.jsonl", *rows), tmp_path / "linked.jsonl"
     report = link_edits(linker, edits, out)
     assert (report.edits, report.complete) == (2, 1)
     assert [(row, field) for row, field, _ in report.open] == [(2, "subject_id"), (2, "target_new_id")]
@@ -125,7 +119,7 @@ def test_link_edits_fills_counterfact_records(linker: Linker, tmp_path: Path, as
     rewrite: dict[str, object] = {"prompt": "{} was born in", "subject": "Anna", "relation_id": "P19"}
     for name, text in (("target_new", "Rome"), ("target_true", "Paris")):
         rewrite[name] = text if as_text else {"str": text}
-    edits = written(tmp_path / "edits.jsonl", [{"case_id": 7, "requested_rewrite": rewrite}])
+    edits = write_edits(tmp_path / "edits.jsonl", {"case_id": 7, "requested_rewrite": rewrite})
     assert link_edits(linker, edits, tmp_path / "linked.jsonl").complete == 1
     linked = json.loads((tmp_path / "linked.jsonl").read_text())
     assert linked["case_id"] == 7 and linked["requested_rewrite"]["prompt"] == "{} was born in"
@@ -135,7 +129,7 @@ def test_link_edits_fills_counterfact_records(linker: Linker, tmp_path: Path, as
 
 
 def test_link_edits_of_a_bad_file_writes_nothing(linker: Linker, tmp_path: Path) -> None:
-    edits, out = written(tmp_path / "edits.jsonl", [{"subject": "Anna"}]), tmp_path / "linked.jsonl"
+    edits, out = write_edits(tmp_path / "edits.jsonl", {"subject": "Anna"}), tmp_path / "linked.jsonl"
     with pytest.raises(EditRowError, match=r"edits.jsonl, row 1, field target_new"):
         link_edits(linker, edits, out)
     with pytest.raises(BadOptionError, match=r"ending in \.jsonl"):

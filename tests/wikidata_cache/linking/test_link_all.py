@@ -1,13 +1,12 @@
 """Linking many edits against an endpoint: the same as one by one, in a handful of requests; and labels to fetch."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import Edit, Server, read_shared
+from tests.wikidata_cache.wikidata_helpers import Edit, Server, run_cli, write_edits
 from wikidata_cache import WikidataCache, cli
 from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
@@ -100,8 +99,7 @@ def test_try_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
 
 
 def test_link_command_checks_files_first(tmp_path: Path) -> None:
-    edits = tmp_path / "edits.jsonl"
-    edits.write_text(json.dumps({"subject": "Spike Hughes", "target_new": "Philadelphia"}) + "\n")
+    edits = write_edits(tmp_path / "edits.jsonl", {"subject": "Spike Hughes", "target_new": "Philadelphia"})
     before = edits.read_bytes()
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "other name.jsonl").hardlink_to(edits)
@@ -122,11 +120,9 @@ def test_link_command_checks_files_first(tmp_path: Path) -> None:
 
 
 def test_link_command_links_one_row_or_repeated_rows(tmp_path: Path) -> None:
-    edits, out = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl"
     rows = [{"subject": "x", "target_new": "y"}, *[{"subject": "LeBron James", "target_new": "Miami Heat"}] * 2]
-    edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = CliRunner().invoke(cli.app, ["link", f"{edits}:2", "--out", str(out)])
-    assert result.output.endswith("1 of 1 edits settled\n")
+    edits, out = write_edits(tmp_path / "edits.jsonl", *rows), tmp_path / "linked.jsonl"
+    assert run_cli("link", f"{edits}:2", "--out", out).endswith("1 of 1 edits settled\n")
     [line] = out.read_text().splitlines()
     CliRunner().invoke(cli.app, ["link", str(edits), "--out", str(out)])
     assert out.read_text().splitlines()[1:] == [line, line]
@@ -146,13 +142,3 @@ def test_link_command_suggests_names_of_relations() -> None:
     assert code == 0
     assert "warning: extract.nt.gz has no property P99999999" in warning
     assert link("P551")[2] == ""
-
-
-def test_link_all_of_a_benchmark_sends_few_requests(server: Server, cache_path: str) -> None:
-    records = json.loads(read_shared("counterfact_plus/dev.json").read_text(encoding="utf-8"))[:300]
-    edits = [
-        Edit(one["subject"], one["target_new"]["str"], one["target_true"]["str"], None, None, one["relation_id"])
-        for one in (record["requested_rewrite"] for record in records)
-    ]
-    list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
-    assert len(server.requests) <= 60
