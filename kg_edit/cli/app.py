@@ -1,9 +1,8 @@
-"""`kg-edit`, the command line: puts the commands together; each has a file, reads its options and calls a job."""
+"""`kg-edit`, the command line: puts the commands together. Each file has a command or a group of commands."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -32,8 +31,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables
-    help="Change single facts in a trained language model, and measure what follows from them.",
-    epilog="Example: `kg-edit demo --out out/`",
+    help="Change facts in a language model: knowledge editing with GLAME, ROME, MEMIT and others.",
+    epilog="""Examples:
+
+- `kg-edit demo --out out/`
+- `kg-edit edit edits.jsonl --method glame --graph extract --out out/`
+- `kg-edit evaluate --data dev.json --method rome --limit 24 --out runs/rome/`
+""",
 )
 
 _COMMANDS = (
@@ -41,25 +45,8 @@ _COMMANDS = (
     *(plan.plan, serve.serve, locate.locate, sweep.sweep, drift.drift),
     *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor),
 )
-_GOING_ON = (
-    "edit",
-    "demo",
-    "evaluate",
-    "judge",
-    "locate",
-    "sweep",
-    "drift",
-    "mend",
-    "ke",
-    "serac",
-    "glame-net",
-)  # given again, where they were
-_GROUPS = {
-    "patch": patch.app,
-    **training.groups,
-    "covariance": covariance.app,
-    "data": data.app,
-}
+_GROUPS = {"patch": patch.app, **training.groups, "covariance": covariance.app, "data": data.app}
+_RESUMABLE = {"edit", "demo", "evaluate", "judge", "locate", "sweep", "drift", *training.groups}
 
 for _command in _COMMANDS:
     app.command()(_command)
@@ -76,30 +63,26 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options that stand before the command's name."""
+    """Read the options before the command's name."""
 
 
 def main() -> None:
-    """The console script: errors that a user can mend are one message and exit code 2."""
+    """Run the command line; an error that a user can mend is one message and exit code 2."""
     with friendly():
         try:
             app()
         except SystemExit as end:
             if end.code == _INTERRUPTED:
-                again = "; run the same command again to continue" if _goes_on(sys.argv[1:]) else ""
-                typer.echo(f"kg-edit: stopped{again}", err=True)
+                command, *arguments = sys.argv[1:] or [""]
+                # Of covariances only the measurement is resumed, of data only the ripple benchmark
+                others = {"merge", "list", "push", "pull"}
+                measures = command == "covariance" and not others & set(arguments)
+                resumes = command in _RESUMABLE or measures or (command == "data" and "ripples" in arguments[:1])
+                typer.echo(f"kg-edit: stopped{'; run the same command again to continue' * resumes}", err=True)
             raise
-
-
-def _goes_on(arguments: Sequence[str]) -> bool:
-    """Whether this command, given again, goes on where it was stopped; of covariances only measuring them does."""
-    command, *options = arguments or [""]
-    others = {known.name or known.callback.__name__ for known in covariance.app.registered_commands if known.callback}
-    measured = command == "covariance" and not others & set(options)
-    return command in _GOING_ON or measured or (command == "data" and "ripples" in options[:1])
 
 
 if __name__ == "__main__":

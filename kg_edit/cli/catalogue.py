@@ -1,8 +1,4 @@
-"""`kg-edit methods`, `metrics`, `models` and `doctor`: what there is, and whether a model can be edited.
-
-`methods` lists the editing methods, or the settings of one; `metrics` says what the scores mean; `models` lists the
-named models and the families; `doctor` looks into one model and tries an edit on it.
-"""
+"""`kg-edit methods`, `metrics`, `models` and `doctor`: what there is, and whether a model can be edited."""
 
 from __future__ import annotations
 
@@ -12,27 +8,30 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_method
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_method, refuse_unused
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 _WIDEST, _ROOM = 1000, 200  # columns
-_BRIEF = ("method", "changes", "graph", "what it does")  # what fits a narrow terminal
-MethodToShow = Annotated[
-    str | None,
-    typer.Argument(help="method whose settings and presets to show", autocompletion=complete_method),
-]
+_BRIEF = ("method", "kind", "graph", "what it does")  # what fits a narrow terminal
 
 
 def methods(
     context: typer.Context,
-    name: MethodToShow = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/methods.md")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="METHOD", show_default="all methods", help="Method to show.", autocompletion=complete_method
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page `docs/methods.md`.")] = False,
 ) -> None:
-    """List the editing methods (paper, kind, handling of many edits, undo), or show the settings of one.
+    """List the editing methods, or show the settings and presets of one.
 
-    Example: `kg-edit methods rome`
+    Examples:
+
+    - `kg-edit methods`
+    - `kg-edit methods rome`
     """
     if markdown:
         refuse_unused(context, ("name",), "with --markdown, which prints all methods")
@@ -40,12 +39,13 @@ def methods(
 
         typer.echo(methods_page(), nl=False)
     elif name:
-        _show(name)
+        _show_method(name)
     else:
-        _list()
+        list_methods()
 
 
-def _list() -> None:
+def list_methods() -> None:
+    """Print a table of the methods: the main columns on a narrow terminal, else one line a method with all columns."""
     from rich.measure import Measurement
     from rich.table import Table
 
@@ -63,10 +63,10 @@ def _list() -> None:
         )
         return
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
-    console.print(table, soft_wrap=True)  # a method is a line: it may be searched
+    console.print(table, soft_wrap=True)  # a method is a line, for grep
 
 
-def _show(name: str) -> None:
+def _show_method(name: str) -> None:
     from rich.table import Table
 
     from kg_edit.methods.registry import check_method, find_method
@@ -86,11 +86,13 @@ def _show(name: str) -> None:
 
 
 def metrics(
-    markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/metrics.md")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page `docs/metrics.md`.")] = False,
 ) -> None:
-    """List the metrics: formula, source, range.
+    """List the metrics with formula, source and range.
 
-    Example: `kg-edit metrics`
+    Examples:
+
+    - `kg-edit metrics`
     """
     from kg_edit.evaluate.metrics.catalogue import CATALOGUE, metrics_page
 
@@ -102,9 +104,11 @@ def metrics(
 
 
 def models() -> None:
-    """List the named models and the families that can be edited.
+    """List the named models, and the families of models that can be edited.
 
-    Example: `kg-edit models`
+    Examples:
+
+    - `kg-edit models`
     """
     from kg_edit.models.architectures import known_architectures
     from kg_edit.models.loading import NAMED_MODELS
@@ -117,7 +121,9 @@ def models() -> None:
 def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", device: Device = "auto") -> None:
     """Inspect a model and try one edit on it.
 
-    Example: `kg-edit doctor smollm2-135m`
+    Examples:
+
+    - `kg-edit doctor smollm2-135m`
     """
     check_model_name(model)
     from kg_edit.cli.doctor import examine

@@ -1,12 +1,12 @@
 """`kg-edit covariance`: measure C = E[k k^T] for some layers, on one machine or several, and share it.
 
-`covariance` measures, `merge` puts shards together, `list` shows what is stored; `push` and `pull` copy to and from a
+`covariance` measures, `merge` puts shards together, `list` prints what is stored; `push` and `pull` copy to and from a
 hub or a folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +14,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
@@ -23,9 +22,85 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from kg_edit.covariance.files import Manifest
 
+Folder = Annotated[
+    Path | None,
+    typer.Option(show_default="in the user's cache folder, which edits read", help="Folder of the covariances."),
+]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="TARGET", help="Data set `OWNER/NAME` on the hub, or a folder: `./NAME`, `file:///PATH`."),
+]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="IDS...", show_default="all", help="Ids, or their first characters.")
+]
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+
+
+@app.callback()
+def covariance(
+    context: typer.Context,
+    model: ModelName = "smollm2-135m",
+    layers: Annotated[str | None, typer.Option(help="Layers, 0-based: `4-8`, `4,6,8` or `all`.")] = None,
+    corpus: CorpusName = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", show_default="10 x d_ff", help="Minimum number of tokens.")
+    ] = None,
+    ridge: Annotated[
+        float, typer.Option(min=0, help="Relative ridge for estimating the error of a new measurement.")
+    ] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Random seed of the text that the model generates (`--corpus self`).")] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Measure every N-th piece of the text; the last shard to end merges all shards."
+        ),
+    ] = None,
+    folder: Folder = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Measure the covariance of the keys, which edits need, for several layers in one pass.
+
+    The same command again resumes the run. The output shows the angle by which the solved direction turned each time
+    the number of tokens doubled; the last angle is about the error that remains. Twice as many tokens reduce it to 0.7
+    to 0.8 of its value.
+
+    Examples:
+
+    - `kg-edit covariance --model smollm2-135m --layers 4-8 --corpus text.txt --tokens 1000000`
+    - `kg-edit covariance --layers 6 --corpus hf:wikitext:wikitext-103-raw-v1 --tokens 1000000 --shard 0/4`
+    - `kg-edit covariance list`
+    """
+    if command := context.invoked_subcommand:
+        every = [parameter.name for parameter in context.command.params if parameter.name]
+        refuse_unused(context, every, f"before {command}", way=f"give options of {command} after it")
+        return
+    if corpus not in (None, "self"):
+        refuse_unused(context, ("seed",), f"with --corpus {corpus}, which is the same for every seed")
+    parse_layers(layers, None)  # a typing error is an error before the model is loaded
+    check_model_name(model)
+    from kg_edit.covariance.corpora import open_corpus
+    from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
+    from kg_edit.evaluate.schedule import Shard
+
+    part = Shard.parse(shard) if shard else None
+    config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)
+    open_corpus(config.corpus)  # so is a text that can't be read
+    language_model = load(model, dtype, device)
+    chosen = parse_layers(layers, len(language_model.blocks))
+    if part is None or part.parts == 1:
+        _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
+        return
+    found = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
+    if isinstance(found, Path):
+        stdout().print(f"{plain(str(found))}: shard {part} is finished; other shards are missing", soft_wrap=True)
+    else:
+        _show(found.values(), folder)
+
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
-    """The layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers.
+    """Return the layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers.
 
     Raises:
         ConfigError: it names none, or some that the model does not have.
@@ -46,146 +121,71 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
     return sorted(found)
 
 
-def choose(manifests: Sequence[Manifest], ids: Sequence[str]) -> list[Manifest]:
-    """Those whose id begins with one of ``ids``; all, if there are none.
-
-    Raises:
-        ConfigError: one of ``ids`` names none.
-    """
-    for one in ids:
-        if not any(manifest.id.startswith(one) for manifest in manifests):
-            raise ConfigError(f"no covariance {one!r} is stored here; see `kg-edit covariance list`")
-    return [manifest for manifest in manifests if not ids or manifest.id.startswith(tuple(ids))]
-
-
-def show(manifests: Iterable[Manifest], folder: Path | None) -> None:
-    """Three lines a covariance, and where their files are: in a table, 80 columns would break the modules' names."""
+def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
+    """Print three lines a covariance, as a table of 80 columns would break the modules' names; then the folder."""
     from kg_edit.covariance.store import store_folder
 
     shown = list(manifests)
     for manifest in shown:
-        model = manifest.model_name or manifest.model
-        said = f"{manifest.module} of {model}: {manifest.id}, {manifest.count:,} tokens"
-        for line in (said, f"  text: {manifest.corpus}", f"  direction turned as tokens doubled: {_turned(manifest)}"):
+        turned = "unknown, too few tokens"
+        if manifest.doublings:
+            last = manifest.doublings[-1]
+            angles = " → ".join(f"{one.median_degrees:.1f}°" for one in manifest.doublings)
+            turned = f"{angles} ({last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°)"
+        for line in (
+            f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
+            f"  text: {manifest.corpus}",
+            f"  direction turned as tokens doubled: {turned}",
+        ):
             stdout().print(plain(line), soft_wrap=True)
     stdout().print(f"{plain(str(folder or store_folder()))}: {len(shown)} covariances", soft_wrap=True)
 
 
-def _turned(manifest: Manifest) -> str:
-    """The angles of all doublings, the last one with its tokens and its worst key."""
-    if not manifest.doublings:
-        return "unknown, too few tokens"
-    last = manifest.doublings[-1]
-    angles = " → ".join(f"{one.median_degrees:.1f}°" for one in manifest.doublings)
-    return f"{angles} ({last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°)"
-
-
-Folder = Annotated[
-    Path | None, typer.Option("--folder", help="folder of the covariances; default: the cache, which edits read")
-]
-Target = Annotated[str, typer.Argument(help="data set OWNER/NAME on the hub, or a folder: ./NAME, file:///PATH")]
-
-app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
-
-
-@app.callback()
-def covariance(
-    context: typer.Context,
-    model: ModelName = "smollm2-135m",
-    layers: Annotated[str | None, typer.Option(help="layers, 0-based: 4-8, 4,6,8 or all")] = None,
-    corpus: CorpusName = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="minimum number of tokens; default: 10 x d_ff")] = None,
-    seed: Annotated[int, typer.Option(help="random seed of the text that the model generates (--corpus self)")] = 0,
-    ridge: Annotated[float, typer.Option(min=0, help="relative ridge for the error of a new measurement")] = 1e-4,
-    shard: Annotated[
-        str | None, typer.Option(help="i/n: measure every n-th piece of the text; the last shard to end merges all")
-    ] = None,
-    folder: Folder = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-) -> None:
-    """Measure the covariance of the keys, which edits need, for several layers in one pass; resumable.
-
-    The output shows the accuracy as the angle by which the solved direction turned each time the number of tokens
-    doubled. The last angle is about the error that remains compared with unlimited text. Twice as many tokens reduce
-    this error to 0.7 to 0.8 of its value.
-
-    Examples: `kg-edit covariance --model smollm2-135m --layers 4-8 --corpus text.txt --tokens 1000000`,
-    `kg-edit covariance --layers 6 --corpus hf:wikitext:wikitext-103-raw-v1 --tokens 1000000 --shard 0/4`,
-    `kg-edit covariance list`
-    """
-    _refuse_unmeasured(context, corpus)
-    if context.invoked_subcommand is not None:
-        return
-    parse_layers(layers, None)  # a typing error is told before the model is loaded
-    check_model_name(model)
-    from kg_edit.covariance.corpora import open_corpus
-    from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
-    from kg_edit.evaluate.schedule import Shard
-
-    part = Shard.parse(shard) if shard else None
-    config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)
-    open_corpus(config.corpus)  # what can't be read is told before, too
-    language_model = load(model, dtype, device)
-    chosen = parse_layers(layers, len(language_model.blocks))
-    if part is None or part.parts == 1:
-        show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
-        return
-    found = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
-    if isinstance(found, Path):
-        stdout().print(f"{plain(str(found))}: shard {part} is finished; other shards are missing", soft_wrap=True)
-    else:
-        show(found.values(), folder)
-
-
-def _refuse_unmeasured(context: typer.Context, corpus: str | None) -> None:
-    """Raise ConfigError for options of measuring before another command, and for the seed of a given text."""
-    if command := context.invoked_subcommand:
-        every = [parameter.name for parameter in context.command.params if parameter.name]
-        refuse_unused(context, every, f"before {command}", way=f"give options of {command} after it")
-    elif corpus not in (None, "self"):
-        refuse_unused(context, ("seed",), f"with --corpus {corpus}, which is the same for every seed")
-
-
 @app.command()
 def merge(
-    shards: Annotated[list[Path], typer.Argument(help="files of all shards of one run")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS...", help="Files of all shards of one run.")],
     folder: Folder = None,
 ) -> None:
     """Merge shards that were measured on several machines.
 
-    Example: `kg-edit covariance merge shards/*.safetensors`
+    Examples:
+
+    - `kg-edit covariance merge shards/*.safetensors`
     """
     for shard in shards:
         if not shard.exists():
             raise ConfigError(f"{shard}: there is no such file; give the files of all shards")
     from kg_edit.covariance.store import merge_shards, store_folder
 
-    show(merge_shards(shards, folder or store_folder()).values(), folder)
+    _show(merge_shards(shards, folder or store_folder()).values(), folder)
 
 
 @app.command("list")
 def list_stored(folder: Folder = None) -> None:
     """List the stored covariances.
 
-    Example: `kg-edit covariance list`
+    Examples:
+
+    - `kg-edit covariance list`
     """
     from kg_edit.covariance.store import stored_covariances
 
-    show(stored_covariances(folder), folder)
+    _show(stored_covariances(folder), folder)
 
 
 @app.command()
 def push(
     context: typer.Context,
     target: Target,
-    ids: Annotated[list[str] | None, typer.Argument(help="ids or their first characters; default: all")] = None,
+    ids: Ids = None,
     folder: Folder = None,
-    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Copy stored covariances to the hub or to a folder.
 
-    Example: `kg-edit covariance push someone/covariances 3f2a 77b0`
+    Examples:
+
+    - `kg-edit covariance push someone/covariances 3f2a 77b0`
     """
     from kg_edit.covariance.hub import FolderPlace, open_place
     from kg_edit.covariance.hub import push as copy
@@ -194,7 +194,11 @@ def push(
     place = open_place(target, private=private)
     if isinstance(place, FolderPlace):
         refuse_unused(context, ("private",), "for a folder", way="give a data set OWNER/NAME")
-    chosen = choose(stored_covariances(folder), ids or ())
+    stored = stored_covariances(folder)
+    for start in ids or ():
+        if not any(manifest.id.startswith(start) for manifest in stored):
+            raise ConfigError(f"no covariance {start!r} is stored here; see `kg-edit covariance list`")
+    chosen = [manifest for manifest in stored if not ids or manifest.id.startswith(tuple(ids))]
     copied = copy(place, chosen, folder or store_folder())
     stdout().print(f"{plain(place.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")
 
@@ -202,13 +206,17 @@ def push(
 @app.command()
 def pull(
     target: Target,
-    ids: Annotated[list[str] | None, typer.Argument(help="ids or their first characters; default: all")] = None,
-    model: Annotated[str | None, typer.Option(help="only covariances of this model (name or fingerprint)")] = None,
+    ids: Ids = None,
+    model: Annotated[
+        str | None, typer.Option(help="Copy only covariances of this model (name or fingerprint).")
+    ] = None,
     folder: Folder = None,
 ) -> None:
     """Copy covariances from the hub or a folder to the local store, which edits read.
 
-    Example: `kg-edit covariance pull someone/covariances --model smollm2-135m`
+    Examples:
+
+    - `kg-edit covariance pull someone/covariances --model smollm2-135m`
     """
     from kg_edit.covariance.hub import open_place
     from kg_edit.covariance.hub import pull as copy
@@ -217,5 +225,5 @@ def pull(
     place = open_place(target)
     found = copy(place, folder or store_folder(), ids=ids or (), model=model)
     if found:
-        show(found, folder)
+        _show(found, folder)
     stdout().print(f"{plain(place.name)}: {len(found)} new")

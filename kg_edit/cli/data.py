@@ -1,4 +1,4 @@
-"""`kg-edit data`: what is wrong with a benchmark file, and benchmarks made from a graph for a model."""
+"""`kg-edit data`: check a benchmark file, and make benchmarks and edits from a graph."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.drawn_edits import DrawnEdits, Exclude, Number, Relations
 from kg_edit.cli.method_plan import open_graph
-from kg_edit.cli.options import Contact, Device, Dtype, Graph, KeepGoing, ModelName, Templates
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import (
+    BenchmarkFile,
+    Contact,
+    DatasetName,
+    Device,
+    Dtype,
+    Graph,
+    KeepGoing,
+    ModelName,
+    Seed,
+    Split,
+    Templates,
+    refuse_unused,
+)
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding
 
-_SHOWN = 3  # examples a kind
+_SHOWN = 3  # faults of a kind
 
 app = typer.Typer(no_args_is_help=True, help="Check and create benchmark files.", rich_markup_mode="markdown")
 
@@ -28,16 +40,20 @@ app = typer.Typer(no_args_is_help=True, help="Check and create benchmark files."
 @app.command()
 def check(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")],
-    dataset: Annotated[str | None, typer.Option(help="name of the benchmark; default: detected from the file")] = None,
+    file: BenchmarkFile,
+    dataset: DatasetName = None,
     graph: Graph = None,
-    every: Annotated[bool, typer.Option("--all", help="list all faults; default: three of each kind")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print all faults as JSON")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List all faults, not only three of each kind.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all faults as JSON.")] = False,
     contact: Contact = None,
 ) -> None:
-    """Report the faults of a benchmark file; exit code 1 if there are any.
+    """Report the faults of a benchmark file.
 
-    Example: `kg-edit data check MQuAKE-CF-3k.json --dataset mquake --graph wikidata.nt.gz`
+    The exit code is 1 if there are any.
+
+    Examples:
+
+    - `kg-edit data check MQuAKE-CF-3k.json --dataset mquake --graph wikidata.nt.gz`
     """
     from kg_edit.datasets import find_dataset, guess_dataset
     from kg_edit.datasets.lint import lint
@@ -45,51 +61,72 @@ def check(
     if as_json:
         refuse_unused(context, ("every",), "with --json, which prints all faults")
     chosen = find_dataset(dataset) if dataset else guess_dataset(file)
-    reading = chosen.read(file)
-    findings = lint(reading, labels=open_graph(graph, contact))
+    content = chosen.read(file)
+    findings = lint(content, labels=open_graph(graph, contact))
+    count = len(content.records)
     if as_json:
-        records = len(reading.records)
-        whole = {"dataset": chosen.name, "records": records, "findings": [asdict(finding) for finding in findings]}
+        whole = {"dataset": chosen.name, "records": count, "findings": [asdict(finding) for finding in findings]}
         typer.echo(json.dumps(whole, ensure_ascii=False, indent=2))
     else:
-        _show(findings, len(findings) if every else _SHOWN)
-        found = f"{len(reading.records)} record{'s' * (len(reading.records) != 1)}"
+        if findings:
+            _show(findings, len(findings) if every else _SHOWN)
         faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
-        stdout().print(f"{plain(str(file))}: {found} of {chosen.name}, {faults}")
+        stdout().print(f"{plain(str(file))}: {count} record{'s' * (count != 1)} of {chosen.name}, {faults}")
     if findings:
         raise typer.Exit(1)
+
+
+def _show(findings: tuple[Finding, ...], shown: int) -> None:
+    """Print the first faults of each kind, and how many more there are."""
+    from rich.table import Table
+
+    table = Table()
+    for header in ("fault", "record", "what"):
+        table.add_column(header, overflow="fold")
+    seen: Counter[str] = Counter()
+    totals = Counter(finding.kind for finding in findings)
+    for finding in findings:
+        seen[finding.kind] += 1
+        if seen[finding.kind] <= shown:
+            table.add_row(finding.kind, plain(finding.id), plain(finding.message))
+        elif seen[finding.kind] == totals[finding.kind]:
+            table.add_row(finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)")
+    stdout().print(table)
 
 
 @app.command()
 def ripples(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="file to write, such as ripples.json")],
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
-    edits: Annotated[Path | None, typer.Option(help="file of your own edits, with the ids of r and o*")] = None,
-    relations: Annotated[
-        str | None, typer.Option(help="relations r to edit, such as P17,P19; default: all packaged ones")
+    edits: Annotated[
+        Path | None, typer.Option(metavar="EDITS", help="File of your own edits, with the ids of r and o*.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="number of edits drawn from the graph")] = 300,
-    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    relations: Relations = None,
+    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of edits drawn from the graph.")] = 300,
+    seed: Seed = 0,
     words: Annotated[
-        Path | None, typer.Option(help="your words and relations (TOML); they override the packaged ones")
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Your words and relations; they override the packaged ones."),
     ] = None,
     templates: Templates = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE.json", help="File to write.")],
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Create questions about consequences of edits, and keep those whose hops the model knows; resumable.
+    """Create a ripple benchmark: portability and locality questions of edits, by a graph and a model.
 
-    The edits (s, r, o → o*) are drawn from the graph or read from your file. Their questions have two and three hops,
-    name s by an alias, or ask for facts that must not change. The model is first asked for every single hop. Questions
-    with a hop that it does not know are left out, except for a separate group of them. Score the file with
-    `kg-edit evaluate --dataset ripples --data FILE`.
+    The edits (s, r, o → o*) are drawn from the graph or read from your file. Questions have two or three hops, name s
+    by an alias, or are about facts that must not change; those with a hop that the model does not know are left out,
+    except for a separate group. The same command again resumes the run.
 
-    Example: `kg-edit data ripples --graph wikidata.nt.gz --relations P17,P19 --n 50 --out ripples.json`
+    Examples:
 
-    Example: `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
+    - `kg-edit data ripples --graph wikidata.nt.gz --relations P17,P19 --n 50 --out ripples.json`
+    - `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
+    - `kg-edit evaluate --dataset ripples --data ripples.json --out runs/ripples/`
     """
     from kg_edit.cli.ripples_run import RipplesRun
 
@@ -97,7 +134,7 @@ def ripples(
         refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")
     else:
         refuse_unused(context, ("n",), "with --edits, which reads your own", way="leave out --edits")
-    run = RipplesRun(
+    made = RipplesRun(
         model=model,
         graph=graph or [],
         out=out,
@@ -110,34 +147,41 @@ def ripples(
         dtype=dtype,
         device=device,
         contact=contact,
-    )
-    made = run.run()
-    _show_counts("questions", made["provenance"]["questions"])
-    _show_counts("left out", made["provenance"]["dropped"])
+    ).run()
+    from rich.table import Table
+
+    for title, counts in (
+        ("questions", made["provenance"]["questions"]),
+        ("left out", made["provenance"]["dropped"]),
+    ):
+        table = Table("", "number", title=title, title_justify="left")
+        for name, number in counts.items():
+            table.add_row(plain(name), str(number))
+        stdout().print(table)
     stdout().print(f"{plain(str(out))}: {len(made['records'])} edits", soft_wrap=True)
 
 
 @app.command()
 def edits(
-    out: Annotated[Path, typer.Option(help="file to write, such as edits.jsonl")],
     graph: Graph = None,
     relations: Relations = None,
     n: Number = 3000,
     exclude: Exclude = None,
-    questions: Annotated[
-        bool, typer.Option("--questions", help="add questions about what follows from each edit by the graph")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    seed: Seed = 0,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of edits to write, such as `edits.jsonl`.")],
+    questions: Annotated[bool, typer.Option("--questions", help="Add portability questions by the graph.")] = False,
     contact: Contact = None,
 ) -> None:
     """Draw edits (s, r, o*) from a graph into a file, to train an editing network on or to make many edits.
 
-    The new object o* is of the class that the relation asks for. Each edit also has its old object, and prompts about
-    other subjects with the same old object (fields `target_true`, `neighborhood`). With `--questions`, each edit has
-    questions about the statements of o* in the graph (field `portability`), such as "What is the capital of the
-    country of X?". The preset `propmend` of `kg-edit mend train` learns from them.
+    The new object o* is of the class that the relation asks for. Each edit has its old object and locality prompts
+    (fields `target_true`, `neighborhood`); with `--questions`, it also has questions about the statements of o* in the
+    graph (`portability`), from which the preset `propmend` of `kg-edit mend train` learns.
 
-    Example: `kg-edit data edits --graph wikidata.nt.gz --questions --exclude ripples-smollm2-135m --out train.jsonl`
+    Examples:
+
+    - `kg-edit data edits --graph wikidata.nt.gz --questions --exclude ripples-smollm2-135m --out train.jsonl`
     """
     from kg_edit.edits.files import check_writable_name, write_edits
 
@@ -159,15 +203,16 @@ def edits(
 
 @app.command()
 def tasks(
-    file: Annotated[Path, typer.Argument(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")],
-    out: Annotated[Path, typer.Option(help="folder for `lm_eval --include_path`; other tasks in it are kept")],
-    dataset: Annotated[str | None, typer.Option(help="name of the benchmark; default: detected from the file")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="use only this split of a benchmark that has splits: dev or test")
-    ] = None,
+    file: BenchmarkFile,
+    dataset: DatasetName = None,
+    split: Split = None,
     name: Annotated[
-        str | None, typer.Option(help="name of the task; default: kg_edit_ and the benchmark's name")
+        str | None, typer.Option(show_default="`kg_edit_` and the benchmark's name", help="Name of the task.")
     ] = None,
+    *,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for `lm_eval --include_path`, which may have other tasks.")
+    ],
     keep_going: KeepGoing = False,
 ) -> None:
     """Write a benchmark as a task of the lm-evaluation-harness, with the metrics of kg-edit.
@@ -175,16 +220,17 @@ def tasks(
     The task refers to the data file by its path, so leave the file there. The task makes no edits: give the harness an
     edited model (`kg-edit patch merge`).
 
-    Example: `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
+    Examples:
 
-    Example: `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
+    - `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
+    - `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
     """
     from kg_edit.datasets import guess_dataset
     from kg_edit.evaluate.task_folder import TaskSettings, write_task
     from kg_edit.storage.packaged import HUB, packaged_benchmark
 
-    stays = str(file).startswith(HUB) or packaged_benchmark(file)
-    data = str(file) if stays else str(file.resolve())
+    is_name = str(file).startswith(HUB) or packaged_benchmark(file)
+    data = str(file) if is_name else str(file.resolve())
     chosen = dataset or guess_dataset(file).name
     settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
     records = settings.records()
@@ -192,31 +238,3 @@ def tasks(
     stdout().print(f"{plain(str(written))}: {len(records)} records of {chosen}", soft_wrap=True)
     command = f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}"
     stdout().print(plain(command), soft_wrap=True)
-
-
-def _show_counts(title: str, counts: dict[str, int]) -> None:
-    from rich.table import Table
-
-    table = Table("", "number", title=title, title_justify="left")
-    for name, number in counts.items():
-        table.add_row(plain(name), str(number))
-    stdout().print(table)
-
-
-def _show(findings: tuple[Finding, ...], shown: int) -> None:
-    from rich.table import Table
-
-    if not findings:
-        return
-    table = Table()
-    for header in ("fault", "record", "what"):
-        table.add_column(header, overflow="fold")
-    seen: Counter[str] = Counter()
-    totals = Counter(finding.kind for finding in findings)
-    for finding in findings:
-        seen[finding.kind] += 1
-        if seen[finding.kind] <= shown:
-            table.add_row(finding.kind, plain(finding.id), plain(finding.message))
-        elif seen[finding.kind] == totals[finding.kind]:
-            table.add_row(finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)")
-    stdout().print(table)

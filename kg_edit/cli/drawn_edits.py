@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from wikidata_cache import WikidataCache
 
 Relations = Annotated[
-    str | None, typer.Option(help="relations r of the edits, such as P17,P19; default: all packaged ones")
+    str | None, typer.Option(show_default="all packaged ones", help="Relations r of the edits, such as `P17,P19`.")
 ]
-Number = Annotated[int, typer.Option("--n", min=1, help="number of edits drawn from the graph")]
-PerSubject = Annotated[int, typer.Option(min=1, help="maximum number of edits per subject, each with a different o*")]
+Number = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of edits drawn from the graph.")]
+PerSubject = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum number of edits per subject, each with a different o*.")
+]
 Exclude = Annotated[
     list[Path] | None,
-    typer.Option("--exclude", help="benchmark (packaged name or file) whose s and o* are not used; repeatable"),
+    typer.Option(
+        "--exclude", metavar="FILE", help="Benchmark (packaged name or file) whose s and o* are not used. Repeatable."
+    ),
 ]
 
 

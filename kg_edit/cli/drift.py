@@ -9,23 +9,26 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load, plan
-from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Preset, Settings
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
-_ROW = "rows with text and label"
-Old = Annotated[Path, typer.Option("--data", help=f"older texts: {_ROW}, and year for --since")]
-New = Annotated[Path | None, typer.Option("--stream", help=f"newer texts, in the order of the stream: {_ROW}")]
-Since = Annotated[int | None, typer.Option(help="instead of --stream: use the texts of --data from this year on")]
-Result = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
-Every = Annotated[int, typer.Option(min=1, help="edits between two points of the curve")]
-Tokens = Annotated[int, typer.Option(min=8, help="number of tokens read of each text, from its start")]
-Limit = Annotated[int | None, typer.Option(min=1, help="use only the first N texts of the stream")]
+_ROW = "rows with `text` and `label`"
+Old = Annotated[Path, typer.Option("--data", metavar="FILE", help=f"Older texts: {_ROW}, and `year` for `--since`.")]
+New = Annotated[
+    Path | None, typer.Option("--stream", metavar="FILE", help=f"Newer texts, in the order of the stream: {_ROW}.")
+]
+Since = Annotated[
+    int | None, typer.Option(metavar="YEAR", help="Instead of `--stream`: use the texts of `--data` from this year on.")
+]
+Every = Annotated[int, typer.Option(min=1, metavar="N", help="Number of edits between two points of the curve.")]
+Tokens = Annotated[int, typer.Option(min=8, metavar="N", help="Number of tokens read of each text, from its start.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first texts of the stream.")]
 
 
 def drift(
     data: Old,
-    out: Result,
+    out: Out,
     stream: New = None,
     since: Since = None,
     method: MethodName = "grace",
@@ -38,9 +41,13 @@ def drift(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Train a classification head on older texts, edit its errors on newer ones, and report TRR, ERR and ARR.
+    """Edit a classifier's mistakes in a stream of texts, and report TRR, ERR and ARR.
 
-    Example: `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
+    A classification head is trained on older texts, and its errors on newer ones are edited.
+
+    Examples:
+
+    - `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
     """
     check_model_name(model)
     from kg_edit.label_drift.classifier import trained_classifier

@@ -15,8 +15,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
-from kg_edit.cli.options import Out
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import Out, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
@@ -27,12 +26,14 @@ if TYPE_CHECKING:
 
 
 KEY = "KG_EDIT_JUDGE_KEY"
-_URL = "URL of an OpenAI-compatible server, such as http://localhost:8000/v1"
-Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"also let a model judge the answers: {_URL}")]
-ModelAtUrl = Annotated[str, typer.Option(help="name of the judge model at the server")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="resume the run in the output folder, or refuse to")]
+_URL = "OpenAI-compatible server, such as `http://localhost:8000/v1`"
+Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"Also let a model judge the answers: {_URL}.")]
+ModelAtUrl = Annotated[str, typer.Option(metavar="NAME", help="Name of the judge model at the server.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Resume the run in the output folder, or refuse to.")
+]
 OnRay = Annotated[
-    bool, typer.Option("--ray", help="run on a Ray cluster (RAY_ADDRESS, or this machine), one worker per device")
+    bool, typer.Option("--ray", help="Run on a Ray cluster (`RAY_ADDRESS`, or this machine), one worker per device.")
 ]
 
 
@@ -47,9 +48,13 @@ def evaluate(
     judge_url: Url = None,
     judge_model: ModelAtUrl = "default",
 ) -> None:
-    """Score a method on a benchmark: each edit alone, or in batches and sequences; resumable.
+    """Score a method on a benchmark: each edit alone, or in batches and sequences.
 
-    Example: `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
+    The unedited and the edited model are scored; the same command again resumes the run.
+
+    Examples:
+
+    - `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
     if not resume and is_run(out):
         raise ConfigError(f"{out} already has a run; give another --out, or continue that run with --resume")
@@ -84,19 +89,22 @@ def show(summary: Summary, out: Path) -> None:
 
 
 def judge(
-    run: Annotated[Path, typer.Argument(help="output folder of `kg-edit evaluate`")],
-    data: Annotated[Path, typer.Option(help="the benchmark's JSON file that the run used")],
-    url: Annotated[str, typer.Option("--judge", metavar="URL", help=_URL)],
-    model: Annotated[str, typer.Option("--judge-model", help="name of the judge model at the server")] = "default",
-    dataset: Annotated[
-        str, typer.Option(help="benchmark of the run; see `kg-edit metrics --markdown`")
-    ] = "counterfact-plus",
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of `kg-edit evaluate`.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Benchmark's JSON file that the run used.")],
+    url: Annotated[str, typer.Option("--judge", metavar="URL", help=f"{_URL}.")],
+    model: Annotated[
+        str, typer.Option("--judge-model", metavar="NAME", help="Name of the judge model at the server.")
+    ] = "default",
+    dataset: Annotated[str, typer.Option(help="Benchmark of the run.")] = "counterfact-plus",
 ) -> None:
-    """Let a language model judge the greedy answers of a run; write its verdicts to judge.jsonl.
+    """Let a language model judge the greedy answers of a run.
 
-    If the server needs an API key, set the environment variable KG_EDIT_JUDGE_KEY.
+    The verdicts are written to `judge.jsonl` in the run's folder. If the server needs an API key, set the environment
+    variable `KG_EDIT_JUDGE_KEY`.
 
-    Example: `kg-edit judge runs/rome --data dev.json --judge http://localhost:8000/v1 --judge-model qwen3`
+    Examples:
+
+    - `kg-edit judge runs/rome --data dev.json --judge http://localhost:8000/v1 --judge-model qwen3`
     """
     if not run.is_dir():
         read_settings(run)
@@ -121,22 +129,34 @@ def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
     stdout().print(f"{plain(str(run))}: judge.jsonl", soft_wrap=True)
 
 
-Runs = Annotated[list[Path], typer.Argument(help="output folders of runs; the others are compared with the first")]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUNS...", help="Output folders of runs; the others are compared with the first."),
+]
 
 
 def compare(
     runs: Runs,
-    against: Annotated[str | None, typer.Option(help="compare with this run instead, or with `unedited`")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="only this metric; repeatable")] = None,
-    common: Annotated[bool, typer.Option("--common", help="only the records that all runs have")] = False,
-    out: Annotated[
-        list[Path] | None, typer.Option(help="file to write: .md, .tex, .json, .png, .svg or .pdf; repeatable")
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Compare with this run instead, or with `unedited`.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="random seed of intervals and permutations")] = 0,
+    metric: Annotated[list[str] | None, typer.Option(help="Compare only this metric. Repeatable.")] = None,
+    common: Annotated[bool, typer.Option("--common", help="Use only the records that all runs have.")] = False,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="File to write: `.md`, `.tex`, `.json`, `.png`, `.svg` or `.pdf`. Repeatable."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of intervals and permutations.")] = 0,
 ) -> None:
-    """Compare runs record by record (differences, intervals, p-values), or one run with the unedited model.
+    """Compare runs record by record, or one run with the unedited model.
 
-    Example: `kg-edit compare runs/rome runs/glame --out comparison.md --out comparison.png`
+    The table has differences, intervals and p-values.
+
+    Examples:
+
+    - `kg-edit compare runs/rome runs/glame --out comparison.md --out comparison.png`
     """
     for folder in runs:
         read_settings(folder)
@@ -152,12 +172,16 @@ def compare(
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="output folder for the whole run")],
-    shards: Annotated[list[Path], typer.Argument(help="output folders of all shards")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the whole run to.")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS...", help="Output folders of all shards.")],
 ) -> None:
-    """Merge the shards of a run (`kg-edit evaluate --shard i/n`); the result is the same as from one process.
+    """Merge the shards of a run (`kg-edit evaluate --shard i/n`).
 
-    Example: `kg-edit merge runs/rome runs/rome-0 runs/rome-1`
+    The result is the same as from one process.
+
+    Examples:
+
+    - `kg-edit merge runs/rome runs/rome-0 runs/rome-1`
     """
     for folder in shards:
         read_settings(folder)

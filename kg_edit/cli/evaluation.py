@@ -28,6 +28,7 @@ from kg_edit.cli.options import (
     ModelName,
     Preset,
     Settings,
+    Split,
 )
 from kg_edit.errors import ConfigError
 from kg_edit.evaluate.config import EvalConfig
@@ -53,9 +54,11 @@ log = logging.getLogger(__name__)
 class Evaluation:
     """The options of `kg-edit evaluate`, in the order of its help."""
 
-    data: Annotated[Path, typer.Option(help="the benchmark's JSON file, a packaged one's name, or hf:NAME")]
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help="Benchmark's JSON file, a packaged one's name, or `hf:NAME`.")
+    ]
     dataset: Annotated[
-        str, typer.Option(help="name of the benchmark: counterfact, mquake, zsre, …; an unknown name lists them")
+        str, typer.Option(help="Name of the benchmark: `counterfact`, `mquake`, `zsre`, …; an unknown name lists them.")
     ] = "counterfact-plus"
     method: MethodName = "glame"
     model: ModelName = "smollm2-135m"
@@ -63,46 +66,56 @@ class Evaluation:
     control: Annotated[
         Literal["wrong", "shuffled", "none"] | None,
         typer.Option(
-            help="use a control graph: o* with others' statements (wrong), others' objects (shuffled), or none"
+            help="Use a control graph: o* with others' statements (`wrong`), others' objects (`shuffled`), or `none`."
         ),
     ] = None
-    split: Annotated[
-        str | None, typer.Option(help="use only this split of a benchmark that has splits: dev or test")
-    ] = None
+    split: Split = None
     known_only: Annotated[
-        bool, typer.Option("--known-only", help="keep only questions whose other hops the unedited model knows")
+        bool, typer.Option("--known-only", help="Use only questions whose other hops the unedited model knows.")
     ] = False
     skip: Annotated[
-        int, typer.Option(min=0, help="leave out the first N records, such as those on which settings were chosen")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Leave out the first records, such as those on which settings were chosen."
+        ),
     ] = 0
-    limit: Annotated[int | None, typer.Option(min=1, help="score only N records, the first after --skip")] = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Score only this many records, the first after `--skip`.")
+    ] = None
     config: EvalConfig = field(default_factory=EvalConfig)  # its fields are options of the command
     general: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT|TASKS",
-            help="measure side effects: perplexity of a text file; lm-eval tasks by name, file or folder; separate "
-            "several with commas",
+            help="Measure side effects: perplexity of a text file, and lm-eval tasks by name, file or folder, separated "
+            "by commas.",
         ),
     ] = None
     general_limit: Annotated[
-        int | None, typer.Option(min=1, help="use only the first N documents of each lm-eval task")
+        int | None, typer.Option(min=1, metavar="N", help="Use only the first documents of each lm-eval task.")
     ] = None
     retention: Annotated[
         Path | None,
-        typer.Option(help="file of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates"),
+        typer.Option(
+            metavar="FILE", help="File of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates."
+        ),
     ] = None
     references: Annotated[
-        Path | None, typer.Option(help="attribute_snippets.json: reference texts for consistency.tfidf")
+        Path | None,
+        typer.Option(metavar="FILE", help="`attribute_snippets.json`: reference texts for `consistency.tfidf`."),
     ] = None
     specificity: Annotated[
         Path | None,
-        typer.Option(help="ECBD's file of sentences about other entities, to score their masked spans"),
+        typer.Option(
+            metavar="FILE", help="ECBD's file of sentences about other entities, to score their masked spans."
+        ),
     ] = None
     edit_chat: Annotated[
         bool | None,
         typer.Option(
-            "--edit-chat/--edit-plain", help="make all edits in chat form, or none; default: the row's field chat"
+            "--edit-chat/--edit-plain",
+            show_default="the row's field `chat`",
+            help="Make all edits in chat form, or none.",
         ),
     ] = None
     both_forms: BothForms = False

@@ -1,16 +1,19 @@
 """The options that several commands of `kg-edit` share, as annotated types; typer reads the flag and the help from
 them.
 
-In other code they equal the annotated type: ``Memory`` is ``float | None``.
+In other code they equal the annotated type: ``Memory`` is ``float | None``. `refuse_unused` refuses options that would
+have no effect, before any work is done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kg_edit.errors import ConfigError
 from kg_edit.methods.registry import method_names
 from kg_edit.models.loading import NAMED_MODELS
 from kg_edit.storage.packaged import packaged_graphs
@@ -104,3 +107,27 @@ Memory = Annotated[
 Contact = Annotated[
     str | None, typer.Option(help="Your e-mail address or URL, which the endpoints of Wikimedia require.")
 ]
+
+
+def refuse_unused(context: typer.Context, names: Sequence[str], where: str, *, way: str | None = None) -> None:
+    """Refuse those of the parameters ``names`` that were typed, because they have no effect.
+
+    Args:
+        context: the command as it was typed.
+        names: names of parameters of the command's function.
+        where: in which case they have no effect, such as "without --push".
+        way: what to do instead of leaving them out, such as "give --push OWNER/NAME".
+
+    Raises:
+        ConfigError: at least one of them was typed.
+    """
+    typed = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            # An argument is typed without its name, and shown in capitals
+            typed.append(parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper())
+    if typed:
+        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
+        instead = f", or {way}" if way else ""
+        raise ConfigError(f"{', '.join(typed)} {have} no effect {where}; leave {them} out{instead}")

@@ -29,10 +29,10 @@ from kg_edit.cli.options import (
     Preset,
     Settings,
     Templates,
+    refuse_unused,
 )
 from kg_edit.cli.patch_check import check
 from kg_edit.cli.patch_shipping import export, merge, subtract
-from kg_edit.cli.unused import refuse_unused
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ import typer
 
 from kg_edit.cli.console import show_conflicts, stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype
+from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
-from kg_edit.cli.unused import refuse_unused
 from kg_edit.errors import unknown_name
 from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
 from kg_edit.text.display import plain

@@ -14,8 +14,7 @@ import typer
 
 from kg_edit.cli.console import stderr, stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
 from kg_edit.text.display import plain
 

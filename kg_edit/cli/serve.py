@@ -1,4 +1,4 @@
-"""`kg-edit serve`: a page on this machine to try an edit before and after."""
+"""`kg-edit serve`: a page on this machine to try edits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.method_plan import check_names, doing, graph_of, load, plan
-from kg_edit.cli.options import Contact, CorpusName, Device, Dtype, Graph, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.options import (
+    Contact,
+    CorpusName,
+    Device,
+    Dtype,
+    Graph,
+    Layer,
+    MethodName,
+    ModelName,
+    Preset,
+    Settings,
+)
 from kg_edit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,43 +34,52 @@ log = logging.getLogger(__name__)
 _HERE = ("127.0.0.1", "localhost")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _END_S = 3  # for connections that are open when the server ends
-LedgerFolder = Annotated[Path | None, typer.Option("--ledger", help="folder of the patch ledger to browse and add to")]
-Host = Annotated[str, typer.Option("--host", help="address to listen on; the default serves this machine only")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen on; 0 picks a free one")]
-Names = Annotated[
-    list[str] | None,
-    typer.Option("--name", help="additional host name to answer to, such as that of a proxy; repeatable"),
-]
-MaxBody = Annotated[float, typer.Option("--max-body", min=0.001, max=1000, help="maximum size of a request in MB")]
-Layer = Annotated[int | None, typer.Option("--layer", min=0, help="edited layer, 0-based")]
 
 
 def serve(
+    graph: Graph = None,
     model: ModelName = "smollm2-135m",
     method: MethodName = "rome",
-    graph: Graph = None,
-    ledger: LedgerFolder = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    names: Names = None,
-    max_body: MaxBody = 1.0,
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
     corpus: CorpusName = None,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="LEDGER", help="Folder of the patch ledger to show and add to.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default serves this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="HOST", help="Additional host name to answer to, such as that of a proxy. Repeatable."
+        ),
+    ] = None,
+    max_body: Annotated[
+        float, typer.Option(min=0.001, max=1000, metavar="MB", help="Maximum size of a request.")
+    ] = 1.0,
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Serve a web page to try edits, with the model's answers before and after, the ledger and the subgraph.
+    """Serve a web page to try edits, with the answers of the unedited and the edited model.
 
-    Each try leaves the model unchanged. Needs the extra `app`: pip install 'kg-edit[app]'
+    The page also shows the ledger and the subgraph. Each try leaves the model unchanged. Needs the extra `app`:
+    `pip install 'kg-edit[app]'`.
 
-    Example: `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
+    Examples:
+
+    - `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
     """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
     from kg_edit.ledger.log import open_store
 
-    _check_installed()
     check_names(method, model)
     if ledger:
         open_store(ledger)
@@ -76,14 +96,14 @@ def serve(
         with doing(f"preparing {method}"):
             made.prepare()
         desk = EditDesk(made, graph=planned.graph, ledger=opened)
-        app = make_app(desk, hosts=_names(host, names or ()), largest=int(max_body * 1_000_000))
+        app = make_app(desk, hosts=host_names(host, names or ()), largest=int(max_body * 1_000_000))
         typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)
     typer.echo("stopped")
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Return a socket that listens there.
 
     Raises:
         ConfigError: the address or the port can't be had, or there is no address.
@@ -107,16 +127,8 @@ def run(app: FastAPI, place: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[place])
 
 
-def _check_installed() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
-
-
-def _names(host: str, given: Sequence[str]) -> tuple[str, ...]:
-    """The names under which the page answers: another site's name that leads here is refused."""
+def host_names(host: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which the page answers: another site's name that leads here is refused."""
     from kg_edit.app.guard import ANY_ADDRESS
 
     wanted = tuple(name.lower() for name in given)

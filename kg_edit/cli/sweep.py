@@ -10,8 +10,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import graph_name, load, open_graph
-from kg_edit.cli.options import Contact, Graph
-from kg_edit.cli.unused import refuse_unused
+from kg_edit.cli.options import Contact, Graph, Out, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
@@ -23,29 +22,33 @@ if TYPE_CHECKING:
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
-File = Annotated[Path | None, typer.Argument(help="sweep file (TOML); --example prints one")]
-Out = Annotated[Path, typer.Option("--out", help="output folder; the same command again resumes the run")]
+File = Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Sweep file; `--example` prints one.")]
 
 
 def sweep(
     context: typer.Context,
     file: File = None,
     out: Out = Path("sweep"),
-    data: Annotated[Path | None, typer.Option(help="the benchmark's file; overrides the sweep file")] = None,
-    graph: Graph = None,
-    model: Annotated[str | None, typer.Option("--model", help="model; overrides the sweep file")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="use only the first N records; overrides the sweep file")
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Benchmark's file; overrides the sweep file.")
     ] = None,
-    example: Annotated[bool, typer.Option("--example", help="print a commented sweep file and exit")] = False,
-    cells: Annotated[bool, typer.Option("--cells", help="list the cells of the grid and exit")] = False,
+    graph: Graph = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model; overrides the sweep file.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Use only the first records; overrides the sweep file.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a commented sweep file and exit.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="List the cells of the grid and exit.")] = False,
     contact: Contact = None,
 ) -> None:
-    """Score a grid of methods and settings, such as layers and steps; resumable.
+    """Score a grid of methods and settings, such as layers and steps.
 
-    Example: `kg-edit sweep --example > sweep.toml`
+    Each cell of the grid is a run that the same command again resumes.
 
-    Example: `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
+    Examples:
+
+    - `kg-edit sweep --example > sweep.toml`
+    - `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
     """
     if example:
         unused = ("file", "out", "data", "graph", "model", "limit", "cells", "contact")

@@ -35,25 +35,28 @@ class EvalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     schedule: str = Field(
-        "single", description="single, batch:N, sequential:N or batch:B,sequential:N (N records in all)"
+        "single", description="`single`, `batch:N`, `sequential:N` or `batch:B,sequential:N` (N records in all)."
     )
     evaluate_every: int | None = Field(
-        None, description="edits between two points of the curve; default: about ten points"
+        None,
+        description="Number of edits between two points of the curve.",
+        json_schema_extra={"show_default": "about ten points"},
     )
     sample: int | None = Field(
-        None, description="for long sequences: score only at the curve's points, N evenly spread records at each"
+        None,
+        description="For long sequences: score only this many evenly spread records, at the curve's points.",
     )
-    ceilings: bool = Field(False, description="also score portability with the facts in the prompt")
+    ceilings: bool = Field(False, description="Also score portability with the facts in the prompt.")
     extras: tuple[str, ...] = Field(
-        (), description="also score a costly metric; repeatable", json_schema_extra={"flag": "--extra"}
+        (), description="Also score a costly metric. Repeatable.", json_schema_extra={"flag": "--extra"}
     )
     chat: bool | None = Field(
         None,
-        description="ask all prompts as chat user turns, or none; default: as the edit is made",
-        json_schema_extra={"flag": "--chat/--plain"},
+        description="Ask all prompts as chat user turns, or none.",
+        json_schema_extra={"flag": "--chat/--plain", "show_default": "as the edit is made"},
     )
-    seed: Seed = Field(0, description="random seed of choices and intervals")
-    shard: str | None = Field(None, description="i/n: run only this part; then `kg-edit merge`")
+    seed: Seed = Field(0, description="Random seed of choices and intervals.")
+    shard: str | None = Field(None, description="`i/n`: run only this part; `kg-edit merge` puts the parts together.")
 
     general: str | None = None
     """A text; the perplexity on it is measured at each point of the curve."""

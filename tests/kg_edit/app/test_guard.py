@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kg_edit.app.server import make_app
-from kg_edit.cli.serve import _names, listening, run
+from kg_edit.cli.serve import host_names, listening, run
 from kg_edit.errors import ConfigError
 from tests.kg_edit.app.serving import EDIT, Served, answering, workshop
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         made = workshop(graph=False)
-        app = make_app(made, hosts=_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
+        app = make_app(made, hosts=host_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
         with listening("127.0.0.1", 0) as place, answering(app, place):
             yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)
 
@@ -46,7 +46,7 @@ def test_its_own_names_and_addresses_are_answered(server: Served, name: str) -> 
 
 
 def test_the_default_answers_to_this_machine_alone() -> None:
-    assert _names("127.0.0.1", ()) == ("127.0.0.1", "localhost")
+    assert host_names("127.0.0.1", ()) == ("127.0.0.1", "localhost")
 
 
 def test_an_empty_host_is_no_address() -> None:

@@ -1,16 +1,22 @@
-"""The command line, through `main`: help, what models and methods there are, and what a patched model says."""
+"""The command line, through `main`: help, methods and models, generated texts, and what an interruption prints."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 from kg_edit import __version__
 from kg_edit.cli import catalogue
+from kg_edit.cli.app import app
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
 from tests.everyday import keep_first
@@ -25,21 +31,51 @@ from tests.kg_edit.command_line import (
     tiny_folder,
 )
 
+GROUP = typer.main.get_command(app)
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-COMMANDS = ["edit", "demo", "generate", "evaluate", "compare", "merge", "locate", "methods", "models", "doctor"]
-COMMANDS += ["plan", "serve", "sweep"]
+
+def commands(group: Any = GROUP, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield each command with the words by which it is called."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        if not hasattr(command, "commands") or command.invoke_without_command:
+            yield (*path, name), command
 
 
-@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)], ids=["none", *COMMANDS])
-def test_help_shows_an_example(arguments: tuple[str, ...], kg_edit: Run) -> None:
-    result = kg_edit(*arguments, "--help")
-    assert result.code == 0
-    shown = " ".join(result.out.replace("│", " ").split())
-    assert re.search(rf"Examples?: [•-]? ?{' '.join(('kg-edit', *arguments))}", shown)
+COMMANDS = dict(commands())
 
 
-def test_the_example_of_plan_can_be_run(kg_edit: Run) -> None:
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_one_form(path: tuple[str, ...]) -> None:
+    """One imperative sentence, at most a paragraph, and examples that the command itself parses."""
+    summary, *paragraphs = inspect.cleandoc(COMMANDS[path].help or "").split("\n\n")
+    assert len(summary) <= 105 and summary.endswith(".") and summary[0].isupper()
+    assert paragraphs[-2] == "Examples:" and len(paragraphs) <= 3
+    examples = [shlex.split(line.removeprefix("- `").removesuffix("`")) for line in paragraphs[-1].splitlines()]
+    own = [example[1 + len(path) :] for example in examples if example[: 1 + len(path)] == ["kg-edit", *path]]
+    assert own, examples
+    for arguments in own:
+        words = arguments[: arguments.index(">")] if ">" in arguments else arguments
+        COMMANDS[path].make_context(path[-1], words)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_of_options_are_sentences(path: tuple[str, ...]) -> None:
+    for parameter in COMMANDS[path].params:
+        text = getattr(parameter, "help", None)
+        assert text is None or (text.endswith(".") and (text[0].isupper() or text[0] == "`")), parameter.name
+        assert text is None or "default:" not in text, parameter.name
+
+
+def test_help_says_what_the_program_does(kg_edit: Run) -> None:
+    text = kg_edit("--help").out
+    assert "Change facts in a language model: knowledge editing with GLAME, ROME, MEMIT and others." in text
+    assert "kg-edit demo --out out/" in text
+
+
+def test_example_of_plan_can_be_run(kg_edit: Run) -> None:
     (example,) = re.findall(r"- `kg-edit (.*)`", plan.__doc__ or "")
     result = kg_edit(*example.split())
     assert result.code == 0, result.err
@@ -56,7 +92,7 @@ def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -
 
 
 @pytest.mark.slow
-def test_the_folder_of_an_edit_stands_for_its_patch(kg_edit: Run, edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_folder_of_an_edit_can_be_given_for_its_patch(kg_edit: Run, edit: Run, place: Path, tiny_folder: Path) -> None:
     assert edit(*ROME).code == 0
     file = generate(kg_edit, tiny_folder, "--patch", "out/patch.safetensors")
     assert generate(kg_edit, tiny_folder, "--patch", "out") == file
@@ -66,13 +102,13 @@ def test_the_folder_of_an_edit_stands_for_its_patch(kg_edit: Run, edit: Run, pla
     assert merged.code == 0 and "2 edits in its weights" in merged.out
 
 
-def test_generate_from_nothing(kg_edit: Run, tiny_folder: Path) -> None:
+def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None:
     result = kg_edit("generate", "", "--tokens", "3", "--model", tiny_folder)
     assert result.code == 2
     assert "is empty" in result.err
 
 
-def test_methods_and_models(kg_edit: Run) -> None:
+def test_methods_and_models_are_listed(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0
     lines = {line.split()[0]: line for line in listed.out.splitlines()[1:]}  # a method is one line, however long
@@ -92,7 +128,7 @@ def test_methods_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=80, force_terminal=True, color_system=None)
     monkeypatch.setattr(catalogue, "stdout", lambda: console)
-    catalogue._list()
+    catalogue.list_methods()
     lines = shown.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines) and len(lines) > len(method_names())
     words = {word for line in lines for word in line.split()}
@@ -108,7 +144,7 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "goes_on"),
+    ("arguments", "resumes"),
     [
         (("edit", "edits.jsonl", "--out", "out"), True),
         (("judge", "out", "--data", "edits.jsonl", "--judge", "http://localhost:1/v1"), True),
@@ -124,20 +160,20 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
         (("--help",), False),
     ],
 )
-def test_only_what_goes_on_says_so_when_it_is_stopped(
-    arguments: tuple[str, ...], goes_on: bool, kg_edit: Run, monkeypatch: pytest.MonkeyPatch
+def test_stopped_command_that_resumes_names_the_way(
+    arguments: tuple[str, ...], resumes: bool, kg_edit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped() -> None:
         raise SystemExit(130)
 
     monkeypatch.setattr("kg_edit.cli.app.app", stopped)
     result = kg_edit(*arguments)
-    again = "; run the same command again to continue" if goes_on else ""
+    again = "; run the same command again to continue" if resumes else ""
     assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 
 @pytest.mark.parametrize("environment", keep_first([{"COLUMNS": "60"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}]))
-def test_any_terminal(environment: dict[str, str], edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     result = edit(*ROME)

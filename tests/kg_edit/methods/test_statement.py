@@ -8,7 +8,7 @@ import pytest
 
 from kg_edit.app.messages import TryRequest
 from kg_edit.app.session import _outcome, _queries
-from kg_edit.cli.unread_prompts import warn_of_unread_prompts
+from kg_edit.cli.generate import warn_of_sinks
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.methods.kn.method import Kn
@@ -64,12 +64,12 @@ def test_generate_warns_of_the_line_break(smollm2: LanguageModel, caplog: pytest
     provenance = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
     patch = WeightPatch(factors={}, provenance=provenance)
     with caplog.at_level(logging.WARNING):
-        warn_of_unread_prompts(smollm2, patch, ["Who founded Google?", "\nGoogle was founded by", "Toyota was"])
-        warn_of_unread_prompts(smollm2, PromptPatch(facts=(), provenance=provenance), ["Google was founded by"])
+        warn_of_sinks(smollm2, patch, ["Who founded Google?", "\nGoogle was founded by", "Toyota was"])
+        warn_of_sinks(smollm2, PromptPatch(facts=(), provenance=provenance), ["Google was founded by"])
         assert not caplog.text
         for each in (patch, PatchStack((patch, PromptPatch(facts=())))):
             caplog.clear()
-            warn_of_unread_prompts(smollm2, each, ["Google's founder is"])
+            warn_of_sinks(smollm2, each, ["Google's founder is"])
             assert r"$'\nGoogle\'s founder is'" in caplog.text and "'g'" in caplog.text
 
 
