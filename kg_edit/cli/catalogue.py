@@ -13,7 +13,7 @@ from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 _WIDEST, _ROOM = 1000, 200  # columns
-_BRIEF = ("method", "kind", "graph", "what it does")  # what fits a narrow terminal
+_BRIEF = ("method", "changes", "graph", "what it does")  # what fits a narrow terminal
 
 
 def methods(

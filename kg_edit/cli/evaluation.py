@@ -96,9 +96,7 @@ class Evaluation:
     ] = None
     retention: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="File of unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates."
-        ),
+        typer.Option(metavar="FILE", help="Unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates."),
     ] = None
     references: Annotated[
         Path | None,
