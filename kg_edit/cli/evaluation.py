@@ -87,8 +87,8 @@ class Evaluation:
         str | None,
         typer.Option(
             metavar="TEXT|TASKS",
-            help="Measure side effects: perplexity of a text file, and lm-eval tasks by name, file or folder, separated "
-            "by commas.",
+            help="Measure side effects: perplexity of a text file, and lm-eval tasks by name, file or folder; separate "
+            "them by commas.",
         ),
     ] = None
     general_limit: Annotated[
