@@ -194,26 +194,25 @@ class _Run:
         A failed edit leaves the model unchanged, and its record is scored on that model.
 
         Raises:
-            OutputError: a result can't be written; all earlier results are kept.
+            OutputError: a result can't be written; all earlier results remain.
         """
-        plan, everything = self.config.plan, sequence.items
+        plan, records = self.config.plan, sequence.items
         # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
         asked = set(plan.scored(sequence.ids))
-        failed = self._base([item for item in everything if item.id in asked])
+        failed = self._base([item for item in records if item.id in asked])
         self._point(sequence, 0, None)
 
-        scorings = list(plan.scorings(len(everything)))
+        # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
+        scorings = list(plan.scorings(len(records)))
         files = StepFiles(self.folder, sequence.number)
         known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
-        summed, patch = files.summed(sum(1 for _ in known))  # dense patches of these steps are one file, their sum
+        summed, patch = files.summed(sum(1 for _ in known))
         for number, scoring in enumerate(scorings):
             if number >= summed:
-                edited, scored = (
-                    [everything[place] for place in places if everything[place].id not in failed]
-                    for places in (scoring.step, scoring.places)
-                )
+                edited = [records[place] for place in scoring.step if records[place].id not in failed]
+                scored = [records[place] for place in scoring.places if records[place].id not in failed]
                 update = self._edit(sequence, number, edited, patch, files)
-                patch = added(patch, update)
+                patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
                 self._score(sequence, scoring, scored, patch)
                 if scoring.on_curve:
                     self._point(sequence, scoring.edits, patch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kg_edit.datasets import DATASETS, Dataset
+from kg_edit.datasets import DATASETS
 from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
@@ -152,6 +152,10 @@ def metrics_page() -> str:
     """Return the page docs/metrics.md: each metric with its formula, source, range and data sets; the data sets."""
     others = {**METRICS, **CHAT_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
+    rows = [
+        (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
+        for dataset in DATASETS.values()
+    ]
     parts = [
         _HEAD,
         _section("Of every record", METRICS.items()),
@@ -159,21 +163,20 @@ def metrics_page() -> str:
         _section("Of the probes that a data set brings", probed.items()),
         _section("On request: sampled texts", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
-        _datasets(),
+        f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
     ]
     return "\n".join(parts)
 
 
 def used_by(name: str) -> tuple[str, ...]:
     """Return the data sets whose records may have this metric of records."""
-    needs = set(RECORD_METRICS[name].needs)
-    return tuple(dataset.name for dataset in DATASETS.values() if needs <= _parts(dataset))
-
-
-def _parts(dataset: Dataset) -> set[str]:
-    """What the records of a data set may have. An edit's question also counts as a portability probe."""
-    groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
-    return {*groups, *dataset.edits_have, *(("portability",) if "questions" in dataset.edits_have else ())}
+    found = []
+    for dataset in DATASETS.values():
+        groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
+        asked = ("portability",) if "questions" in dataset.edits_have else ()  # a question is also such a probe
+        if {*groups, *dataset.edits_have, *asked}.issuperset(RECORD_METRICS[name].needs):
+            found.append(dataset.name)
+    return tuple(found)
 
 
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
@@ -189,15 +192,6 @@ def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> s
     cells = ([", ".join(names), *row] for row, names in rows.items())
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
     return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source', 'range'), escaped)}\n"
-
-
-def _datasets() -> str:
-    header = ("name", "what", "its edits may have", "its probes")
-    rows = [
-        (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
-        for dataset in DATASETS.values()
-    ]
-    return f"## Data sets\n\n{markdown_table(header, rows)}\n"
 
 
 def _joined(names: Iterable[str]) -> str:
