@@ -1,8 +1,8 @@
 """MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229): many facts at once, with a share of the change in each layer.
 
 1. For every fact, gradient descent finds z = h + (z - h) [d]: the state of the last edited layer, at the subject's last
-   token, with which the model predicts the fact (`find_values`; their section 4.2).
-2. Layer by layer, in ascending order, one update moves the states of all facts towards z (`write`; their section 4.3):
+   token, with which the model predicts the fact (`find_values`; their Eq. 16).
+2. Layer by layer, in ascending order, one update moves the states of all facts towards z (`write`; section 4.3):
 
     W_l += R K^T (lambda C_l + K K^T)^-1                                                  (Eq. 14)
 

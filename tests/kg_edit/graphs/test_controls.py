@@ -1,15 +1,19 @@
-"""Controls of a graph method: bare, with others' objects, without what is withheld."""
+"""Controls of a graph method: bare, with others' objects, without what is withheld, with other entities' statements."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld
-from kg_edit.graphs.source import PrivateGraph, check_graph
+from kg_edit.errors import GraphError
+from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph, pool_of
+from kg_edit.graphs.facts import target_of
+from kg_edit.graphs.source import PrivateGraph, check_graph, subject_of
+from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
 
 FACTS = [
@@ -78,3 +82,106 @@ def test_control_has_an_identity_of_its_own(graph: PrivateGraph) -> None:
     assert one.provenance() != other.provenance() == replace(other).provenance()
     hashes = {source.subgraph(edit("Japan")).graph["content_hash"] for source in (one, other)}
     assert len(hashes) == 2
+
+
+EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation="residence", target_new="Rome")
+
+
+def cities() -> nx.DiGraph:
+    """Rome, Oslo and Bonn with two statements each, of which one is shared; Nowhere with none."""
+    made = nx.MultiDiGraph()
+    for city, river in (("Rome", "Tiber"), ("Oslo", "Aker"), ("Bonn", "Rhine")):
+        made.add_edge(city, river, key="river", label="river")
+        made.add_edge(city, "Europe", key="continent", label="continent")
+        made.add_edge(river, f"source of {river}", key="origin", label="origin")
+    made.add_node("Nowhere")
+    return made
+
+
+def statements(made: nx.MultiDiGraph) -> Iterator[tuple[str, str]]:
+    for _, end, data in made.out_edges(target_of(made), data=True):
+        yield data["label"], made.nodes[end]["label"]
+
+
+def test_wrong_graph_has_other_statements_and_the_same_size() -> None:
+    right = PrivateGraph(cities())
+    true = right.subgraph(EDIT, SubgraphOptions(hops=2, per_node=20, seed=0))
+    wrong = WrongGraph(right, pool_of(["Oslo", "Bonn", "Rome"])).subgraph(
+        EDIT, SubgraphOptions(hops=2, per_node=20, seed=0)
+    )
+    check_graph(wrong)
+    assert set(statements(wrong)) == {("river", "Aker"), ("river", "Rhine")}  # what is true of Rome is not taken
+    assert wrong.number_of_edges() == true.number_of_edges()
+    for graph in (true, wrong):
+        assert graph.nodes[subject_of(graph)]["label"] == "Ann"
+        assert graph.nodes[target_of(graph)]["label"] == "Rome"
+
+
+def test_wrong_graph_copies_further_hops() -> None:
+    wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo", "Bonn"])).subgraph(
+        EDIT, SubgraphOptions(hops=3, per_node=20, seed=0)
+    )
+    assert wrong.has_edge("Aker", "source of Aker") and wrong.has_edge("Rhine", "source of Rhine")
+
+
+def test_wrong_graph_depends_on_the_seed_and_the_edit() -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Rome", "Tiber", key="river", label="river")
+    graph.add_edge("Pisa", "Arno", key="river", label="river")
+    names = [f"City {n}" for n in range(12)]
+    for name in names:
+        graph.add_edge(name, f"River of {name}", key="river", label="river")
+    source = WrongGraph(PrivateGraph(graph), pool_of(names))
+
+    def found(edit: Edit, seed: int) -> list[tuple[str, str]]:
+        return list(statements(source.subgraph(edit, SubgraphOptions(seed=seed))))
+
+    assert found(EDIT, 0) == found(EDIT, 0)
+    assert len({found(EDIT, seed)[0] for seed in range(8)}) > 2
+    other = EDIT.model_copy(update={"target_new": "Pisa"})
+    assert any(found(EDIT, seed) != found(other, seed) for seed in range(3))
+
+
+def test_content_hash_depends_on_statements_and_names() -> None:
+    renamed, other = cities(), cities()
+    renamed.nodes["Aker"]["label"] = "Akerselva"
+    other.edges["Oslo", "Aker", "river"]["label"] = "watercourse"
+    hashes = [
+        WrongGraph(PrivateGraph(graph), pool_of(["Oslo", "Bonn"])).subgraph(EDIT).graph["content_hash"]
+        for graph in (cities(), cities(), renamed, other)
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def test_pool_that_is_too_small_is_refused() -> None:
+    right = PrivateGraph(cities())
+    with pytest.raises(GraphError, match="larger pool"):
+        WrongGraph(right, pool_of(["Rome", "Nowhere", "Atlantis"])).subgraph(EDIT)
+    strangers = WrongGraph(right, pool_of(["Atlantis", "Q999", "Oslo", "Bonn"]))
+    assert len(list(statements(strangers.subgraph(EDIT)))) == 2
+
+
+def test_wrong_graph_takes_no_statement_of_s_or_o() -> None:
+    """The pool may name o* by its id, or hold the subject."""
+    graph = cities()
+    graph.add_edge("Ann", "Oslo", key="residence", label="residence")
+    for name in ("Ann", "Rome"):
+        with pytest.raises(GraphError, match="larger pool"):
+            WrongGraph(PrivateGraph(graph), pool_of([name])).subgraph(EDIT)
+
+
+def test_object_without_statements_gets_none() -> None:
+    nowhere = EDIT.model_copy(update={"target_new": "Nowhere"})
+    wrong = WrongGraph(PrivateGraph(cities()), pool_of(["Oslo"])).subgraph(nowhere)
+    assert list(statements(wrong)) == []
+
+
+def test_wrong_graph_of_the_packaged_extract() -> None:
+    source = WikidataCache(packaged_extract())
+    edit = EDIT.model_copy(update={"target_new_id": "Q220"})
+    true = source.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
+    control = WrongGraph(source, pool_of(["Q1345", "Q121783", "Q220"]))
+    wrong = control.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
+    assert wrong.number_of_edges() == true.number_of_edges() == 9
+    assert not set(statements(wrong)) - {("residence", "Rome")} & set(statements(true))
+    assert control.provenance()["right"]["kind"] and "fetched_at" not in control.provenance()["right"]
