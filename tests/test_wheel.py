@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.pages import ROOT
 pytestmark = pytest.mark.slow
 VERSIONS = ("3.11", "3.12", "3.13")
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-HEAVY = ("torch", "transformers", "accelerate")
+HEAVY = ("torch", "transformers")
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -60,6 +61,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(*pip, "--wheel-dir", folder, ROOT, cwd=folder)
     (made,) = folder.glob("kg_edit-*.whl")
     return made
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the sdist, and the wheel that is built from it, as `python -m build` makes them for a release."""
+    pytest.importorskip("build", reason="the extra release is not installed: pip install -e '.[release]'")
+    folder = tmp_path_factory.mktemp("release")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    return {file.suffix: file for file in folder.iterdir()}
+
+
+def test_release_passes_the_checks_of_the_index(release: dict[str, Path]) -> None:
+    pytest.importorskip("twine", reason="the extra release is not installed: pip install -e '.[release]'")
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *release.values(), cwd=ROOT)
+    assert checked.count("PASSED") == 2
+
+
+def test_sdist_has_what_the_tests_read(release: dict[str, Path], wheel: Path) -> None:
+    with tarfile.open(release[".gz"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE", "results/README.md"} <= names
+    assert {"kg_edit/py.typed", "wikidata_cache/py.typed", "tests/test_wheel.py", "pipelines/glame.py"} <= names
+    with ZipFile(release[".whl"]) as built, ZipFile(wheel) as direct:
+        assert sorted(built.namelist()) == sorted(direct.namelist())
+        assert {"kg_edit/py.typed", "wikidata_cache/py.typed"} <= set(built.namelist())
 
 
 def test_the_versions_are_declared() -> None:
