@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError, PatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
-from kg_edit.methods.fine_tuning.base import FineTuning
+from kg_edit.methods.fine_tuning.base import TuningMethod
 from kg_edit.methods.fine_tuning.descent import Descent, changed, no_change
 from kg_edit.methods.fine_tuning.ft_ewc import FtEwcConfig, diagonal_fisher
 from kg_edit.methods.fine_tuning.ft_retrain import FtRetrain, still_valid
@@ -23,7 +22,6 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -34,10 +32,10 @@ NAMES = ["ft", "ft-l", "ft-m", "ft-constrained", "ft-ewc", "ft-retrain"]
 PROMPT = Prompt(text="", ids=(5, 6, 7, 8, 9), target_start=3)
 
 
-def method(name: str, model: LanguageModel, **settings: Any) -> FineTuning:
+def method(name: str, model: LanguageModel, **settings: Any) -> TuningMethod:
     chosen = find_method(name)
     made = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
-    assert isinstance(made, FineTuning)
+    assert isinstance(made, TuningMethod)
     return made
 
 
@@ -107,24 +105,22 @@ def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ft", "ft-l")])
+@pytest.mark.parametrize("name", ["ft-m", "ft-constrained", "ft-ewc", "ft-retrain", "ft-all", "lora"])
 def test_patched_model_has_the_last_loss(name: str, family: str) -> None:
     model = tiny(family)
     patch = method(name, model).edit([EDIT])
     with patch.applied(model):
-        assert target_nll(model, EDIT) == pytest.approx(patch.edits[0]["loss_after"], rel=1e-4)
+        assert target_nll(model, EDIT) == pytest.approx(patch.edits[0]["loss_after"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
-def test_same_inputs_give_the_same_file_and_seeds_matter(name: str, tmp_path: Path) -> None:
-    model = tiny("llama")
-    edits = [EDIT, SECOND, THIRD]
+@pytest.mark.parametrize("name", ["ft-ewc", "ft-retrain", "locft", "lora"])
+def test_seed_changes_the_patch(name: str) -> None:
+    model, edits = tiny("llama"), [EDIT, SECOND, THIRD]
     settings = {"replayed": 1} if name == "ft-retrain" else {}
-    files = [method(name, model, **settings).edit(edits).save(tmp_path / f"{run}.safetensors") for run in range(2)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    if name in ("ft-ewc", "ft-retrain"):
-        others = [delta(method(name, model, **settings, seed=seed).edit(edits)) for seed in range(1, 4)]
-        assert any(not torch.equal(delta(Patch.load(files[0])), other) for other in others)
+    first, *others = (method(name, model, **settings, seed=seed).edit(edits) for seed in range(4))
+    assert isinstance(first, WeightPatch)
+    factor = next(iter(first.factors))
+    assert any(not torch.equal(first.factors[factor].product, patch.factors[factor].product) for patch in others)  # type: ignore[attr-defined]
 
 
 def test_constrained_change_never_leaves_the_ball(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,24 +55,6 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     assert all(pair.rank == 3 for pair in factors.values())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_edit_lowers_the_loss_and_is_reproducible(family: str, tmp_path: Path) -> None:
-    model = tiny(family)
-    patches = [method(model).edit([EDIT]) for _ in range(2)]
-    files = [patch.save(tmp_path / f"{run}.safetensors") for run, patch in enumerate(patches)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    other = method(model, seed=1).edit([EDIT]).save(tmp_path / "other.safetensors")
-    assert other.read_bytes() != files[0].read_bytes()
-    (record,) = patches[0].edits
-    assert record["loss_after"] < record["loss_before"] - 0.5
-    prompt = model.encode(EDIT.text, target=EDIT.target_new)
-    with patches[0].applied(model), torch.no_grad():
-        chances = model.model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
-    places = range(prompt.target_start, len(prompt.ids))
-    nll = -sum(float(chances[at - 1, prompt.ids[at]]) for at in places) / len(places)
-    assert nll == pytest.approx(record["loss_after"], rel=1e-4)
-
-
 def test_exception_leaves_nothing_of_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     before, flags = anatomy(model.model), [parameter.requires_grad for parameter in model.model.parameters()]
@@ -110,15 +90,6 @@ def test_dropout_is_seeded_and_only_on_the_adapters() -> None:
     assert first == again and first["loss_after"] != method(model).edit([EDIT]).edits[0]["loss_after"]
     assert first["loss_before"] == method(model).edit([EDIT]).edits[0]["loss_before"]  # B is 0, and nothing else drops
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_trained_in_float32(dtype: torch.dtype) -> None:
-    exact = tiny("llama")
-    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(dtype), exact.tokenizer, name="half", spec=exact.spec)
-    patch = method(half).edit([EDIT])
-    assert isinstance(patch, WeightPatch) and patch.edits[0]["loss_after"] < patch.edits[0]["loss_before"] - 0.5
-    assert all(pair.left.dtype == pair.right.dtype == torch.float32 for pair in patch.factors.values())
 
 
 def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, OutputError
+from kg_edit.errors import ConfigError
 from kg_edit.methods.glame_net import training
 from kg_edit.methods.glame_net.network import FORMAT, NetManifest
 from kg_edit.methods.glame_net.training import TrainingData, train
@@ -89,14 +89,6 @@ def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: 
     for name in (NETWORK, "run.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "part" / CHECKPOINT).exists()
-
-
-def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = made(tmp_path, steps=1)
-    monkeypatch.setattr(training, "TrainingData", None)
-    assert made(tmp_path, steps=1) == first
-    with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
-        made(tmp_path, steps=2)
 
 
 def test_clean_states_are_computed_once_for_several_visits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,13 +91,6 @@ def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
     assert [edit["edit"]["id"] for edit in both.edits] == ["1", "2"]
 
 
-def test_later_call_edits_the_model_with_the_earlier_edits(editor: str) -> None:
-    chosen = method(tiny("llama"), network=editor)
-    first = patch_of(chosen)
-    fresh, later = chosen.update([SECOND]), chosen.update([SECOND], before=first)
-    assert fresh.edits[0]["nll_before"] != later.edits[0]["nll_before"]
-
-
 def test_editor_of_another_model_is_refused(editor: str) -> None:
     with pytest.raises(
         PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for this model: kg-edit mend train"

@@ -108,15 +108,6 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     assert made(tmp_path).validations
 
 
-@pytest.mark.slow
-def test_same_inputs_give_the_same_file(tmp_path: Path) -> None:
-    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
-        torch.rand(3)
-        made(tmp_path / folder, seed=seed)
-    one, same, other = ((tmp_path / name / NETWORK).read_bytes() for name in ("one", "same", "other"))
-    assert one == same != other
-
-
 def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("llama"))
     model.model.train()
