@@ -1,7 +1,7 @@
 """The work behind the served page: edits are made on request, one at a time, and the model is restored after each.
 
-`EditDesk` has the model and the method. It makes an edit, reads its prompts without and with it, and adds it to the
-ledger on request. `RecentEdits` remembers the last edits, so that they can still be kept or drawn.
+`EditDesk` has the model and the method. It makes an edit, asks its prompts before and after it, and adds it to the
+ledger on request. `RecentEdits` stores the last edits, so that they can still be added or drawn.
 """
 
 from __future__ import annotations
@@ -10,25 +10,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from kg_edit.app.messages import (
-    Chance,
-    ChatAnswer,
-    ChatChoice,
-    ChatMessage,
-    ChatRequest,
-    ChatUsage,
-    LedgerView,
-    Outcome,
-    TryAnswer,
-    TryRequest,
-    view_of,
-)
+from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource, read_subgraph
@@ -38,7 +26,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import Query, Response, check_queries, responses
-from kg_edit.scoring.generation import continuations, reply
+from kg_edit.scoring.generation import Reply, continuations, reply
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -50,7 +38,6 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 20
-_BYTES = 8  # random bytes in a try's id, so that another site's page can't guess it
 _TOKENS = 16  # to write after a prompt
 _HOPS, _PER_NODE = 2, 12  # of a drawing, if the method itself reads no graph
 
@@ -60,18 +47,13 @@ class Try:
     """An edit that was made: its patch and its subgraph.
 
     ``base`` are the ledger's steps, each with its file, that the model had then (None: the unedited model, whatever the
-    ledger contains); ``kept`` are the steps as which the try was added to the ledger.
+    ledger contains); ``added`` are the steps as which the edit was added to the ledger.
     """
 
     patch: Patch
     base: tuple[PatchStep, ...] | None
     graph: nx.MultiDiGraph | None
-    kept: tuple[int, ...] = ()
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """The numbers of the steps that the model had."""
-        return tuple(step.number for step in self.base or ())
+    added: tuple[int, ...] = ()
 
 
 class RecentEdits:
@@ -81,15 +63,15 @@ class RecentEdits:
         self._tries: dict[str, Try] = {}
 
     def put(self, name: str, tried: Try) -> str:
-        """Remember a try, and forget the oldest; return its id, which begins with ``name``."""
-        key = f"{name}-{secrets.token_hex(_BYTES)}"
+        """Store a try, and forget the oldest; return its id, which begins with ``name``."""
+        key = f"{name}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
         self._tries[key] = tried
         for oldest in list(self._tries)[:-REMEMBERED]:
             del self._tries[oldest]
         return key
 
     def get(self, key: str) -> Try:
-        """The try with an id.
+        """Return the try with an id.
 
         Raises:
             UnknownNameError: there is none, or it was forgotten. The message suggests no other id, because ids are
@@ -97,25 +79,20 @@ class RecentEdits:
         """
         if key not in self._tries:
             raise UnknownNameError(
-                f"unknown edit {key!r}; the server remembers only the last {REMEMBERED} tried edits; make it again"
+                f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
             )
         return self._tries[key]
 
-    def keep(self, key: str, step: int) -> None:
+    def mark_added(self, key: str, step: int) -> None:
         """Record that a try became a step of the ledger."""
         tried = self.get(key)
-        self._tries[key] = replace(tried, kept=(*tried.kept, step))
-
-
-def is_kept(tried: Try, steps: Collection[PatchStep]) -> bool:
-    """Whether one of the steps is this try."""
-    return any(step.number in tried.kept for step in steps)
+        self._tries[key] = replace(tried, added=(*tried.added, step))
 
 
 class EditDesk:
     """Makes edits on request. Other requests wait meanwhile, because the model is changed during an edit.
 
-    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be kept.
+    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be added.
     """
 
     def __init__(
@@ -128,27 +105,43 @@ class EditDesk:
         self._count = 0
 
     def try_edit(self, wanted: TryRequest) -> TryAnswer:
-        """Make an edit, and read its prompts before and after.
+        """Make an edit, and ask its prompts before and after it.
 
         Raises:
-            KgEditError: it can't be made, or a prompt can't be read.
+            KgEditError: it can't be made, or a prompt can't be asked.
             WikidataCacheError: the graph does not know an entity of the edit, or can't be reached.
         """
         with self._alone:
             self._count += 1
-            name, start = f"{_slug(wanted.subject)}-{self._count}", time.perf_counter()
+            words = re.sub(r"[^a-z0-9]+", "-", wanted.subject.casefold()).strip("-")[:40]
+            name, start = f"{words or 'edit'}-{self._count}", time.perf_counter()
             edit = wanted.edit(name)
-            queries = _queries(self.model, wanted, edit)
-            self._check(edit, queries)
-            base, standing = self._standing() if wanted.on_ledger else (None, WeightPatch(factors={}))
-            before, patch, after = self._made(edit, queries, standing)
+            queries = queries_of(self.model, wanted, edit)
+
+            # All errors that can be found before anything is computed.
+            self.method.check_inputs(self.method.config, self.method.graph, [edit])
+            self.method.check([edit])
+            check_queries(self.model, queries, tokens=_TOKENS)
+
+            base, active = self._active() if wanted.on_ledger else (None, WeightPatch(factors={}))
+            with active.applied(self.model) as model:
+                before = responses(model, queries, tokens=_TOKENS)
+            self.method.start_anew()  # the same request makes the same patch again
+            patch = self.method.update([edit], before=None if active.is_empty else active)
+            patch.check_finite()
+            with (active + patch).applied(self.model) as model:
+                after = responses(model, queries, tokens=_TOKENS)
             graph, why_not = self._subgraph(edit)
             key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
+
+        # In chat form the target may be anywhere in the answer's first sentence.
+        text = after[0].text
+        success = mentions(first_sentence(text), edit.target_new) if wanted.chat else begins_with(text, edit.target_new)
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
-            outcomes=tuple(map(_outcome, range(len(queries)), queries, before, after)),
-            said=_is_said(edit, after[0]),
+            outcomes=tuple(map(outcome_of, range(len(queries)), queries, before, after)),
+            success=success,
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
             record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
@@ -157,11 +150,11 @@ class EditDesk:
             on_ledger=wanted.on_ledger,
         )
 
-    def keep(self, name: str, *, force: bool = False) -> LedgerView:
+    def add(self, name: str, *, force: bool = False) -> LedgerView:
         """Add a try's patch to the ledger, and return the ledger's content.
 
-        With ``force``, also a patch that would probably break the model. A try that stands in the ledger is not added
-        again, because a request may be sent twice.
+        With ``force``, also a patch that would probably break the model. A try that is active in the ledger is not
+        added again, because a request may be sent twice.
 
         Raises:
             ConfigError: there is no ledger.
@@ -171,40 +164,14 @@ class EditDesk:
         """
         with self._alone:
             tried, ledger = self._tries.get(name), self._ledger()
-            if not is_kept(tried, ledger.steps):
-                step = ledger.add(tried.patch, after=tried.after, on=tried.base, force=force, model=self.model)
-                self._tries.keep(name, step)
+            if not any(step.number in tried.added for step in ledger.steps):
+                after = tuple(step.number for step in tried.base or ())
+                step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
+                self._tries.mark_added(name, step)
         return view_of(ledger)
 
-    def chat(self, wanted: ChatRequest) -> ChatAnswer:
-        """The assistant's turn, by the model with the ledger's standing edits (unedited, if there is no ledger).
-
-        Raises:
-            ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
-            ModelError: the conversation does not fit into the model's positions.
-        """
-        with self._alone:
-            standing = self._standing()[1] if self.ledger else WeightPatch(factors={})
-            messages = [message.model_dump() for message in wanted.messages]
-            with standing.applied(self.model) as model:
-                found = reply(model, messages, tokens=wanted.most)
-        return ChatAnswer(
-            id=f"chatcmpl-{secrets.token_hex(_BYTES)}",
-            created=int(time.time()),
-            model=wanted.model or self.model.name,
-            choices=(
-                ChatChoice(
-                    message=ChatMessage.model_construct(role="assistant", content=found.text),
-                    finish_reason="stop" if found.ended else "length",
-                ),
-            ),
-            usage=ChatUsage(
-                prompt_tokens=found.read, completion_tokens=found.written, total_tokens=found.read + found.written
-            ),
-        )
-
     def ledger_view(self) -> LedgerView:
-        """The content of the ledger.
+        """Return the content of the ledger.
 
         Raises:
             ConfigError: there is no ledger.
@@ -214,7 +181,7 @@ class EditDesk:
             return view_of(self._ledger())
 
     def subgraph_page(self, name: str) -> str:
-        """The interactive drawing of a try's subgraph, as a whole HTML page.
+        """Return the interactive drawing of a try's subgraph, as a whole HTML page.
 
         Raises:
             UnknownNameError: there is no such try, or it was forgotten.
@@ -226,34 +193,25 @@ class EditDesk:
         return page(graph)
 
     def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[str, ...]:
-        """The greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the ledger's standing
-        edits.
+        """Return the greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the active edits.
 
         Raises:
             ModelError: a prompt does not fit into the model's positions.
             PatchError: the ledger can't be read.
         """
-        with self._alone:
-            standing = self.ledger.patch if self.ledger else WeightPatch(factors={})
-            with standing.applied(self.model) as model:
-                return continuations(model, prompts, limits=[tokens] * len(prompts))
+        with self._alone, (self.ledger.patch if self.ledger else WeightPatch(factors={})).applied(self.model) as model:
+            return continuations(model, prompts, limits=[tokens] * len(prompts))
 
-    def _check(self, edit: Edit, queries: Sequence[Query]) -> None:
-        """Raise all errors that can be found before anything is computed."""
-        self.method.check_inputs(self.method.config, self.method.graph, [edit])
-        self.method.check([edit])
-        check_queries(self.model, queries, tokens=_TOKENS)
+    def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
+        """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.
 
-    def _made(
-        self, edit: Edit, queries: Sequence[Query], standing: Patch
-    ) -> tuple[Sequence[Response], Patch, Sequence[Response]]:
-        with standing.applied(self.model) as model:
-            before = responses(model, queries, tokens=_TOKENS)
-        self.method.start_anew()  # a kept patch is one that the same try makes again
-        patch = self.method.update([edit], before=None if standing.is_empty else standing)
-        patch.check_finite()
-        with (standing + patch).applied(self.model) as model:
-            return before, patch, responses(model, queries, tokens=_TOKENS)
+        Raises:
+            ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
+            ModelError: the conversation does not fit into the model's positions.
+            PatchError: the ledger can't be read.
+        """
+        with self._alone, (self.ledger.patch if self.ledger else WeightPatch(factors={})).applied(self.model) as model:
+            return reply(model, messages, tokens=tokens)
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
         """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
@@ -267,8 +225,8 @@ class EditDesk:
         except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
 
-    def _standing(self) -> tuple[tuple[PatchStep, ...], Patch]:
-        """The standing steps and their sum, read consistently although another process may write at the same time."""
+    def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
+        """The active steps and their sum, read consistently although another process may write at the same time."""
         ledger = self._ledger()
         steps, patch = ledger.steps, ledger.patch
         if ledger.steps != steps:
@@ -281,28 +239,22 @@ class EditDesk:
         return self.ledger
 
 
-def _queries(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query]:
-    """The queries for the edit's own prompt with both answers, then for the user's probes.
+def queries_of(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query]:
+    """Return the queries for the edit's own prompt with both answers, then for the user's probes.
 
-    A prompt gets a line break in front if it begins with a subject that the model would not read; so does the edit.
+    A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
     """
-    chat, both = edit.forms[0], tuple(filter(None, (edit.target_new, edit.target_true)))
+    both = tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
-    asked = [
-        (prompt if chat else lead_before(model, prompt, subject=edit.subject) + prompt, names)
-        for prompt, names in [(edit.text, both), *probes]
-    ]
-    return [Query(ask=prompt, score=prompt, candidates=names, chat=chat) for prompt, names in asked]
+    queries = []
+    for prompt, names in [(edit.text, both), *probes]:
+        asked = prompt if wanted.chat else lead_before(model, prompt, subject=edit.subject) + prompt
+        queries.append(Query(ask=asked, score=asked, candidates=names, chat=wanted.chat))
+    return queries
 
 
-def _is_said(edit: Edit, response: Response) -> bool:
-    """Whether the model says the new target: at the start of its text, or in chat form in its first sentence."""
-    if edit.forms[0]:
-        return mentions(first_sentence(response.text), edit.target_new)
-    return begins_with(response.text, edit.target_new)
-
-
-def _outcome(place: int, query: Query, before: Response, after: Response) -> Outcome:
+def outcome_of(place: int, query: Query, before: Response, after: Response) -> Outcome:
+    """Return the outcome of a query; the one at place 0 is that of the edit's own prompt."""
     return Outcome(
         kind="probe" if place else "edit",
         prompt=query.ask.removeprefix(LEAD),
@@ -314,8 +266,3 @@ def _outcome(place: int, query: Query, before: Response, after: Response) -> Out
             for name, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
         ),
     )
-
-
-def _slug(name: str) -> str:
-    """``name`` as a part of an address: lower-case letters and digits, with dashes between words."""
-    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:40] or "edit"

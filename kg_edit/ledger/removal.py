@@ -212,10 +212,10 @@ def _without_edits(
 def _depends(patch: Patch, earlier: Patch) -> bool:
     """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks.
 
-    A text whose records have an answer of the model (``said``, MemPrompt) was made with this answer. A memory
+    A text whose records have an answer of the model (MemPrompt) was made with this answer. A memory
     (`ScopePatch`) holds hidden states of the model, which a patch of the prompt does not change.
     """
-    if isinstance(patch, PromptPatch) and any("said" in record for record in patch.edits):
+    if isinstance(patch, PromptPatch) and any("answer" in record for record in patch.edits):
         return True
     if isinstance(patch, PromptPatch) or (patch.kind == "prompt" and earlier.kind == "prompt"):
         return False

@@ -21,9 +21,9 @@ async function ask(path, body) {
   } catch {
     throw { message: "The server does not answer. Is kg-edit serve still running?", fields: {}, notes: [] };
   }
-  const said = await answer.json().catch(() => ({ message: `The server answered ${answer.status}.`, fields: {}, notes: [] }));
-  if (!answer.ok) throw said;
-  return said;
+  const found = await answer.json().catch(() => ({ message: `The server answered ${answer.status}.`, fields: {}, notes: [] }));
+  if (!answer.ok) throw found;
+  return found;
 }
 
 // ---- the form
@@ -104,13 +104,13 @@ function showProblem(problem) {
   const box = byId("problem"), whole = first || byId("probes-error").textContent ? rest : [problem.message, ...(problem.notes || [])];
   box.textContent = whole.join("\n");
   box.hidden = !whole.length;
-  say(whole.length ? "The edit was not made." : "The edit was not made: see the marked fields.");
+  report(whole.length ? "The edit was not made." : "The edit was not made: see the marked fields.");
   if (first) first.focus();
 }
 
 // ---- the results
 
-function say(text, kind = "") {
+function report(text, kind = "") {
   const line = byId("status");
   line.className = kind;
   line.replaceChildren(...(Array.isArray(text) ? text : [text]));
@@ -123,8 +123,8 @@ function setBusy(on) {
   clearInterval(clock);
   if (!on) return;
   const start = Date.now();
-  say("Making the edit …", "busy");
-  clock = setInterval(() => { // the eye sees seconds pass; a screen reader is told once
+  report("Making the edit …", "busy");
+  clock = setInterval(() => { // the eye sees seconds pass; a screen reader hears it once
     const seconds = Math.round((Date.now() - start) / 1000);
     byId("go").textContent = `Making the edit … ${seconds} s`;
   }, 1000);
@@ -143,18 +143,18 @@ function chance(value, kind) {
     make("div", { className: "track", ariaHidden: "true" }, fill), make("span", { className: "number" }, percent(value))));
 }
 
-// said: whether the edited model says the new fact; null for a prompt that is no edit's own
-function outcome(found, said) {
+// success: whether the edited model generates the new object; null for a prompt that is not the edit's own
+function outcome(found, success) {
   const heading = make("h3", {}, make("span", { className: `badge ${found.kind}` }, found.kind === "edit" ? "the edit" : "prompt"), found.prompt,
-    found.led ? make("small", { className: "led" }, " asked after a line break: the model does not read a text's first token") : null);
-  const text = (kind, words, said) => make("div", { className: kind }, make("span", {}, words), make("p", { dir: "auto" }, said || "(nothing)"));
+    found.led ? make("small", { className: "led" }, " asked after a line break: the first token is an attention sink") : null);
+  const text = (kind, words, generated) => make("div", { className: kind }, make("span", {}, words), make("p", { dir: "auto" }, generated || "(nothing)"));
   const same = found.before === found.after;
   const rows = found.chances.map((one) => make("tr", {}, make("th", { scope: "row", dir: "auto" }, one.candidate), chance(one.before, "before"), chance(one.after, "after")));
   const head = ["Probability of", "before", "after"].map((name) => make("th", { scope: "col" }, name));
   const table = make("table", { className: "chances" }, make("colgroup", {}, make("col"), make("col"), make("col")),
     make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
   return make("article", { className: "outcome" }, heading,
-    make("div", { className: "pair" }, text("before", "before", found.before), text(`after${same ? " same" : ""}${said === null ? "" : said ? " said" : " missed"}`, same ? "after: the same" : "after", found.after)), table);
+    make("div", { className: "pair" }, text("before", "before", found.before), text(`after${same ? " same" : ""}${success === null ? "" : success ? " success" : " missed"}`, same ? "after: the same" : "after", found.after)), table);
 }
 
 function pairs(list, values) {
@@ -169,13 +169,13 @@ function showAnswer(found) {
   shown = found;
   const own = found.outcomes[0], seconds = `in ${found.seconds.toFixed(1)} s`;
   const quoted = (text) => make("q", { dir: "auto" }, text || "");
-  say(found.said
-    ? ["Done ", seconds, ". Before, the model said ", quoted(own.before), "; now it says ", quoted(own.after), "."]
-    : ["Made ", seconds, ", but the model does not say the new answer; it says ", quoted(own.after), "."], "done");
-  byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.said : null)));
-  byId("keep").hidden = !state.ledger;
-  byId("keep").dataset.force = "no";
-  byId("keep").textContent = "Keep it in the ledger";
+  report(found.success
+    ? ["Done ", seconds, ". Before the edit, the model generated ", quoted(own.before), "; now it generates ", quoted(own.after), "."]
+    : ["Made ", seconds, ", but the edit failed: the model generates ", quoted(own.after), "."], "done");
+  byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.success : null)));
+  byId("add-edit").hidden = !state.ledger;
+  byId("add-edit").dataset.force = "no";
+  byId("add-edit").textContent = "Add to the ledger";
   byId("draw").hidden = !found.subgraph;
   byId("draw").setAttribute("aria-expanded", "false");
   byId("draw").textContent = "Show the subgraph";
@@ -228,10 +228,10 @@ function entry(found) {
     cell("Size", found.norm === null ? "–" : found.norm.toPrecision(3)), cell("Added", found.time.replace("T", " ").replace("+00:00", "")), cell("State", found.state));
 }
 
-function showLedger(found, said) {
+function showLedger(found, message) {
   byId("ledger-folder").textContent = found.folder;
   const count = (number) => `${number} edit${number === 1 ? "" : "s"}`;
-  byId("ledger-said").textContent = said || (found.edits.length ? `${count(found.active)} active.` : "The ledger has no edits yet.");
+  byId("ledger-status").textContent = message || (found.edits.length ? `${count(found.active)} active.` : "The ledger has no edits yet.");
   byId("entries").hidden = !found.edits.length;
   byId("entries").tBodies[0].replaceChildren(...found.edits.map(entry));
   byId("active").textContent = count(found.active);
@@ -239,14 +239,14 @@ function showLedger(found, said) {
   if (!found.active) byId("on_ledger").checked = false;
 }
 
-async function keep() {
+async function addEdit() {
   if (busy) return;
-  const button = byId("keep"), force = button.dataset.force === "yes";
+  const button = byId("add-edit"), force = button.dataset.force === "yes";
   byId("problem").hidden = true;
   busy = true; // a second click while the first is on its way does nothing
   button.setAttribute("aria-disabled", "true");
   try {
-    showLedger(await ask("api/ledger", { id: shown.id, force }), `${shown.fact}: kept.`);
+    showLedger(await ask("api/ledger", { id: shown.id, force }), `${shown.fact}: added.`);
     button.hidden = true;
     byId("ledger").focus();
   } catch (problem) {
@@ -254,7 +254,7 @@ async function keep() {
     byId("problem").hidden = false;
     if (problem.kind !== "PatchError" || force) return;
     button.dataset.force = "yes";
-    button.textContent = "Keep it anyway";
+    button.textContent = "Add it anyway";
   } finally {
     busy = false;
     button.removeAttribute("aria-disabled");
@@ -274,7 +274,7 @@ async function start() {
   byId("chat-field").hidden = !state.chat;
   if (state.ledger) {
     byId("ledger").hidden = false;
-    await ask("api/ledger").then(showLedger, (problem) => { byId("ledger-said").textContent = problem.message; });
+    await ask("api/ledger").then(showLedger, (problem) => { byId("ledger-status").textContent = problem.message; });
   }
 }
 
@@ -282,7 +282,7 @@ byId("form").addEventListener("submit", tryIt);
 byId("add").addEventListener("click", () => addProbe().focus());
 byId("example").addEventListener("click", () => fill(state.example));
 byId("draw").addEventListener("click", draw);
-byId("keep").addEventListener("click", keep);
+byId("add-edit").addEventListener("click", addEdit);
 for (const name of ["subject", "prompt", "target_new"]) byId(name).addEventListener("input", preview);
 addProbe();
 start();

@@ -46,7 +46,7 @@ def weights() -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in tiny("llama").model.parameters()]
 
 
-def test_an_edit_is_shown_compare_probes_and_the_model_is_as_it_was(server: Served) -> None:
+def test_try_shows_each_prompt_and_leaves_the_model_unedited(server: Served) -> None:
     before = weights()
     probes = [{"prompt": "Dwyane Wade plays for"}, {"prompt": "The river", "answer": "Thames"}]
     code, answer = server.post("/api/try", {**EDIT, "target_true": "Miami Heat", "probes": probes})
@@ -65,7 +65,7 @@ def test_an_edit_is_shown_compare_probes_and_the_model_is_as_it_was(server: Serv
     assert answer["record"]["method"] == "rome"
 
 
-def test_a_probability_is_the_product_over_the_candidates_tokens() -> None:
+def test_probability_is_the_product_over_the_candidates_tokens() -> None:
     model, prompt, name = tiny("llama"), "Dwyane Wade plays for", "Miami Heat"
     encoded = model.encode(prompt, target=name)
     with torch.no_grad():
@@ -88,9 +88,7 @@ def test_a_probability_is_the_product_over_the_candidates_tokens() -> None:
         ({"subject_id": "lebron"}, "subject_id", "a Wikidata id such as"),
     ],
 )
-def test_a_wrong_field_is_named_with_the_way_out(
-    server: Served, changed: dict[str, Any], field: str, said: str
-) -> None:
+def test_wrong_field_is_named_with_what_to_do(server: Served, changed: dict[str, Any], field: str, said: str) -> None:
     code, problem = server.post("/api/try", {**EDIT, **changed})
     assert code == 422
     assert problem["kind"] == "EditError"
@@ -98,7 +96,7 @@ def test_a_wrong_field_is_named_with_the_way_out(
     assert said in problem["message"]
 
 
-def test_what_is_no_request_is_answered_in_json_too(server: Served) -> None:
+def test_other_bodies_and_unknown_ids_are_answered_in_json(server: Served) -> None:
     code, problem = server.post("/api/try", ["LeBron"])
     assert (code, problem["kind"]) == (422, "ConfigError")
     code, text, _ = server.get("/api/tries/never/subgraph")
@@ -109,7 +107,7 @@ def test_what_is_no_request_is_answered_in_json_too(server: Served) -> None:
     ("method", "path", "body", "code"),
     [("GET", "/api/nothing", None, 404), ("DELETE", "/api/try", None, 405), ("POST", "/api/try", "[" * 100_000, 400)],
 )
-def test_a_request_that_nobody_answers_is_told_as_a_problem(
+def test_unserved_request_is_answered_by_a_problem(
     server: Served, method: str, path: str, body: str | None, code: int
 ) -> None:
     found, text, headers = server.send(method, path, body, {"Content-Type": "application/json"})
@@ -119,12 +117,12 @@ def test_a_request_that_nobody_answers_is_told_as_a_problem(
     assert (code == 405) == ("allow" in headers)
 
 
-def test_another_sites_name_leads_nowhere(server: Served) -> None:
+def test_default_hosts_refuse_other_names(server: Served) -> None:
     code, _, _ = server.send("GET", "/api/state", headers={"Host": "evil.example"})
     assert code == 400
 
 
-def test_the_page_asks_for_nothing_from_outside(server: Served) -> None:
+def test_page_loads_nothing_from_outside(server: Served) -> None:
     for name in ("", "style.css", "script.js"):
         code, text, headers = server.get(f"/{name}")
         assert code == 200
@@ -133,7 +131,7 @@ def test_the_page_asks_for_nothing_from_outside(server: Served) -> None:
     assert server.get("/")[1].count("<label") >= 7
 
 
-def test_a_subgraph_is_a_page_of_its_own(server: Served) -> None:
+def test_subgraph_is_a_page_of_its_own(server: Served) -> None:
     _, answer = server.post("/api/try", {**EDIT, "target_new_id": "Q2"})
     assert answer["subgraph"]
     code, text, headers = server.get(f"/api/tries/{answer['id']}/subgraph")
@@ -145,7 +143,7 @@ def test_a_subgraph_is_a_page_of_its_own(server: Served) -> None:
     assert "no node 'Miami Heat'" in answer["no_subgraph"]
 
 
-def test_one_edit_is_computed_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edits_are_computed_one_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, method = 0, 0, server.workshop.method
     update = method.update
 
@@ -167,7 +165,7 @@ def test_one_edit_is_computed_at_a_time(server: Served, monkeypatch: pytest.Monk
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-def test_a_failure_is_told_and_leaves_the_model_alone(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_edit_leaves_the_model_unedited(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     before = weights()
 
     def broken(*arguments: Any, **options: Any) -> Patch:
@@ -184,7 +182,7 @@ def test_a_failure_is_told_and_leaves_the_model_alone(server: Served, monkeypatc
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
 
 
-def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path: Path) -> None:
+def test_added_edit_is_in_the_ledger_for_the_next_edit(tmp_path: Path) -> None:
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         assert json.loads(server.get("/api/ledger")[1])["edits"] == []
         _, first = server.post("/api/try", EDIT)
@@ -201,9 +199,7 @@ def test_an_edit_is_kept_in_the_ledger_and_the_next_one_is_made_on_top(tmp_path:
     assert [step.after for step in Ledger.open(tmp_path / "ledger").steps] == [(), (1,)]
 
 
-def test_an_edit_that_looks_disabling_is_kept_only_when_asked_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PatchError("it looks as if it would break the model")
 
@@ -215,7 +211,7 @@ def test_an_edit_that_looks_disabling_is_kept_only_when_asked_twice(
         assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["active"] == 1
 
 
-def test_an_edit_is_kept_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         _, tried = server.post("/api/try", EDIT)
         wanted = {"id": tried["id"], "force": True}
@@ -229,21 +225,21 @@ def test_an_edit_is_kept_once_however_often_it_is_asked_for(tmp_path: Path) -> N
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
-def test_a_step_that_is_back_is_not_kept_beside_itself(tmp_path: Path) -> None:
+def test_edit_that_is_active_again_is_not_added_twice(tmp_path: Path) -> None:
     made = workshop(tmp_path / "ledger", graph=False)
     tried = made.try_edit(TryRequest(**EDIT))
     ledger = Ledger.open(tmp_path / "ledger")
-    assert made.keep(tried.id, force=True).active == 1
+    assert made.add(tried.id, force=True).active == 1
     ledger.remove(["lebron-james-1"])
-    assert made.keep(tried.id, force=True).active == 1  # as a second step
+    assert made.add(tried.id, force=True).active == 1  # as a second step
     ledger.undo()
     ledger.undo()  # the first one stands again
     assert [step.number for step in ledger.steps] == [1]
-    assert made.keep(tried.id, force=True).active == 1
+    assert made.add(tried.id, force=True).active == 1
 
 
 @pytest.mark.slow
-def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -> None:
+def test_edit_on_a_changed_ledger_is_not_added(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     made = workshop(tmp_path / "ledger", graph=False)
     wanted = {"EDIT": EDIT, "other": {**EDIT, "subject": "Dwyane Wade", "target_new": "Miami Heat"}}
@@ -254,20 +250,20 @@ def test_an_edit_on_top_of_what_is_no_longer_there_is_not_kept(tmp_path: Path) -
     assert [step.number for step in ledger.steps] == [1]
     for force in (False, True):
         with pytest.raises(PatchError, match="the ledger changed since the edit was tried; try the edit again"):
-            made.keep(on_top.id, force=force)
+            made.add(on_top.id, force=force)
     assert len(ledger.steps) == 1
     ledger.undo()
-    assert made.keep(on_top.id, force=True).active == 3  # all is as it was
-    assert made.keep(alone.id, force=True).active == 4  # of the unedited model, whatever the ledger holds
+    assert made.add(on_top.id, force=True).active == 3  # all is as it was
+    assert made.add(alone.id, force=True).active == 4  # of the unedited model, whatever the ledger holds
     late = made.try_edit(TryRequest(**EDIT, on_ledger=True))
     ledger.undo()
     with pytest.raises(LedgerChangedError):
-        made.keep(late.id, force=True)
+        made.add(late.id, force=True)
 
 
-def test_steps_and_patch_of_a_ledger_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = workshop(tmp_path / "ledger", graph=False)
-    made.keep(made.try_edit(TryRequest(**EDIT)).id, force=True)
+    made.add(made.try_edit(TryRequest(**EDIT)).id, force=True)
     patch = Ledger.patch
 
     def changed_meanwhile(ledger: Ledger) -> Patch:
@@ -280,7 +276,7 @@ def test_steps_and_patch_of_a_ledger_belong_together(tmp_path: Path, monkeypatch
         made.try_edit(TryRequest(**EDIT, on_ledger=True))
 
 
-def test_a_tries_id_can_not_be_guessed(server: Served) -> None:
+def test_id_of_a_try_is_secret(server: Served) -> None:
     ids = [server.post("/api/try", EDIT)[1]["id"] for _ in range(2)]
     chances = [re.fullmatch(r"lebron-james-\d+-([0-9a-f]{16})", name) for name in ids]
     assert len({found[1] for found in chances if found}) == 2
@@ -289,7 +285,7 @@ def test_a_tries_id_can_not_be_guessed(server: Served) -> None:
 
 
 @pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])
-def test_patches_of_every_kind_are_shown(method: str) -> None:
+def test_try_works_with_patches_of_every_kind(method: str) -> None:
     before, made = weights(), workshop(method=method)
     answer = made.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(PromptToTry(prompt="The river"),)))
     assert [one.kind for one in answer.outcomes] == ["edit", "probe"]
@@ -298,7 +294,7 @@ def test_patches_of_every_kind_are_shown(method: str) -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
 
 
-def test_without_a_ledger_the_way_out_is_said() -> None:
+def test_missing_ledger_or_graph_is_named_with_its_option() -> None:
     with served(workshop(graph=False)) as server:
         _, answer = server.post("/api/try", EDIT)
         code, problem = server.post("/api/ledger", {"id": answer["id"]})
@@ -308,7 +304,7 @@ def test_without_a_ledger_the_way_out_is_said() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_stopped(
+def test_serve_runs_until_it_is_stopped(
     kg_edit: Run, tiny_folder: Path, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: dict[str, Any] = {}
@@ -329,7 +325,7 @@ def test_the_command_serves_until_it_is_stopped(
     assert said["example"]["subject"] == "Spike Hughes"
 
 
-def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(kg_edit: Run, server: Served) -> None:
+def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: Served) -> None:
     port = server.url.rpartition(":")[2]
     result = kg_edit("serve", "--model", "no-such-model", "--port", port)
     assert result.code == 2
@@ -338,7 +334,7 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(kg_edit: Run, ser
     assert "did you mean 'extract'" in wrong.err
 
 
-def test_a_conversation_is_answered_in_the_chat_template(tmp_path: Path) -> None:
+def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:
     made = workshop(tmp_path / "ledger")
     made.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
@@ -359,7 +355,7 @@ def test_a_conversation_is_answered_in_the_chat_template(tmp_path: Path) -> None
     assert state["chat"] is True
 
 
-def test_a_conversation_with_a_model_that_has_no_template(server: Served) -> None:
+def test_chat_needs_a_chat_template(server: Served) -> None:
     code, problem = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi."}]})
     assert (code, problem["kind"]) == (422, "ChatTemplateError")
     code, problem = server.post("/api/try", {**EDIT, "chat": True})

@@ -58,7 +58,7 @@ def fill_in(page: Page, target: str = "Los Angeles Lakers") -> None:
     fill(page, "target_new", target)
 
 
-def test_a_wrong_field_is_marked_and_focused(page: Page) -> None:
+def test_page_marks_and_focuses_a_wrong_field(page: Page) -> None:
     fill_in(page)
     fill(page, "prompt", "LeBron James plays for the")
     page.press("Enter", 13, "\r")
@@ -66,7 +66,7 @@ def test_a_wrong_field_is_marked_and_focused(page: Page) -> None:
     assert "write '{} plays for the'" in texts(page, "#prompt-error")[0]
 
 
-def test_an_edit_is_made_and_read_before_and_after(page: Page, server: Served) -> None:
+def test_page_shows_an_edit_before_and_after(page: Page, server: Served) -> None:
     fill_in(page)
     page.value("document.querySelector('.probe').focus()")
     page.type("<b>Dwyane Wade</b> plays for")
@@ -87,7 +87,7 @@ def test_an_edit_is_made_and_read_before_and_after(page: Page, server: Served) -
     assert page.value("document.querySelectorAll('.outcome b').length") == 0  # markup in a prompt is text
 
 
-def test_the_subgraph_is_drawn_in_a_frame_that_reaches_nothing(page: Page) -> None:
+def test_page_draws_the_subgraph_in_a_sandboxed_frame(page: Page) -> None:
     page.value("document.getElementById('draw').click()")
     page.until("document.querySelector('#drawing iframe') !== null")
     assert page.value("document.querySelector('#drawing iframe').sandbox.value").startswith("allow-scripts")
@@ -95,25 +95,25 @@ def test_the_subgraph_is_drawn_in_a_frame_that_reaches_nothing(page: Page) -> No
     assert page.value("document.getElementById('draw').ariaExpanded") == "true"
 
 
-def test_an_edit_is_kept_and_stands_in_the_ledger(page: Page) -> None:
+def test_page_adds_an_edit_to_the_ledger(page: Page) -> None:
     """On a random model an edit may look as if it broke it: the page says so, and asks again."""
     asked = "performance.getEntriesByType('resource').filter(one => one.name.endsWith('/api/ledger')).length"
     before = page.value(asked)
-    click = "document.getElementById('keep').click()"
-    assert page.value(f"({click}, {click}, document.getElementById('keep').ariaDisabled)") == "true"
+    click = "document.getElementById('add-edit').click()"
+    assert page.value(f"({click}, {click}, document.getElementById('add-edit').ariaDisabled)") == "true"
     page.until("!document.getElementById('problem').hidden || document.querySelectorAll('#entries tbody tr').length")
-    page.until("document.getElementById('keep').ariaDisabled === null")
+    page.until("document.getElementById('add-edit').ariaDisabled === null")
     assert page.value(asked) == before + 1  # of two clicks
-    if texts(page, "#keep") == ["Keep it anyway"]:
+    if texts(page, "#add-edit") == ["Add it anyway"]:
         assert "would break the model" in texts(page, "#problem")[0]
-        page.value("document.getElementById('keep').click()")
+        page.value("document.getElementById('add-edit').click()")
     page.until("document.querySelectorAll('#entries tbody tr').length === 1")
     assert "LeBron James plays for the Los Angeles Lakers" in texts(page, "#entries .fact")[0]
-    assert "kept" in texts(page, "#ledger-said")[0]
+    assert "added" in texts(page, "#ledger-status")[0]
     assert not page.value("document.getElementById('on-ledger-field').hidden")
 
 
-def test_every_field_has_a_label_and_nothing_comes_from_outside(page: Page) -> None:
+def test_page_labels_every_field_and_loads_nothing_from_outside(page: Page) -> None:
     assert page.value("[...document.querySelectorAll('input')].every(one => one.labels.length > 0)")
     assert page.value("document.getElementById('status').ariaLive") == "polite"
     urls = page.value("performance.getEntriesByType('resource').map(one => new URL(one.name).origin)")
@@ -122,12 +122,12 @@ def test_every_field_has_a_label_and_nothing_comes_from_outside(page: Page) -> N
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_is_wider_than_the_window(page: Page, width: int, tmp_path: Path) -> None:
+def test_page_is_not_wider_than_the_window(page: Page, width: int, tmp_path: Path) -> None:
     page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 800)
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_dark_and_light_follow_the_reader(page: Page) -> None:
+def test_page_follows_the_color_scheme(page: Page) -> None:
     shade = "getComputedStyle(document.body).backgroundColor"
     assert page.value(shade) == "rgb(244, 246, 248)"
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])

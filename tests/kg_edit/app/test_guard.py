@@ -1,4 +1,4 @@
-"""Requests under other names and of any size, clients that say nothing: over real connections."""
+"""The guard over real connections: other host names, other origins, forms, large bodies, silent clients."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from kg_edit.errors import ConfigError
 from tests.kg_edit.app.serving import EDIT, Served, answering, workshop
 
 JSON = {"Content-Type": "application/json"}
+WRONG = json.dumps({**EDIT, "subject": " "})  # a request that is read is answered by 422
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/api/try"])
-def test_another_name_that_leads_here_is_refused(server: Served, path: str) -> None:
+def test_guard_refuses_other_host_names(server: Served, path: str) -> None:
     port = urlsplit(server.url).port
     for name in ("evil.example", f"evil.example:{port}", "", "[evil", "127.0.0.1.evil.example"):
         headers = {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin", **JSON}
@@ -41,20 +42,20 @@ def test_another_name_that_leads_here_is_refused(server: Served, path: str) -> N
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "192.168.7.7:8000", "[fe80::1]:8000", "LAB.example", "localhost:1"])
-def test_its_own_names_and_addresses_are_answered(server: Served, name: str) -> None:
+def test_guard_answers_to_its_names_and_addresses(server: Served, name: str) -> None:
     assert server.send("GET", "/api/state", headers={"Host": name})[0] == 200
 
 
-def test_the_default_answers_to_this_machine_alone() -> None:
+def test_default_names_are_of_this_machine() -> None:
     assert host_names("127.0.0.1", ()) == ("127.0.0.1", "localhost")
 
 
-def test_an_empty_host_is_no_address() -> None:
+def test_empty_host_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"or 0\.0\.0\.0 for requests from every machine"):
         listening(" ", 0)
 
 
-def test_a_large_body_is_refused_before_it_is_read(server: Served) -> None:
+def test_large_body_is_refused_before_it_is_read(server: Served) -> None:
     place = urlsplit(server.url)
     with socket.create_connection((place.hostname, place.port)) as caller:
         caller.sendall(b"POST /api/try HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 600000000\r\n")
@@ -62,7 +63,7 @@ def test_a_large_body_is_refused_before_it_is_read(server: Served) -> None:
         assert caller.recv(100).startswith(b"HTTP/1.1 413")
 
 
-def test_an_endless_body_is_refused(server: Served) -> None:
+def test_endless_body_is_refused(server: Served) -> None:
     connection = HTTPConnection(server.url.removeprefix("http://"), timeout=20)
     with closing(connection):
         connection.request("POST", "/api/try", iter([bytes(400)] * 4), JSON, encode_chunked=True)
@@ -70,12 +71,12 @@ def test_an_endless_body_is_refused(server: Served) -> None:
         assert answer.status == 413 and "--max-body" in answer.read().decode()
 
 
-def test_a_small_body_is_read(server: Served) -> None:
+def test_small_body_is_read(server: Served) -> None:
     code, answer = server.post("/api/try", {**EDIT, "subject": " "})
     assert (code, answer["kind"]) == (422, "EditError")
 
 
-def test_a_client_that_says_nothing_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_client_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
     monkeypatch.setattr("kg_edit.cli.serve._END_S", 1)
@@ -92,3 +93,60 @@ def test_a_client_that_says_nothing_does_not_delay_the_end(monkeypatch: pytest.M
             started[0].should_exit = True
             thread.join(20)
     assert not thread.is_alive() and time.monotonic() - start < 10
+
+
+def sent(server: Served, headers: dict[str, str], *, method: str = "POST", path: str = "/api/try") -> tuple[int, str]:
+    """Status and kind."""
+    code, text, said = server.send(method, path, WRONG, headers)
+    assert said["x-content-type-options"] == "nosniff"
+    assert json.loads(text)["message"]
+    return code, json.loads(text)["kind"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},  # another port of this machine
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "http://[evil"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://evil.example"},
+    ],
+    ids=str,
+)
+def test_guard_refuses_other_origins(server: Served, headers: dict[str, str]) -> None:
+    for path in ("/api/try", "/api/ledger"):
+        assert sent(server, {**JSON, **headers}, path=path) == (403, "ForeignRequestError")
+    assert sent(server, headers, method="DELETE")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "text/plain; application/json"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/jsonx"},
+    ],
+    ids=str,
+)
+def test_guard_refuses_content_types_of_forms(server: Served, headers: dict[str, str]) -> None:
+    assert sent(server, headers) == (415, "ContentTypeError")
+    assert sent(server, headers, method="PUT")[0] == 415
+
+
+@pytest.mark.parametrize("site", [None, "same-origin", "none"])
+@pytest.mark.parametrize("content", ["application/json", "Application/JSON; charset=utf-8"])
+def test_guard_answers_this_page_and_programs(server: Served, site: str | None, content: str) -> None:
+    headers = {"Content-Type": content} | ({"Sec-Fetch-Site": site, "Origin": server.url} if site else {})
+    assert sent(server, headers) == (422, "EditError")
+
+
+def test_guard_answers_reading_from_other_pages(server: Served) -> None:
+    assert server.send("GET", "/", headers={"Sec-Fetch-Site": "cross-site"})[0] == 200  # a link on another page

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from kg_edit.app.messages import TryRequest
-from kg_edit.app.session import _outcome, _queries
+from kg_edit.app.session import outcome_of, queries_of
 from kg_edit.cli.generate import warn_of_sinks
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
@@ -78,7 +78,7 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     wanted = TryRequest.model_validate(
         {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}
     )
-    queries = _queries(smollm2, wanted, FOUNDED)
+    queries = queries_of(smollm2, wanted, FOUNDED)
     assert [query.ask for query in queries] == [
         "\nGoogle was founded by",
         "\nGoogle's founder is",
@@ -86,7 +86,7 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     ]
     assert [query.score for query in queries] == [query.ask for query in queries]
     said = Response(text="Steve Jobs", costs=(CandidateCost(mean=1.0, tokens=2),) * 2)
-    shown = [_outcome(place, query, said, said) for place, query in enumerate(queries)]
+    shown = [outcome_of(place, query, said, said) for place, query in enumerate(queries)]
     assert [(one.prompt, one.led) for one in shown[1:]] == [
         ("Google's founder is", True),
         ("Toyota was founded by", False),

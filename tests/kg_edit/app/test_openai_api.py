@@ -29,19 +29,19 @@ def completed(server: Served, prompt: str | list[str], **options: object) -> lis
     return [choice["text"] for choice in answer["choices"]]
 
 
-def test_a_text_goes_on_as_generate_writes_it_and_with_what_the_ledger_holds(server: Served) -> None:
+def test_completions_equal_generate_with_the_active_edits(server: Served) -> None:
     plain = continuations(tiny("llama"), PROMPTS, limits=[6] * 3)
     assert completed(server, PROMPTS) == list(plain)
     assert completed(server, PROMPTS[0], temperature=0, model=tiny("llama").name, stream=False) == [plain[0]]
     tried = server.workshop.try_edit(TryRequest.model_validate(EDIT))
-    server.workshop.keep(tried.id, force=True)
+    server.workshop.add(tried.id, force=True)
     edited = completed(server, PROMPTS[0], max_tokens=16)
     assert edited[0].strip().startswith(tried.outcomes[0].after.split()[0])
     assert completed(server, PROMPTS[0]) != [plain[0]]
     assert continuations(tiny("llama"), PROMPTS, limits=[6] * 3) == plain, "the model is as before"
 
 
-def test_the_served_model_is_listed(server: Served) -> None:
+def test_models_lists_the_served_model(server: Served) -> None:
     code, text, _ = server.get("/v1/models")
     assert code == 200 and tiny("llama").name in text and '"data":[' in text
 
@@ -63,18 +63,18 @@ def test_the_served_model_is_listed(server: Served) -> None:
         ({"presence_penalty": 1}, 422, "presence_penalty"),
     ],
 )
-def test_what_is_not_done_is_refused(options: dict[str, object], code: int, said: str, server: Served) -> None:
+def test_unsupported_options_are_refused(options: dict[str, object], code: int, said: str, server: Served) -> None:
     found, answer = server.post("/v1/completions", {"prompt": "The river", "max_tokens": 2, **options})
     assert found == code, answer
     assert said in str(answer)
 
 
-def test_other_sites_pages_are_refused_here_too(server: Served) -> None:
+def test_completions_refuse_other_sites_pages(server: Served) -> None:
     headers = {"Content-Type": "application/json", "Origin": "http://elsewhere.example"}
     assert server.send("POST", "/v1/completions", '{"prompt": "x"}', headers)[0] == 403
     assert server.send("POST", "/v1/completions", '{"prompt": "x"}')[0] == 415
 
 
-def test_nothing_is_held_without_a_ledger(tmp_path: Path) -> None:
+def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
     assert desk.complete(PROMPTS, tokens=3) == continuations(tiny("llama"), PROMPTS, limits=[3] * 3)
