@@ -218,6 +218,7 @@ class Objective:
         leaf = change.detach().requires_grad_()
         parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
         for one in self._passes:
+            # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
             found = one.losses(leaf)
             torch.stack([weights[part] * loss.sum() for part, loss in found]).sum().backward()
             for part, loss in found:
@@ -231,6 +232,7 @@ class Objective:
     def _total(self, change: Tensor, parts: dict[Part, Tensor]) -> Losses:
         nll, kl, further = parts["nll"], parts["kl"], parts["further"]
         penalty = change.new_zeros(len(change)) if self._penalty is None else self._penalty(change, self.value)
+        # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
         return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
 
@@ -240,7 +242,7 @@ class Objective:
 
         The logit of each target token must exceed that of the second likeliest token by at least ``margin``.
         """
-        missed = change.new_zeros(len(change))
+        missed = change.new_zeros(len(change))  # target tokens that are not predicted, over all rewrites
         for one in self._passes:
             for wrong in one.wrong(change, margin=margin):
                 missed += wrong.to(change.device)
@@ -248,7 +250,7 @@ class Objective:
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
-        gone = set(done)
+        gone = set(done)  # a pass is built again without them only if that saves half of its rows
         self._passes = [left for one in self._passes if (left := one.without(gone)) is not None]
 
 

@@ -12,10 +12,13 @@ from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods import find_method
+from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.methods.glame.variants import POOL, GlameRandom, GlameRandomConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
 from tests.everyday import keep_first
-from tests.kg_edit.methods.test_methods import EDIT, delta, method
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.test_methods import EDIT, delta, graph, method
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
@@ -89,3 +92,25 @@ def test_default_pool_is_in_the_packaged_extract() -> None:
     edit = EDIT.model_copy(update={"target_new_id": "Q121783", "relation": "member of sports team"})
     GlameRandom.check_inputs(GlameRandomConfig(per_node=3), WikidataCache(packaged_extract()), [edit])
     assert len(set(POOL)) == len(POOL)
+
+
+class NearGlame(Glame):
+    """GLAME with one more term of the loss: 1000 (1 - cos(m*, m))."""
+
+    def penalty(self, change: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return 1000 * (1 - torch.cosine_similarity(value + change, value, dim=-1))
+
+
+def test_penalty_of_a_subclass_is_a_term_of_the_loss() -> None:
+    model, found = tiny("llama"), []
+    for kind in (Glame, NearGlame):
+        config = GlameConfig.preset("default", {**QUICK["glame"], "steps": 10})
+        (patch,) = kind(model, config, graph=graph()).edit_each([EDIT])
+        assert isinstance(patch, Patch)
+        found.append(patch.edits[0])
+    plain, near = found
+    assert near["norms"]["change"] < 0.5 * plain["norms"]["change"]
+    assert plain["loss_after"] == pytest.approx(
+        plain["nll_after"] + GlameConfig().kl_weight * plain["kl_after"], abs=1e-4
+    )
+    assert near["loss_after"] > near["nll_after"] + GlameConfig().kl_weight * near["kl_after"]
