@@ -1,6 +1,6 @@
 """Errors that a user can put right, and the pieces of their messages.
 
-Each message says what was found, what was expected and the way out. `KgEditError` is the base of all; `unknown_name`,
+Each message has what was found, what was expected and what to do. `KgEditError` is the base of all; `unknown_name`,
 `did_you_mean` and `describe` word messages, `faults_of` those of pydantic.
 """
 
@@ -20,7 +20,7 @@ class KgEditError(Exception):
 
 
 class ConfigError(KgEditError):
-    """An option or a configuration file holds a value that cannot work."""
+    """An option or a configuration file has a value that cannot work."""
 
 
 class Fault(NamedTuple):
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 class EditError(KgEditError):
-    """A fact that cannot be an edit; `faults` says why, field by field."""
+    """A fact that cannot be an edit; `faults` has the reasons, field by field."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -74,7 +74,7 @@ class PatchMismatchError(PatchError):
 
 
 class LedgerChangedError(PatchError):
-    """An edit was made on top of what a ledger held, and the ledger holds something else now."""
+    """An edit was computed after the edits of a ledger, and the ledger has other edits now."""
 
 
 class CovarianceError(KgEditError):
@@ -90,7 +90,7 @@ class OutputError(KgEditError):
 
 
 class UnknownNameError(KgEditError):
-    """A name stands in none of the tables: methods, models, datasets, metrics."""
+    """A name is in none of the tables: methods, models, datasets, metrics."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -141,7 +141,7 @@ _EXPECTED = {
 
 
 def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of the record that stands at `place` inside a record of `model`."""
+    """Return the model of the record at `place` inside a record of `model`."""
     from pydantic import BaseModel
 
     for step in place:

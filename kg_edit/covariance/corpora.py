@@ -84,18 +84,18 @@ class TextCorpus:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
         size = chunk_size(tokens)
         rows: list[list[int]] = []
-        held = passed = 0
+        count = passed = 0
         packed = cache(partial(can_pack, model))  # evaluated when the first chunk is fed
         for row in self._encoded(model.tokenizer):
             rows.append(row)
-            held += len(row)
-            if held >= min(size, tokens - passed):
-                yield _text_chunk(model, rows, held, packed=packed)
-                rows, passed, held = [], passed + held, 0
+            count += len(row)
+            if count >= min(size, tokens - passed):
+                yield _text_chunk(model, rows, count, packed=packed)
+                rows, passed, count = [], passed + count, 0
                 if passed >= tokens:
                     return
         if rows:
-            yield _text_chunk(model, rows, held, packed=packed)
+            yield _text_chunk(model, rows, count, packed=packed)
 
     def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
         texts = self._texts()
@@ -119,7 +119,7 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
 
 
 def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
-    """The corpus of a UTF-8 text file with one text per line; the lines keep their newlines.
+    """The corpus of a UTF-8 text file with one text per line; the lines include their newlines.
 
     Raises:
         CovarianceError: the file can't be read as text.

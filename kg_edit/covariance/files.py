@@ -1,4 +1,4 @@
-"""The files of measured covariances: safetensors with a manifest inside, and the same manifest as JSON beside it.
+"""The files of measured covariances: safetensors with a manifest inside, and the manifest as JSON in a second file.
 
 - `Identity`: the source of a covariance (model, module, corpus, tokens); its hash is the file's name.
 - `Manifest`: the identity, the number of tokens, and the precision. `write_moment` and `read_moment` write and read C;
@@ -199,7 +199,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
     try:
         write_safetensors(path, tensors, {"manifest": json.dumps(manifest.model_dump(mode="json"), sort_keys=True)})
     except OutputError as error:
-        error.add_note("the environment variable KG_EDIT_CACHE names another folder for what is kept between runs")
+        error.add_note(
+            "the environment variable KG_EDIT_CACHE names another folder for the files that later runs reuse"
+        )
         raise
 
 

@@ -1,6 +1,6 @@
 """Collects the keys k [tokens, d_ff] (inputs of the down-projection) of several layers in one pass over token rows.
 
-`keys_of_rows` runs batches of rows and stops at the highest wanted layer. If position ids keep texts apart
+`keys_of_rows` runs batches of rows and stops at the highest wanted layer. If position ids separate texts
 (`can_pack`), several texts are packed into a row; otherwise rows are padded on the left.
 """
 
@@ -99,7 +99,7 @@ def can_pack(model: LanguageModel) -> bool:
     for bins in (order, [[text] for texts in order for text in texts]):
         width = sum(map(len, bins[0]))
         batch = pack(bins, width, model.device)
-        _keys_of_batch(model, [last], batch, lambda _, key, kept=found[bins is order]: kept.append(key))  # type: ignore[misc]
+        _keys_of_batch(model, [last], batch, lambda _, key, into=found[bins is order]: into.append(key))  # type: ignore[misc]
     (together,), (alone,) = found[True], found[False]
     return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
 

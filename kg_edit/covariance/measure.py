@@ -178,7 +178,7 @@ class Sums:
         write_tensors(path, tensors, self.position)
 
     def see(self, layer: int, keys: Tensor) -> None:
-        """Add ``keys`` [..., d_ff] of ``layer``; in the first chunk, some are kept as probe keys."""
+        """Add ``keys`` [..., d_ff] of ``layer``; in the first chunk, some are stored as probe keys."""
         self.moments[layer].add(keys)
         if self.position.chunks == 0:
             self.probes[layer].see(keys)
@@ -252,21 +252,21 @@ class Sums:
 
 
 class ProbeKeys:
-    """The probe keys, on which doublings are measured: some keys of each call; the latest `KEYS` are kept.
+    """The probe keys, on which doublings are measured: some keys of each call; the latest `KEYS` are used.
 
     A probe key is part of the sum itself, but this does not turn its direction: (C + k k^T)^-1 k is parallel to C^-1 k.
     """
 
-    def __init__(self, kept: Sequence[Tensor] = ()) -> None:
-        self._kept = list(kept)
+    def __init__(self, keys: Sequence[Tensor] = ()) -> None:
+        self._keys = list(keys)
         self._generator = torch.Generator().manual_seed(0)
 
     def see(self, keys: Tensor) -> None:
         """Keep a few of ``keys`` [..., d_ff], drawn at random; drop the oldest ones beyond `KEYS`."""
         rows = keys.detach().reshape(-1, keys.shape[-1])
         chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
-        self._kept = [*self._kept, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]
+        self._keys = [*self._keys, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]
 
     def keys(self, size: int) -> Tensor:
-        """The kept keys, [at most `KEYS`, size] in float32."""
-        return torch.stack(self._kept) if self._kept else torch.zeros(0, size)
+        """Return the stored keys, [at most `KEYS`, size] in float32."""
+        return torch.stack(self._keys) if self._keys else torch.zeros(0, size)

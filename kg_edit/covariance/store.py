@@ -75,7 +75,7 @@ def find_covariance(
     """C of the down-projection's inputs in ``layer``: from the store, or measured now and stored.
 
     The name of the file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and
-    beside it, has this identity.
+    in a JSON file, has this identity.
 
     Raises:
         CovarianceError: the corpus can't be read or is too short, or the file is damaged.
@@ -191,7 +191,7 @@ def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
     """Add up the sums of all shards of one run, and write its covariances into ``folder``; return manifests by layer.
 
     The covariances equal those of a run in one process up to rounding, because the same products are added in float64
-    in another order. Only the last doubling is recorded. The shards' files are kept.
+    in another order. Only the last doubling is recorded. The shards' files are not deleted.
 
     Raises:
         CovarianceError: a file is damaged or not a shard, or a shard is missing, unfinished, given twice or of another

@@ -117,5 +117,5 @@ def guess_dataset(path: Path) -> Dataset:
     found = {name: len(dataset.read(path, limit=_GUESS_ROWS).records) for name, dataset in known.items()}
     best = max(found, key=lambda name: (found[name], known[name].precedence))
     if not found[best]:
-        raise EditFileError(f"{path}: can't tell which benchmark its records belong to; give --dataset NAME")
+        raise EditFileError(f"{path}: can't recognise the benchmark of its records; give --dataset NAME")
     return known[best]

@@ -27,14 +27,13 @@ Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 class Example(Record):
     """An answered question that is shown before another question.
 
-    ``facts`` are sentences, one for each hop, that lead to the answer; ``told`` are the facts in front of the
-    question.
+    ``facts`` are sentences, one for each hop, that lead to the answer; ``context`` are the facts before the question.
     """
 
     question: Text
     answer: Text
     facts: Texts = ()
-    told: str = ""
+    context: str = ""
 
     @property
     def steps(self) -> str:
@@ -42,8 +41,8 @@ class Example(Record):
         return " ".join(self.facts)
 
     def with_facts(self, facts: int) -> Self:
-        """Return a copy of the example with its first ``facts`` facts in front of the question."""
-        return self.model_copy(update={"told": " ".join(self.facts[:facts])})
+        """Return a copy of the example with its first ``facts`` facts before the question."""
+        return self.model_copy(update={"context": " ".join(self.facts[:facts])})
 
 
 class Query(Record):
@@ -60,7 +59,7 @@ class Query(Record):
     others: Texts = Field((), description="answers that compete with the right ones: old ones, distractors")
     old: Texts = Field((), description="names of the answer before the edits")
     recalled: str = Field("", description="sentences that lead from the new target to the answer")
-    told: str = Field("", description="sentences in front of the question")
+    context: str = Field("", description="sentences before the question")
     examples: Annotated[tuple[Example, ...], Field(strict=False)] = Field(
         (), description="answered questions of the same kind, in the place of the fixed ones"
     )

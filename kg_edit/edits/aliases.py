@@ -1,7 +1,7 @@
 """Translate the field names that people and other tools write, EasyEdit above all, into the field names of `Edit`.
 
-`ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt holds the subject's name
-where ours holds {}, and its ``locality`` and ``portability`` fields hold prompts with their own answers.
+`ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt has the subject's name
+where ours has {}, and its ``locality`` and ``portability`` fields have prompts with their own answers.
 `wikidata-cache link` adds ids to a row. It also adds ``candidates`` where a person has to choose an id; that field is
 ignored here.
 """

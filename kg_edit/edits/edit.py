@@ -64,7 +64,7 @@ class Edit(Record):
     """The edit (s, r, o -> o*): after it, the model continues `text` with `target_new` instead of `target_true`.
 
     White space around names and around the prompt is removed. Paraphrases and neighborhood prompts contain their
-    subject already, so they are kept unchanged. A name that is only a Wikidata id is refused, because the model would
+    subject already, so they are not changed. A name that is only a Wikidata id is refused, because the model would
     learn to generate the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made
     from subject, prompt and target, so the same fact always has the same id.
 

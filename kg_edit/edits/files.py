@@ -168,7 +168,7 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
 
 
 def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> tuple[Edit, ...]:
-    """Set the form of the edits: ``chat`` (true, false, or None to keep the rows' own form), or ``both``.
+    """Set the form of the edits: ``chat`` (true, false, or None for the rows' own form), or ``both``.
 
     Raises:
         ConfigError: the caller asks for one form and for both.

@@ -266,8 +266,8 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
         # have to guess the purpose of a fact before a question.
         hops = [len(one.facts) if recalled else min(1, max(0, len(one.facts) - 1)) for one in query.examples]
         examples = tuple(one.with_facts(count) for one, count in zip(query.examples, hops, strict=True))
-        told = f"{facts} {query.recalled}".strip() if recalled else facts
-        return query.model_copy(update={"told": told, "examples": examples})
+        context = f"{facts} {query.recalled}".strip() if recalled else facts
+        return query.model_copy(update={"context": context, "examples": examples})
 
     return tuple(probe.model_copy(update={"queries": tuple(map(after_facts, probe.queries))}) for probe in probes)
 

@@ -8,7 +8,7 @@ attention sink (`kg_edit.models.first_token`), a line break is put before the pr
 from __future__ import annotations
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.first_token import lead_before, say_unread
+from kg_edit.models.first_token import lead_before, log_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 
@@ -31,7 +31,7 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bo
 def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
     """Warn if an edit is made after a line break, because its prompt must then follow a line break too."""
     if _lead(model, edit, chat=edit.one_form(method)):
-        say_unread(edit.text, edit=edit.id)
+        log_unread(edit.text, edit=edit.id)
 
 
 def _lead(model: LanguageModel, edit: Edit, *, chat: bool) -> str:

@@ -1,9 +1,9 @@
 """Find subjects that end in the first token of a text, which many models do not read: that token is an attention sink.
 
 Whatever the first token is, it gets the same hidden state, many times as long as all others (Xiao et al. 2024,
-arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762). A subject that ends there can't be told from another subject: a
-value written under its key is written for the first token of every text. After a line break the subject is read:
-SmolLM2 continues "France's capital is the city of" with Rome, but with Paris after a line break.
+arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762). The model can't distinguish a subject that ends there from
+another one: a value written under its key is written for the first token of every text. After a line break the subject
+is read: SmolLM2 continues "France's capital is the city of" with Rome, but with Paris after a line break.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:
     """Warn if the model does not read the subject of the edit with this id."""
     if begins_unread(model, prompt):
-        say_unread(prompt.text, edit=edit)
+        log_unread(prompt.text, edit=edit)
 
 
-def say_unread(text: str, *, edit: str) -> None:
+def log_unread(text: str, *, edit: str) -> None:
     """Log the warning about the prompt ``text`` of the edit with this id."""
     log.warning(
         "edit %r: the subject is the first token of %r, and this model does not read the first token; the edit is made "

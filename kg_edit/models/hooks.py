@@ -1,8 +1,8 @@
 """Hooks that read or change a module's input or output inside a ``with`` block; every hook is removed at its end.
 
 `watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward pass
-early. `exclusive` and `refuse_patched` keep a second patch off a model. `with_prompt_ends` tells a patch at which
-tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `with_token_ids` tells it the tokens.
+early. `exclusive` and `refuse_patched` refuse a second patch on a model. `with_prompt_ends` passes to a patch at which
+tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `with_token_ids` passes the tokens.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def wants_prompt_ends(model: LanguageModel) -> bool:
 
 @contextmanager
 def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None]:
-    """Tell the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
+    """Pass to the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
     """
@@ -165,11 +165,11 @@ def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
     one token counts as the next step of an answer.
     """
     found = torch.zeros(rows, tokens, dtype=torch.bool)
-    told: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
-    if told is None:
+    given: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
+    if given is None:
         found[:, -1] = tokens > 1
-    elif told[0] is not None and told[0].shape == found.shape:
-        found = told[0].cpu()
+    elif given[0] is not None and given[0].shape == found.shape:
+        found = given[0].cpu()
     return found
 
 
@@ -178,7 +178,7 @@ _TOKENS = "_kg_edit_tokens"
 
 @contextmanager
 def with_token_ids(model: LanguageModel, ids: Tensor) -> Iterator[None]:
-    """Tell the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
+    """Pass to the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
     setattr(model.model, _TOKENS, ids)
     try:
         yield
@@ -186,8 +186,8 @@ def with_token_ids(model: LanguageModel, ids: Tensor) -> Iterator[None]:
         delattr(model.model, _TOKENS)
 
 
-def told_tokens(model: LanguageModel) -> Tensor | None:
-    """The token ids that `with_token_ids` tells; None outside of its ``with`` block."""
+def given_token_ids(model: LanguageModel) -> Tensor | None:
+    """Return the token ids that `with_token_ids` passes; None outside of its ``with`` block."""
     found: Tensor | None = getattr(model.model, _TOKENS, None)
     return found
 

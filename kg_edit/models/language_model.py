@@ -185,7 +185,7 @@ class LanguageModel:
         """Check that a prompt and ``more`` tokens after it fit into the model's positions.
 
         Raises:
-            ModelError: they do not fit; the message gives the length, and says if there is a ``context`` around the
+            ModelError: they do not fit; the message gives the length, and whether there is a ``context`` around the
                 prompt.
         """
         if self.positions is None or len(prompt.ids) + more <= self.positions:

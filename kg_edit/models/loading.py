@@ -71,7 +71,7 @@ def resolve_model(name: str) -> str:
 
 
 def check_model_name(name: str) -> Path | None:
-    """Check a model's name without torch and without a hub. Return the GGUF file if the name stands for one, else None.
+    """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None.
 
     Raises:
         ModelError: as `resolve_model`, except for faults inside a file.

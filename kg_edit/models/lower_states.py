@@ -1,7 +1,7 @@
 """The hidden states below a block, computed once for many rows of tokens.
 
 A training that only changes blocks from ``first`` on runs the same rows again and again through the same lower blocks.
-`LowerStates` holds the input [tokens, d] of block ``first`` for each row; while it is `replayed`, the lower blocks let
+`LowerStates` has the input [tokens, d] of block ``first`` for each row; while it is `replayed`, the lower blocks let
 their input pass, and block ``first`` gets the stored states.
 
 A row's states do not depend on the batch in which the row is used: rows of equal length are computed together, in a

@@ -1,8 +1,8 @@
 """A prefix KV cache: keys and values of the tokens before an edit's own tokens, computed once.
 
-`run_prefix` computes the keys and values of token rows; `SharedContexts` holds those of the contexts of a run. A
-`Prefix` passes them to a forward pass as a transformers cache. `mask_decides` tells for which models a row after a
-prefix gives the same result as the whole row.
+`run_prefix` computes the keys and values of token rows; `SharedContexts` has those of the contexts of a run. A `Prefix`
+passes them to a forward pass as a transformers cache. `mask_decides` returns whether a row after a prefix gives the
+same result in this model as the whole row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
-from kg_edit.models.token_means import HeldSums
+from kg_edit.models.token_means import CacheSums
 
 
 class SharedContexts:
@@ -94,8 +94,8 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
             past_key_values=cache,
             use_cache=True,
         )
-    held: list[Any] = list(cache.layers)
-    layers = tuple((layer.keys, layer.values) for layer in held)
+    stored: list[Any] = list(cache.layers)
+    layers = tuple((layer.keys, layer.values) for layer in stored)
     return Prefix(mask=mask, layers=layers, sums=dict(cache.token_sums))
 
 
@@ -104,7 +104,7 @@ class Prefix:
     """Keys and values of rows of tokens, left-padded.
 
     ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
-    [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` holds the sums of
+    [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` has the sums of
     `kg_edit.models.token_means` by name, if a patch asked for them.
     """
 
@@ -120,30 +120,30 @@ class Prefix:
     def rows(self, index: Tensor) -> Prefix:
         """The prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
-        sums = {name: _picked(held, index) for name, held in self.sums.items()}
+        sums = {name: _picked(state, index) for name, state in self.sums.items()}
         return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums)
 
     def frozen(self, blocks: int) -> Cache:
         """A cache of ``blocks`` layers that returns the prefix and the new tokens, without storing the new tokens."""
-        return self._cache(_FrozenLayer, blocks, keeps=False)
+        return self._cache(_FrozenLayer, blocks, stores=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """A cache that begins with the prefix and stores new tokens, up to ``room`` of them in preallocated memory."""
-        return self._cache(partial(_RoomyLayer, room) if room else _HeldLayer, blocks)
+        return self._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
 
-    def _cache(self, kind: Callable[[], _HeldLayer], blocks: int, *, keeps: bool = True) -> SummedCache:
+    def _cache(self, kind: Callable[[], _PrefixLayer], blocks: int, *, stores: bool = True) -> SummedCache:
         layers: list[Any] = [kind() for _ in range(blocks)]
         for layer, (keys, values) in zip(layers, self.layers, strict=False):
-            layer.hold(keys, values)
-        return SummedCache(layers, self.sums, keeps=keeps)
+            layer.start(keys, values)
+        return SummedCache(layers, self.sums, stores=stores)
 
 
-class SummedCache(HeldSums, Cache):
-    """A cache that also holds the sums of `kg_edit.models.token_means`."""
+class SummedCache(CacheSums, Cache):
+    """A cache that also stores the sums of `kg_edit.models.token_means`."""
 
-    def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, keeps: bool) -> None:
+    def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, stores: bool) -> None:
         super().__init__(layers=layers)
-        self.token_sums, self.keeps_sums = dict(sums), keeps
+        self.token_sums, self.stores_sums = dict(sums), stores
 
 
 def _picked(rows: Tensor, index: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
     return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
 
 
-def side_by_side(prefixes: Sequence[Prefix]) -> Prefix:
+def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     """Join prefixes to one with the rows of all; shorter ones are padded on the left.
 
     All must have ``sums`` of the same names.
@@ -174,7 +174,7 @@ def side_by_side(prefixes: Sequence[Prefix]) -> Prefix:
 
 
 def _like(prefix: Prefix, others: Sequence[Prefix]) -> Prefix:
-    """``prefix``; if it has no layers but one of ``others`` has, it gets layers that hold no token."""
+    """``prefix``; if it has no layers but one of ``others`` has, it gets layers without tokens."""
     other = next((one for one in others if one.layers), None)
     if prefix.layers or other is None:
         return prefix
@@ -196,17 +196,17 @@ def base_model(model: LanguageModel) -> torch.nn.Module:
     return base
 
 
-class _HeldLayer(DynamicLayer):
+class _PrefixLayer(DynamicLayer):
     """A cache layer that begins with given keys and values."""
 
-    def hold(self, keys: Tensor, values: Tensor) -> None:
+    def start(self, keys: Tensor, values: Tensor) -> None:
         """Begin with ``keys`` and ``values`` [rows, heads, length, head size], which are not copied."""
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
 
-class _RoomyLayer(_HeldLayer):
-    """A `_HeldLayer` with room for new tokens, which are written in place.
+class _RoomyLayer(_PrefixLayer):
+    """A `_PrefixLayer` with room for new tokens, which are written in place.
 
     When the room is used up, the layer grows like any other, by copying.
     """
@@ -215,15 +215,15 @@ class _RoomyLayer(_HeldLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self._room, self._buffers = room, tuple[Tensor, ...]()
 
-    def hold(self, keys: Tensor, values: Tensor) -> None:
+    def start(self, keys: Tensor, values: Tensor) -> None:
         """Begin with a copy of ``keys`` and ``values``, with room after them."""
-        super().hold(keys, values)
+        super().start(keys, values)
         self._buffers = tuple(_with_room(state, self._room) for state in (keys, values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self._room += key_states.shape[-2]
-            self.hold(key_states[..., :0, :], value_states[..., :0, :])
+            self.start(key_states[..., :0, :], value_states[..., :0, :])
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
@@ -248,8 +248,8 @@ def _with_room(state: Tensor, room: int) -> Tensor:
     return buffer
 
 
-class _FrozenLayer(_HeldLayer):
-    """A `_HeldLayer` that returns its own keys and values and the new tokens', but does not store the new ones."""
+class _FrozenLayer(_PrefixLayer):
+    """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:

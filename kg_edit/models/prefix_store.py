@@ -14,7 +14,7 @@ import torch
 
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SharedContexts, empty_prefix, run_prefix, side_by_side
+from kg_edit.models.prefix_cache import Prefix, SharedContexts, empty_prefix, run_prefix, stack_prefixes
 
 Ids = tuple[int, ...]
 MEGABYTES = 512.0
@@ -54,7 +54,7 @@ class PrefixStore:
         if made.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
         for place, ids_ in enumerate(missing):
-            # one row, without its padding, as tensors of its own: a view would hold the whole batch in memory
+            # one row, without its padding, as tensors of its own: a view would reference the whole batch
             row, length = made.rows(torch.tensor([place], device=made.mask.device)), len(ids_)
             layers = tuple((k[..., -length:, :].clone(), v[..., -length:, :].clone()) for k, v in row.layers)
             prefix = Prefix(mask=row.mask[:, -length:], layers=layers)
@@ -68,7 +68,7 @@ class PrefixStore:
         while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
             self._size -= _bytes_of(gone)
-        return SharedContexts.of_prefix(ids, side_by_side(found))
+        return SharedContexts.of_prefix(ids, stack_prefixes(found))
 
 
 def _bytes_of(prefix: Prefix) -> int:

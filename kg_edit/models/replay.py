@@ -36,7 +36,7 @@ class RecordedBlocks:
     [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request. ``batch`` has
     the rows' tokens and the ends of their prompts, which a patch may read.
 
-    Memory: [rows, tokens, d] for each kept input. The other arguments are mostly the same tensors for all blocks.
+    Memory: [rows, tokens, d] for each stored input. The other arguments are mostly the same tensors for all blocks.
     """
 
     model: LanguageModel
@@ -57,8 +57,8 @@ class RecordedBlocks:
     ) -> tuple[RecordedBlocks, Tensor]:
         """Run ``batch`` through the model up to the last of ``layers``, and record the calls of ``layers``.
 
-        Returns the record, and the last block's output [rows, tokens, d]. The record does not keep the output, because
-        the output may hold the autograd graph of the hooks' changes.
+        Returns the record, and the last block's output [rows, tokens, d]. The record does not store the output, because
+        the output may have the autograd graph of the hooks' changes.
 
         Args:
             model: the model, with any hooks that the caller has put on its modules.
@@ -66,7 +66,7 @@ class RecordedBlocks:
             layers: consecutive blocks (0-based). An empty range means a change after the last block: the output of the
                 block before the range is then the recorded input, and no block is left to run.
             prefix: keys and values of earlier tokens.
-            all_inputs: keep the input of each of ``layers``, not only of the first one.
+            all_inputs: store the input of each of ``layers``, not only of the first one.
         """
         calls, inputs = list[Call](), dict[int, Tensor]()
 
@@ -105,11 +105,11 @@ class Ascending:
     """Batches of rows that run again each time a higher block has been changed.
 
     A method that writes the blocks l_1 < ... < l_n one after the other needs, before each, what the model computes with
-    the blocks below already changed. The blocks below l_1 run once. From then on each batch keeps the input of the last
-    block that was asked for, and runs from there.
+    the blocks below already changed. The blocks below l_1 run once. From then on each batch stores the input of the
+    last block that was asked for, and runs from there.
 
-    Memory: [tokens, d] for each batch, as long as all batches together stay within ``memory`` MB. Further batches keep
-    nothing and run from the first block each time.
+    Memory: [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
+    store nothing and run from the first block each time.
     """
 
     def __init__(self, model: LanguageModel, batches: Sequence[Batch], layers: range, *, memory: float) -> None:
@@ -168,7 +168,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
 
 
 def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
-    """Tell a patch where the prompts of ``batch`` end, if that is known."""
+    """Pass to a patch where the prompts of ``batch`` end, if that is known."""
     return nullcontext() if batch.ends is None else with_prompt_ends(model, batch.ends)
 
 

@@ -1,4 +1,4 @@
-"""Sample texts from the model. Put before a prompt as contexts, they make an edit hold after other text too.
+"""Sample texts from the model. Put before a prompt as contexts, they make an edit succeed after other text too.
 
 `sample_contexts` makes ROME's contexts, `started_contexts` MEMIT's. `sample_text` and `continue_text` sample from the
 model's own distribution, ignore its generation settings, and leave torch's global generator unchanged.

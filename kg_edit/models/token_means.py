@@ -2,10 +2,10 @@
 
     mean_t = 1/t sum_{j <= t} x_j
 
-A patch that decides by a whole prompt needs this mean at every token, because it is not told where a prompt ends. The
+A patch that decides by a whole prompt needs this mean at every token, because it does not know where a prompt ends. The
 attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
 padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
-(`kg_edit.models.prefix_cache`), which keeps the sums so far. In a block with a sliding window, the mean is over the
+(`kg_edit.models.prefix_cache`), which stores the sums so far. In a block with a sliding window, the mean is over the
 whole text too. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
 """
 
@@ -24,23 +24,23 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 
 
-class HeldSums:
+class CacheSums:
     """For a cache: the sums of `TokenMeans`, [rows, d + 1] by name; their rows follow the cache's rows.
 
-    ``keeps_sums``: whether the sums of new tokens are stored.
+    ``stores_sums``: whether the sums of new tokens are stored.
     """
 
     token_sums: dict[str, Tensor]
-    keeps_sums: bool = True
+    stores_sums: bool = True
 
     @classmethod
-    def of(cls, cache: Cache) -> HeldSums:
-        """The cache itself, which from now on holds sums too; they follow its beams and its batch."""
-        if not isinstance(cache, HeldSums):
+    def of(cls, cache: Cache) -> CacheSums:
+        """Return the cache itself, which from now on stores sums too; they follow its beams and its batch."""
+        if not isinstance(cache, CacheSums):
             kind = type(cache)
-            cache.__class__ = type(f"Summed{kind.__name__}", (HeldSums, kind), {})
+            cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
             cache.token_sums = {}  # type: ignore[attr-defined]
-        assert isinstance(cache, HeldSums)  # noqa: S101 - it is now
+        assert isinstance(cache, CacheSums)  # noqa: S101 - it is now
         return cache
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -56,7 +56,7 @@ class HeldSums:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row ``repeats`` times."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.token_sums = {name: held.repeat_interleave(repeats, 0) for name, held in self.token_sums.items()}
+        self.token_sums = {name: sums.repeat_interleave(repeats, 0) for name, sums in self.token_sums.items()}
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -70,12 +70,12 @@ class HeldSums:
             PatchError: always.
         """
         raise PatchError(
-            "this patch sums up a text, so tokens can't be taken out of the cache; generate without an assistant model "
+            "this patch sums up a text, so tokens can't be removed from the cache; generate without an assistant model "
             "and without prompt_lookup_num_tokens, or with use_cache=False"
         )
 
     def _take(self, rows: Tensor) -> None:
-        self.token_sums = {name: held[rows.to(held.device)] for name, held in self.token_sums.items()}
+        self.token_sums = {name: sums[rows.to(sums.device)] for name, sums in self.token_sums.items()}
 
 
 class TokenMeans:
@@ -117,14 +117,14 @@ class TokenMeans:
         ones = states.new_ones(rows, tokens, 1)
         sums = self._visible(states.device) @ torch.cat([states, ones], -1)
         if self._cache is not None:
-            sums = self._with_cache(HeldSums.of(self._cache), sums)
+            sums = self._with_cache(CacheSums.of(self._cache), sums)
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
 
-    def _with_cache(self, cache: HeldSums, sums: Tensor) -> Tensor:
+    def _with_cache(self, cache: CacheSums, sums: Tensor) -> Tensor:
         """Add the cached sums of earlier tokens to ``sums`` [rows, tokens, d + 1], and update the cache."""
         if self._key in cache.token_sums:
             sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
-        if cache.keeps_sums:
+        if cache.stores_sums:
             cache.token_sums[self._key] = sums[:, -1].detach()
         return sums
 
@@ -137,7 +137,7 @@ class TokenMeans:
             return causal
         if getattr(self._cache, "is_compileable", False):  # its mask is as wide as its buffer
             raise PatchError(
-                "this patch sums up a text, and a static cache does not say which of its places are in the text; "
+                "this patch sums up a text, and a static cache does not show which of its places are in the text; "
                 "generate without cache_implementation, or one text at a time"
             )
         if mask.dim() == 2:

@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.ripples.edits import Candidates, Change, candidates, changes, hashed, is_plain, split_of
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact, Knowledge
-from kg_edit.ripples.questions import Proposal, fact_of, facts_of, kept, proposals
+from kg_edit.ripples.questions import Proposal, fact_of, facts_of, proposals, selected
 from kg_edit.storage.atomic import write_text
 from kg_edit.version import __version__
 
@@ -32,14 +32,14 @@ _EXAMPLES = 3
 _SHOWN_FROM = 40  # the number of most frequent objects from which a relation's examples are drawn
 _PATHS = 5  # examples for each kind of path; two with other answers than the question's are shown
 _NEIGHBOURS = 8  # other subjects of o to consider
-_KEPT_NEIGHBOURS = 5  # prompts in an edit's neighborhood
+_NEIGHBORHOOD = 5  # prompts in an edit's neighborhood
 _CHOICES = 25
 _OLD = 2  # old answers to write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """Builds the file; ``folder`` keeps the model's answers, so that the same command resumes an interrupted build."""
+    """Builds the file; ``folder`` stores the model's answers, so that the same command resumes an interrupted build."""
 
     model: LanguageModel
     table: FactTable
@@ -232,7 +232,7 @@ class Builder:
             known = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
             self.dropped[f"{one.kind}: {known if asked else 'a hop that is an example, or has none'}"] += 1
         same = dict.fromkeys(one.start for one in found if one.kind == "same-object")
-        near = tuple(edit.prompt.replace("{}", name) for name in same)[:_KEPT_NEIGHBOURS]
+        near = tuple(edit.prompt.replace("{}", name) for name in same)[:_NEIGHBORHOOD]
         whole = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
         questions = [
             RippleQuestion(
@@ -246,7 +246,7 @@ class Builder:
                 # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
                 stated=one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0,
             )
-            for one in kept(found, right, seed=self.seed, name=edit.id)
+            for one in selected(found, right, seed=self.seed, name=edit.id)
         ]
         return {
             "id": edit.id,

@@ -46,7 +46,17 @@ class FactTable:
         self._read_statements(new)
         objects = {o for item in new for some in self._objects[item].values() for o in some}
         self._read_statements(objects)
-        self._read_names({*new, *objects})
+        unnamed = sorted({*new, *objects} - self._aliases.keys())
+        self._labels.update(self.graph.labels(unnamed))
+        self._aliases.update(dict.fromkeys(unnamed, ()))
+        for start in range(0, len(unnamed), _AT_ONCE):
+            values = " ".join(f"<{_ENTITY}{item}>" for item in unnamed[start : start + _AT_ONCE])
+            rows = self.graph.query(
+                f"SELECT ?s ?a WHERE {{ VALUES ?s {{ {values} }} ?s <{_ALIAS}> ?a "
+                'FILTER(LANG(?a) = "en") } ORDER BY ?s ?a'
+            )
+            for row in rows:
+                self._aliases[_id(row["s"])] += (row["a"],)
 
     def _read_statements(self, items: Iterable[str]) -> None:
         new = sorted(set(items) - self._objects.keys())
@@ -56,21 +66,6 @@ class FactTable:
                 found.setdefault(relation, []).append(target)
                 self._incoming.setdefault(target, []).append((relation, item))
             self._objects[item] = {relation: tuple(some) for relation, some in found.items()}
-
-    def _read_names(self, items: Iterable[str]) -> None:
-        new = sorted(set(items) - self._aliases.keys())
-        self._labels.update(self.graph.labels(new))
-        self._aliases.update(dict.fromkeys(new, ()))
-        for start in range(0, len(new), _AT_ONCE):
-            self._read_aliases(new[start : start + _AT_ONCE])
-
-    def _read_aliases(self, items: list[str]) -> None:
-        values = " ".join(f"<{_ENTITY}{item}>" for item in items)
-        rows = self.graph.query(
-            f'SELECT ?s ?a WHERE {{ VALUES ?s {{ {values} }} ?s <{_ALIAS}> ?a FILTER(LANG(?a) = "en") }} ORDER BY ?s ?a'
-        )
-        for row in rows:
-            self._aliases[_id(row["s"])] += (row["a"],)
 
     def objects(self, item: str, relation: str) -> tuple[str, ...]:
         """The labelled objects of a relation; () for an item that was not read, or that the graph does not have."""
@@ -86,10 +81,10 @@ class FactTable:
         return left[0] if len(left) == 1 and left[0] in self._labels else None
 
     def is_now(self, item: str) -> bool:
-        """Whether no statement that was read says that an item is of the past or an internal page of Wikimedia."""
-        said = self._objects.get(item, {})
-        replaced = _REPLACED_BY in said or item in self._replaced
-        return not replaced and {*self.words.former, *self.graph.facts.internal}.isdisjoint(said.get(_KIND, ()))
+        """Return whether, by the statements read, an item is neither of the past nor an internal page of Wikimedia."""
+        statements = self._objects.get(item, {})
+        replaced = _REPLACED_BY in statements or item in self._replaced
+        return not replaced and {*self.words.former, *self.graph.facts.internal}.isdisjoint(statements.get(_KIND, ()))
 
     @cached_property
     def _replaced(self) -> frozenset[str]:
@@ -126,20 +121,19 @@ class FactTable:
         """The label, then up to three usable aliases; aliases that share a word with the label come first."""
         label = self._labels[item]
         words = set(label.casefold().split())
-        short = filter(_can_be_said, self._aliases[item])
-        likely = sorted(short, key=lambda name: (words.isdisjoint(name.casefold().split()), len(name), name))
+        # Not usable are codes (de, the flag of Italy), long names, and names with an addition (London, England).
+        usable = []
+        for alias in self._aliases[item]:
+            letters = sum(map(str.isalpha, alias))
+            is_code = letters <= 3 and not (letters > 1 and alias.isupper())
+            if not is_code and len(alias) <= _NAME and not set("(),/:") & set(alias):
+                usable.append(alias)
+        likely = sorted(usable, key=lambda name: (words.isdisjoint(name.casefold().split()), len(name), name))
         return tuple(dict.fromkeys([label, *likely]))[:_NAMES]
 
     def mentions(self, items: Iterable[str]) -> Mapping[str, int]:
-        """The number of statements with each item as object (up to 500), which tells how well known it is."""
+        """The number of statements with each item as object (up to 500), a measure of how well known it is."""
         return self.graph.facts.degrees(items)
-
-
-def _can_be_said(alias: str) -> bool:
-    """Whether an alias is a usable name: no code (de, the flag of Italy) and no addition (London, England)."""
-    letters = [character for character in alias if character.isalpha()]
-    long_enough = len(letters) > 3 or (len(letters) > 1 and alias.isupper())
-    return long_enough and len(alias) <= _NAME and not set("(),/:") & set(alias)
 
 
 def _is_item(iri: str) -> bool:

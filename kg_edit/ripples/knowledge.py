@@ -2,7 +2,7 @@
 
 A fact is *known* if the answers to at least two of the three forms begin with its object or an alias, and *unknown* if
 none does. The three examples of a relation are facts of the graph with three different objects; they show the form and
-are not asked themselves. Answers are kept in the cache folder, so an interrupted build can resume.
+are not asked themselves. Answers are stored in the cache folder, so an interrupted build can resume.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.replies import KeptReplies
+from kg_edit.ripples.replies import StoredReplies
 from kg_edit.ripples.words import RippleWords
 from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
@@ -38,7 +38,7 @@ class AskedFact:
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Asks a model for facts. ``examples`` has three example facts for each relation; ``folder`` keeps the answers."""
+    """Asks a model for facts. ``examples`` has three example facts for each relation; ``folder`` stores the answers."""
 
     model: LanguageModel
     words: RippleWords
@@ -49,10 +49,10 @@ class Knowledge:
 
     def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
         """Ask for ``facts`` in all three forms; ``about`` is the title of the progress bar."""
-        prompts: dict[AskedFact, list[str]] = {}  # of each new fact, one prompt a form
+        prompts: dict[AskedFact, list[str]] = {}  # for each new fact, one prompt in each form
         for fact in dict.fromkeys(facts):
             shown = self.examples.get(fact.relation, ())
-            # Asked are facts whose relation has examples, none of which is about the same thing.
+            # A fact is asked if its relation has examples, and none of them is about the same thing.
             if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
                 continue
             forms = [form.replace("{noun}", self.words.nouns[fact.relation]) for form in self.words.knowledge]
@@ -61,25 +61,27 @@ class Knowledge:
                 + f"\n{form.replace('{thing}', fact.thing)}"
                 for form in forms
             ]
-        replies = KeptReplies(self.model, self.folder, f"examples, {_STEPS} tokens", self._written, self.progress)
+
+        def generated(prompts: Sequence[str]) -> Iterator[str]:
+            """The first line of each greedy answer."""
+            rows = [self.model.encode(prompt).ids for prompt in prompts]
+            for found in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
+                yield str(self.model.tokenizer.decode(list(found.tokens))).lstrip().split("\n", 1)[0]
+
+        replies = StoredReplies(self.model, self.folder, f"examples, {_STEPS} tokens", generated, self.progress)
         texts = replies.texts([prompt for some in prompts.values() for prompt in some], about=about)
         for fact, own in prompts.items():
             begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in own)
             self._rights[fact] = sum(begins)
 
     def has_asked(self, fact: AskedFact) -> bool:
-        """Whether the fact was asked: it is no example, and its relation has examples."""
+        """Return whether the fact was asked: it is no example, and its relation has examples."""
         return fact in self._rights
 
     def knows(self, fact: AskedFact) -> bool:
-        """Whether at least two of three forms got the object; False for a fact that was not asked."""
+        """Return whether at least two of three forms got the object; False for a fact that was not asked."""
         return self._rights.get(fact, 0) >= 2
 
     def lacks(self, fact: AskedFact) -> bool:
-        """Whether no form got the object; False for a fact that was not asked."""
+        """Return whether no form got the object; False for a fact that was not asked."""
         return self._rights.get(fact) == 0
-
-    def _written(self, prompts: Sequence[str]) -> Iterator[str]:
-        rows = [self.model.encode(prompt).ids for prompt in prompts]
-        for written in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
-            yield str(self.model.tokenizer.decode(list(written.tokens))).lstrip().split("\n", 1)[0]

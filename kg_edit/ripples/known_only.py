@@ -1,4 +1,4 @@
-"""The filter ``--known-only`` for any data set: keep only questions whose further hops the unedited model knows.
+"""The filter ``--known-only`` for any data set: select the questions whose further hops the unedited model knows.
 
 RippleEdits (Cohen et al. 2024) counts a test only if the model answers its condition queries. The same rule is used
 here, with the hops that each data set gives:
@@ -8,8 +8,8 @@ here, with the hops that each data set gives:
 - CounterFactPlus: the recalled relation, as a sentence to continue.
 - Ripples: its known questions are built this way; the unknown ones are left out.
 
-A hop is known if the model's greedy answer says it (names are compared as everywhere). A record without any question
-left is dropped.
+A hop is known if the model's greedy answer has its object (names are compared as everywhere). A record without
+any question left is dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Question
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.replies import KeptReplies
+from kg_edit.ripples.replies import StoredReplies
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import mentions
@@ -45,25 +45,25 @@ class KnownOnly:
 def known_only(
     model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path, progress: bool = True
 ) -> KnownOnly:
-    """Keep the questions for which the unedited ``model`` knows every further hop, and the records that have one.
+    """Return the questions for which the unedited ``model`` knows every further hop, and the records that have one.
 
-    ``folder`` keeps the model's answers.
+    ``folder`` stores the model's answers.
     """
     hops = [query for record in records for _, needed in _questions(record) for query in needed]
 
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
-    replies = KeptReplies(model, folder, f"{_TOKENS} tokens", generated, progress)
+    replies = StoredReplies(model, folder, f"{_TOKENS} tokens", generated, progress)
     texts = replies.texts(list(map(generated_from, hops)), about="known hops")
     knows: dict[Query, bool] = {}
     for query in hops:
         right = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]
         knows[query] = all(right) if query.every else any(right)
 
-    kept = []
+    reduced = []
     for record in records:
-        left = {  # the questions that stay, by identity: two may be equal
+        left = {  # the selected questions by identity, because two may be equal
             id(asked)
             for asked, needed in _questions(record)
             if all(knows[query] for query in needed)
@@ -74,27 +74,24 @@ def known_only(
             for edit in record.edits
         )
         probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
-        kept.append(record.model_copy(update={"edits": edits, "probes": probes}))
-    whole = tuple(record for record in kept if list(_questions(record)))
+        reduced.append(record.model_copy(update={"edits": edits, "probes": probes}))
+    whole = tuple(record for record in reduced if list(_questions(record)))
     counts = [sum(len(list(_questions(record))) for record in some) for some in (whole, records)]
     return KnownOnly(whole, *counts)
 
 
 def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[Query]]]:
-    """Yield the questions about what follows, each with the hops that the model must know."""
+    """Yield the portability questions, each with the hops that the model must know."""
     for edit in record.edits:
-        yield from ((question, _recalled(question)) for question in edit.portability)
-    made = {edit.target_new for edit in record.edits}
-    chain = [query for probe in record.group("hops") for query in probe.queries if not made & set(query.answers[0])]
+        for question in edit.portability:
+            # CounterFactPlus: "(Rome, capital of, Italy)" becomes the sentence "Rome capital of" with its answer.
+            inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
+            thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
+            recalled = Query(prompt=f"{thing} {relation}", answers=((target,),), form="sentence") if target else None
+            yield question, [recalled] if recalled else []
+    # MQuAKE: hops whose answer is a new target are made by the edits themselves.
+    new = {edit.target_new for edit in record.edits}
+    chain = [query for probe in record.group("hops") for query in probe.queries if not new & set(query.answers[0])]
     for probe in record.probes:
         if probe.family in _FOLLOWS:
             yield probe, [*probe.conditions, *(chain if probe.family == "multihop" else ())]
-
-
-def _recalled(question: Question) -> list[Query]:
-    """Turn "(Rome, capital of, Italy)" into the sentence "Rome capital of" and its answer."""
-    inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
-    thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
-    if not target:
-        return []
-    return [Query(prompt=f"{thing} {relation}", answers=((target,),), form="sentence")]

@@ -1,8 +1,8 @@
-"""The questions of one edit (s, r, o -> o*), proposed from the graph: what follows from the edit, and what must stay.
+"""The questions of one edit (s, r, o -> o*), proposed from the graph: about portability, and about locality.
 
 A question is a *path*: a thing to start at, and the relations that lead from it to the answer, as in "What is the
-[capital] of the [country] of [Rome]?". Each question is proposed with the facts that the model must know by itself, and
-is kept if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024):
+[capital] of the [country] of [Rome]?". Each question is proposed with the facts that the model must know by itself,
+and is selected if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024):
 
 - two-hop (compositionality I): the model knows the last hop, or does not know it at all. three-hop: one hop more.
 - alias (subject aliasing): s by another name. description (compositionality II): s as "the capital of Italy".
@@ -38,7 +38,7 @@ MOST: Mapping[Kind, int] = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """A question, with the facts that the model must know (``knows``) or must not know (``lacks``) to keep it.
+    """A question, with the facts that the model must know (``knows``) or must not know (``lacks``).
 
     ``via`` are the things between the start and the answer; ``old`` are the names of the answers before the edit.
     """
@@ -161,12 +161,12 @@ def _same(one: Iterable[str], other: Iterable[str]) -> bool:
     return not {normalised(name) for name in one}.isdisjoint(normalised(name) for name in other)
 
 
-def kept(found: Sequence[Proposal], keep: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
-    """Of the questions ``keep``, the first ones of each kind in hash order (`MOST`), in the order of ``found``."""
+def selected(found: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
+    """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``found``."""
     places = {id(one): place for place, one in enumerate(found)}
     chosen: list[Proposal] = []
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}
-    for one in keep:
+    for one in usable:
         groups.setdefault((one.kind, bool(one.lacks)), []).append(one)
     for (kind, _), some in groups.items():
         chosen += sorted(some, key=lambda one: hashed(seed, name, one.start, *one.hops))[: MOST[kind]]

@@ -1,4 +1,4 @@
-"""Keep what an unedited model writes after prompts in a file, so that no prompt is asked twice.
+"""Store what an unedited model generates after prompts in a file, so that no prompt is asked twice.
 
 An interrupted run continues after the last prompt that it asked, and a second method can reuse all answers.
 """
@@ -31,41 +31,43 @@ class Reply(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class KeptReplies:
-    """Asks ``model`` by the function ``write`` (prompts to texts), and keeps the texts in ``folder``.
+class StoredReplies:
+    """Asks ``model`` by the function ``generate`` (prompts to texts), and stores the texts in ``folder``.
 
-    ``form`` names the way in which ``write`` asks; replies of another form, model or dtype are in another file.
+    ``form`` names the way in which ``generate`` asks; replies of another form, model or dtype are in another file.
     """
 
     model: LanguageModel
     folder: Path
     form: str
-    write: Callable[[Sequence[str]], Iterable[str]]
+    generate: Callable[[Sequence[str]], Iterable[str]]
     progress: bool = True
 
     def texts(self, prompts: Sequence[str], *, about: str) -> dict[str, str]:
-        """The model's text after each prompt; ``about`` is the title of the progress bar."""
-        known, asked = self._kept, list(dict.fromkeys(prompts))
+        """Return the model's text after each prompt; ``about`` is the title of the progress bar."""
+        known, asked = self._stored, list(dict.fromkeys(prompts))
         new = sorted(prompt for prompt in asked if prompt not in known)
         with tqdm(
             desc=about, initial=len(asked) - len(new), total=len(asked), disable=None if self.progress else True
         ) as bar:
-            # Prompts with the same examples in front go together: they share computation.
+            # Prompts with the same examples before the question are one group, because they share computation.
             groups = (list(same) for _, same in groupby(new, key=lambda prompt: prompt.rpartition("\n")[0]))
             for some in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):
-                replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(some, self.write(some), strict=True)]
+                replies = [
+                    Reply(prompt=prompt, text=text) for prompt, text in zip(some, self.generate(some), strict=True)
+                ]
                 append_lines(self._file, [reply.model_dump_json() for reply in replies])
                 known |= {reply.prompt: reply.text for reply in replies}
                 bar.update(len(some))
         return {prompt: known[prompt] for prompt in asked}
 
     @cached_property
-    def _kept(self) -> dict[str, str]:
-        drop_cut_line(self._file)
-        return {line.prompt: line.text for line in read_lines(self._file, Reply)} if self._file.exists() else {}
+    def _stored(self) -> dict[str, str]:
+        drop_cut_line(self._file)  # of a process that was killed
+        return {line.prompt: line.text for line in read_lines(self._file, Reply)}
 
     @cached_property
     def _file(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        said = [self.model.fingerprint, str(self.model.model.dtype), self.form]
-        return self.folder / f"{digest(said)[:16]}.jsonl"
+        identity = [self.model.fingerprint, str(self.model.model.dtype), self.form]
+        return self.folder / f"{digest(identity)[:16]}.jsonl"

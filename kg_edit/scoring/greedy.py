@@ -27,7 +27,7 @@ from kg_edit.models.prefix_cache import (
     empty_prefix,
     mask_decides,
     run_prefix,
-    side_by_side,
+    stack_prefixes,
 )
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
@@ -285,7 +285,7 @@ def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
     """The rows of both batches, the shorter ones padded on the left."""
     if one is None or not other.inside:
         return one or (other if other.inside else None)
-    before = side_by_side([one.before, other.before])
+    before = stack_prefixes([one.before, other.before])
     return _Batch(inside=[*one.inside, *other.inside], before=before, ids=torch.cat([one.ids, other.ids]))
 
 

@@ -51,13 +51,13 @@ def format_question(question: str, facts: str = "") -> str:
 
 def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
     """Return the question in the few-shot form: the answered ``examples`` first, separated by empty lines."""
-    shots = [f"{format_question(shot.question, shot.told)} {shot.answer}" for shot in examples]
+    shots = [f"{format_question(shot.question, shot.context)} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
 def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
     """Return the question after ``examples`` whose steps are on one line, so that a text ends in "So: [answer]"."""
-    shots = [f"{format_question(shot.question, shot.told)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
+    shots = [f"{format_question(shot.question, shot.context)} {shot.steps} {_SO} {shot.answer}" for shot in examples]
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
@@ -70,21 +70,21 @@ def generated_from(query: Query) -> str:
     """Return the prompt after which the model generates: a question in the few-shot form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
-    return format_question_with_shots(query.prompt, query.told, examples=query.examples or SHOTS)
+    return format_question_with_shots(query.prompt, query.context, examples=query.examples or SHOTS)
 
 
 def scored_after(query: Query) -> str:
     """Return the prompt after which answers are scored: a question in the plain form, a sentence unchanged."""
-    return format_question(query.prompt, query.told) if query.form == "question" else _sentence(query)
+    return format_question(query.prompt, query.context) if query.form == "question" else _sentence(query)
 
 
 def stepped_from(query: Query) -> str:
     """Return the prompt after which the model answers a question with its steps written out."""
-    return format_question_with_steps(query.prompt, query.told, examples=query.examples or SHOTS)
+    return format_question_with_steps(query.prompt, query.context, examples=query.examples or SHOTS)
 
 
 def _sentence(query: Query) -> str:
-    return f"{query.told} {query.prompt}".strip()
+    return f"{query.context} {query.prompt}".strip()
 
 
 def new_fact(edit: Edit) -> str:

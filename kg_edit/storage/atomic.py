@@ -1,6 +1,6 @@
 """Write files that are never seen half-written: text, JSON and tensors are replaced, JSON lines are appended.
 
-- `write_text`, `write_json`, `write_safetensors`: the file is written beside its place under another name, and renamed
+- `write_text`, `write_json`, `write_safetensors`: the file is written in its folder under another name, and renamed
   (`os.replace`) when it is complete; `replacing` does that for any file.
 - `open_to_readers`: give a folder's files the modes that a shell would give them.
 - `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is complete or absent,
@@ -67,7 +67,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a scratch file beside ``path``, which replaces ``path`` at the end of the block, or is deleted on an error.
+    """Yield a scratch file in ``path``'s folder. It replaces ``path`` at the end, or is deleted on an error.
 
     Raises:
         OutputError: the folder can't be made, or the file can't be written.

@@ -137,7 +137,7 @@ def digest(value: Any) -> str:
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of an existing ``folder``; a killed process does not keep the lock.
+    """Keep other processes out of an existing ``folder``; the lock of a killed process is free.
 
     ``wait``: seconds to wait for another process to end.
 
@@ -153,7 +153,7 @@ def _still_there(folder: Path) -> Iterator[None]:
     """Raise at the end if the folder was deleted or replaced in the meantime, since the written files are then lost."""
     with ExitStack() as stack:
         with suppress(OSError):  # Windows can't open folders
-            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # an open folder keeps its inode number
+            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # an open folder's inode number is not reused
         before = _stat(folder)
         yield
         after = _stat(folder)

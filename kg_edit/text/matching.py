@@ -1,4 +1,4 @@
-"""Decide whether a text says a name: both are normalised and compared word by word, so Rome is not in Romelu."""
+"""Decide whether a text has a name in it: both are normalised and compared word by word, so Rome is not in Romelu."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
     """The words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
 
     A full stop is removed (U.S. is US), other punctuation separates words (Rome's contains Rome). A text of articles
-    alone keeps them, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
+    alone is not reduced, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
     character.
     """
     decomposed = unicodedata.normalize("NFKD", (text.casefold() if fold else text).replace(".", ""))

@@ -98,7 +98,7 @@ def _plain(text: str) -> list[str]:
 def _parts(word: str) -> Iterator[str]:
     """The word itself; for a script without spaces, and for Korean, its characters and pairs of adjacent characters.
 
-    In these scripts, a subject is only a part of the text between two spaces; the pairs keep the order of characters.
+    In these scripts, a subject is only a part of the text between two spaces; the pairs preserve the characters' order.
     """
     for together, run in groupby(word, is_syllable):
         text = "".join(run)

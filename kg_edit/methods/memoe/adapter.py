@@ -28,7 +28,7 @@ from torch.nn.functional import normalize, pad
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.methods.adapters.summed import AdapterSettings, SummedAdapter, linear_init
-from kg_edit.models.hooks import told_tokens
+from kg_edit.models.hooks import given_token_ids
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.storage.seeds import Seed
@@ -133,7 +133,7 @@ class Anchors:
     @torch.no_grad()
     def of(self, inputs: Tensor) -> Tensor:
         """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
-        weight, given = self._embedding.weight, told_tokens(self._model)
+        weight, given = self._embedding.weight, given_token_ids(self._model)
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
         ids = self._ids if given is None else given  # blocks may run without the embedding before them
         if ids is None or ids.numel() != len(inputs):

@@ -124,5 +124,5 @@ def test_which_data_set_a_file_holds(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="can't tell which benchmark its records belong to; give --dataset NAME"):
+    with pytest.raises(EditFileError, match="can't recognise the benchmark of its records; give --dataset NAME"):
         guess_dataset(written(tmp_path, {"x": 1}))

@@ -116,7 +116,7 @@ def test_read_piece_by_piece_with_a_cache(family: str) -> None:
                 past_key_values=cache,
                 use_cache=True,
             )
-            if cache.keeps_sums:  # type: ignore[attr-defined]
+            if cache.stores_sums:  # type: ignore[attr-defined]
                 break
         for means_now in seen.means:
             found = means_now.reshape(2, batch.ids.shape[1], -1)

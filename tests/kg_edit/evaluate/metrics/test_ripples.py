@@ -92,7 +92,7 @@ def test_examples_with_steps_end_in_their_answers() -> None:
 def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
     cases = ceiling_cases(CASE)
     assert list(cases) == ["fact_in_prompt", "fact_and_relation_in_prompt"]
-    facts = {name: case.probes[0].queries[0].told for name, case in cases.items()}
+    facts = {name: case.probes[0].queries[0].context for name, case in cases.items()}
     assert facts["fact_in_prompt"] == "Rome lies in Japan."
     assert facts["fact_and_relation_in_prompt"] == "Rome lies in Japan. The capital of Japan is Tokyo."
     for case in cases.values():
