@@ -204,7 +204,7 @@ def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_f
     ("arguments", "message"),
     [
         (("edit", "edits.jsonl"), "Missing option '--out'"),
-        (("edit", "--out", "out"), "Missing argument 'edits'"),
+        (("edit", "--out", "out"), "Missing argument 'EDITS'"),
         (("edit", "edits.jsonl", "--out", "out", "--metod", "rome"), "No such option: --metod"),
         (("edt",), "No such command 'edt'"),
         (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens'"),
