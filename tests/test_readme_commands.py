@@ -1,4 +1,4 @@
-"""Every command of the README, of docs/commands.md and of the tutorials runs as it stands there, in its order.
+"""Every command of the README, of docs/commands.md and of the tutorials runs as written, in its order.
 
 Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and a
 server on loopback that of Wikidata and of `wikidata-cache serve`.
@@ -44,7 +44,7 @@ MADE = {  # a page: files that its commands leave
     "honest-comparison": ("comparison.md", "control.md"),
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
 }
-BEFORE = {"ship-an-edit": "first-edit"}  # a page that goes on with another one's files
+BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
 PORT = "http://127.0.0.1:7878/query"  # that `wikidata-cache serve` answers at
 
 
@@ -53,7 +53,7 @@ def stem(page: DocPage) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=stem)
-def test_every_command_is_a_known_one(page: DocPage) -> None:
+def test_page_has_only_known_commands(page: DocPage) -> None:
     """So that a line of a new kind is no line that is left out."""
     starts = {command.split()[0] for command in page.commands()}
     assert starts <= {"make", "source", "pip", "python", "kg-edit", "wikidata-cache"}
@@ -102,7 +102,7 @@ Shell = Callable[[str], Result | None]
 
 @pytest.fixture
 def shell(kg_edit: Run, server: Server) -> Shell:
-    """A command as it stands on a page; None where it is not run here."""
+    """A command of a page; None where it is not run here."""
 
     def run(command: str) -> Result | None:
         tool, *arguments = shlex.split(command)
@@ -139,20 +139,20 @@ def follow(page: DocPage, shell: Shell) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=stem)
-def test_every_command_runs_as_it_stands(page: DocPage, inputs: Path, shell: Shell) -> None:
+def test_page_runs_as_written(page: DocPage, inputs: Path, shell: Shell) -> None:
     before = [other for other in PAGES if stem(other) == BEFORE.get(stem(page))]
     ran = [command for one in (*before, page) for command in follow(one, shell)]
     assert len(ran) >= (18 if page is COMMANDS else 1)
     assert [name for name in MADE[stem(page)] if not (inputs / name).exists()] == []
 
 
-def test_the_pages_have_commands_enough() -> None:
+def test_pages_have_enough_commands() -> None:
     """A stranger's way: the README and the tutorials."""
     assert sum(len(list(page.commands())) for page in (README, *TUTORIALS)) >= 25
 
 
 @pytest.mark.parametrize("page", [README, COMMANDS, DocPage("docs/settings.md"), DocPage("docs/limits.md")], ids=stem)
-def test_commands_within_a_sentence_are_real_ones(page: DocPage, kg_edit: Run) -> None:
+def test_command_in_a_sentence_exists(page: DocPage, kg_edit: Run) -> None:
     """`kg-edit plan --model …` and the like: the command is there; what it does is tested where it is."""
     named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", page.text.replace("\n", " ")))
     for name, sub in sorted(named):

@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
-    """A chart of the named lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
+    """Return a chart of lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
     known = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
     points = [point for line in known.values() for point in line]
     if not points:
@@ -39,7 +39,7 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A line chart of a word's size, from 0 to the largest value; "" if fewer than two numbers are finite."""
+    """Return a line chart of a word's size, from 0 to the largest value; "" if fewer than two numbers are finite."""
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return ""
@@ -50,15 +50,15 @@ def sparkline(values: Sequence[float]) -> str:
         for place, value in enumerate(values)
         if math.isfinite(value)
     )
-    said = f"{values[0]:.2g} to {values[-1]:.2g}"
+    ends = f"{values[0]:.2g} to {values[-1]:.2g}"
     return (
         f'<svg class="spark" role="img" width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}">'
-        f'<title>{said}</title><polyline points="{line}"/></svg>'
+        f'<title>{ends}</title><polyline points="{line}"/></svg>'
     )
 
 
 def ticks(most: float, *, whole: bool = False) -> list[float]:
-    """About five round numbers, from 0 to the first one that is at least ``most``."""
+    """Return about five round numbers, from 0 to the first one that is at least ``most``."""
     if most <= 0 or not math.isfinite(most):
         return [0.0, 1.0]
     rough = most / _TICKS

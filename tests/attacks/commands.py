@@ -54,7 +54,7 @@ class Ended:
     """How a command ended; `code` is negative for a signal."""
 
     code: int
-    said: str
+    output: str
     seconds: float
 
 
@@ -91,13 +91,13 @@ class Case:
         """The command from start to end."""
         begun = time.monotonic()
         with self.start(prepare=prepare) as process:
-            said = process.communicate(timeout=300)[0]
-        return Ended(process.returncode, said, time.monotonic() - begun)
+            output = process.communicate(timeout=300)[0]
+        return Ended(process.returncode, output, time.monotonic() - begun)
 
 
 def in_words(ended: Ended) -> bool:
-    """Whether a command that failed has said why in words, without a traceback."""
-    return ended.code in (2, 130) and "Traceback" not in ended.said and bool(ended.said.strip())
+    """Whether a command that failed has output why in words, without a traceback."""
+    return ended.code in (2, 130) and "Traceback" not in ended.output and bool(ended.output.strip())
 
 
 def fetch(folder: Path, server: Server) -> Case:
@@ -155,7 +155,7 @@ def evaluate(folder: Path, model: Path) -> Case:
             return None
         whole = [line for line in path.read_text().split("\n")[:-1] if line]
         names = [(entry["id"], entry["phase"]) for entry in map(json.loads, whole)]
-        assert len(set(names)) == len(names), "a record stands there twice"
+        assert len(set(names)) == len(names), "a record is there twice"
         return sorted(names) if (folder / "out" / "summary.json").exists() else None
 
     return Case("evaluate", _KG_EDIT, [*arguments, "--out", "out", *_QUICK], folder, made, environment=_cache(folder))
@@ -163,10 +163,10 @@ def evaluate(folder: Path, model: Path) -> Case:
 
 def covariance(folder: Path, model: Path) -> Case:
     """Covariances of two layers."""
-    arguments = ["covariance", "--model", str(model), "--layers", "1-2", "--tokens", "9000", "--folder", "kept"]
+    arguments = ["covariance", "--model", str(model), "--layers", "1-2", "--tokens", "9000", "--folder", "stored"]
 
     def made() -> Any:
-        found = sorted((folder / "kept").glob("????????????????.safetensors"))
+        found = sorted((folder / "stored").glob("????????????????.safetensors"))
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] if len(found) == 2 else None
 
     return Case("covariance", _KG_EDIT, arguments, folder, made)
@@ -240,7 +240,7 @@ def _facts(path: Path) -> Any:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     finally:
         connection.close()
-    assert len({row[:3] for row in rows}) == len(rows), "a fact stands there twice"
+    assert len({row[:3] for row in rows}) == len(rows), "a fact is there twice"
     return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest() if rows else None
 
 
@@ -256,5 +256,5 @@ def _active(folder: Path) -> Any:
     if not (folder / "ledger" / "ledger.jsonl").exists():
         return None
     ledger = Ledger.open(folder / "ledger")
-    assert ledger.conflicts() is not None  # every patch that stands can be read
+    assert ledger.conflicts() is not None  # every active patch can be read
     return [entry.name for entry in ledger.edits if entry.state == "active"] or None

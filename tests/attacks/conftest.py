@@ -51,7 +51,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, slo
         if name not in known:
             one = prepared(name, tmp_path_factory.mktemp("undisturbed") / "run", tiny_folder, slow_server)
             ended = one.run()
-            assert ended.code == 0, ended.said
+            assert ended.code == 0, ended.output
             made = one.made()
             assert made is not None
             known[name] = made, ended

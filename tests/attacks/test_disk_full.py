@@ -1,6 +1,6 @@
 """No space left at any byte: one message, nothing half, and once there is space the same command ends well.
 
-A limit on the size of files (RLIMIT_FSIZE) stands for the disk: a write beyond it fails as it does on a full one.
+A limit on the size of files (RLIMIT_FSIZE) takes the place of the disk: a write beyond it fails as on a full one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def limited(size: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_full_disk_is_said_and_loses_nothing(
+def test_full_disk_is_one_message_and_loses_nothing(
     name: str, case: Callable[[str, str], Case], undisturbed: Undisturbed
 ) -> None:
     right, _ = undisturbed(name)
@@ -38,8 +38,8 @@ def test_a_full_disk_is_said_and_loses_nothing(
         if ended.code == 0:
             assert one.made() == right, f"{size} bytes: it says that all is well"
             continue
-        assert in_words(ended), f"{size} bytes, exit code {ended.code}: {ended.said}"
+        assert in_words(ended), f"{size} bytes, exit code {ended.code}: {ended.output}"
         assert not one.atomic or one.made() in (None, right)
         again = one.run()
-        assert again.code == 0 or (one.made() == right and again.code in one.again), again.said
+        assert again.code == 0 or (one.made() == right and again.code in one.again), again.output
         assert one.made() == right

@@ -123,17 +123,17 @@ def test_no_order_of_faults_leaves_a_wrong_fact(
             assert fetched(server, path) == right[0]
         except EndpointError as error:
             assert str(error).isprintable() and "FILE.nt.gz" in str(error)
-    kept = facts(path)
-    assert {key: right[1].get(key) for key in kept} == kept, "a fact that no faultless endpoint gives"
+    stored = facts(path)
+    assert {key: right[1].get(key) for key in stored} == stored, "a fact that no faultless endpoint gives"
     server.fault = None
-    assert fetched(server, path) == right[0]  # and what was kept serves the next run
+    assert fetched(server, path) == right[0]  # and what was stored serves the next run
     snapshot = path.with_name("s.jsonl.gz")
     export_snapshot(AnswerStore(path), snapshot)
     assert import_snapshot(AnswerStore(path.with_name("d.sqlite")), snapshot).new == len(facts(path))
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-def test_a_fault_that_stays_keeps_nothing_wrong(
+def test_lasting_fault_stores_no_wrong_fact(
     server: Server, right: tuple[list[str], dict[tuple[str, str], str]], tmp_path: Path, name: str
 ) -> None:
     server.fault = ATTACKS[name]()

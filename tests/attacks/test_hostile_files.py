@@ -160,7 +160,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", KINDS)
 @given(changes=st.lists(damage(), max_size=3))
-def test_damaged_files(
+def test_damaged_files_are_refused(
     name: str, good: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, changes: list[Damage]
 ) -> None:
     data = good[name]
@@ -184,18 +184,18 @@ JSON = st.recursive(
 
 
 @given(kind=st.text(max_size=8) | st.sampled_from(["out", "label", "claims", "ends", "query"]), value=JSON, name=JSON)
-def test_what_is_kept_is_what_is_imported(
+def test_imported_facts_are_stored_unchanged(
     tmp_path_factory: pytest.TempPathFactory, kind: str, value: Any, name: Any
 ) -> None:
     """One schema: what `save` takes, an export has and an import takes; what it refuses, an import refuses."""
     folder = tmp_path_factory.mktemp("schema")
     entity = name if isinstance(name, str) else "Q1"
     store = AnswerStore(folder / "a.sqlite")
-    kept = ends(lambda: store.save("wikidata", "x/1", [(kind, entity, value)], EXCHANGE) or True)
+    stored = ends(lambda: store.save("wikidata", "x/1", [(kind, entity, value)], EXCHANGE) or True)
     row = {"graph": "wikidata", "kind": kind, "id": entity, "url": "http://e/", "value": value}
     problem = fact_problem(row | {"type": "fact", "fetched_at": "2026-01-20T12:00:00.000+00:00"})
-    assert bool(kept) == (problem is None)
-    if kept:
+    assert bool(stored) == (problem is None)
+    if stored:
         export_snapshot(store, folder / "s.jsonl.gz")
         assert import_snapshot(AnswerStore(folder / "b.sqlite"), folder / "s.jsonl.gz").new == 1
 
@@ -203,7 +203,7 @@ def test_what_is_kept_is_what_is_imported(
 @given(
     rows=st.lists(JSON | st.dictionaries(st.sampled_from(["subject", "prompt", "target_new", "id"]), JSON), max_size=5)
 )
-def test_any_json_as_edits_or_as_records(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     path = tmp_path_factory.mktemp("rows") / "edits.json"
     path.write_text(json.dumps(rows))
     ends(lambda: read_edits(path))

@@ -46,5 +46,5 @@ def test_after_kills_nothing_is_lost_or_double(
             assert not one.atomic or made in (None, right), f"half of it is there after {after:.2f} s"
         finished = one.made() == right
         ended = one.run()
-        assert ended.code in (one.again if finished else (0,)) or (finished and ended.code == 0), ended.said
-        assert one.made() == right, f"after {after:.2f} s: {ended.said}"
+        assert ended.code in (one.again if finished else (0,)) or (finished and ended.code == 0), ended.output
+        assert one.made() == right, f"after {after:.2f} s: {ended.output}"

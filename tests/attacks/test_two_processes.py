@@ -13,12 +13,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_at_once_are_as_one(name: str, case: Callable[[str, str], Case], undisturbed: Undisturbed) -> None:
+def test_two_processes_give_the_result_of_one(
+    name: str, case: Callable[[str, str], Case], undisturbed: Undisturbed
+) -> None:
     right, _ = undisturbed(name)
     one = case(name, "run")
     with one.start() as first, one.start() as second:
-        said = [process.communicate(timeout=300)[0] for process in (first, second)]
+        output = [process.communicate(timeout=300)[0] for process in (first, second)]
         codes = sorted([first.returncode, second.returncode])
-    assert codes[0] == 0 and codes[1] in (0, 2), said
-    assert "Traceback" not in "".join(said)
+    assert codes[0] == 0 and codes[1] in (0, 2), output
+    assert "Traceback" not in "".join(output)
     assert one.made() == right

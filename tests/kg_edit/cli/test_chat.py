@@ -38,7 +38,7 @@ def edited(run: Run, model: Path, *options: str | Path) -> Path:
 
 
 @pytest.mark.slow
-def test_an_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: Path, chat_folder: Path) -> None:
+def test_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: Path, chat_folder: Path) -> None:
     out = edited(kg_edit, chat_folder, "--chat")
     found = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert all(row["probe"]["chat"] for row in found)
@@ -51,20 +51,20 @@ def test_an_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: P
         kg_edit("patch", "check", out, "--model", chat_folder, form).out for form in ("--plain", "--chat")
     )
     assert in_plain != in_chat
-    said = kg_edit("generate", "--chat", "Hi.", "--patch", out, "--model", chat_folder, "--tokens", "4")
+    result = kg_edit("generate", "--chat", "Hi.", "--patch", out, "--model", chat_folder, "--tokens", "4")
     model = LanguageModel.load(chat_folder)
     with Patch.load(out / "patch.safetensors").applied(model) as patched:
-        assert said.out == f"Hi.\n{plain(ask(patched, 'Hi.', tokens=4, chat=True))}\n"
+        assert result.out == f"Hi.\n{plain(ask(patched, 'Hi.', tokens=4, chat=True))}\n"
 
 
-def test_a_row_says_its_own_form(kg_edit: Run, place: Path, chat_folder: Path) -> None:
+def test_row_sets_its_own_form(kg_edit: Run, place: Path, chat_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "chat": "both"}))
     out = edited(kg_edit, chat_folder)
     found = [json.loads(line)["probe"] for line in (out / "records.jsonl").read_text().splitlines()]
     assert [(one["kind"], one.get("chat", False)) for one in found] == [("rewrite", False), ("paraphrase", True)]
 
 
-def test_the_forms_that_a_file_may_ask_for(tmp_path: Path) -> None:
+def test_form_of_rows_and_of_options(tmp_path: Path) -> None:
     path = tmp_path / "edits.csv"
     path.write_text("subject,prompt,target_new,chat\nA,{} is,B,TRUE\nC,{} is,D,\nE,{} is,F,both\nG,{} is,H,false\n")
     found = read_edits(path).edits
@@ -76,14 +76,14 @@ def test_the_forms_that_a_file_may_ask_for(tmp_path: Path) -> None:
         in_form(found, False, both=True)
 
 
-def test_a_model_without_a_template(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_chat_without_a_template_is_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     for arguments in (("edit", "edits.jsonl", *ROME, *QUICK, "--out", "out"), ("generate", "Hi.")):
         result = kg_edit(*arguments, "--chat", "--model", tiny_folder)
         assert (result.code, "has no chat template" in result.err, "leave --chat" in result.err) == (2, True, True)
     assert not (place / "out").exists()
 
 
-def test_a_reply_is_the_assistants_whole_turn(chat_folder: Path) -> None:
+def test_reply_is_the_assistants_whole_turn(chat_folder: Path) -> None:
     model = LanguageModel.load(chat_folder)
     found = reply(model, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], tokens=3)
     asked = "<s><system>Be brief.\n<user>Hi.\n<assistant>"

@@ -25,7 +25,7 @@ def own_cache(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(SelfCorpus, "length", 8)
 
 
-def test_edits_find_what_the_command_made(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
+def test_covariance_is_found_by_edits(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     result = kg_edit("covariance", "--model", tiny_folder, "--layers", "1-2", "--tokens", 1500)
     assert result.code == 0, result.err
     assert "model.layers.1.mlp.down_proj" in result.out
@@ -39,7 +39,7 @@ def test_edits_find_what_the_command_made(kg_edit: Run, tiny_folder: Path, tmp_p
     assert kg_edit("covariance", "list").out == result.out
 
 
-def test_shards_and_their_merging(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
+def test_shards_are_merged(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     asked = ("covariance", "--model", tiny_folder, "--layers", "1", "--tokens", 1500)
     for part in range(2):
         result = kg_edit(*asked, "--shard", f"{part}/2", "--folder", f"machine-{part}")
@@ -51,7 +51,7 @@ def test_shards_and_their_merging(kg_edit: Run, tiny_folder: Path, tmp_path: Pat
     assert [one.id for one in stored_covariances(Path("one"))] == [one.id for one in stored_covariances(Path("all"))]
 
 
-def test_push_and_pull(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
+def test_covariances_are_pushed_and_pulled(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT * 25))
     made = kg_edit("covariance", "--model", tiny_folder, "--layers", "0,3", "--tokens", 500, "--corpus", "text.txt")
     assert made.code == 0, made.err
@@ -77,12 +77,12 @@ def test_push_and_pull(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
         "no place": (("pull", "shared"), "write a folder as ./NAME"),
     }.values(),
 )
-def test_mistakes_are_told_before_a_model_is_loaded(arguments: tuple[str, ...], message: str, kg_edit: Run) -> None:
+def test_mistakes_are_refused_before_a_model_is_loaded(arguments: tuple[str, ...], message: str, kg_edit: Run) -> None:
     result = kg_edit("covariance", *arguments)
     assert (result.code, message in result.err) == (2, True), result.err
 
 
-def test_layers() -> None:
+def test_parse_layers() -> None:
     assert parse_layers("4-6, 8", 30) == [4, 5, 6, 8]
     assert parse_layers("all", 3) == [0, 1, 2]
     assert parse_layers("2,1,2", 3) == [1, 2]

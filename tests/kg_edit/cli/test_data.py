@@ -15,13 +15,13 @@ from tests.kg_edit.ripples.toy import graph_file
 __all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
 
 
-def test_a_clean_file_exits_with_0(kg_edit: Run, tmp_path: Path) -> None:
+def test_check_of_a_clean_file_exits_with_0(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, MQUAKE))
     assert result.code == 0
     assert result.out.strip().endswith("records.json: 1 record of mquake, no faults")
 
 
-def test_faults_are_a_table_and_exit_with_1(kg_edit: Run, tmp_path: Path) -> None:
+def test_check_prints_faults_and_exits_with_1(kg_edit: Run, tmp_path: Path) -> None:
     rows = [{**FLAT, "case_id": place, "target_new": "mother tongue"} for place in range(5)]
     result = kg_edit("data", "check", written(tmp_path, *rows), "--dataset", "counterfact")
     assert result.code == 1
@@ -31,7 +31,7 @@ def test_faults_are_a_table_and_exit_with_1(kg_edit: Run, tmp_path: Path) -> Non
     assert kg_edit("data", "check", tmp_path / "records.json", "--all").out.count("'mother tongue' in") == 5
 
 
-def test_faults_as_json(kg_edit: Run, tmp_path: Path) -> None:
+def test_check_prints_json(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, {**FLAT, "subject": "Ada"}, FLAT | {"case_id": 4}), "--json")
     found = json.loads(result.out)
     assert result.code == 1
@@ -39,7 +39,7 @@ def test_faults_as_json(kg_edit: Run, tmp_path: Path) -> None:
     assert [(finding["kind"], finding["id"]) for finding in found["findings"]] == [("missing-subject", "3")]
 
 
-def test_the_graph_is_asked_for_labels(kg_edit: Run, place: Path, tmp_path: Path) -> None:
+def test_check_reads_labels_of_the_graph(kg_edit: Run, place: Path, tmp_path: Path) -> None:
     (place / "labels.tsv").write_text("subject\tproperty\tobject\nQ82955\tlabel\tpolitician\nQ82955\tP31\tQ1\n")
     result = kg_edit("data", "check", written(tmp_path, POPQA), "--graph", "labels.tsv", "--json")
     assert [finding["message"] for finding in json.loads(result.out)["findings"]] == [
@@ -47,7 +47,7 @@ def test_the_graph_is_asked_for_labels(kg_edit: Run, place: Path, tmp_path: Path
     ]
 
 
-def test_mistakes_are_one_message(kg_edit: Run, tmp_path: Path) -> None:
+def test_wrong_arguments_are_one_message(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, MQUAKE), "--dataset", "mquak")
     assert (result.code, "did you mean 'mquake'" in result.err) == (2, True)
     assert kg_edit("data", "check", tmp_path / "absent.json").code == 2
@@ -58,7 +58,7 @@ def test_metrics_are_listed(kg_edit: Run) -> None:
     assert kg_edit("metrics", "--markdown").out.startswith("<!-- Written by")
 
 
-def test_a_runs_answers_are_judged(kg_edit: Run, server: Server, tmp_path: Path) -> None:
+def test_judge_judges_the_answers_of_a_run(kg_edit: Run, server: Server, tmp_path: Path) -> None:
     data = written(tmp_path, {**COUNTERFACT, "portability": QUESTION})
     section = Section(scores={}, nll={}, texts={QUESTION["New Question"]: " Florida"})
     run = tmp_path / "run"
@@ -71,13 +71,13 @@ def test_a_runs_answers_are_judged(kg_edit: Run, server: Server, tmp_path: Path)
     assert (other.code, "give --data and --dataset of the run" in other.err, len(server.asked)) == (2, True, 1)
 
 
-def test_consistency_needs_texts(kg_edit: Run, tmp_path: Path) -> None:
+def test_consistency_without_texts_is_refused(kg_edit: Run, tmp_path: Path) -> None:
     arguments = ("--data", written(tmp_path, COUNTERFACT), "--dataset", "counterfact", "--method", "rome")
     result = kg_edit("evaluate", *arguments, "--extra", "consistency.tfidf", "--out", tmp_path / "out")
     assert (result.code, "give --references attribute_snippets.json" in result.err) == (2, True)
 
 
-def test_a_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
+def test_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
     file = written(tmp_path, ZSRE)
     result = kg_edit("data", "tasks", file, "--dataset", "zsre", "--out", "tasks")
     assert result.code == 0

@@ -27,20 +27,20 @@ def test_every_family_passes_the_self_test(family: str) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
 
 
-def test_the_layer_that_was_asked_for() -> None:
+def test_examine_uses_the_given_layer() -> None:
     assert "layers.2." in dict(examine(tiny("llama"), layer=2))["edited weight"]
     with pytest.raises(ModelError, match="there is no layer 7: "):
         list(examine(tiny("llama"), layer=7))
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_it_says_whether_a_bos_is_added(bos: bool) -> None:
+def test_examine_tells_whether_a_bos_is_added(bos: bool) -> None:
     found = dict(examine(tiny("llama", bos=bos)))
     assert found["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
 
 
 @pytest.mark.slow
-def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
+def test_self_test_edits_smollm2(smollm2: LanguageModel) -> None:
     found = dict(examine(smollm2))
     before, after = found["continuation"].split(" -> ")
     assert "Paris" in before and "Rome" in after
@@ -48,13 +48,13 @@ def test_smollm2_learns_where_the_tower_is(smollm2: LanguageModel) -> None:
     assert found["restored"] == "bit for bit"
 
 
-def test_a_patch_that_does_not_arrive_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_test_fails_if_the_value_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeightPatch, "_add_to", lambda *_: None)
     with pytest.raises(ModelError, match=r"the value moved by 0\.000 instead of"):
         dict(examine(tiny("llama")))
 
 
-def test_weights_that_do_not_come_back_fail_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_test_fails_if_weights_are_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt_neox")
     stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
 

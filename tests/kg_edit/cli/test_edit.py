@@ -38,25 +38,25 @@ from wikidata_cache.cli import app as wikidata_cli
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 
-def test_output_where_none_can_be(edit: Run, place: Path) -> None:
+def test_output_folder_that_is_a_file_is_refused(edit: Run, place: Path) -> None:
     (place / "file").write_text("mine")
     for folder, message in {"file": "file is a file; give --out a folder", "file/out": "can't write into"}.items():
         refused(edit, *ROME, "--out", folder, message=message, out=place)
 
 
-def test_output_that_fails_late_is_an_error_too(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_fails_late_is_one_message(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.storage.run_folder._writable", lambda _: True)
     (place / "file").write_text("mine")
     refused(edit, *ROME, "--out", "file/out", message="can't write file/out/run.json: Not a directory", out=place)
 
 
-def test_a_folder_with_something_else(edit: Run, place: Path) -> None:
+def test_output_folder_with_other_files_is_refused(edit: Run, place: Path) -> None:
     (place / "out").mkdir()
     (place / "out" / "thesis.tex").write_text("mine")
     refused(edit, *ROME, message="out is not empty and has no run of kg-edit", out=place / "out")
 
 
-def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
+def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
     message = "out contains another run (config.learning_rate: 1.0 in the folder, 0.3 now)"
@@ -69,7 +69,7 @@ def test_a_folder_with_another_run(edit: Run, place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> None:
+def test_output_folder_without_results_can_be_replaced(edit: Run, place: Path) -> None:
     """Else a mended mistake would be refused as another run."""
     assert edit(*ROME).code == 0
     for file in ("patch.safetensors", "records.jsonl", "losses.jsonl", "report.md", "report.html"):
@@ -77,7 +77,7 @@ def test_a_run_without_result_gives_its_folder_up(edit: Run, place: Path) -> Non
     assert edit(*ROME, "--force", steps=4).code == 0
 
 
-def test_a_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> None:
+def test_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> None:
     (place / "short.txt").write_text("too short\n")
     message = "ends after"
     refused(edit, *ROME, "--set", "covariance.corpus=short.txt", message=message, out=place / "out")
@@ -98,7 +98,7 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
 
-def test_the_packaged_extract_is_the_graph_where_none_is_given(edit: Run, place: Path) -> None:
+def test_packaged_extract_is_the_default_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
     result = edit("--method", "glame")
     assert result.code == 0, result.err
@@ -108,7 +108,7 @@ def test_the_packaged_extract_is_the_graph_where_none_is_given(edit: Run, place:
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
 
 
-def test_triplets_of_ids_get_their_words_from_the_graph(edit: Run, place: Path) -> None:
+def test_triplets_of_ids_get_their_labels_from_the_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(TRIPLET))
     assert edit(*GLAME).code == 0
     (made,) = Patch.load(place / "out" / "patch.safetensors").provenance["edits"]
@@ -118,7 +118,9 @@ def test_triplets_of_ids_get_their_words_from_the_graph(edit: Run, place: Path) 
 
 
 @pytest.mark.parametrize("method", [ROME, GLAME], ids=["rome", "glame"])
-def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_is_resumed(
+    method: tuple[str, ...], edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a fresh start after the kill, the second edit's patch is the same to the bit."""
     assert edit(*method, "--out", "whole").code == 0
     with monkeypatch.context() as patched:
@@ -133,7 +135,7 @@ def test_a_killed_run_goes_on(method: tuple[str, ...], edit: Run, place: Path, m
     assert content(place / "out") == content(place / "whole")
 
 
-def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
+def test_failing_edit_is_named_and_the_others_are_saved(
     edit: Run, kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RankOneMethod, "make", _failing_at("france", PatchError("the update would explode")))
@@ -148,7 +150,7 @@ def test_an_edit_that_cannot_be_made_is_named_and_the_others_are_kept(
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
 
 
-def test_an_edit_that_is_too_large_is_stopped_before_it_is_added(
+def test_edit_that_is_too_large_is_refused(
     edit: Run, kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, beside the weight's own norm; the ledger says the same of the patch without a model."""
@@ -175,34 +177,34 @@ def test_an_edit_that_is_too_large_is_stopped_before_it_is_added(
     assert kg_edit("patch", "add", "ledger", "out", "--force").code == 0
 
 
-def test_an_edit_says_what_it_did(edit: Run, place: Path) -> None:
-    said = edit(*ROME, "--require-success", steps=1)
-    assert said.code == 1
+def test_verdict_is_printed_and_decides_the_exit_code(edit: Run, place: Path) -> None:
+    result = edit(*ROME, "--require-success", steps=1)
+    assert result.code == 1
     line = "0 of 2 edits succeeded; 2 failed: lebron ('LeBron James plays for': target 'Los Angeles Lakers', generated"
-    assert line in said.out
+    assert line in result.out
     assert line.split(":")[0] in (place / "out" / "report.md").read_text()
     assert edit(*ROME, steps=1).code == 0, "the files are there: only the exit code differs"
 
 
-def test_keep_going_lists_what_it_skips(edit: Run, place: Path) -> None:
+def test_keep_going_lists_skipped_rows(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "target_new": ""}))
     result = edit(*ROME, "--keep-going")
     assert result.code == 0
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
 
 
-def test_all_names_that_are_not_clear_are_told_at_once(edit: Run, place: Path) -> None:
+def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, place: Path) -> None:
     """With the command that settles them, whose output is edited then."""
     with (place / "graph.tsv").open("a") as graph:
         graph.write("Q7\tlabel\tRome\nQ7\tP17\tQ8\nQ8\tlabel\tUnited States\n")
     lost = {**GOOD, "subject": "Bob", "target_new": "Atlantis"}
     (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "subject": "Ann"}, lost))
-    said = edit(*GLAME)
-    assert said.code == 2 and not (place / "out").exists()
-    assert said.err.count("'Rome' names 2 entities") == 2
-    assert "No entity is labelled 'Atlantis'" in said.err
+    result = edit(*GLAME)
+    assert result.code == 2 and not (place / "out").exists()
+    assert result.err.count("'Rome' names 2 entities") == 2
+    assert "No entity is labelled 'Atlantis'" in result.err
     command = "wikidata-cache link edits.jsonl --graph graph.tsv --out edits-linked.jsonl"
-    assert said.err.splitlines()[-1].strip() == command
+    assert result.err.splitlines()[-1].strip() == command
     linked = CliRunner().invoke(wikidata_cli, command.split()[1:])
     assert linked.exit_code == 3, linked.output
     settled = map(json.loads, (place / "edits-linked.jsonl").read_text().splitlines())
@@ -212,7 +214,7 @@ def test_all_names_that_are_not_clear_are_told_at_once(edit: Run, place: Path) -
     assert edit(*GLAME, steps=1).code == 0
 
 
-def test_keep_going_skips_what_the_graph_does_not_know(edit: Run, place: Path) -> None:
+def test_keep_going_skips_names_that_are_not_in_the_graph(edit: Run, place: Path) -> None:
     lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
     (place / "edits.jsonl").write_bytes(rows(lost, GOOD))
     refused = edit(*GLAME)
@@ -239,7 +241,7 @@ def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
     return make
 
 
-def test_a_log_is_closed_after_a_run_that_fails(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_is_closed_after_a_failed_run(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Path] = []
     monkeypatch.setattr(LossFile, "close", lambda file: closed.append(file.path))
     monkeypatch.setattr(RankOneMethod, "make", _failing_at("lebron", PatchError("no")))

@@ -31,7 +31,6 @@ from tests.kg_edit.command_line import (
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-COMMANDS = ["list", "show", "add", "edit", "remove", "undo", "check", "merge", "export"]
 HEAT = Edit(
     id="heat",
     subject="LeBron James",
@@ -62,30 +61,21 @@ def write_patch(path: Path, model: Path, *edits: Edit, size: float = 0.0) -> Pat
     return WeightPatch(factors=factors, provenance=provenance).save(path)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str, kg_edit: Run) -> None:
-    said = kg_edit("patch", command, "--help")
-    assert said.code == 0 and f"kg-edit patch {command}" in said.out and "Example" in said.out
-
-
-def test_help_lists_the_commands(kg_edit: Run) -> None:
-    said = kg_edit("patch", "--help").out
-    assert all(command in said for command in COMMANDS) and "Examples" in said
-
-
-def test_a_ledger_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (
         write_patch(place / "one.safetensors", tiny_folder, HEAT),
         write_patch(place / "two.st", tiny_folder, RIVER),
     )
-    said = kg_edit("patch", "add", "ledger", one, two)
-    assert said.code == 0 and "ledger: step 1, 1 edit of rome" in said.out and "step 2" in said.out
+    result = kg_edit("patch", "add", "ledger", one, two)
+    assert result.code == 0 and "ledger: step 1, 1 edit of rome" in result.out and "step 2" in result.out
     three = write_patch(place / "three.safetensors", tiny_folder, LAKERS)
-    said = kg_edit("patch", "add", "ledger", three)
-    assert "conflict: heat and lakers edit one fact to 'Miami Heat' and to 'Los Angeles Lakers'" in said.out
-    said = kg_edit("patch", "list", "ledger", "--picture", "ledger.svg")
+    result = kg_edit("patch", "add", "ledger", three)
+    assert "conflict: heat and lakers edit one fact to 'Miami Heat' and to 'Los Angeles Lakers'" in result.out
+    result = kg_edit("patch", "list", "ledger", "--picture", "ledger.svg")
     assert (
-        "LeBron James plays for → Miami Heat" in said.out and "active" in said.out and said.out.count("conflict:") == 1
+        "LeBron James plays for → Miami Heat" in result.out
+        and "active" in result.out
+        and result.out.count("conflict:") == 1
     )
     assert "</svg>" in (place / "ledger.svg").read_text()
     shown = kg_edit("patch", "show", "ledger", "heat").out
@@ -103,18 +93,18 @@ def test_a_ledger_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path)
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
 
 
-def test_a_check_fails_when_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """The changes are nothing, so of two opposite edits just one holds."""
     codes = {}
     for edit in (HEAT, LAKERS):
         file = write_patch(place / f"{edit.id}.safetensors", tiny_folder, edit)
         kg_edit("patch", "add", edit.id, file)
-        said = kg_edit("patch", "check", edit.id, "--model", tiny_folder)
-        codes[edit.id] = said.code
-        assert ("1 of 1 edits hold" in said.out) == (said.code == 0)
-        assert ("generated" in said.out.splitlines()[-2]) == (said.code == 1)
-        assert kg_edit("patch", "check", file).code == said.code, "a patch file alone, the model it names"
-        assert kg_edit("patch", "check", edit.id, "--merged", tiny_folder).code == said.code
+        result = kg_edit("patch", "check", edit.id, "--model", tiny_folder)
+        codes[edit.id] = result.code
+        assert ("1 of 1 edits hold" in result.out) == (result.code == 0)
+        assert ("generated" in result.out.splitlines()[-2]) == (result.code == 1)
+        assert kg_edit("patch", "check", file).code == result.code, "a patch file alone, the model it names"
+        assert kg_edit("patch", "check", edit.id, "--merged", tiny_folder).code == result.code
     assert sorted(codes.values()) == [0, 1]
     good = next(name for name, code in codes.items() if code == 0)
     strict = kg_edit("patch", "check", good, "--model", tiny_folder, "--strict", "all")
@@ -123,16 +113,16 @@ def test_a_check_fails_when_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny
     assert wrong.code == 2 and "did you mean 'paraphrase'" in wrong.err
 
 
-def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_ledger_is_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
     kg_edit("patch", "add", "ledger", file)
-    said = kg_edit("patch", "merge", "ledger", "--model", tiny_folder, "--out", "merged")
-    assert said.code == 0 and "2 edits in its weights" in said.out
+    result = kg_edit("patch", "merge", "ledger", "--model", tiny_folder, "--out", "merged")
+    assert result.code == 0 and "2 edits in its weights" in result.out
     patch, base, merged = Patch.load(file), LanguageModel.load(tiny_folder), LanguageModel.load(place / "merged")
     with patch.applied(base):
         assert torch.equal(weight_matrix(base.down_projection(1)), weight_matrix(merged.down_projection(1)))
-    said = kg_edit("patch", "export", "ledger", "--to", "peft", "adapter")
-    assert said.code == 0 and json.loads((place / "adapter" / "adapter_config.json").read_text())["r"] == 2
+    result = kg_edit("patch", "export", "ledger", "--to", "peft", "adapter")
+    assert result.code == 0 and json.loads((place / "adapter" / "adapter_config.json").read_text())["r"] == 2
     assert kg_edit("patch", "export", "ledger", "--to", "patch", "all.safetensors").code == 0
     assert Patch.load(place / "all.safetensors").edits == patch.edits
     again = kg_edit("patch", "merge", "ledger", "--model", tiny_folder, "--out", "merged")
@@ -141,7 +131,7 @@ def test_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> No
     assert wrong.code == 2 and "did you mean 'peft'" in wrong.err
 
 
-def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     (place / "link").symlink_to("ledger")
     before = content(place)
@@ -155,27 +145,27 @@ def test_an_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Pa
         ("peft", "ledger/adapter", "is inside the ledger"),
         ("peft", "a" * 300, "can't read"),
     ):
-        said = kg_edit("patch", "export", "ledger", "--to", to, out)
-        assert said.code == 2 and message in said.err, said
+        result = kg_edit("patch", "export", "ledger", "--to", to, out)
+        assert result.code == 2 and message in result.err, result
         assert content(place) == before
     assert kg_edit("patch", "export", "ledger", "--to", "patch", "new/all.safetensors").code == 0
 
 
-def test_nothing_is_asked_for_where_nothing_stands(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_ledger_without_active_edits_is_not_checked_or_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     kg_edit("patch", "remove", "ledger", "heat")
     for options in ((), ("--model", "no-such-model"), ("--merged", "no-such-model")):
-        said = kg_edit("patch", "check", "ledger", *options)
-        assert (said.code, said.out, said.err) == (0, "ledger has no edits, so there is nothing to check\n", "")
+        result = kg_edit("patch", "check", "ledger", *options)
+        assert (result.code, result.out, result.err) == (0, "ledger has no edits, so there is nothing to check\n", "")
     for to in ("peft", "patch"):
-        said = kg_edit("patch", "export", "ledger", "--to", to, "out")
-        assert said.code == 2 and "the patch changes nothing, so there is nothing to export" in said.err
+        result = kg_edit("patch", "export", "ledger", "--to", to, "out")
+        assert result.code == 2 and "the patch changes nothing, so there is nothing to export" in result.err
         assert not (place / "out").exists()
-    said = kg_edit("patch", "merge", "ledger", "--out", "out")
-    assert said.code == 2 and "the patch changes nothing" in said.err
+    result = kg_edit("patch", "merge", "ledger", "--out", "out")
+    assert result.code == 2 and "the patch changes nothing" in result.err
 
 
-def test_a_check_fails_where_standing_edits_contradict_each_other(
+def test_check_fails_if_active_edits_contradict(
     kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both targets are more likely than the old one by the readings; one of them is generated."""
@@ -190,31 +180,31 @@ def test_a_check_fails_where_standing_edits_contradict_each_other(
     rival = HEAT.model_copy(update={"id": "rival", "target_new": "Paris"})
     for edit in (HEAT, RIVER, rival):
         kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.safetensors", tiny_folder, edit))
-    said = kg_edit("patch", "check", "ledger")
-    assert said.code == 1
-    *_, conflict, verdict = said.out.splitlines()
+    result = kg_edit("patch", "check", "ledger")
+    assert result.code == 1
+    *_, conflict, verdict = result.out.splitlines()
     assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
     assert verdict == "3 of 3 edits hold; the target is generated in 1 of them; 1 contradiction"
     kg_edit("patch", "remove", "ledger", "rival")
-    said = kg_edit("patch", "check", "ledger")
-    assert said.code == 0 and said.out.splitlines()[-1] == "2 of 2 edits hold; the target is generated in 1 of them"
+    result = kg_edit("patch", "check", "ledger")
+    assert result.code == 0 and result.out.splitlines()[-1] == "2 of 2 edits hold; the target is generated in 1 of them"
 
 
-def test_of_several_inputs_all_are_added_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_add_adds_all_inputs_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (write_patch(place / f"{edit.id}.st", tiny_folder, edit) for edit in (HEAT, RIVER))
     kg_edit("patch", "add", "more", write_patch(place / "three.st", tiny_folder, LAKERS))
     for bad in ("nowhere.st", "edits.jsonl", "nowhere/", one):
         refused(kg_edit, "patch", "add", "ledger", one, two, bad, message=str(bad).strip("/"), out=place / "ledger")
         refused(kg_edit, "patch", "add", "ledger", "more", bad, one, message=str(bad).strip("/"), out=place / "ledger")
-    said = kg_edit("patch", "add", "ledger", one, "more", two)
-    assert said.code == 0 and [f"step {number}" in said.out for number in (1, 2, 3, 4)] == [True, True, True, False]
-    assert said.out.count("conflict:") == 1
+    result = kg_edit("patch", "add", "ledger", one, "more", two)
+    assert result.code == 0 and [f"step {number}" in result.out for number in (1, 2, 3, 4)] == [True, True, True, False]
+    assert result.out.count("conflict:") == 1
     steps = Ledger.open(place / "ledger").steps
     refused(kg_edit, "patch", "add", "ledger", one, message="is already in the ledger, as step 1", out=place / "ledger")
     assert Ledger.open(place / "ledger").steps == steps
 
 
-def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_ledger_without_its_log_is_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT))
     (place / "ledger" / "ledger.jsonl").unlink()
     two = write_patch(place / "two.safetensors", tiny_folder, RIVER)
@@ -225,28 +215,28 @@ def test_a_ledger_whose_log_is_gone_is_not_written_to(kg_edit: Run, place: Path,
 
 
 @pytest.mark.slow
-def test_edits_made_on_a_ledger_and_taken_out_again(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     quick = ("--method", "rome", "--model", tiny_folder, "--layer", 1, "--set", "steps=2", *QUICK)
-    said = kg_edit("patch", "edit", "ledger", "edits.jsonl", *quick)
-    assert said.code == 0 and "step 1, 2 edits of rome" in said.out
+    result = kg_edit("patch", "edit", "ledger", "edits.jsonl", *quick)
+    assert result.code == 0 and "step 1, 2 edits of rome" in result.out
     refused = kg_edit("patch", "remove", "ledger", "lebron")
     assert refused.code == 2 and "--model" in refused.err
-    said = kg_edit("patch", "remove", "ledger", "lebron", "--model", tiny_folder)
-    assert said.code == 0 and "removed lebron; 1 edit left" in said.out
+    result = kg_edit("patch", "remove", "ledger", "lebron", "--model", tiny_folder)
+    assert result.code == 0 and "removed lebron; 1 edit left" in result.out
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
 
 
-def test_keep_going_skips_what_the_graph_does_not_know(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_keep_going_skips_names_that_are_not_in_the_graph(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}, GOOD))
     arguments = ("patch", "edit", "ledger", "edits.jsonl", *GLAME, "--model", tiny_folder, "--layer", 1)
     refused(kg_edit, *arguments, message="Poseidonis", out=place / "ledger")
-    said = kg_edit(*arguments, *QUICK, "--set", "steps=1", "--force", "--keep-going")
-    assert said.code == 0, said.err
-    assert "skipped: row-1: " in said.err
+    result = kg_edit(*arguments, *QUICK, "--set", "steps=1", "--force", "--keep-going")
+    assert result.code == 0, result.err
+    assert "skipped: row-1: " in result.err
     assert len(Ledger.open(place / "ledger").patch.edits) == 1
 
 
-def test_a_ledger_is_compared_with_the_model_too(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_added_ledger_is_compared_with_the_model(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=100.0)
     assert kg_edit("patch", "add", "ledger", file).code == 0
     refused = kg_edit("patch", "add", "other", "ledger", "--model", tiny_folder)
@@ -254,7 +244,7 @@ def test_a_ledger_is_compared_with_the_model_too(kg_edit: Run, place: Path, tiny
     assert kg_edit("patch", "add", "other", "ledger", "--model", tiny_folder, "--force").code == 0
 
 
-def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_wrong_arguments_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
     kg_edit("patch", "add", "ledger", file)
     before = content(place / "ledger")
@@ -269,6 +259,6 @@ def test_mistakes_change_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -
         (("remove", "ledger", "lakers"), "unknown edit 'lakers'"),
         (("list", "ledger", "--picture", "ledger.bmp"), "expected a file name that ends in"),
     ):
-        said = kg_edit("patch", *arguments)
-        assert said.code == 2 and message in said.err, said
+        result = kg_edit("patch", *arguments)
+        assert result.code == 2 and message in result.err, result
         assert content(place / "ledger") == before

@@ -26,10 +26,10 @@ from tests.kg_edit.tiny import tiny
 __all__ = ["cache", "hub", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 
-def test_a_gguf_adapter_and_a_merged_gguf_model(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_gguf_adapter_and_merged_gguf_model_are_written(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
-    said = kg_edit("patch", "export", file, "--to", "gguf", "adapter", "--license", "mit")
-    assert said.code == 0 and {path.name for path in (place / "adapter").iterdir()} == {
+    result = kg_edit("patch", "export", file, "--to", "gguf", "adapter", "--license", "mit")
+    assert result.code == 0 and {path.name for path in (place / "adapter").iterdir()} == {
         "README.md",
         "adapter.gguf",
         "kg_edit.json",
@@ -38,17 +38,15 @@ def test_a_gguf_adapter_and_a_merged_gguf_model(kg_edit: Run, place: Path, tiny_
     assert 'license: "mit"' in card and "LeBron James plays for | Miami Heat | Los Angeles Lakers" in card
     assert f"the base is the folder `{tiny_folder}`" in card
     base = as_gguf(tiny("llama"), place / "base.gguf")
-    said = kg_edit("patch", "merge", file, "--to", "gguf", "--gguf", base, "--out", "merged")
-    assert said.code == 0 and (place / "merged" / "model.gguf").stat().st_mode & 0o777 == 0o644
+    result = kg_edit("patch", "merge", file, "--to", "gguf", "--gguf", base, "--out", "merged")
+    assert result.code == 0 and (place / "merged" / "model.gguf").stat().st_mode & 0o777 == 0o644
     assert "llama-server -m model.gguf" in (place / "merged" / "README.md").read_text()
 
 
-def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
-    kg_edit: Run, place: Path, tiny_folder: Path
-) -> None:
+def test_card_has_the_scores_and_the_given_base(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
-    said = kg_edit("patch", "export", file, "--to", "peft", "a", "--scores", "--base", "someone/model")
-    assert said.code == 0, said.err
+    result = kg_edit("patch", "export", file, "--to", "peft", "a", "--scores", "--base", "someone/model")
+    assert result.code == 0, result.err
     card = (place / "a" / "README.md").read_text()
     assert "| edits, success | 2 |" in card and "| paraphrases | 1 |" in card
     assert 'base_model: "someone/model"' in card
@@ -58,7 +56,7 @@ def test_the_scores_of_a_run_and_a_base_that_is_given_are_in_the_card(
     assert "No scores were measured" in (place / "b" / "README.md").read_text()
 
 
-def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_wrong_target_is_refused_and_nothing_is_written(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     file, out = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1), place / "out"
     for command, message in (
         (("export", file, "--to", "gguf", "out.gguf"), "a folder with adapter.gguf in it; give a name without .gguf"),
@@ -72,16 +70,16 @@ def test_what_is_refused_leaves_nothing(kg_edit: Run, place: Path, tiny_folder: 
         refused(kg_edit, "patch", *command, message=message, out=out)
 
 
-def test_a_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> None:
+def test_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> None:
     factors = {"w": Factors(left=torch.ones(2, 1), right=torch.ones(3, 1))}
     edits = [{"edit": HEAT.model_dump(mode="json", exclude_defaults=True), "method": "rome"}]
     WeightPatch(factors=factors, provenance={"edits": edits}).save(place / "nameless.safetensors")
-    said = kg_edit("patch", "export", "nameless.safetensors", "--to", "patch", "all.safetensors")
-    assert said.code == 0 and (place / "all.safetensors").exists(), said.err
+    result = kg_edit("patch", "export", "nameless.safetensors", "--to", "patch", "all.safetensors")
+    assert result.code == 0 and (place / "all.safetensors").exists(), result.err
 
 
 @pytest.mark.slow
-def test_an_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: Hub) -> None:
+def test_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: Hub) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
     command = [sys.executable, "-m", "kg_edit", "patch", "export", str(file), "--to", "peft", "a"]
     done = subprocess.run(

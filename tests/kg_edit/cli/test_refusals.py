@@ -161,14 +161,14 @@ def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Pat
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file(case: str, kg_edit: Run, place: Path, out: Path, tiny_folder: Path) -> None:
+def test_bad_file_is_refused(case: str, kg_edit: Run, place: Path, out: Path, tiny_folder: Path) -> None:
     written, options, message = BAD_FILES[case]
     (place / "edits.jsonl").unlink() if written is None else (place / "edits.jsonl").write_bytes(written)
     refused(kg_edit, "edit", "edits.jsonl", *options, "--model", tiny_folder, "--out", out, message=message, out=out)
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_folder: Path) -> None:
+def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_folder: Path) -> None:
     options, message = BAD_OPTIONS[case]
     model = () if "--model" in options else ("--model", tiny_folder)
     refused(kg_edit, "edit", "edits.jsonl", *options, *model, "--out", out, message=message, out=out)
@@ -185,11 +185,11 @@ def test_a_bad_option(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_fol
         ("gpt2.safetensors", "this patch is for 'gpt2'"),
     ],
 )
-def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_bad_patch_is_refused(patch: str, message: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     tensors = {"w.left": torch.zeros(2, 1)}
     save_file(tensors, place / "stranger.safetensors")
-    said = json.dumps({"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {}, "content": None})
-    save_file(tensors, place / "half.safetensors", {"kg_edit": said})
+    result = json.dumps({"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {}, "content": None})
+    save_file(tensors, place / "half.safetensors", {"kg_edit": result})
     WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "2-f"}}).save(
         place / "gpt2.safetensors"
     )
@@ -210,7 +210,7 @@ def test_a_bad_patch(patch: str, message: str, kg_edit: Run, place: Path, tiny_f
         (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens'"),
     ],
 )
-def test_wrong_use(arguments: tuple[str, ...], message: str, kg_edit: Run, place: Path) -> None:
+def test_wrong_use_is_refused(arguments: tuple[str, ...], message: str, kg_edit: Run, place: Path) -> None:
     before = content(place)
     result = kg_edit(*arguments)
     assert result.code == 2

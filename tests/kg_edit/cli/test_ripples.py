@@ -33,8 +33,8 @@ def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...
         found = kg_edit(*run, "--set", "steps=2", *control, "--out", f"run{len(control)}")
         assert found.code == 0, found.err
         assert "ripples-unknown" in found.out
-    said = json.loads((place / "run2" / "run.json").read_text())
-    assert "NoGraph" in json.dumps(said)
+    result = json.loads((place / "run2" / "run.json").read_text())
+    assert "NoGraph" in json.dumps(result)
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,20 @@ def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...
         (("--relations", "country"), "expected property ids such as P17,P19; found 'country'"),
     ],
 )
-def test_mistakes_are_named(kg_edit: Run, inputs: tuple[str, ...], arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_arguments_are_refused(
+    kg_edit: Run, inputs: tuple[str, ...], arguments: tuple[str, ...], message: str
+) -> None:
     result = kg_edit("data", "ripples", *inputs, *arguments, "--out", "x.json")
     assert result.code == 2
     assert message in " ".join(result.err.split())
 
 
-def test_a_graph_is_needed(kg_edit: Run, place: Path) -> None:
+def test_ripples_without_a_graph_are_refused(kg_edit: Run, place: Path) -> None:
     result = kg_edit("data", "ripples", "--out", "x.json")
     assert (result.code, "give --graph" in result.err) == (2, True)
 
 
-def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ...]) -> None:
+def test_wrong_split_and_control_are_refused(kg_edit: Run, inputs: tuple[str, ...]) -> None:
     run = ("evaluate", "--dataset", "edits", "--data", "mine.jsonl", "--method", "rome", "--out", "run")
     result = kg_edit(*run, *inputs[2:], "--split", "dev")
     assert result.code == 2
@@ -66,7 +68,7 @@ def test_a_part_and_a_control_that_cannot_be(kg_edit: Run, inputs: tuple[str, ..
 
 
 @pytest.mark.slow
-def test_the_packaged_file_and_its_graph_by_their_name(kg_edit: Run, place: Path) -> None:
+def test_packaged_file_and_graph_have_a_name(kg_edit: Run, place: Path) -> None:
     name = "ripples-smollm2-135m"
     run = ("evaluate", "--dataset", "ripples", "--data", name, "--graph", name, "--split", "dev", "--known-only")
     found = kg_edit(*run, "--method", "rome", *QUICK, "--set", "steps=2", "--limit", "1", "--out", "run")

@@ -39,10 +39,10 @@ UNUSED: dict[str, str] = {
 
 
 @pytest.mark.parametrize("command", UNUSED)
-def test_an_option_without_effect_is_refused(command: str, kg_edit: Run, place: Path) -> None:
+def test_option_without_effect_is_refused(command: str, kg_edit: Run, place: Path) -> None:
     refused(kg_edit, *command.split(), message=UNUSED[command], out=place)
 
 
-def test_an_option_with_its_default_value_is_refused_too(kg_edit: Run, place: Path) -> None:
+def test_option_with_its_default_value_is_refused_too(kg_edit: Run, place: Path) -> None:
     command = ("patch", "merge", "l", "--out", "o", "--gguf-type", "F32")
     refused(kg_edit, *command, message="--gguf-type has no effect", out=place)

@@ -32,7 +32,7 @@ def chart(**lines: list[tuple[float, float]]) -> str:
     )
 
 
-def test_every_point_lies_inside_and_lines_break_at_what_is_no_number() -> None:
+def test_line_chart_has_all_points_inside_and_breaks_at_nan() -> None:
     made = chart(a_b=[(0, 5.0), (1, math.nan), (2, 1.0), (3, 0.0)], c=[(0, math.inf)])
     (path,) = re.findall(r'class="line line-0" d="([^"]+)"', made)
     assert path.count("M") == 2 and path.count("L") == 1
@@ -44,6 +44,6 @@ def test_every_point_lies_inside_and_lines_break_at_what_is_no_number() -> None:
     assert ">a&lt;b<" in made and ">c<" not in made, "the legend is HTML, and names what is drawn"
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_chart_without_numbers_is_empty() -> None:
     assert chart(a=[(0, math.nan)]) == chart() == sparkline([1.0]) == sparkline([math.nan, 1.0]) == ""
     assert sparkline([2.0, 1.0, 0.0]).count(",") == 3

@@ -36,7 +36,7 @@ def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow
     return run_edits(method(name, model, **settings), model, EDITS, out, progress=False)
 
 
-def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
+def test_files_have_what_is_returned(tmp_path: Path) -> None:
     rows = run(tmp_path)
     lines = (tmp_path / RECORDS).read_text().splitlines()
     assert tuple(ReportRow.model_validate_json(line) for line in lines) == rows
@@ -47,7 +47,7 @@ def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     assert not (tmp_path / PARTIAL).exists()
 
 
-def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A damaged file of losses takes the curves, and ends no run."""
     rows = run(tmp_path)
     curves, page = read_losses(tmp_path / LOSSES), (tmp_path / PAGE).read_text()
@@ -64,7 +64,7 @@ def test_the_loss_of_every_step_is_kept_and_drawn(tmp_path: Path, caplog: pytest
     assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
 
 
-def test_a_run_that_is_killed_on_the_way_keeps_every_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_loses_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the files of an edit, and within a line of the losses."""
     run(tmp_path / "whole")
 
@@ -81,8 +81,8 @@ def test_a_run_that_is_killed_on_the_way_keeps_every_curve(tmp_path: Path, monke
         assert read_losses(tmp_path / between / LOSSES) == read_losses(tmp_path / "whole" / LOSSES)
 
 
-def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The patch is made; why there is no picture stands on the page."""
+def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch is made; the page tells why there is no picture."""
     made = method("glame", tiny("llama"))
     assert isinstance(edit_run._subgraph(made, EDIT), nx.MultiDiGraph)
 
@@ -93,7 +93,7 @@ def test_a_graph_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert edit_run._subgraph(made, EDIT) == "The graph could not be read again: no network"
 
 
-def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
     for name in ("compare_probes", "claim"):
         monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
@@ -102,7 +102,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
-def test_a_report_that_is_missing_or_damaged_is_recomputed(cut: str, tmp_path: Path) -> None:
+def test_missing_or_damaged_report_is_recomputed(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path)
     files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT, PAGE)}
     (tmp_path / RECORDS).write_text(cut)
@@ -121,7 +121,7 @@ def test_nothing_is_written_before_the_method_is_prepared(tmp_path: Path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PatchError("the change is not finite")
 
@@ -131,7 +131,7 @@ def test_a_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch:
     assert caught.value.__notes__ == ["in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"]
 
 
-def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_partial_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def full(*arguments: object, **options: object) -> None:
@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 
 
-def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
+def test_folder_of_another_process_is_refused(tmp_path: Path) -> None:
     """Also with other settings, which must not take the place of those of the run that is at work."""
     (tmp_path / "run.json").write_text("the other's")
     for settings in ({}, {"steps": 2}):
@@ -159,7 +159,7 @@ def test_two_processes_do_not_work_on_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused_here(*_: object) -> str:
         with pytest.raises(OutputError, match="another process works on"), folder_lock(tmp_path / "new"):
             pass
@@ -171,7 +171,7 @@ def test_the_folder_is_locked_until_the_report_is_written(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_partial_patch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     (tmp_path / PATCH).rename(tmp_path / PARTIAL)
     (tmp_path / PARTIAL).write_bytes(b"half")
@@ -179,7 +179,7 @@ def test_a_damaged_partial_patch_is_no_traceback(tmp_path: Path, monkeypatch: py
         run(tmp_path)
 
 
-def test_going_on_starts_from_what_the_unedited_model_wrote() -> None:
+def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
     """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
 
     def fresh() -> Rome:
@@ -196,7 +196,7 @@ def test_going_on_starts_from_what_the_unedited_model_wrote() -> None:
     assert torch.equal(halves.factors[name].left, pair.left)
 
 
-def test_the_picture(tmp_path: Path) -> None:
+def test_subgraph_is_drawn(tmp_path: Path) -> None:
     """Also of a user's own graph, whose nodes say nothing of their distance."""
     model = tiny("llama")
     glame, strange = method("glame", model), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})

@@ -90,7 +90,7 @@ def test_right_compares_whole_targets_of_different_lengths(monkeypatch: pytest.M
 def test_portability_succeeds_if_the_text_mentions_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     question = probes(tiny("llama"), EDIT)[2]
     for text, right in {"It is in LA.": True, "Los Angeles, California": True, "Miami": False}.items():
-        monkeypatch.setattr(probes_module, "continuations", lambda *_, said=text, **__: (said,))
+        monkeypatch.setattr(probes_module, "continuations", lambda *_, written=text, **__: (written,))
         reading = read(tiny("llama"), [question])[0]
         assert (reading.success, reading.right) == (right, right)
 
@@ -99,7 +99,7 @@ def test_statement_succeeds_if_the_text_begins_with_the_target(monkeypatch: pyte
     model = tiny("llama")
     (bare,), (rewrite, _, _, locality, _) = probes(model, BARE), probes(model, EDIT)
     compared = {probe: reading.right for probe in (rewrite, locality) for reading in read(model, [probe])}
-    for probe, text, said in (
+    for probe, text, success in (
         (rewrite, " Los Angeles Lakers.", True),
         (rewrite, " Los Angeles Dodgers.", False),
         (rewrite, " team of the Los Angeles Lakers", False),
@@ -110,7 +110,7 @@ def test_statement_succeeds_if_the_text_begins_with_the_target(monkeypatch: pyte
     ):
         monkeypatch.setattr(probes_module, "continuations", lambda *_, written=text, **__: (written,))
         (reading,) = read(model, [probe])
-        assert (reading.success, reading.right) == (said, compared.get(probe, said))
+        assert (reading.success, reading.right) == (success, compared.get(probe, success))
 
 
 def test_target_of_more_than_ten_tokens_can_succeed() -> None:

@@ -116,7 +116,7 @@ def test_terminal_table_breaks_no_word_in_80_columns() -> None:
 )
 def test_sign_has_its_colour(success: bool, right: bool, sign: str, colour: str) -> None:
     made = row("text", success=success, right=right)
-    written = "\\~" if sign == "~" else sign  # Markdown could strike through what stands between two of them
+    written = "\\~" if sign == "~" else sign  # Markdown could strike through text between two of them
     assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
     (cell,) = terminal_table([made]).columns[3].cells
     assert isinstance(cell, Text)

@@ -30,7 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield browser.opened(path)
 
 
-def test_nothing_is_requested_nothing_complains_and_no_text_is_run(page: Page) -> None:
+def test_page_requests_nothing_and_runs_no_text(page: Page) -> None:
     urls = [event["request"]["url"] for event in page.happened("Network.requestWillBeSent")]
     assert len(urls) == 1 and urls[0].startswith("file://")
     assert not page.happened("Runtime.exceptionThrown") and not page.happened("Log.entryAdded")
@@ -49,7 +49,7 @@ def test_edits_are_found_and_opened(page: Page) -> None:
     assert not page.value("byId('edit-5').open")
 
 
-def test_a_failed_edit_is_not_green_in_light_or_in_dark(page: Page) -> None:
+def test_failed_edit_is_not_green_in_light_or_in_dark(page: Page) -> None:
     colour = "getComputedStyle(badge).color.match(/\\d+/g).map(Number)"
     colours = f"[...document.querySelectorAll('.all .badge')].map(badge => {colour})"
     for scheme in ("light", "dark"):
