@@ -105,29 +105,27 @@ class GlameNet(GlamePlus):
         super().prepare()
 
     def request(self, edit: Edit) -> Request:
-        """With a descent, the request of `glame-plus`; without one, only the edit's own prompts."""
+        """Return, with a descent, the request of `glame-plus`; without one, only the edit's own prompts."""
         check_graph(self.subgraph(edit))
         return super().request(edit) if self.config.steps else Request.of(self.model, edit, self.contexts)
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """The network's change as the starting point; the notes have the number of statements of o* that it read."""
-        read = self._read(edit)
-        notes = {"graph": dict(self.subgraph(edit).graph), "read": len(read.statements)}
-        return FreeDelta(value, self.config, start=self._change(edit, read, value)), notes
-
-    @torch.no_grad()
-    def _change(self, edit: Edit, read: ReadSubgraph, value: Tensor) -> Tensor:
-        """f(subgraph, m), [d]; 0 if there is no network."""
+        """Return f(subgraph, m) as the starting point, and notes with the number of statements that were read."""
         trained = self._trained
-        if trained is None:
-            return torch.zeros_like(value)
-        labels, layers = [*read.nodes, *read.edges], trained.manifest.reading_layers
-        readings = label_readings(self.model, labels, layers=layers)
-        network: ValueNetwork = trained.network
-        graph, device = GraphBatch.of([read], readings.__getitem__), self.model.device
-        downhill = self._gradients[edit][None].to(device) if network.reads_gradient else None
-        found: Tensor = network(graph, value[None].to(device), downhill)[0]
-        return found.to(value.device)
+        settings = trained.manifest.training if trained else NetTraining()
+        # The part of the subgraph that the network reads is selected as in its training.
+        objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config, self.graph))
+        read = ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation)
+        change = torch.zeros_like(value)  # [d]
+        if trained:
+            labels, device = [*read.nodes, *read.edges], self.model.device
+            with torch.no_grad():
+                readings = label_readings(self.model, labels, layers=trained.manifest.reading_layers)
+                graph = GraphBatch.of([read], readings.__getitem__)
+                downhill = self._gradients[edit][None].to(device) if trained.network.reads_gradient else None
+                change = trained.network(graph, value[None].to(device), downhill)[0].to(value.device)
+        notes = {"graph": dict(self.subgraph(edit).graph), "read": len(read.statements)}
+        return FreeDelta(value, self.config, start=change), notes
 
     def find_values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[EditValue]:
         """Find m* of each edit: with ``steps`` = 0 the network's value itself, else a descent from there."""
@@ -165,17 +163,11 @@ class GlameNet(GlamePlus):
         return {}
 
     def _downhill(self, requests: Sequence[Request]) -> Tensor:
-        """-dL_p/dm* at m* = m in the bare prompts, [edits, d]."""
+        """Return g = -dL_p/dm* at m* = m in the bare prompts, [edits, d]."""
         bare = [Request(rewrites=request.rewrites[:1]) for request in requests]
         tokens = tokens_within(self.model, self.layer, self.memory)
         objective = Objective(self.model, self.layer, bare, kl_weight=0.0, tokens=tokens)
         return -objective.gradient(torch.zeros_like(objective.value))[1]
-
-    def _read(self, edit: Edit) -> ReadSubgraph:
-        """The part of the subgraph that the network reads, selected as in its training."""
-        settings = self._trained.manifest.training if self._trained else NetTraining()
-        objects = objects_of(edit, self.subgraph(edit), exclude=excluded_answers(edit, self.config, self.graph))
-        return ReadSubgraph.of(edit, objects, statements=settings.statements, per_relation=settings.per_relation)
 
     def provenance(self) -> dict[str, Any]:
         """The provenance of every method, plus the digest of the network and data on its training."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
@@ -34,3 +36,14 @@ def test_settings_have_meanings_and_include_those_of_groups() -> None:
 def test_page_is_up_to_date() -> None:
     command = "kg-edit methods --markdown > docs/methods.md"
     assert PAGE.read_text(encoding="utf-8") == methods_page(), f"write it again: {command}"
+
+
+def test_names_need_no_torch_and_a_method_not_the_others() -> None:
+    code = """
+import sys
+from kg_edit.methods import find_method, method_names
+assert "mend" in method_names() and "torch" not in sys.modules
+find_method("rome")
+assert "kg_edit.methods.rome.method" in sys.modules and "kg_edit.methods.mend.method" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
