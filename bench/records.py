@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from tools.model_edits import RECORDS, some_edits
@@ -39,7 +41,7 @@ def evaluated(model: LanguageModel, preset: str, records: list[Edit | BenchmarkR
     """Return the seconds per record; contexts and C are there already."""
     rome = Rome(model, RomeConfig.preset(preset, {}))
     rome.prepare()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KG_EDIT_CACHE=folder):  # no scores yet
         start = time.perf_counter()
         evaluate(rome, model, records, out=Path(folder) / "run")
         return (time.perf_counter() - start) / len(records)
