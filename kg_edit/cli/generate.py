@@ -62,6 +62,7 @@ def generate(
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import ask, continuations
 
+    # Without a patch, the sum is an empty one, and the edited model is the unedited one
     patches = [Patch.load(patch_file(path) or path) for path in patch or ()]
     total: Patch = reduce(add, patches, WeightPatch(factors={}))
     language_model = load(model, dtype, device)
@@ -93,6 +94,7 @@ def warn_of_sinks(model: LanguageModel, patch: Patch, prompts: Sequence[str]) ->
     from kg_edit.models.first_token import lead_before
     from kg_edit.patches.base import PatchStack
 
+    # Only edits in plain text begin a text: in chat form, the template comes first
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     records = [record.get("edit", {}) for part in parts if part.kind != "prompt" for record in part.edits]
     in_text = [edit for edit in records if edit.get("subject") and edit.get("chat", False) is not True]

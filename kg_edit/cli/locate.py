@@ -62,6 +62,7 @@ def locate(
     - `kg-edit locate edits.jsonl --model smollm2-135m --out locate/`
     - `kg-edit locate --known known_1000.json --limit 100 --samples 5 --kind hidden --out hidden/`
     """
+    # Names and files are checked before torch is imported
     check_model_name(model)
     if (edits is None) == (known is None):
         raise ConfigError("give either a file of edits or --known FILE; see kg-edit locate --help")
@@ -69,6 +70,7 @@ def locate(
         raise ConfigError(f"--known {known}: there is no such file; check the path")
     from kg_edit.edits.files import read_edits
 
+    # Two edits of one fact are no conflict here: both are traced
     read = read_edits(edits, allow_conflicts=True).edits if edits else ()
     from kg_edit.tracing.corrupted_run import KINDS
     from kg_edit.tracing.run import locate as trace_all

@@ -142,7 +142,7 @@ class MethodPlan:
         faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
             if not keep_going:
-                try:
+                try:  # all at once, which is one read of the graph
                     self.method.check_inputs(self.config, self.source, edits)
                     return tuple(edits)
                 except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError):
@@ -156,7 +156,7 @@ class MethodPlan:
                     faults[edit] = error
         if faults and not keep_going:
             raise _all_faults(faults, link_command(file, graph) if file else None)
-        if len(faults) == len(edits):
+        if faults and len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
             typer.echo(f"skipped: {edit.id}: {fault}", err=True)
@@ -256,6 +256,7 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
 
     from kg_edit.models.language_model import LanguageModel
 
+    # Its warnings are about training and generation settings, which are not used here
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with doing(f"loading {model}"):

@@ -146,7 +146,7 @@ def add(
 
     if model is None:
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
-    open_store(ledger)
+    open_store(ledger)  # without torch, so that a wrong path is an error at once
     check_patches(patches)
     from kg_edit.ledger import Ledger
 
@@ -185,6 +185,7 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger.log import open_store
 
+    # Everything that can be wrong without a model is checked first
     check_names(method, model)
     open_store(ledger)
     check_file(edits)

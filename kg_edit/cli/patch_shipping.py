@@ -92,7 +92,7 @@ def merge(
     from kg_edit.reports.shipping import gguf_of
 
     patch, entries = active_at(ledger)
-    check_mergeable(patch, out, shard=shard)
+    check_mergeable(patch, out, shard=shard)  # before a model of many GB is loaded
     name = model_for(patch, model)
     file = gguf_of(name, gguf) if to == "gguf" else None
     loaded = load(name, dtype, device)
@@ -249,6 +249,7 @@ def subtract(
             raise ConfigError(f"{path} does not exist; give {_CHANGE}")
         if path.is_dir() and not is_adapter(path):
             raise ConfigError(f"the folder {path} has no PEFT adapter (adapter_config.json); give {_CHANGE}")
+    # A patch has the fingerprint of its model; an adapter only a path, so its modules are looked up in the model
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
@@ -262,6 +263,7 @@ def subtract(
     minuend, subtrahend = (
         read_peft(path, loaded) if loaded and path in adapters else Patch.load(path) for path in (expert, anti)
     )
+    # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
     patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     patch.check_finite()
     stdout().print(plain(f"{patch.save(out)}: {len(patch.factors)} weights changed"), soft_wrap=True)

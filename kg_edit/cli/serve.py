@@ -89,9 +89,9 @@ def serve(
     from kg_edit.ledger import Ledger
 
     planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened_graph)
-    planned.method.check_inputs(planned.config, planned.graph, [])
+    planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
     opened = Ledger.open(ledger) if ledger else None
-    with listening(host, port) as place:
+    with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()

@@ -98,7 +98,7 @@ def _learner(method: str) -> typer.Typer:
         dtype: Dtype = "auto",
         device: Device = "auto",
     ) -> None:
-        check_model_name(model)
+        check_model_name(model)  # a misspelt name is an error before the files are read
         records = training_records(data, dataset, limit, leave_out or [])
         from kg_edit.storage.run_folder import check_folder
 
@@ -151,6 +151,7 @@ def training_records(
     records = read(data, dataset)[:limit]
     if not leave_out:
         return [record for record in records if record.edits]
+    # An edit is left out with its prompts, not the whole record: others of the record may be about another subject
     test = HeldOutPrompts(record for path in leave_out for record in read(path))
     left = [cut for record in records if (cut := test.without(record))]
     edits, edits_left = (sum(len(record.edits) for record in some) for some in (records, left))

@@ -61,6 +61,7 @@ def ticks(most: float, *, whole: bool = False) -> list[float]:
     """Return about five round numbers, from 0 to the first one that is at least ``most``."""
     if most <= 0 or not math.isfinite(most):
         return [0.0, 1.0]
+    # The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least the rough step
     rough = most / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

@@ -117,12 +117,13 @@ def run_edits(
     }
     check_folder(out, settings)
     if not (out / PATCH).is_file():
-        method.prepare()
+        method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
+        # The rows of an earlier run are read, not computed again; the report is written last, and tells if all is there
         known = known_rows(out / RECORDS, edits)
         if known and (out / REPORT).is_file():
             return known
@@ -135,7 +136,7 @@ def run_edits(
             log.warning("the report has no loss curves: %s", error)
             curves = {}
         write_text(out / PAGE, report_page(rows, patch, curves=curves, graphs=graphs))
-        write_text(out / REPORT, markdown(rows, patch))  # last: it tells that the report is complete
+        write_text(out / REPORT, markdown(rows, patch))
         return rows
 
 

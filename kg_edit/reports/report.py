@@ -70,6 +70,7 @@ def terminal_table(rows: Sequence[ReportRow]) -> Table:
     for name in _SHORT_HEADER:
         table.add_column(name, no_wrap=name == "nats", overflow="fold")
     for index, row in enumerate(rows):
+        # A line ends the section of an edit
         last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
         kind, prompt, target, unedited, edited, nats = _cells(row)
         cells = [Text(cell) for cell in (kind, f"{prompt} → {target}", unedited)]

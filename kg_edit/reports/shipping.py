@@ -91,6 +91,7 @@ class Shipment:
 
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     """Return the report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
+    # Records in the folder of a renamed or copied patch may belong to another one
     own = patch_file is not None and patch_file.name == PATCH
     return known_rows(patch_file.parent / RECORDS, edits) if patch_file and own else ()
 
