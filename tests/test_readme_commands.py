@@ -151,7 +151,7 @@ def test_pages_have_enough_commands() -> None:
     assert sum(len(list(page.commands())) for page in (README, *TUTORIALS)) >= 25
 
 
-@pytest.mark.parametrize("page", [README, COMMANDS, DocPage("docs/settings.md"), DocPage("docs/limits.md")], ids=stem)
+@pytest.mark.parametrize("page", [README, COMMANDS, DocPage("docs/models.md"), DocPage("docs/limits.md")], ids=stem)
 def test_command_in_a_sentence_exists(page: DocPage, kg_edit: Run) -> None:
     """`kg-edit plan --model …` and the like: the command is there; what it does is tested where it is."""
     named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", page.text.replace("\n", " ")))

@@ -15,11 +15,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from kg_edit.methods import find_method, method_names
+from kg_edit.methods.overview import all_methods, settings
+from kg_edit.text.display import markdown_table
 
-_SETTINGS = """# Settings of every method
+SETTINGS = """# Settings of every method
 
-The defaults are the preset `default`; `--set NAME=VALUE` overrides one. In a terminal: `kg-edit methods NAME`."""
+The values of the preset `default`; `--set NAME=VALUE` overrides one. In a terminal: `kg-edit methods NAME`."""
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
@@ -33,19 +34,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             name = _outside(page.src_uri, link)
             if name and name not in PAGES and not files.get_file_from_path(f"{COPIES}/{name}"):
                 files.append(File.generated(config, f"{COPIES}/{name}", abs_src_path=str(root / name)))
-    settings = "\n\n".join([_SETTINGS, *map(_reference, method_names())])
-    files.append(File.generated(config, "reference/settings.md", content=settings))
+    parts = [SETTINGS]
+    for method in all_methods():  # the rows are those of the config class's fields
+        rows = ([f"`{name}`", f"`{value}`", meaning.replace("|", "\\|")] for name, value, meaning in settings(method))
+        parts.append(f"## {method.name}\n\n{markdown_table(('setting', 'default', 'meaning'), rows)}")
+    files.append(File.generated(config, "reference/settings.md", content="\n\n".join(parts)))
     for name, address in PAGES.items():
         text = (root / name).read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, address, content=text))
     return files
-
-
-def _reference(name: str) -> str:
-    """The settings of a method, from the docstrings of its config class."""
-    config = find_method(name).config_class
-    options = "    options: {heading_level: 3, show_root_heading: false, inherited_members: true, show_bases: false}"
-    return f"## {name}\n\n::: {config.__module__}.{config.__qualname__}\n{options}"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -205,7 +205,7 @@ CHAT_METRICS: Mapping[str, Metric] = {
         formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words. Only "
         "for records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
         "efficacy.greedy requires.",
-        source="This project (docs/chat.md).",
+        source="This project (docs/models.md).",
         needs=(),
     ),
 }

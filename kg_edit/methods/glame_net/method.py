@@ -76,7 +76,7 @@ class GlameNet(GlamePlus):
     """m* = m + f(subgraph, m), f trained once over many edits."""
 
     name = "glame-net"
-    paper = "this project (docs/glame_net.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
+    paper = "this project (docs/glame.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME with an R-GNN trained once: an edit takes one pass of it, and a short descent"
     config_class = GlameNetConfig
     config: GlameNetConfig

@@ -116,7 +116,7 @@ class GlamePlus(GraphReader, Rome):
     """ROME's edit, and the facts that follow from it, which are written where questions for them are answered."""
 
     name = "glame-plus"
-    paper = "this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
+    paper = "this project (docs/glame.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME beyond the paper: facts about o* from the graph and the model are written into a late layer"
     config_class = GlamePlusConfig
     config: GlamePlusConfig
