@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -27,7 +27,9 @@ from kg_edit.scoring.likelihood import Pair
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8
 _SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits
-_NEIGHBOURS, _PARAPHRASES = 4, 4  # for one edit, at most
+_LOCALITY, _PARAPHRASES = 4, 4  # prompts for one edit, at most
+CLEAR = 2.0  # standard errors; by chance, the best of five equal layers is already better by one
+_ENOUGH = 3  # edits; with fewer, a standard error means nothing
 
 
 class EditScore(BaseModel):
@@ -58,74 +60,69 @@ class LayerScore(BaseModel):
 
 
 def edit_score(efficacy: float, generality: float, specificity: float) -> EditScore:
-    """The `EditScore` of the three parts, each in 0 to 1; the score is 0 if one of them is 0."""
+    """Return the `EditScore` of the three parts, each in 0 to 1; the score is 0 if one of them is 0."""
     score = float(harmonic_mean(np.array([efficacy, generality, specificity])))
     return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
 
 
 def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
-    """The scores of the layers, over the edits that could be made at some layer.
+    """Return the scores of the layers, over the edits that could be made at some layer.
 
     Raises:
         KgEditError: no edit could be made; it is the error of the first one.
     """
-    rows = list(found.values())
+    rows, scores = list(found.values()), list[LayerScore]()
     good = [place for place in range(len(rows[0])) if any(isinstance(row[place], EditScore) for row in rows)]
     if not good:
         raise next(error for error in rows[0] if isinstance(error, Exception))
-    return tuple(_layer_score(layer, [row[place] for place in good]) for layer, row in found.items())
-
-
-CLEAR = 2.0  # standard errors; by chance, the best of five equal layers is already better by one
-_ENOUGH = 3  # edits; with fewer, a standard error means nothing
-
-
-def _layer_score(layer: int, row: Sequence[EditScore | Exception]) -> LayerScore:
-    nothing = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)
-    scores = tuple(score if isinstance(score, EditScore) else nothing for score in row)
-    mean = EditScore(**{name: fmean(getattr(score, name) for score in scores) for name in EditScore.model_fields})
-    return LayerScore(layer=layer, mean=mean, edits=scores, failed=sum(isinstance(one, Exception) for one in row))
+    zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
+    for layer, row in found.items():
+        own = [row[place] for place in good]
+        edits = tuple(score if isinstance(score, EditScore) else zero for score in own)
+        mean = EditScore(**{name: fmean(getattr(score, name) for score in edits) for name in EditScore.model_fields})
+        failed = sum(isinstance(score, Exception) for score in own)
+        scores.append(LayerScore(layer=layer, mean=mean, edits=edits, failed=failed))
+    return tuple(scores)
 
 
 def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
-    """The layer with the best mean score, and the reason; the default if none is better by `CLEAR` standard errors.
+    """Return the layer with the best mean score, and the reason.
 
-    With fewer than three edits, the noise is unknown, so the default stays.
+    It is the default if none is better by `CLEAR` standard errors. With fewer than three edits, the noise is unknown,
+    so it is the default as well.
     """
-    by_layer = {score.layer: score for score in scores}
-    best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
-    usual = by_layer.get(default)
-    if usual is None:
+
+    def parts(score: LayerScore) -> str:
+        mean = score.mean
         return (
-            best.layer,
-            f"layer {best.layer} has the best score, {_said(best)}; the default {default} could not be tried",
+            f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
+            f"specificity {mean.specificity:.2f})"
         )
+
+    best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
+    usual = next((score for score in scores if score.layer == default), None)
+    best_score = f"layer {best.layer} has the best score, {parts(best)}"
+    if usual is None:
+        return best.layer, f"{best_score}; the default {default} could not be tried"
     if best.layer == default:
-        return default, f"the default layer {default} has the best score of {len(scores)}, {_said(best)}"
+        return default, f"the default layer {default} has the best score of {len(scores)}, {parts(best)}"
+    # The edits are the same at both layers, so their differences are compared (a paired comparison).
     differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
     if len(differences) < _ENOUGH:
         better = f"layer {best.layer} is better by {fmean(differences):+.3f}, of which {len(differences)}"
         return default, f"the default layer {default} stays: {better} edits are too few to tell this from noise"
-    error = stdev(differences) / len(differences) ** 0.5
+    error = stdev(differences) / len(differences) ** 0.5  # the standard error of the mean difference
     gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
     if fmean(differences) <= CLEAR * error:
         return default, f"no layer beats the default {default} clearly: layer {best.layer} by {gain} (standard error)"
-    return best.layer, f"layer {best.layer} has the best score, {_said(best)}: {gain} (standard error), {_said(usual)}"
-
-
-def _said(score: LayerScore) -> str:
-    mean = score.mean
-    return (
-        f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
-        f"specificity {mean.specificity:.2f})"
-    )
+    return best.layer, f"{best_score}: {gain} (standard error), {parts(usual)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepProbes:
     """The prompts of a sweep for one edit.
 
-    ``own``: the edit's own prompt, after a line break if the model would not read its subject. ``general``: the new
+    ``own``: the edit's own prompt, after a line break if its subject would be an attention sink. ``general``: the new
     target should follow these prompts; ``near``: the next token of these prompts should not change.
     """
 
@@ -141,60 +138,52 @@ class SweepProbes:
 
 
 def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProbes, ...]:
-    """Make the probes of each edit.
+    """Return the probes of each edit.
 
     General probes are its paraphrases, and its prompt after three texts sampled from the model (with another seed than
     those that a method uses). Near probes are its neighborhood prompts, and its own prompt about the other edits'
     subjects; for an edit with neither, the sampled texts alone.
     """
     contexts = sample_contexts(model, lengths=((_CONTEXT_TOKENS, _CONTEXTS),), seed=_SEED)[1:]
-    return tuple(
-        SweepProbes(
-            edit=edit,
-            own=_led(model, edit, edit.text),
-            general=(
-                *(_led(model, edit, prompt.rstrip()) for prompt in edit.paraphrases[:_PARAPHRASES]),
-                *(context.replace(BARE, edit.text) for context in contexts),
-            ),
-            near=tuple(_near(edit, edits)) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
+    found = list[SweepProbes]()
+    for edit in edits:
+        # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
+        own, *paraphrases = (
+            prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
+            for prompt in (edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]))
         )
-        for edit in edits
-    )
-
-
-def _led(model: LanguageModel, edit: Edit, prompt: str) -> str:
-    """The prompt as reports ask it: in plain text after a line break, if the model would not read its subject."""
-    return prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
-
-
-def _near(edit: Edit, edits: Sequence[Edit]) -> Iterator[str]:
-    yield from (prompt.rstrip() for prompt in edit.neighborhood[:_NEIGHBOURS])
-    others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
-    yield from (edit.prompt.replace("{}", subject) for subject in list(others)[:_NEIGHBOURS])
+        others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
+        near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
+        near += [edit.prompt.replace("{}", subject) for subject in list(others)[:_LOCALITY]]
+        found.append(
+            SweepProbes(
+                edit=edit,
+                own=own,
+                general=(*paraphrases, *(context.replace(BARE, edit.text) for context in contexts)),
+                near=tuple(near) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
+            )
+        )
+    return tuple(found)
 
 
 @torch.no_grad()
 def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
-    """log p of the token after each prompt, as the model is asked, [prompts, vocabulary]; float32, on the CPU."""
-    rows = [model.encode(prompt).ids for prompt in prompts]
-    together = mask_decides(model, max(map(len, rows)))
-    found = [_last_logits(model, batch) for batch in ([rows] if together else [[row] for row in rows])]
+    """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
+    rows, found = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
+    together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
+    for batch_rows in [rows] if together else [[row] for row in rows]:
+        batch = left_pad(batch_rows, device=model.device)
+        output = model.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        found.append(output.logits[:, -1])
     return torch.cat(found).float().log_softmax(-1).cpu()
 
 
-def _last_logits(model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    batch = left_pad(rows, device=model.device)
-    output = model.model(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        use_cache=False,
-        logits_to_keep=1,
-    )
-    logits: Tensor = output.logits[:, -1]
-    return logits
-
-
-def divergence(before: Tensor, after: Tensor) -> float:
-    """The mean over rows of KL(before || after), in nats; both are log p [rows, vocabulary]."""
-    return float((before.exp() * (before - after)).sum(-1).mean())
+def divergence(unedited: Tensor, edited: Tensor) -> float:
+    """Return the mean over rows of KL(unedited || edited), in nats; both are log p [rows, vocabulary]."""
+    return float((unedited.exp() * (unedited - edited)).sum(-1).mean())

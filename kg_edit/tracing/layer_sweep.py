@@ -12,8 +12,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -29,7 +27,6 @@ from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
-from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.storage.atomic import write_json
@@ -46,7 +43,7 @@ from kg_edit.tracing.layer_score import (
     next_token,
     sweep_probes,
 )
-from kg_edit.tracing.trace import asked_of, facts_of
+from kg_edit.tracing.trace import facts_of, prompt_of
 from kg_edit.version import __version__
 
 _SAMPLES = 5
@@ -80,16 +77,6 @@ def auto_layer(
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
         KgEditError: no edit could be made at any layer.
     """
-    file, start = _file(make, model, config, edits), time.perf_counter()
-    sweep = _known(file)
-    if sweep is None:
-        sweep = choose_layer(make, model, config, edits, progress=progress)
-        write_json(file, sweep.model_dump(mode="json"))
-    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
-    return sweep
-
-
-def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit]) -> Path:
     decides = {
         "protocol": _PROTOCOL,
         "kg_edit": __version__,
@@ -97,23 +84,29 @@ def _file(make: Make, model: LanguageModel, config: MethodConfig, edits: Sequenc
         "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
         "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
     }
-    return cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
-
-
-def _known(file: Path) -> Sweep | None:
+    file, start = cache_folder() / "layers" / f"{digest(decides)[:16]}.json", time.perf_counter()
     try:
-        return Sweep.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        return None
+        sweep = Sweep.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):  # absent, or damaged
+        sweep = choose_layer(make, model, config, edits, progress=progress)
+        write_json(file, sweep.model_dump(mode="json"))
+    log.info("--layer auto: %s; %.0f s", sweep.why, time.perf_counter() - start)
+    return sweep
 
 
 def choose_layer(
     make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
 ) -> Sweep:
-    """Try at most five layers on at most six of ``edits``, with at most ten steps each, and choose the best layer.
+    """Try at most five layers on at most six edits, with at most ten steps each, and choose the best layer.
 
-    The default layer stays unless another one is clearly better (see `decide`). ``make`` builds the method with given
-    settings for ``model``, which is not changed.
+    The default layer stays unless another one is clearly better (see `decide`).
+
+    Args:
+        make: builds the method with given settings for ``model``.
+        model: the model; it is not changed.
+        config: the method's settings.
+        edits: the edits to choose from.
+        progress: show progress bars.
 
     Raises:
         ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
@@ -126,8 +119,23 @@ def choose_layer(
     default = free.layer_in(len(model.blocks))
     traced = traced_peak(model, chosen)
     layers = candidates(len(model.blocks), default=default, traced=traced)
-    short = _shortened(config)
-    scores = _tried_layers(make, model, short, layers, chosen, progress=progress)
+
+    # At most `STEPS` steps, and none after them.
+    steps, fewer = getattr(config, "steps", None), dict[str, int]()
+    if isinstance(steps, int):
+        fewer["steps"] = min(steps, STEPS)
+    if "further_steps" in type(config).model_fields:
+        fewer["further_steps"] = 0
+    short = config.model_copy(update=fewer)
+    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(chosen), fewer.get("steps", "?"))
+
+    # One pass measures the covariances of all candidates; each method then finds its own in the cache.
+    if covariance := short.workload(edits=1).covariance:
+        find_covariances(model, layers, covariance, progress=progress)
+    probes, found = sweep_probes(model, chosen), dict[int, tuple[EditScore | Exception, ...]]()
+    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
+        found[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
+    scores = layer_scores(found)
     best, why = decide(scores, default=default)
     return Sweep(
         chosen=best,
@@ -135,29 +143,38 @@ def choose_layer(
         default=default,
         traced=traced,
         edits=tuple(edit.id for edit in chosen),
-        steps=getattr(short, "steps", None),
+        steps=fewer.get("steps"),
         layers=scores,
     )
 
 
-def _tried_layers(
-    make: Make,
-    model: LanguageModel,
-    config: MethodConfig,
-    layers: Sequence[int],
-    edits: Sequence[Edit],
-    *,
-    progress: bool,
-) -> tuple[LayerScore, ...]:
-    """Make ``edits`` alone at each of ``layers``, and score them."""
-    steps = getattr(config, "steps", "?")
-    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(edits), steps)
-    _measure_covariances(model, layers, config, progress=progress)
-    tried = _Tried(model, sweep_probes(model, edits))
-    found: dict[int, tuple[EditScore | Exception, ...]] = {}
-    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
-        found[layer] = tried.scores(make(config.model_copy(update={"layer": layer})))
-    return layer_scores(found)
+def edit_scores(
+    model: LanguageModel, probes: Sequence[SweepProbes], method: EditingMethod
+) -> tuple[EditScore | Exception, ...]:
+    """Return the score of each edit made alone by ``method``, or the error if it could not be made.
+
+    The prompts are asked in chat form if all edits are made in chat form.
+    """
+    patches = method.edit_each([probe.edit for probe in probes])
+    good = {place: patch for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)}
+    reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
+    likely = score_each(reader, [probes[place].pairs for place in good], patches=list(good.values()))
+    results: list[EditScore | Exception] = [
+        patch
+        if isinstance(patch, Exception)
+        else ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")
+        for patch in patches
+    ]
+    for (place, patch), scored in zip(good.items(), likely, strict=True):
+        probe = probes[place]
+        # exp(-nll) is the geometric mean of p over the target's tokens.
+        efficacy, *general = (torch.tensor(-scored[pair].nll).exp().item() for pair in probe.pairs)
+        unedited = next_token(reader, probe.near)
+        with patch.applied(model):
+            edited = next_token(reader, probe.near)
+        specificity = float(torch.tensor(-divergence(unedited, edited)).exp())
+        results[place] = edit_score(efficacy, fmean(general), specificity)
+    return tuple(results)
 
 
 def check_choosable(config: MethodConfig) -> LayerConfig:
@@ -176,28 +193,28 @@ def check_choosable(config: MethodConfig) -> LayerConfig:
 
 
 def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
-    """``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
+    """Return ``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
     if len(edits) <= count:
         return tuple(edits)
     return tuple(edits[place * len(edits) // count] for place in range(count))
 
 
 def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
-    """At most five layers, in order. The last layer is left out, because a change there reaches no later token."""
+    """Return at most five layers, in order, without the last: a change there reaches no later token."""
     step = max(1, round(layers / _STEP))
     wanted = {default - step, default, default + step, traced, (default + traced) // 2}
     return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
 
 
 def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
-    """The layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
+    """Return the layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
 
     This is the tracing of `kg_edit.tracing.trace` for that one token, with five samples of the noise.
 
     Raises:
         PromptError: a subject can't be found in its prompt's tokens.
     """
-    prompts = [asked_of(model, fact) for fact in facts_of(edits)]
+    prompts = [prompt_of(model, fact) for fact in facts_of(edits)]
     level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):
@@ -211,55 +228,3 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
             ]
             total += torch.stack(found) - run.probability.mean()
     return int(total.argmax())
-
-
-def _shortened(config: MethodConfig) -> MethodConfig:
-    """The settings with at most `STEPS` steps, and none after them (``further_steps``)."""
-    steps, fewer = getattr(config, "steps", None), dict[str, int]()
-    if isinstance(steps, int):
-        fewer["steps"] = min(steps, STEPS)
-    if "further_steps" in type(config).model_fields:
-        fewer["further_steps"] = 0
-    return config.model_copy(update=fewer)
-
-
-def _measure_covariances(model: LanguageModel, layers: Sequence[int], config: MethodConfig, *, progress: bool) -> None:
-    """Measure the covariances of all candidates in one pass; each method then finds its own in the cache."""
-    if wanted := config.workload(edits=1).covariance:
-        find_covariances(model, layers, wanted, progress=progress)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """Makes edits with a method, and scores their probes before and after each edit."""
-
-    model: LanguageModel
-    probes: tuple[SweepProbes, ...]
-
-    def scores(self, method: EditingMethod) -> tuple[EditScore | Exception, ...]:
-        """The score of each edit made alone by ``method``, or the error if it could not be made.
-
-        The prompts are asked in chat form if all edits are made in chat form.
-        """
-        patches = method.edit_each([probe.edit for probe in self.probes])
-        made = [place for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)]
-        good = [patch for patch in patches if isinstance(patch, WeightPatch)]
-        reader = self.model.in_chat(chat=all(probe.edit.forms[0] for probe in self.probes))
-        likely = score_each(reader, [self.probes[place].pairs for place in made], patches=good)
-        results: dict[int, EditScore] = {}
-        for place, patch, scored in zip(made, good, likely, strict=True):
-            first, *others = (torch.tensor(-scored[pair].nll).exp().item() for pair in self.probes[place].pairs)
-            results[place] = edit_score(first, fmean(others), self._specificity(reader, self.probes[place], patch))
-        return tuple(results.get(place) or _failure(patch) for place, patch in enumerate(patches))
-
-    def _specificity(self, reader: LanguageModel, probe: SweepProbes, patch: Patch) -> float:
-        before = next_token(reader, probe.near)
-        with patch.applied(self.model):
-            after = next_token(reader, probe.near)
-        return float(torch.tensor(-divergence(before, after)).exp())
-
-
-def _failure(patch: Patch | Exception) -> Exception:
-    if isinstance(patch, Exception):
-        return patch
-    return ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")

@@ -1,9 +1,11 @@
-"""The job behind `kg-edit locate`: trace facts and write a folder with traces, averages and heat maps; resumable."""
+"""The work of `kg-edit locate`: trace facts and write a folder with traces, averages and heat maps; resumable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, writ
 from kg_edit.storage.run_folder import Settings, claim, digest
 from kg_edit.tracing.corrupted_run import FACTOR, noise_level
 from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
-from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, asked_of, is_known, trace
+from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, is_known, prompt_of, trace
 from kg_edit.version import __version__
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
@@ -28,9 +30,10 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: Literal[1] = 1
     id: str
     trace: Trace | None = None
-    unknown: bool = False  # the model says something else, so there is nothing to trace
+    unknown: bool = False  # the model predicts something else, so there is nothing to trace
     error: str | None = None
 
 
@@ -63,79 +66,7 @@ def locate(
     settings = settings or TraceSettings()
     if len({fact.id for fact in facts}) < len(facts):
         raise ConfigError("two facts have the same id, so they can't be told apart; give each its own")
-    claim(out, _run_settings(model, facts, settings, known_only=known_only))
-    entries = _entries(model, facts, settings, out / RECORDS, known_only=known_only, progress=progress)
-    summary = _summary([entries[fact.id] for fact in facts], seed=settings.seed)
-    write_json(out / SUMMARY, summary.model_dump(mode="json"))
-    _draw(summary, [entries[fact.id] for fact in facts], out, model=model.name)
-    return summary
-
-
-def _entries(
-    model: LanguageModel,
-    facts: Sequence[TracedFact],
-    settings: TraceSettings,
-    file: Path,
-    *,
-    known_only: bool,
-    progress: bool,
-) -> dict[str, Entry]:
-    drop_cut_line(file)
-    done = {entry.id: entry for entry in read_lines(file, Entry)}
-    left = [fact for fact in facts if fact.id not in done]
-    level = _level(model, facts) if left else 0.0
-    with tqdm(
-        desc="tracing", total=len(facts), initial=len(done), unit="fact", disable=None if progress else True
-    ) as bar:
-        for fact in left:
-            done[fact.id] = _entry(model, fact, settings, level=level, known_only=known_only)
-            append_lines(file, [done[fact.id].model_dump_json(exclude_defaults=True)])
-            bar.update()
-    return done
-
-
-def _entry(model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, level: float, known_only: bool) -> Entry:
-    try:
-        if known_only and is_known(model, fact) is False:
-            return Entry(id=fact.id, unknown=True)
-        return Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
-    except KgEditError as error:
-        return Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
-
-
-def _level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
-    """The noise level of all facts whose subject can be found; the other facts fail later, when they are traced."""
-    prompts = list[Prompt]()
-    for fact in facts:
-        try:
-            prompts.append(asked_of(model, fact))
-        except KgEditError:
-            continue
-    return noise_level(model, prompts) if prompts else 0.0
-
-
-def _summary(entries: Sequence[Entry], *, seed: int) -> LocateSummary:
-    failed: Mapping[str, str] = {entry.id: entry.error for entry in entries if entry.error is not None}
-    unknown = [entry.id for entry in entries if entry.unknown]
-    traces = [entry.trace for entry in entries if entry.trace is not None]
-    if not traces:
-        why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"none of the {len(entries)} facts could be traced: {why}; give other facts")
-    return LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
-
-
-def _draw(summary: LocateSummary, entries: Sequence[Entry], out: Path, *, model: str) -> None:
-    draw_summary(summary, out / PICTURE, model=model)
-    traces = [entry.trace for entry in entries if entry.trace is not None]
-    for place, found in enumerate(traces[:_OWN_PICTURES]):
-        draw_trace(found, out / f"heatmap-{place:02d}.svg")
-
-
-def _run_settings(
-    model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
-) -> Settings:
-    """The settings of ``run.json``: everything that decides the traces."""
-    return {
+    decides: Settings = {  # run.json: everything that decides the traces
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
         "tokenizer_sha256": tokenizer_digest(model),
@@ -146,3 +77,42 @@ def _run_settings(
         "facts_sha256": digest([fact.model_dump(mode="json") for fact in facts]),
         "kg_edit": __version__,
     }
+    claim(out, decides)
+    drop_cut_line(out / RECORDS)
+    done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
+    left = [fact for fact in facts if fact.id not in done]
+
+    # The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced.
+    prompts = list[Prompt]()
+    for fact in facts if left else ():
+        with suppress(KgEditError):
+            prompts.append(prompt_of(model, fact))
+    level = noise_level(model, prompts) if prompts else 0.0
+
+    hidden = None if progress else True  # None: tqdm shows the bar on a terminal only
+    with tqdm(desc="tracing", total=len(facts), initial=len(done), unit="fact", disable=hidden) as bar:
+        for fact in left:
+            try:
+                if known_only and is_known(model, fact) is False:
+                    entry = Entry(id=fact.id, unknown=True)
+                else:
+                    entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
+            except KgEditError as error:
+                entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
+            done[fact.id] = entry
+            append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
+            bar.update()
+
+    entries = [done[fact.id] for fact in facts]
+    failed = {entry.id: entry.error for entry in entries if entry.error is not None}
+    unknown = [entry.id for entry in entries if entry.unknown]
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    if not traces:
+        why = next(iter(failed.values()), "the model knows none of them")
+        raise ConfigError(f"none of the {len(entries)} facts could be traced: {why}; give other facts")
+    summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
+    write_json(out / SUMMARY, summary.model_dump(mode="json"))
+    draw_summary(summary, out / PICTURE, model=model.name)
+    for place, found in enumerate(traces[:_OWN_PICTURES]):
+        draw_trace(found, out / f"heatmap-{place:02d}.svg")
+    return summary

@@ -77,11 +77,48 @@ class LocateSummary(BaseModel):
         unknown: Sequence[str] = (),
         seed: int = 0,
     ) -> Self:
-        """Average ``traces`` (at least one, all of one kind and one model); ``seed`` is the bootstrap's."""
-        values = np.array([[_role_means(found, role) for role in ROLES] for found in traces])
-        drawn = _resampled(len(traces), seed)
-        means, spread = _means(values, np.ones((1, len(traces))))[0], _means(values, drawn)
-        at = ROLES.index(LAST)
+        """Average traces.
+
+        Args:
+            traces: at least one, all of one kind and one model.
+            failed: why facts could not be traced, by id.
+            unknown: ids of facts that the model does not know.
+            seed: that of the bootstrap.
+        """
+        # The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token.
+        values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
+        for row, found in enumerate(traces):
+            for column, role in enumerate(ROLES):
+                rows = [effects for name, effects in zip(found.roles, found.effects, strict=True) if name == role]
+                if rows:
+                    values[row, column] = np.mean(rows, axis=0)
+        means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
+
+        # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
+        random, share = np.random.default_rng(seed), [1 / len(traces)] * len(traces)
+        drawn = random.multinomial(len(traces), share, size=_RESAMPLES).astype(float)
+        spread = _means(values, drawn)  # [resamples, roles, layers]
+        absent = np.isnan(spread).all(0)
+        low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
+        counted = (~np.isnan(values[:, :, 0])).sum(0)
+        roles = {
+            role: Effects(
+                facts=int(counted[column]),
+                mean=_cells(means[column]),
+                ci95_low=_cells(low[column], hide=counted[column] < _FEWEST),
+                ci95_high=_cells(high[column], hide=counted[column] < _FEWEST),
+            )
+            for column, role in enumerate(ROLES)
+        }
+
+        last = ROLES.index(LAST)
+        layer = int(means[last].argmax())
+        peak = Peak(layer=layer, effect=float(means[last, layer]), ci95=None, share=None)
+        if len(traces) >= _FEWEST:
+            peaks = spread[:, last].argmax(-1)
+            first, final = np.percentile(peaks, [2.5, 97.5], method="nearest")
+            exactly = float((peaks == layer).mean())
+            peak = peak.model_copy(update={"ci95": (int(first), int(final)), "share": exactly})
         return cls(
             kind=traces[0].kind,
             window=traces[0].window,
@@ -90,35 +127,9 @@ class LocateSummary(BaseModel):
             unknown=tuple(unknown),
             clean=float(np.mean([found.clean for found in traces])),
             corrupted=float(np.mean([found.corrupted for found in traces])),
-            roles=_effects(values, means, spread),
-            peak=_peak(means[at], spread[:, at] if len(traces) >= _FEWEST else None),
+            roles=roles,
+            peak=peak,
         )
-
-
-def _effects(values: Table, means: Table, spread: Table) -> dict[str, Effects]:
-    """The mean effects of each role with their intervals; ``values`` tells which facts have a token of the role."""
-    low, high = _interval(spread)
-    counted = (~np.isnan(values[:, :, 0])).sum(0)
-    return {
-        role: Effects(
-            facts=int(counted[place]),
-            mean=_cells(means[place]),
-            ci95_low=_cells(low[place], hide=counted[place] < _FEWEST),
-            ci95_high=_cells(high[place], hide=counted[place] < _FEWEST),
-        )
-        for place, role in enumerate(ROLES)
-    }
-
-
-def _role_means(found: Trace, role: str) -> Table:
-    """The mean effects [layers] over the role's tokens; NaN if the prompt has none."""
-    rows = [row for name, row in zip(found.roles, found.effects, strict=True) if name == role]
-    return np.asarray(np.mean(rows, axis=0) if rows else np.full(len(found.restored[0]), np.nan))
-
-
-def _resampled(facts: int, seed: int) -> Table:
-    """How often each fact is drawn, [resamples, facts]."""
-    return np.random.default_rng(seed).multinomial(facts, [1 / facts] * facts, size=_RESAMPLES).astype(float)
 
 
 def _means(values: Table, weights: Table) -> Table:
@@ -127,23 +138,6 @@ def _means(values: Table, weights: Table) -> Table:
     summed = np.einsum("rf,fnl->rnl", weights, np.where(there, values, 0.0))
     counted = np.einsum("rf,fnl->rnl", weights, there.astype(float))
     return np.asarray(np.divide(summed, counted, out=np.full_like(summed, np.nan), where=counted > 0))
-
-
-def _interval(spread: Table) -> tuple[Table, Table]:
-    """The middle 95 % of the resamples that have the role."""
-    absent = np.isnan(spread).all(0)
-    low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
-    return low, high
-
-
-def _peak(means: Table, spread: Table | None) -> Peak:
-    layer = int(means.argmax())
-    if spread is None:
-        return Peak(layer=layer, effect=float(means[layer]), ci95=None, share=None)
-    peaks = spread.argmax(-1)
-    low, high = np.percentile(peaks, [2.5, 97.5], method="nearest")
-    share = float((peaks == layer).mean())
-    return Peak(layer=layer, effect=float(means[layer]), ci95=(int(low), int(high)), share=share)
 
 
 def _cells(row: Table, *, hide: bool = False) -> Cells:

@@ -10,14 +10,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from kg_edit.edits.edit import Edit, Name, Record
 from kg_edit.edits.files import numbered_rows, unit_of
@@ -53,7 +52,7 @@ class TracedFact(Record):
     subject: Name = Field(description="what the fact is about")
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
     answer: Name | None = Field(None, description="the object")
-    chat: bool = Field(False, exclude_if=lambda chat: not chat, description="ask in chat form")
+    chat: bool = Field(False, description="ask in chat form")
 
     @property
     def text(self) -> str:
@@ -85,7 +84,7 @@ class Trace(BaseModel):
     id: str
     prompt: str
     answer: str  # the token whose probability is traced
-    known: bool | None
+    known: bool | None = None
     kind: Kind
     window: int
     tokens: tuple[str, ...]
@@ -100,17 +99,14 @@ class Trace(BaseModel):
         return tuple(tuple(value - self.corrupted for value in row) for row in self.restored)
 
 
-def trace(
-    model: LanguageModel,
-    fact: TracedFact,
-    settings: TraceSettings | None = None,
-    *,
-    level: float,
-    progress: Callable[[int], object] = lambda _: None,
-) -> Trace:
-    """Trace one fact with noise of the standard deviation ``level`` (see `noise_level`); the model is not changed.
+def trace(model: LanguageModel, fact: TracedFact, settings: TraceSettings | None = None, *, level: float) -> Trace:
+    """Trace one fact; the model is not changed.
 
-    ``progress`` is called with the number of states that were restored since its last call.
+    Args:
+        model: the model.
+        fact: the fact.
+        settings: the sites to restore, and the noise.
+        level: the standard deviation of the noise (see `noise_level`).
 
     Raises:
         ConfigError: the fact's answer is to be traced, but it has none.
@@ -120,15 +116,27 @@ def trace(
         UnsupportedModelError: the model's `ModelSpec` does not give the path of the attention.
     """
     settings = settings or TraceSettings()
-    prompt = asked_of(model, fact)
+    prompt, layers = prompt_of(model, fact), len(model.blocks)
+    first = subject_tokens(prompt).start
+    places = [[token] for token in range(first, len(prompt.ids))]
     with untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
-        predicted, wanted = int(clean.probabilities.argmax()), _first_token(model, fact)
-        answer = predicted if settings.answer == "predicted" else _named(fact, wanted)
+        predicted, true = int(clean.probabilities.argmax()), _first_answer_token(model, fact)
+        if settings.answer == "true" and true is None:
+            raise ConfigError(
+                f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
+                "next token with --answer predicted"
+            )
+        answer = predicted if settings.answer == "predicted" or true is None else true
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
+        corrupted, columns = float(run.probability.mean()), list[Sequence[float]]()
         window = settings.window or default_window(model, settings.kind)
-        grid = _grid(run, prompt, window=window, layers=len(model.blocks), progress=progress)
+        for layer in range(layers):
+            # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
+            found = run.restored(window_around(layer, size=window, layers=layers), places)  # [places, samples]
+            columns.append([corrupted] * first + found.mean(1).tolist())
+    grid: Grid = tuple(zip(*columns, strict=True))  # [tokens][layers]
     if not all(map(math.isfinite, (float(clean.probabilities.sum()), *chain(*grid)))):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
     decode = model.tokenizer.decode
@@ -136,48 +144,32 @@ def trace(
         id=fact.id,
         prompt=fact.text,
         answer=str(decode([answer])),
-        known=None if wanted is None else predicted == wanted,
+        known=None if true is None else predicted == true,
         kind=settings.kind,
         window=window,
         tokens=tuple(str(decode([token])) for token in prompt.ids),
         roles=roles(prompt),
         clean=float(clean.probabilities[answer]),
-        corrupted=float(run.probability.mean()),
+        corrupted=corrupted,
         restored=grid,
     )
 
 
-def _grid(run: CorruptedRun, prompt: Prompt, *, window: int, layers: int, progress: Callable[[int], object]) -> Grid:
-    """The probabilities, [tokens][layers].
-
-    A token before the subject is not corrupted, so restoring it changes nothing, and its states are not run.
-    """
-    first = subject_tokens(prompt).start
-    places = [[token] for token in range(first, len(prompt.ids))]
-    columns: list[Sequence[float]] = []
-    for layer in range(layers):
-        found: Tensor = run.restored(window_around(layer, size=window, layers=layers), places)
-        columns.append([float(run.probability.mean())] * first + found.mean(1).tolist())
-        progress(len(places))
-    return tuple(zip(*columns, strict=True))
-
-
 def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
-    """Whether the model's own next token is the first token of the fact's answer; None if the fact has no answer.
+    """Return whether the model's next token is the first of the fact's answer; None if the fact has no answer.
 
     Raises:
         PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
             end.
     """
-    wanted = _first_token(model, fact)
-    prompt = asked_of(model, fact)
+    true, prompt = _first_answer_token(model, fact), prompt_of(model, fact)
     with untouched(model):
         found = CleanRun(model, prompt, kind="hidden").probabilities
-    return None if wanted is None else int(found.argmax()) == wanted
+    return None if true is None else int(found.argmax()) == true
 
 
-def asked_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
-    """The fact's prompt with ``target``, after a line break if the model would not read the subject.
+def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
+    """Return the fact's prompt with ``target``, after a line break if the subject would be an attention sink.
 
     Raises:
         PromptError: the subject can't be found in the prompt's tokens, or ``target`` not separated from the prompt's
@@ -189,56 +181,32 @@ def asked_of(model: LanguageModel, fact: TracedFact, *, target: str | None = Non
     return encoded(target=target, context=context)
 
 
-def _first_token(model: LanguageModel, fact: TracedFact) -> int | None:
-    return None if fact.answer is None else asked_of(model, fact, target=fact.answer).target_ids[0]
-
-
-def _named(fact: TracedFact, token: int | None) -> int:
-    """The first token of the fact's answer; raises ConfigError if it has none."""
-    if token is None:
-        raise ConfigError(
-            f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
-            "next token with --answer predicted"
-        )
-    return token
+def _first_answer_token(model: LanguageModel, fact: TracedFact) -> int | None:
+    return None if fact.answer is None else prompt_of(model, fact, target=fact.answer).target_ids[0]
 
 
 def roles(prompt: Prompt) -> tuple[str, ...]:
-    """The role of each token of a prompt without target; each token has exactly one role.
+    """Return the role of each token of a prompt without target; each token has exactly one role.
 
     If the subject has one token, it is the subject's last token, even at the end of the prompt. The prompt's last token
     has the role "last token" even directly after the subject.
     """
-    return tuple(_roles(subject_tokens(prompt), len(prompt.ids)))
-
-
-def _roles(subject: range, length: int) -> Iterator[str]:
+    subject, length, found = subject_tokens(prompt), len(prompt.ids), list[str]()
     named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
     if subject.stop < length - 1:
         named[subject.stop] = NEXT
     for place in range(length):
         between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
-        yield named.get(place, between)
+        found.append(named.get(place, between))
+    return tuple(found)
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """The facts before the edits, with the old object as answer; an edit in both forms is asked in plain text."""
+    """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain."""
     return tuple(
         TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
         for edit in edits
     )
-
-
-def read_known(path: Path) -> tuple[TracedFact, ...]:
-    """Read a list of known facts (.json or .jsonl).
-
-    Raises:
-        EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
-    """
-    facts = tuple(_fact(path, number, row) for number, row in numbered_rows(path))
-    if not facts:
-        raise EditFileError(f"{path}: found no rows; expected one known fact in each row: subject, prompt, attribute")
-    return facts
 
 
 class KnownRow(Record):
@@ -249,20 +217,30 @@ class KnownRow(Record):
     attribute: Name = Field(description="the object")
     known_id: int | str | None = Field(None, description="the fact's name")
     template: str | None = Field(None, description="not read")
-    prediction: str | None = Field(None, description="not read: what GPT-2 XL said")
+    prediction: str | None = Field(None, description="not read: the prediction of GPT-2 XL")
     relation_id: str | None = Field(None, description="not read")
 
 
-def _fact(path: Path, number: int, row: object) -> TracedFact:
-    try:
-        if isinstance(row, EditError):
-            raise row
-        return _known(row, number)
-    except EditError as error:
-        raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
+def read_known(path: Path) -> tuple[TracedFact, ...]:
+    """Read a list of known facts (.json or .jsonl).
+
+    Raises:
+        EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
+    """
+    facts = list[TracedFact]()
+    for number, row in numbered_rows(path):
+        try:
+            facts.append(_known_fact(row, number))
+        except EditError as error:
+            raise EditFileError(f"{path}, {unit_of(path)} {number}, {error.faults[0]}") from error
+    if not facts:
+        raise EditFileError(f"{path}: found no rows; expected one known fact in each row: subject, prompt, attribute")
+    return tuple(facts)
 
 
-def _known(row: object, number: int) -> TracedFact:
+def _known_fact(row: object, number: int) -> TracedFact:
+    if isinstance(row, EditError):  # a line that is no JSON
+        raise row
     if not isinstance(row, dict):
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     try:
@@ -270,14 +248,8 @@ def _known(row: object, number: int) -> TracedFact:
     except ValidationError as error:
         raise EditError(faults_of(error, KnownRow)) from error
     if known.subject not in known.prompt:
-        raise EditError(
-            [
-                Fault(
-                    "prompt",
-                    f"{known.prompt!r} does not contain the subject {known.subject!r}; add the subject",
-                )
-            ]
-        )
+        problem = f"{known.prompt!r} does not contain the subject {known.subject!r}; add the subject"
+        raise EditError([Fault("prompt", problem)])
     name = number if known.known_id is None else known.known_id
     prompt = known.prompt.replace(known.subject, "{}", 1)
     return TracedFact(id=f"known-{name}", subject=known.subject, prompt=prompt, answer=known.attribute)

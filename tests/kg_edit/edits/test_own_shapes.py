@@ -14,7 +14,7 @@ from kg_edit.methods.mend.examples import make_examples
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.tracing.trace import TracedFact, asked_of
+from kg_edit.tracing.trace import TracedFact, prompt_of
 
 FILE = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
 SHAPES = {"start", "middle", "after", "last", "twice", "apostrophe", "script", "target", "question"}
@@ -62,4 +62,4 @@ def test_training_and_tracing_put_a_line_break_before_an_unread_subject(
     assert (unread.edit.text[0], read.edit.text[0]) == ("\n", "T")
     for edit, begin in ((of["start-1"], "\n"), (of["middle-1"], "T")):
         fact = TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt)
-        assert asked_of(smollm2, fact).text[0] == begin
+        assert prompt_of(smollm2, fact).text[0] == begin

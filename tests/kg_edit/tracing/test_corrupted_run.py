@@ -116,7 +116,7 @@ def plainly(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", families(("gpt2",)))
-def test_equals_one_whole_forward_a_state(family: str, kind: Kind) -> None:
+def test_restored_equals_one_whole_forward_per_state(family: str, kind: Kind) -> None:
     model = tiny(family)
     prompt, noise, _, run = runs(model, kind)
     places = [[token] for token in range(len(prompt.ids))]
@@ -134,7 +134,7 @@ def test_equals_one_whole_forward_a_state(family: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 100, 10_000])
-def test_the_size_of_a_batch_changes_nothing(tokens: int) -> None:
+def test_restored_does_not_depend_on_the_batch_size(tokens: int) -> None:
     model = tiny("gemma2")
     prompt, noise, _, run = runs(model, "mlp", tokens=tokens)
     places = [[token] for token in range(len(prompt.ids))]
@@ -144,7 +144,7 @@ def test_the_size_of_a_batch_changes_nothing(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt-350m"])
-def test_everything_put_back_is_the_clean_run_and_nothing_the_corrupted_one(family: str) -> None:
+def test_restoring_all_tokens_gives_the_clean_run_and_none_the_corrupted(family: str) -> None:
     model = tiny(family)
     prompt, _, clean, run = runs(model)
     every = list(range(len(prompt.ids)))
@@ -158,7 +158,7 @@ def test_everything_put_back_is_the_clean_run_and_nothing_the_corrupted_one(fami
     assert run.restored(range(1), []).shape == (0, SAMPLES)
 
 
-def test_the_last_tokens_last_state_decides_alone() -> None:
+def test_restoring_the_last_layer_matters_at_the_last_token_only() -> None:
     """The answer is read from it, so it brings all back; any other token's last state nothing."""
     prompt, _, clean, run = runs(tiny("llama"))
     found = run.restored(range(3, 4), [[len(prompt.ids) - 1], [prompt.edited_at]])
@@ -166,7 +166,7 @@ def test_the_last_tokens_last_state_decides_alone() -> None:
     assert found[1].tolist() == pytest.approx(run.probability.tolist(), rel=1e-5)
 
 
-def test_noise_of_nothing_is_the_clean_run() -> None:
+def test_corrupted_run_with_zero_noise_is_clean() -> None:
     """The embeddings of all subject tokens put back."""
     model = tiny("llama")
     _, noise, clean, _ = runs(model)
@@ -174,7 +174,7 @@ def test_noise_of_nothing_is_the_clean_run() -> None:
     assert run.probability.tolist() == pytest.approx([float(clean.probabilities[ANSWER])] * SAMPLES, rel=1e-5)
 
 
-def test_clean_probabilities_are_the_models_own() -> None:
+def test_clean_probabilities_are_those_of_the_model() -> None:
     model = tiny("phi")
     prompt, _, clean, _ = runs(model)
     with torch.no_grad():
@@ -182,14 +182,14 @@ def test_clean_probabilities_are_the_models_own() -> None:
     torch.testing.assert_close(clean.probabilities, wanted)
 
 
-def test_the_model_is_left_without_hooks() -> None:
+def test_restored_leaves_no_hooks() -> None:
     model = tiny("llama")
     _, _, _, run = runs(model)
     run.restored(range(2), [[0]])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())
 
 
-def test_windows() -> None:
+def test_window_is_centred_and_cut_off() -> None:
     """The paper's own: layer - 5 to layer + 4 of 48."""
     assert window_around(20, size=10, layers=48) == range(15, 25)
     assert window_around(2, size=10, layers=48) == range(0, 7)
@@ -200,7 +200,7 @@ def test_windows() -> None:
     assert (default_window(model, "hidden"), default_window(model, "mlp")) == (1, 1)
 
 
-def test_the_level_is_three_deviations_of_the_subjects_embeddings() -> None:
+def test_noise_level_is_three_deviations_of_the_subjects_embeddings() -> None:
     model = tiny("llama")
     prompts = [prompt_of(model), encode(model.tokenizer, "{} plays", subject="Dwyane Wade")]
     ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt)[0] : prompt.edited_at + 1]]
@@ -226,7 +226,7 @@ def test_noise_is_seeded_by_its_prompt() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_can_not_be_traced() -> None:
+def test_tracing_refuses_prompts_without_subject_and_unknown_attention() -> None:
     model = tiny("llama")
     with pytest.raises(PromptError, match="without a subject"):
         subject_tokens(encode(model.tokenizer, "no subject"))

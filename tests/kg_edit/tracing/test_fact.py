@@ -20,14 +20,14 @@ def written(folder: Path, *rows: object) -> Path:
     return path
 
 
-def test_an_edits_fact_is_the_old_one() -> None:
+def test_facts_of_edits_have_the_old_object() -> None:
     edit = Edit(id="1", subject="France", prompt="In {}, the capital is", target_new="Rome", target_true="Paris")
     (fact,) = facts_of([edit])
     assert fact == TracedFact(id="1", subject="France", prompt="In {}, the capital is", answer="Paris")
     assert fact.text == "In France, the capital is"
 
 
-def test_the_prompt_names_the_subject_once_more_at_most(tmp_path: Path) -> None:
+def test_read_known_replaces_the_subject_once(tmp_path: Path) -> None:
     twice = {"subject": "Apple", "prompt": "Apple, which is not Apple Records, is", "attribute": "a company"}
     found = read_known(written(tmp_path, ROW, twice))
     assert found[0] == TracedFact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
@@ -47,13 +47,13 @@ def test_the_prompt_names_the_subject_once_more_at_most(tmp_path: Path) -> None:
         ((ROW, {**ROW, "atribute": "x"}), "field atribute: unknown field, did you mean 'attribute'"),
     ],
 )
-def test_faults_name_file_record_and_field(tmp_path: Path, rows: tuple[object, ...], said: str) -> None:
+def test_read_known_error_names_file_record_and_field(tmp_path: Path, rows: tuple[object, ...], said: str) -> None:
     with pytest.raises(EditFileError, match=said) as caught:
         read_known(written(tmp_path, *rows))
     assert "known.json" in str(caught.value)
 
 
-def test_the_published_list(shared: Path) -> None:
+def test_read_known_reads_the_published_list(shared: Path) -> None:
     """Meng et al. 2022 take 1,209 facts; each prompt gives back its text."""
     file = shared / "known_1000.json"
     facts, rows = read_known(file), json.loads(file.read_text())

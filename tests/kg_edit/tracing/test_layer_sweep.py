@@ -108,7 +108,7 @@ def no_covariance(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
         monkeypatch.setattr("kg_edit.tracing.layer_sweep.find_covariances", lambda *_, **__: {})
 
 
-def test_candidates() -> None:
+def test_candidates_are_around_the_default_and_the_traced_layer() -> None:
     assert candidates(30, default=6, traced=4) == (4, 5, 6, 8)
     assert candidates(30, default=6, traced=16) == (4, 6, 8, 11, 16)
     assert candidates(30, default=6, traced=29) == (4, 6, 8, 17)  # what is written last is read by no later token
@@ -116,13 +116,13 @@ def test_candidates() -> None:
     assert candidates(1, default=0, traced=0) == (0,)
 
 
-def test_edits_are_taken_from_all_over() -> None:
+def test_spread_takes_edits_from_the_whole_list() -> None:
     many = [EDITS[0].model_copy(update={"id": str(place)}) for place in range(20)]
     assert [edit.id for edit in spread(many, 6)] == ["0", "3", "6", "10", "13", "16"]
     assert spread(EDITS, 6) == EDITS
 
 
-def test_the_traced_peak_is_that_of_the_whole_trace() -> None:
+def test_traced_peak_equals_that_of_the_whole_trace() -> None:
     model = tiny("gpt_neox")
     level = noise_level(model, [encode(model.tokenizer, edit.prompt, subject=edit.subject) for edit in EDITS])
     settings = TraceSettings(kind="mlp", samples=5)
@@ -130,14 +130,14 @@ def test_the_traced_peak_is_that_of_the_whole_trace() -> None:
     assert traced_peak(model, EDITS) == LocateSummary.of(traces).peak.layer
 
 
-def test_an_edits_score() -> None:
+def test_edit_score_is_the_harmonic_mean() -> None:
     found = edit_score(0.5, 0.25, 1.0)
     assert (found.efficacy, found.generality, found.specificity) == (0.5, 0.25, 1.0)
     assert found.score == pytest.approx(3 / (2 + 4 + 1))
     assert edit_score(0.0, 1.0, 1.0).score == 0
 
 
-def test_the_default_stays_unless_another_layer_is_clearly_better() -> None:
+def test_decide_leaves_the_default_only_for_a_clear_gain() -> None:
     clear = decide([scored(4, 0.2, 0.3, 0.4), scored(6, 0.1, 0.2, 0.2)], default=6)
     assert clear[0] == 4
     # differences .1, .1, .2: mean .133, standard deviation .0577, standard error .0333
@@ -154,7 +154,7 @@ def test_the_default_stays_unless_another_layer_is_clearly_better() -> None:
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=7)[0] == 6
 
 
-def test_failed_edits_count_as_nothing_where_another_layer_could_make_them() -> None:
+def test_layer_scores_count_failed_edits_as_zero() -> None:
     good, bad = edit_score(0.5, 0.5, 0.5), GraphError("no")
     found = layer_scores({1: [good, bad, bad], 2: [good, good, bad]})
     assert [(row.layer, row.failed, len(row.edits)) for row in found] == [(1, 1, 2), (2, 0, 2)]
@@ -163,7 +163,7 @@ def test_failed_edits_count_as_nothing_where_another_layer_could_make_them() -> 
         layer_scores({1: [bad], 2: [bad]})
 
 
-def test_divergence() -> None:
+def test_divergence_is_the_mean_kl() -> None:
     before = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
     after = torch.tensor([[0.25, 0.75], [0.25, 0.75]]).log()
     assert divergence(before, after) == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2)
@@ -171,7 +171,7 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi", "gpt2"])
-def test_the_next_token_of_prompts_of_unequal_length(family: str) -> None:
+def test_next_token_of_prompts_of_unequal_length(family: str) -> None:
     model, prompts = tiny(family), ["Paris", "The quick brown fox jumps over"]
     found = next_token(model, prompts)
     for row, prompt in zip(found, prompts, strict=True):
@@ -180,11 +180,11 @@ def test_the_next_token_of_prompts_of_unequal_length(family: str) -> None:
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_an_edit_in_chat_form_costs_what_changes_in_a_chat() -> None:
+def test_specificity_of_chat_edits_is_measured_in_chat_form() -> None:
     model = chatting()
     rome = toy_rome(model, RomeConfig(layer=2, steps=3))
     probes, reader = sweep_probes(model, [edit.in_chat() for edit in EDITS[:2]]), model.in_chat()
-    found = layer_sweep._Tried(model, probes).scores(rome)
+    found = layer_sweep.edit_scores(model, probes, rome)
     for probe, score, patch in zip(probes, found, rome.edit_each([probe.edit for probe in probes]), strict=True):
         assert isinstance(score, EditScore) and isinstance(patch, WeightPatch)
         plain, chat = next_token(model, probe.near), next_token(reader, probe.near)
@@ -194,7 +194,7 @@ def test_an_edit_in_chat_form_costs_what_changes_in_a_chat() -> None:
         assert score.specificity == pytest.approx(math.exp(-changed), rel=1e-4)
 
 
-def test_what_is_asked() -> None:
+def test_sweep_probes_have_general_and_near_prompts() -> None:
     model = tiny("llama")
     first, second, third = sweep_probes(model, EDITS)
     assert first.general[0] == "He is in"
@@ -208,7 +208,7 @@ def test_what_is_asked() -> None:
     assert not any("LeBron" in prompt or "{}" in prompt for prompt in alone.near)
 
 
-def test_a_subject_that_is_not_read_is_asked_after_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     """As methods make such an edit, and as reports ask for it; in chat form other text comes first."""
     monkeypatch.setattr("kg_edit.models.first_token.is_sink", lambda *_: True)
     edit = Edit(id="1", subject="T", prompt="{} is in", target_new="Rome", paraphrases=("T is near", "We see T in"))
@@ -218,7 +218,7 @@ def test_a_subject_that_is_not_read_is_asked_after_a_line_break(monkeypatch: pyt
     assert chat.own == "T is in"
 
 
-def test_the_layer_that_works_is_found() -> None:
+def test_choose_layer_finds_the_layer_that_works() -> None:
     model = tiny("llama")
     make, calls = planted(model)
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
@@ -236,7 +236,7 @@ def test_the_layer_that_works_is_found() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
 
 
-def test_no_edit_of_a_sweep_goes_on_after_its_steps() -> None:
+def test_choose_layer_takes_no_further_steps() -> None:
     """Not even with the default preset, where an edit that is not said yet takes 28 more."""
     model, seen = tiny("llama"), list[int]()
     config = RomeConfig.preset("default", {"steps": 3, "hold": 0.0, "stop_below": -1.0})
@@ -250,7 +250,7 @@ def test_no_edit_of_a_sweep_goes_on_after_its_steps() -> None:
     assert config.further_steps == 28 and set(seen) == {0, 1, 2}
 
 
-def test_an_edit_that_nowhere_works_says_nothing_about_layers() -> None:
+def test_choose_layer_ignores_edits_that_fail_everywhere() -> None:
     model = tiny("llama")
     found = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)
     assert found.edits == ("1", "2", "3")
@@ -259,7 +259,7 @@ def test_an_edit_that_nowhere_works_says_nothing_about_layers() -> None:
         choose_layer(planted(model, "1", "2", "3")[0], model, RomeConfig(), EDITS, progress=False)
 
 
-def test_what_can_not_be_chosen() -> None:
+def test_choose_layer_refuses_methods_without_a_free_layer() -> None:
     model = tiny("llama")
     make, _ = planted(model)
     with pytest.raises(ConfigError, match="no setting layer"):
@@ -274,7 +274,7 @@ def test_what_can_not_be_chosen() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_layer_caches_its_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
     model = tiny("llama")
     make, calls = planted(model)
@@ -294,7 +294,7 @@ def test_what_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_edit_with_a_layer_of_its_own_choice(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
+def test_edit_command_chooses_its_layer(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     command = ("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *QUICK, "--layer", "auto", "--force")
     first = kg_edit(*command, "--out", "out")
     assert first.code == 0, first.err
@@ -311,7 +311,7 @@ def test_edit_with_a_layer_of_its_own_choice(kg_edit: Run, tiny_folder: Path, pl
 
 
 @pytest.mark.slow
-def test_evaluate_chooses_on_records_that_it_does_not_score(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
+def test_evaluate_command_chooses_on_unscored_records(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     command = ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--method", "rome", "--model", tiny_folder)
     found = kg_edit(*command, *QUICK, "--layer", "auto", "--limit", "1", "--out", "run")
     assert found.code == 0, found.err
@@ -329,6 +329,6 @@ def test_evaluate_chooses_on_records_that_it_does_not_score(kg_edit: Run, tiny_f
         (("--layer", "auto", "--set", "layer=1"), "layer is set twice: to 1 and to auto"),
     ],
 )
-def test_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], said: str) -> None:
+def test_layer_auto_refuses_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], said: str) -> None:
     found = kg_edit("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *more, "--out", "out")
     assert (found.code, said in found.err) == (2, True), found.err

@@ -26,7 +26,7 @@ SETTINGS = TraceSettings(samples=2)
 
 
 @pytest.mark.slow
-def test_a_run_and_its_files(tmp_path: Path) -> None:
+def test_locate_writes_its_files(tmp_path: Path) -> None:
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
     assert (found.facts, found.failed, found.unknown) == (3, {}, ())
     names = {file.name for file in (tmp_path / "run").iterdir()}
@@ -40,7 +40,7 @@ def test_a_run_and_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 0, 40])
-def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locate_resumes_a_killed_run(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first fact, with the second one's line half written; the result is the same, byte for byte."""
     model, traced = tiny("llama"), list[str]()
     whole = module.trace
@@ -59,13 +59,13 @@ def test_a_killed_run_goes_on(tmp_path: Path, cut: int, monkeypatch: pytest.Monk
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-def test_another_run_is_refused(tmp_path: Path) -> None:
+def test_locate_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
     locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path, progress=False)
     with pytest.raises(OutputError, match="contains another run"):
         locate(tiny("llama"), FACTS[:1], TraceSettings(samples=3), out=tmp_path, progress=False)
 
 
-def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, whole = FACTS[1], module.trace
 
     def failing(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
@@ -80,27 +80,27 @@ def test_what_fails_is_counted_and_the_rest_goes_on(tmp_path: Path, monkeypatch:
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
 
 
-def test_a_fact_without_the_answer_to_trace_has_failed(tmp_path: Path) -> None:
+def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
     found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
     assert (found.facts, list(found.failed)) == (2, ["b"])
     assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
 
 
-def test_facts_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
+def test_locate_leaves_out_unknown_facts(tmp_path: Path) -> None:
     """A fact without an answer can't be unknown."""
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)
     assert (found.facts, found.unknown) == (1, ("a", "c"))
 
 
-def test_two_facts_of_one_name(tmp_path: Path) -> None:
+def test_locate_refuses_two_facts_with_one_id(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="same id"):
         locate(tiny("llama"), [FACTS[0], FACTS[0]], SETTINGS, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_the_command(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
+def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     found = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--kind", "attention")
     assert found.code == 0, found.err
     assert "2 facts traced" in found.out
@@ -123,6 +123,6 @@ def test_the_command(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
         (("none.jsonl",), "none.jsonl: no such file"),
     ],
 )
-def test_mistakes(kg_edit: Run, arguments: tuple[str, ...], said: str) -> None:
+def test_locate_command_refuses_mistakes(kg_edit: Run, arguments: tuple[str, ...], said: str) -> None:
     found = kg_edit("locate", *arguments)
     assert (found.code, said in found.err) == (2, True), found.err

@@ -33,7 +33,7 @@ TWO = made(
 )
 
 
-def test_means_are_over_a_roles_tokens_then_over_the_facts_that_have_it() -> None:
+def test_summary_means_are_over_tokens_then_over_facts() -> None:
     found = LocateSummary.of([ONE, TWO], failed={"x": "why"}, unknown=("y",))
     assert tuple(found.roles) == ROLES
     assert found.roles[FIRST].mean == pytest.approx([0.2, 0, 0])
@@ -45,13 +45,13 @@ def test_means_are_over_a_roles_tokens_then_over_the_facts_that_have_it() -> Non
     assert (found.clean, found.corrupted, found.facts) == (pytest.approx(0.9), pytest.approx(0.1), 2)
 
 
-def test_two_facts_have_no_interval() -> None:
+def test_summary_of_two_facts_has_no_interval() -> None:
     found = LocateSummary.of([ONE, TWO])
     assert found.roles[LAST].ci95_low == (None, None, None)
     assert (found.peak.ci95, found.peak.share) == (None, None)
 
 
-def test_facts_that_agree_leave_no_doubt_and_others_do() -> None:
+def test_summary_interval_is_empty_for_equal_facts() -> None:
     same = LocateSummary.of([ONE.model_copy(update={"id": str(place)}) for place in range(6)])
     assert (same.peak.layer, same.peak.ci95, same.peak.share) == (1, (1, 1), 1.0)
     assert same.roles[LAST].ci95_low == pytest.approx([0.1, 0.4, 0.2])
@@ -69,7 +69,7 @@ def test_facts_that_agree_leave_no_doubt_and_others_do() -> None:
 
 
 @pytest.mark.slow
-def test_pictures(tmp_path: Path) -> None:
+def test_summary_and_trace_are_drawn(tmp_path: Path) -> None:
     summary = LocateSummary.of([ONE, TWO])
     svg = draw_summary(summary, tmp_path / "all.svg", model="my/$t^$iny").read_text()
     assert [svg.index(role) for role in (FIRST, MIDDLE, LAST, END)] == sorted(

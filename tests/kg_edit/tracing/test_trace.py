@@ -22,9 +22,9 @@ from kg_edit.tracing.trace import (
     NEXT,
     TracedFact,
     TraceSettings,
-    asked_of,
     facts_of,
     is_known,
+    prompt_of,
     read_known,
     roles,
     trace,
@@ -38,7 +38,7 @@ def placed(first: int, last: int, length: int) -> tuple[str, ...]:
     return roles(Prompt(text="", ids=(0,) * length, target_start=length, subject_first=first, subject_last=last))
 
 
-def test_roles() -> None:
+def test_roles_name_each_token() -> None:
     assert placed(1, 4, 9) == (BEFORE, FIRST, MIDDLE, MIDDLE, LAST, NEXT, FURTHER, FURTHER, END)
     assert placed(0, 1, 4) == (FIRST, LAST, NEXT, END)
     assert placed(0, 0, 3) == (LAST, NEXT, END)
@@ -46,7 +46,7 @@ def test_roles() -> None:
     assert placed(1, 2, 3) == (BEFORE, FIRST, LAST)
 
 
-def test_the_subjects_first_token() -> None:
+def test_prompt_records_the_subjects_first_token() -> None:
     model = tiny("llama", bos=True)
     prompt = encode(model.tokenizer, "In {}, the capital is", subject="Los Angeles")
     assert prompt.subject_first is not None
@@ -56,7 +56,7 @@ def test_the_subjects_first_token() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hidden", "mlp"])
-def test_the_grid_is_the_restored_runs(kind: str) -> None:
+def test_trace_grid_equals_the_restored_runs(kind: str) -> None:
     model = tiny("llama")
     settings = TraceSettings(kind=kind, window=None if kind == "hidden" else 3, samples=4, seed=2)  # type: ignore[arg-type]
     found = trace(model, FACT, settings, level=1.5)
@@ -77,18 +77,18 @@ def test_the_grid_is_the_restored_runs(kind: str) -> None:
     assert found.answer == model.tokenizer.decode([answer])
 
 
-def test_an_edit_in_chat_form_is_traced_there() -> None:
+def test_chat_edit_is_traced_in_chat_form() -> None:
     edit = Edit(
         id="1", subject="LeBron James", prompt="Today {} plays for", target_new="Rome", target_true="Miami Heat"
     )
     plain, chat = (facts_of([edit.in_chat(chat=form)])[0] for form in (False, True))
-    assert plain == FACT and "chat" not in plain.model_dump()
+    assert plain == FACT
     model = chatting()
-    assert asked_of(model, chat).text == "<s><user>Complete the sentence: Today LeBron James plays for\n<assistant>"
-    assert asked_of(model, plain).text == FACT.text
+    assert prompt_of(model, chat).text == "<s><user>Complete the sentence: Today LeBron James plays for\n<assistant>"
+    assert prompt_of(model, plain).text == FACT.text
 
 
-def test_the_answer_is_the_models_own_or_the_facts() -> None:
+def test_trace_answer_is_predicted_or_true() -> None:
     model = tiny("llama")
     own, given = (
         trace(model, FACT, TraceSettings(samples=2, answer=answer), level=1.0)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_the_answer_is_the_models_own_or_the_facts() -> None:
     assert is_known(model, FACT) is False
 
 
-def test_a_fact_without_an_answer_has_only_the_models_own() -> None:
+def test_fact_without_answer_traces_the_prediction_only() -> None:
     model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
     own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
     told = trace(model, fact, TraceSettings(samples=2), level=1.0)
@@ -112,7 +112,7 @@ def test_a_fact_without_an_answer_has_only_the_models_own() -> None:
         trace(model, fact, TraceSettings(samples=2, answer="true"), level=1.0)
 
 
-def test_a_model_in_training_mode_is_traced_as_it_is_used_and_left_so() -> None:
+def test_trace_of_a_model_in_training_mode_ignores_dropout() -> None:
     model = tiny("gpt2")  # has dropout
     wanted = trace(model, FACT, TraceSettings(samples=2), level=1.0)
     state = torch.get_rng_state()
@@ -125,14 +125,8 @@ def test_a_model_in_training_mode_is_traced_as_it_is_used_and_left_so() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_progress_counts_every_state() -> None:
-    seen: list[int] = []
-    found = trace(tiny("llama"), FACT, TraceSettings(samples=1), level=1.0, progress=seen.append)
-    assert sum(seen) == 4 * sum(role != BEFORE for role in found.roles)
-
-
 @pytest.mark.parametrize("layer", [0, 3])
-def test_numbers_beyond_all_bounds(layer: int) -> None:
+def test_trace_refuses_output_that_is_not_finite(layer: int) -> None:
     """No line of a run may hold what JSON can't."""
     model = tiny("llama")
     weight = model.down_projection(layer).weight
@@ -147,14 +141,14 @@ def test_numbers_beyond_all_bounds(layer: int) -> None:
             weight[0, 0] = original
 
 
-def test_a_subject_without_a_token() -> None:
+def test_trace_refuses_an_empty_subject() -> None:
     model = tiny("llama")
     with pytest.raises(PromptError):
         trace(model, FACT.model_copy(update={"subject": ""}), level=1.0)
 
 
 @pytest.mark.slow
-def test_a_known_fact_of_the_small_model(smollm2: LanguageModel, shared: Path) -> None:
+def test_trace_of_a_known_fact_of_the_small_model(smollm2: LanguageModel, shared: Path) -> None:
     """As the paper has it: the noise hides the fact; the subject's end brings it back early, the prompt's end late."""
     facts = {fact.id: fact for fact in read_known(shared / "known_1000.json")[:60]}
     (fact,) = [fact for fact in facts.values() if fact.text == "Catalonia belongs to the continent of"]
