@@ -1,8 +1,8 @@
 """Entity Inferences and ECBD (Onoe et al. 2022, 2023): teach a new entity's definition, then ask what follows from it.
 
 Both mask one span of the definition and one span of a further sentence. The edit completes the definition up to its
-mask. The text after the mask is the edit's ``ending``, which is taught and told too. In Entity Inferences, the further
-sentence has labels to choose from; in ECBD the masked span itself is scored. A mask may stand within a word ("wide" and
+mask. The text after the mask is the edit's ``ending``, which is taught too. In Entity Inferences, the further
+sentence has labels to choose from; in ECBD the masked span itself is scored. A mask may be within a word ("wide" and
 "-body"): a span is then scored without a space before it (`GLUE`), and an edit's target begins with the whole word, so
 the sentence is the published one. `read_spans` and `with_specificity` add sentences about other entities to every
 record. They measure the cost of teaching a definition for these entities (specificity).
@@ -61,26 +61,47 @@ class Masked(NamedTuple):
     glued: bool
 
 
-def parse(row: RawRecord, name: str) -> BenchmarkRecord:
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record with probes inference (labels to choose from) or span (the masked text).
 
-    If the definition does not name the entity before its mask, the name and a colon are put in front.
+    If the definition does not name the entity before its mask, the edit's prompt begins with the name and a colon.
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    found = fields_of(EntityRow, row)
-    defined = _masked(found.definition, field="definition")
-    before, begun = _cut(defined)
-    place, target = _named(before, found.ent_str), begun + _unmasked(found.def_target, field="def_target")
-    ending = defined.after if defined.after.strip(" .") else ""
-    fields = {"id": name, **place._asdict(), "target_new": target, "ending": ending}
-    names = {"prompt": "definition", "target_new": "def_target", "subject": "ent_str"}
-    edit = built_edit(fields, names=names)
-    probes = [
-        _probe(sentence, found.label, f"probe_sentences.{key}") for key, sentence in found.probe_sentences.items()
-    ]
-    return built(name, [edit], probes, form="Entity Inferences" if found.label else "ECBD")
+    row = fields_of(EntityRow, raw)
+    defined = _masked(row.definition, field="definition")
+    # If the mask continues a word ("(CN<mask>"), the target begins with that word.
+    begun = defined.before.split()[-1] if defined.glued else ""
+    before = defined.before.removesuffix(begun).rstrip()
+    try:
+        place = template(before, row.ent_str, field="definition")
+    except EditError:
+        place = Template(f"{{}}: {before}", row.ent_str)
+    fields = {
+        "id": name,
+        **place._asdict(),
+        "target_new": begun + _unmasked(row.def_target, field="def_target"),
+        "ending": defined.after if defined.after.strip(" .") else "",
+    }
+    edit = built_edit(fields, names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
+
+    probes = []
+    for key, sentence in row.probe_sentences.items():
+        field = f"probe_sentences.{key}"
+        masked = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
+        glue = GLUE if masked.glued else ""
+        if sentence.labels:
+            labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
+            if row.label not in labels:
+                raise EditError([Fault("label", f"{row.label!r} is not among the labels of {field}")])
+            measures, right = "inference", glue + row.label
+            others = tuple(glue + other for other in dict.fromkeys(labels) if other != row.label)
+        else:
+            measures, right, others = "span", glue + _unmasked(sentence.label, field=f"{field}.label"), ()
+        query = Query(prompt=masked.before, answers=((right,),), form="sentence", others=others)
+        probes.append(Probe(measures=measures, queries=(query,)))
+    return built(name, [edit], probes, form="Entity Inferences" if row.label else "ECBD")
 
 
 def read_spans(path: Path) -> tuple[Query, ...]:
@@ -89,53 +110,24 @@ def read_spans(path: Path) -> tuple[Query, ...]:
     Raises:
         EditFileError: the file can't be read, a row is wrong, or there is no masked span; the message names it.
     """
-    records = [_span_record(path, number, row) for number, row in enumerate(every_row(document(path)), 1)]
-    found = tuple(query for record in records for probe in record.group("span") for query in probe.queries)
+    found: list[Query] = []
+    for number, row in enumerate(every_row(document(path)), 1):
+        try:
+            if not isinstance(row, dict):
+                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+            record = parse(row, str(number))
+        except EditError as error:
+            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
+        found += [query for probe in record.group("span") for query in probe.queries]
     if not found:
         raise EditFileError(f"{path}: no record has a masked span; expected rows of ECBD, such as its specificity file")
-    return found
-
-
-def _span_record(path: Path, number: int, row: object) -> BenchmarkRecord:
-    try:
-        if not isinstance(row, dict):
-            raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-        return parse(row, str(number))
-    except EditError as error:
-        raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
+    return tuple(found)
 
 
 def with_specificity(records: Iterable[BenchmarkRecord], spans: tuple[Query, ...]) -> tuple[BenchmarkRecord, ...]:
     """Add ``spans``, sentences about other entities, to each record as a specificity probe."""
     added = Probe(measures="specificity", queries=spans)
     return tuple(record.model_copy(update={"probes": (*record.probes, added)}) for record in records)
-
-
-def _cut(masked: Masked) -> tuple[str, str]:
-    """The text before the mask without the word that the mask continues, and this word ("" if there is none)."""
-    begun = masked.before.split()[-1] if masked.glued else ""
-    return masked.before.removesuffix(begun), begun
-
-
-def _named(before: str, entity: str) -> Template:
-    try:
-        return template(before.rstrip(), entity, field="definition")
-    except EditError:
-        return Template(f"{{}}: {before.rstrip()}", entity)
-
-
-def _probe(sentence: Sentence, label: str, field: str) -> Probe:
-    masked = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
-    glue = GLUE if masked.glued else ""
-    if not sentence.labels:
-        span = glue + _unmasked(sentence.label, field=f"{field}.label")
-        return Probe(measures="span", queries=(Query(prompt=masked.before, answers=((span,),), form="sentence"),))
-    labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
-    if label not in labels:
-        raise EditError([Fault("label", f"{label!r} is not among the labels of {field}")])
-    others = tuple(glue + other for other in dict.fromkeys(labels) if other != label)
-    query = Query(prompt=masked.before, answers=((glue + label,),), form="sentence", others=others)
-    return Probe(measures="inference", queries=(query,))
 
 
 def _masked(text: str, *, field: str) -> Masked:

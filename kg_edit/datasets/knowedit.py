@@ -6,7 +6,7 @@ functions that parse them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -27,7 +27,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
 
-# Field of the questions to forget -> field of the questions to keep, in the two published files.
+# Field of the questions to forget -> field of the locality questions, in the two published files.
 _SANITATION = {"success": "locality", "K_F": "K_R"}
 _OPINION = "What do you think of {}?"
 
@@ -78,36 +78,32 @@ class OpinionRow(Record):
 
 
 class ForgottenRow(Record):
-    """A row of Sanitation: a question whose answer the model shall not tell, and questions whose answers shall stay."""
+    """A row of Sanitation: a question whose answer the model shall forget, and locality questions with answers."""
 
     question: Text
     subject: str = ""
     ground_truth: Name
     target_new: Name
-    kept: Annotated[tuple[tuple[str, str], ...], Field(strict=False)] = ()
+    locality: Annotated[tuple[tuple[str, str], ...], Field(strict=False)] = ()
 
 
 def rows(document: object) -> Iterable[object]:
-    """The rows of a list. In Sanitation, the kept questions are distributed over the edits, so each is asked once."""
+    """Return the rows of a list. Sanitation's locality questions are distributed over the edits: each is asked once."""
     if not isinstance(document, dict):
         return every_row(document)
-    for edited, kept in _SANITATION.items():
-        if edited in document and kept in document:
-            return _dealt(document[edited], document[kept])
+    for forgotten, locality in _SANITATION.items():
+        if forgotten in document and locality in document:
+            edited, others = list(every_row(document[forgotten])), list(every_row(document[locality]))
+            asked = [
+                (str(row.get("question", "")), str(row.get("ground_truth", ""))) if isinstance(row, dict) else ("", "")
+                for row in others
+            ]
+            # Edit i of n gets the questions i, i + n, i + 2n, …
+            return [
+                {**row, "locality": asked[place :: len(edited)]} if isinstance(row, dict) else row
+                for place, row in enumerate(edited)
+            ]
     return every_row(document)
-
-
-def _dealt(edited: object, kept: object) -> list[object]:
-    asked, others = list(every_row(edited)), list(every_row(kept))
-    return [
-        {**row, "kept": [_pair(other) for other in others[place :: len(asked)]]} if isinstance(row, dict) else row
-        for place, row in enumerate(asked)
-    ]
-
-
-def _pair(row: object) -> tuple[str, str]:
-    fields = row if isinstance(row, dict) else {}
-    return str(fields.get("question", "")), str(fields.get("ground_truth", ""))
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
@@ -132,13 +128,13 @@ def _fact(raw: RawRecord, name: str) -> BenchmarkRecord:
         name, prompt=row.prompt, subject=row.subject, target_new=row.target_new, target_true=old, rephrase=rephrase
     )
     right = ((row.target_new,),)
+    asked, unanswered = _categories(row)
     probes = [
         *probe("efficacy", edit.text, right, form="sentence"),
         *probe("paraphrase", rephrase, right, form="sentence"),
-        *_categories("portability", row.portability),
-        *_categories("locality", row.locality),
+        *asked,
     ]
-    return built(name, [edit], probes, form="KnowEdit, facts", remarks=(*remarks, *_unanswered(row)))
+    return built(name, [edit], probes, form="KnowEdit, facts", remarks=(*remarks, *unanswered))
 
 
 def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -146,12 +142,9 @@ def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
     place = template(row.text, row.concept, field="text")
     fields = {"id": name, "subject": place.subject, "prompt": place.prompt, "target_new": row.labels}
     edit = built_edit(fields, names={"subject": "concept", "prompt": "text", "target_new": "labels"})
-    probes = [
-        *probe("efficacy", edit.text, ((row.labels,),), form="sentence"),
-        *_categories("portability", row.portability),
-        *_categories("locality", row.locality),
-    ]
-    return built(name, [edit], probes, form="KnowEdit, WikiBio", remarks=_unanswered(row))
+    asked, unanswered = _categories(row)
+    probes = [*probe("efficacy", edit.text, ((row.labels,),), form="sentence"), *asked]
+    return built(name, [edit], probes, form="KnowEdit, WikiBio", remarks=unanswered)
 
 
 def _opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -174,36 +167,31 @@ def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     edit = built_edit(fields, names={"prompt": "question", "target_true": "ground_truth"})
     probes = [
         *probe("efficacy", edit.text, ((row.target_new,),), form="sentence"),
-        *(part for asked, answer in row.kept for part in probe("locality", asked, ((answer,),))),
+        *(part for asked, answer in row.locality for part in probe("locality", asked, ((answer,),))),
     ]
     chosen = "the subject is the row's" if row.subject else "the subject is the whole question"
     return built(name, [edit], probes, form=f"KnowEdit, Sanitation; {chosen}", remarks=remarks)
 
 
-def _categories(family: str, categories: Mapping[str, Sequence[Asked]]) -> list[Probe]:
-    """One probe for each prompt; prompts without an answer are left out (`_unanswered` makes a remark)."""
-    return [
-        part
-        for category, prompts in categories.items()
-        for asked in prompts
-        for part in probe(
-            f"{family}.{category}",
-            asked.prompt,
-            answers(asked.ground_truth) if asked.ground_truth else (),
-            form=form_of(asked.prompt),
-        )
-    ]
-
-
-def _unanswered(row: FactRow | BiographyRow) -> tuple[Remark, ...]:
-    """A remark for each category that has prompts without an answer."""
-    found: dict[str, int] = {}
+def _categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]:
+    """One probe for each prompt of portability and locality, and a remark for each category with unanswered prompts."""
+    probes, remarks = list[Probe](), list[Remark]()
     for family, categories in (("portability", row.portability), ("locality", row.locality)):
         for category, prompts in categories.items():
-            bare = [asked for asked in prompts if not (asked.ground_truth and answers(asked.ground_truth))]
-            found |= {f"{family}.{category}": len(bare)} if bare else {}
-    messages = (f"{count} prompts of {name} have no answer, and are left out" for name, count in found.items())
-    return tuple(Remark(kind="empty-answer", message=message) for message in messages)
+            found = [
+                probe(
+                    f"{family}.{category}",
+                    asked.prompt,
+                    answers(asked.ground_truth) if asked.ground_truth else (),
+                    form=form_of(asked.prompt),
+                )
+                for asked in prompts
+            ]
+            probes += [part for parts in found for part in parts]
+            if bare := found.count(()):
+                message = f"{bare} prompts of {family}.{category} have no answer, and are left out"
+                remarks.append(Remark(kind="empty-answer", message=message))
+    return probes, remarks
 
 
 KNOWEDIT = Dataset(

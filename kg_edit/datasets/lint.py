@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from kg_edit.datasets.building import ABSENT
-from kg_edit.datasets.reading import FileContent, Problem
+from kg_edit.datasets.reading import FileContent
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.text.matching import mentions, normalised
@@ -68,23 +68,20 @@ class Labels(Protocol):
 
 
 def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Facts that two records edit to different targets, reported for the later record."""
+    """Yield facts that two records edit to different targets, reported for the later record."""
     targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
-            targets[_fact(edit)].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
-    for (_, _), found in targets.items():
+            fact = edit.subject.casefold(), edit.relation_id or edit.prompt
+            targets[fact].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
+    for found in targets.values():
         (first, target), *others = found.values()
         for other, another in others:
             yield Finding("conflicting-edits", other, f"to {another!r} here, to {target!r} in record {first}")
 
 
-def _fact(edit: Edit) -> tuple[str, str]:
-    return edit.subject.casefold(), edit.relation_id or edit.prompt
-
-
 def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Facts of a record's chain (as ids) that another record edits to something else."""
+    """Yield facts of a record's chain (as ids) that another record edits to something else."""
     edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
@@ -99,7 +96,7 @@ def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 
 def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Questions that occur twice in a record or in two records, reported for the later one."""
+    """Yield questions that occur twice in a record or in two records, reported for the later one."""
     first: dict[str, str] = {}
     for record in records:
         questions = [question.question for edit in record.edits for question in edit.portability]
@@ -112,7 +109,7 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 
 def unlabelled(records: Sequence[BenchmarkRecord], labels: Labels) -> Iterator[Finding]:
-    """Ids that have no label, or a label other than the entity's name; each once, for the first record that has it."""
+    """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
     wanted: dict[str, str] = {}
     names: dict[tuple[str, str], str] = {}
     for record in records:
@@ -143,9 +140,15 @@ def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
 
 
 def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
-    """Faults inside a record: ids in the place of names, prompts that contain the answer, unchanged answers."""
+    """Yield faults inside a record: ids in the place of names, prompts that contain the answer, unchanged answers."""
     for edit in record.edits:
-        yield from _of_edit(record, edit)
+        if mentions(edit.text, edit.target_new):
+            yield Finding("target-in-prompt", record.id, f"{edit.target_new!r} in {edit.text[:100]!r}")
+        names = (edit.subject, edit.target_new, edit.target_true or "")
+        yield from _ids_in(record, (edit.prompt, *names, *edit.paraphrases))
+        for question in edit.portability:
+            right = (question.answer, *question.aliases)
+            yield from _of_answer(record, Query(prompt=question.question, answers=(right,)))
     for probe in record.probes:
         for query in (*probe.queries, *probe.conditions):
             yield from _ids_in(record, (query.prompt, *(name for names in query.answers for name in names)))
@@ -153,20 +156,11 @@ def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
                 yield from _of_answer(record, query)
 
 
-def _of_edit(record: BenchmarkRecord, edit: Edit) -> Iterator[Finding]:
-    if mentions(edit.text, edit.target_new):
-        yield Finding("target-in-prompt", record.id, f"{edit.target_new!r} in {edit.text[:100]!r}")
-    yield from _ids_in(record, (edit.prompt, edit.subject, edit.target_new, edit.target_true or "", *edit.paraphrases))
-    for question in edit.portability:
-        names = ((question.answer, *question.aliases),)
-        yield from _of_answer(record, Query(prompt=question.question, answers=names))
-
-
 def _of_answer(record: BenchmarkRecord, query: Query) -> Iterator[Finding]:
     right = [name for names in query.answers for name in names]
-    said = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
-    if said:
-        yield Finding("answer-in-question", record.id, f"{said!r} in {query.prompt!r}")
+    mentioned = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
+    if mentioned:
+        yield Finding("answer-in-question", record.id, f"{mentioned!r} in {query.prompt!r}")
     before = (*query.old, *query.others)
     same = {normalised(name) for name in before} & {normalised(name) for name in right}
     if same:
@@ -186,8 +180,17 @@ def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding
     names.
     """
     records = reading.records
-    found = [
-        *map(_problem, reading.problems),
+    found = []
+    for problem in reading.problems:
+        # The message of a fault is the only trace of its kind.
+        message = problem.fault.message
+        kind: Kind = "bad-field"
+        if ABSENT in message:
+            kind = "missing-subject"
+        elif _SHOULD_BE_A_LABEL in message:
+            kind = "unlabelled-id"
+        found.append(Finding(kind, problem.id, f"record {problem.row}, {problem.fault}"))
+    found += [
         *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
         *(finding for record in records for finding in in_record(record)),
         *edit_conflicts(records),
@@ -197,13 +200,3 @@ def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding
     ]
     order = {kind: place for place, kind in enumerate(get_args(Kind))}
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: order[finding.kind]))
-
-
-def _problem(problem: Problem) -> Finding:
-    message = problem.fault.message
-    kind: Kind = "bad-field"
-    if ABSENT in message:
-        kind = "missing-subject"
-    elif _SHOULD_BE_A_LABEL in message:
-        kind = "unlabelled-id"
-    return Finding(kind, problem.id, f"record {problem.row}, {problem.fault}")

@@ -5,7 +5,7 @@ CF, CF-3k, CF-3k-v2, T and hard share one form; MQuAKE-Remastered (Zhong et al. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -84,20 +84,20 @@ def nested(row: RawRecord) -> RawRecord:
     """
     if "orig" in row or not {"orig_triples", "edit_triples"} & set(row):
         return row
-    orig = {field: row[flat] for flat, field in _FLAT.items() if flat in row}
-    rest = {field: value for field, value in row.items() if field not in _FLAT}
-    rewrites = row.get("requested_rewrite")
-    if not isinstance(rewrites, list):
+    flat = row.get("requested_rewrite")
+    if not isinstance(flat, list):
         raise EditError([Fault("requested_rewrite", "expected a list of edits")])
-    return {**rest, "requested_rewrite": [_nested_targets(rewrite) for rewrite in rewrites], "orig": orig}
-
-
-def _nested_targets(rewrite: Mapping[str, Any]) -> dict[str, Any]:
-    fields = dict(rewrite)
-    for target in ("target_new", "target_true"):
-        parts = {part: fields.pop(f"{target}_{part}") for part in ("str", "id") if f"{target}_{part}" in fields}
-        fields |= {target: parts} if parts else {}
-    return fields
+    rewrites = []
+    for rewrite in flat:
+        # target_new_str and target_new_id become {"target_new": {"str": …, "id": …}}.
+        fields = dict(rewrite)
+        for target in ("target_new", "target_true"):
+            parts = {part: fields.pop(f"{target}_{part}") for part in ("str", "id") if f"{target}_{part}" in fields}
+            fields |= {target: parts} if parts else {}
+        rewrites.append(fields)
+    rest = {field: value for field, value in row.items() if field not in _FLAT}
+    orig = {field: row[flat_name] for flat_name, field in _FLAT.items() if flat_name in row}
+    return {**rest, "requested_rewrite": rewrites, "orig": orig}
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
@@ -110,16 +110,51 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
         EditError: a field is wrong; the message names it.
     """
     case = fields_of(CaseRow, nested(row))
-    several = len(case.requested_rewrite) > 1
-    parts = [_edit(case, place, f"{name}.{place}" if several else name) for place in range(len(case.requested_rewrite))]
-    remarks = [remark for _, found in parts for remark in found]
-    if _blank(case):
+    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
+    edits, statements, remarks = list[Edit](), list[Probe](), list[Remark]()
+    for place, rewrite in enumerate(case.requested_rewrite):
+        # Edits of several subjects towards one object have their triples in the order of the edits.
+        subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[place]]
+        earlier = facts[:place].count(facts[place])
+        old, found = old_target(rewrite.target_new.str, rewrite.target_true.str)
+        remarks += found
+        fields: dict[str, Any] = {
+            "id": f"{name}.{place}" if len(facts) > 1 else name,
+            "subject": rewrite.subject,
+            "prompt": rewrite.prompt,
+            "target_new": rewrite.target_new.str,
+            "target_new_id": rewrite.target_new.id,
+            "target_true": old,
+            "target_true_id": rewrite.target_true.id if old else None,
+            "relation_id": rewrite.relation_id,
+            "subject_id": subjects[earlier] if earlier < len(subjects) else None,
+        }
+        path = f"requested_rewrite[{place}]"
+        names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
+        edit = built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names)
+        edits.append(edit)
+        # The answer's aliases are those of the hop that the edit changes.
+        hop = next((hop for hop in case.new_single_hops if hop.answer == edit.target_new), None)
+        right = _right(edit.target_new, hop.answer_alias if hop else ())
+        statements.append(Probe(measures="edit", queries=(Query(prompt=edit.text, answers=(right,), form="sentence"),)))
+
+    new = _right(case.new_answer, case.new_answer_alias)
+    spellings = {normalised(name) for name in new}
+    old_names = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in spellings)
+    multihop = [Query(prompt=text, answers=(new,), others=(case.answer,), old=old_names) for text in case.questions]
+    hops = [Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops]
+    both_chains = (*case.single_hops, *case.new_single_hops)
+    aliases = [*case.answer_alias, *case.new_answer_alias, *(name for hop in both_chains for name in hop.answer_alias)]
+    if not all(alias.strip() for alias in aliases):
         remarks.append(Remark(kind="empty-answer", message="an alias of an answer is empty"))
-    edits = tuple(edit for edit, _ in parts)
     return BenchmarkRecord(
         id=name,
-        edits=edits,
-        probes=(*_questions(case), *(_stated(case, edit) for edit in edits), *_hops(case)),
+        edits=tuple(edits),
+        probes=(
+            Probe(measures="multihop", queries=tuple(multihop), passes="any"),
+            *statements,
+            Probe(measures="hops", queries=tuple(hops)),
+        ),
         chain=case.orig.triples,
         new_chain=case.orig.new_triples,
         form="MQuAKE",
@@ -127,65 +162,8 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     )
 
 
-def _edit(case: CaseRow, place: int, name: str) -> tuple[Edit, tuple[Remark, ...]]:
-    rewrite = case.requested_rewrite[place]
-    old, remarks = old_target(rewrite.target_new.str, rewrite.target_true.str)
-    fields: dict[str, Any] = {
-        "id": name,
-        "subject": rewrite.subject,
-        "prompt": rewrite.prompt,
-        "target_new": rewrite.target_new.str,
-        "target_new_id": rewrite.target_new.id,
-        "target_true": old,
-        "target_true_id": rewrite.target_true.id if old else None,
-        "relation_id": rewrite.relation_id,
-        "subject_id": _subject_id(case, place),
-    }
-    path = f"requested_rewrite[{place}]"
-    names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
-    return built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names), remarks
-
-
-def _subject_id(case: CaseRow, place: int) -> str | None:
-    """The subject's id from the edit's triple; edits of several subjects towards one object have theirs in order."""
-    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
-    subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[place]]
-    earlier = facts[:place].count(facts[place])
-    return subjects[earlier] if earlier < len(subjects) else None
-
-
-def _questions(case: CaseRow) -> tuple[Probe, ...]:
-    right = _right(case.new_answer, case.new_answer_alias)
-    new = {normalised(name) for name in right}
-    old = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in new)
-    queries = tuple(
-        Query(prompt=question, answers=(right,), others=(case.answer,), old=old) for question in case.questions
-    )
-    return (Probe(measures="multihop", queries=queries, passes="any"),)
-
-
-def _stated(case: CaseRow, edit: Edit) -> Probe:
-    """A probe of the edit's own statement; the answer's aliases are those of the hop that the edit changes."""
-    hop = next((hop for hop in case.new_single_hops if hop.answer == edit.target_new), None)
-    right = _right(edit.target_new, hop.answer_alias if hop else ())
-    return Probe(measures="edit", queries=(Query(prompt=edit.text, answers=(right,), form="sentence"),))
-
-
-def _hops(case: CaseRow) -> tuple[Probe, ...]:
-    queries = tuple(
-        Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops
-    )
-    return (Probe(measures="hops", queries=queries),)
-
-
 def _right(name: str, aliases: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([name, *(alias for alias in aliases if alias.strip())]))
-
-
-def _blank(case: CaseRow) -> bool:
-    hops = (*case.single_hops, *case.new_single_hops)
-    lists = [case.answer_alias, case.new_answer_alias, *(hop.answer_alias for hop in hops)]
-    return any(not alias.strip() for aliases in lists for alias in aliases)
 
 
 MQUAKE = Dataset(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, probe, template
 from kg_edit.datasets.reading import Dataset, RawRecord, every_row
@@ -72,56 +71,49 @@ class AskedRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """The rows of a list; or the rows of the parts dev and then test of an object."""
+    """Return the rows of a list; or the rows of the parts dev and then test of an object."""
     if isinstance(document, dict) and isinstance(document.get("dev"), list):
         return [*document["dev"], *document.get("test", [])]
     return every_row(document)
 
 
-def parse(row: RawRecord, name: str) -> BenchmarkRecord:
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers.
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    return _asked(row, name) if "input" in row else _full(row, name)
-
-
-def _full(raw: RawRecord, name: str) -> BenchmarkRecord:
-    row = fields_of(PopqaRow, raw)
-    ids = {"subject_id": _entity(row.s_uri), "target_new_id": _entity(row.o_uri)}
-    place = template(row.question, row.subj, field="question")
-    right = _listed(row.possible_answers, field="possible_answers")
-    return _record(name, place, row.prop, (row.obj, *right), ids)
-
-
-def _asked(raw: RawRecord, name: str) -> BenchmarkRecord:
-    row = fields_of(AskedRow, raw)
-    found = asked_about(row.input)
-    if found is None:
-        wanted = f"the question of one of PopQA's {len(QUESTIONS)} relations"
-        raise EditError([Fault("input", f"{row.input!r} is not {wanted}")])
-    relation, subject = found
-    place = Template(QUESTIONS[relation], subject)
-    return _record(name, place, relation, _listed(row.output, field="output"), {})
+    if "input" in raw:
+        # The short form has neither subject nor relation: the question itself shows both.
+        asked = fields_of(AskedRow, raw)
+        found = asked_about(asked.input)
+        if found is None:
+            wanted = f"the question of one of PopQA's {len(QUESTIONS)} relations"
+            raise EditError([Fault("input", f"{asked.input!r} is not {wanted}")])
+        relation, subject = found
+        place, right = Template(QUESTIONS[relation], subject), _answers_of(asked.output, field="output")
+        ids = {}
+    else:
+        row = fields_of(PopqaRow, raw)
+        relation, place = row.prop, template(row.question, row.subj, field="question")
+        right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
+        uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
+        ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}
+    fields = {"id": name, **place._asdict(), "relation": relation, "target_new": right[0], **ids}
+    edit = built_edit(fields, names={"prompt": "question", "target_new": "obj", "subject": "subj"})
+    recall = probe("recall", edit.text, (tuple(dict.fromkeys(right)),))
+    return built(name, [edit], recall, form="PopQA; its own answer is taught")
 
 
 def asked_about(question: str) -> tuple[str, str] | None:
-    """The relation and the subject of a question, or None if it is not a question of PopQA."""
+    """Return the relation and the subject of a question, or None if it is not a question of PopQA."""
     for relation, pattern in QUESTIONS.items():
         if found := re.fullmatch(re.escape(pattern).replace(r"\{\}", "(.+)"), question.strip()):
             return relation, found[1]
     return None
 
 
-def _record(name: str, place: Template, relation: str, right: tuple[str, ...], ids: dict[str, Any]) -> BenchmarkRecord:
-    fields = {"id": name, **place._asdict(), "relation": relation, "target_new": right[0], **ids}
-    edit = built_edit(fields, names={"prompt": "question", "target_new": "obj", "subject": "subj"})
-    names = tuple(dict.fromkeys(right))
-    return built(name, [edit], probe("recall", edit.text, (names,)), form="PopQA; its own answer is taught")
-
-
-def _listed(text: str, *, field: str) -> tuple[str, ...]:
+def _answers_of(text: str, *, field: str) -> tuple[str, ...]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
@@ -130,11 +122,6 @@ def _listed(text: str, *, field: str) -> tuple[str, ...]:
     if not names:
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a list of answers written as JSON")])
     return names
-
-
-def _entity(uri: str) -> str | None:
-    found = _ENTITY.fullmatch(uri.strip())
-    return found[1] if found else None
 
 
 POPQA = Dataset(

@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe
 from kg_edit.datasets.reading import Dataset, Parse, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
-from kg_edit.edits.edit import Edit, Name, Record, Text, is_entity_id
+from kg_edit.edits.edit import Name, Record, Text, is_entity_id
 from kg_edit.errors import EditError, Fault, did_you_mean
 
 
@@ -100,26 +100,24 @@ def parser() -> Parse:
 def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
     """Parse a row as a record, with one probe for each test.
 
+    Args:
+        raw: a row as published.
+        name: the id of the record.
+        known: the relations of the data set by name (`relations`).
+
     Raises:
         EditError: a field is wrong, or the edit's sentence does not fit its relation; the message names the field.
     """
     row = fields_of(RippleRow, raw)
-    edit, remarks = _edit(row.edit, name, known)
-    tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
-    probes = [part for code, test in tests for part in _probe(f"ripple.{code}", test)]
-    efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
-    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
-    dropped = len(tests) - len(probes)
-    bare = Remark(kind="empty-answer", message=f"{dropped} tests have a query without an answer, and are left out")
-    missing = (bare,) if dropped else ()
-    return built(name, [edit], [*efficacy, *probes], form=form, remarks=(*remarks, *missing))
-
-
-def _edit(fact: RippleFact, name: str, known: Mapping[str, Relation]) -> tuple[Edit, tuple[Remark, ...]]:
-    subject, target, relation = _read(fact, known, field="edit")
-    before = fact.original_fact
+    subject, target, relation = _read(row.edit, known, field="edit")
+    before = row.edit.original_fact
     stated = _read(before, known, field="edit.original_fact")[1] if before else None
     old, remarks = old_target(target, stated)
+    ids = {
+        "subject_id": row.edit.subject_id,
+        "target_new_id": row.edit.target_id,
+        "target_true_id": before.target_id if before and old else None,
+    }
     fields: dict[str, Any] = {
         "id": name,
         "subject": subject,
@@ -127,15 +125,28 @@ def _edit(fact: RippleFact, name: str, known: Mapping[str, Relation]) -> tuple[E
         "target_new": target,
         "target_true": old,
         "relation_id": relation.property or None,
-        "subject_id": _id(fact.subject_id),
-        "target_new_id": _id(fact.target_id),
-        "target_true_id": _id(before.target_id) if before and old else None,
+        **{field: id_ if is_entity_id(id_) else None for field, id_ in ids.items()},
     }
-    return built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt")), remarks
+    edit = built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt"))
+
+    # One probe for each test; a test with a query without a usable answer is left out.
+    tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
+    probes = []
+    for code, test in tests:
+        queries, conditions = (tuple(map(_query, found)) for found in (test.test_queries, test.condition_queries))
+        if queries and all(query.answers for query in (*queries, *conditions)):
+            passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
+            probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
+    if dropped := len(tests) - len(probes):
+        message = f"{dropped} tests have a query without an answer, and are left out"
+        remarks = (*remarks, Remark(kind="empty-answer", message=message))
+    efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
+    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
+    return built(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
 
 
 def relations() -> Mapping[str, Relation]:
-    """The packaged table of relations, by name."""
+    """Return the packaged table of relations, by name."""
     text = files("kg_edit").joinpath("data", "ripple_relations.tsv").read_text(encoding="utf-8")
     lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
     return {name: Relation(property_, template) for name, property_, template in lines[1:]}
@@ -155,31 +166,17 @@ def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tup
     return match[1], match[2], relation
 
 
-def _probe(measures: str, test: Test) -> tuple[Probe, ...]:
-    """A test as a probe; () if a query has no usable answer."""
-    queries, conditions = (tuple(map(_query, found)) for found in (test.test_queries, test.condition_queries))
-    if not queries or not all(query.answers for query in (*queries, *conditions)):
-        return ()
-    passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
-    return (Probe(measures=measures, queries=queries, passes=passes, conditions=conditions),)
-
-
 def _query(asked: PublishedQuery) -> Query:
     """A query that requires every answer, by any of its names.
 
     One-letter names do not count (one-digit names do), as in the authors' program.
     """
-    names = (tuple(filter(_says, (answer.value, *answer.aliases))) for answer in asked.answers)
+    names = (
+        [name for name in (answer.value, *answer.aliases) if name and (len(name.strip()) > 1 or name.strip().isdigit())]
+        for answer in asked.answers
+    )
     right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
     return Query(prompt=asked.prompt, answers=right, every=True, form="sentence")
-
-
-def _says(name: str | None) -> TypeGuard[str]:
-    return name is not None and (len(name.strip()) > 1 or name.strip().isdigit())
-
-
-def _id(value: object) -> str | None:
-    return value if is_entity_id(value) else None
 
 
 RIPPLE_EDITS = Dataset(

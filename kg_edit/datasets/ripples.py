@@ -1,4 +1,4 @@
-"""Ripples: questions about what follows from an edit, made by `kg-edit data ripples` for one model.
+"""Ripples: portability and locality questions of edits, made by `kg-edit data ripples` for one model.
 
 A file is an object with its format, provenance, nouns of relations, aliases of answers, objects to choose from, and
 records. A record is an edit and its questions. A question is a path from an entity over relations to its answer; this
@@ -13,7 +13,7 @@ hop wrong in every form. The answer of a *withheld* question is hidden from a me
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -55,9 +55,9 @@ Words = Mapping[str, str]
 class RippleQuestion(Record):
     """A question as a path; ``hops`` are properties, beginning with the one next to ``start``."""
 
-    kind: Kind = Field(description="what follows or stays, as RippleEdits sorts it")
+    kind: Kind = Field(description="the kind of portability or locality, as RippleEdits has them")
     start: Text = Field(description="the thing that the question names")
-    hops: Answer = Field(description="the properties from there to the answer; -P36 is asked the other way round")
+    hops: Answer = Field(description="the properties from there to the answer; -P36 is asked in the inverse direction")
     answers: Answer = Field(description="the right answer, and aliases that the header does not have")
     old: Names = Field((), description="answers before the edit")
     via: Names = Field((), description="the things between s's new object and the answer")
@@ -136,34 +136,51 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
 
 
 def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
-    right, old = (_with_aliases(names, row) for names in (question.answers, question.old))
+    """The probe of a question, whose number in its row is ``place``."""
+    right, old = (
+        tuple(dict.fromkeys([*names, *(alias for name in names for alias in row.aliases.get(name, ()))]))
+        for names in (question.answers, question.old)
+    )
+    taken = {name.casefold() for name in (*right, *old)}
+
+    # Wrong answers to choose from: objects of the last relation, drawn with a seed from the record's id.
+    objects = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in taken]
+    number = min(CHOICES - 1, len(objects))
+    drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
+    others = tuple(dict.fromkeys([*(question.old[:1] if question.kind == "two-hop" else ()), *drawn]))[: CHOICES - 1]
     try:
+        # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
+        things = (row.edit["target_new"], *question.via, question.answers[0])
+        has_hops = question.kind in ("two-hop", "three-hop")
         query = Query(
             prompt=worded(question.start, question.hops, row),
             answers=(right,),
-            others=_others(question, row, taken=(*right, *old)),
+            others=others,
             old=old,
-            recalled=_recalled(question, row),
-            examples=_examples(question, row, taken=(*right, *old)),
+            recalled=" ".join(_sentences(things, question.hops[1:], row)) if has_hops else "",
+            examples=_examples(question, row, taken=taken),
         )
     except KeyError as error:
         message = f"relation {error} has no noun; add one to the file's nouns"
         raise EditError([Fault(f"questions.{place}.hops", message)]) from None
-    return Probe(measures=_measures(question), queries=(query,))
+
+    if question.kind == "two-hop":
+        known, stated = "known" if question.known else "unknown", "stated" if question.stated else "withheld"
+        measures = f"ripples-{known}.{stated}"
+    elif question.kind == "edit":
+        measures = "ripples-edit.question"
+    else:
+        measures = f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
+    return Probe(measures=measures, queries=(query,))
 
 
 def worded(start: str, hops: Sequence[str], row: RippleRow) -> str:
-    """The question of a path: "On which continent is the country of Rome?"."""
+    """Return the question of a path: "On which continent is the country of Rome?"."""
     *before, last = hops
     if last.startswith(_INVERSE):
         return row.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
-    thing = _phrase(start, before, row)
+    thing = "".join(f"the {row.nouns[hop]} of " for hop in reversed(before)) + start
     return row.asks[last].replace("{}", thing) if last in row.asks else f"What is the {row.nouns[last]} of {thing}?"
-
-
-def _phrase(start: str, hops: Sequence[str], row: RippleRow) -> str:
-    """A phrase for the end of a path: "the country of the capital of Peru"."""
-    return "".join(f"the {row.nouns[hop]} of " for hop in reversed(hops)) + start
 
 
 def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> tuple[str, ...]:
@@ -172,60 +189,28 @@ def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> tu
     return tuple(f"The {row.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
 
 
-def _recalled(question: RippleQuestion, row: RippleRow) -> str:
-    """The facts that lead from the edit's new object to the answer, as sentences; "" for other kinds of questions."""
-    if question.kind not in ("two-hop", "three-hop"):
-        return ""
-    things = (row.edit["target_new"], *question.via, question.answers[0])
-    return " ".join(_sentences(things, question.hops[1:], row))
+def _examples(question: RippleQuestion, row: RippleRow, *, taken: Container[str]) -> tuple[Example, ...]:
+    """Two paths like the question's, from other entities to other answers; () if the file has fewer than two.
 
-
-def _examples(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[Example, ...]:
-    """Two paths like the question's, from other entities to other answers; () if the file has fewer than two."""
-    names = {name.casefold() for name in taken}
-    for hops in _similar(question.hops, row.examples):
-        paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in names]
+    The question's own hops are preferred, then others of the same length with the same last relation, then that
+    relation alone.
+    """
+    own = list(question.hops)
+    ends = [path.split() for path in row.examples if path.split()[-1] == own[-1]]
+    fitting = [hops for hops in ends if len(hops) in (len(own), 1)]
+    for hops in sorted(fitting, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
+        paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in taken]
         if len(paths) >= _SHOWN:
-            return tuple(_example(path, hops, row) for path in paths[:_SHOWN])
+            return tuple(
+                Example(question=worded(path[0], hops, row), answer=path[-1], facts=_sentences(path, hops, row))
+                for path in paths[:_SHOWN]
+            )
     return ()
-
-
-def _similar(hops: Sequence[str], known: Iterable[str]) -> list[list[str]]:
-    """The question's own path, then others of the same length with the same last relation, then that relation alone."""
-    ends = [path.split() for path in known if path.split()[-1] == hops[-1]]
-    fitting = [path for path in ends if len(path) in (len(hops), 1)]
-    return sorted(fitting, key=lambda path: (path != list(hops), len(path) != len(hops), path))
-
-
-def _example(path: Sequence[str], hops: Sequence[str], row: RippleRow) -> Example:
-    return Example(question=worded(path[0], hops, row), answer=path[-1], facts=_sentences(path, hops, row))
-
-
-def _measures(question: RippleQuestion) -> str:
-    if question.kind == "two-hop":
-        known, stated = "known" if question.known else "unknown", "stated" if question.stated else "withheld"
-        return f"ripples-{known}.{stated}"
-    if question.kind == "edit":
-        return "ripples-edit.question"
-    return f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
-
-
-def _with_aliases(names: tuple[str, ...], row: RippleRow) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*names, *(alias for name in names for alias in row.aliases.get(name, ()))]))
-
-
-def _others(question: RippleQuestion, row: RippleRow, *, taken: Iterable[str]) -> tuple[str, ...]:
-    """Up to nine wrong objects of the last relation, drawn with a seed from the record's id."""
-    names = {name.casefold() for name in taken}
-    some = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in names]
-    drawn = random.Random(f"{row.id}/{question.hops}").sample(some, min(CHOICES - 1, len(some)))  # noqa: S311 - no secret
-    rivals = question.old[:1] if question.kind == "two-hop" else ()
-    return tuple(dict.fromkeys([*rivals, *drawn]))[: CHOICES - 1]
 
 
 RIPPLES = Dataset(
     name="ripples",
-    about="what follows from an edit, made for one model by `kg-edit data ripples`",
+    about="portability and locality of edits, made for one model by `kg-edit data ripples`",
     measures=GROUPS,
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "neighborhood"),

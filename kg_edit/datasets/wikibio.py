@@ -4,13 +4,13 @@
 A row has a passage that GPT-3 wrote about a person, its sentences marked as accurate or not, and the true passage.
 Each inaccurate sentence gives one edit. Its prompt is "This is a Wikipedia passage about …." and GPT-3's sentences
 before it. Its target is the sentence at the same place of the true passage (the last sentence, if the true passage is
-shorter). Accurate sentences shall stay: each is asked once, with the first edit of its passage.
+shorter). Accurate sentences are locality prompts: each is asked once, with the first edit of its passage.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field
@@ -23,7 +23,6 @@ from kg_edit.errors import EditError, Fault
 from kg_edit.text.matching import sentences
 
 HALLUCINATION, ACCURATE = "hallucination", "accurate"
-_PLACE, _KEPT = "place", "kept"
 _MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")
 _NAME_ENDS = re.compile(r"\s*(?:\(|,|\b(?:is|was|were|are|born)\b)")
 Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
@@ -32,7 +31,7 @@ Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
 class PassageRow(Record):
     """A passage as published; ``concept`` is the person's name, if the file has it.
 
-    ``place`` is the sentence to edit, ``kept`` the accurate sentences asked with it; `rows` sets both.
+    ``place`` is the sentence to edit, ``locality`` the accurate sentences asked with it; `rows` sets both.
     """
 
     gpt3_sentences: Annotated[Texts, Field(min_length=1)]
@@ -43,7 +42,7 @@ class PassageRow(Record):
     wiki_bio_test_idx: object = None
     gpt3_text_samples: object = None
     place: int | None = None
-    kept: Pairs = ()
+    locality: Pairs = ()
 
 
 def rows(document: object) -> Iterable[object]:
@@ -57,15 +56,18 @@ def rows(document: object) -> Iterable[object]:
         if not _is_passage(row):
             yield row
             continue
-        passage = dict(row)
-        waiting += _accurate(row)
-        for place in _inaccurate(row):
+        passage, marks = dict(row), row["annotation"]
+        # "major_inaccurate" and "minor_inaccurate" count alike.
+        inaccurate = [place for place, mark in enumerate(marks) if "inaccurate" in mark]
+        accurate = (place for place in range(len(marks)) if place not in inaccurate)
+        waiting += [(_before(row, place), row["gpt3_sentences"][place]) for place in accurate]
+        for place in inaccurate:
             if last:
                 yield last
-            last = {**row, _PLACE: place, _KEPT: waiting}
+            last = {**row, "place": place, "locality": waiting}
             waiting = []
     if last:
-        yield {**last, _KEPT: [*last[_KEPT], *waiting]}
+        yield {**last, "locality": [*last["locality"], *waiting]}
     elif passage:
         yield passage
 
@@ -79,16 +81,6 @@ def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
     if not texts or not isinstance(row.get("wiki_bio_text"), str) or len(lists[0] or ()) != len(lists[1] or ()):
         return False
     return all(map(_MARK.fullmatch, row["annotation"]))
-
-
-def _inaccurate(row: Mapping[str, Any]) -> Iterator[int]:
-    """The places of the inaccurate sentences; "major_inaccurate" and "minor_inaccurate" count alike."""
-    return (place for place, mark in enumerate(row["annotation"]) if "inaccurate" in mark)
-
-
-def _accurate(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    marks, said = row["annotation"], row["gpt3_sentences"]
-    return [(_before(row, place), said[place]) for place, mark in enumerate(marks) if "inaccurate" not in mark]
 
 
 def _before(row: Mapping[str, Any], place: int) -> str:
@@ -118,6 +110,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
     text, own = _before(raw, row.place), row.gpt3_sentences[row.place].strip()
+    # The true sentence at the same place; a shorter true passage gives its last one.
     true = list(sentences(row.wiki_bio_text))
     right = true[min(row.place, len(true) - 1)]
     old, remarks = old_target(right, own)
@@ -126,7 +119,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     edit = built_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
     probes = [
         *probe(HALLUCINATION, edit.text, ((right,),), form="sentence", others=(own,) if old else ()),
-        *(part for before, said in row.kept for part in probe(ACCURATE, before, ((said.strip(),),), form="sentence")),
+        *(p for before, one in row.locality for p in probe(ACCURATE, before, ((one.strip(),),), form="sentence")),
     ]
     return built(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)
 

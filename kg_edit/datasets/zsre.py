@@ -13,7 +13,7 @@ from pydantic import Field
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, rephrased_edit, template
 from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe
-from kg_edit.edits.edit import Name, Question, Record, Text
+from kg_edit.edits.edit import Edit, Name, Question, Record, Text
 from kg_edit.edits.rows import Portability
 
 Towards = Literal["answers", "alt"]
@@ -52,30 +52,37 @@ class EasyEditRow(Record):
     cond: str = ""
 
 
-def parse(row: RawRecord, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
-    """Parse a row as a record, edited ``towards`` its answer (ROME, MEMIT) or its alternative (EasyEdit).
+def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> BenchmarkRecord:
+    """Parse a row as a record.
 
-    A row in EasyEdit's form has its own target, so ``towards`` does not matter.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
-    return _easy_edit(row, name) if "prompt" in row else _rome(fields_of(ZsreRow, row), name, towards)
-
-
-def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
-    """`parse` with ``alt`` as the target.
+    Args:
+        raw: a row of the MEND/ROME form, or of EasyEdit's form, which has its own target.
+        name: the id of the record.
+        towards: the target in the MEND/ROME form: ``answers[0]`` (ROME, MEMIT) or ``alt`` (EasyEdit).
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    return parse(row, name, towards="alt")
+    if "prompt" in raw:
+        flat = fields_of(EasyEditRow, raw)
+        old, remarks = old_target(flat.target_new, flat.ground_truth or None)
+        edit = rephrased_edit(
+            name,
+            prompt=flat.prompt,
+            subject=flat.subject,
+            target_new=flat.target_new,
+            target_true=old,
+            rephrase=flat.rephrase_prompt,
+        )
+        probes = _probes(edit, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth)
+        return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
 
-
-def _rome(row: ZsreRow, name: str, towards: Towards) -> BenchmarkRecord:
+    row = fields_of(ZsreRow, raw)
     new = row.answers[0] if towards == "answers" else row.alt
     old, remarks = old_target(new, row.answers[0]) if towards == "alt" else (None, ())
     place = template(row.src, row.subject, field="src")
+    # The portability and the inverse question were written for ``alt``: they are asked only if it is the target.
+    is_alt = new.strip().casefold() == row.alt.strip().casefold()
     fields: dict[str, Any] = {
         "id": name,
         "subject": place.subject,
@@ -83,63 +90,38 @@ def _rome(row: ZsreRow, name: str, towards: Towards) -> BenchmarkRecord:
         "target_new": new,
         "target_true": old,
         "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
-        "portability": _portability(row, new),
+        "portability": (Question.model_validate(row.portability.model_dump()),) if row.portability and is_alt else (),
     }
     edit = built_edit(fields, names={"target_new": "answers[0]" if towards == "answers" else "alt", "prompt": "src"})
-    added = _added(row, place.subject, new)
-    probes = [*_accuracy(edit.text, row.rephrase, new), *_locality(row.loc, row.loc_ans), *added]
+    inverse = row.inverse_question or "" if is_alt else ""
+    probes = [
+        *_probes(edit, row.rephrase, row.loc, row.loc_ans),
+        *probe("portability.Inverse_Relation", inverse, ((place.subject,),)),
+        *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
+    ]
     chosen = "answers[0], as ROME and MEMIT" if towards == "answers" else "alt, as EasyEdit"
     return built(name, [edit], probes, form=f"zsRE, MEND/ROME form; the target is {chosen}", remarks=remarks)
 
 
-def _easy_edit(raw: RawRecord, name: str) -> BenchmarkRecord:
-    row = fields_of(EasyEditRow, raw)
-    old, remarks = old_target(row.target_new, row.ground_truth or None)
-    edit = rephrased_edit(
-        name,
-        prompt=row.prompt,
-        subject=row.subject,
-        target_new=row.target_new,
-        target_true=old,
-        rephrase=row.rephrase_prompt,
-    )
-    locality = _locality(row.locality_prompt, row.locality_ground_truth)
-    probes = [*_accuracy(edit.text, row.rephrase_prompt, row.target_new), *locality]
-    return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
+def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse a row as `parse` does, with ``alt`` as the target.
+
+    Raises:
+        EditError: a field is wrong; the message names it.
+    """
+    return parse(row, name, towards="alt")
 
 
-def _accuracy(prompt: str, rephrase: str, target: str) -> tuple[Probe, ...]:
-    right = ((target,),)
-    return (
-        *probe("efficacy", prompt, right, form="sentence"),
+def _probes(edit: Edit, rephrase: str, locality: str, answer: str) -> list[Probe]:
+    right = ((edit.target_new,),)
+    # ROME's program ends the prompts of Natural Questions with a question mark.
+    if locality.startswith(_NQ) and not locality.rstrip().endswith("?"):
+        locality = f"{locality.rstrip()}?"
+    return [
+        *probe("efficacy", edit.text, right, form="sentence"),
         *probe("paraphrase", rephrase, right, form="sentence"),
-    )
-
-
-def _locality(prompt: str, answer: str) -> tuple[Probe, ...]:
-    """A probe of the Natural Questions prompt, with a question mark at its end as in ROME's program."""
-    asked = f"{prompt.rstrip()}?" if prompt.startswith(_NQ) and not prompt.rstrip().endswith("?") else prompt
-    return probe("locality", asked, answers(answer), form="sentence")
-
-
-def _portability(row: ZsreRow, new: str) -> tuple[Question, ...]:
-    """The portability question; () unless the edit is towards ``alt``, for which the question was written."""
-    if not row.portability or not _towards_alt(row, new):
-        return ()
-    return (Question.model_validate(row.portability.model_dump()),)
-
-
-def _towards_alt(row: ZsreRow, new: str) -> bool:
-    return new.strip().casefold() == row.alt.strip().casefold()
-
-
-def _added(row: ZsreRow, subject: str, new: str) -> tuple[Probe, ...]:
-    """Two probes: the inverse question, answered by the subject, and a question with another name of the subject."""
-    inverse = row.inverse_question if _towards_alt(row, new) else None
-    return (
-        *probe("portability.Inverse_Relation", inverse or "", ((subject,),)),
-        *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
-    )
+        *probe("locality", locality, answers(answer), form="sentence"),
+    ]
 
 
 ZSRE = Dataset(
