@@ -6,6 +6,7 @@ The metrics of records are defined in `edit` (for every record), `probes` (for t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from kg_edit.datasets import DATASETS
@@ -145,6 +146,8 @@ easier than generation; it is included because published numbers use it.
 - The first part of a name is the group of probes; the last table has the groups of each data set. If the probes have
   sub-categories (KnowEdit), the mean over these of the mean over their probes.
 - `portability.choice` has {CHOICES} answers to choose from.
+- `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` over the records with so many facts in the new
+  chain.
 """
 
 
@@ -161,6 +164,7 @@ def metrics_page() -> str:
         _section("Of every record", METRICS.items()),
         _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
         _section("Of the probes that a data set brings", probed.items()),
+        _kinds(),
         _section("On request: sampled texts", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
         f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
@@ -179,19 +183,38 @@ def used_by(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+# The kind of questions in a formula of Ripples, or of tests in one of RippleEdits; the page lists the kinds once.
+_KIND = re.compile(r" Questions: (?P<questions>.+)\.$|(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")
+_BY_HOPS = re.compile(r"multihop\.\d_hops\.")
+
+
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
     """Return a heading and a table; metrics with the same formula for other probes share a row."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for name, metric in metrics:
+        if _BY_HOPS.match(name):
+            continue
         group = name.rpartition(".")[0]
-        formula = metric.formula.replace(f" {CATEGORIES}", "")
-        if "." in group:  # a sub-category
+        formula = _KIND.sub("", metric.formula).replace(f" {CATEGORIES}", "")
+        if group.startswith("ripples"):
+            formula = formula.replace(f"{group}.", "….")
+        elif "." in group:  # a sub-category
             formula = formula.replace(f"of {group}", "of the sub-category")
         better = "" if metric.better == "neither" else f", {metric.better} is better"
         rows.setdefault((formula, metric.source, f"{metric.values}{better}"), []).append(f"`{name}`")
     cells = ([", ".join(names), *row] for row, names in rows.items())
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
     return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source', 'range'), escaped)}\n"
+
+
+def _kinds() -> str:
+    found = ((name, _KIND.search(metric.formula)) for name, metric in RECORD_METRICS.items())
+    kinds = {
+        f"`{name.rpartition('.')[0] if kind['questions'] else name}`": kind["questions"] or kind["tests"]
+        for name, kind in found
+        if kind
+    }
+    return f"## Kinds of questions and tests\n\n{markdown_table(('group', 'what it asks'), kinds.items())}\n"
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_names_hold_their_protocol() -> None:
 def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
     page = metrics_page()
     for name in CATALOGUE:
-        assert f"`{name}`" in page
+        assert f"`{re.sub(r'[234]_hops[.]', '', name)}`" in page  # one line for all numbers of hops
     assert all(used_by(name) for name in RECORD_METRICS)
 
 
