@@ -44,7 +44,6 @@ def test_nothing_heavy_is_imported(code: str) -> None:
 
 
 BEFORE_TORCH = {
-    "methods": "rank-one model editing",
     "methods roem": "did you mean 'rome'",
     "models": "smollm2-135m",
     "metrics --help": "List the metrics",

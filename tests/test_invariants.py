@@ -53,10 +53,18 @@ def public_functions(module: ast.Module) -> Iterator[tuple[Function, str]]:
 
 
 def own_raises(function: Function) -> Iterator[str]:
-    """The names of the exceptions that a function itself raises and does not catch at once."""
+    """The names of the exceptions that a function itself raises and does not catch in the same ``try``."""
+    caught: dict[ast.AST, set[str]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Try):
+            names = {ast.unparse(handler.type) for handler in node.handlers if handler.type}
+            for inside in (part for line in node.body for part in ast.walk(line)):
+                caught.setdefault(inside, set()).update(names)
     for node in ast.walk(function):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            yield ast.unparse(node.exc.func).split(".")[-1]
+            name = ast.unparse(node.exc.func).split(".")[-1]
+            if name not in caught.get(node, ()):
+                yield name
 
 
 @every_file

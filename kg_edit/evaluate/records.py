@@ -236,9 +236,29 @@ class Item:
         """The record's id, unique in its file."""
         return self.record.id
 
-    def entry(self, phase: str, sections: Mapping[str, Section] | None = None, **fields: Any) -> Entry:
+    def entry(
+        self,
+        phase: str,
+        sections: Mapping[str, Section] | None = None,
+        *,
+        error: str | None = None,
+        seconds: float | None = None,
+        memory: int | None = None,
+        batch: int | None = None,
+        choices: tuple[tuple[str, ...], ...] = (),
+    ) -> Entry:
         """Return the line of a phase of this record: its scores, and other fields of `Entry`."""
-        return Entry(id=self.id, phase=phase, sha256=self._sha256, sections=dict(sections or {}), **fields)
+        return Entry(
+            id=self.id,
+            phase=phase,
+            sha256=self._sha256,
+            error=error,
+            seconds=seconds,
+            memory=memory,
+            batch=batch,
+            choices=choices,
+            sections=dict(sections or {}),
+        )
 
     @cached_property
     def _sha256(self) -> str:

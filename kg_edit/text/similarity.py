@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, Protocol
 
@@ -168,9 +168,8 @@ class EncodedIndex:
         return [max(0.0, float(score)) for score in self._vectors @ self._encoder.vectors([text])[0]]
 
 
-@cache
 def similarity(encoder: str | None) -> Similarity:
-    """Return TF-IDF if ``encoder`` is None, else the encoder of that name; each is made once and then reused."""
+    """Return TF-IDF if ``encoder`` is None, else the encoder of that name."""
     return TfIdf() if encoder is None else SentenceEncoder(encoder)
 
 

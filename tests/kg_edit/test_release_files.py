@@ -26,7 +26,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import ReportRow, compare_probes
-from tests.data.release_0_1_0.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE, words
+from tests.data.release_0_1_0.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit
 from tests.wikidata_cache.wikidata_helpers import Server
@@ -201,9 +201,7 @@ def test_ledger_is_read(kg_edit: Run) -> None:
 
 def test_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     before, total = shown(place / "ledger"), Ledger.open("ledger").patch
-    assert "ledger: step 3, 1 edit of rome" in done(
-        kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME
-    )
+    assert "ledger: step 3, 1 edit of rome" in done(kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME)
     assert ids(Ledger.open("ledger").patch) == (*ids(total), "thames")
     assert "of 6 edits hold" in kg_edit("patch", "check", "ledger").out
     assert "undid event 3 (added" in done(kg_edit, "patch", "undo", "ledger")

@@ -244,15 +244,15 @@ class NetManifest(NetworkManifest):
     validations: tuple[Validation, ...] = ()
 
     @classmethod
-    def of(cls, model: LanguageModel, settings: NetTraining, **training: Any) -> Self:
-        """Return the manifest of a network for ``model``; ``training`` are other fields."""
+    def of(cls, model: LanguageModel, settings: NetTraining, training: Mapping[str, Any] | None = None) -> Self:
+        """Return the manifest of a network for ``model``; ``training`` has other fields, about what it learned."""
         return cls(
             model=model.fingerprint,
             model_name=model.name,
             width=model.width,
             blocks=len(model.blocks),
             training=settings,
-            **training,
+            **(training or {}),
         )
 
     @property

@@ -71,9 +71,11 @@ def train(
     manifest = NetManifest.of(
         model,
         settings,
-        graph=graph_identity(source),
-        excluded=digest([sorted(excluded.ids), sorted(excluded.names)]),
-        edits=digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+        {
+            "graph": graph_identity(source),
+            "excluded": digest([sorted(excluded.ids), sorted(excluded.names)]),
+            "edits": digest([edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]),
+        },
     )
     model.block(manifest.layer)  # raises early if the model has no such layer
     return run_training(

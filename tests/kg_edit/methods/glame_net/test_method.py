@@ -40,7 +40,7 @@ def reading_gradient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(out: Path, *, gradient: bool) -> Path:
-    manifest = NetManifest.of(tiny("llama"), quick(gradient=gradient), examples=36)
+    manifest = NetManifest.of(tiny("llama"), quick(gradient=gradient), {"examples": 36})
     network = manifest.network()
     with torch.no_grad():
         for weight in (network.outer.weight, network.direct.weight):
