@@ -11,26 +11,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.drawn_edits import DrawnEdits, Exclude, Number, Relations
-from kg_edit.cli.method_plan import open_graph
+from kg_edit.cli.method_plan import doing, load, open_graph, parse_relations
 from kg_edit.cli.options import (
     BenchmarkFile,
     Contact,
     DatasetName,
     Device,
     Dtype,
+    EditCount,
+    Exclude,
     Graph,
     KeepGoing,
     ModelName,
+    Relations,
     Seed,
     Split,
     Templates,
     refuse_unused,
 )
+from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding
+    from kg_edit.edits.edit import Edit
+    from kg_edit.ripples.drawn import Excluded
+    from kg_edit.ripples.facts import FactTable
 
 _SHOWN = 3  # faults of a kind
 
@@ -103,7 +109,7 @@ def ripples(
         Path | None, typer.Option(metavar="EDITS", help="File of your own edits, with the ids of r and o*.")
     ] = None,
     relations: Relations = None,
-    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of edits drawn from the graph.")] = 300,
+    n: EditCount = 300,
     seed: Seed = 0,
     words: Annotated[
         Path | None,
@@ -128,26 +134,34 @@ def ripples(
     - `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
     - `kg-edit evaluate --dataset ripples --data ripples.json --out runs/ripples/`
     """
-    from kg_edit.cli.ripples_run import RipplesRun
-
     if edits is None:
         refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")
     else:
         refuse_unused(context, ("n",), "with --edits, which reads your own", way="leave out --edits")
-    made = RipplesRun(
-        model=model,
-        graph=graph or [],
-        out=out,
-        edits=edits,
-        relations=relations,
-        n=n,
+    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.models.loading import cache_folder
+    from kg_edit.ripples.build import Builder, write_ripples
+    from kg_edit.ripples.facts import FactTable
+    from kg_edit.ripples.words import RippleWords
+
+    vocabulary, wanted = RippleWords.load(words), parse_relations(relations)
+    opened = open_graph(graph, contact)
+    if opened is None:
+        raise ConfigError("questions are made from a graph: give --graph, such as --graph extract")
+    if edits and wanted:
+        raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
+    own = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
+    builder = Builder(
+        model=load(model, dtype, device),
+        table=FactTable(opened, vocabulary),
+        folder=cache_folder() / "knowledge",  # the model's answers, by which a run is resumed
         seed=seed,
-        words=words,
-        templates=templates,
-        dtype=dtype,
-        device=device,
-        contact=contact,
-    ).run()
+        progress=True,
+    )
+    made = builder.build_for(list(own)) if edits else builder.build(wanted or tuple(vocabulary.edited), n=n)
+    write_ripples(out, made)
+
     from rich.table import Table
 
     for title, counts in (
@@ -165,7 +179,7 @@ def ripples(
 def edits(
     graph: Graph = None,
     relations: Relations = None,
-    n: Number = 3000,
+    n: EditCount = 3000,
     exclude: Exclude = None,
     seed: Seed = 0,
     *,
@@ -186,19 +200,64 @@ def edits(
     from kg_edit.edits.files import check_writable_name, write_edits
 
     check_writable_name(out)
-    drawn = DrawnEdits(
-        graph=graph or [],
-        relations=relations,
-        n=n,
-        seed=seed,
-        exclude=exclude or [],
-        contact=contact,
-    )
-    found = drawn.draw_whole(questions=questions)
+    from kg_edit.methods.glame_net.examples import with_questions
+    from kg_edit.ripples.drawn import with_neighbours
+
+    table, found, excluded = draw_edits(graph, relations, n=n, seed=seed, exclude=exclude, contact=contact)
+    with doing("reading what is known around the edits"):
+        found = with_neighbours(table, found, seed=seed, excluded=excluded)
+        if questions:  # edits whose o* the graph does not know are left out
+            found = with_questions(table.graph, found, seed=seed, excluded=excluded)
     write_edits(out, found)
     asked = sum(len(edit.portability) for edit in found)
     counts = f"{len(found)} edits" + (f", {asked} questions" if questions else "")
     stdout().print(f"{plain(str(out))}: {counts}", soft_wrap=True)
+
+
+def draw_edits(
+    graph: list[str] | None,
+    relations: str | None,
+    *,
+    n: int,
+    per_subject: int = 1,
+    seed: int,
+    exclude: list[Path] | None,
+    contact: str | None,
+) -> tuple[FactTable, list[Edit], Excluded]:
+    """Open a graph and draw edits (s, r, o*) from it.
+
+    Args:
+        graph: the texts of ``--graph``.
+        relations: the relations r, such as P17,P19; None: all packaged ones.
+        n: the number of edits.
+        per_subject: the maximum number of edits per subject.
+        seed: random seed.
+        exclude: benchmarks whose s and o* are not used.
+        contact: e-mail address or URL for the endpoints of Wikimedia.
+
+    Returns:
+        The facts of the graph, the edits, and the excluded s and o*.
+
+    Raises:
+        ConfigError: there is no graph, an option is wrong, or the graph gives no edit.
+        WikidataCacheError: the graph can't be read.
+    """
+    from kg_edit.datasets import guess_dataset
+    from kg_edit.ripples.drawn import Excluded, training_edits
+    from kg_edit.ripples.facts import FactTable
+    from kg_edit.ripples.words import RippleWords
+
+    words, wanted = RippleWords.load(), parse_relations(relations)
+    excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
+    opened = open_graph(graph, contact)
+    if opened is None:
+        raise ConfigError("edits are drawn from a graph: give --graph, such as --graph extract")
+    table = FactTable(opened, words)
+    with doing("drawing edits from the graph"):
+        edits = training_edits(
+            table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded, per_subject=per_subject
+        )
+    return table, edits, excluded
 
 
 @app.command()

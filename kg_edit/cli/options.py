@@ -85,6 +85,19 @@ CorpusName = Annotated[
 Templates = Annotated[
     Path | None, typer.Option(metavar="FILE.tsv", help="Your relation templates; they override the packaged ones.")
 ]
+Relations = Annotated[
+    str | None, typer.Option(show_default="all packaged ones", help="Relations r of the edits, such as `P17,P19`.")
+]
+EditCount = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of edits drawn from the graph.")]
+PerSubject = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum number of edits per subject, each with a different o*.")
+]
+Exclude = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--exclude", metavar="FILE", help="Benchmark (packaged name or file) whose s and o* are not used. Repeatable."
+    ),
+]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Skip bad rows and list them at the end.")]
 AsChat = Annotated[
     bool | None,

@@ -13,9 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.drawn_edits import DrawnEdits, Exclude, Number, PerSubject, Relations
+from kg_edit.cli.data import draw_edits
 from kg_edit.cli.method_plan import load, parse_settings
-from kg_edit.cli.options import Contact, DatasetName, Device, Dtype, Graph, ModelName, Out, Seed
+from kg_edit.cli.options import (
+    Contact,
+    DatasetName,
+    Device,
+    Dtype,
+    EditCount,
+    Exclude,
+    Graph,
+    ModelName,
+    Out,
+    PerSubject,
+    Relations,
+    Seed,
+)
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -171,7 +184,7 @@ def train_glame_net(
     out: Out,
     graph: Graph = None,
     relations: Relations = None,
-    n: Number = 3000,
+    n: EditCount = 3000,
     per_subject: PerSubject = 1,
     exclude: Exclude = None,
     model: ModelName = "smollm2-135m",
@@ -199,17 +212,10 @@ def train_glame_net(
 
     config = NetTraining.preset(preset, {"seed": seed, **parse_settings(settings or [], steps=steps)})
     check_folder(out)
-    drawn = DrawnEdits(
-        graph=graph or [],
-        relations=relations,
-        n=n,
-        per_subject=per_subject,
-        seed=seed,
-        exclude=exclude or [],
-        contact=contact,
+    table, edits, excluded = draw_edits(
+        graph, relations, n=n, per_subject=per_subject, seed=seed, exclude=exclude, contact=contact
     )
-    opened, edits = drawn.draw()
-    manifest = train(load(model, dtype, device), opened, edits, config, out, excluded=drawn.excluded)
+    manifest = train(load(model, dtype, device), table.graph, edits, config, out, excluded=excluded)
     _show("glame-net", manifest, out)
     stdout().print(f"trained on {manifest.examples} edits with {manifest.targets} o*")
 
