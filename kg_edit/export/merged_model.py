@@ -55,7 +55,7 @@ def write_merged(
     check_mergeable(patch, folder, shard=shard)
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
         # `save_pretrained` checks the generation config, which some published models fail (a temperature without
-        # do_sample), so it is written beside, as it is.
+        # do_sample), so it is written apart, unchanged.
         own = edited.model.generation_config
         try:
             edited.model.generation_config = GenerationConfig()

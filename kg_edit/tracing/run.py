@@ -61,11 +61,11 @@ def locate(
 
     Raises:
         ConfigError: two facts have the same id, or no fact could be traced.
-        OutputError: ``out`` holds another run, or can't be written.
+        OutputError: ``out`` has another run, or can't be written.
     """
     settings = settings or TraceSettings()
     if len({fact.id for fact in facts}) < len(facts):
-        raise ConfigError("two facts have the same id, so they can't be told apart; give each its own")
+        raise ConfigError("two facts have the same id, so they can't be distinguished; give each its own")
     decides: Settings = {  # run.json: everything that decides the traces
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},

@@ -216,9 +216,9 @@ class KnownRow(Record):
     prompt: Name = Field(description="the sentence about the subject, the subject's name in it")
     attribute: Name = Field(description="the object")
     known_id: int | str | None = Field(None, description="the fact's name")
-    template: str | None = Field(None, description="not read")
-    prediction: str | None = Field(None, description="not read: the prediction of GPT-2 XL")
-    relation_id: str | None = Field(None, description="not read")
+    template: str | None = Field(None, description="ignored")
+    prediction: str | None = Field(None, description="ignored: the prediction of GPT-2 XL")
+    relation_id: str | None = Field(None, description="ignored")
 
 
 def read_known(path: Path) -> tuple[TracedFact, ...]:

@@ -190,7 +190,7 @@ def subtract(folder: Path) -> Case:
 
 
 def ledger_remove(folder: Path) -> Case:
-    """Two edits out of a ledger of three patches: both or none."""
+    """Remove two edits from a ledger of three patches: both or none."""
     ledger = Ledger.open(folder / "ledger")
     for place in range(3):
         ledger.add(made_up(edits_of(2, start=2 * place)))
@@ -252,9 +252,9 @@ def _hashes(folder: Path, *names: str) -> Any:
 
 
 def _active(folder: Path) -> Any:
-    """The names of the edits that stand; None without a ledger, or with an empty one."""
+    """The names of the active edits; None without a ledger, or with an empty one."""
     if not (folder / "ledger" / "ledger.jsonl").exists():
         return None
     ledger = Ledger.open(folder / "ledger")
     assert ledger.conflicts() is not None  # every active patch can be read
-    return [entry.name for entry in ledger.edits if entry.state == "active"] or None
+    return [entry.name for entry in ledger.active] or None

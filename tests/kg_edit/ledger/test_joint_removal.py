@@ -1,4 +1,4 @@
-"""Edits taken out of patches of joint methods and of codebooks, which need not make the others anew."""
+"""Edits removed from patches of joint methods and of codebooks, where the others need not be recomputed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def assert_near(one: Patch, other: Patch, *, share: float = 1e-4) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", keep_first(CLOSED_FORM, keep=1))
-def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) -> None:
+def test_remove_ten_of_fifty_equals_a_solve_of_forty(name: str, tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(50)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(method(name, model).edit(edits), force=True)
@@ -54,7 +54,7 @@ def test_fifty_edits_without_ten_is_a_solve_of_forty(name: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_later_batch_is_recomputed(tmp_path: Path) -> None:
+def test_remove_recomputes_a_later_batch(tmp_path: Path) -> None:
     """Its values were found on the model with the first batch in it."""
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -66,7 +66,7 @@ def test_a_later_batch_is_recomputed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_batches_in_one_file(tmp_path: Path) -> None:
+def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
     """An edit of the first batch takes the second one's values with it, an edit of the last one nothing."""
     model, edits = tiny("llama"), edits_of(5)
     made = method("memit", model)
@@ -79,7 +79,7 @@ def test_two_batches_in_one_file(tmp_path: Path) -> None:
         assert_near(ledger.patch, fresh, share=1e-3)
 
 
-def test_codebooks_and_weights_in_one_ledger(tmp_path: Path) -> None:
+def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -105,7 +105,7 @@ def test_codebooks_and_weights_in_one_ledger(tmp_path: Path) -> None:
     assert second.edits[0]["edit"]["id"] == "e3"
 
 
-def test_a_text_in_the_prompt_goes_alone(tmp_path: Path) -> None:
+def test_remove_of_a_prompt_text_leaves_the_others(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(3)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("rome", model), edits[:1], force=True)
@@ -115,7 +115,7 @@ def test_a_text_in_the_prompt_goes_alone(tmp_path: Path) -> None:
     assert ledger.patch.kind == "prompt"
 
 
-def test_a_memory_of_states_is_recomputed_if_the_weights_below_change(tmp_path: Path) -> None:
+def test_remove_recomputes_a_memory_above_changed_weights(tmp_path: Path) -> None:
     """Its vectors are hidden states of the model with the first step; another memory does not change them."""
     model, edits = tiny("llama"), edits_of(3)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -136,8 +136,8 @@ def test_a_memory_of_states_is_recomputed_if_the_weights_below_change(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fifty_facts_of_the_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
-    """Ten of fifty facts are taken out of MEMIT's patch: they are back, and the others hold as they did."""
+def test_remove_ten_of_fifty_facts_of_the_real_model(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+    """Ten of fifty facts are removed from MEMIT's patch: the old ones are back, and the others hold as before."""
     memit, text = find_method("memit"), next((shared / "wikitext2").glob("*test*"))
     covariance = {"corpus": str(text), "tokens": 4000}
     short = {"steps": 10, "context_starts": ["The"], "context_tokens": 5, "covariance": covariance}

@@ -1,4 +1,4 @@
-"""A single patch file is read where it could not be part of a ledger; a ledger goes into another with its guards."""
+"""Paths: patch files, folders with one, and ledgers that are added to others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.kg_edit.tiny import tiny
 ONE = made_up(edits_of(2))
 
 
-def test_names_that_are_there_twice_are_numbered(tmp_path: Path) -> None:
+def test_repeated_ids_of_a_patch_are_numbered(tmp_path: Path) -> None:
     file = (ONE + ONE + made_up(edits_of(1, start=4))).save(tmp_path / "sum.safetensors")
     patch, entries = active_at(file)
     assert [entry.name for entry in entries] == ["e0", "e1", "e0#2", "e1#2", "e4"]
@@ -29,14 +29,14 @@ def test_names_that_are_there_twice_are_numbered(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "ledger").add(file)
 
 
-def test_a_scaled_patch_is_read(tmp_path: Path) -> None:
+def test_scaled_patch_is_read_but_not_added(tmp_path: Path) -> None:
     file = ONE.scaled(0.5).save(tmp_path / "half.safetensors")
     assert [entry.name for entry in active_at(file)[1]] == ["e0", "e1"]
     with pytest.raises(PatchError, match=r"0\.5 times"):
         Ledger.open(tmp_path / "ledger").add(file)
 
 
-def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None:
+def test_patch_without_readable_records_is_refused(tmp_path: Path) -> None:
     nothing = WeightPatch(factors={}).save(tmp_path / "nothing.safetensors")
     assert active_at(nothing)[1] == ()
     for said in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
@@ -45,8 +45,8 @@ def test_a_patch_that_does_not_say_what_it_is_for_is_not(tmp_path: Path) -> None
             active_at(file)
 
 
-def test_the_folder_of_an_edit_stands_for_its_patch(tmp_path: Path) -> None:
-    """But a ledger with a patch beside its log is a ledger."""
+def test_folder_of_an_edit_run_names_its_patch(tmp_path: Path) -> None:
+    """But a ledger with a patch in its folder is a ledger."""
     ONE.save(tmp_path / "out" / PATCH)
     assert [entry.name for entry in active_at(tmp_path / "out")[1]] == ["e0", "e1"]
     Ledger.open(tmp_path / "ledger").add(made_up(edits_of(1, start=4)))
@@ -54,13 +54,13 @@ def test_the_folder_of_an_edit_stands_for_its_patch(tmp_path: Path) -> None:
     assert [entry.name for entry in active_at(tmp_path / "ledger")[1]] == ["e4"]
 
 
-def test_a_name_that_no_file_can_have() -> None:
+def test_too_long_path_is_refused() -> None:
     for read in (active_at, Ledger.open):
         with pytest.raises(OutputError, match=r"can't read a+: File name too long"):
             read("a" * 300)
 
 
-def test_a_ledger_is_added_with_the_models_guards(tmp_path: Path) -> None:
+def test_added_ledger_is_compared_with_the_model(tmp_path: Path) -> None:
     model = tiny("llama")
     weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
     left, right = torch.zeros(weight.shape[0], 2), torch.zeros(weight.shape[1], 2)

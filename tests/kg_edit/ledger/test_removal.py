@@ -1,4 +1,4 @@
-"""Edits taken out of a ledger: what is left equals, bit for bit, what comes of never having asked for them."""
+"""Edits removed from a ledger: the rest equals, bit for bit, a ledger in which they were never made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from kg_edit.app.messages import view_of
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.ledger import Ledger
+from kg_edit.ledger.removal import check_same_graph
 from kg_edit.ledger.view import entry_lines
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -34,7 +36,7 @@ def assert_untouched(model: LanguageModel, before: dict[str, torch.Tensor]) -> N
 @pytest.mark.parametrize(
     "taken", [[1, 3], *(pytest.param(taken, marks=pytest.mark.slow) for taken in ([0], [2], [0, 4]))]
 )
-def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) -> None:
+def test_remove_from_a_sequence_equals_never_made(taken: list[int], tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(5)
     clean = weights(model)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -48,7 +50,7 @@ def test_a_sequence_without_some_of_its_edits(taken: list[int], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("count", "steps"), [(5, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((10, 2), (50, 1), (30, 3)))]
 )
-def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> None:
+def test_remove_of_random_edits_equals_never_made(count: int, steps: int, tmp_path: Path) -> None:
     """Fifty are more than the rank of the weight, so that no edit has a column of its own any more."""
     model, edits, size = tiny("llama"), edits_of(count), count // steps
     ledger = Ledger.open(tmp_path / "ledger")
@@ -65,7 +67,7 @@ def test_a_random_fifth_of_the_edits(count: int, steps: int, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_was_computed_later_is_recomputed_and_the_rest_is_not(tmp_path: Path) -> None:
+def test_remove_recomputes_only_later_steps(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("rome", model), edits[:2], force=True)
@@ -85,7 +87,7 @@ def test_what_was_computed_later_is_recomputed_and_the_rest_is_not(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
+def test_records_of_edits_are_of_the_active_patches(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
     for start in (0, 3):
@@ -116,8 +118,8 @@ def test_what_is_told_of_an_edit_is_of_what_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:
-    """Made in two steps on what stood, or in one go: the same patch."""
+def test_make_in_two_steps_equals_one_sequence(tmp_path: Path) -> None:
+    """Two steps, the second on the model with the first, or one sequence: the same patch."""
     model, edits = tiny("gpt2"), edits_of(4)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("rome", model), edits[:2], force=True)
@@ -125,7 +127,7 @@ def test_on_the_ledger_is_in_turn(tmp_path: Path) -> None:
     assert same(ledger.patch, method("rome", model).edit(edits))
 
 
-def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
+def test_remove_needs_the_graph_of_the_edits(tmp_path: Path) -> None:
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(method("glame", model, graph=graph()).edit([EDIT, SECOND]))
@@ -135,7 +137,7 @@ def test_a_graph_is_asked_for_and_used(tmp_path: Path) -> None:
     assert same(ledger.patch, method("glame", model, graph=graph()).edit([SECOND]))
 
 
-def test_a_network_that_goes_on_from_the_edit_before_is_trained_again(tmp_path: Path) -> None:
+def test_remove_retrains_a_network_with_warm_start(tmp_path: Path) -> None:
     model, last = tiny("llama"), SECOND.model_copy(update={"id": "last"})
     warm = partial(method, "glame", model, graph=graph(), warm_start=True)
     ledger = Ledger.open(tmp_path / "ledger")
@@ -144,8 +146,8 @@ def test_a_network_that_goes_on_from_the_edit_before_is_trained_again(tmp_path: 
     assert same(ledger.patch, warm().edit([EDIT, last]))
 
 
-def test_a_fact_that_was_withheld_because_the_model_knew_it_is_told_again(tmp_path: Path) -> None:
-    """The first edit makes the model say the second one, so MemPrompt withholds it; without the first it is needed."""
+def test_remove_restores_a_fact_withheld_by_memprompt(tmp_path: Path) -> None:
+    """MemPrompt withholds the second edit, which the model predicts after the first; without the first it is needed."""
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("ft-m", model, steps=60, learning_rate=0.05), [EDIT], force=True)
@@ -159,7 +161,7 @@ def test_a_fact_that_was_withheld_because_the_model_knew_it_is_told_again(tmp_pa
 
 
 @pytest.mark.parametrize("name", keep_first(["glame", "glame-plus", "rome-kg"], keep=1))
-def test_another_graph_is_refused(name: str, tmp_path: Path) -> None:
+def test_remove_refuses_another_graph(name: str, tmp_path: Path) -> None:
     """One statement more, and the edit that is left would be another one."""
     model, other = tiny("llama"), graph()
     other.add_edge("Q2", "Q4", label="twin city")
@@ -186,7 +188,7 @@ def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
     ledger.remove(["e1"], model=half)  # a column of its own, so nothing is recomputed
 
 
-def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:
+def test_remove_refuses_other_contexts_and_models(tmp_path: Path) -> None:
     """Contexts given by hand are in no setting, so the same settings would not give the same edits."""
     model, edits = tiny("llama"), edits_of(2)
     made = method("rome", model)
@@ -203,7 +205,7 @@ def test_what_would_come_out_differently_is_refused(tmp_path: Path) -> None:
     assert ledger.patch.is_empty
 
 
-def test_two_settings_in_one_file_can_only_go_together(tmp_path: Path) -> None:
+def test_edits_of_two_settings_are_removed_together_only(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(2)
     mixed: Patch = method("rome", model).edit(edits[:1]) + method("rome", model, steps=3).edit(edits[1:])
     ledger = Ledger.open(tmp_path / "ledger")
@@ -214,7 +216,7 @@ def test_two_settings_in_one_file_can_only_go_together(tmp_path: Path) -> None:
     assert ledger.patch.is_empty
 
 
-def test_an_edit_that_fails_on_the_ledger_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_make_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, edits = tiny("llama"), edits_of(2)
     ledger = Ledger.open(tmp_path / "ledger")
     made = method("rome", model)
@@ -222,3 +224,38 @@ def test_an_edit_that_fails_on_the_ledger_adds_nothing(tmp_path: Path, monkeypat
     with pytest.raises(PatchError, match="no"):
         ledger.make(made, edits)
     assert ledger.events == ()
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    return {"edit": {"id": "heat"}, **fields}
+
+
+HASHED = record(graph={"content_hash": "a", "source": {"kind": "cache", "fetched_at": ["1", "2"]}}, nodes=3, edges=2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (HASHED, {**HASHED, "graph": {"content_hash": "a", "source": {"kind": "online", "fetched_at": ["3"]}}}),
+        (record(graph={"kind": "mine", "sizes": [1, 2]}), record(graph={"kind": "mine", "sizes": (1, 2)})),
+        (record(graph={"fetched_at": "1"}), record(graph={"fetched_at": "2", "urls": ["u"]})),
+        (record(norms={"change": 1.0}), record(norms={"change": 2.0})),
+    ],
+)
+def test_check_same_graph_ignores_the_place_of_the_graph(old: dict[str, Any], new: dict[str, Any]) -> None:
+    check_same_graph([old], [new])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        (HASHED, {**HASHED, "graph": {"content_hash": "b"}}, "graph.content_hash"),
+        (HASHED, {**HASHED, "edges": 3}, "edges: 2 in the patch, 3 now"),
+        (HASHED, record(), "graph"),
+        (record(graph={"kind": "mine"}), record(graph={"kind": "yours"}), "graph.kind"),
+        (record(requests=[record()]), record(requests=[]), "requests"),
+    ],
+)
+def test_check_same_graph_names_the_edit_and_the_field(old: dict[str, Any], new: dict[str, Any], field: str) -> None:
+    with pytest.raises(PatchError, match=f"the edit 'heat' was made with .{field}.*--graph"):
+        check_same_graph([HASHED, old], [HASHED, new])

@@ -1,4 +1,4 @@
-"""Edits that look as if they would break the model are refused, and added when that is wanted."""
+"""Guards: edits that look as if they would break the model are named, and refused by the ledger without force."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
 
 
-def test_norms_by_hand() -> None:
+def test_edit_norms_by_hand() -> None:
     pair = Factors(left=torch.tensor([[3.0, 0.0], [4.0, 1.0]]), right=torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
     patch = WeightPatch(factors={"w": pair}, provenance={"edits": [{"edit": {"id": "a"}}, {"edit": {"id": "b"}}]})
     assert edit_norms(patch) == pytest.approx((10.0, 1.0))
@@ -31,7 +31,7 @@ def test_norms_by_hand() -> None:
     assert edit_norms(WeightPatch(factors={"w": pair}, provenance={"edits": [{}]})) == (None,), "rank 2, one edit"
 
 
-def test_a_dense_change_of_full_rank_has_no_column_for_an_edit() -> None:
+def test_edit_norms_of_a_dense_change_are_unknown() -> None:
     """Four edits, trained into a weight of the rank four: the columns of the identity are nobody's."""
     edits = {"edits": [{"edit": {"id": name}, "method": "ft"} for name in "abcd"]}
     for change in (torch.arange(24.0).reshape(4, 6), torch.arange(24.0).reshape(6, 4)):
@@ -39,7 +39,7 @@ def test_a_dense_change_of_full_rank_has_no_column_for_an_edit() -> None:
     assert None not in edit_norms(made_up(edits_of(4)))  # as many facts as the weight has rows
 
 
-def test_an_edit_far_above_the_others(tmp_path: Path) -> None:
+def test_ledger_refuses_an_edit_far_above_the_others(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(made_up(edits_of(6)))
     ledger.add(made_up(edits_of(1, start=6), size=0.99 * MEDIANS))
@@ -50,35 +50,28 @@ def test_an_edit_far_above_the_others(tmp_path: Path) -> None:
     ledger.add(strong, force=True)
 
 
-def test_among_a_few_edits_no_median_means_anything() -> None:
-    strong = made_up(edits_of(1, start=7), size=1000.0)
-    assert disabling(strong, [made_up(edits_of(4))]) == ()
-    assert disabling(strong, [made_up(edits_of(5))]) != ()
-
-
-def test_edits_of_other_methods_are_no_measure() -> None:
-    others = made_up(edits_of(6))
+def test_norm_is_compared_with_five_edits_of_the_same_method_and_weight() -> None:
+    strong, others = made_up(edits_of(1, start=7), size=1000.0), made_up(edits_of(6))
+    assert disabling(strong, [others]) != () and disabling(strong, [made_up(edits_of(5))]) != ()
+    assert disabling(strong, [made_up(edits_of(4))]) == (), "a median of four means nothing"
     renamed = [{**record, "method": "another"} for record in others.edits]
-    others = WeightPatch(factors=others.factors, provenance={**others.provenance, "edits": renamed})
-    assert disabling(made_up(edits_of(1, start=7), size=1000.0), [others]) == ()
+    of_another = WeightPatch(factors=others.factors, provenance={**others.provenance, "edits": renamed})
+    assert disabling(strong, [of_another]) == ()
+    elsewhere = made_up(edits_of(1, start=7), size=1000.0, weight="other.weight")
+    assert disabling(elsewhere, [others]) == ()
+    assert disabling(elsewhere, [made_up(edits_of(6), weight="other.weight")]) != ()
 
 
-def test_edits_of_another_layer_are_no_measure() -> None:
-    strong = made_up(edits_of(1, start=7), size=1000.0, weight="other.weight")
-    assert disabling(strong, [made_up(edits_of(6))]) == ()
-    assert disabling(strong, [made_up(edits_of(6), weight="other.weight")]) != ()
-
-
-def test_the_weights_norm_that_a_patch_notes_is_enough() -> None:
+def test_recorded_weight_norms_are_compared_without_the_model() -> None:
     patch = made_up(edits_of(2), size=3.0)
-    noted = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.0}})
+    recorded = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.0}})
     assert disabling(patch, []) == ()
-    (reason,) = disabling(noted, [])
+    (reason,) = disabling(recorded, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
-    assert (patch + noted).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum notes what its parts do"
+    assert (patch + recorded).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum records the norms of its parts"
 
 
-def test_an_edit_of_another_weight_hides_none() -> None:
+def test_edits_of_other_weights_do_not_hide_a_large_change() -> None:
     """Columns of edits in different weights can't be told apart, but a weight has no more edits than columns."""
     norms = {"w.weight": 2.0, "other.weight": 2.0}
     parts = [
@@ -92,7 +85,7 @@ def test_an_edit_of_another_weight_hides_none() -> None:
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
 
 
-def test_a_division_by_next_to_nothing() -> None:
+def test_division_factor_far_below_the_others_is_named() -> None:
     def with_norms(patch: WeightPatch, update: float) -> WeightPatch:
         records = [{**record, "norms": {"change": 2.0, "update": update}} for record in patch.edits]
         return WeightPatch(factors=patch.factors, provenance={**patch.provenance, "edits": records})
@@ -104,14 +97,14 @@ def test_a_division_by_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_an_edit_against_the_weight_itself(family: str) -> None:
+def test_change_larger_than_the_weight_is_named(family: str) -> None:
     model = tiny(family)
     weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
     left, right = torch.zeros(weight.shape[0], 1), torch.zeros(weight.shape[1], 1)
     left[0], right[0] = 1.0, float(weight.detach().norm())
-    said = {"edits": [{"edit": {"id": "e1"}, "method": "rome"}]}
+    provenance = {"edits": [{"edit": {"id": "e1"}, "method": "rome"}]}
     for share, refused in ((0.9 * SHARE, False), (1.1 * SHARE, True)):
-        patch = WeightPatch(factors={name: Factors(left=share * left, right=right)}, provenance=said)
+        patch = WeightPatch(factors={name: Factors(left=share * left, right=right)}, provenance=provenance)
         reasons = disabling(patch, [], model)
         assert bool(reasons) == refused
         assert all(f"the change of {name} is {share:.2g} times" in reason for reason in reasons)

@@ -78,7 +78,7 @@ def entry(edit: Edit) -> Entry:
     return Entry(place=place, name=edit.id, state="active", edit=edit, method="rome", record={})
 
 
-def test_a_fact_holds_where_the_server_says_it(standin: StandIn) -> None:
+def test_served_edit_holds_if_its_target_is_generated(standin: StandIn) -> None:
     standin.texts = {"LeBron James plays for": " the Miami Heat.\nLakers", "Thames flows through": " London, and Paris"}
     (heat, river) = check_served(CompletionServer(url=standin.url, key="k"), [entry(HEAT), entry(RIVER)], ("rewrite",))
     assert not heat.failures() and river.failures()
@@ -89,7 +89,7 @@ def test_a_fact_holds_where_the_server_says_it(standin: StandIn) -> None:
     assert set(standin.keys) == {"Bearer k"}
 
 
-def test_a_subject_at_the_start_is_asked_after_a_line_break_too(standin: StandIn) -> None:
+def test_served_prompt_is_asked_again_after_a_line_break(standin: StandIn) -> None:
     standin.texts = {"\nThames flows through": " Paris", "LeBron James plays for": " Miami Heat"}
     heat, river = check_served(CompletionServer(url=standin.url), [entry(HEAT), entry(RIVER)], ("rewrite",))
     assert not heat.failures() and not heat.answers[0].led
@@ -100,7 +100,7 @@ def test_a_subject_at_the_start_is_asked_after_a_line_break_too(standin: StandIn
     assert found.failures() and standin.asked[-1]["prompt"] == inside.text
 
 
-def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None:
+def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
     standin.answers = {
         HEAT.text: "He is in the team of Miami Heat. Before, the Lakers.",
         RIVER.text: "London. Not Paris.",
@@ -115,7 +115,7 @@ def test_an_edit_in_chat_form_is_asked_as_a_users_turn(standin: StandIn) -> None
     assert not plain.failures() and standin.asked[-1]["prompt"] == HEAT.text
 
 
-def test_an_edit_in_both_forms_is_asked_in_both() -> None:
+def test_prompts_of_an_edit_in_both_forms() -> None:
     """As in the report: its own prompt in plain text, then as a user's turn."""
     both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
     asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
@@ -124,7 +124,7 @@ def test_an_edit_in_both_forms_is_asked_in_both() -> None:
     assert all(prompt.chat for prompt in prompts_of(both, chat=True))
 
 
-def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> None:
+def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
     told = {"question": "Where does LeBron James play?", "answer": "Florida"}
     edit = Edit.model_validate(HEAT.model_dump() | {"portability": [told], "neighborhood": ["Kobe Bryant plays for"]})
     assert [prompt.kind for prompt in prompts_of(edit)] == list(KINDS)
@@ -159,14 +159,14 @@ def test_other_kinds_of_prompts_are_asked_when_they_matter(standin: StandIn) -> 
         (200, b"[]", r"expected a completion"),
     ],
 )
-def test_what_a_server_may_reply_instead(status: int, body: bytes, said: str, standin: StandIn) -> None:
+def test_served_check_error_names_the_reply(status: int, body: bytes, said: str, standin: StandIn) -> None:
     standin.reply = lambda _: (status, body)
     with pytest.raises(ServerError, match=said) as raised:
         list(check_served(CompletionServer(url=standin.url), [entry(HEAT)], ("rewrite",)))
     assert raised.value.__notes__ == ["asked for the edit 'heat'"]
 
 
-def test_a_server_that_hangs_or_is_not_there(standin: StandIn) -> None:
+def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> None:
     def slow(_: BaseHTTPRequestHandler) -> tuple[int, bytes]:
         time.sleep(0.4)
         return 200, b"{}"
@@ -181,7 +181,7 @@ def test_a_server_that_hangs_or_is_not_there(standin: StandIn) -> None:
             CompletionServer(url=wrong)
 
 
-def test_the_models_name(standin: StandIn) -> None:
+def test_named_finds_the_model_of_a_server(standin: StandIn) -> None:
     assert CompletionServer(url=f"{standin.url}/v1/").named().model == "m"
     standin.models = {"data": [{"id": "base"}, {"id": "edited"}]}
     assert CompletionServer(url=standin.url, model="edited").named().model == "edited"
@@ -194,9 +194,7 @@ def test_the_models_name(standin: StandIn) -> None:
         CompletionServer(url=standin.url).named()
 
 
-def test_the_commands_exit_code_says_whether_all_hold(
-    kg_edit: Run, place: Path, tiny_folder: Path, standin: StandIn
-) -> None:
+def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_folder: Path, standin: StandIn) -> None:
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER))
     standin.texts = {HEAT.text: " Miami Heat", RIVER.text: " Paris"}
     good = kg_edit("patch", "check", "ledger", "--server", standin.url)
@@ -220,7 +218,7 @@ def test_the_commands_exit_code_says_whether_all_hold(
     assert alone.code == 2 and "give --server URL" in alone.err
 
 
-def test_our_own_server_is_asked(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """A tiny random model says nothing sensible, so what it does say is made the fact."""
     with served(workshop()) as running:
         _, answer = running.post("/v1/completions", {"prompt": RIVER.text, "max_tokens": 40})
@@ -232,7 +230,7 @@ def test_our_own_server_is_asked(kg_edit: Run, place: Path, tiny_folder: Path) -
 
 
 @pytest.mark.slow
-def test_no_torch_is_needed(place: Path, tiny_folder: Path, standin: StandIn) -> None:
+def test_served_check_needs_no_torch(place: Path, tiny_folder: Path, standin: StandIn) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
     standin.texts = {HEAT.text: " Miami Heat"}
     code = (
