@@ -13,7 +13,7 @@ from pydantic import Field
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, rephrased_edit, template
 from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe
-from kg_edit.edits.edit import Edit, Name, Question, Record, Text
+from kg_edit.edits.edit import Name, Question, Record, Text
 from kg_edit.edits.rows import Portability
 
 Towards = Literal["answers", "alt"]
@@ -74,7 +74,7 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
             target_true=old,
             rephrase=flat.rephrase_prompt,
         )
-        probes = _probes(edit, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth)
+        probes = _probes(edit.text, flat.target_new, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth)
         return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
 
     row = fields_of(ZsreRow, raw)
@@ -95,7 +95,7 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
     edit = built_edit(fields, names={"target_new": "answers[0]" if towards == "answers" else "alt", "prompt": "src"})
     inverse = row.inverse_question or "" if is_alt else ""
     probes = [
-        *_probes(edit, row.rephrase, row.loc, row.loc_ans),
+        *_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans),
         *probe("portability.Inverse_Relation", inverse, ((place.subject,),)),
         *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
     ]
@@ -112,13 +112,13 @@ def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
     return parse(row, name, towards="alt")
 
 
-def _probes(edit: Edit, rephrase: str, locality: str, answer: str) -> list[Probe]:
-    right = ((edit.target_new,),)
+def _probes(prompt: str, target: str, rephrase: str, locality: str, answer: str) -> list[Probe]:
+    right = ((target,),)
     # ROME's program ends the prompts of Natural Questions with a question mark.
     if locality.startswith(_NQ) and not locality.rstrip().endswith("?"):
         locality = f"{locality.rstrip()}?"
     return [
-        *probe("efficacy", edit.text, right, form="sentence"),
+        *probe("efficacy", prompt, right, form="sentence"),
         *probe("paraphrase", rephrase, right, form="sentence"),
         *probe("locality", locality, answers(answer), form="sentence"),
     ]
