@@ -107,7 +107,7 @@ class TextCorpus:
 
 
 def chunk_size(tokens: int) -> int:
-    """The number of tokens of a chunk in a run of ``tokens`` tokens: a sixteenth, but 1024 to 16,384."""
+    """Return the number of tokens of a chunk in a run of ``tokens`` tokens: a sixteenth, but 1024 to 16,384."""
     return min(16_384, max(1024, tokens // 16))
 
 
@@ -119,7 +119,7 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
 
 
 def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
-    """The corpus of a UTF-8 text file with one text per line; the lines include their newlines.
+    """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines.
 
     Raises:
         CovarianceError: the file can't be read as text.
@@ -134,7 +134,7 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
 
 
 def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
-    """The corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: its ``train`` split and ``text`` column, streamed.
+    """Return the corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: split ``train``, column ``text``, streamed.
 
     Raises:
         CovarianceError: the package ``datasets`` is not installed.

@@ -83,7 +83,7 @@ class Manifest(Identity):
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:
-    """The path of the covariance of ``identity`` in ``folder``."""
+    """Return the path of the covariance of ``identity`` in ``folder``."""
     return folder / f"{identity.id}.safetensors"
 
 
@@ -206,7 +206,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
 
 
 def damaged(path: Path, why: Any) -> CovarianceError:
-    """The error for a file that can't be used; ``why`` is the reason."""
+    """Return the error for a file that can't be used; ``why`` is the reason."""
     return CovarianceError(f"{path} is damaged ({why}); delete the file, and it is measured again")
 
 
@@ -243,7 +243,7 @@ class Position(BaseModel):
         return next(iter(self.identities.values())).tokens
 
     def path(self, folder: Path) -> Path:
-        """The path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
+        """Return the path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
         ids = "".join(sorted(identity.id for identity in self.identities.values()))
         name = hashlib.sha256(ids.encode()).hexdigest()[:16]
         kind = "partial" if self.parts == 1 else f"shard-{self.part}-of-{self.parts}"

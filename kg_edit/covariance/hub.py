@@ -123,7 +123,7 @@ class RemoteFolder(Protocol):
         """The name of the place as a user writes it: a path or ``OWNER/NAME``."""
 
     def files(self) -> set[str]:
-        """The names of all files in the place."""
+        """Return the names of all files in the place."""
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy the file ``name`` to ``target``, atomically."""
@@ -144,7 +144,7 @@ class FolderPlace:
         return str(self.folder)
 
     def files(self) -> set[str]:
-        """The names of all files; empty if the folder does not exist."""
+        """Return the names of all files; empty if the folder does not exist."""
         return {path.name for path in self.folder.glob("*") if path.is_file()}
 
     def fetch(self, name: str, target: Path) -> None:
@@ -174,7 +174,7 @@ class HubPlace:
         return self._repository
 
     def files(self) -> set[str]:
-        """The names of all files.
+        """Return the names of all files.
 
         Raises:
             CovarianceError: the repository can't be read.

@@ -88,7 +88,7 @@ def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator
 
 @torch.no_grad()
 def can_pack(model: LanguageModel) -> bool:
-    """Whether texts that are packed into a row attend only to themselves; this is tested on two short texts.
+    """Return whether texts that are packed into a row attend only to themselves; this is tested on two short texts.
 
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
@@ -114,7 +114,7 @@ def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
 
 
 def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -> TokenBatch:
-    """A batch with one row for each bin of texts; rows are filled up with texts of one token."""
+    """Return a batch with one row for each bin of texts; rows are filled up with texts of one token."""
     ids, positions, real = [], [], []
     for texts in bins:
         tokens = [token for text in texts for token in text]

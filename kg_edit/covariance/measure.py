@@ -54,7 +54,7 @@ def start(
     part: int = 0,
     parts: int = 1,
 ) -> Sums:
-    """The sums for some layers: those of an interrupted run in ``folder``, or else empty ones.
+    """Return the sums for some layers: those of an interrupted run in ``folder``, or else empty ones.
 
     Raises:
         CovarianceError: the file in ``folder`` is damaged or belongs to another run, or the layers have different
@@ -232,7 +232,7 @@ class Sums:
         return manifests
 
     def probe_keys(self, layer: int) -> Tensor:
-        """The probe keys, on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
+        """Return the keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
         return self.probes[layer].keys(self.position.sizes[layer])
 
     def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:

@@ -151,7 +151,7 @@ class SecondMoment:
 
 
 def square(flat: Tensor, size: int) -> Tensor:
-    """The symmetric matrix [size, size] whose upper block triangle is ``flat``, as in `SecondMoment`."""
+    """Return the symmetric matrix [size, size] whose upper block triangle is ``flat``, as in `SecondMoment`."""
     matrix = flat.new_empty(size, size)
     for start, block in _blocks(flat, size):
         matrix[start : start + _BLOCK, start:] = block
@@ -162,7 +162,7 @@ def square(flat: Tensor, size: int) -> Tensor:
 
 
 def moment_problem(stored: Tensor, size: int) -> str | None:
-    """The reason why a matrix can't be an E[k k^T], in words; None if it can. ``stored`` is flat, as in `square`.
+    """Return why a matrix can't be an E[k k^T], in words; None if it can. ``stored`` is flat, as in `square`.
 
     The diagonal must not be negative, because it has means of squares. No entry may exceed the square root of the
     product of its two diagonal entries (Cauchy-Schwarz), with a tolerance of one thousandth.
@@ -180,7 +180,7 @@ def moment_problem(stored: Tensor, size: int) -> str | None:
 
 
 def flat_size(size: int) -> int:
-    """The number of entries in the upper block triangle of a matrix [size, size]."""
+    """Return the number of entries in the upper block triangle of a matrix [size, size]."""
     return sum(min(_BLOCK, size - start) * (size - start) for start in range(0, size, _BLOCK))
 
 

@@ -55,12 +55,12 @@ class CovarianceConfig(BaseModel):
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, as a multiple of its mean")
 
     def tokens_for(self, size: int) -> int:
-        """The least number of tokens from which a covariance of this size (d_ff) is measured."""
+        """Return the least number of tokens from which a covariance of this size (d_ff) is measured."""
         return self.tokens or _TOKENS * size
 
 
 def store_folder() -> Path:
-    """The default folder of the covariances."""
+    """Return the default folder of the covariances."""
     return cache_folder() / "covariance"
 
 
@@ -72,7 +72,7 @@ def find_covariance(
     folder: Path | None = None,
     progress: bool = True,
 ) -> Covariance:
-    """C of the down-projection's inputs in ``layer``: from the store, or measured now and stored.
+    """Return C of the down-projection's inputs in ``layer``: from the store, or measured now and stored.
 
     The name of the file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and
     in a JSON file, has this identity.
@@ -124,7 +124,7 @@ def measure_covariances(
 
 
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
-    """The manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
+    """Return the manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
     Raises:
         CovarianceError: a file is damaged.
@@ -178,7 +178,7 @@ def measure_shard(
 
 
 def missing_shards(position: Position, folder: Path) -> list[int]:
-    """The numbers of this run's shards that are not finished in ``folder``.
+    """Return the numbers of this run's shards that are not finished in ``folder``.
 
     Raises:
         CovarianceError: a shard's file is damaged.

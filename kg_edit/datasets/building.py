@@ -23,7 +23,7 @@ class Template(NamedTuple):
 
 
 def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's fields, without those that are null."""
+    """Return a row's fields, without those that are null."""
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -111,7 +111,7 @@ def answers(value: Any) -> Names:
 def probe(
     measures: str, prompt: str, right: Names, *, form: Form = "question", others: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
-    """A probe of one query; () if the prompt is blank or there is no answer."""
+    """Return a probe of one query; () if the prompt is blank or there is no answer."""
     if not prompt.strip() or not right:
         return ()
     query = Query(prompt=prompt, answers=right, form=form, others=tuple(others))
@@ -119,5 +119,5 @@ def probe(
 
 
 def form_of(prompt: str) -> Form:
-    """The form of a prompt: "question" if it ends in a question mark, else "sentence"."""
+    """Return the form of a prompt: "question" if it ends in a question mark, else "sentence"."""
     return "question" if prompt.rstrip().endswith("?") else "sentence"

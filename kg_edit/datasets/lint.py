@@ -64,7 +64,7 @@ class Labels(Protocol):
     """Any object that knows the labels of ids, such as `wikidata_cache.WikidataCache`."""
 
     def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
-        """The labels of those ids that have one."""
+        """Return the labels of those ids that have one."""
 
 
 def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 
 
 def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
-    """The edit's neighbours, or else the record's locality probes with their answers.
+    """Return the edit's neighbours, or else the record's locality probes with their answers.
 
     Neighbours are sentences, and their answer is the old target; they have no answer if the edit has no old target.
     """
@@ -38,7 +38,7 @@ class HeldOutPrompts:
         self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
 
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
-        """The record without what the test asks; None if no edit is left.
+        """Return the record without what the test asks; None if no edit is left.
 
         Edits of a tested subject and edits whose own prompt is asked go, and so do paraphrases, neighbours, questions
         and locality prompts that are asked or name a tested subject.
@@ -62,7 +62,7 @@ class HeldOutPrompts:
         return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
     def has(self, prompt: str) -> bool:
-        """Whether the test asks ``prompt``, or has an edit of a subject that it names."""
+        """Return whether the test asks ``prompt``, or has an edit of a subject that it names."""
         text = prompt.strip().casefold()
         return text in self._asked or any(subject in text for subject in self._subjects)
 
@@ -75,5 +75,5 @@ def _asked(record: BenchmarkRecord) -> Iterator[str]:
 
 
 def count_locality_queries(records: Sequence[BenchmarkRecord]) -> int:
-    """The number of prompts in ``records`` whose answers must not change."""
+    """Return the number of prompts in ``records`` whose answers must not change."""
     return sum(len(locality_queries(edit, record)) for record in records for edit in record.edits)

@@ -123,7 +123,7 @@ class BenchmarkRecord(Record):
         return recalled or any(edit.portability for edit in self.edits)
 
     def group(self, name: str) -> tuple[Probe, ...]:
-        """The probes of a family, or of one of its sub-categories, in the record's order."""
+        """Return the probes of a family, or of one of its sub-categories, in the record's order."""
         return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
 
 

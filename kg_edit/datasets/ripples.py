@@ -82,7 +82,7 @@ class RippleRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """The records of a file, each with the header's fields; a document of another format is left to `parse`."""
+    """Return the records of a file, each with the header's fields; a document of another format is left to `parse`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return every_row(document)
     shared = {name: document.get(name, {}) for name in _HEADER}
@@ -107,12 +107,12 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def split_of(record: BenchmarkRecord) -> str:
-    """The split of a record: dev or test."""
+    """Return the split of a record: dev or test."""
     return record.form.rpartition(" ")[2]
 
 
 def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
-    """The records of a split; all records if ``split`` is None.
+    """Return the records of a split; all records if ``split`` is None.
 
     Raises:
         ConfigError: no record is in that split.
@@ -126,7 +126,7 @@ def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[Benc
 
 
 def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozenset[str]]:
-    """For each edit id, the names that a graph method must not see: the answers of the edit's withheld questions."""
+    """Return for each edit id the names that a graph method must not see: the answers of its withheld questions."""
     found: dict[str, frozenset[str]] = {}
     for record in records:
         hidden = (probe for probe in record.probes if probe.measures.endswith(".withheld"))

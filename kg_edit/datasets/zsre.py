@@ -74,7 +74,9 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
             target_true=old,
             rephrase=flat.rephrase_prompt,
         )
-        probes = _probes(edit.text, flat.target_new, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth)
+        probes = _probes(
+            edit.text, flat.target_new, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth
+        )
         return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
 
     row = fields_of(ZsreRow, raw)

@@ -103,7 +103,7 @@ class Edit(Record):
         return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
 
     def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
-        """A copy of the edit in chat form; with ``chat`` false in plain text, with "both" in both forms."""
+        """Return a copy of the edit in chat form; with ``chat`` false in plain text, with "both" in both forms."""
         return self.model_copy(update={"chat": chat})
 
     @property
@@ -115,7 +115,7 @@ class Edit(Record):
         return (False, True) if self.chat == "both" else (self.chat,)
 
     def one_form(self, method: str) -> bool:
-        """Whether the edit is made in chat form. Call it from a ``method`` that makes an edit in one form only.
+        """Return whether the edit is made in chat form. Call it from a ``method`` that makes an edit in one form only.
 
         Raises:
             EditError: the edit asks for both forms.

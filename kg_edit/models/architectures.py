@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kg_edit.errors import UnsupportedModelError
 
 if TYPE_CHECKING:  # other modules read the table without loading a model
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
@@ -137,7 +137,7 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
 
 
 def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
-    """The module at ``path``; None if there is no path or no module (an OPT without final norm)."""
+    """Return the module at ``path``; None if there is no path or no module (an OPT without final norm)."""
     from torch import nn
 
     if path is None:
@@ -151,7 +151,7 @@ FORMAT = "2-"  # prefix of a fingerprint; the first format, which read one colum
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the family and of every parameter: its name, its shape, and one element of each row and of each column.
+    """Return a hash of the family and of every parameter: its name, shape, and an element of each row and each column.
 
     A change of a whole row or column changes the hash, and so does any change of many of them. The elements are rounded
     to bfloat16, so that the hash does not change when the model is cast between float32 and bfloat16; float16 may round
@@ -162,15 +162,11 @@ def content_fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(json.dumps([name, list(parameter.shape)]).encode())
-        digest.update(_diagonal(parameter.detach()).to(torch.bfloat16).float().cpu().numpy().tobytes())
+        # The elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so all rows and columns count.
+        stored = parameter.detach()
+        matrix = stored.reshape(-1, stored.shape[-1]) if stored.dim() else stored.reshape(1, 1)
+        rows, columns = matrix.shape
+        steps = torch.arange(max(rows, columns) if matrix.numel() else 0, device=matrix.device)
+        diagonal = matrix[steps % max(rows, 1), steps % max(columns, 1)]  # [max(rows, columns)]
+        digest.update(diagonal.to(torch.bfloat16).float().cpu().numpy().tobytes())
     return f"{FORMAT}{digest.hexdigest()[:16]}"
-
-
-def _diagonal(parameter: Tensor) -> Tensor:
-    """The elements (0, 0), (1, 1), … of the parameter as a matrix, wrapping around to visit all rows and columns."""
-    import torch
-
-    matrix = parameter.reshape(-1, parameter.shape[-1]) if parameter.dim() else parameter.reshape(1, 1)
-    rows, columns = matrix.shape
-    steps = torch.arange(max(rows, columns) if matrix.numel() else 0, device=matrix.device)
-    return matrix[steps % max(rows, 1), steps % max(columns, 1)]

@@ -114,8 +114,9 @@ def _rendered(
 
 
 def user_turn(text: str) -> str:
-    """The text in which ``text``, a prompt of an edit or a benchmark, is asked: an open sentence gets `COMPLETE` in
-    front.
+    """Return the text in which ``text``, a prompt of an edit or a benchmark, is asked.
+
+    An open sentence gets `COMPLETE` before it.
 
     A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
     chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").

@@ -9,13 +9,13 @@ is read: SmolLM2 continues "France's capital is the city of" with Rome, but with
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
@@ -27,38 +27,26 @@ _TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolL
 
 
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
-    """Whether the prompt's subject ends in its first token, and that token is an attention sink in this model."""
+    """Return whether the prompt's subject ends in the first token, and that is an attention sink in this model."""
     special = set(model.tokenizer.all_special_ids)
     first = next((place for place, token in enumerate(prompt.ids) if token not in special), None)
     return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
 
 
-@torch.no_grad()
 def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
     """Whether, after some block, the state at ``place`` is much longer (`_TIMES`) than the median later state."""
     if len(ids) <= place + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
     found: list[Tensor] = []
-    with ExitStack() as reading:  # transformers' own output_hidden_states leaves its hooks behind
+    with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
         for block in model.blocks:
             reading.enter_context(watched(block, lambda _, state: found.append(state[0].float().norm(dim=-1).cpu())))
-        reading.enter_context(_evaluating(model))
-        model.model(torch.tensor([list(ids)], device=model.device))
-    sizes = torch.stack(found)  # [blocks, tokens]
-    behind = sizes[:, place + 1 :].median(dim=-1).values
-    return bool((sizes[:, place] > _TIMES * behind).any())
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    """Within the ``with`` block the model has no dropout, which would also use the random state of the caller."""
-    modes = {module: module.training for module in model.model.modules()}
-    try:
-        model.model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        reading.enter_context(untouched(model))  # no dropout, which would also use the caller's random state
+        with torch.no_grad():
+            model.model(torch.tensor([list(ids)], device=model.device))
+    lengths = torch.stack(found)  # |h_l,t|, [blocks, tokens]
+    later = lengths[:, place + 1 :].median(dim=-1).values  # [blocks]
+    return bool((lengths[:, place] > _TIMES * later).any())
 
 
 def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
@@ -69,7 +57,7 @@ def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> t
 
 
 def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
-    """A line break if ``text`` begins with a subject that the model would not read; else ""."""
+    """Return a line break if ``text`` begins with a subject that the model would not read; else ""."""
     if not text.startswith(subject):
         return ""
     template = text.replace(subject, "{}", 1)

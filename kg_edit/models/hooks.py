@@ -23,7 +23,7 @@ class StopForwardError(Exception):
 
 
 def hidden_state(output: Any) -> Tensor:
-    """A block's hidden state: the output itself, or a tuple's first element in older transformers."""
+    """Return a block's hidden state: the output itself, or a tuple's first element in older transformers."""
     state = output[0] if isinstance(output, tuple) else output
     assert isinstance(state, Tensor)  # noqa: S101 - true of every transformers block
     return state
@@ -58,7 +58,7 @@ def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook, such as an adapter's, reads or changes ``module`` or a module in it."""
+    """Return whether a hook, such as an adapter's, reads or changes ``module`` or a module in it."""
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
@@ -140,7 +140,7 @@ def wanting_prompt_ends(model: LanguageModel) -> Iterator[None]:
 
 
 def wants_prompt_ends(model: LanguageModel) -> bool:
-    """Whether a patch that is applied to the model needs to know where prompts end."""
+    """Return whether a patch that is applied to the model needs to know where prompts end."""
     return getattr(model.model, _ENDS_WANTED, False)
 
 
@@ -159,7 +159,7 @@ def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
-    """A mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
+    """Return a mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
 
     Without `with_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
     one token counts as the next step of an answer.

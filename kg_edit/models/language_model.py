@@ -208,7 +208,7 @@ class LanguageModel:
         return chat_form(self.tokenizer, name=self.name)
 
     def in_chat(self, *, chat: bool = True) -> LanguageModel:
-        """The same model, which asks each prompt as a user's turn; with ``chat`` false, in plain text.
+        """Return the same model, which asks each prompt as a user's turn; with ``chat`` false, in plain text.
 
         Raises:
             ChatTemplateError: as `chat_form`.
@@ -241,7 +241,7 @@ class LanguageModel:
         return sorted((device for device in found if device.type == "cuda"), key=str)
 
     def down_projection(self, layer: int) -> nn.Module:
-        """The MLP's second matrix in block ``layer`` (0-based).
+        """Return the MLP's second matrix in block ``layer`` (0-based).
 
         Raises:
             ModelError: the model has no such layer.
@@ -249,7 +249,7 @@ class LanguageModel:
         return self.block(layer).get_submodule(self.spec.down_projection)
 
     def mlp(self, layer: int) -> nn.Module | None:
-        """The MLP module of block ``layer`` (0-based); None if the family has no separate MLP module."""
+        """Return the MLP module of block ``layer`` (0-based); None if the family has no separate MLP module."""
         path, _, _ = self.spec.down_projection.rpartition(".")
         return self.block(layer).get_submodule(path) if path else None
 
@@ -266,7 +266,7 @@ class LanguageModel:
         return self.blocks[layer]
 
     def weight_name(self, layer: int) -> str:
-        """The state-dict name of the down-projection's weight in block ``layer``; edits change this weight."""
+        """Return the state-dict name of the down-projection's weight in block ``layer``; edits change this weight."""
         return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class LanguageModel:
 
 
 def weight_matrix(module: nn.Module) -> Tensor:
-    """A projection's weight as [out, in] (a view), for a Linear or for GPT-2's transposed Conv1D."""
+    """Return a projection's weight as [out, in] (a view), for a Linear or for GPT-2's transposed Conv1D."""
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     return weight.T if isinstance(module, Conv1D) else weight

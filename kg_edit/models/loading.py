@@ -55,7 +55,7 @@ NAMED_MODELS: dict[str, NamedModel] = {
 
 
 def cache_folder() -> Path:
-    """The folder for derived files: ``KG_EDIT_CACHE``, or else the user's cache folder."""
+    """Return the folder for derived files: ``KG_EDIT_CACHE``, or else the user's cache folder."""
     return Path(os.environ.get("KG_EDIT_CACHE") or user_cache_path("kg-edit"))
 
 
@@ -96,7 +96,7 @@ WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.js
 
 
 def named_model_file(name: str) -> Path:
-    """The file of a named model inside its installed wheel.
+    """Return the file of a named model inside its installed wheel.
 
     Raises:
         ModelError: the wheel is not installed, or has no such file.

@@ -66,11 +66,18 @@ class LowerStates:
             yield
 
 
+@torch.no_grad()
 def lower_states(
     model: LanguageModel, rows: Iterable[Row], first: int, file: Path, *, progress: bool = False
 ) -> LowerStates:
-    """The input of block ``first`` (0-based, above 0) for each different row; read from ``file``, or computed and
-    written.
+    """Read the input of block ``first`` for each different row from ``file``, or compute and write it.
+
+    Args:
+        model: the model; only its blocks below ``first`` run.
+        rows: rows of token ids.
+        first: the block (0-based, above 0) at which later passes start.
+        file: a safetensors file; a file of other rows is written again.
+        progress: whether to show a bar.
 
     Raises:
         OutputError: the file can't be written.
@@ -82,26 +89,20 @@ def lower_states(
         total += len(row)
     states = _read(file, (total, model.width))
     if states is None:
-        write_safetensors(file, {"states": _computed(model, ordered, first, total, progress=progress)}, {})
-        states = _read(file, (total, model.width))
+        found, done = torch.empty(total, model.width, dtype=model.model.dtype), 0  # [all tokens, d]
+        with tqdm(total=len(ordered), desc="states of the lower blocks", disable=None if progress else True) as bar:
+            for _, same in groupby(ordered, len):
+                group = list(same)
+                for start in range(0, len(group), _BATCH):
+                    batch = left_pad(group[start : start + _BATCH], device=model.device)
+                    output = block_output(model, batch, first - 1).flatten(0, 1)  # [rows * tokens, d], no padding
+                    found[done : done + len(output)] = output.cpu()
+                    done += len(output)
+                    bar.update(len(batch.ids))
+        write_safetensors(file, {"states": found}, {})
+        states = _read(file, (total, model.width))  # as a memory map
     assert states is not None  # noqa: S101 - just written
     return LowerStates(model=model, first=first, places=places, states=states, outputs=_outputs(model, ordered[0]))
-
-
-@torch.no_grad()
-def _computed(model: LanguageModel, rows: Sequence[Row], first: int, total: int, *, progress: bool) -> Tensor:
-    """The states [total, d] of ``rows``, which are sorted by length."""
-    found, place = torch.empty(total, model.width, dtype=model.model.dtype), 0
-    with tqdm(total=len(rows), desc="states of the lower blocks", disable=None if progress else True) as bar:
-        for _, same in groupby(rows, len):
-            group = list(same)
-            for start in range(0, len(group), _BATCH):
-                batch = left_pad(group[start : start + _BATCH], device=model.device)
-                output = block_output(model, batch, first - 1).flatten(0, 1)
-                found[place : place + len(output)] = output.cpu()
-                place += len(output)
-                bar.update(len(batch.ids))
-    return found
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Tensor | None:

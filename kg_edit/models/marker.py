@@ -5,7 +5,6 @@ The tokenizer turns the text of a special token back into that token. So a marke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -21,8 +20,7 @@ class Marker(NamedTuple):
 
 
 def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
-    """The first special token that is used neither in plain text nor in chat; else the EOS token, else the unknown
-    token.
+    """Return the first special token that is used neither in plain text nor in chat; else EOS, else the unknown token.
 
     The EOS token is not used if the chat template writes it, or if the tokenizer puts it before every text. ``name`` is
     the model's name in the message.
@@ -30,26 +28,23 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
     Raises:
         ConfigError: the tokenizer has no such token.
     """
-    for marker in _candidates(tokenizer):
+    template = str(tokenizer.chat_template or "")
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    candidates = [
+        Marker(number, token.content)
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token.content not in used and token.content not in template
+    ]
+    in_every_text = tokenizer("")["input_ids"]
+    for text in (tokenizer.eos_token, tokenizer.unk_token):
+        # A template may write the token itself, or the variable eos_token.
+        if isinstance(text, str) and text not in template and "eos_token" not in template:
+            number = int(tokenizer.convert_tokens_to_ids(text))  # type: ignore[arg-type]
+            candidates += [Marker(number, text)] if number not in in_every_text else []
+    for marker in candidates:
         if tokenizer(marker.text, add_special_tokens=False)["input_ids"] == [marker.id]:
             return marker
     raise ConfigError(
         f"the tokenizer of {name!r} has no free special token to mark a text: its chat template or every text has all "
         "of them; add one (tokenizer.add_special_tokens) and save the model with it"
     )
-
-
-def _candidates(tokenizer: PreTrainedTokenizerBase) -> Iterator[Marker]:
-    template = str(tokenizer.chat_template or "")
-    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    added = sorted(tokenizer.added_tokens_decoder.items())
-    for number, token in added:
-        if token.special and token.content not in used and token.content not in template:
-            yield Marker(number, token.content)
-    always = tokenizer("")["input_ids"]
-    for text in (tokenizer.eos_token, tokenizer.unk_token):
-        written = isinstance(text, str) and (text in template or "eos_token" in template)
-        if isinstance(text, str) and not written:
-            number = int(tokenizer.convert_tokens_to_ids(text))  # type: ignore[arg-type]
-            if number not in always:
-                yield Marker(number, text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -53,21 +53,17 @@ class SharedContexts:
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false.
         """
         index = [place for row in rows if (place := self._longest(row)) is not None]
-        known = len(index) == len(rows) and bool(self._prefix.layers)
-        if not known or not mask_decides(model, self._width(rows, index) + beyond):
+        if len(index) < len(rows) or not self._prefix.layers:
             return run_prefix(model, rows)
-        start = self._prefix.rows(torch.tensor(index, device=model.device))
-        return run_prefix(
-            model, [row[len(self._ids[place]) :] for row, place in zip(rows, index, strict=True)], after=start
-        )
-
-    def _width(self, rows: Sequence[Sequence[int]], index: Sequence[int]) -> int:
-        """The length of the rows, with the padding between the context and the row's own tokens."""
-        own = (len(row) - len(self._ids[place]) for row, place in zip(rows, index, strict=True))
-        return self._prefix.mask.shape[-1] + max(own)
+        own = [row[len(self._ids[place]) :] for row, place in zip(rows, index, strict=True)]
+        # The length of the rows, with the padding between the context and a row's own tokens.
+        width = self._prefix.mask.shape[-1] + max(map(len, own))
+        if not mask_decides(model, width + beyond):
+            return run_prefix(model, rows)
+        return run_prefix(model, own, after=self._prefix.rows(torch.tensor(index, device=model.device)))
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
-        """The longest context with which a row begins, leaving at least one token of the row.
+        """Return the longest context with which a row begins, leaving at least one token of the row.
 
         Returns the prefix, the context's row in it, and the context's length; None if no context fits.
         """
@@ -118,17 +114,17 @@ class Prefix:
         return self.mask.sum(-1, keepdim=True)
 
     def rows(self, index: Tensor) -> Prefix:
-        """The prefix of the rows with the numbers ``index`` [rows'], in this order."""
+        """Return the prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
         sums = {name: _picked(state, index) for name, state in self.sums.items()}
         return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums)
 
     def frozen(self, blocks: int) -> Cache:
-        """A cache of ``blocks`` layers that returns the prefix and the new tokens, without storing the new tokens."""
+        """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, but does not store these."""
         return self._cache(_FrozenLayer, blocks, stores=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
-        """A cache that begins with the prefix and stores new tokens, up to ``room`` of them in preallocated memory."""
+        """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
         return self._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
 
     def _cache(self, kind: Callable[[], _PrefixLayer], blocks: int, *, stores: bool = True) -> SummedCache:
@@ -151,7 +147,7 @@ def _picked(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
-    """A prefix of ``rows`` rows without tokens."""
+    """Return a prefix of ``rows`` rows without tokens."""
     return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
 
 
@@ -161,7 +157,13 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     All must have ``sums`` of the same names.
     """
     width = max(one.mask.shape[-1] for one in prefixes)
-    filled = [_like(one, prefixes) for one in prefixes]
+    # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
+    filled, other = list(prefixes), next((one for one in prefixes if one.layers), None)
+    for place, one in enumerate(prefixes):
+        if other is not None and not one.layers:
+            none = torch.zeros(len(one.mask), dtype=torch.long, device=one.mask.device)
+            layers_without = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in other.rows(none).layers)
+            filled[place] = replace(one, layers=layers_without)
     layers = tuple(
         tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
         for layer in zip(*(one.layers for one in filled), strict=True)
@@ -173,16 +175,6 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     )
 
 
-def _like(prefix: Prefix, others: Sequence[Prefix]) -> Prefix:
-    """``prefix``; if it has no layers but one of ``others`` has, it gets layers without tokens."""
-    other = next((one for one in others if one.layers), None)
-    if prefix.layers or other is None:
-        return prefix
-    none = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
-    layers = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in other.rows(none).layers)
-    return Prefix(mask=prefix.mask, layers=layers, sums=prefix.sums)
-
-
 def _padded(state: Tensor, width: int, dim: int) -> Tensor:
     """A state with zeros in front along ``dim``, up to the length ``width``."""
     shape = list(state.shape)
@@ -191,7 +183,7 @@ def _padded(state: Tensor, width: int, dim: int) -> Tensor:
 
 
 def base_model(model: LanguageModel) -> torch.nn.Module:
-    """The transformer without its head: token ids -> hidden states [rows, length, d]."""
+    """Return the transformer without its head: token ids -> hidden states [rows, length, d]."""
     base: torch.nn.Module = model.model.base_model
     return base
 
@@ -218,7 +210,13 @@ class _RoomyLayer(_PrefixLayer):
     def start(self, keys: Tensor, values: Tensor) -> None:
         """Begin with a copy of ``keys`` and ``values``, with room after them."""
         super().start(keys, values)
-        self._buffers = tuple(_with_room(state, self._room) for state in (keys, values))
+        buffers = []
+        for state in (keys, values):
+            rows, heads, length, size = state.shape
+            buffer = state.new_empty(rows, heads, length + self._room, size)
+            buffer[..., :length, :] = state
+            buffers.append(buffer)
+        self._buffers = tuple(buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -240,14 +238,6 @@ class _RoomyLayer(_PrefixLayer):
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
 
 
-def _with_room(state: Tensor, room: int) -> Tensor:
-    """A copy of a state [rows, heads, length, head size] with room for ``room`` more tokens."""
-    rows, heads, length, size = state.shape
-    buffer = state.new_empty(rows, heads, length + room, size)
-    buffer[..., :length, :] = state
-    return buffer
-
-
 class _FrozenLayer(_PrefixLayer):
     """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones."""
 
@@ -259,7 +249,7 @@ class _FrozenLayer(_PrefixLayer):
 
 
 def mask_decides(model: LanguageModel, longest: int) -> bool:
-    """Whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
+    """Return whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
     False for ALiBi, which counts places in the row, and for a sliding window shorter than the text.
     """

@@ -188,11 +188,11 @@ def left_pad(
 
 
 def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int | None]:
-    """The indices ``ends`` after a shift of each row."""
+    """Return the indices ``ends`` after a shift of each row."""
     return [None if end is None else end + shift for end, shift in zip(ends, shifts, strict=True)]
 
 
 def end_mask(ends: Sequence[int | None], length: int) -> Tensor:
-    """The mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
+    """Return the mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
     places = torch.arange(length)
     return torch.stack([places == (-1 if end is None else end) for end in ends])

@@ -88,8 +88,7 @@ class RecordedBlocks:
         return self.inputs[self.first]
 
     def run(self, hidden: Tensor, *, first: int | None = None, stop: int | None = None) -> Tensor:
-        """The output of the block before ``stop`` [rows, tokens, d] for the input ``hidden`` [rows, tokens, d] of block
-        ``first``.
+        """Run the blocks from ``first`` to before ``stop`` on ``hidden`` [rows, tokens, d]; return the last output.
 
         By default all recorded blocks run. Differentiable in ``hidden`` and in what hooks change.
         """
@@ -143,7 +142,7 @@ class Ascending:
 
 
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
-    """The output of block ``layer`` (0-based) for a batch of token rows, [rows, tokens, d]; no block above it runs.
+    """Return the output of block ``layer`` (0-based) for rows of tokens, [rows, tokens, d]; no higher block runs.
 
     With ``prefix``, the rows come after the same rows of it, and their positions continue from there.
 

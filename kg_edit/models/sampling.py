@@ -26,7 +26,7 @@ STARTS = ("The", "Therefore", "Because", "I", "You")
 def sample_contexts(
     model: LanguageModel, *, lengths: tuple[tuple[int, int], ...] = ((5, 10), (10, 10)), seed: int = 0
 ) -> tuple[str, ...]:
-    """The bare ``{}`` and, for each (length, count), ``count`` sampled texts followed by ``. {}`` (ROME's templates).
+    """Return ``{}`` and, for each (length, count), ``count`` sampled texts followed by ``. {}`` (ROME's templates).
 
     A length counts tokens with the document's start token, as in the published code; sampling is top-5.
     """
@@ -43,7 +43,7 @@ def sample_contexts(
 def started_contexts(
     model: LanguageModel, *, starts: Sequence[str] = STARTS, tokens: int = 10, seed: int = 0
 ) -> tuple[str, ...]:
-    """The bare ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that begins with it (MEMIT's).
+    """Return ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that begins with it (MEMIT's).
 
     As in `sample_contexts`, each text follows the document's start token, which is not counted.
     """
@@ -142,7 +142,7 @@ def plain_generation(model: LanguageModel) -> Iterator[None]:
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which a document begins: BOS, else EOS (GPT-2's end of text).
+    """Return the token with which a document begins: BOS, else EOS (GPT-2's end of text).
 
     Raises:
         ModelError: the tokenizer has neither.

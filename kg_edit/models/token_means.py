@@ -105,7 +105,7 @@ class TokenMeans:
             self._mask, self._cache = None, None
 
     def of(self, inputs: Tensor) -> Tensor:
-        """The means [rows * tokens, d] in float32 of a module's inputs [rows * tokens, d] in the block's last call.
+        """Return the means, in float32, of a module's inputs [rows * tokens, d] in the block's last call.
 
         If the module ran on other tokens than the block, the inputs themselves are returned: each token is its own
         mean.
@@ -115,18 +115,15 @@ class TokenMeans:
             return inputs.float()
         states = inputs.float().reshape(rows, tokens, -1)
         ones = states.new_ones(rows, tokens, 1)
+        # The last column counts the tokens: sum_{j <= t} (x_j, 1), [rows, tokens, d + 1].
         sums = self._visible(states.device) @ torch.cat([states, ones], -1)
         if self._cache is not None:
-            sums = self._with_cache(CacheSums.of(self._cache), sums)
+            cache = CacheSums.of(self._cache)
+            if self._key in cache.token_sums:  # of the tokens of earlier calls
+                sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
+            if cache.stores_sums:
+                cache.token_sums[self._key] = sums[:, -1].detach()
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
-
-    def _with_cache(self, cache: CacheSums, sums: Tensor) -> Tensor:
-        """Add the cached sums of earlier tokens to ``sums`` [rows, tokens, d + 1], and update the cache."""
-        if self._key in cache.token_sums:
-            sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
-        if cache.stores_sums:
-            cache.token_sums[self._key] = sums[:, -1].detach()
-        return sums
 
     def _visible(self, device: torch.device) -> Tensor:
         """1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .]; rows may be 1."""

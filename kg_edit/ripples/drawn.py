@@ -35,14 +35,14 @@ class Excluded:
 
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> Self:
-        """The subjects and the new objects of all edits in the records of a benchmark."""
+        """Return the subjects and the new objects of all edits in the records of a benchmark."""
         edits = [edit for record in records for edit in record.edits]
         ids = (name for edit in edits for name in (edit.subject_id, edit.target_new_id) if name)
         names = (name.casefold() for edit in edits for name in (edit.subject, edit.target_new))
         return cls(ids=frozenset(ids), names=frozenset(names))
 
     def has(self, item: str, label: str | None) -> bool:
-        """Whether a thing is excluded, by its id or by its label."""
+        """Return whether a thing is excluded, by its id or by its label."""
         return item in self.ids or (label or "").casefold() in self.names
 
 
@@ -72,7 +72,7 @@ def training_edits(
 
 
 def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, excluded: Excluded) -> list[Edit]:
-    """The edits with their old object o, and prompts about other subjects that have the same o (``neighborhood``).
+    """Return the edits with their old object o, and prompts about other subjects with the same o (``neighborhood``).
 
     ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
     """

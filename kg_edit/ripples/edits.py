@@ -48,7 +48,7 @@ class Candidates:
 
 
 def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
-    """The best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
+    """Return the best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
     pairs, rule = table.pairs(relation), table.words.edited.get(relation, EditedRelation())
     frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
     subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
@@ -62,12 +62,12 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
 
 
 def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
-    """Whether an object is an instance of one of the classes that the relation requires of o*."""
+    """Return whether an object is an instance of one of the classes that the relation requires of o*."""
     return not rule.classes or not table.classes(item).isdisjoint(rule.classes)
 
 
 def apart(table: FactTable, one: str, other: str) -> bool:
-    """Whether two labels share no word: "Paris Saint-Germain" gives away its city."""
+    """Return whether two labels share no word: "Paris Saint-Germain" gives away its city."""
     words = [set((table.label(item) or "").casefold().split()) for item in (one, other)]
     return words[0].isdisjoint(words[1])
 
@@ -120,16 +120,16 @@ def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int
 
 
 def split_of(item: str) -> Split:
-    """The split of an item, by its hash: a third of all items are in ``dev``."""
+    """Return the split of an item, by its hash: a third of all items are in ``dev``."""
     return "dev" if hashed("split", item) % 3 == 0 else "test"
 
 
 def hashed(*parts: object) -> int:
-    """A 64-bit number made from the parts, the same on all machines."""
+    """Return a 64-bit number made from the parts, the same on all machines."""
     text = "|".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 def is_plain(label: str | None) -> bool:
-    """Whether a label is a short, capitalised name without special characters, for which a model can be asked."""
+    """Return whether a label is a short, capitalised name without special characters, so that a model can be asked."""
     return label is not None and len(label) <= _NAME and not set('()[]{}|:/"\n') & set(label) and label[:1].isupper()

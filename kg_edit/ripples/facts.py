@@ -35,7 +35,7 @@ class FactTable:
     _incoming: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def pairs(self, relation: str) -> list[tuple[str, str]]:
-        """All (s, o) of a relation, at most the first 20,000 in the order of their ids."""
+        """Return all (s, o) of a relation, at most the first 20,000 in the order of their ids."""
         rows = self.graph.query(f"SELECT ?s ?o WHERE {{ ?s <{_DIRECT}{relation}> ?o }} ORDER BY ?s ?o LIMIT {_PAIRS}")
         return [(_id(row["s"]), _id(row["o"])) for row in rows if _is_item(row["s"]) and _is_item(row["o"])]
 
@@ -68,15 +68,15 @@ class FactTable:
             self._objects[item] = {relation: tuple(some) for relation, some in found.items()}
 
     def objects(self, item: str, relation: str) -> tuple[str, ...]:
-        """The labelled objects of a relation; () for an item that was not read, or that the graph does not have."""
+        """Return the labelled objects of a relation; () for an item that was not read, or is not in the graph."""
         return tuple(o for o in self.relations(item).get(relation, ()) if o in self._labels)
 
     def relations(self, item: str) -> Mapping[str, tuple[str, ...]]:
-        """All statements of an item that has been read: its objects by relation."""
+        """Return all statements of an item that has been read: its objects by relation."""
         return self._objects.get(item, {})
 
     def current(self, item: str, relation: str) -> str | None:
-        """The only object that is not of the past; None if there is none, or several, or it has no label."""
+        """Return the only object that is not of the past; None if there is none, or several, or it has no label."""
         left = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]
         return left[0] if len(left) == 1 and left[0] in self._labels else None
 
@@ -92,7 +92,7 @@ class FactTable:
         return frozenset(o for _, o in self.pairs(_REPLACES))
 
     def followed(self, item: str, hops: Sequence[str]) -> tuple[str, ...] | None:
-        """The items on a path of current objects, beginning with ``item``; None if the path breaks off."""
+        """Return the items on a path of current objects, beginning with ``item``; None if the path breaks off."""
         path = [item]
         for hop in hops:
             end = self.current(path[-1], hop) if path[-1] in self._objects else None
@@ -102,7 +102,7 @@ class FactTable:
         return tuple(path)
 
     def read_items(self) -> list[str]:
-        """All items with a label whose statements have been read."""
+        """Return all items with a label whose statements have been read."""
         return [item for item in self._objects if item in self._labels]
 
     def leads_to(self, item: str) -> list[tuple[str, str]]:
@@ -110,15 +110,15 @@ class FactTable:
         return self._incoming.get(item, [])
 
     def classes(self, item: str) -> frozenset[str]:
-        """The classes of an item that has been read."""
+        """Return the classes of an item that has been read."""
         return frozenset(self._objects[item].get(_KIND, ()))
 
     def label(self, item: str) -> str | None:
-        """The English label."""
+        """Return the English label."""
         return self._labels.get(item)
 
     def names(self, item: str) -> tuple[str, ...]:
-        """The label, then up to three usable aliases; aliases that share a word with the label come first."""
+        """Return the label, then up to three usable aliases; aliases that share a word with the label come first."""
         label = self._labels[item]
         words = set(label.casefold().split())
         # Not usable are codes (de, the flag of Italy), long names, and names with an addition (London, England).
@@ -132,7 +132,7 @@ class FactTable:
         return tuple(dict.fromkeys([label, *likely]))[:_NAMES]
 
     def mentions(self, items: Iterable[str]) -> Mapping[str, int]:
-        """The number of statements with each item as object (up to 500), a measure of how well known it is."""
+        """Return the number of statements with each item as object (up to 500), a measure of how well known it is."""
         return self.graph.facts.degrees(items)
 
 

@@ -63,7 +63,7 @@ class Knowledge:
             ]
 
         def generated(prompts: Sequence[str]) -> Iterator[str]:
-            """The first line of each greedy answer."""
+            """Return the first line of each greedy answer."""
             rows = [self.model.encode(prompt).ids for prompt in prompts]
             for found in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
                 yield str(self.model.tokenizer.decode(list(found.tokens))).lstrip().split("\n", 1)[0]

@@ -54,7 +54,7 @@ class Proposal:
 
 
 def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
-    """The current fact of an item in words; None if it has none, or if the names of object and item share a word."""
+    """Return the current fact of an item in words; None if there is none, or if object and item share a word."""
     target, label = table.current(item, relation), table.label(item)
     if target is None or label is None or not apart(table, item, target) or _same(table.names(target), [label]):
         return None
@@ -62,7 +62,7 @@ def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
 
 
 def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
-    """The current facts of an item for the relations ``asked``, in their order."""
+    """Return the current facts of an item for the relations ``asked``, in their order."""
     found = (fact_of(table, item, relation) for relation in table.words.asked)
     return (fact for fact in found if fact)
 

@@ -14,22 +14,22 @@ _GRAPH, _BENCHMARK = ".nt.gz", ".json"
 
 
 def packaged_benchmark(name: str | Path) -> Path | None:
-    """The packaged benchmark of this name, such as ripples-smollm2-135m; None if there is none."""
+    """Return the packaged benchmark of this name, such as ripples-smollm2-135m; None if there is none."""
     return _file(str(name), _BENCHMARK)
 
 
 def packaged_graph(name: str) -> Path | None:
-    """The packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
+    """Return the packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
     return packaged_extract() if name == EXTRACT and not Path(name).exists() else _file(name, _GRAPH)
 
 
 def packaged_graphs() -> tuple[str, ...]:
-    """The names of the packaged graphs."""
+    """Return the names of the packaged graphs."""
     return (EXTRACT, *sorted(file.name.removesuffix(_GRAPH) for file in _DATA.glob(f"*{_GRAPH}")))
 
 
 def benchmark_hint(name: str | Path) -> str:
-    """A hint for a path that does not exist: ", did you mean 'x'?" with a packaged benchmark; "" if none is near."""
+    """Return ", did you mean 'x'?" with a packaged benchmark for a path that does not exist; "" if none is near."""
     return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)
 
 

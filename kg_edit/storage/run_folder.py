@@ -45,7 +45,7 @@ def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) ->
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder has the settings of a run."""
+    """Return whether a folder has the settings of a run."""
     return (folder / _RUN).is_file()
 
 
@@ -57,13 +57,18 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give --out a folder")
-    if not _writable(folder):
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise OutputError(f"can't write into {folder}: no permission to create or change it; give another --out")
     names = _names(folder)
     if names and _RUN not in names:
         raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
     if names - {_RUN} and settings is not None:
-        _refuse_another(folder, settings)
+        there, here = by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings)))
+        if found := difference(there, here, sides=("in the folder", "now")):
+            raise OutputError(
+                f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
+            )
 
 
 def _names(folder: Path) -> set[str]:
@@ -72,19 +77,6 @@ def _names(folder: Path) -> set[str]:
         return {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
     except OSError as error:
         raise OutputError(f"can't read {folder}: {error.strerror}; give another --out") from error
-
-
-def _writable(folder: Path) -> bool:
-    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-
-
-def _refuse_another(folder: Path, settings: Settings) -> None:
-    there, here = by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings)))
-    if found := difference(there, here, sides=("in the folder", "now")):
-        raise OutputError(
-            f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
-        )
 
 
 def by_content(settings: Settings) -> Settings:
@@ -114,7 +106,7 @@ def read_settings(folder: Path) -> Settings:
 def difference(
     there: Any, here: Any, name: str = "", *, sides: tuple[str, str] = ("in the first", "in the second")
 ) -> str | None:
-    """A text with the first field that differs and both its values; None if there is no difference.
+    """Return a text with the first field that differs and both its values; None if there is no difference.
 
     ``sides``: the words after the value of ``there``, and after that of ``here``.
     """
@@ -131,7 +123,7 @@ def _short(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value in hex; the order of an object's fields does not matter."""
+    """Return the SHA-256 of a JSON value in hex; the order of an object's fields does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -187,11 +179,19 @@ def _lock(folder: Path, wait: float) -> Iterator[None]:
 
 
 def input_files(config: BaseModel) -> dict[str, str]:
-    """The SHA-256 of each file that ``config`` names, by setting; for a folder, of its files' names and contents.
+    """Return the SHA-256 of each file that ``config`` names, by setting; of a folder, that of its names and contents.
 
     Names that are no path on this disk (a hub's name, a word such as ``self``) are left out.
     """
-    return {name: _digest(path) for name, path in _named(config, "") if path.exists()}
+    found = {}
+    for name, path in _named(config, ""):
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
+            found[name] = hashlib.sha256(listed.encode()).hexdigest()
+        elif path.exists():
+            found[name] = _of_file(path)
+    return found
 
 
 def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
@@ -201,14 +201,6 @@ def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
             yield from _named(value, f"{prefix}{name}.")
         elif isinstance(value, str) and field.json_schema_extra == NAMES_A_FILE:
             yield f"{prefix}{name}", Path(value)
-
-
-def _digest(path: Path) -> str:
-    if path.is_file():
-        return _of_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
-    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _of_file(path: Path) -> str:

@@ -25,7 +25,7 @@ def escaped_markdown(text: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None) -> str:
-    """A Markdown table: header, ruler and rows, one line each, without a line break at the end.
+    """Return a Markdown table: header, ruler and rows, one line each, without a line break at the end.
 
     Columns from index ``numbers_from`` on are right-aligned; the others (all, if it is None) have no alignment.
 
@@ -51,7 +51,7 @@ def terminal_table(
     caption_left: bool = False,
     lines: bool = True,
 ) -> Table:
-    """The same table for a rich console; cells may have rich's markup. Without ``lines``, the table is narrower.
+    """Return the same table for a rich console; cells may have rich's markup. Without ``lines``, the table is narrower.
 
     Raises:
         ValueError: a row has another number of cells than the header.

@@ -15,23 +15,21 @@ _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
-    """The words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
+    """Return the words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
 
     A full stop is removed (U.S. is US), other punctuation separates words (Rome's contains Rome). A text of articles
     alone is not reduced, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
     character.
     """
     decomposed = unicodedata.normalize("NFKD", (text.casefold() if fold else text).replace(".", ""))
-    plain = unicodedata.normalize("NFC", "".join(map(_plain, decomposed)))
+    plain = ""
+    for character in decomposed:
+        category = unicodedata.category(character)
+        if category != "Mn":  # an accent
+            plain += " " if category[0] in "PZC" else character
+    plain = unicodedata.normalize("NFC", plain)
     words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
     return tuple(word for word in words if word.casefold() not in _ARTICLES) or tuple(words)
-
-
-def _plain(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Mn":
-        return ""
-    return " " if category[0] in "PZC" else character
 
 
 def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -41,31 +39,31 @@ def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def is_abbreviation(name: str) -> bool:
-    """Whether a name is an abbreviation of two or three letters: IT and US are not the words it and us."""
+    """Return whether a name is an abbreviation of two or three letters: IT and US are not the words it and us."""
     return name.isupper() and 1 < sum(map(str.isalpha, name)) <= _ABBREVIATION
 
 
 def begins_with(text: str, name: str) -> bool:
-    """Whether the words of ``text`` begin with those of ``name``."""
+    """Return whether the words of ``text`` begin with those of ``name``."""
     words, wanted = _compared(text, name)
     return bool(wanted) and words[: len(wanted)] == wanted
 
 
 def mentions(text: str, name: str) -> bool:
-    """Whether the words of ``name`` occur in ``text``, one after the other."""
+    """Return whether the words of ``name`` occur in ``text``, one after the other."""
     words, wanted = _compared(text, name)
     starts = range(len(words) - len(wanted) + 1)
     return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
 
 
 def is_exactly(text: str, name: str) -> bool:
-    """Whether the words of ``text`` are exactly those of ``name``."""
+    """Return whether the words of ``text`` are exactly those of ``name``."""
     wanted = normalised(name)
     return bool(wanted) and normalised(text) == wanted
 
 
 def substring(text: str, name: str) -> bool:
-    """Whether ``name`` is a substring of ``text``, ignoring case: Rome is in Romelu."""
+    """Return whether ``name`` is a substring of ``text``, ignoring case: Rome is in Romelu."""
     return bool(name.strip()) and name.strip().casefold() in text.casefold()
 
 
@@ -93,7 +91,7 @@ _ANSWERED = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
 
 
 def bare_question(prompt: str) -> str:
-    """The question of a prompt ("Question: …", then "Answer:"; or "Q: …", then "A:"); else its last paragraph.
+    """Return the question of a prompt ("Question: …", then "Answer:"; or "Q: …", then "A:"); else its last paragraph.
 
     Examples and facts before it are left out.
     """

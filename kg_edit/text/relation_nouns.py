@@ -19,12 +19,12 @@ WORDINGS = (
 
 
 def relation_nouns() -> Mapping[str, str]:
-    """The noun of each property, in the order of the packaged table: frequently asked ones first."""
+    """Return the noun of each property, in the order of the packaged table: frequently asked ones first."""
     return _table("ripple_nouns.tsv")
 
 
 def asked_nouns(relation: str | None) -> tuple[str, ...]:
-    """The nouns of the relations that the objects of a relation r have, the most frequent ones in a graph first.
+    """Return the nouns of the relations that the objects of a relation r have, the most frequent ones in a graph first.
 
     Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not have.
     """
@@ -51,7 +51,7 @@ def _rows(name: str) -> list[list[str]]:
 
 
 def diverse_prompts(edit: Edit) -> list[str]:
-    """The edit's relation in other words, as templates that end right before the object.
+    """Return the edit's relation in other words, as templates that end right before the object.
 
     They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
     own paraphrases are not used, because a benchmark tests with them.

@@ -28,13 +28,13 @@ _HANGUL = range(0xAC00, 0xD7A4)
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a word that ends in ``character`` is written without a space before the next word."""
+    """Return whether a word that ends in ``character`` is written without a space before the next word."""
     place = bisect_right(_STARTS, ord(character)) - 1
     return place >= 0 and ord(character) <= _UNSPACED[place][1]
 
 
 def is_syllable(character: str) -> bool:
-    """Whether ``character`` counts as a word of its own when texts are compared.
+    """Return whether ``character`` counts as a word of its own when texts are compared.
 
     True for unspaced scripts, and for Korean, whose particles are joined to the word.
     """

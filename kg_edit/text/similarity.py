@@ -24,7 +24,7 @@ Vector = Mapping[str, float]
 
 
 def words(text: str) -> list[str]:
-    """The words and the single punctuation marks of a text, unchanged."""
+    """Return the words and the single punctuation marks of a text, unchanged."""
     return _WORD.findall(text)
 
 
@@ -40,12 +40,12 @@ class Rarity:
         return math.log((1 + self._documents) / (1 + self._found[word])) + 1
 
     def vector(self, tokens: Iterable[str]) -> Vector:
-        """The TF-IDF vector of a text given as words: each word's count times its idf."""
+        """Return the TF-IDF vector of a text given as words: each word's count times its idf."""
         return {word: count * self(word) for word, count in Counter(tokens).items()}
 
 
 def cosine(first: Vector, second: Vector) -> float:
-    """The cosine of two sparse vectors; 0 if one is empty."""
+    """Return the cosine of two sparse vectors; 0 if one is empty."""
     dot = sum(value * second.get(word, 0.0) for word, value in first.items())
     norms = math.hypot(*first.values()) * math.hypot(*second.values())
     return dot / norms if norms else 0.0
@@ -64,18 +64,18 @@ class TfIdf:
         return Rarity(map(_plain, templates))
 
     def vector(self, text: str) -> Vector:
-        """The TF-IDF vector of a text, from its words in lower case."""
+        """Return the TF-IDF vector of a text, from its words in lower case."""
         return self._rarity.vector(_plain(text))
 
     def share(self, name: str, text: str) -> float:
-        """The share of ``name`` that occurs in ``text``, 0 to 1, where each word is weighted by its squared idf."""
+        """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
         there = set(_plain(text))
         weights = {word: self._rarity(word) ** 2 for word in _plain(name)}
         whole = sum(weights.values())
         return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
 
     def index(self, texts: Sequence[str]) -> TfIdfIndex:
-        """An index that compares a text with each of ``texts``."""
+        """Return an index that compares a text with each of ``texts``."""
         return TfIdfIndex(self, texts)
 
 
@@ -86,7 +86,7 @@ class TfIdfIndex:
         self._tfidf, self._vectors = tfidf, [tfidf.vector(text) for text in texts]
 
     def scores(self, text: str) -> list[float]:
-        """The cosine of ``text`` with each of the texts, 0 to 1."""
+        """Return the cosine of ``text`` with each of the texts, 0 to 1."""
         vector = self._tfidf.vector(text)
         return [cosine(vector, own) for own in self._vectors]
 
@@ -109,14 +109,14 @@ class Index(Protocol):
     """Many texts, to be compared with one text."""
 
     def scores(self, text: str) -> list[float]:
-        """The similarity of ``text`` to each of the texts, at most 1."""
+        """Return the similarity of ``text`` to each of the texts, at most 1."""
 
 
 class Similarity(Protocol):
     """A measure of the similarity of two texts."""
 
     def index(self, texts: Sequence[str]) -> Index:
-        """An index that compares a text with each of ``texts``."""
+        """Return an index that compares a text with each of ``texts``."""
 
 
 class SentenceEncoder:
@@ -142,11 +142,11 @@ class SentenceEncoder:
             ) from error
 
     def vectors(self, texts: Sequence[str]) -> Any:
-        """Embeddings of length 1, a numpy array [texts, size]."""
+        """Return embeddings of length 1, a numpy array [texts, size]."""
         return self._model.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True)
 
     def index(self, texts: Sequence[str]) -> EncodedIndex:
-        """An index that compares a text with each of ``texts``.
+        """Return an index that compares a text with each of ``texts``.
 
         Raises:
             ConfigError: sentence-transformers is not installed, or has no such model.
@@ -162,7 +162,7 @@ class EncodedIndex:
         self._vectors = encoder.vectors(texts) if texts else None
 
     def scores(self, text: str) -> list[float]:
-        """The cosine of ``text`` with each of the texts; 0 instead of a negative cosine."""
+        """Return the cosine of ``text`` with each of the texts; 0 instead of a negative cosine."""
         if self._vectors is None:
             return []
         return [max(0.0, float(score)) for score in self._vectors @ self._encoder.vectors([text])[0]]
@@ -174,12 +174,12 @@ def similarity(encoder: str | None) -> Similarity:
 
 
 def best(scores: Sequence[float], most: int) -> list[int]:
-    """The places of the ``most`` highest scores, best first; of equal scores, the earlier place comes first."""
+    """Return the places of the ``most`` highest scores, best first; of equal scores, the earlier place comes first."""
     return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:most]
 
 
 def letters_apart(first: str, second: str) -> int:
-    """The Levenshtein distance of the texts' words, ignoring case: characters inserted, deleted or replaced."""
+    """Return the Levenshtein distance of the texts' words, ignoring case: characters inserted, deleted or replaced."""
     one, other = (" ".join(_plain(text)) for text in (first, second))
     row = list(range(len(other) + 1))
     for place, letter in enumerate(one, 1):
