@@ -247,7 +247,7 @@ class Glame(GraphValues, RankOneMethod):
 
     name = "glame"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "rank-one editing with a knowledge graph: facts that follow from the edit change too"
+    about = "rank-one editing with a knowledge graph: a graph network computes the value from the edit's subgraph"
     config_class = GlameConfig
     config: GlameConfig
 
