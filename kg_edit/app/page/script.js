@@ -154,7 +154,7 @@ function outcome(found, success) {
   const table = make("table", { className: "chances" }, make("colgroup", {}, make("col"), make("col"), make("col")),
     make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
   return make("article", { className: "outcome" }, heading,
-    make("div", { className: "pair" }, text("before", "before", found.before), text(`after${same ? " same" : ""}${success === null ? "" : success ? " success" : " missed"}`, same ? "after: the same" : "after", found.after)), table);
+    make("div", { className: "pair" }, text("before", "before", found.before), text(`after${same ? " same" : ""}${success === null ? "" : success ? " success" : " failed"}`, same ? "after: the same" : "after", found.after)), table);
 }
 
 function pairs(list, values) {
