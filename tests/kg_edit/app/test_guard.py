@@ -71,11 +71,6 @@ def test_endless_body_is_refused(server: Served) -> None:
         assert answer.status == 413 and "--max-body" in answer.read().decode()
 
 
-def test_small_body_is_read(server: Served) -> None:
-    code, answer = server.post("/api/try", {**EDIT, "subject": " "})
-    assert (code, answer["kind"]) == (422, "EditError")
-
-
 def test_silent_client_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 

@@ -69,12 +69,6 @@ def test_unsupported_options_are_refused(options: dict[str, object], code: int, 
     assert said in str(answer)
 
 
-def test_completions_refuse_other_sites_pages(server: Served) -> None:
-    headers = {"Content-Type": "application/json", "Origin": "http://elsewhere.example"}
-    assert server.send("POST", "/v1/completions", '{"prompt": "x"}', headers)[0] == 403
-    assert server.send("POST", "/v1/completions", '{"prompt": "x"}')[0] == 415
-
-
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
     assert desk.complete(PROMPTS, tokens=3) == continuations(tiny("llama"), PROMPTS, limits=[3] * 3)
