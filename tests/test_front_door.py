@@ -52,7 +52,6 @@ BEFORE_TORCH = {
     "edit edits.jsonl --method rome --model smollm-135m --out out": "did you mean 'smollm2-135m'",
     "edit edits.jsonl --graph none.nt.gz --out out": "none.nt.gz: does not exist",
     "edit edits.jsonl --graph extrct --out out": "did you mean 'extract'",
-    "edit bad.jsonl --method rome --out out": "bad.jsonl, line 1, field subject: is missing",
     "edit edits.jsonl --method rome --model ./none --out out": "there is no folder ./none",
     "evaluate --data none.json --out out": "none.json: no such file",
     "evaluate --data ripples-smollm2-135 --out out": "did you mean 'ripples-smollm2-135m'",
@@ -93,7 +92,6 @@ for command in json.loads(sys.stdin.read()):
 def test_what_is_quick_to_say_waits_for_no_torch(tmp_path: Path) -> None:
     """Lists, and whatever was misspelt: each is said before anything heavy is imported, in one process all of them."""
     (tmp_path / "edits.jsonl").write_text('{"subject": "Ann", "prompt": "{} is in", "target_new": "Rome"}\n')
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "{} is in", "target_new": "Rome"}\n')
     twice = made_up(edits_of(1))
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(twice)

@@ -190,7 +190,6 @@ class Evaluation:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
         check_names(self.method, self.model)
-        from kg_edit.evaluate.settings import chat_settings
 
         # All that can be wrong without a model is checked before the model is loaded.
         content = self.read()
@@ -212,6 +211,8 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that the graph does not know counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)
+        from kg_edit.evaluate.settings import chat_settings
+
         # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
         if self.known_only:

@@ -102,7 +102,7 @@ class Ledger(Listing):
         """Check all patch files, then add all of them, or none if one is refused; return their steps' numbers.
 
         Raises:
-            KgEditError: as `add`; and without ``force`` also if a file is given twice.
+            KgEditError: as `add`; without ``force`` also a PatchError if a file is given twice.
         """
         patches = [_checked(Patch.load(addition.path), addition.path) for addition in additions]
         if not force:

@@ -111,7 +111,11 @@ class PopularityRetrieval(PromptMethod):
         return Passages(read_passages(self.config.passages)) if self.config.passages else None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
+        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular.
+
+        Raises:
+            ConfigError: there is neither a graph nor a file of popularities.
+        """
         if self._table is not None:
             popularity = popularity_in(self._table, edit) or 0.0
         elif self.graph is not None:
