@@ -78,7 +78,7 @@ def test_probability_is_the_product_over_the_candidates_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "field", "said"),
+    ("changed", "field", "message"),
     [
         ({"prompt": "LeBron James plays for the"}, "prompt", "write '{} plays for the'"),
         ({"subject": " "}, "subject", "is empty"),
@@ -88,12 +88,12 @@ def test_probability_is_the_product_over_the_candidates_tokens() -> None:
         ({"subject_id": "lebron"}, "subject_id", "a Wikidata id such as"),
     ],
 )
-def test_wrong_field_is_named_with_what_to_do(server: Served, changed: dict[str, Any], field: str, said: str) -> None:
+def test_wrong_field_is_named(server: Served, changed: dict[str, Any], field: str, message: str) -> None:
     code, problem = server.post("/api/try", {**EDIT, **changed})
     assert code == 422
     assert problem["kind"] == "EditError"
-    assert said in problem["fields"][field]
-    assert said in problem["message"]
+    assert message in problem["fields"][field]
+    assert message in problem["message"]
 
 
 def test_other_bodies_and_unknown_ids_are_answered_in_json(server: Served) -> None:
@@ -221,7 +221,7 @@ def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
         ledger = Ledger.open(tmp_path / "ledger")
         assert len(ledger.events) == 1
         ledger.undo()
-        assert server.post("/api/ledger", wanted)[1]["active"] == 1  # it does not stand any more
+        assert server.post("/api/ledger", wanted)[1]["active"] == 1  # it is not active any more
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
@@ -233,7 +233,7 @@ def test_edit_that_is_active_again_is_not_added_twice(tmp_path: Path) -> None:
     ledger.remove(["lebron-james-1"])
     assert made.add(tried.id, force=True).active == 1  # as a second step
     ledger.undo()
-    ledger.undo()  # the first one stands again
+    ledger.undo()  # the first one is active again
     assert [step.number for step in ledger.steps] == [1]
     assert made.add(tried.id, force=True).active == 1
 
@@ -307,12 +307,12 @@ def test_missing_ledger_or_graph_is_named_with_its_option() -> None:
 def test_serve_runs_until_it_is_stopped(
     kg_edit: Run, tiny_folder: Path, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: dict[str, Any] = {}
+    state: dict[str, Any] = {}
 
     def asked_once(running: uvicorn.Server, sockets: list[socket.socket]) -> None:
         with answering(running.config.app, sockets[0]):
             served_at = Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", server.workshop)
-            said.update(json.loads(served_at.get("/api/state")[1]))
+            state.update(json.loads(served_at.get("/api/state")[1]))
         raise KeyboardInterrupt  # as uvicorn does after Ctrl-C
 
     monkeypatch.setattr(uvicorn.Server, "run", asked_once)
@@ -321,8 +321,8 @@ def test_serve_runs_until_it_is_stopped(
     assert result.code == 0, result.err
     assert "is up; stop it with Ctrl-C" in result.out
     assert result.out.endswith("stopped\n")
-    assert (said["method"], said["ledger"], said["settings"]["layer"]) == ("rome", None, 1)
-    assert said["example"]["subject"] == "Spike Hughes"
+    assert (state["method"], state["ledger"], state["settings"]["layer"]) == ("rome", None, 1)
+    assert state["example"]["subject"] == "Spike Hughes"
 
 
 def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: Served) -> None:

@@ -92,8 +92,8 @@ def test_silent_client_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -
 
 def sent(server: Served, headers: dict[str, str], *, method: str = "POST", path: str = "/api/try") -> tuple[int, str]:
     """Status and kind."""
-    code, text, said = server.send(method, path, WRONG, headers)
-    assert said["x-content-type-options"] == "nosniff"
+    code, text, answered = server.send(method, path, WRONG, headers)
+    assert answered["x-content-type-options"] == "nosniff"
     assert json.loads(text)["message"]
     return code, json.loads(text)["kind"]
 

@@ -47,7 +47,7 @@ def test_models_lists_the_served_model(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         ({"temperature": 0.7}, 422, "send temperature 0"),
         ({"n": 2}, 422, "n 1"),
@@ -63,10 +63,10 @@ def test_models_lists_the_served_model(server: Served) -> None:
         ({"presence_penalty": 1}, 422, "presence_penalty"),
     ],
 )
-def test_unsupported_options_are_refused(options: dict[str, object], code: int, said: str, server: Served) -> None:
+def test_unsupported_options_are_refused(options: dict[str, object], code: int, message: str, server: Served) -> None:
     found, answer = server.post("/v1/completions", {"prompt": "The river", "max_tokens": 2, **options})
     assert found == code, answer
-    assert said in str(answer)
+    assert message in str(answer)
 
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:

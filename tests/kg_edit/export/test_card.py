@@ -77,18 +77,18 @@ def test_base_model_options_override_known_values(tmp_path: Path) -> None:
     assert base_model("owner/name").path == "owner/name"
 
 
-@pytest.mark.parametrize(("form", "said"), [("folder", "AutoModelForCausalLM"), ("gguf model", "-m model.gguf")])
-def test_card_has_the_loading_code_of_its_form(form: Form, said: str) -> None:
+@pytest.mark.parametrize(("form", "loading"), [("folder", "AutoModelForCausalLM"), ("gguf model", "-m model.gguf")])
+def test_card_has_the_loading_code_of_its_form(form: Form, loading: str) -> None:
     front, body = card("smollm2-135m", form=form)
-    assert said in body and front["base_model_relation"] == "finetune" and "lora" not in front["tags"]
+    assert loading in body and front["base_model_relation"] == "finetune" and "lora" not in front["tags"]
 
 
 def test_scores_count_right_answers_by_kind() -> None:
-    def row(kind: str, before: bool, after: bool, said: bool) -> ReportRow:
+    def row(kind: str, before: bool, after: bool, success: bool) -> ReportRow:
         probe = ReportProbe.model_validate({"kind": kind, "prompt": "p", "ask": "p", "score": "p", "wanted": "w"})
         old = Reading(text="", nats=1.0, success=False, right=before)
         return ReportRow(
-            edit="a", probe=probe, unedited=old, edited=Reading(text="", nats=1.0, success=said, right=after)
+            edit="a", probe=probe, unedited=old, edited=Reading(text="", nats=1.0, success=success, right=after)
         )
 
     rows = [row("rewrite", False, True, True), row("rewrite", True, True, False), row("locality", True, False, False)]

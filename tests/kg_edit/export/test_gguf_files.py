@@ -1,4 +1,4 @@
-"""A patch in GGUF files: what stands in them, bit for bit, and what can't be written."""
+"""A patch in GGUF files: their content, bit for bit, and what can't be written."""
 
 from __future__ import annotations
 

@@ -50,28 +50,28 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.tokens.add(self.headers.get("Authorization"))
         if self.server.refusal:
-            self.say({"error": "go away"}, self.server.refusal)
+            self.reply({"error": "go away"}, self.server.refusal)
         elif self.path == "/api/repos/create":
             self.server.made.append(json.loads(body))
-            self.say({"url": f"{self.server.url}/someone/edits"})
+            self.reply({"url": f"{self.server.url}/someone/edits"})
         elif self.path.startswith("/api/models/someone/edits/preupload/"):
             names = [file["path"] for file in json.loads(body)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
-            self.say({"files": files})
+            self.reply({"files": files})
         elif self.path.startswith("/api/models/someone/edits/commit/"):
             lines = [json.loads(line) for line in body.splitlines()]
             found = [line["value"] for line in lines if line["key"] == "file"]
             self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in found}
             url = f"{self.server.url}/someone/edits/commit/main"
-            self.say({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
+            self.reply({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
         else:
-            self.say({"errors": [], "warnings": []})  # /api/validate-yaml
+            self.reply({"errors": [], "warnings": []})  # /api/validate-yaml
 
     def do_GET(self) -> None:
-        self.say({"sha": "0" * 40, "id": "someone/edits", "siblings": []})
+        self.reply({"sha": "0" * 40, "id": "someone/edits", "siblings": []})
 
-    def say(self, said: object, status: int = 200) -> None:
-        self.answer(status, json.dumps(said).encode(), {"Content-Type": "application/json"})
+    def reply(self, content: object, status: int = 200) -> None:
+        self.answer(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def hub() -> Iterator[Hub]:
 def environment(hub: Hub, home: Path) -> dict[str, str]:
     """That of a process which knows this hub alone, and a token that is none elsewhere."""
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    return {**kept, **own, "HF_TOKEN": "hf_standin"}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    return {**others, **own, "HF_TOKEN": "hf_standin"}
 
 
 def push(folder: Path, name: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -116,13 +116,13 @@ def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) ->
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "README.md").write_text("# Card\n")
-    for status, said in ((401, "hf auth login"), (403, "hf auth login"), (404, "HF_ENDPOINT")):
+    for status, way in ((401, "hf auth login"), (403, "hf auth login"), (404, "HF_ENDPOINT")):
         hub.refusal = status
         done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
         assert done.returncode == 1 and done.stderr.startswith("ServerError: can't upload to someone/edits"), (
             done.stderr
         )
-        assert said in done.stderr and f"The files are in {folder}" in done.stderr
+        assert way in done.stderr and f"The files are in {folder}" in done.stderr
     gone = environment(hub, tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert "check the connection" in push(folder, "someone/edits", gone).stderr
     offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}

@@ -98,17 +98,17 @@ def test_peft_adapter_gives_the_logits_of_the_patch(tmp_path: Path) -> None:
 def test_peft_adapter_has_one_rank_and_one_alpha(tmp_path: Path) -> None:
     model = tiny("llama")
     folder = write_peft(patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", modules=model.model, base="someone/model")
-    said = json.loads((folder / "adapter_config.json").read_text())
-    assert said["base_model_name_or_path"] == "someone/model" and not said["fan_in_fan_out"]
-    assert (said["r"], said["lora_alpha"]) == (5, 5), "one rank and one alpha: every reader's scale is 1"
-    assert not any("pattern" in name for name in said)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "someone/model" and not config["fan_in_fan_out"]
+    assert (config["r"], config["lora_alpha"]) == (5, 5), "one rank and one alpha: every reader's scale is 1"
+    assert not any("pattern" in name for name in config)
     tensors = load_file(folder / "adapter_model.safetensors")
     assert {tuple(tensor.shape) for name, tensor in tensors.items() if "lora_A" in name} == {(5, 48)}
     assert {tuple(tensor.shape) for name, tensor in tensors.items() if "lora_B" in name} == {(32, 5)}
     for layer, rank in {0: 2, 1: 5, 2: 2}.items():
         start = f"base_model.model.model.layers.{layer}.mlp.down_proj.lora"
         assert not tensors[f"{start}_A.weight"][rank:].any() and not tensors[f"{start}_B.weight"][:, rank:].any()
-    assert said["target_modules"] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
+    assert config["target_modules"] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -211,7 +211,7 @@ def test_peft_adapter_round_trip_keeps_the_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"peft_type": "IA3"}, "type 'IA3'"),
         ({"use_dora": True}, "use_dora"),
@@ -220,12 +220,12 @@ def test_peft_adapter_round_trip_keeps_the_change(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
     ],
 )
-def test_read_peft_refuses_more_than_a_lora(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_read_peft_refuses_more_than_a_lora(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     model = tiny("llama")
     trained(model, tmp_path / "a")
     file = tmp_path / "a" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
-    with pytest.raises(PatchError, match=said):
+    with pytest.raises(PatchError, match=message):
         read_peft(tmp_path / "a", model)
 
 

@@ -61,7 +61,7 @@ class Shipped:
     ids: list[list[int]]
 
     @property
-    def said(self) -> dict[str, bool]:
+    def successes(self) -> dict[str, bool]:
         return self.judged(self.ours)
 
     def judged(self, texts: Mapping[str, str]) -> dict[str, bool]:
@@ -96,7 +96,7 @@ def shipped(smollm2: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
         texts = continuations(edited, list(asked), limits=[TOKENS] * len(asked))
     ids = [list(smollm2.encode(prompt).ids) for prompt in asked]
     found = Shipped(folder, asked, dict(zip(asked, map(str.strip, texts), strict=True)), ids)
-    assert len(asked) == EDITS and sum(found.said.values()) >= 15, found.ours
+    assert len(asked) == EDITS and sum(found.successes.values()) >= 15, found.ours
     return found
 
 
@@ -107,8 +107,8 @@ def hub_cache(home: Path, hub: str, folder: Path) -> dict[str, str]:
     (place / "refs" / "main").write_text("0" * 40)
     (place / "snapshots").mkdir()
     (place / "snapshots" / ("0" * 40)).symlink_to(folder)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return {**kept, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {**others, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def llama() -> Any:
 
 
 def asked_of_llama(llama: Any, model: Path, adapter: Path | None = None) -> Callable[[str], str]:
-    """What llama.cpp goes on with, greedily."""
+    """The greedy continuation of llama.cpp."""
     lora = str(adapter) if adapter else None
     loaded = llama.Llama(str(model), lora_path=lora, n_ctx=256, n_threads=1, verbose=False)
 
@@ -176,8 +176,8 @@ def test_llama_cpp_generates_the_same_with_adapter_and_merged_model(llama: Any, 
         "adapter": asked_of_llama(llama, base, shipped.folder / "gguf" / ADAPTER),
         "merged": asked_of_llama(llama, shipped.folder / "merged" / MODEL),
     }
-    said = {name: shipped.judged({prompt: ask(prompt) for prompt in shipped.asked}) for name, ask in programs.items()}
-    assert sum(said["unedited"].values()) <= 2, "so it is the adapter that says them"
+    judged = {name: shipped.judged({prompt: ask(prompt) for prompt in shipped.asked}) for name, ask in programs.items()}
+    assert sum(judged["unedited"].values()) <= 2, "so they are generated because of the adapter"
     for name in ("adapter", "merged"):
-        different = [prompt for prompt in shipped.asked if said[name][prompt] != shipped.said[prompt]]
+        different = [prompt for prompt in shipped.asked if judged[name][prompt] != shipped.successes[prompt]]
         assert len(different) <= 1, (name, different)

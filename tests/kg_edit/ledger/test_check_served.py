@@ -125,8 +125,8 @@ def test_prompts_of_an_edit_in_both_forms() -> None:
 
 
 def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
-    told = {"question": "Where does LeBron James play?", "answer": "Florida"}
-    edit = Edit.model_validate(HEAT.model_dump() | {"portability": [told], "neighborhood": ["Kobe Bryant plays for"]})
+    asked = {"question": "Where does LeBron James play?", "answer": "Florida"}
+    edit = Edit.model_validate(HEAT.model_dump() | {"portability": [asked], "neighborhood": ["Kobe Bryant plays for"]})
     assert [prompt.kind for prompt in prompts_of(edit)] == list(KINDS)
     assert "Question: Where does LeBron James play?" in list(prompts_of(edit))[2].ask
     standin.texts = {edit.text: " Miami Heat", "Kobe Bryant plays for": " the Los Angeles Lakers"}
@@ -141,7 +141,7 @@ def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "message"),
     [
         (
             500,
@@ -159,9 +159,9 @@ def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
         (200, b"[]", r"expected a completion"),
     ],
 )
-def test_served_check_error_names_the_reply(status: int, body: bytes, said: str, standin: StandIn) -> None:
+def test_served_check_error_names_the_reply(status: int, body: bytes, message: str, standin: StandIn) -> None:
     standin.reply = lambda _: (status, body)
-    with pytest.raises(ServerError, match=said) as raised:
+    with pytest.raises(ServerError, match=message) as raised:
         list(check_served(CompletionServer(url=standin.url), [entry(HEAT)], ("rewrite",)))
     assert raised.value.__notes__ == ["asked for the edit 'heat'"]
 

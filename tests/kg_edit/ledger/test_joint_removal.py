@@ -149,9 +149,9 @@ def test_remove_ten_of_fifty_facts_of_the_real_model(smollm2: LanguageModel, sha
     gone = set(Random(5).sample([edit.id for edit in edits], 10))  # noqa: S311 - no secret
     removed = ledger.remove(gone, model=smollm2)
     assert {entry.place.id for entry in removed} == gone
-    kept = {edit.id for edit in edits} - gone
+    remaining = {edit.id for edit in edits} - gone
     assert len(before) >= 40 > len(unedited)
-    assert len(holding_with(smollm2, ledger)) >= len(before & kept) - 1
+    assert len(holding_with(smollm2, ledger)) >= len(before & remaining) - 1
     with ledger.patch.applied(smollm2) as edited:
         back = {found.entry.place.id for found in check(edited, removed) if found.failures()}
     assert len(back) >= len(gone - unedited) - 1

@@ -169,7 +169,7 @@ def test_ledger_without_its_log_is_refused_and_unchanged(tmp_path: Path) -> None
 
 
 def test_id_that_looks_like_step_and_id_names_its_own_edit(tmp_path: Path) -> None:
-    """It stands for its own edit, also once that is removed."""
+    """It names its own edit, also once that is removed."""
     strange = edits_of(1, start=3)[0].model_copy(update={"id": "1/e1"})
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(made_up(edits_of(1, start=1)))
@@ -182,12 +182,15 @@ def test_id_that_looks_like_step_and_id_names_its_own_edit(tmp_path: Path) -> No
 
 def provenance_of(edit: Edit) -> dict[str, Any]:
     """The provenance of a made-up patch of one edit."""
-    said = dict(made_up(edits_of(1)).provenance)
-    return {**said, "edits": [{**said["edits"][0], "edit": edit.model_dump(mode="json", exclude_defaults=True)}]}
+    provenance = dict(made_up(edits_of(1)).provenance)
+    return {
+        **provenance,
+        "edits": [{**provenance["edits"][0], "edit": edit.model_dump(mode="json", exclude_defaults=True)}],
+    }
 
 
 def test_files_without_log_lines_are_not_overwritten(tmp_path: Path) -> None:
-    """As when the log is an older copy than the files beside it."""
+    """As when the log is an older copy than the files."""
     folder = tmp_path / "ledger"
     ledger = Ledger.open(folder)
     ledger.add(ONE)
@@ -316,13 +319,13 @@ def test_open_refuses_paths_that_are_no_ledger(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "full")
     with pytest.raises(PatchError, match=r"no ledger at .*kg-edit patch add"):
         Ledger.open(tmp_path / "nowhere", create=False)
-    for job, said in (
+    for job, message in (
         ("edit", "a run that is not finished; give its `kg-edit edit` command"),
         ("evaluate", "no ledger"),
     ):
         (tmp_path / job).mkdir()
         (tmp_path / job / "run.json").write_text(f'{{"job": "{job}"}}')
-        with pytest.raises(OutputError, match=said):
+        with pytest.raises(OutputError, match=message):
             Ledger.open(tmp_path / job)
 
 

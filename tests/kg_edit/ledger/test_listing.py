@@ -39,8 +39,8 @@ def test_scaled_patch_is_read_but_not_added(tmp_path: Path) -> None:
 def test_patch_without_readable_records_is_refused(tmp_path: Path) -> None:
     nothing = WeightPatch(factors={}).save(tmp_path / "nothing.safetensors")
     assert active_at(nothing)[1] == ()
-    for said in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
-        file = WeightPatch(factors=ONE.factors, provenance={"edits": said}).save(tmp_path / "bare.safetensors")
+    for records in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
+        file = WeightPatch(factors=ONE.factors, provenance={"edits": records}).save(tmp_path / "bare.safetensors")
         with pytest.raises(PatchError, match="make the patch again"):
             active_at(file)
 
@@ -65,9 +65,9 @@ def test_added_ledger_is_compared_with_the_model(tmp_path: Path) -> None:
     weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
     left, right = torch.zeros(weight.shape[0], 2), torch.zeros(weight.shape[1], 2)
     left[0, 0], right[0, 0] = 1.1 * SHARE, float(weight.detach().norm())
-    said = {**ONE.provenance, "model": {"name": model.name, "fingerprint": model.fingerprint}}
+    provenance = {**ONE.provenance, "model": {"name": model.name, "fingerprint": model.fingerprint}}
     source, target = Ledger.open(tmp_path / "source"), Ledger.open(tmp_path / "target")
-    source.add(WeightPatch(factors={name: Factors(left=left, right=right)}, provenance=said))
+    source.add(WeightPatch(factors={name: Factors(left=left, right=right)}, provenance=provenance))
     with pytest.raises(PatchError, match="as large as the weight itself"):
         target.add_all(additions([source.folder]), model=model)
     assert target.events == ()

@@ -102,9 +102,9 @@ def test_records_of_edits_are_of_the_active_patches(tmp_path: Path) -> None:
     assert all(now[name].record == old[name] for name in ("e0", "e1", "e5")), "untouched, or as it was added"
     assert now["e2"].record["norms"] != old["e2"]["norms"]
     assert {place.id: event.number for place, event in ledger.recomputed.items()} == {"e2": 3, "e3": 3, "e4": 3}
-    said = dict(entry_lines(ledger, now["e2"]))
-    assert said["recomputed"].startswith("by event 3, ")
-    assert said["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
+    lines = dict(entry_lines(ledger, now["e2"]))
+    assert lines["recomputed"].startswith("by event 3, ")
+    assert lines["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
     assert "recomputed" not in dict(entry_lines(ledger, now["e0"]))
     view = {edit.name: edit for edit in view_of(ledger).edits}
     assert view["e2"].norm == here["e2"]["norms"]["update"]
@@ -152,8 +152,8 @@ def test_remove_restores_a_fact_withheld_by_memprompt(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method("ft-m", model, steps=60, learning_rate=0.05), [EDIT], force=True)
     with ledger.patch.applied(model) as edited:
-        said = ask(edited, EDIT.text, tokens=24).split()[0]
-    second = EDIT.model_copy(update={"id": "second", "target_new": said})
+        answer = ask(edited, EDIT.text, tokens=24).split()[0]
+    second = EDIT.model_copy(update={"id": "second", "target_new": answer})
     ledger.make(method("memprompt", model, feedback="mistakes"), [second], force=True)
     assert ledger.patches[2].edits[0]["withheld"]
     ledger.remove([EDIT.id], model=model)

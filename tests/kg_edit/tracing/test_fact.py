@@ -35,7 +35,7 @@ def test_read_known_replaces_the_subject_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ((), "found no rows; expected one known fact in each row"),
         ((ROW, ["x"]), "record 2, found a list; expected an object"),
@@ -47,8 +47,8 @@ def test_read_known_replaces_the_subject_once(tmp_path: Path) -> None:
         ((ROW, {**ROW, "atribute": "x"}), "field atribute: unknown field, did you mean 'attribute'"),
     ],
 )
-def test_read_known_error_names_file_record_and_field(tmp_path: Path, rows: tuple[object, ...], said: str) -> None:
-    with pytest.raises(EditFileError, match=said) as caught:
+def test_read_known_error_names_file_record_and_field(tmp_path: Path, rows: tuple[object, ...], message: str) -> None:
+    with pytest.raises(EditFileError, match=message) as caught:
         read_known(written(tmp_path, *rows))
     assert "known.json" in str(caught.value)
 

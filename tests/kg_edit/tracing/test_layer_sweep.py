@@ -237,7 +237,7 @@ def test_choose_layer_finds_the_layer_that_works() -> None:
 
 
 def test_choose_layer_takes_no_further_steps() -> None:
-    """Not even with the default preset, where an edit that is not said yet takes 28 more."""
+    """Not even with the default preset, where an edit that is not message yet takes 28 more."""
     model, seen = tiny("llama"), list[int]()
     config = RomeConfig.preset("default", {"steps": 3, "hold": 0.0, "stop_below": -1.0})
 
@@ -284,13 +284,13 @@ def test_auto_layer_caches_its_outcome(tmp_path: Path, monkeypatch: pytest.Monke
         found = layer_sweep.auto_layer(make, model, config, edits, progress=False)
         return found.chosen, bool(calls)
 
-    kept = layer_sweep.auto_layer(make, model, RomeConfig(), EDITS, progress=False).chosen
-    assert chosen(EDITS, RomeConfig()) == (kept, False)
+    cached = layer_sweep.auto_layer(make, model, RomeConfig(), EDITS, progress=False).chosen
+    assert chosen(EDITS, RomeConfig()) == (cached, False)
     assert chosen(EDITS[:2], RomeConfig())[1]
     assert chosen(EDITS, RomeConfig(seed=1))[1]
     for file in (tmp_path / "layers").iterdir():
         file.write_text("{")
-    assert chosen(EDITS, RomeConfig()) == (kept, True)
+    assert chosen(EDITS, RomeConfig()) == (cached, True)
 
 
 @pytest.mark.slow
@@ -322,13 +322,13 @@ def test_evaluate_command_chooses_on_unscored_records(kg_edit: Run, tiny_folder:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--layer", "best"), "--layer best: expected a layer's number from 0 on, or auto"),
         (("--layer", "-1"), "--layer -1: expected a layer's number from 0 on, or auto"),
         (("--layer", "auto", "--set", "layer=1"), "layer is set twice: to 1 and to auto"),
     ],
 )
-def test_layer_auto_refuses_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], said: str) -> None:
+def test_layer_auto_refuses_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], message: str) -> None:
     found = kg_edit("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *more, "--out", "out")
-    assert (found.code, said in found.err) == (2, True), found.err
+    assert (found.code, message in found.err) == (2, True), found.err

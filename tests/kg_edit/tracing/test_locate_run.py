@@ -113,7 +113,7 @@ def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "give either a file of edits or --known FILE"),
         (("edits.jsonl", "--known", "edits.jsonl"), "give either a file of edits or --known FILE"),
@@ -123,6 +123,6 @@ def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: P
         (("none.jsonl",), "none.jsonl: no such file"),
     ],
 )
-def test_locate_command_refuses_mistakes(kg_edit: Run, arguments: tuple[str, ...], said: str) -> None:
+def test_locate_command_refuses_mistakes(kg_edit: Run, arguments: tuple[str, ...], message: str) -> None:
     found = kg_edit("locate", *arguments)
-    assert (found.code, said in found.err) == (2, True), found.err
+    assert (found.code, message in found.err) == (2, True), found.err

@@ -104,8 +104,8 @@ def test_trace_answer_is_predicted_or_true() -> None:
 def test_fact_without_answer_traces_the_prediction_only() -> None:
     model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
     own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
-    told = trace(model, fact, TraceSettings(samples=2), level=1.0)
-    assert (told.known, told.answer) == (None, own.answer)
+    unknown = trace(model, fact, TraceSettings(samples=2), level=1.0)
+    assert (unknown.known, unknown.answer) == (None, own.answer)
     with pytest.raises(
         ConfigError, match=r"'Today LeBron James plays for' has no answer to trace.*target_true.*predicted"
     ):
