@@ -122,7 +122,7 @@ def ripples(
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Create a ripple benchmark: portability and locality questions of edits, by a graph and a model.
+    """Create a ripple benchmark from a graph: portability and locality questions of edits.
 
     The edits (s, r, o → o*) are drawn from the graph or read from your file. Questions have two or three hops, name s
     by an alias, or are about facts that must not change; those with a hop that the model does not know are left out,
@@ -187,7 +187,7 @@ def edits(
     questions: Annotated[bool, typer.Option("--questions", help="Add portability questions by the graph.")] = False,
     contact: Contact = None,
 ) -> None:
-    """Draw edits (s, r, o*) from a graph into a file, to train an editing network on or to make many edits.
+    """Draw edits (s, r, o*) from a graph into a file, for training or for making many edits.
 
     The new object o* is of the class that the relation asks for. Each edit has its old object and locality prompts
     (fields `target_true`, `neighborhood`); with `--questions`, it also has questions about the statements of o* in the
@@ -266,7 +266,7 @@ def tasks(
     dataset: DatasetName = None,
     split: Split = None,
     name: Annotated[
-        str | None, typer.Option(show_default="`kg_edit_` and the benchmark's name", help="Name of the task.")
+        str | None, typer.Option(show_default="kg_edit_ and the benchmark's name", help="Name of the task.")
     ] = None,
     *,
     out: Annotated[

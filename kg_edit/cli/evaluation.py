@@ -112,7 +112,7 @@ class Evaluation:
         bool | None,
         typer.Option(
             "--edit-chat/--edit-plain",
-            show_default="the row's field `chat`",
+            show_default="the row's field chat",
             help="Make all edits in chat form, or none.",
         ),
     ] = None

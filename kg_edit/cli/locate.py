@@ -37,7 +37,7 @@ def locate(
         typer.Option(
             min=1,
             metavar="N",
-            show_default="1 for `hidden`, else 10/48 of the depth",
+            show_default="1 for hidden, else 10/48 of the depth",
             help="Number of layers restored together.",
         ),
     ] = None,

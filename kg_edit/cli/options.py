@@ -55,7 +55,7 @@ Graph = Annotated[
     list[str] | None,
     typer.Option(
         "--graph",
-        show_default="`extract`, if a method needs a graph",
+        show_default="extract, if a method needs a graph",
         help="Packaged graph (`extract`), graph file (`.nt`, `.tsv`; `.gz` too), folder, store or SPARQL URL. "
         "Repeatable.",
         autocompletion=complete_graph,
@@ -103,7 +103,7 @@ AsChat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--plain",
-        show_default="the row's field `chat`",
+        show_default="the row's field chat",
         help="Make and test edits in the model's chat template, or in plain text.",
     ),
 ]

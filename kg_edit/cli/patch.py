@@ -47,7 +47,7 @@ Force = Annotated[
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Store patches and their history in a folder (a ledger); remove, check, merge and export edits.",
+    help="Store patches with their history in a folder (a ledger); remove, check and export edits.",
     epilog="""Examples:
 
 - `kg-edit patch add ledger/ out/patch.safetensors`

@@ -36,7 +36,7 @@ Unedited = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option(show_default="that of `--model`", help="Hub id or folder from which others load the unedited model."),
+    typer.Option(show_default="that of --model", help="Hub id or folder from which others load the unedited model."),
 ]
 License = Annotated[
     str | None,
@@ -55,7 +55,7 @@ def merge(
     shard: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of a file of weights.")] = "5GB",
     gguf: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.gguf", show_default="`--model`, if it is one", help="The unedited model as GGUF."),
+        typer.Option(metavar="FILE.gguf", show_default="--model, if it is one", help="The unedited model as GGUF."),
     ] = None,
     gguf_type: Annotated[str, typer.Option(help="Type of the edited tensors: `F32`, `F16`, `BF16` or `Q8_0`.")] = "F32",
     base: Base = None,

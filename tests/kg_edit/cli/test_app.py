@@ -51,7 +51,7 @@ COMMANDS = dict(commands())
 def test_help_has_one_form(path: tuple[str, ...]) -> None:
     """One imperative sentence, at most a paragraph, and examples that the command itself parses."""
     summary, *paragraphs = inspect.cleandoc(COMMANDS[path].help or "").split("\n\n")
-    assert len(summary) <= 105 and summary.endswith(".") and summary[0].isupper()
+    assert len(summary) <= 90 and summary.endswith(".") and summary[0].isupper()
     assert paragraphs[-2] == "Examples:" and len(paragraphs) <= 3
     examples = [shlex.split(line.removeprefix("- `").removesuffix("`")) for line in paragraphs[-1].splitlines()]
     own = [example[1 + len(path) :] for example in examples if example[: 1 + len(path)] == ["kg-edit", *path]]
