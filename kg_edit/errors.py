@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
 
 
 class KgEditError(Exception):
@@ -106,30 +105,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
-    """Put what pydantic found wrong with a record of `model` in plain words."""
-    return tuple(_fault(found, model) for found in error.errors())
-
-
-def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
-    place, context, found = error["loc"], error.get("ctx", {}), describe(error["input"])
-    fields = _model_at(place[:-1], model).model_fields
-    known = fields.get(str(place[-1])) if place else None
-    expected = f"; expected {known.description}" if known and known.description else ""
-    match error["type"]:
-        case "missing":
-            message = f"is missing{expected}"
-        case "blank":
-            message = f"is empty{expected}"
-        case "extra_forbidden":
-            names = [field.alias or name for name, field in fields.items()]
-            message = f"unknown field{did_you_mean(str(place[-1]), names) or '; known: ' + ', '.join(names)}"
-        case "value_error":
-            message = str(context["error"])
-        case "bare_id":
-            message = error["msg"]
-        case kind:
-            message = f"found {found}; expected {_EXPECTED.get(kind) or error['msg'].removeprefix('Input should be ')}"
-    return Fault(context.get("field") or _path(place), message)
+    """Return the faults that pydantic found in a record of `model`, in plain words."""
+    found = []
+    for one in error.errors():
+        place, context = one["loc"], one.get("ctx", {})
+        fields = _model_at(place[:-1], model).model_fields
+        known = fields.get(str(place[-1])) if place else None
+        expected = f"; expected {known.description}" if known and known.description else ""
+        match one["type"]:
+            case "missing":
+                message = f"is missing{expected}"
+            case "blank":
+                message = f"is empty{expected}"
+            case "extra_forbidden":
+                names = [field.alias or name for name, field in fields.items()]
+                message = f"unknown field{did_you_mean(str(place[-1]), names) or '; known: ' + ', '.join(names)}"
+            case "value_error":
+                message = str(context["error"])
+            case "bare_id":
+                message = one["msg"]
+            case kind:
+                wanted = _EXPECTED.get(kind) or one["msg"].removeprefix("Input should be ")
+                message = f"found {describe(one['input'])}; expected {wanted}"
+        # The place inside the record, as jq and Python write it: portability[0].answer.
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+        found.append(Fault(context.get("field") or path, message))
+    return tuple(found)
 
 
 _EXPECTED = {
@@ -151,14 +152,8 @@ def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[Base
     return model
 
 
-def _path(place: tuple[int | str, ...]) -> str:
-    """Write a place inside a record as jq and Python do: portability[0].answer."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return "".join(steps).removeprefix(".")
-
-
 def describe(value: object) -> str:
-    """Name a JSON value in words, for an error message."""
+    """Return a JSON value in words, for an error message."""
     match value:
         case str():
             return f"the text {value[:60]!r}" if value else "an empty text"

@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.edits import Candidates, Change, candidates, changes, hashed, is_plain, split_of
+from kg_edit.ripples.edits import Candidates, Change, by_object, candidates, changes, hashed, is_plain, split_of
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact, Knowledge
 from kg_edit.ripples.questions import Proposal, fact_of, facts_of, proposals, selected
@@ -49,7 +49,7 @@ class Builder:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def build(self, relations: Sequence[str], *, n: int) -> Document:
-        """Make the document with ``n`` edits of ``relations``, or fewer if the graph has no more.
+        """Build the document with ``n`` edits of ``relations``, or fewer if the graph has no more.
 
         Raises:
             ConfigError: a relation has no noun or no template; or the graph and the model give no edit at all.
@@ -84,13 +84,14 @@ class Builder:
             )
             for place, change in enumerate(chosen, 1)
         ]
-        near = {one.relation: _by_object(one.subjects) for one in found}
+        near = {one.relation: by_object(one.subjects.items()) for one in found}
         around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
         return self._document(knowledge, chosen, edits, around)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
-        """Make the document for given edits; edits without the ids of r and o* are dropped and counted, and those whose
-        o* the graph does not have.
+        """Build the document for given edits.
+
+        Edits without the ids of r and o*, and those whose o* the graph does not have, are dropped and counted.
 
         Raises:
             ConfigError: no edit is left.
@@ -115,7 +116,7 @@ class Builder:
         chosen = [_change_of(edit) for edit in usable]
         items = _items_of(chosen)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
-        near = {one.relation: _by_object(one.subjects) for one in pools}
+        near = {one.relation: by_object(one.subjects.items()) for one in pools}
         around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
         targets = sorted({target for one in pools for target in one.targets})
         self.table.read(targets)
@@ -300,10 +301,3 @@ def _items_of(changes: Iterable[Change]) -> list[str]:
 def _change_of(edit: Edit) -> Change:
     subject, old, new = edit.subject_id or "", edit.target_true_id or "", edit.target_new_id or ""
     return Change(subject, edit.relation_id or "", old, new, split_of(new) if is_entity_id(new) else "test")
-
-
-def _by_object(subjects: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for subject, target in subjects.items():
-        found.setdefault(target, []).append(subject)
-    return found

@@ -1,4 +1,4 @@
-"""Draws training edits for glame-net from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
+"""Draw training edits for glame-net from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
 
 Candidates for the subjects are drawn in an order of hashes, four times as many as needed; the most mentioned ones are
 taken. Each subject is edited with up to ``per_subject`` different o*. The things that a benchmark edits are left out
@@ -8,7 +8,7 @@ taken. Each subject is edited with up to ``per_subject`` different o*. The thing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Self
@@ -17,7 +17,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
-from kg_edit.ripples.edits import apart, fits, hashed, is_plain
+from kg_edit.ripples.edits import apart, by_object, fits, hashed, is_plain
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.words import EditedRelation
 
@@ -61,14 +61,75 @@ def training_edits(
                 f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
             )
     wanted = -(-n // len(relations))
-    drawn = (_Draw(table, relation, _template(templates, relation), seed, excluded) for relation in relations)
-    turns = [one.edits(wanted, per_subject) for one in drawn]
-    edits = [edit for edit in chain.from_iterable(zip_longest(*turns)) if edit][:n]
+    drawn = [
+        _of_relation(
+            table,
+            relation,
+            template=_template(templates, relation),
+            n=wanted,
+            seed=seed,
+            excluded=excluded,
+            per_subject=per_subject,
+        )
+        for relation in relations
+    ]
+    edits = [edit for edit in chain.from_iterable(zip_longest(*drawn)) if edit][:n]
     if not edits:
         raise ConfigError(
             f"the graph has no facts to edit for {', '.join(relations)}; give a larger graph or other relations"
         )
     return edits
+
+
+def _of_relation(
+    table: FactTable, relation: str, *, template: str, n: int, seed: int, excluded: Excluded, per_subject: int
+) -> list[Edit]:
+    """At most ``n`` edits of one relation."""
+    pairs = table.pairs(relation)
+
+    def usable(item: str) -> bool:
+        label = table.label(item)
+        return is_plain(label) and not excluded.has(item, label)
+
+    # Subjects: candidates in hash order, and of these the most mentioned ones.
+    wanted = -(-n // per_subject)
+    some = sorted({s for s, _ in pairs}, key=lambda item: hashed(seed, "subject", relation, item))
+    some = some[: _CANDIDATES * wanted]
+    mentions = table.mentions(some)
+    known = sorted(some, key=lambda item: (-mentions[item], item))[: 2 * wanted]
+    table.read(known)
+    subjects = [item for item in known if usable(item)][:wanted]
+
+    # Objects that may be an o*: of the relation's class, still existing, with plain names, not excluded.
+    counts = Counter(o for _, o in pairs)
+    frequent = [item for item, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))][:_OBJECTS]
+    table.read(frequent)
+    rule = table.words.edited.get(relation, EditedRelation())
+    targets = [o for o in frequent if usable(o) and table.is_now(o) and fits(table, o, rule)]
+
+    # A hash determines the o* of each subject.
+    by_subject = []
+    for subject in subjects:
+        own = {subject, *table.objects(subject, relation)}
+        order = sorted(targets, key=lambda o, subject=subject: hashed(seed, subject, relation, o))  # type: ignore[misc]
+        fitting = (o for o in order if o not in own and apart(table, subject, o))
+        by_subject.append(
+            [
+                Edit(
+                    id=f"{subject} {relation} {target}",
+                    subject=table.label(subject) or "",
+                    prompt=template,
+                    relation=table.words.nouns[relation],
+                    target_new=table.label(target) or "",
+                    subject_id=subject,
+                    relation_id=relation,
+                    target_new_id=target,
+                )
+                for target in islice(fitting, per_subject)
+            ]
+        )
+    # Each subject is edited once before any subject is edited again.
+    return [edit for edit in chain.from_iterable(zip_longest(*by_subject)) if edit][:n]
 
 
 def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, excluded: Excluded) -> list[Edit]:
@@ -81,89 +142,24 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
     alike = {
         (relation, o): sorted(some, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
         for relation in {relation for relation, _ in wanted}
-        for o, some in _subjects_by_object(table, relation).items()
+        for o, some in by_object(table.pairs(relation)).items()
         if (relation, o) in wanted
     }
     labels = table.graph.labels(sorted({item for some in alike.values() for item in some}))
     known = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
-    return [_beside(table, edit, old[edit.id], alike, known) if edit.id in old else edit for edit in edits]
-
-
-def _subjects_by_object(table: FactTable, relation: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for subject, target in table.pairs(relation):
-        found.setdefault(target, []).append(subject)
+    found = []
+    for edit in edits:
+        if edit.id not in old:
+            found.append(edit)
+            continue
+        o = old[edit.id]
+        others = [known[item] for item in alike[edit.relation_id or "", o] if item in known and item != edit.subject_id]
+        prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
+        change = {"target_true": table.label(o), "target_true_id": o, "neighborhood": prompts}
+        found.append(edit.model_copy(update=change))
     return found
-
-
-def _beside(
-    table: FactTable, edit: Edit, old: str, alike: Mapping[tuple[str, str], Sequence[str]], labels: Mapping[str, str]
-) -> Edit:
-    """The edit with its old object and up to `_NEIGHBOURS` prompts about other subjects of that object."""
-    others = [labels[item] for item in alike[edit.relation_id or "", old] if item in labels and item != edit.subject_id]
-    prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
-    return edit.model_copy(update={"target_true": table.label(old), "target_true_id": old, "neighborhood": prompts})
 
 
 def _template(templates: RelationTemplates, relation: str) -> str:
     row = templates.find(relation)
     return row.template if row else ""
-
-
-@dataclass(frozen=True, eq=False)
-class _Draw:
-    """The edits of one relation."""
-
-    table: FactTable
-    relation: str
-    template: str
-    seed: int
-    excluded: Excluded
-
-    def edits(self, wanted: int, per_subject: int) -> list[Edit]:
-        pairs = self.table.pairs(self.relation)
-        subjects = self._subjects({s for s, _ in pairs}, -(-wanted // per_subject))
-        targets = self._targets(Counter(o for _, o in pairs))
-        found = (tuple(self._of(subject, targets, per_subject)) for subject in subjects)
-        by_turn = chain.from_iterable(zip_longest(*found))  # each subject once before any subject repeats
-        return list(islice((edit for edit in by_turn if edit), wanted))
-
-    def _subjects(self, items: Iterable[str], wanted: int) -> list[str]:
-        """Draw candidates among ``items`` in an order of hashes, and take the most mentioned ones."""
-        some = sorted(items, key=lambda item: hashed(self.seed, "subject", self.relation, item))
-        some = some[: _CANDIDATES * wanted]
-        mentions = self.table.mentions(some)
-        known = sorted(some, key=lambda item: (-mentions[item], item))
-        self.table.read(known[: 2 * wanted])
-        return [item for item in known[: 2 * wanted] if self._may(item)][:wanted]
-
-    def _targets(self, counts: Counter[str]) -> list[str]:
-        """The objects that may be an o*: of the relation's class, still existing, with plain names, not excluded."""
-        some = [item for item, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))][:_OBJECTS]
-        self.table.read(some)
-        rule = self.table.words.edited.get(self.relation, EditedRelation())
-        return [o for o in some if self._may(o) and self.table.is_now(o) and fits(self.table, o, rule)]
-
-    def _may(self, item: str) -> bool:
-        label = self.table.label(item)
-        return is_plain(label) and not self.excluded.has(item, label)
-
-    def _of(self, subject: str, targets: Sequence[str], count: int) -> Iterator[Edit]:
-        """Yield up to ``count`` edits of a subject; a hash determines each o*."""
-        own = {subject, *self.table.objects(subject, self.relation)}
-        order = sorted(targets, key=lambda o: hashed(self.seed, subject, self.relation, o))
-        fitting = (o for o in order if o not in own and apart(self.table, subject, o))
-        for target in islice(fitting, count):
-            yield self._edit(subject, target)
-
-    def _edit(self, subject: str, target: str) -> Edit:
-        return Edit(
-            id=f"{subject} {self.relation} {target}",
-            subject=self.table.label(subject) or "",
-            prompt=self.template,
-            relation=self.table.words.nouns[self.relation],
-            target_new=self.table.label(target) or "",
-            subject_id=subject,
-            relation_id=self.relation,
-            target_new_id=target,
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import log
@@ -64,6 +64,14 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
 def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
     """Return whether an object is an instance of one of the classes that the relation requires of o*."""
     return not rule.classes or not table.classes(item).isdisjoint(rule.classes)
+
+
+def by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the subjects of each object in pairs (s, o)."""
+    found: dict[str, list[str]] = {}
+    for subject, target in pairs:
+        found.setdefault(target, []).append(subject)
+    return found
 
 
 def apart(table: FactTable, one: str, other: str) -> bool:

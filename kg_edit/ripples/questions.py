@@ -72,89 +72,71 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     ``name`` is the subject's name in the edit, for a subject that the graph does not have.
     """
-    subject = table.label(change.subject) or name
-    for of_hop in (_two_hops, _three_hops, _aliases, _descriptions, _inverse, _others):
-        yield from of_hop(table, change, subject)
-    yield from _objects_alone(table, change, subject)
-    for neighbour in neighbours:
-        if fact := fact_of(table, neighbour, change.relation):
-            yield Proposal("same-object", fact.thing, (change.relation,), fact.names, knows=(fact,))
+    s, r, o, new = change.subject, change.relation, change.old, change.new
+    subject, own = table.label(s) or name, fact_of(table, s, r)
+    new_facts = list(facts_of(table, new))
 
-
-def _two_hops(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    for fact in facts_of(table, change.new):
-        old, asked = _old_names(table, change, fact.relation), (subject, (change.relation, fact.relation))
+    # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
+    for fact in new_facts:
+        ends = [table.names(end) for end in table.objects(o, fact.relation)]
+        old = tuple(dict.fromkeys([*(names[0] for names in ends), *(name for names in ends for name in names)]))
         if not _same(fact.names, old) and not _same(fact.names, (subject,)):
-            yield Proposal("two-hop", *asked, fact.names, old, knows=(fact,))
-            yield Proposal("two-hop", *asked, fact.names, old, lacks=(fact,))
+            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, knows=(fact,))
+            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, lacks=(fact,))
 
-
-def _three_hops(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    for fact in facts_of(table, change.new):
-        middle = table.current(change.new, fact.relation)
-        before = table.current(change.old, fact.relation)
+    # three-hop: one hop more, unless the answer leads back, or fewer hops give it.
+    for fact in new_facts:
+        middle, before = table.current(new, fact.relation), table.current(o, fact.relation)
         for last in facts_of(table, middle) if middle else ():
             far = fact_of(table, before, last.relation) if before else None
             old = far.names if far else ()
-            direct = {one.object for one in facts_of(table, change.new) if one.relation == last.relation}
-            short = {subject, fact.thing, fact.object, *direct}  # answers that lead back, or that fewer hops give
-            if _same(last.names, old) or not short.isdisjoint(last.names):
-                continue
-            hops = (change.relation, fact.relation, last.relation)
-            yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
+            direct = {one.object for one in new_facts if one.relation == last.relation}
+            short = {subject, fact.thing, fact.object, *direct}
+            if not _same(last.names, old) and short.isdisjoint(last.names):
+                hops = (r, fact.relation, last.relation)
+                yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
 
-
-def _aliases(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    own = fact_of(table, change.subject, change.relation)
-    for alias in table.names(change.subject)[1:] if own else ():
+    # alias: s by another name, for which the model knows the old fact too.
+    for alias in table.names(s)[1:] if own else ():
         if own and len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
-            fact = AskedFact(change.relation, alias, own.names)
-            new = table.names(change.new)
-            yield Proposal("alias", alias, (change.relation,), new, own.names, knows=(own, fact))
+            known = (own, AskedFact(r, alias, own.names))
+            yield Proposal("alias", alias, (r,), table.names(new), own.names, knows=known)
 
-
-def _descriptions(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """S as the only object of a relation of another thing: the capital of Italy."""
-    for relation, thing in table.leads_to(change.subject):
-        fact = fact_of(table, thing, relation) if relation in table.words.asked else None
-        names_s = table.current(thing, relation) == change.subject  # and not the one that came after s
-        if fact and names_s and thing not in (change.old, change.new):
-            own = fact_of(table, change.subject, change.relation)
+    # description: s as the only object of a relation of another thing, as in "the capital of Italy".
+    for relation, thing in table.leads_to(s):
+        described = fact_of(table, thing, relation) if relation in table.words.asked else None
+        names_s = table.current(thing, relation) == s  # and not the one that came after s
+        if described and names_s and thing not in (o, new):
             old = own.names if own else ()
-            hops = (relation, change.relation)
-            yield Proposal("description", fact.thing, hops, table.names(change.new), old, (subject,), knows=(fact,))
+            yield Proposal(
+                "description", described.thing, (relation, r), table.names(new), old, (subject,), knows=(described,)
+            )
 
+    # inverse: the thing of which o* is now the capital.
+    if r in table.words.inverse:
+        names = table.names(s) if table.label(s) else (subject,)
+        yield Proposal("inverse", table.label(new) or "", (f"-{r}",), names)
 
-def _inverse(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    if change.relation in table.words.inverse:
-        new = table.label(change.new) or ""
-        names = table.names(change.subject) if table.label(change.subject) else (subject,)
-        yield Proposal("inverse", new, (f"-{change.relation}",), names)
-
-
-def _others(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """Further facts about s whose object is neither o nor o*, and no object of a statement about these."""
-    follows = {o for item in (change.old, change.new) for some in table.relations(item).values() for o in some}
-    for fact in facts_of(table, change.subject):
-        target = table.current(change.subject, fact.relation)
-        if fact.relation != change.relation and target not in follows | {change.old, change.new}:
+    # other-relation: facts about s whose object is neither o nor o*, and no object of a statement about these.
+    related = {end for item in (o, new) for some in table.relations(item).values() for end in some} | {o, new}
+    for fact in facts_of(table, s):
+        if fact.relation != r and table.current(s, fact.relation) not in related:
             yield Proposal("other-relation", subject, (fact.relation,), fact.names, knows=(fact,))
 
+    # old-object, new-object: facts about o and o* that do not lead back to s.
+    objects: tuple[tuple[Kind, Iterable[AskedFact]], ...] = (
+        ("old-object", facts_of(table, o) if o else ()),
+        ("new-object", new_facts if new else ()),
+    )
+    for kind, facts in objects:
+        for fact in facts:
+            if subject not in fact.names:
+                yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
 
-def _objects_alone(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """Facts about o and o* that do not lead back to s."""
-    ends: tuple[tuple[Kind, str], ...] = (("old-object", change.old), ("new-object", change.new))
-    for kind, item in ends:
-        for fact in facts_of(table, item) if item else ():
-            if subject in fact.names:
-                continue
-            yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
-
-
-def _old_names(table: FactTable, change: Change, relation: str) -> tuple[str, ...]:
-    """All names of the old chain's possible ends, labels first; none of them may be right after the edit."""
-    names = [table.names(end) for end in table.objects(change.old, relation)]
-    return tuple(dict.fromkeys([*(some[0] for some in names), *(name for some in names for name in some)]))
+    # same-object: the edited relation of other subjects.
+    for neighbour in neighbours:
+        if found := fact_of(table, neighbour, r):
+            yield Proposal("same-object", found.thing, (r,), found.names, knows=(found,))
 
 
 def _same(one: Iterable[str], other: Iterable[str]) -> bool:
