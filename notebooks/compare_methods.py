@@ -51,7 +51,7 @@ model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extrac
 # %% [markdown]
 # ## 2. Five families
 # A rank-one write (ROME), the same with a value made from the graph (GLAME), fine-tuning with the prompt masked
-# (FT-M), a codebook at one layer (GRACE), and the fact told in the prompt (definition). All have one shape: a
+# (FT-M), a codebook at one layer (GRACE), and the fact inserted in the prompt (definition). All have one shape: a
 # config, a class, `edit(edits) -> Patch`.
 
 # %%
@@ -73,8 +73,8 @@ print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in
 
 # %% [markdown]
 # ## 3. What came of it
-# The share of prompts of each kind whose wanted answer is the likelier one (for what follows: is said), and what the
-# wanted answer costs in nats a token.
+# The share of prompts of each kind whose target is the more likely one (for portability: is generated), and what the
+# target costs in nats per token.
 
 # %%
 kinds = ["rewrite", "paraphrase", "portability", "locality"]
@@ -97,7 +97,7 @@ plt.show()
 
 # %% [markdown]
 # ROME and GLAME carry the fact to its paraphrases. GRACE holds for the prompt itself and leaves all else alone. FT-M
-# learns the sentence more than the fact. What is told in the prompt reaches questions, changes no weight, and so can't
+# learns the sentence more than the fact. A fact in the prompt reaches questions, changes no weight, and so can't
 # be merged into one.
 
 # %% [markdown]

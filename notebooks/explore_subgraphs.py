@@ -69,7 +69,7 @@ graph
 # %% [markdown]
 # The graph shows itself: click an entity for its statements, drag and zoom, type `/` to search. (Where scripts are
 # stripped, as on GitHub, the statements stand in the fold below it.) It is a `networkx.MultiDiGraph`; the old fact is
-# drawn dashed but is never in it. All that it was made from stands in `graph.graph`.
+# drawn dashed but is never in it. All that it was made from is in `graph.graph`.
 
 # %%
 print(type(graph).__mro__[1], len(graph), "nodes,", graph.number_of_edges(), "edges")
@@ -113,7 +113,7 @@ pd.DataFrame(counts).fillna(0).astype(int).sort_values("uniform", ascending=Fals
 
 # %% [markdown]
 # ## 4. Which way: incoming statements
-# By default nodes are expanded along what is said *of* them. `direction="both"` also follows what names them; edges
+# By default nodes are expanded along the statements *about* them. `direction="both"` also follows the others; edges
 # keep their direction. Hubs, which thousands of statements name, are left alone. It works without an edit too:
 
 # %%

@@ -85,7 +85,7 @@ graph.show(static=True)
 # edit is the weight's input at the subject's last token ("Hughes").
 #
 # The model reads the prompt alone, and behind five beginnings that it wrote itself. The key should mean the subject:
-# alike whatever stands before it, and different for other people.
+# alike whatever precedes it, and different for other people.
 
 # %%
 model = LanguageModel.load("smollm2-135m")
@@ -238,7 +238,7 @@ rows = compare_probes(model, patch, [edit])
 display(Markdown(markdown(rows, patch)))
 
 # %% [markdown]
-# Nats a token of what should be said: less is likelier. The arrow goes from before to after.
+# Nats per token of the target: less is more likely. The arrow goes from before to after.
 
 # %%
 figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
