@@ -124,7 +124,7 @@ class Case:
         return tuple(question for edit in self.edits for question in edit.portability)
 
     def group(self, name: str) -> tuple[Probe, ...]:
-        """The probes of a family, or of one of its sub-categories."""
+        """Return the probes of a family, or of one of its sub-categories."""
         return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
 
     @property
@@ -155,7 +155,15 @@ class Case:
         ]
         if self.ceiling:
             return [*self.answer_pairs, *choices, *self._probe_pairs]
-        return [*self._fact_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
+        # The probabilities of the new and the old target, after the edit's prompt, its paraphrases and its neighbours.
+        facts = [
+            Pair(prompt.rstrip(), target)
+            for edit in self.edits
+            for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)
+            for target in (edit.target_new, edit.target_true)
+            if target
+        ]
+        return [*facts, *self.answer_pairs, *choices, *self._probe_pairs]
 
     @property
     def forced_pairs(self) -> list[Pair]:
@@ -182,7 +190,10 @@ class Case:
     @property
     def sampled(self) -> tuple[str, ...]:
         """The texts that the model continues by sampling, for the extras."""
-        return sampled_prompts(self)
+        if self.ceiling:
+            return ()
+        asked = tuple(map(fuzzy_prompt, questions_of(self))) if FUZZY in self.extras else ()
+        return (*asked, *(generation_prompts(self) if {FLUENCY, CONSISTENCY} & set(self.extras) else ()))
 
     @property
     def _asked(self) -> dict[str, str]:
@@ -199,16 +210,6 @@ class Case:
     def stepped(self) -> frozenset[str]:
         """The texts of `continued` after which the model writes the steps first and then the answer."""
         return frozenset(stepped_from(query) for query in self._queries("steps"))
-
-    @property
-    def _fact_pairs(self) -> list[Pair]:
-        return [
-            Pair(prompt.rstrip(), target)
-            for edit in self.edits
-            for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)
-            for target in (edit.target_new, edit.target_true)
-            if target
-        ]
 
     @property
     def _probe_pairs(self) -> list[Pair]:
@@ -245,14 +246,14 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     """
     facts = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
     recalled = [question.recalled_relation for question in case.questions]
-    follows = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
+    multi_hop = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
     asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
-    if not facts and not follows:
+    if not facts and not multi_hop:
         return {}
-    found = {"fact_in_prompt": replace(asked, facts=facts, probes=_after_facts(follows, case.edits, recalled=False))}
+    found = {"fact_in_prompt": replace(asked, facts=facts, probes=_after_facts(multi_hop, case.edits, recalled=False))}
     if all(recalled):
         both = tuple(f"{one} {recalled_fact(relation or '')}" for one, relation in zip(facts, recalled, strict=True))
-        probes = _after_facts(follows, case.edits, recalled=True)
+        probes = _after_facts(multi_hop, case.edits, recalled=True)
         found["fact_and_relation_in_prompt"] = replace(asked, facts=both, probes=probes)
     return found
 
@@ -272,21 +273,13 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
     return tuple(probe.model_copy(update={"queries": tuple(map(after_facts, probe.queries))}) for probe in probes)
 
 
-def sampled_prompts(case: Case) -> tuple[str, ...]:
-    """The texts that a case's extras need to be continued by sampling."""
-    if case.ceiling:
-        return ()
-    asked = tuple(map(fuzzy_prompt, questions_of(case))) if FUZZY in case.extras else ()
-    return (*asked, *(generation_prompts(case) if {FLUENCY, CONSISTENCY} & set(case.extras) else ()))
-
-
 def fuzzy_prompt(question: str) -> str:
-    """A question in the form of GLAME's program."""
+    """Return a question in the form of GLAME's program."""
     return question + FUZZY_SUFFIX
 
 
 def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
-    """Each portability question with its right answers."""
+    """Return each portability question with its right answers."""
     answers = {question.question: right_answers(question) for question in case.questions}
     queries = (query for probe in case.group("portability") for query in probe.queries)
     return {
@@ -296,5 +289,5 @@ def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
 
 
 def generation_prompts(case: Case) -> tuple[str, ...]:
-    """The prompts of a case after which text is sampled for fluency and consistency."""
+    """Return the prompts of a case after which text is sampled for fluency and consistency."""
     return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)

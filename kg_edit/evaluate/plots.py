@@ -71,13 +71,19 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     """
     points = summary.curve or ()
     # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
-    known = dict.fromkeys(name for point in points for name, found in point.scores.items() if found.mean is not None)
+    known = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
     panels = {
         title: names
         for title, starts in _PANELS.items()
         if (names := [name for name in known if name.startswith(starts) and is_share(name)])
     }
-    tasks = _task_shares(points)
+    # Another panel has the metrics of tasks that lie between 0 and 1 at all points that have them.
+    values: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.general.items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    values.pop(PERPLEXITY, None)
+    tasks = [name for name, found in values.items() if found and 0 <= min(found) <= max(found) <= 1]
     ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
     lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
     count = max(1, len(panels) + bool(tasks) + ability)
@@ -113,17 +119,6 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
     axes.set_ylim(0, 1.02)
     legend_below(axes)
-
-
-def _task_shares(points: Sequence[CurvePoint]) -> list[str]:
-    """The metrics of tasks that lie between 0 and 1 at all points that have them."""
-    values: dict[str, list[float]] = {}
-    for point in points:
-        for name, value in point.general.items():
-            values.setdefault(name, []).extend([] if value is None else [value])
-    return [
-        name for name, found in values.items() if name != PERPLEXITY and found and 0 <= min(found) <= max(found) <= 1
-    ]
 
 
 def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:

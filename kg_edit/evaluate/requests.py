@@ -80,7 +80,7 @@ class CaseRequests:
         parts = (part for own in self.parts.values() for part in own)
         return (
             *(TextRequest("loglikelihood", (one.context, one.text)) for one in self.targets.values()),
-            *map(_asked_part, parts),
+            *map(_part_request, parts),
             *(TextRequest("generate_until", (prompt, _greedy(limit))) for prompt, limit in self.limits.items()),
         )
 
@@ -92,7 +92,14 @@ class CaseRequests:
         """
         given = iter(answers)
         nll = {pair: -next(given)[0] / target.tokens for pair, target in self.targets.items()}
-        shares = {pair: _share(own, [next(given) for _ in own]) for pair, own in self.parts.items()}
+        # The share of a target's tokens that are the arg-max. The answer to a part that was generated is a text.
+        shares = dict[Pair, float]()
+        for pair, own in self.parts.items():
+            right = 0
+            for part in own:
+                answer = next(given)
+                right += part.tokens * (answer == part.text if isinstance(answer, str) else answer[1])
+            shares[pair] = right / sum(part.tokens for part in own)
         scores = {
             pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan), tokens=self.targets[pair].tokens)
             for pair, loss in nll.items()
@@ -101,7 +108,7 @@ class CaseRequests:
         return Evidence(scores=scores, texts=texts)
 
     def metrics(self, answers: Sequence[Any]) -> dict[str, float]:
-        """The metrics that the case has; metrics that compare with the unedited model are missing."""
+        """Return the metrics that the case has; metrics that compare with the unedited model are missing."""
         evidence = self.evidence(answers)
         values = {name: metric(self.case, evidence) for name, metric in metrics_for(self.case).items()}
         return {name: float(value) for name, value in values.items() if value is not None}
@@ -112,8 +119,8 @@ def _greedy(limit: int, *, until: Sequence[str] = (LINE_END,)) -> dict[str, Any]
     return {"until": list(until), "max_gen_toks": limit, "do_sample": False}
 
 
-def _asked_part(part: Piece) -> TextRequest:
-    """The request that shows whether a part is the arg-max.
+def _part_request(part: Piece) -> TextRequest:
+    """Return the request whose answer shows whether a part is the arg-max.
 
     A part after white space is generated instead of scored, because the harness moves white space from the context's
     end into the continuation.
@@ -123,17 +130,8 @@ def _asked_part(part: Piece) -> TextRequest:
     return TextRequest("loglikelihood", (part.context, part.text))
 
 
-def _share(parts: Sequence[Piece], answers: Sequence[tuple[float, bool] | str]) -> float:
-    """The share of the parts' tokens that are the arg-max."""
-    right = 0
-    for part, answer in zip(parts, answers, strict=True):
-        is_right = answer == part.text if isinstance(answer, str) else answer[1]
-        right += part.tokens * is_right
-    return right / sum(part.tokens for part in parts)
-
-
 def target_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Piece:
-    """The pair's target, with the space that joins it to its prompt.
+    """Return the pair's target, with the space that joins it to its prompt.
 
     Raises:
         PromptError: the prompt's end and the target can't be separated in tokens.
@@ -151,21 +149,12 @@ def parts_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Iterator[Piece]:
         PromptError: the prompt's end and the target can't be separated in tokens.
     """
     prompt = encode(tokenizer, pair.prompt, target=pair.candidate)
-    text, start, done = prompt.text, len(pair.prompt), prompt.target_start  # characters and tokens so far
-    for end, tokens in _cuts(tokenizer, text, prompt.ids, start):
-        if tokens > done:
-            yield Piece(text[:start], text[start:end], tokens - done)
-            start, done = end, tokens
-    if done < len(prompt.ids):
-        yield Piece(text[:start], text[start:], len(prompt.ids) - done)
-
-
-def _cuts(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], start: int) -> Iterator[tuple[int, int]]:
-    """Yield the places after ``start`` where ``text`` can be cut between tokens.
-
-    Each comes as (place, number of tokens before it).
-    """
+    text, ids = prompt.text, list(prompt.ids)
+    start, done = len(pair.prompt), prompt.target_start  # characters and tokens so far
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     for tokens, (_, end) in enumerate(offsets[: len(ids)], 1):
-        if end > start and list(encode(tokenizer, text[:end]).ids) == list(ids[:tokens]):
-            yield end, tokens
+        if end > start and tokens > done and list(encode(tokenizer, text[:end]).ids) == ids[:tokens]:
+            yield Piece(text[:start], text[start:end], tokens - done)
+            start, done = end, tokens
+    if done < len(ids):
+        yield Piece(text[:start], text[start:], len(ids) - done)

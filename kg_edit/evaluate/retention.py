@@ -42,6 +42,7 @@ TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average"
 PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
 _TOKENS = 24  # tokens of an answer
+_LARGEST = 700.0  # nats; exp of more overflows a float
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
 
 
@@ -89,7 +90,7 @@ class RetentionTest:
             model.encode(pair.prompt, target=pair.candidate)
 
     def replies(self, model: LanguageModel) -> list[Reply]:
-        """The model's answers to the prompts in its form, plain or chat, in order.
+        """Return the model's answers to the prompts in its form, plain or chat, in order.
 
         Raises:
             ModelError: its output is not finite.
@@ -118,12 +119,18 @@ class RetentionTest:
             losses = score(model, map(pair_of, self.accurate))
             accurate = [Reply(False, losses[pair_of(query)].nll) for query in self.accurate]
         trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
+        # exp of the mean NLL over prompts; None if there is no prompt
+        losses_of = {name: mean(one.nll for one in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
+        perplexities = {
+            f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, _LARGEST))
+            for name, nll in losses_of.items()
+        }
         return {
             TRR: trr,
             ERR: err,
             AVERAGE: None if trr is None or err is None else (trr + err) / 2,
             ARR: None if self.accurate else mean(reply.right for reply in accurate),
-            **{f"{name}{PERPLEXITY}": _perplexity(of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))},
+            **perplexities,
         }
 
 
@@ -158,11 +165,6 @@ def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callab
         Reply(any(is_right(text, name) for names in query.answers for name in names), losses[pair].nll)
         for query, text, pair in zip(queries, texts, pairs, strict=True)
     ]
-
-
-def _perplexity(found: Sequence[Reply]) -> float | None:
-    nll = mean(reply.nll for reply in found)
-    return None if nll is None else math.exp(min(nll, 700.0))  # exp of more overflows a float
 
 
 def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:

@@ -365,7 +365,7 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: tqdm) -> Iterator[Sequenc
 def _compute_together(run: _Run, group: Sequence[Item]) -> None:
     """Edit and score records in one call each, every one alone on the unedited model, with the same results.
 
-    If a call fails, each record is edited and scored in its own turn, which shows which one failed.
+    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them.
     """
     run.steps.clear()
     run.scores.clear()

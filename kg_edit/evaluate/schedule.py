@@ -1,6 +1,6 @@
 """The schedule of a run: whether records are edited alone, in batches, in sequence, or in a sequence of batches.
 
-A `Schedule` assigns records to sequences and steps, a `CurvePlan` says which records are scored after each step, and a
+A `Schedule` assigns records to sequences and steps, a `CurvePlan` lists the records to score after each step, and a
 `Shard` is the part of a run's sequences for one process or machine.
 """
 
@@ -114,7 +114,7 @@ class CurvePlan:
 
     @classmethod
     def of(cls, schedule: Schedule, every: int | None = None, *, sample: int | None = None) -> CurvePlan:
-        """The plan with ``every``; by default with about ten points."""
+        """Return the plan with ``every``; by default with about ten points."""
         return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS), sample=sample)
 
     def scorings(self, records: int) -> Iterator[Scoring]:
@@ -122,16 +122,15 @@ class CurvePlan:
         for step in self.schedule.steps(records):
             last = step.stop == records
             on_curve = last or step.stop // self.every > step.start // self.every
-            places = self._places(step, on_curve=on_curve, last=last)
+            places: tuple[int, ...] = ()
+            if self.sample is None:  # the step's own records, after the earlier ones
+                places = (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
+            elif on_curve:
+                places = _spread(step.stop, most=self.sample)
             yield Scoring(step=step, edits=step.stop, places=places, on_curve=on_curve, last=last)
 
-    def _places(self, step: range, *, on_curve: bool, last: bool) -> tuple[int, ...]:
-        if self.sample is not None:
-            return _spread(step.stop, most=self.sample) if on_curve else ()
-        return (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
-
     def scored(self, ids: Sequence[str]) -> Sequence[str]:
-        """Those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
+        """Return those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
         if self.sample is None:
             return ids
         return [ids[place] for place in sorted({place for one in self.scorings(len(ids)) for place in one.places})]
@@ -170,5 +169,5 @@ class Shard:
         return f"{self.part}/{self.parts}"
 
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The part of ``items`` (sequences, or records edited alone) for this shard, in their order."""
+        """Return the part of ``items`` (sequences, or records edited alone) for this shard, in their order."""
         return items[self.part :: self.parts]

@@ -7,7 +7,7 @@ Scores of the unedited model are stored in the cache folder (`UneditedScores`): 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 from pydantic import ValidationError
@@ -127,18 +127,14 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
-    for prompt, name in _accepted(case):
+    # Each edit's statement with its target, and each prompt of a probe with each name of its answers.
+    accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
+    queries = (query for probe in case.probes for query in probe.queries)
+    accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
+    for prompt, name in accepted:
         if prompt in limits:
             limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
     return limits
-
-
-def _accepted(case: Case) -> Iterator[tuple[str, str]]:
-    """Yield each edit's statement with its target, and each prompt of a probe with each name that is accepted."""
-    if not case.ceiling:
-        yield from ((edit.text, edit.target_new) for edit in case.edits)
-    queries = (query for probe in case.probes for query in probe.queries)
-    yield from ((generated_from(query), name) for query in queries for names in query.answers for name in names)
 
 
 def _section(case: Case, evidence: Evidence) -> Section:

@@ -62,7 +62,11 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
             place = [names.index(loss)]
             means, spread = (np.c_[table, np.exp(np.minimum(table[:, place], _LARGEST))] for table in (means, spread))
             shown.append(perplexity)
-    return {name: _estimate(means[0, i], spread[:, i]) for i, name in enumerate(shown)}
+    found = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
+    for column in np.flatnonzero(~np.isnan(means[0])):
+        low, high = np.nanpercentile(spread[:, column], [2.5, 97.5])
+        found[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=float(low), ci95_high=float(high))
+    return found
 
 
 def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]:
@@ -89,13 +93,6 @@ def _means(values: Table, drawn: NDArray[Any]) -> Table:
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray((drawn @ np.where(present, values, 0.0)) / (drawn @ present))
-
-
-def _estimate(mean: float, spread: Table) -> Estimate:
-    if np.isnan(mean):
-        return Estimate(mean=None, ci95_low=None, ci95_high=None)
-    low, high = np.nanpercentile(spread, [2.5, 97.5])
-    return Estimate(mean=float(mean), ci95_low=float(low), ci95_high=float(high))
 
 
 class Difference(BaseModel):

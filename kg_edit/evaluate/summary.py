@@ -21,7 +21,6 @@ JUST_EDITED = "just_edited"
 CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
 SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
-
 _EDIT = "efficacy.greedy"
 
 
@@ -54,9 +53,14 @@ def curve(
     plan: CurvePlan,
     seed: int,
 ) -> tuple[CurvePoint, ...]:
-    """The points of the curve of a run with these ``sequences`` of ids.
+    """Return the points of a run's curve; the first one is before any edit, with all records.
 
-    The first point has no edits, and all records.
+    Args:
+        sequences: the ids of each sequence of edits.
+        records: the joined records, by id.
+        points: the measured points of general ability and retention.
+        plan: the records that are scored after each step.
+        seed: the seed of the intervals.
     """
     # edits in the model -> the (id, section) of each record that is scored there
     asked: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
@@ -68,41 +72,36 @@ def curve(
     general: dict[int, list[Point]] = {}
     for point in points:
         general.setdefault(point.edits, []).append(point)
-    names = tuple(dict.fromkeys(name for some in general.values() for point in some for name in point.scores))
-    return tuple(_point(edits, asked[edits], records, general.get(edits, []), names, seed) for edits in sorted(asked))
+    # The retention rates that some point of the run has: a point whose model could not be asked counts with 0.
+    measures = dict.fromkeys(name for some in general.values() for point in some for name in point.scores)
+    rated = [name for name in measures if name.startswith(PREFIX)]
 
-
-def _point(
-    edits: int,
-    keys: Sequence[tuple[str, str]],
-    records: Mapping[str, RunRecord],
-    general: Sequence[Point],
-    names: Sequence[str],
-    seed: int,
-) -> CurvePoint:
-    """A point of the curve.
-
-    ``names`` are all measures of general ability and retention that some point of the run has.
-    """
-    # A record that the unedited model could not be scored on is in no point.
-    usable = [(records[name], section) for name, section in keys if name in records and BASE in records[name].scores]
-    rows = [record.scores[section] for record, section in usable if section in record.scores]
-    now = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
-    rated = [name for name in names if name.startswith(PREFIX)]
-    found = [None if point.error is not None else point.scores for point in general]
-    return CurvePoint(
-        edits=edits,
-        n=len(usable),
-        failed=sum(section in record.broken for record, section in usable),
-        scores=estimates(rows, names=metric_names(rows), seed=seed),
-        retention=rates(found, rated) if rated else {ERR: mean(now.values())},
-        general={
-            name: mean([point.scores.get(name) for point in general])
-            for name in dict.fromkeys(name for point in general for name in point.scores)
-            if name not in rated
-        },
-        general_failed=sum(point.error is not None for point in general),
-    )
+    found = []
+    for edits in sorted(asked):
+        # A record that the unedited model could not be scored on is in no point.
+        known = [(records[name], section) for name, section in asked[edits] if name in records]
+        usable = [(record, section) for record, section in known if BASE in record.scores]
+        rows = [record.scores[section] for record, section in usable if section in record.scores]
+        # Without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0.
+        retained = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
+        measured = general.get(edits, [])
+        scores = [None if point.error is not None else point.scores for point in measured]
+        found.append(
+            CurvePoint(
+                edits=edits,
+                n=len(usable),
+                failed=sum(section in record.broken for record, section in usable),
+                scores=estimates(rows, names=metric_names(rows), seed=seed),
+                retention=rates(scores, rated) if rated else {ERR: mean(retained.values())},
+                general={
+                    name: mean([point.scores.get(name) for point in measured])
+                    for name in dict.fromkeys(name for point in measured for name in point.scores)
+                    if name not in rated
+                },
+                general_failed=scores.count(None),
+            )
+        )
+    return tuple(found)
 
 
 Estimates = dict[str, Estimate]

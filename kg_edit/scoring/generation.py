@@ -135,32 +135,32 @@ TOTAL_TOKENS = 100  # of the prompt and the sampled text
 _LIKELIEST = 5
 
 
+@torch.no_grad()
 def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
-    """Sample text after each prompt: from the 5 most probable tokens at each step, to 100 tokens including the prompt.
+    """Return each prompt with a text sampled after it: top-5 sampling, to 100 tokens including the prompt.
 
     The seed is a hash of the prompt, so a text does not depend on the other prompts. The state of the global random
-    generators is restored. Returns each prompt with its whole text.
+    generators is restored.
 
     Raises:
         ModelError: a prompt does not fit into the model's positions.
     """
-    return {prompt: _sample(model, prompt) for prompt in dict.fromkeys(prompts)}
-
-
-@torch.no_grad()
-def _sample(model: LanguageModel, prompt: str) -> str:
-    encoded = model.encode(prompt)
-    more = TOTAL_TOKENS - len(encoded.ids)
-    if more <= 0:
-        return prompt
-    check_lengths(model, [encoded], more=more)
-    ids = torch.tensor([encoded.ids], device=model.device)
     generate, end = cast(Callable[..., Tensor], model.model.generate), model.tokenizer.eos_token_id
-    settings = GenerationConfig(
-        max_new_tokens=more, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
-    )
-    with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
-        output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-    written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
-    return prompt + str(written)
+    texts: dict[str, str] = {}
+    for prompt in dict.fromkeys(prompts):
+        encoded = model.encode(prompt)
+        more = TOTAL_TOKENS - len(encoded.ids)
+        if more <= 0:  # a prompt of 100 tokens leaves no room for a text
+            texts[prompt] = prompt
+            continue
+        check_lengths(model, [encoded], more=more)
+        ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
+        settings = GenerationConfig(
+            max_new_tokens=more, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
+        )
+        with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
+            torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
+            output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
+        texts[prompt] = prompt + str(written)
+    return texts

@@ -187,16 +187,21 @@ class _Decoder:
         batch: _Batch | None = None
         for group in groups:
             if batch:
-                batch = self._write_on(batch, until=BATCH_ROWS - len(group) if self._may_join(batch, group) else 0)
+                # The group joins when there is room for it; if padding would change the results, after all others.
+                longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in group))
+                may_join = mask_decides(self.model, longest + max(self.limits))
+                batch = self._write_on(batch, until=BATCH_ROWS - len(group) if may_join else 0)
             batch = _joined(batch, self._read(group))
         if batch:
             self._write_on(batch, until=0)
-        return [self._written(some) for some in self._best]
-
-    def _may_join(self, batch: _Batch, places: Sequence[int]) -> bool:
-        """Whether the rows may be padded to one batch without a change of the results."""
-        longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in places))
-        return mask_decides(self.model, longest + max(self.limits))
+        written = []
+        for best in self._best:
+            if best:
+                likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, kept]
+            else:
+                likeliest, probabilities = torch.zeros(0, self.kept, dtype=torch.long), torch.zeros(0, self.kept)
+            written.append(Written(tuple(likeliest[:, 0].tolist()), likeliest, probabilities))
+        return written
 
     def _read(self, places: list[int]) -> _Batch:
         """Read the rows ``places``, and write their first token."""
@@ -233,23 +238,21 @@ class _Decoder:
     ) -> Tensor:
         """Logits [rows, vocabulary] after the last token. ``begins``: this token is the last one of a prompt."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
-        owners, patches = self._owners(inside)
+        # Rows of one patch have one owner, so that its weights are computed once.
+        distinct = {id(self.patches[place]): self.patches[place] for place in inside}
+        numbers = {key: number for number, key in enumerate(distinct)}
+        owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])  # [rows, 1]
+        ends = torch.zeros(ids.shape, dtype=torch.bool)
+        ends[:, -1] = True  # a prompt ends at the last token of its row
         with (
-            each_patched(self.model, patches, owners),
-            with_prompt_ends(self.model, _last_of(ids) if begins else None),
+            each_patched(self.model, list(distinct.values()), owners),
+            with_prompt_ends(self.model, ends if begins else None),
             watched(self.model.blocks[-1], lambda _, output: final.append(output)),
         ):
             base_model(self.model)(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
         return self.model.logits(final[0][:, -1]).float()
-
-    def _owners(self, inside: Sequence[int]) -> tuple[Tensor, list[WeightPatch | None]]:
-        """The owner number of each row, and the patch of each owner. Rows of one patch have one owner."""
-        distinct = {id(self.patches[place]): self.patches[place] for place in inside}
-        numbers = {key: number for number, key in enumerate(distinct)}
-        owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])
-        return owners, list(distinct.values())
 
     def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
         """Record the next token of each active row, and mark the rows that are finished."""
@@ -263,12 +266,6 @@ class _Decoder:
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
         """The last token of each row, [rows, 1]."""
         return torch.stack([self._best[place][-1][0][0] for place in inside])[:, None].to(self.model.device)
-
-    def _written(self, best: list[tuple[Tensor, Tensor]]) -> Written:
-        if not best:
-            return Written((), torch.zeros(0, self.kept, dtype=torch.long), torch.zeros(0, self.kept))
-        likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))
-        return Written(tuple(likeliest[:, 0].tolist()), likeliest, probabilities)
 
 
 def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:
@@ -292,10 +289,3 @@ def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
 def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
     layers: list[Any] = list(cache.layers)
     return tuple((layer.keys, layer.values) for layer in layers)
-
-
-def _last_of(ids: Tensor) -> Tensor:
-    """A mask [rows, tokens] of the last token of each row."""
-    marks = torch.zeros(ids.shape, dtype=torch.bool)
-    marks[:, -1] = True
-    return marks

@@ -49,7 +49,7 @@ class TokenScores(NamedTuple):
 
     @property
     def total_nll(self) -> float:
-        """-log p of the whole candidate, in nats."""
+        """The negative log-likelihood of the whole candidate, sum over its tokens, in nats."""
         return self.nll * self.tokens
 
 

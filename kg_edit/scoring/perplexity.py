@@ -16,6 +16,7 @@ _LONGEST = 32  # characters a token, at most: the text beyond tokens * _LONGEST 
 PERPLEXITY = "general.perplexity"
 
 
+@torch.no_grad()
 def perplexity(
     model: LanguageModel, text: str, *, window: int = WINDOW, stride: int = STRIDE, tokens: int | None = TOKENS
 ) -> float:
@@ -42,7 +43,10 @@ def perplexity(
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
         if end > done:  # of this window, only the tokens that no earlier window has
-            losses.append(_losses(model, ids[start:end])[done - start - 1 :])
+            own = ids[start:end]
+            logits = model.model(input_ids=own[None].to(model.device), use_cache=False).logits[0, :-1].float()
+            nll = torch.nn.functional.cross_entropy(logits, own[1:].to(logits.device), reduction="none")
+            losses.append(nll[done - start - 1 :].cpu())  # nll: [window - 1], of each token except the first
             done = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
@@ -50,13 +54,6 @@ def perplexity(
     if not math.isfinite(mean) or mean > math.log(torch.finfo(torch.float64).max):
         raise ModelError("the model's output on the text for general ability is not finite; load the model in float32")
     return math.exp(mean)
-
-
-@torch.no_grad()
-def _losses(model: LanguageModel, ids: Tensor) -> Tensor:
-    """-log p of each token of ids [tokens] except the first: [tokens - 1], in nats."""
-    logits = model.model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
-    return torch.nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu()
 
 
 def read_text(path: Path) -> str:

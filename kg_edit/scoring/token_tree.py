@@ -39,12 +39,20 @@ class TokenTree:
         ``end``.
         """
         path: list[int] = []
+        parent = -1 - owner  # the roots of the owners are -1, -2, …
         for depth, token in enumerate(ids):
-            path.append(self._child(path[-1] if path else -1 - owner, token, depth, owner, depth == end))
+            node = self._children.setdefault((parent, token, depth == end), len(self.tokens))
+            if node == len(self.tokens):  # a beginning that no earlier sequence has
+                self.tokens.append(token)
+                self._parents.append(parent)
+                self.depths.append(depth)
+                self.owners.append(owner)
+            path.append(node)
+            parent = node
         return path
 
     def missing(self, ids: Sequence[int], *, owner: int = 0) -> int:
-        """The number of nodes that `add` would make for a sequence without an ``end``."""
+        """Return the number of nodes that `add` would make for a sequence without an ``end``."""
         node = -1 - owner
         for depth, token in enumerate(ids):
             found = self._children.get((node, token, False))
@@ -52,15 +60,6 @@ class TokenTree:
                 return len(ids) - depth
             node = found
         return 0
-
-    def _child(self, parent: int, token: int, depth: int, owner: int, ends: bool) -> int:
-        node = self._children.setdefault((parent, token, ends), len(self.tokens))
-        if node == len(self.tokens):
-            self.tokens.append(token)
-            self._parents.append(parent)
-            self.depths.append(depth)
-            self.owners.append(owner)
-        return node
 
     def seen(self, width: int) -> Tensor:
         """Return which nodes each node attends to, bool [width, width]; padding attends to itself alone."""
@@ -78,19 +77,19 @@ class TreeRows:
     trees: Sequence[TokenTree]
 
     def ids(self) -> Tensor:
-        """Token ids of the nodes, [rows, width]."""
+        """Return the token ids of the nodes, [rows, width]."""
         return self._padded(lambda tree: tree.tokens, 0)
 
     def positions(self) -> Tensor:
-        """Position ids (the depth of a node in its tree), [rows, width]."""
+        """Return the position ids (the depth of a node in its tree), [rows, width]."""
         return self._padded(lambda tree: tree.depths, 0)
 
     def owners(self) -> Tensor:
-        """The owner of each node, as given to `TokenTree.add`, [rows, width]."""
+        """Return the owner of each node, as given to `TokenTree.add`, [rows, width]."""
         return self._padded(lambda tree: tree.owners, -1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """The additive attention mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
+        """Return the additive mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
         seen = torch.stack([tree.seen(self._width) for tree in self.trees])[:, None]
         return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 

@@ -27,8 +27,12 @@ _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 def ngram_entropy(text: str) -> float:
     """Return the weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
-    tokens = words(text)
-    return sum(weight * _entropy(tokens, size) for size, weight in _WEIGHTS.items()) / len(_WEIGHTS)
+    tokens, total = words(text), 0.0
+    for size, weight in _WEIGHTS.items():
+        grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
+        shares = [count / grams.total() for count in grams.values()]
+        total -= weight * sum(share * math.log2(share) for share in shares)  # H_n = - sum p log2 p
+    return total / len(_WEIGHTS)
 
 
 def tfidf_similarity(text: str, references: Sequence[str]) -> float:
@@ -65,21 +69,11 @@ def _fuzzy(case: Case, evidence: Evidence) -> float | None:
     )
 
 
-def _fluency(case: Case, evidence: Evidence) -> float | None:
-    return mean(ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case))
-
-
 def _consistency(case: Case, evidence: Evidence) -> float | None:
     prompts = generation_prompts(case)
     if not prompts or not case.references:
         return None
     return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
-
-
-def _entropy(tokens: Sequence[str], size: int) -> float:
-    grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
-    total = grams.total()
-    return -sum(count / total * math.log2(count / total) for count in grams.values())
 
 
 _SAMPLED = "The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 tokens in all"
@@ -93,7 +87,7 @@ EXTRAS: Mapping[str, Metric] = {
         needs=("portability",),
     ),
     FLUENCY: Metric(
-        compute=_fluency,
+        compute=lambda case, evidence: mean(ngram_entropy(evidence.samples[one]) for one in generation_prompts(case)),
         formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         f"generation prompts. {_SAMPLED}, the prompt's among them.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
