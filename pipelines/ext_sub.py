@@ -1,6 +1,6 @@
 """Measure what Ext-Sub takes away, and what it costs, on two data sets of KnowEdit (tables ext-sub-* of results/).
 
-python pipelines/ext_sub.py sanitation     # answers that must not be told any more, and answers that must stay
+python pipelines/ext_sub.py sanitation     # forbidden answers, and answers to retain
 python pipelines/ext_sub.py wikibio        # true sentences of a biography, and false ones
 
 **Sanitation**: the expert learns "I don't know." for some questions, and the answers of others, which must stay; the
@@ -69,7 +69,7 @@ def sanitation(limit: int) -> Study:
         columns={
             "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in asked],
             '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in asked],
-            "kept answer (lower)": [
+            "retained answer (lower)": [
                 pair_of(query) for record in test for query in locality_queries(record.edits[0], record)
             ],
         },
