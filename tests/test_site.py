@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from kg_edit.methods import method_names
 from tests.pages import ROOT
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def pages(site: Path) -> dict[Path, Contents]:
     return found
 
 
-def test_no_page_asks_another_machine_for_anything(site: Path, pages: dict[Path, Contents]) -> None:
+def test_page_loads_nothing_from_another_machine(site: Path, pages: dict[Path, Contents]) -> None:
     asked = {file.name: [load for load in page.loads if OUTSIDE.match(load)] for file, page in pages.items()}
     assert {name: loads for name, loads in asked.items() if loads} == {}
     styled = [file for kind in ("*.css", "*.svg", "*.html") for file in site.rglob(kind)]
@@ -80,7 +81,7 @@ def test_no_page_asks_another_machine_for_anything(site: Path, pages: dict[Path,
     assert {file.name: page.components & asking for file, page in pages.items() if page.components & asking} == {}
 
 
-def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Contents]) -> None:
+def test_link_and_anchor_exist(site: Path, pages: dict[Path, Contents]) -> None:
     broken = []
     for file, page in pages.items():
         for link in [*page.links, *page.loads]:
@@ -95,13 +96,15 @@ def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Contents]) -> 
     assert broken == []
 
 
-def test_no_markup_is_left_over(pages: dict[Path, Contents]) -> None:
+def test_page_has_no_unread_markup(pages: dict[Path, Contents]) -> None:
     """What GitHub reads as markup and Python-Markdown does not."""
     left = {file.name: LEFT_OVER.findall(page.text) for file, page in pages.items()}
     assert {name: found for name, found in left.items() if found} == {}
 
 
-def test_the_reference_is_made_of_the_docstrings(site: Path) -> None:
+def test_reference_has_docstrings_and_settings(site: Path) -> None:
     page = (site / "reference" / "kg_edit.html").read_text(encoding="utf-8")
     assert "Raises:" in page and "what the edited model should predict" in page
     assert 'id="kg_edit.LanguageModel.load"' in page and "kg_edit.Edit.text" in page
+    settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")
+    assert [name for name in method_names() if f'id="{name}"' not in settings] == []
