@@ -107,7 +107,7 @@ class FactTable:
 
     def leads_to(self, item: str) -> list[tuple[str, str]]:
         """(relation, thing) of all statements thing -relation-> item that were read."""
-        return self._incoming.get(item, [])
+        return sorted(self._incoming.get(item, []))  # the source gives statements in no order
 
     def classes(self, item: str) -> frozenset[str]:
         """Return the classes of an item that has been read."""

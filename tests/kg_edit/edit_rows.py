@@ -1,4 +1,4 @@
-"""Files of edits, right and wrong ones, and what is said of them."""
+"""Files of edits, right and wrong ones, and their messages."""
 
 from __future__ import annotations
 

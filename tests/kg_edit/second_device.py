@@ -1,8 +1,8 @@
 """A second device, made of the CPU through torch's own hook for backends in Python.
 
-A tensor there holds a CPU tensor and says that it is elsewhere. An operation on tensors of both devices fails, as with
+A tensor there wraps a CPU tensor and reports the other device. An operation on tensors of both devices fails, as with
 an accelerator: all but copies, and CPU numbers of no dimension. Indices on the CPU, which an accelerator takes, fail
-too: the CPU stands for another accelerator. What is registered stays, so this belongs in a process of its own.
+too: the CPU represents another accelerator. A registration can't be removed, so this needs a process of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESIZING = (torch.tensor, torch.as_tensor, torch.eye)  # make an empty tensor f
 
 
 class Held(Tensor):
-    """A tensor elsewhere: ``held`` is what it is made of."""
+    """A tensor elsewhere: ``held`` is the CPU tensor."""
 
     held: Tensor
 

@@ -94,7 +94,7 @@ def _trained(model: LanguageModel) -> Tensor:
 
 
 def _net_trained(model: LanguageModel) -> Tensor:
-    """With the edited block beside the network, and away from it."""
+    """With the edited block on the network's device, and on the other one."""
     found: list[float] = []
     for layer in (1, 3):
         with TemporaryDirectory() as folder:

@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment
 from kg_edit.covariance.hub import FolderPlace, pull
 from kg_edit.covariance.moment import flat_size, moment_problem
-from kg_edit.covariance.store import CovarianceConfig, _identities, find_covariance, measure_shard
+from kg_edit.covariance.store import CovarianceConfig, find_covariance, measure_covariances, measure_shard
 from kg_edit.errors import CovarianceError, ModelError
 from kg_edit.methods.glame_net.network import FORMAT, NetManifest, NetTraining, load_net
 from kg_edit.methods.trained.files import NETWORK
@@ -29,10 +28,10 @@ MOMENT = KEYS.T @ KEYS / 1000
 FLAT = torch.cat([MOMENT[:256].reshape(-1), MOMENT[256:, 256:].reshape(-1)])
 
 
-def forged(folder: Path, tensors: dict[str, torch.Tensor], *, identity: Identity = IDENTITY, **said: object) -> Path:
+def forged(folder: Path, tensors: dict[str, torch.Tensor], *, identity: Identity = IDENTITY, **fields: object) -> Path:
     """A covariance's two files with some fields or tensors of our own."""
-    fields = {"count": 3, "chunks": 1, "model_name": "named", "size": SIZE} | said
-    manifest = Manifest(**identity.model_dump(), **fields)  # type: ignore[arg-type]
+    every = {"count": 3, "chunks": 1, "model_name": "named", "size": SIZE} | fields
+    manifest = Manifest(**identity.model_dump(), **every)  # type: ignore[arg-type]
     folder.mkdir(exist_ok=True)
     path = moment_path(folder, identity)
     save_file(tensors, path, metadata={"manifest": manifest.model_dump_json()})
@@ -46,7 +45,7 @@ def changed(change: Callable[[torch.Tensor], object]) -> dict[str, torch.Tensor]
     return {"upper": copy}
 
 
-def test_what_was_measured_is_taken(tmp_path: Path) -> None:
+def test_measured_file_is_read_and_pulled(tmp_path: Path) -> None:
     forged(tmp_path / "place", {"upper": FLAT})
     found, _ = read_moment(moment_path(tmp_path / "place", IDENTITY), IDENTITY, size=SIZE)
     torch.testing.assert_close(found, MOMENT)
@@ -61,7 +60,7 @@ def test_file_of_a_later_version_is_refused_in_one_sentence(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said", "message"),
+    ("tensors", "fields", "message"),
     [
         ({"upper": FLAT[:-1]}, {}, "expected a matrix of size 300"),
         ({"upper": FLAT.reshape(1, -1)}, {}, "expected a matrix of size"),
@@ -80,28 +79,27 @@ def test_file_of_a_later_version_is_refused_in_one_sentence(tmp_path: Path) -> N
         (changed(lambda c: c[5].fill_(float("nan"))), {}, "not finite"),
     ],
 )
-def test_what_can_be_no_covariance_is_not_pulled(
-    tmp_path: Path, tensors: dict[str, torch.Tensor], said: dict[str, object], message: str
+def test_pull_refuses_impossible_covariances(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], fields: dict[str, object], message: str
 ) -> None:
     if message == "larger than both":
         tensors["upper"][1] = 1e6
-    forged(tmp_path / "place", tensors, **said)
+    forged(tmp_path / "place", tensors, **fields)
     with pytest.raises(CovarianceError, match=message):
         pull(FolderPlace(tmp_path / "place"), tmp_path / "store")
     assert not list((tmp_path / "store").glob("*.*"))
 
 
-def test_a_second_moment_may_have_zeros() -> None:
+def test_moment_of_zeros_is_accepted() -> None:
     assert moment_problem(torch.zeros(flat_size(SIZE)), SIZE) is None
 
 
-def test_a_size_that_is_not_the_models_takes_no_memory(tmp_path: Path) -> None:
+def test_wrong_size_is_refused_before_memory_is_used(tmp_path: Path) -> None:
     """A file of 50 MB would become a matrix of 100 MB."""
     model, config = tiny("llama"), CovarianceConfig(tokens=200)
-    corpus = open_corpus(config.corpus, seed=config.seed)
-    (identity,) = _identities(model, [1], corpus, config).values()
+    (measured,) = measure_covariances(model, [1], config, folder=tmp_path, progress=False).values()
     size = 5_000
-    forged(tmp_path, {"upper": torch.zeros(flat_size(size))}, identity=identity, count=300, size=size)
+    forged(tmp_path, {"upper": torch.zeros(flat_size(size))}, identity=measured.identity, count=300, size=size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CovarianceError, match=r"has the size 5000, but .* of this model has \d+ inputs"):
         find_covariance(model, 1, config, folder=tmp_path, progress=False)
@@ -109,7 +107,7 @@ def test_a_size_that_is_not_the_models_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
+def test_shard_file_of_another_size_is_refused(tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=200)
     path = measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
     assert isinstance(path, Path)
@@ -118,10 +116,10 @@ def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
 
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
-        said = file.metadata()
-    wrong = json.loads(said["manifest"]) | {"sizes": {"1": 10**11}}
+        metadata = file.metadata()
+    wrong = json.loads(metadata["manifest"]) | {"sizes": {"1": 10**11}}
     for name, changes in (("half.1", torch.zeros(3)), ("probes.1", torch.zeros(2, 3)), ("total.1", torch.zeros(3))):
-        save_file({**tensors, name: changes}, path, metadata=said)
+        save_file({**tensors, name: changes}, path, metadata=metadata)
         with pytest.raises(CovarianceError, match="is damaged"):
             measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
     save_file(tensors, path, metadata={"manifest": json.dumps(wrong)})
@@ -129,7 +127,7 @@ def test_sums_of_another_size_are_damaged(tmp_path: Path) -> None:
         measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
 
 
-def test_a_networks_settings_take_no_memory_that_its_tensors_do_not_fill(tmp_path: Path) -> None:
+def test_network_file_of_another_size_is_refused_before_memory_is_used(tmp_path: Path) -> None:
     model = tiny("llama")
     made = NetManifest.of(model, NetTraining(hidden=8))
     wide = made.model_copy(update={"training": made.training.model_copy(update={"hidden": 200_000})})
@@ -142,7 +140,7 @@ def test_a_networks_settings_take_no_memory_that_its_tensors_do_not_fill(tmp_pat
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
-def test_a_rank_beyond_the_models_is_refused() -> None:
+def test_rank_beyond_the_model_is_refused() -> None:
     from kg_edit.errors import ConfigError
 
     with pytest.raises(ConfigError, match="allows at most"):

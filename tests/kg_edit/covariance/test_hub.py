@@ -61,7 +61,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> RemoteFolder:
     return FolderPlace(folder) if request.param == "folder" else HubPlace("someone/covariances", api=FolderApi(folder))
 
 
-def test_pushed_and_pulled_is_the_same(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
+def test_push_and_pull_give_the_same_files(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
     assert len(push(place, stored_covariances(store), store)) == 3
     assert push(place, stored_covariances(store), store) == [], "what is there is not sent again"
     pulled = pull(place, tmp_path / "mine")
@@ -75,7 +75,7 @@ def test_pushed_and_pulled_is_the_same(place: RemoteFolder, store: Path, tmp_pat
     assert torch.equal(moment, torch.tensor([[4.0, 1.0], [1.0, 2.0]]))
 
 
-def test_some_of_them(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
+def test_pull_selects_by_id_and_model(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
     push(place, stored_covariances(store), store)
     one = stored_covariances(store)[0].id
     assert [found.id for found in pull(place, tmp_path / "one", ids=[one[:6]])] == [one]
@@ -85,7 +85,7 @@ def test_some_of_them(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
         pull(place, tmp_path, ids=[one, "xyz"])
 
 
-def test_what_is_damaged_is_neither_pushed_nor_pulled(store: Path, tmp_path: Path) -> None:
+def test_damaged_covariance_is_neither_pushed_nor_pulled(store: Path, tmp_path: Path) -> None:
     place = FolderPlace(tmp_path / "place")
     push(place, stored_covariances(store), store)
     name = stored_covariances(store)[0].id
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_neither_pushed_nor_pulled(store: Path, tmp_path: Pat
         push(FolderPlace(tmp_path / "other"), manifests, store)
 
 
-def test_a_covariance_under_another_name_is_refused(store: Path, tmp_path: Path) -> None:
+def test_pull_refuses_another_covariances_name(store: Path, tmp_path: Path) -> None:
     place = FolderPlace(tmp_path / "place")
     first, second, _ = stored_covariances(store)
     push(place, [first, second], store)
@@ -110,7 +110,7 @@ def test_a_covariance_under_another_name_is_refused(store: Path, tmp_path: Path)
         pull(place, tmp_path / "mine")
 
 
-def test_two_pulls_into_one_store_leave_each_other_alone(store: Path, tmp_path: Path) -> None:
+def test_two_pulls_do_not_disturb_each_other(store: Path, tmp_path: Path) -> None:
     """A second pull that comes and goes while the first one holds its download."""
     folder, mine = tmp_path / "place", tmp_path / "mine"
     push(FolderPlace(folder), stored_covariances(store), store)
@@ -126,13 +126,13 @@ def test_two_pulls_into_one_store_leave_each_other_alone(store: Path, tmp_path: 
     assert not list(mine.glob(".incoming*"))
 
 
-def test_a_repository_is_made_in_one_commit(store: Path, tmp_path: Path) -> None:
+def test_push_makes_one_commit(store: Path, tmp_path: Path) -> None:
     api = FolderApi(tmp_path / "place")
     push(HubPlace("someone/covariances", api=api, private=True), stored_covariances(store), store)
     assert (api.commits, api.private) == (1, True)
 
 
-def test_the_hubs_own_errors_are_told(tmp_path: Path, store: Path) -> None:
+def test_hub_error_is_in_the_message(tmp_path: Path, store: Path) -> None:
     class Refusing(FolderApi):
         def list_repo_files(self, repo_id: str, *, repo_type: str) -> list[str]:
             raise OSError("401 Unauthorized\nmore")
@@ -141,7 +141,7 @@ def test_the_hubs_own_errors_are_told(tmp_path: Path, store: Path) -> None:
         pull(HubPlace("someone/covariances", api=Refusing(tmp_path)), tmp_path)
 
 
-def test_places_by_name(tmp_path: Path) -> None:
+def test_open_place_by_name(tmp_path: Path) -> None:
     assert open_place(f"file://{tmp_path}/a%20b") == FolderPlace(tmp_path / "a b")
     assert open_place("./here") == FolderPlace(Path("here"))
     hub = open_place("hf:someone/covariances")

@@ -1,4 +1,4 @@
-"""One pass for several layers: the same sums as alone, resumed bit for bit, with an error that is what it says."""
+"""One pass for several layers: the same sums as alone, resumed bit for bit, with a measured error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge:
 
 
 @pytest.mark.slow
-def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
+def test_layers_together_equal_layers_alone(tmp_path: Path) -> None:
     together = of(tmp_path / "together", 0, 1, 3)
     for layer, found in together.items():
         alone = of(tmp_path / "alone", layer)[layer]
@@ -58,7 +58,7 @@ def test_layers_together_are_the_layers_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_layers_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
+def test_stored_layers_are_not_measured_again(tmp_path: Path) -> None:
     of(tmp_path, 1)
     seen: list[int] = []
     with watched(tiny("llama").down_projection(1), lambda *_: seen.append(1)):
@@ -69,7 +69,7 @@ def test_layers_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_the_forward_ends_at_the_highest_layer(family: str) -> None:
+def test_forward_pass_ends_at_the_highest_layer(family: str) -> None:
     model = tiny(family)
     ran: list[str] = []
     keys: dict[int, list[Tensor]] = {0: [], 2: []}
@@ -87,7 +87,7 @@ def test_the_forward_ends_at_the_highest_layer(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_packed_texts_do_not_see_each_other(family: str) -> None:
+def test_packed_texts_do_not_attend_to_each_other(family: str) -> None:
     model = tiny(family)
     rows = [model.tokenizer(text[start:])["input_ids"] for text in TEXT[:3] for start in (0, 30, 60)]
 
@@ -105,7 +105,7 @@ def test_packed_texts_do_not_see_each_other(family: str) -> None:
     assert agree == (family not in UNPACKED)
 
 
-def test_packing_leaves_next_to_nothing_empty() -> None:
+def test_packing_leaves_little_padding() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = [[1] * int(n) for n in torch.randint(3, 257, (200,), generator=generator)]
     batches = list(packed_batches(rows, torch.device("cpu")))
@@ -119,9 +119,7 @@ def test_packing_leaves_next_to_nothing_empty() -> None:
 
 
 @pytest.mark.parametrize("killed_in", keep_first(range(4), keep=2))
-def test_killed_anywhere_it_goes_on_to_the_same_files(
-    killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of(tmp_path / "whole", 1, 2)
     feed = SelfCorpus.feed
     asked: list[int] = []
@@ -141,7 +139,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_files(
     assert _files(tmp_path / "part") == _files(tmp_path / "whole")
 
 
-def test_a_file_that_is_too_short_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_short_file_is_refused_before_the_pass(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT[0])
     with (
         watched(tiny("llama").blocks[0], lambda *_: pytest.fail("the model ran")),
@@ -150,21 +148,21 @@ def test_a_file_that_is_too_short_is_refused_before_the_work(tmp_path: Path) -> 
         of(tmp_path / "store", 1, corpus=str(tmp_path / "text.txt"))
 
 
-def test_a_stream_that_is_too_short_is_refused_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_stream_is_refused_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = SelfCorpus.chunks
     monkeypatch.setattr(SelfCorpus, "chunks", lambda *args, **options: islice(chunks(*args, **options), 2))
     with pytest.raises(CovarianceError, match="ends after 1024 of 2048 tokens"):
         of(tmp_path, 1)
 
 
-def test_a_damaged_rest_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_partial_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     partial = _stopped(tmp_path, monkeypatch)
     partial.write_bytes(partial.read_bytes()[:-9])
     with pytest.raises(CovarianceError, match=r"partial.safetensors is damaged .* delete the file"):
         of(tmp_path, 1)
 
 
-def test_keys_that_overflow_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinite_keys_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks: list[int] = []
 
     def infinite(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
@@ -177,15 +175,15 @@ def test_keys_that_overflow_are_told_at_once(tmp_path: Path, monkeypatch: pytest
     assert chunks == [0, 1]
 
 
-def test_layers_of_several_sizes_need_a_number_of_tokens() -> None:
+def test_layers_of_several_sizes_need_tokens() -> None:
     model = tiny("llama")
-    said = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
+    identities = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
     with pytest.raises(CovarianceError, match="different sizes; give the number of tokens"):
-        measure.start(model, said, Path("unused"), ridge=0.0)
+        measure.start(model, identities, Path("unused"), ridge=0.0)
 
 
 @pytest.mark.slow
-def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:
+def test_stored_sums_do_not_grow_with_the_text(tmp_path: Path) -> None:
     sizes = []
     config = CovarianceConfig(tokens=16 * CHUNK)
     end = Sums.end_chunk
@@ -203,7 +201,7 @@ def test_nothing_kept_grows_with_the_text(tmp_path: Path) -> None:
     assert set(sizes[1:]) == {2 * 48 * 48 + KEYS * 48}
 
 
-def test_a_doubling_by_hand() -> None:
+def test_doubling_equals_hand_computation() -> None:
     def covariance(*diagonal: float, tokens: int) -> Covariance:
         return Covariance(moment=torch.diag(torch.tensor(diagonal)), tokens=tokens, ridge=0.0, id="toy")
 
@@ -218,7 +216,7 @@ def test_a_doubling_by_hand() -> None:
     assert doubling(before, after, torch.zeros(0, 2)) is None
 
 
-def test_a_probe_in_the_sum_does_not_turn_its_own_direction() -> None:
+def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
     keys = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     probe = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     alone = Covariance(moment=keys.T @ keys, tokens=20, ridge=0.0, id="")
@@ -228,24 +226,24 @@ def test_a_probe_in_the_sum_does_not_turn_its_own_direction() -> None:
     assert found.max_degrees < 1e-6
 
 
-def test_the_doublings_are_those_of_runs_of_half_the_tokens(tmp_path: Path) -> None:
+def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     model = tiny("llama")
     config = CovarianceConfig(tokens=4 * CHUNK)
     (manifest,) = measure_covariances(model, [1], config, folder=tmp_path, progress=False).values()
     probes = ProbeKeys()
     next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
-    for said, chunks in zip(manifest.doublings, (1, 2), strict=True):
+    for recorded, chunks in zip(manifest.doublings, (1, 2), strict=True):
         half, whole = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
         found = doubling(half, whole, probes.keys(48))
         assert found is not None
-        assert (said.tokens_before, said.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
-        assert said.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
-        assert said.max_degrees == pytest.approx(found.max_degrees, rel=1e-3)
-        assert said.keys == KEYS
+        assert (recorded.tokens_before, recorded.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
+        assert recorded.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
+        assert recorded.max_degrees == pytest.approx(found.max_degrees, rel=1e-3)
+        assert recorded.keys == KEYS
 
 
 @pytest.mark.slow
-def test_more_text_turns_the_direction_less(tmp_path: Path) -> None:
+def test_doublings_shrink_with_more_text(tmp_path: Path) -> None:
     manifests = measure_covariances(
         tiny("llama"), [1], CovarianceConfig(tokens=32 * CHUNK), folder=tmp_path, progress=False
     )
@@ -254,14 +252,14 @@ def test_more_text_turns_the_direction_less(tmp_path: Path) -> None:
     assert angles[-1] < angles[0] / 2
 
 
-def test_one_chunk_has_no_half(tmp_path: Path) -> None:
+def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:
     (manifest,) = measure_covariances(
         tiny("llama"), [1], CovarianceConfig(tokens=CHUNK), folder=tmp_path, progress=False
     ).values()
     assert manifest.doublings == ()
 
 
-def test_chunks_are_whole_texts_up_to_the_tokens_asked() -> None:
+def test_chunks_are_whole_texts() -> None:
     model = tiny("llama")
     lengths = [len(model.tokenizer(text)["input_ids"]) for text in TEXT[:3]]
 
@@ -278,7 +276,7 @@ def test_chunks_are_whole_texts_up_to_the_tokens_asked() -> None:
     assert sum(chunk.tokens for chunk in corpus.chunks(model, tokens=10**9)) == 100 * sum(lengths)
 
 
-def test_text_is_read_no_further_than_needed() -> None:
+def test_chunks_read_no_more_text_than_needed() -> None:
     def texts() -> Iterator[str]:
         yield from TEXT * 100
         raise AssertionError("the end was read")
@@ -286,7 +284,7 @@ def test_text_is_read_no_further_than_needed() -> None:
     assert len(list(islice(TextCorpus("t", texts).chunks(tiny("llama"), tokens=2000), 5))) == 2
 
 
-def test_the_ridge_is_not_part_of_what_is_measured(tmp_path: Path) -> None:
+def test_ridge_does_not_change_the_id(tmp_path: Path) -> None:
     first, again = of(tmp_path, 1)[1], of(tmp_path, 1, ridge=0.1)[1]
     assert first.id == again.id
     assert again.ridge == 0.1
@@ -312,8 +310,8 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_merged_patch_has_a_covariance_of_its_own(tmp_path: Path) -> None:
-    """Kept under the model's name it would be taken for the unedited model's from then on."""
+def test_merged_patch_has_its_own_covariance(tmp_path: Path) -> None:
+    """Stored under the unedited model's identity, it would be used for that model."""
     model = copy.deepcopy(tiny("llama"))
     name, size = model.weight_name(0), weight_matrix(model.down_projection(0)).shape
     change = Factors(left=torch.ones(size[0], 1), right=torch.ones(size[1], 1))
@@ -330,7 +328,7 @@ def test_a_merged_patch_has_a_covariance_of_its_own(tmp_path: Path) -> None:
     assert edited.id != clean.id and not torch.equal(edited.moment, clean.moment)
 
 
-def test_another_type_of_numbers_is_another_covariance(tmp_path: Path) -> None:
+def test_dtype_changes_the_id(tmp_path: Path) -> None:
     half = copy.deepcopy(tiny("llama"))
     half.model.to(torch.bfloat16)
     config = CovarianceConfig(tokens=CHUNK)

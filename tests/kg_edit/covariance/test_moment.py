@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, file_corpus
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
-from kg_edit.covariance.keys import See
 from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size, square
 from kg_edit.covariance.store import CovarianceConfig, find_covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watched
-from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, tiny
 
@@ -29,14 +25,14 @@ def mean_of(running: SecondMoment) -> torch.Tensor:
     return square(running.total / running.count, running.size)
 
 
-def test_second_moment_by_hand() -> None:
+def test_second_moment_equals_hand_computation() -> None:
     running = SecondMoment(2)
     running.add(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
     running.add(torch.tensor([[[0.0, 1.0]]]))
     torch.testing.assert_close(mean_of(running), torch.tensor([[10.0, 2.0], [2.0, 5.0]], dtype=torch.float64) / 3)
 
 
-def test_solve_with_ridge() -> None:
+def test_solve_adds_the_ridge() -> None:
     moment = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
     covariance = Covariance(moment=moment, tokens=1, ridge=0.5, id="toy")  # ridge * mean diagonal = 1
     torch.testing.assert_close(covariance.solve(torch.tensor([5.0, 3.0])), torch.tensor([1.0, 3.0]).double())
@@ -52,7 +48,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "opt", "falcon-alibi"]))
-def test_batched_equals_one_by_one(family: str, corpus: Path, tmp_path: Path) -> None:
+def test_batched_moment_equals_one_by_one(family: str, corpus: Path, tmp_path: Path) -> None:
     model = tiny(family)
     size = model.down_projection(1).weight.shape[1]
     running = SecondMoment(int(size))
@@ -66,7 +62,7 @@ def test_batched_equals_one_by_one(family: str, corpus: Path, tmp_path: Path) ->
     torch.testing.assert_close(found.moment, mean_of(running).float(), rtol=1e-4, atol=1e-5)
 
 
-def test_computed_once_and_found_again(corpus: Path, tmp_path: Path) -> None:
+def test_covariance_is_measured_once(corpus: Path, tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(corpus=str(corpus), tokens=500)
     first = find_covariance(model, 1, config, folder=tmp_path / "c", progress=False)
     calls: list[int] = []
@@ -88,7 +84,7 @@ def test_computed_once_and_found_again(corpus: Path, tmp_path: Path) -> None:
     [{"tokens": 501}, {"corpus": "self"}, {"layer": 2}, {"model": "qwen2"}],
     ids=lambda change: next(iter(change)),
 )
-def test_another_input_has_another_id(change: dict[str, object], corpus: Path, tmp_path: Path) -> None:
+def test_covariance_id_depends_on_its_inputs(change: dict[str, object], corpus: Path, tmp_path: Path) -> None:
     def identity(**options: object) -> str:
         config = CovarianceConfig(corpus=str(options["corpus"]), tokens=int(str(options["tokens"])))
         layer = int(str(options["layer"]))
@@ -98,57 +94,23 @@ def test_another_input_has_another_id(change: dict[str, object], corpus: Path, t
     assert identity(**usual) != identity(**{**usual, **change})
 
 
-class _KilledError(BaseException):
-    pass
-
-
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, config = tiny("llama"), CovarianceConfig(tokens=3 * SelfCorpus.rows * 8)
-    monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
-    whole = find_covariance(model, 1, config, folder=tmp_path / "whole", progress=False)
-    feed = SelfCorpus.feed
-    asked: list[int] = []
-
-    def killed(self: SelfCorpus, lm: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
-        asked.append(chunk)
-        if asked.count(2) == 1 and chunk == 2:
-            raise _KilledError
-        feed(self, lm, chunk, layers, see)
-
-    monkeypatch.setattr(SelfCorpus, "feed", killed)
-    with pytest.raises(_KilledError):
-        find_covariance(model, 1, config, folder=tmp_path / "part", progress=False)
-    resumed = find_covariance(model, 1, config, folder=tmp_path / "part", progress=False)
-    assert asked == [0, 1, 2, 2], "the chunks before the kill are not computed again"
-    assert torch.equal(resumed.moment, whole.moment)
-    assert {file.name for file in (tmp_path / "part").iterdir()} == {f"{whole.id}.safetensors", f"{whole.id}.json"}
-
-
-def test_a_corpus_that_is_too_short(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(CovarianceError, match=r"ends after \d+ of 1000000 tokens"):
-        find_covariance(
-            tiny("llama"), 1, CovarianceConfig(corpus=str(corpus), tokens=1_000_000), folder=tmp_path, progress=False
-        )
-
-
-def test_files_that_are_no_text(tmp_path: Path) -> None:
-    with pytest.raises(CovarianceError, match="can't read"):
-        file_corpus(tmp_path / "missing.txt")
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CovarianceError, match="UTF-8"):
-        file_corpus(tmp_path / "bytes.txt")
+@pytest.mark.parametrize(("content", "message"), [(None, "can't read"), (b"\xff\xfe\x00", "UTF-8")])
+def test_unreadable_corpus_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(CovarianceError, match=message):
+        file_corpus(tmp_path / "text.txt")
 
 
 @pytest.mark.slow
-def test_the_models_own_text_moves_no_global_generator(tmp_path: Path) -> None:
+def test_self_corpus_leaves_the_global_generator(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     SelfCorpus(seed=1).feed(tiny("llama"), 0, [1], lambda *_: None)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 700])
-def test_the_triangle_is_the_whole_matrix(size: int) -> None:
+def test_triangle_equals_the_whole_matrix(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     keys = torch.randint(-3, 4, (40, size), generator=generator).float()  # whole numbers: sums are exact
     running = SecondMoment(size)
@@ -160,7 +122,7 @@ def test_the_triangle_is_the_whole_matrix(size: int) -> None:
     assert size < 257 or len(running.total) < size * size
 
 
-def test_what_waits_is_bounded_and_is_not_lost() -> None:
+def test_waiting_keys_are_bounded() -> None:
     running = SecondMoment(3)
     for _ in range(5):
         running.add(torch.ones(1000, 3))
@@ -168,23 +130,23 @@ def test_what_waits_is_bounded_and_is_not_lost() -> None:
     assert torch.equal(mean_of(running), torch.ones(3, 3).double())
 
 
-def test_keys_in_half_precision_are_added_in_full() -> None:
+def test_half_precision_keys_are_added_in_full() -> None:
     running = SecondMoment(1)
     for value in (256.0, 1.0):  # their squares' sum, 65537, is no bfloat16, nor a float16
         running.add(torch.tensor([[value]], dtype=torch.bfloat16))
     assert mean_of(running).item() == 65537 / 2
 
 
-def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
-    said = Identity(model="m", module="x", corpus="c", tokens=2)
-    manifest = Manifest(**said.model_dump(), count=2, chunks=1, model_name="named", size=2)
+def test_moment_file_of_another_identity_is_refused(tmp_path: Path) -> None:
+    identity = Identity(model="m", module="x", corpus="c", tokens=2)
+    manifest = Manifest(**identity.model_dump(), count=2, chunks=1, model_name="named", size=2)
     path = write_moment(tmp_path, torch.tensor([1.0, 2.0, 0.0, 5.0]), manifest)
-    assert torch.equal(read_moment(path, said)[0], torch.tensor([[1.0, 2.0], [2.0, 5.0]]))
-    other = said.model_copy(update={"tokens": 3})
+    assert torch.equal(read_moment(path, identity)[0], torch.tensor([[1.0, 2.0], [2.0, 5.0]]))
+    other = identity.model_copy(update={"tokens": 3})
     with pytest.raises(CovarianceError, match="expected tokens = 3, found 2"):
         read_moment(path, other)
     path.rename(moment_path(tmp_path, other))
-    with pytest.raises(CovarianceError, match=f"contains the covariance {said.id}"):
+    with pytest.raises(CovarianceError, match=f"contains the covariance {identity.id}"):
         read_manifest(moment_path(tmp_path, other))
     (tmp_path / "half.safetensors").write_bytes(b"\x08")
     with pytest.raises(CovarianceError, match=r"half\.safetensors is damaged"):

@@ -44,7 +44,7 @@ def file_of(folder: Path, part: int, parts: int, *, seed: int = 0, tokens: int =
 
 @pytest.mark.parametrize("corpus", ["self", "file"])
 @pytest.mark.parametrize("parts", keep_first([2, 3, 7], keep=1))
-def test_shards_are_the_whole(parts: int, corpus: str, tmp_path: Path) -> None:
+def test_merged_shards_equal_the_whole(parts: int, corpus: str, tmp_path: Path) -> None:
     if corpus == "file":
         corpus = str(tmp_path / "text.txt")
         Path(corpus).write_text("\n".join(TEXT * 25))
@@ -59,16 +59,16 @@ def test_shards_are_the_whole(parts: int, corpus: str, tmp_path: Path) -> None:
         torch.testing.assert_close(merged[layer].moment, whole[layer].moment, rtol=1e-6, atol=0)
     for one, other in zip(*map(stored_covariances, (tmp_path / "whole", tmp_path / "parts")), strict=True):
         assert one.model_copy(update={"doublings": ()}) == other.model_copy(update={"doublings": ()})
-        (said,) = other.doublings
+        (found_doubling,) = other.doublings
         expected = one.doublings[-1]
-        assert (said.tokens_before, said.tokens) == (expected.tokens_before, expected.tokens)
-        assert said.median_degrees == pytest.approx(expected.median_degrees, rel=1e-3)
+        assert (found_doubling.tokens_before, found_doubling.tokens) == (expected.tokens_before, expected.tokens)
+        assert found_doubling.median_degrees == pytest.approx(expected.median_degrees, rel=1e-3)
     assert {path.name for path in (tmp_path / "whole").iterdir()} == {
         path.name for path in (tmp_path / "parts").iterdir()
     }
 
 
-def test_shards_of_several_machines(tmp_path: Path) -> None:
+def test_shards_of_several_machines_are_merged(tmp_path: Path) -> None:
     files = [file_of(tmp_path / str(part), part, 2) for part in range(2)]
     merged = merge_shards(files, tmp_path / "merged")
     assert {layer: manifest.count for layer, manifest in merged.items()} == dict.fromkeys(LAYERS, TOKENS)
@@ -76,7 +76,7 @@ def test_shards_of_several_machines(tmp_path: Path) -> None:
     assert len(stored_covariances(tmp_path / "merged")) == 2
 
 
-def test_a_shard_computes_its_own_chunks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_computes_its_chunks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = SelfCorpus.feed
     asked: list[int] = []
 
@@ -96,7 +96,7 @@ def test_a_shard_computes_its_own_chunks_once(tmp_path: Path, monkeypatch: pytes
     assert resumed.read_bytes() == file_of(tmp_path / "whole", 1, 2).read_bytes()
 
 
-def test_only_all_shards_of_one_run_are_merged(tmp_path: Path) -> None:
+def test_merge_needs_all_shards_of_one_run(tmp_path: Path) -> None:
     zero, one = (file_of(tmp_path / str(part), part, 2) for part in range(2))
     with pytest.raises(CovarianceError, match="missing shards: 1/2; give every shard"):
         merge_shards([zero], tmp_path)
@@ -115,7 +115,7 @@ def test_only_all_shards_of_one_run_are_merged(tmp_path: Path) -> None:
     assert stored_covariances(tmp_path) == []
 
 
-def test_an_unfinished_shard_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_shard_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished = file_of(tmp_path / "0", 0, 2)
     feed = SelfCorpus.feed
 
@@ -133,7 +133,7 @@ def test_an_unfinished_shard_is_not_merged(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("part", "parts"), [(2, 2), (-1, 2), (0, 1)])
-def test_shards_that_are_none(part: int, parts: int, tmp_path: Path) -> None:
+def test_shard_number_out_of_range_is_refused(part: int, parts: int, tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="there is no shard"):
         shard(tmp_path, part, parts)
 

@@ -11,14 +11,14 @@ from tests.everyday import keep_first
 from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, QUESTION, written
 
 
-def test_a_record_is_an_edit(tmp_path: Path) -> None:
+def test_counterfact_record_is_an_edit(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     (edit,) = record.edits
     assert (edit.id, edit.text, edit.target_new_id) == ("7", "LeBron James plays for the", "Q169138")
     assert edit.neighborhood == ("Anthony Davis plays for the",)
 
 
-def test_two_records_may_give_one_fact_different_targets(tmp_path: Path) -> None:
+def test_records_may_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
     """Each is edited alone."""
     rewrite = {**COUNTERFACT["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
     file = written(tmp_path, COUNTERFACT, {**COUNTERFACT, "case_id": 8, "requested_rewrite": rewrite})
@@ -43,14 +43,14 @@ def test_plus_requires_the_question(tmp_path: Path) -> None:
         find_dataset("counterfact-plus")(file)
 
 
-def test_generation_prompts_are_kept_for_fluency(tmp_path: Path) -> None:
+def test_generation_prompts_are_a_probe(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     (probe,) = record.group("generation")
     assert [query.prompt for query in probe.queries] == ["LeBron James lives in ", "LeBron James's team is"]
     assert all(query.form == "sentence" and not query.answers for query in probe.queries)
 
 
-def test_the_flat_form(tmp_path: Path) -> None:
+def test_flat_form_is_read(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, FLAT))
     (edit,) = record.edits
     assert (edit.prompt, edit.target_true) == ("The mother tongue of {} is", "French")
@@ -59,13 +59,13 @@ def test_the_flat_form(tmp_path: Path) -> None:
     assert record.group("locality")[0].queries[0].answers == (("French",),)
 
 
-def test_a_neighbour_with_another_answer_is_a_locality_probe_alone(tmp_path: Path) -> None:
+def test_neighbour_with_another_answer_is_only_a_locality_probe(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, {**FLAT, "locality_ground_truth": "Breton"}))
     assert record.edits[0].neighborhood == ()
     assert record.group("locality")[0].queries[0].answers == (("Breton",),)
 
 
-def test_published_records(shared: Path) -> None:
+def test_published_records_are_read(shared: Path) -> None:
     """CounterFact has ten neighbours, ten generation prompts and two paraphrases a record (Meng et al. 2022)."""
     records = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     edits = [edit for record in records for edit in record.edits]
@@ -76,7 +76,7 @@ def test_published_records(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "count"), keep_first([("val", 1907), ("edit", 9452)], unpack=True))
-def test_published_flat_records(part: str, count: int, shared: Path) -> None:
+def test_published_flat_records_are_read(part: str, count: int, shared: Path) -> None:
     records = find_dataset("counterfact")(shared / "counterfact" / f"counterfact-{part}.json")
     assert len(records) == count
     assert all(len(record.edits[0].neighborhood) == len(record.group("locality")) == 1 for record in records)
@@ -90,20 +90,20 @@ SNIPPETS = {
 }
 
 
-def test_texts_by_relation_and_object(tmp_path: Path) -> None:
+def test_references_are_grouped_by_relation_and_object(tmp_path: Path) -> None:
     file = written(tmp_path, SNIPPETS, {**SNIPPETS, "target_id": "Q2"}, {**SNIPPETS, "samples": [{"text": "More"}]})
     found = read_references(file)
     assert found["P178", "Q11463"] == ("Photoshop is …", "Flash was …", "More")
     assert set(found) == {("P178", "Q11463"), ("P178", "Q2")}
 
 
-def test_a_wrong_row_is_named(tmp_path: Path) -> None:
+def test_wrong_row_is_named(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=r"records.json, record 2, field samples\[0\].text: is missing"):
         read_references(written(tmp_path, SNIPPETS, {**SNIPPETS, "samples": [{"txt": "x"}]}))
 
 
-def test_records_get_the_texts_about_their_edit(tmp_path: Path) -> None:
+def test_references_are_added_to_records(tmp_path: Path) -> None:
     records = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
-    (told,) = with_references(records, {("P54", "Q169138"): ("Dwyane Wade …",), ("P54", "Q2"): ("no",)})
-    assert told.references == ("Dwyane Wade …",)
+    (record,) = with_references(records, {("P54", "Q169138"): ("Dwyane Wade …",), ("P54", "Q2"): ("no",)})
+    assert record.references == ("Dwyane Wade …",)
     assert with_references(records, {}) == records

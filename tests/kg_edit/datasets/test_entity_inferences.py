@@ -15,7 +15,7 @@ from tests.kg_edit.datasets.rows import ENTITY, written
 ENTITIES = find_dataset("entity-inferences")
 
 
-def test_a_definition_is_taught_and_labels_are_compared(tmp_path: Path) -> None:
+def test_definition_is_the_edit_and_labels_are_compared(tmp_path: Path) -> None:
     (record,) = ENTITIES(written(tmp_path, ENTITY))
     (edit,) = record.edits
     assert (edit.prompt, edit.target_new) == ("Severe {} was a cyclone that struck", "Australia")
@@ -27,18 +27,18 @@ def test_a_definition_is_taught_and_labels_are_compared(tmp_path: Path) -> None:
     assert (query.answers, query.others) == ((("Australia",),), ("Italy",))
 
 
-def test_an_entity_that_its_definition_does_not_name_stands_in_front(tmp_path: Path) -> None:
+def test_entity_not_named_in_its_definition_begins_the_prompt(tmp_path: Path) -> None:
     (record,) = ENTITIES(written(tmp_path, {**ENTITY, "ent_str": "Storm 7"}))
     assert record.edits[0].text == "Storm 7: Severe Cyclone Niran was a cyclone that struck"
 
 
-def test_a_full_stop_alone_is_no_ending(tmp_path: Path) -> None:
+def test_full_stop_is_no_ending(tmp_path: Path) -> None:
     row = {**ENTITY, "definition": "Severe Cyclone Niran was a cyclone that struck <extra_id_0>."}
     (record,) = ENTITIES(written(tmp_path, row))
     assert record.edits[0].ending == ""
 
 
-def test_spans_of_other_entities_are_asked_of_every_record(tmp_path: Path) -> None:
+def test_specificity_spans_are_added_to_each_record(tmp_path: Path) -> None:
     records = ENTITIES(written(tmp_path, ENTITY, {**ENTITY, "ex_id": "b"}))
     sentence = {"probe_sentence": "The Bengal is <extra_id_0> cat.", "label": "<extra_id_0> an average <extra_id_1>"}
     row = {name: value for name, value in ENTITY.items() if name != "label"}
@@ -56,7 +56,7 @@ def test_spans_of_other_entities_are_asked_of_every_record(tmp_path: Path) -> No
             read_spans(written(tmp_path, ENTITY, wrong))
 
 
-def test_a_masked_span_is_scored(tmp_path: Path) -> None:
+def test_masked_span_is_a_probe(tmp_path: Path) -> None:
     sentence = {
         "probe_sentence": "The NFAC posted on <extra_id_0>, late.",
         "label": "<extra_id_0> its page <extra_id_1>",
@@ -67,7 +67,7 @@ def test_a_masked_span_is_scored(tmp_path: Path) -> None:
     assert (query.prompt, query.answers) == ("The NFAC posted on", (("its page",),))
 
 
-def test_a_mask_within_a_word_adds_no_space(tmp_path: Path) -> None:
+def test_mask_within_a_word_adds_no_space(tmp_path: Path) -> None:
     sentence = {"probe_sentence": "It is a wide<extra_id_0> jet.", "label": "<extra_id_0> -body <extra_id_1>"}
     row = {name: value for name, value in ENTITY.items() if name != "label"} | {
         "definition": "Severe Cyclone Niran (CN<extra_id_0> struck.",
@@ -82,20 +82,20 @@ def test_a_mask_within_a_word_adds_no_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"definition": "No mask."}, "field definition: 'No mask.' has no <extra_id_0>"),
         ({"def_target": "Australia"}, "field def_target: found 'Australia'; expected a text between"),
         ({"label": "Peru"}, "field label: 'Peru' is not among the labels of probe_sentences.template_0"),
     ],
 )
-def test_a_mask_that_is_missing(change: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_missing_mask_is_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(EditFileError) as error:
         ENTITIES(written(tmp_path, {**ENTITY, **change}))
-    assert f"record 1, {said}" in str(error.value)
+    assert f"record 1, {message}" in str(error.value)
 
 
-def test_published_rows(shared: Path) -> None:
+def test_published_rows_are_read(shared: Path) -> None:
     """Entity Inferences has 170 examples (Onoe et al. 2023)."""
     files = sorted((shared / "ecbd").glob("entity_inferences_*.json"))
     assert sum(len(ENTITIES(file)) for file in files) == 170
@@ -104,6 +104,6 @@ def test_published_rows(shared: Path) -> None:
     assert sum(bool(record.edits[0].ending) for record in spans) == 493
     rows = [json.loads(line) for line in (shared / "ecbd" / "all_ent_2020_2021_np_500samples.json").open()]
     for row, (edit,) in zip(rows, (record.edits for record in spans), strict=True):
-        told = join(edit.text, edit.target_new).removeprefix(f"{row['ent_str']}: ")
-        assert told in row["definition"].replace("<extra_id_0>", row["def_target"][13:-13]), row["ex_id"]
+        sentence = join(edit.text, edit.target_new).removeprefix(f"{row['ent_str']}: ")
+        assert sentence in row["definition"].replace("<extra_id_0>", row["def_target"][13:-13]), row["ex_id"]
     assert len(read_spans(shared / "ecbd" / "specificity_popular_20np_20random.json")) == 40

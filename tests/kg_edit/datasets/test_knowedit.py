@@ -12,7 +12,7 @@ from tests.kg_edit.datasets.rows import FACT, written
 KNOWEDIT = find_dataset("knowedit")
 
 
-def test_facts_with_their_categories(tmp_path: Path) -> None:
+def test_fact_row_has_categories(tmp_path: Path) -> None:
     (record,) = KNOWEDIT(written(tmp_path, FACT))
     (edit,) = record.edits
     assert (edit.text, edit.target_new, edit.target_true) == (FACT["prompt"], "Franche-Comté", "France")
@@ -23,19 +23,19 @@ def test_facts_with_their_categories(tmp_path: Path) -> None:
     assert (first.queries[0].form, second.queries[0].form) == ("sentence", "question")
 
 
-def test_a_prompt_without_an_answer_is_left_out_and_remarked_on(tmp_path: Path) -> None:
+def test_prompt_without_answer_is_left_out_with_remark(tmp_path: Path) -> None:
     (record,) = KNOWEDIT(written(tmp_path, FACT))
     assert not record.group("locality")
     assert record.remarks[0].message == "1 prompts of locality.Relation_Specificity have no answer, and are left out"
 
 
-def test_of_several_prompts_the_first_is_asked(tmp_path: Path) -> None:
+def test_first_of_several_prompts_is_asked(tmp_path: Path) -> None:
     asked = {"Reasoning": [{"prompt": ["Its capital is", "It has the capital"], "ground_truth": "Besançon"}]}
     (record,) = KNOWEDIT(written(tmp_path, {**FACT, "portability": asked}))
     assert record.group("portability")[0].queries[0].prompt == "Its capital is"
 
 
-def test_biographies_go_on_with_the_next_sentence(tmp_path: Path) -> None:
+def test_biography_row_is_edited_to_the_next_sentence(tmp_path: Path) -> None:
     row = {
         "concept": "rick mahler",
         "text": "About rick mahler. Rick Mahler was born",
@@ -48,7 +48,7 @@ def test_biographies_go_on_with_the_next_sentence(tmp_path: Path) -> None:
     assert [probe.measures for probe in record.probes] == ["efficacy", "portability.Reasoning"]
 
 
-def test_opinions_are_compared(tmp_path: Path) -> None:
+def test_opinion_row_compares_replies(tmp_path: Path) -> None:
     row = {"ent": "Estero", "pos": [" I like it. ", "Good.", "Good."], "neg": ["Bad. "]}
     (record,) = KNOWEDIT(written(tmp_path, row))
     assert (record.edits[0].text, record.edits[0].target_new) == ("What do you think of Estero?", "I like it.")
@@ -56,18 +56,18 @@ def test_opinions_are_compared(tmp_path: Path) -> None:
     assert (query.answers, query.others) == ((("I like it.",), ("Good.",)), ("Bad.",))
 
 
-def test_kept_questions_are_dealt_to_the_forgotten_ones(tmp_path: Path) -> None:
+def test_sanitation_locality_questions_are_distributed(tmp_path: Path) -> None:
     edited = [{"question": f"What is {name}?", "ground_truth": name, "target_new": "I don't know."} for name in "AB"]
-    kept = [{"question": f"Who is {name}?", "ground_truth": name, "target_new": name} for name in "VWXYZ"]
+    locality = [{"question": f"Who is {name}?", "ground_truth": name, "target_new": name} for name in "VWXYZ"]
     file = tmp_path / "sanitation.json"
-    file.write_text(json.dumps({"K_F": edited, "K_R": kept}))
+    file.write_text(json.dumps({"K_F": edited, "K_R": locality}))
     first, second = KNOWEDIT(file)
     asked = [[probe.queries[0].prompt[7] for probe in record.group("locality")] for record in (first, second)]
     assert asked == [["V", "X", "Z"], ["W", "Y"]]
     assert (first.edits[0].subject, first.edits[0].prompt) == ("What is A", "{}?")
 
 
-def test_a_row_of_no_subset(tmp_path: Path) -> None:
+def test_row_of_no_subset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="record 1, field subject: is missing; expected a row of KnowEdit"):
         KNOWEDIT(written(tmp_path, {"prompt": "x"}))
 
@@ -84,7 +84,7 @@ def test_a_row_of_no_subset(tmp_path: Path) -> None:
         ("sanitation_trivia_qa_train", 80, 80),
     ],
 )
-def test_published_rows(file: str, rows: int, usable: int, shared: Path) -> None:
+def test_published_rows_are_read(file: str, rows: int, usable: int, shared: Path) -> None:
     reading = KNOWEDIT.read(shared / "knowedit" / f"{file}.json")
     assert (len(reading.records) + len({problem.row for problem in reading.problems}), len(reading.records)) == (
         rows,
@@ -92,7 +92,7 @@ def test_published_rows(file: str, rows: int, usable: int, shared: Path) -> None
     )
 
 
-def test_all_kept_questions_are_asked_once(shared: Path) -> None:
+def test_sanitation_locality_questions_are_asked_once(shared: Path) -> None:
     records = KNOWEDIT(shared / "knowedit" / "sanitation_trivia_qa_test.json")
     asked = [probe.queries[0].prompt for record in records for probe in record.group("locality")]
     assert len(asked) == len(set(asked)) == 453

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
-from kg_edit.datasets.lint import ABOUT, Finding, lint
+from kg_edit.datasets.lint import Finding, lint
 from kg_edit.errors import EditFileError
 from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, ZSRE, written
 from tests.kg_edit.datasets.test_reading import ROWS
@@ -30,7 +30,7 @@ def faults(folder: Path, dataset: str, *rows: dict[str, Any]) -> list[tuple[str,
     return [(finding.kind, finding.id) for finding in lint(reading)]
 
 
-def test_good_files_are_clean(tmp_path: Path) -> None:
+def test_lint_finds_nothing_in_good_files(tmp_path: Path) -> None:
     for name in ("counterfact", "counterfact-plus", "mquake", "zsre", "popqa", "entity-inferences", "edits"):
         assert faults(tmp_path, name, ROWS[name]) == [], name
 
@@ -52,23 +52,23 @@ def test_good_files_are_clean(tmp_path: Path) -> None:
         ("popqa", POPQA, {"id": "5"}, "bad-field"),
     ],
 )
-def test_each_fault_of_a_record(
+def test_lint_finds_each_fault_of_a_record(
     dataset: str, row: dict[str, Any], change: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
     assert kind in {found for found, _ in faults(tmp_path, dataset, {**row, **change})}
     assert kind not in {found for found, _ in faults(tmp_path, dataset, row)}
 
 
-def test_names_that_look_like_ids_are_names(tmp_path: Path) -> None:
+def test_lint_accepts_names_that_look_like_ids(tmp_path: Path) -> None:
     assert faults(tmp_path, "counterfact", {**FLAT, "rephrase_prompt": "The Audi Q5 and the Volvo P1800 are"}) == []
 
 
-def test_two_targets_for_one_fact(tmp_path: Path) -> None:
+def test_lint_finds_two_targets_of_one_fact(tmp_path: Path) -> None:
     rows = (FLAT, {**FLAT, "case_id": 4, "target_new": "Greek"}, {**FLAT, "case_id": 5, "target_new": "english"})
     assert faults(tmp_path, "counterfact", *rows) == [("conflicting-edits", "4")]
 
 
-def test_a_chain_that_another_record_breaks(tmp_path: Path) -> None:
+def test_lint_finds_chain_that_another_record_edits(tmp_path: Path) -> None:
     """The first record rests on (Q44461, P27, Q419); the second edits it to another country."""
     other = json.loads(json.dumps(MQUAKE))
     other |= {"case_id": 3, "questions": ["D?", "E?", "F?"]}
@@ -80,11 +80,11 @@ def test_a_chain_that_another_record_breaks(tmp_path: Path) -> None:
     assert found == [("conflicting-edits", "3"), ("conflicting-chain", "2"), ("conflicting-chain", "3")]
 
 
-def test_a_question_asked_in_two_records(tmp_path: Path) -> None:
+def test_lint_finds_question_of_two_records(tmp_path: Path) -> None:
     assert ("duplicated-question", "6") in faults(tmp_path, "popqa", POPQA, {**POPQA, "id": 6})
 
 
-def test_the_graph_has_no_label_or_another(tmp_path: Path) -> None:
+def test_lint_finds_missing_and_other_labels(tmp_path: Path) -> None:
     reading = find_dataset("popqa").read(written(tmp_path, POPQA))
     clean = Known(Q5543720="george rankin", Q82955="Politician")
     assert lint(reading, labels=clean) == ()
@@ -96,7 +96,7 @@ def test_the_graph_has_no_label_or_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_known_faults_of_mquake(shared: Path) -> None:
+def test_lint_finds_known_faults_of_mquake(shared: Path) -> None:
     """565 facts that another case edits, in 431 of 1,486 cases: why many edits at once can't all hold in CF-3k."""
     found = lint(find_dataset("mquake").read(shared / "mquake" / "MQuAKE-CF-3k.dev.json"))
     assert Counter(finding.kind for finding in found) == {
@@ -107,22 +107,18 @@ def test_known_faults_of_mquake(shared: Path) -> None:
     assert len({finding.id for finding in found if finding.kind == "conflicting-chain"}) == 431
 
 
-def test_known_faults_of_knowedit(shared: Path) -> None:
+def test_lint_finds_known_faults_of_knowedit(shared: Path) -> None:
     found = lint(find_dataset("knowedit").read(shared / "knowedit" / "wiki_counterfact_train_cf.json"))
     ids = [finding for finding in found if finding.kind == "unlabelled-id"]
     assert [finding.id for finding in ids] == ["row-155", "row-165"]
     assert "Q22047699" in ids[0].message
 
 
-def test_every_kind_is_explained() -> None:
-    assert all(ABOUT.values())
-
-
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"zsre-alt"}))
-def test_which_data_set_a_file_holds(name: str, tmp_path: Path) -> None:
+def test_guess_dataset_recognises_each_file(name: str, tmp_path: Path) -> None:
     assert guess_dataset(written(tmp_path, ROWS[name])).name == name
 
 
-def test_a_file_of_no_data_set(tmp_path: Path) -> None:
+def test_guess_dataset_refuses_unknown_rows(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="can't recognise the benchmark of its records; give --dataset NAME"):
         guess_dataset(written(tmp_path, {"x": 1}))

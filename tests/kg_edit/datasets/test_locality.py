@@ -19,7 +19,7 @@ def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit
     return Edit(subject=subject, prompt=prompt, target_new="Miami", target_true="Rome", neighborhood=neighborhood)
 
 
-def test_what_a_test_asks_is_not_learned() -> None:
+def test_held_out_prompts_are_removed_from_training() -> None:
     asked = Question(question="Where does LeBron live?", answer="Miami")
     tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (asked,)})
     test = HeldOutPrompts([record(tested, "Who wrote Ulysses?")])
@@ -38,7 +38,7 @@ def test_what_a_test_asks_is_not_learned() -> None:
     assert test.without(untouched) == untouched
 
 
-def test_published_files_share_neighbours(shared: Path) -> None:
+def test_held_out_prompts_remove_shared_neighbours_of_published_files(shared: Path) -> None:
     """A training file without the tested subjects still had a fifth of the tested neighbours."""
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
     train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]

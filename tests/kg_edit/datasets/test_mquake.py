@@ -16,7 +16,7 @@ def read(folder: Path, *rows: dict[str, Any]) -> tuple[BenchmarkRecord, ...]:
     return find_dataset("mquake")(written(folder, *rows))
 
 
-def test_a_case_makes_its_edits_together(tmp_path: Path) -> None:
+def test_case_has_all_its_edits(tmp_path: Path) -> None:
     (record,) = read(tmp_path, MQUAKE)
     assert [(edit.id, edit.subject_id, edit.relation_id, edit.target_new_id) for edit in record.edits] == [
         ("2.0", "Q596874", "P50", "Q44461"),
@@ -27,7 +27,7 @@ def test_a_case_makes_its_edits_together(tmp_path: Path) -> None:
     assert record.new_chain[1] == ("Q44461", "P27", "Q419")
 
 
-def test_two_subjects_of_one_new_object_have_their_own_ids(tmp_path: Path) -> None:
+def test_subject_ids_follow_the_order_of_triples(tmp_path: Path) -> None:
     """Both become citizens of Peru, so relation and object alone don't tell whose triple is whose."""
     second = MQUAKE["requested_rewrite"][1]
     rewrites = [second, {**second, "subject": "Stephen King"}]
@@ -42,12 +42,12 @@ def test_two_subjects_of_one_new_object_have_their_own_ids(tmp_path: Path) -> No
     assert [edit.subject_id for edit in fewer.edits] == ["Q44461", None]
 
 
-def test_one_edit_has_the_name_of_its_case(tmp_path: Path) -> None:
+def test_single_edit_has_the_id_of_its_case(tmp_path: Path) -> None:
     (record,) = read(tmp_path, {**MQUAKE, "requested_rewrite": MQUAKE["requested_rewrite"][:1]})
     assert (record.id, record.edits[0].id) == ("2", "2")
 
 
-def test_three_wordings_of_one_question_any_of_which_will_do(tmp_path: Path) -> None:
+def test_multihop_passes_with_any_wording(tmp_path: Path) -> None:
     (record,) = read(tmp_path, MQUAKE)
     (probe,) = record.group("multihop")
     assert ([query.prompt for query in probe.queries], probe.passes) == (MQUAKE["questions"], "any")
@@ -55,14 +55,14 @@ def test_three_wordings_of_one_question_any_of_which_will_do(tmp_path: Path) -> 
     assert {query.others for query in probe.queries} == {("United States of America",)}
 
 
-def test_a_name_that_the_new_answer_has_in_another_spelling_is_no_old_name(tmp_path: Path) -> None:
+def test_old_names_exclude_spellings_of_the_new_answer(tmp_path: Path) -> None:
     row = {**MQUAKE, "answer": "U.K.", "answer_alias": ["Britain"], "new_answer": "UK", "new_answer_alias": []}
     (record,) = read(tmp_path, row)
     (query, *_) = record.group("multihop")[0].queries
     assert query.old == ("Britain",)
 
 
-def test_hops_and_statements_with_aliases(tmp_path: Path) -> None:
+def test_hops_and_statements_have_aliases(tmp_path: Path) -> None:
     (record,) = read(tmp_path, MQUAKE)
     (hops,) = record.group("hops")
     assert [(query.prompt, query.answers[0]) for query in hops.queries] == [
@@ -78,11 +78,11 @@ def test_hops_and_statements_with_aliases(tmp_path: Path) -> None:
     assert statements[0].answers == (("Richard Dawkins", "Clinton Dawkins"),)
 
 
-def test_temporal_cases_have_a_field_more(tmp_path: Path) -> None:
+def test_answer_extended_is_ignored(tmp_path: Path) -> None:
     assert read(tmp_path, {**MQUAKE, "answer_extended": ["US"]}) == read(tmp_path, MQUAKE)
 
 
-def test_the_remastered_form_says_the_same(tmp_path: Path) -> None:
+def test_remastered_form_gives_the_same_record(tmp_path: Path) -> None:
     flat = {field: value for field, value in MQUAKE.items() if field not in ("orig", "requested_rewrite")}
     orig = {("orig_" if field.startswith("triples") else "") + field: value for field, value in MQUAKE["orig"].items()}
     rewrites = [
@@ -99,7 +99,7 @@ def test_the_remastered_form_says_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"new_answer": ""}, "field new_answer: is empty"),
         ({"questions": []}, "field questions"),
@@ -107,28 +107,28 @@ def test_the_remastered_form_says_the_same(tmp_path: Path) -> None:
         ({"requested_rewrite": []}, "field requested_rewrite"),
     ],
 )
-def test_an_odd_field_is_named_with_file_and_record(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_wrong_field_is_named_with_file_and_record(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     file = written(tmp_path, MQUAKE, {**MQUAKE, "case_id": 3, **change})
     with pytest.raises(EditFileError) as error:
         find_dataset("mquake")(file)
-    assert str(error.value).startswith(f"{file}, record 2, {said}")
+    assert str(error.value).startswith(f"{file}, record 2, {message}")
 
 
-def test_a_fault_inside_an_edit_is_named_by_its_place(tmp_path: Path) -> None:
+def test_fault_inside_an_edit_is_named_by_its_path(tmp_path: Path) -> None:
     bad = json.loads(json.dumps(MQUAKE))
     bad["requested_rewrite"][1]["prompt"] = "is a citizen of"
     with pytest.raises(EditFileError, match=r"record 1, field requested_rewrite\[1\].prompt: .* has no {}"):
         read(tmp_path, bad)
 
 
-def test_an_empty_alias_is_dropped_and_remarked_on(tmp_path: Path) -> None:
+def test_empty_alias_is_left_out_with_remark(tmp_path: Path) -> None:
     (record,) = read(tmp_path, {**MQUAKE, "new_answer_alias": ["", "PE"]})
     assert record.group("multihop")[0].queries[0].answers == (("Peru", "PE"),)
     assert [remark.kind for remark in record.remarks] == ["empty-answer"]
 
 
 @pytest.mark.slow
-def test_published_cases(shared: Path) -> None:
+def test_published_cases_are_read(shared: Path) -> None:
     """Hops and edits a case, and three questions each, in the part of CF-3k; the hard set has four edits each."""
     records = find_dataset("mquake")(shared / "mquake" / "MQuAKE-CF-3k.dev.json")
     assert Counter(len(record.new_chain) for record in records) == {2: 515, 3: 493, 4: 478}

@@ -1,4 +1,4 @@
-"""Whatever stands in the place of whatever: a row is read, or its fault is named; nothing else is ever raised."""
+"""With an odd value in any place, a row is read, or its fault is named; nothing else is ever raised."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def changed(row: Any, path: Place, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_odd_values_everywhere(name: str, tmp_path: Path) -> None:
+def test_odd_value_is_read_or_named(name: str, tmp_path: Path) -> None:
     good = written(tmp_path, ROWS[name])
     assert DATASETS[name].read(good).records
     refused = 0

@@ -1,4 +1,4 @@
-"""The packaged Ripples file is what the documentation says of it, and its graph states what it is to state."""
+"""The packaged Ripples file has its size and no faults, and its graph states what it is to state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def records() -> tuple[BenchmarkRecord, ...]:
     return find_dataset("ripples")(Path(NAME))
 
 
-def test_its_size(records: tuple[BenchmarkRecord, ...]) -> None:
+def test_packaged_file_has_its_size(records: tuple[BenchmarkRecord, ...]) -> None:
     file = packaged_benchmark(NAME)
     assert file is not None
     assert file.stat().st_size < 400_000
@@ -41,7 +41,7 @@ def test_its_size(records: tuple[BenchmarkRecord, ...]) -> None:
     assert Counter(map(split_of, records)) == {"dev": 100, "test": 200}
 
 
-def test_no_subject_and_no_new_object_is_in_both_parts(records: tuple[BenchmarkRecord, ...]) -> None:
+def test_splits_share_no_subject_and_no_target(records: tuple[BenchmarkRecord, ...]) -> None:
     for name in ("subject_id", "target_new_id"):
         dev, test = (
             {getattr(record.edits[0], name) for record in records if split_of(record) == part}
@@ -51,7 +51,7 @@ def test_no_subject_and_no_new_object_is_in_both_parts(records: tuple[BenchmarkR
         assert not dev & test
 
 
-def test_no_answer_is_in_its_examples(records: tuple[BenchmarkRecord, ...]) -> None:
+def test_examples_do_not_contain_the_answer(records: tuple[BenchmarkRecord, ...]) -> None:
     for record in records:
         for probe in record.probes:
             (query,) = probe.queries
@@ -60,17 +60,17 @@ def test_no_answer_is_in_its_examples(records: tuple[BenchmarkRecord, ...]) -> N
             assert query.prompt not in {example.question for example in query.examples}
 
 
-def test_a_run_notes_which_file_it_was() -> None:
+def test_data_source_has_name_and_digest() -> None:
     source = DataSource.of("ripples", Path(NAME))
     assert source.file == f"{NAME}.json"
     assert source.sha256 is not None
 
 
-def test_it_has_no_faults() -> None:
+def test_packaged_file_has_no_faults() -> None:
     assert not lint(find_dataset("ripples").read(Path(NAME)))
 
 
-def test_its_graph_states_what_is_not_withheld(records: tuple[BenchmarkRecord, ...]) -> None:
+def test_packaged_graph_has_the_stated_answers_only(records: tuple[BenchmarkRecord, ...]) -> None:
     graph = packaged_graph(NAME)
     source = Withheld(WikidataCache(graph), names=withheld_answers(records))
     for record in records[::6]:

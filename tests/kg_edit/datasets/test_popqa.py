@@ -11,7 +11,7 @@ from kg_edit.errors import EditFileError
 from tests.kg_edit.datasets.rows import POPQA, written
 
 
-def test_a_row_teaches_its_answer(tmp_path: Path) -> None:
+def test_row_edit_has_its_own_answer(tmp_path: Path) -> None:
     (record,) = find_dataset("popqa")(written(tmp_path, POPQA))
     (edit,) = record.edits
     assert (edit.prompt, edit.target_new, edit.relation) == ("What is {}'s occupation?", "politician", "occupation")
@@ -19,7 +19,7 @@ def test_a_row_teaches_its_answer(tmp_path: Path) -> None:
     assert record.group("recall")[0].queries[0].answers == (("politician", "political leader"),)
 
 
-def test_rows_without_a_subject_are_read_by_their_question(tmp_path: Path) -> None:
+def test_short_row_is_read_by_its_question(tmp_path: Path) -> None:
     file = tmp_path / "parts.json"
     row = {"input": "What sport does José Silva play?", "output": '["football", "soccer"]', "id": 9}
     file.write_text(json.dumps({"name": "popqa", "dev": [row], "test": [{**row, "id": 10}]}))
@@ -32,13 +32,13 @@ def test_rows_without_a_subject_are_read_by_their_question(tmp_path: Path) -> No
     )
 
 
-def test_answers_that_are_no_list(tmp_path: Path) -> None:
+def test_answers_that_are_no_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="record 1, field possible_answers: found 'politician'; expected a list"):
         find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": "politician"}))
 
 
 @pytest.mark.slow
-def test_published_rows(shared: Path) -> None:
+def test_published_rows_are_read(shared: Path) -> None:
     """Sixteen relations (Mallen et al. 2023); each question of the two parts is that of one of them."""
     assert len(find_dataset("popqa")(shared / "popqa" / "popqa_1000_with_uris_paragraphs.json")) == 1000
     records = find_dataset("popqa")(shared / "popqa" / "popqa_dev1000_test1000_spop.json")

@@ -40,13 +40,13 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_an_unknown_name_suggests_the_nearest() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'counterfact-plus'"):
         find_dataset("counterfactplus")
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_names_file_record_and_field(name: str, tmp_path: Path) -> None:
+def test_unknown_field_is_named_with_file_and_record(name: str, tmp_path: Path) -> None:
     row = {**ROWS[name], "subjet": "x"}
     file = written(tmp_path, row)
     with pytest.raises(EditFileError) as error:
@@ -55,17 +55,17 @@ def test_every_data_set_names_file_record_and_field(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_what_is_declared_covers_what_is_read(name: str, tmp_path: Path) -> None:
+def test_declared_measures_cover_the_record(name: str, tmp_path: Path) -> None:
     (record,) = find_dataset(name)(written(tmp_path, ROWS[name]))
     dataset = DATASETS[name]
     assert {probe.measures for probe in record.probes} <= set(dataset.measures)
     parts = {"target_true": "target_true", "paraphrases": "paraphrases", "neighborhood": "neighborhood"}
     parts |= {"portability": "questions"}
-    has = {said for field, said in parts.items() for edit in record.edits if getattr(edit, field)}
+    has = {part for field, part in parts.items() for edit in record.edits if getattr(edit, field)}
     assert has <= set(dataset.edits_have)
 
 
-def test_json_lines_and_one_record_alone(tmp_path: Path) -> None:
+def test_json_lines_and_single_records_are_read(tmp_path: Path) -> None:
     lines, alone = tmp_path / "lines.json", tmp_path / "alone.json"
     lines.write_text(json.dumps(ENTITY) + "\n\n" + json.dumps({**ENTITY, "ex_id": "b"}) + "\n")
     alone.write_text(json.dumps(ENTITY))
@@ -74,7 +74,7 @@ def test_json_lines_and_one_record_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[1, 2", "line 1, column 6: not JSON"),
         ('{"a": 1}\n{"a": }', "line 2, column 7: not JSON"),
@@ -83,32 +83,32 @@ def test_json_lines_and_one_record_alone(tmp_path: Path) -> None:
         ("[]", "has no records; expected records of zsre"),
     ],
 )
-def test_files_that_cannot_be_read(text: str, said: str, tmp_path: Path) -> None:
+def test_unreadable_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)
     with pytest.raises(EditFileError) as error:
         find_dataset("zsre")(file)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_an_id_given_twice(tmp_path: Path) -> None:
+def test_duplicated_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="record 2, field id: '7' is the id of an earlier record too"):
         find_dataset("counterfact")(written(tmp_path, COUNTERFACT, COUNTERFACT))
 
 
-def test_a_limit_counts_rows(tmp_path: Path) -> None:
+def test_limit_counts_rows(tmp_path: Path) -> None:
     reading = find_dataset("zsre").read(written(tmp_path, {}, ZSRE, ZSRE), limit=2)
     assert [record.id for record in reading.records] == ["row-2"]
     assert {problem.row for problem in reading.problems} == {1}
 
 
-def test_an_edit_alone_is_a_record(tmp_path: Path) -> None:
+def test_as_record_wraps_an_edit(tmp_path: Path) -> None:
     (record,) = find_dataset("edits")(written(tmp_path, ROWS["edits"]))
     assert as_record(record.edits[0]) == record.model_copy(update={"form": ""})
     assert as_record(record) is record
 
 
-def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
+def test_hub_data_set_is_read_from_a_folder(tmp_path: Path) -> None:
     """Rows of a hub's table have each field; what a row lacks is null there."""
     pytest.importorskip("datasets", reason="the extra kg-edit[hf] is not installed")
     folder = tmp_path / "hub"
@@ -119,6 +119,6 @@ def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
     assert [len(record.edits[0].portability) for record in records] == [0, 1]
 
 
-def test_a_hub_data_set_that_cannot_be_loaded(tmp_path: Path) -> None:
+def test_hub_data_set_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=r"hf:.*(needs the package datasets|can't be loaded)"):
         document(Path(f"hf:{tmp_path / 'absent'}"))

@@ -16,20 +16,20 @@ def read(folder: Path, **change: Any) -> BenchmarkRecord:
     return record
 
 
-def test_subject_and_targets_are_read_from_the_sentences(tmp_path: Path) -> None:
+def test_edit_subject_and_targets_are_read_from_sentences(tmp_path: Path) -> None:
     (edit,) = read(tmp_path).edits
     assert (edit.subject, edit.prompt) == ("Ada", "The name of the spouse of {} is")
     assert (edit.target_new, edit.target_true) == ("Bob", "Carl Zell")
     assert (edit.subject_id, edit.relation_id, edit.target_new_id, edit.target_true_id) == ("Q11", "P26", "Q12", "Q13")
 
 
-def test_recent_facts_have_nothing_before(tmp_path: Path) -> None:
+def test_recent_fact_has_no_old_target(tmp_path: Path) -> None:
     fact = {field: value for field, value in RIPPLE["edit"].items() if field != "original_fact"}
     assert read(tmp_path, edit=fact).edits[0].target_true is None
     assert read(tmp_path, edit={**fact, "previous_fact": RIPPLE["edit"]["original_fact"]}) == read(tmp_path)
 
 
-def test_tests_with_their_conditions(tmp_path: Path) -> None:
+def test_probes_have_queries_and_conditions(tmp_path: Path) -> None:
     record = read(tmp_path)
     (both,) = record.group("ripple.LG")
     assert both.passes == "all"
@@ -39,14 +39,14 @@ def test_tests_with_their_conditions(tmp_path: Path) -> None:
     assert {probe.measures for probe in record.group("ripple")} == {"ripple.RS", "ripple.LG", "ripple.CI"}
 
 
-def test_a_test_with_nothing_to_say_is_left_out_and_remarked_on(tmp_path: Path) -> None:
+def test_test_without_usable_answer_is_left_out_with_remark(tmp_path: Path) -> None:
     """Names of one letter do not count in the authors' program; X is the only answer here."""
     record = read(tmp_path)
     assert not record.group("ripple.FN")
     assert [remark.kind for remark in record.remarks] == ["empty-answer"]
 
 
-def test_an_answer_without_a_label_is_left_out(tmp_path: Path) -> None:
+def test_answer_without_label_is_left_out(tmp_path: Path) -> None:
     (probe,) = read(tmp_path).group("ripple.RS")
     query = RIPPLE["Relation_Specificity"][0]["test_queries"][0]
     bare = {**query, "answers": [*query["answers"], {"value": None, "aliases": []}]}
@@ -54,27 +54,27 @@ def test_an_answer_without_a_label_is_left_out(tmp_path: Path) -> None:
     assert record.group("ripple.RS") == (probe,)
 
 
-def test_both_spellings_of_the_first_criterion(tmp_path: Path) -> None:
+def test_relation_specificity_is_read_in_both_spellings(tmp_path: Path) -> None:
     other = {name: value for name, value in RIPPLE.items() if name != "Relation_Specificity"}
     file = written(tmp_path, {**other, "Relation_Specifity": RIPPLE["Relation_Specificity"]})
     assert find_dataset("ripple-edits")(file) == (read(tmp_path),)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"relation": "SPOUSES"}, "field edit.relation: unknown relation 'SPOUSES', did you mean 'spouse'"),
         ({"prompt": "Ada is the spouse of Bob."}, "field edit.prompt: found 'Ada is the spouse of Bob.'; expected"),
     ],
 )
-def test_a_sentence_that_is_not_its_relations(change: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_sentence_of_another_relation_is_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(EditFileError) as error:
         read(tmp_path, edit={**RIPPLE["edit"], **change})
-    assert f"record 1, {said}" in str(error.value)
+    assert f"record 1, {message}" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["FOLLOWS", "NUMBER_OF_CHILDREN", "MEMBER_OF_SPORTS_TEAM", "SIBLING"])
-def test_every_form_of_sentence_is_read_back(name: str, tmp_path: Path) -> None:
+def test_sentence_of_each_form_is_read(name: str, tmp_path: Path) -> None:
     sentence = relations()[name].template.format("The Who") + " 7 of May."
     (edit,) = read(tmp_path, edit={"prompt": sentence, "relation": name}).edits
     assert (edit.subject, edit.target_new) == ("The Who", "7 of May")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.datasets import find_dataset, guess_dataset
+from kg_edit.datasets import find_dataset
 from kg_edit.datasets.lint import lint
 from kg_edit.datasets.reading import FileContent
 from kg_edit.datasets.record import BenchmarkRecord
@@ -55,7 +55,7 @@ def read(folder: Path, made: dict[str, Any]) -> BenchmarkRecord:
     return record
 
 
-def test_paths_in_words(tmp_path: Path) -> None:
+def test_paths_are_worded(tmp_path: Path) -> None:
     record = read(tmp_path, document(CAPITAL, THREE, INVERSE, STAYS))
     assert [(probe.measures, probe.queries[0].prompt) for probe in record.probes] == [
         ("ripples-known.stated", "What is the capital of the country of Rome?"),
@@ -73,14 +73,14 @@ def test_paths_in_words(tmp_path: Path) -> None:
     assert record.edits[0].id == "one"
 
 
-def test_the_four_cells_and_what_is_withheld(tmp_path: Path) -> None:
+def test_withheld_answers_are_those_of_withheld_cells(tmp_path: Path) -> None:
     record = read(tmp_path, document(CAPITAL, CURRENCY))
     assert [probe.measures for probe in record.probes[:2]] == ["ripples-known.stated", "ripples-unknown.withheld"]
     assert withheld_answers([record]) == {"one": frozenset({"yen"})}
     assert withheld_answers([read(tmp_path, document(CAPITAL))]) == {}
 
 
-def test_rivals_are_other_objects_and_the_old_answer(tmp_path: Path) -> None:
+def test_other_answers_are_other_objects_and_the_old_answer(tmp_path: Path) -> None:
     (query,) = read(tmp_path, document(CAPITAL)).probes[0].queries
     assert query.others[0] == "Rome"
     assert sorted(query.others[1:]) == ["Berlin", "Paris"]
@@ -88,19 +88,14 @@ def test_rivals_are_other_objects_and_the_old_answer(tmp_path: Path) -> None:
     assert query.answers == (("Tokyo", "Tōkyō"),)
 
 
-def test_faults_name_the_record_and_the_field(tmp_path: Path) -> None:
+def test_fault_names_record_and_field(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=r"record 1, field questions\.0\.hops: relation 'P99' has no noun"):
         read(tmp_path, document({**CAPITAL, "hops": ["P17", "P99"]}))
     with pytest.raises(EditFileError, match="expected 'kg-edit ripples/1'; make the file with `kg-edit data ripples`"):
         read(tmp_path, document(CAPITAL, format="else"))
 
 
-def test_the_lint_sees_an_answer_that_stays(tmp_path: Path) -> None:
+def test_lint_finds_unchanged_answer(tmp_path: Path) -> None:
     record = read(tmp_path, document({**CAPITAL, "old": ["Edo", "Tōkyō"]}, {**THREE, "answers": ["Rome"]}))
     (finding,) = lint(FileContent((record,)))
     assert (finding.kind, finding.message) == ("answer-unchanged", "'Tokyo' was 'Edo' before: one of its names")
-
-
-def test_its_file_is_known_by_its_form(tmp_path: Path) -> None:
-    read(tmp_path, document(CAPITAL))
-    assert guess_dataset(tmp_path / "ripples.json").name == "ripples"

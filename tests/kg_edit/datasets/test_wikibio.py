@@ -8,14 +8,13 @@ import pytest
 
 from kg_edit.datasets import find_dataset
 from kg_edit.errors import EditFileError
-from kg_edit.text.matching import sentences
 from tests.kg_edit.datasets.rows import WIKIBIO, written
 
 WIKIBIO_SET = find_dataset("wikibio")
 HEADER = "This is a Wikipedia passage about ada byron."
 
 
-def test_an_inaccurate_sentence_is_edited_towards_the_true_one(tmp_path: Path) -> None:
+def test_inaccurate_sentence_is_edited_to_the_true_one(tmp_path: Path) -> None:
     (record,) = WIKIBIO_SET(written(tmp_path, WIKIBIO))
     (edit,) = record.edits
     assert edit.text == f"{HEADER} Ada Byron was a poet."
@@ -32,12 +31,12 @@ def test_an_inaccurate_sentence_is_edited_towards_the_true_one(tmp_path: Path) -
         ("J. R. Byron. He won a prize, and was a poet.", "j. r. byron"),
     ],
 )
-def test_a_name_ends_with_its_sentence(text: str, name: str, tmp_path: Path) -> None:
+def test_name_ends_before_verb_or_sentence(text: str, name: str, tmp_path: Path) -> None:
     (record,) = WIKIBIO_SET(written(tmp_path, {**WIKIBIO, "wiki_bio_text": text}))
     assert record.edits[0].subject == name
 
 
-def test_accurate_sentences_stand_after_what_gpt3_wrote_before_them(tmp_path: Path) -> None:
+def test_accurate_sentence_is_asked_after_the_sentences_before_it(tmp_path: Path) -> None:
     (record,) = WIKIBIO_SET(written(tmp_path, WIKIBIO))
     asked = [query for probe in record.group("accurate") for query in probe.queries]
     assert [(query.prompt, query.answers[0][0]) for query in asked] == [
@@ -46,7 +45,7 @@ def test_accurate_sentences_stand_after_what_gpt3_wrote_before_them(tmp_path: Pa
     ]
 
 
-def test_each_accurate_sentence_is_asked_once_also_of_passages_without_an_edit(tmp_path: Path) -> None:
+def test_accurate_sentence_is_asked_once_in_the_file(tmp_path: Path) -> None:
     """Two inaccurate sentences in the first passage, none in the second; one in the third, none in the last."""
     first = {**WIKIBIO, "annotation": ["minor_inaccurate", "major_inaccurate", "accurate"]}
     right = {**WIKIBIO, "annotation": ["accurate"] * 3, "concept": "Ada Lovelace"}
@@ -56,20 +55,20 @@ def test_each_accurate_sentence_is_asked_once_also_of_passages_without_an_edit(t
     assert records[2].group("accurate")[0].queries[0].prompt == "This is a Wikipedia passage about Ada Lovelace."
 
 
-def test_the_last_true_sentence_stands_in_for_those_that_are_missing(tmp_path: Path) -> None:
+def test_last_true_sentence_replaces_missing_ones(tmp_path: Path) -> None:
     row = {**WIKIBIO, "annotation": ["accurate", "accurate", "major_inaccurate"]}
     (record,) = WIKIBIO_SET(written(tmp_path, row))
     assert record.edits[0].target_new == "She wrote notes on an engine."
 
 
-def test_a_sentence_that_is_the_true_one_has_no_rival(tmp_path: Path) -> None:
+def test_true_sentence_has_no_old_target(tmp_path: Path) -> None:
     row = {**WIKIBIO, "gpt3_sentences": ["x y.", "She wrote notes on an engine.", "z."]}
     (record,) = WIKIBIO_SET(written(tmp_path, row))
     assert record.edits[0].target_true is None and record.remarks[0].kind == "same-target"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"annotation": ["accurate", "major_inaccurate"]}, "field annotation: expected a list as long as"),
         ({"annotation": "accurate"}, "field annotation"),
@@ -79,15 +78,6 @@ def test_a_sentence_that_is_the_true_one_has_no_rival(tmp_path: Path) -> None:
         ({"wiki_bio_text": None}, "field wiki_bio_text"),
     ],
 )
-def test_a_row_that_is_none(change: dict[str, object], said: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=said):
+def test_wrong_row_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=message):
         WIKIBIO_SET(written(tmp_path, {**WIKIBIO, **change}))
-
-
-def test_sentences() -> None:
-    assert list(sentences("He was born in St. Louis. He died! Then? ")) == [
-        "He was born in St. Louis.",
-        "He died!",
-        "Then?",
-    ]
-    assert list(sentences(" ")) == []

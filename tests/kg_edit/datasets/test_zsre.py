@@ -22,7 +22,7 @@ EASY_EDIT = {
 }
 
 
-def test_rome_edits_towards_the_true_answer_and_easyedit_towards_the_other(tmp_path: Path) -> None:
+def test_target_is_true_answer_for_rome_and_alt_for_easyedit(tmp_path: Path) -> None:
     file = written(tmp_path, ZSRE)
     (rome,), (easy) = find_dataset("zsre")(file), find_dataset("zsre-alt")(file)
     (edit,), (other,) = rome.edits, easy[0].edits
@@ -33,7 +33,7 @@ def test_rome_edits_towards_the_true_answer_and_easyedit_towards_the_other(tmp_p
     assert (edit.prompt, edit.text) == ("Who is {}'s sister?", "Who is Claire Clairmont's sister?")
 
 
-def test_what_is_asked_of_the_target_and_of_others(tmp_path: Path) -> None:
+def test_probes_are_efficacy_paraphrase_and_locality(tmp_path: Path) -> None:
     (record,) = find_dataset("zsre")(written(tmp_path, ZSRE))
     found = {probe.measures: probe.queries[0] for probe in record.probes}
     assert found["efficacy"].answers == found["paraphrase"].answers == (("Mary Shelley",),)
@@ -42,7 +42,7 @@ def test_what_is_asked_of_the_target_and_of_others(tmp_path: Path) -> None:
     assert found["locality"].answers == (("Mark Ruffalo",),)
 
 
-def test_questions_written_for_the_other_answer_are_asked_with_it_alone() -> None:
+def test_portability_is_asked_only_with_alt() -> None:
     row = {**ZSRE, "inverse question": "Who is Marian Clairmont's sister?", "portability": QUESTION}
     alt, rome = parse(row, "0", towards="alt"), parse(row, "0")
     assert alt.group("portability.Inverse_Relation")[0].queries[0].answers == (("Claire Clairmont",),)
@@ -51,25 +51,25 @@ def test_questions_written_for_the_other_answer_are_asked_with_it_alone() -> Non
     assert not rome.edits[0].portability
 
 
-def test_another_name_of_the_subject_has_the_target_as_its_answer() -> None:
+def test_subject_replace_has_the_target_as_answer() -> None:
     row = {**ZSRE, "alternative_subject": "Clara", "alter_subject_question": "Who is Clara's sister?"}
     (probe,) = parse(row, "0").group("portability.Subject_Replace")
     assert probe.queries[0].answers == (("Mary Shelley",),)
 
 
-def test_an_old_target_equal_to_the_new_one_is_remarked_on() -> None:
+def test_old_target_equal_to_new_one_gives_a_remark() -> None:
     record = parse({**ZSRE, "alt": "mary shelley"}, "0", towards="alt")
     assert record.edits[0].target_true is None
     assert [remark.kind for remark in record.remarks] == ["same-target"]
 
 
-def test_easyedits_form_names_its_target(tmp_path: Path) -> None:
+def test_easyedit_form_has_its_own_target(tmp_path: Path) -> None:
     (record,) = find_dataset("zsre")(written(tmp_path, EASY_EDIT))
     assert (record.id, record.edits[0].target_new) == ("4", "Marian Clairmont")
     assert {probe.measures for probe in record.probes} == {"efficacy", "paraphrase", "locality"}
 
 
-def test_a_subject_that_is_absent_is_named(tmp_path: Path) -> None:
+def test_absent_subject_is_named(tmp_path: Path) -> None:
     file = written(tmp_path, {**ZSRE, "subject": "Claire"}, {**ZSRE, "subject": "Isabel of Coimbra"})
     with pytest.raises(EditFileError, match="record 2, field src: the subject 'Isabel of Coimbra' does not occur in"):
         find_dataset("zsre")(file)
@@ -81,7 +81,7 @@ def test_a_subject_that_is_absent_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "rows", "usable"), [("mend_eval_portability_gpt4", 1037, 1037), ("inverse_relation", 385, 380)]
 )
-def test_published_rows(part: str, rows: int, usable: int, shared: Path) -> None:
+def test_published_rows_are_read(part: str, rows: int, usable: int, shared: Path) -> None:
     reading = find_dataset("zsre-alt").read(shared / "zsre" / f"zsre_{part}.json")
     assert (len(reading.records) + len(reading.problems), len(reading.records)) == (rows, usable)
     assert all(record.edits[0].portability or record.group("portability") for record in reading.records)

@@ -32,14 +32,14 @@ def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
     return read_edits(write(tmp_path, "edits.jsonl", lines(*rows))).edits
 
 
-def test_prompts_and_answers_of_easy_edit_are_as_many(tmp_path: Path) -> None:
+def test_easy_edit_row_with_too_few_answers_is_refused(tmp_path: Path) -> None:
     asked = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
     path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": asked}))
     assert "field ground_truth: 2 prompts have 1 answers" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ALIASES)
-def test_another_name_is_the_field(name: str, tmp_path: Path) -> None:
+def test_alias_is_read_as_the_field(name: str, tmp_path: Path) -> None:
     own = ALIASES[name]
     values = {"portability": [{"question": "Where?", "answer": "Italy"}], "target_true": "Bern"}
     value = values.get(own, ["Bob lives in"])
@@ -49,25 +49,25 @@ def test_another_name_is_the_field(name: str, tmp_path: Path) -> None:
         assert read(tmp_path, {**plain, name: "Bob lives in"}) == read(tmp_path, {**plain, own: value}), "a text alone"
 
 
-def test_a_field_under_two_names_is_refused(tmp_path: Path) -> None:
+def test_field_with_two_names_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"neighbours": [], "neighborhood": []}))
     assert "field neighborhood: is another name for 'neighborhood'" in refusal(path)
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"ground_truth": "rome"} | {"target_true": "Oslo"}))
     assert "is another name for 'target_true', which the row has too; keep one of them" in refusal(path)
 
 
-def test_a_fault_bears_the_name_that_the_row_has(tmp_path: Path) -> None:
+def test_fault_has_the_rows_own_name(tmp_path: Path) -> None:
     row = {key: value for key, value in GOOD.items() if key != "target_true"} | {"ground_truth": 7}
     assert "field ground_truth: found the number 7" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
 
 
-def test_a_table_with_other_names(tmp_path: Path) -> None:
+def test_table_columns_may_be_aliases(tmp_path: Path) -> None:
     text = "subject,prompt,ground_truth,target_new,neighbours\nAnn,{} lives in,Oslo,Rome,Bob lives in | Cy lives in\n"
     (edit,) = read_edits(write(tmp_path, "edits.csv", text)).edits
     assert (edit.target_true, edit.neighborhood) == ("Oslo", ("Bob lives in", "Cy lives in"))
 
 
-def test_a_row_of_easy_edit(tmp_path: Path) -> None:
+def test_easy_edit_row_is_read(tmp_path: Path) -> None:
     (edit,) = read(tmp_path, EASY_EDIT)
     assert (edit.id, edit.prompt, edit.text) == ("3561", "In {}, the language spoken is", EASY_EDIT["prompt"])
     assert (edit.target_true, edit.paraphrases) == ("Spanish", (EASY_EDIT["rephrase_prompt"],))
@@ -78,7 +78,7 @@ def test_a_row_of_easy_edit(tmp_path: Path) -> None:
     assert other.neighborhood == (), "what is asked elsewhere has another answer: it is no neighbour of the fact"
 
 
-def test_what_easy_edit_takes_as_lists(tmp_path: Path) -> None:
+def test_easy_edit_lists_are_read(tmp_path: Path) -> None:
     locality = {
         "neighborhood": {"prompt": ["In Peru, one speaks", "In Chad, one speaks"], "ground_truth": ["Spanish", "x"]}
     }
@@ -105,7 +105,7 @@ def test_what_easy_edit_takes_as_lists(tmp_path: Path) -> None:
         },
     ],
 )
-def test_what_link_writes_is_read(row: dict[str, object], tmp_path: Path) -> None:
+def test_linked_rows_are_read(row: dict[str, object], tmp_path: Path) -> None:
     """Also where a person still has to choose: the row then has `candidates`."""
     source, out = write(tmp_path, "edits.jsonl", lines(row)), tmp_path / "linked.jsonl"
     done = CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)])
@@ -118,7 +118,7 @@ def test_what_link_writes_is_read(row: dict[str, object], tmp_path: Path) -> Non
         assert edit.target_new_id == linked["target_new_id"]
 
 
-def test_a_target_id_in_a_triplet(tmp_path: Path) -> None:
+def test_triplet_may_have_target_ids(tmp_path: Path) -> None:
     row = {"subject": "Ann", "relation": "P19", "new_object": "Rome", "target_new_id": "Q220", "target_true_id": "Q585"}
     (edit,) = read(tmp_path, row)
     assert (edit.target_new_id, edit.target_true_id) == ("Q220", "Q585")
@@ -127,12 +127,14 @@ def test_a_target_id_in_a_triplet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["new_object", "target_new"])
-def test_a_misspelt_relation_is_no_sentence(shape: str, tmp_path: Path) -> None:
+def test_misspelt_relation_is_refused(shape: str, tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines({"subject": "Ann", "relation": "place of brith", shape: "Rome"}))
-    said = "field relation: there is no template for 'place of brith', did you mean 'place of birth'? If not, give the"
+    message = (
+        "field relation: there is no template for 'place of brith', did you mean 'place of birth'? If not, give the"
+    )
     with pytest.raises(EditFileError, match="line 1") as raised:
         read_edits(path)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     with_prompt = {"subject": "Ann", "relation": "place of brith", "prompt": "{} is from", shape: "Rome"}
     assert read(tmp_path, with_prompt)[0].prompt == "{} is from"
     (other,) = read(tmp_path, {"subject": "Ann", "relation": "best friend", shape: "Rome"})

@@ -17,15 +17,9 @@ from tests.kg_edit.edit_rows import GOOD, HEADER, ROW, lines, refusal, write
 # Faults of a file
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_path_without_file_is_refused(tmp_path: Path) -> None:
     assert "none.jsonl: no such file; check the path (the current folder is" in refusal(tmp_path / "none.jsonl")
-
-
-def test_a_folder(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path}: is a folder; expected a file; give the path of a file in this folder"
-
-
-def test_another_suffix(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.xlsx", b"PK")
     assert refusal(path) == f"{path}: ends in '.xlsx'; expected a file in .jsonl, .json, .csv, .tsv"
 
@@ -44,12 +38,12 @@ def test_another_suffix(tmp_path: Path) -> None:
         ("edits.tsv", HEADER.replace(",", "\t") + "\t\t\t\n"),
     ],
 )
-def test_an_empty_file(tmp_path: Path, name: str, content: str) -> None:
+def test_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
     path = write(tmp_path, name, content)
     assert refusal(path) == f"{path}: has no rows; expected one edit or triplet per row"
 
 
-def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+def test_invalid_utf8_is_located(tmp_path: Path) -> None:
     content = (HEADER + ROW).encode() + "Zoë,{} lives in,Oslo,Rome\n".encode("latin-1")
     path = write(tmp_path, "edits.csv", content)
     offset = len(HEADER + ROW) + 2
@@ -57,17 +51,22 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}, line 3, byte offset {offset}: {found}"
 
 
-def test_malformed_json(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "edits.json", '[\n {"subject": "Ann",}\n]'))
-    assert "edits.json, line 2, column " in message
-    assert "not JSON: " in message
-    message = refusal(write(tmp_path, "edits.json", lines(GOOD, GOOD)))
-    assert "line 2, column 1: not JSON: Extra data; expected one list of objects; for one object per line" in message
-
-
-@pytest.mark.parametrize("content", ["1" * 5000, "[" * 100_000])
-def test_json_beyond_the_parser(tmp_path: Path, content: str) -> None:
-    assert "not JSON" in refusal(write(tmp_path, "edits.json", content))
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[\n {"subject": "Ann",}\n]', "edits.json, line 2, column "),
+        (
+            lines(GOOD, GOOD),
+            "line 2, column 1: not JSON: Extra data; expected one list of objects; for one object per line",
+        ),
+        ("1" * 5000, "not JSON"),
+        ("[" * 100_000, "not JSON"),
+    ],
+    ids=["comma", "lines", "long number", "deep"],
+)
+def test_malformed_json_is_located(tmp_path: Path, content: str, message: str) -> None:
+    found = refusal(write(tmp_path, "edits.json", content))
+    assert message in found and "not JSON" in found
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_json_beyond_the_parser(tmp_path: Path, content: str) -> None:
         ('"subject,prompt', "line 1: not a row of a table: unexpected end of data; close the quotes"),
     ],
 )
-def test_a_header_that_cannot_work(tmp_path: Path, header: str, message: str) -> None:
+def test_unusable_header_is_refused(tmp_path: Path, header: str, message: str) -> None:
     path = write(tmp_path, "edits.csv", f"{header}\nAnn,b,c,d\n")
     assert refusal(path).startswith(f"{path}, {message}")
 
@@ -131,17 +130,11 @@ def test_a_header_that_cannot_work(tmp_path: Path, header: str, message: str) ->
         ("Ann", "found the text 'Ann'; expected an object {...} of fields"),
     ],
 )
-def test_a_wrong_row_is_named_with_its_field(tmp_path: Path, row: object, message: str) -> None:
+def test_wrong_row_is_named_with_its_field(tmp_path: Path, row: object, message: str) -> None:
     path = write(tmp_path, "edits.jsonl", "\n" + lines(GOOD, row))
     assert refusal(path).startswith(f"{path}, line 3, {message}")
     path = write(tmp_path, "edits.json", json.dumps([GOOD, row], indent=2))
     assert refusal(path).startswith(f"{path}, record 2, {message}")
-
-
-def test_a_malformed_line(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD) + '{"subject": "Bob"\n')
-    assert refusal(path).startswith(f"{path}, line 2, not JSON, column ")
-    assert "expected one whole object {...} on the line" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -153,48 +146,54 @@ def test_a_malformed_line(tmp_path: Path) -> None:
         ('"requested_rewrite": {"target_new": {"str": "b", "str": "c"}}', "requested_rewrite.target_new.str"),
     ],
 )
-def test_a_name_that_stands_twice_in_an_object(tmp_path: Path, more: str, place: str) -> None:
-    """The last one would count, and nobody be told."""
+def test_repeated_name_in_an_object_is_refused(tmp_path: Path, more: str, place: str) -> None:
+    """JSON itself would silently use the last one."""
     row = f"{json.dumps(GOOD)[:-1]}, {more}}}"
-    said = f"field {place}: occurs twice; keep one"
+    fault = f"field {place}: occurs twice; keep one"
     path = write(tmp_path, "edits.jsonl", f"{lines(GOOD)}{row}\n")
-    assert refusal(path) == f"{path}, line 2, {said}"
+    assert refusal(path) == f"{path}, line 2, {fault}"
     assert len(read_edits(path, keep_going=True).edits) == 1
     path = write(tmp_path, "edits.json", f"[{json.dumps(GOOD)}, {row}]")
-    assert refusal(path) == f"{path}, record 2, {said}"
+    assert refusal(path) == f"{path}, record 2, {fault}"
     path = write(tmp_path, "edits.json", row)
-    assert refusal(path) == f"{path}, record 1, {said}"
+    assert refusal(path) == f"{path}, record 1, {fault}"
 
 
-def test_the_line_of_a_table_row_after_a_cell_of_two_lines(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.csv", HEADER + 'Ann,"{} lives\nin",Oslo,Rome\n\nBob,lives in,Oslo,Rome\n')
-    assert refusal(path).startswith(f"{path}, line 5, field prompt: ")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("edits.jsonl", lines(GOOD) + '{"subject": "Bob"\n', "line 2, not JSON, column "),
+        ("edits.csv", HEADER + 'Ann,"{} lives\nin",Oslo,Rome\n\nBob,lives in,Oslo,Rome\n', "line 5, field prompt: "),
+        (
+            "edits.csv",
+            HEADER + ROW + "Bob,{} is in,Oslo,Rome,\n",
+            "line 3, found 5 cells; expected 4, one for each column",
+        ),
+        ("edits.csv", HEADER + ROW + "Bob,{} is in,Rome\n", "line 3, found 3 cells; expected 4, one for each column"),
+        (
+            "edits.jsonl",
+            lines(GOOD | {"id": 5}, GOOD | {"id": "5", "subject": "Bob"}),
+            "line 2, field id: '5' is the id of line 1 too; give it another",
+        ),
+        (
+            "edits.json",
+            json.dumps([GOOD, GOOD, GOOD | {"target_new": "Bern"}]),
+            "record 3, field target_new: 'Ann lives in' is edited to 'Bern' here and to 'Rome' in record 2; keep",
+        ),
+    ],
+)
+def test_faulty_row_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = write(tmp_path, name, content)
+    assert refusal(path).startswith(f"{path}, {message}")
 
 
-@pytest.mark.parametrize("row, cells", [("Bob,{} is in,Oslo,Rome,\n", 5), ("Bob,{} is in,Rome\n", 3)])
-def test_a_row_of_other_length_than_the_header(tmp_path: Path, row: str, cells: int) -> None:
-    path = write(tmp_path, "edits.csv", HEADER + ROW + row)
-    assert refusal(path).startswith(f"{path}, line 3, found {cells} cells; expected 4, one for each column")
-
-
-def test_a_quote_out_of_place(tmp_path: Path) -> None:
+def test_misplaced_quote_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.csv", HEADER + '"Ann" B,{} is in,Oslo,Rome\n' + ROW)
     assert "line 2, not a row of a table: ',' expected after '\"'; close the quotes" in refusal(path)
     assert [edit.id for edit in read_edits(path, keep_going=True).edits] == ["row-3"]
 
 
-def test_an_id_given_twice(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"id": 5}, GOOD | {"id": "5", "subject": "Bob"}))
-    assert refusal(path) == f"{path}, line 2, field id: '5' is the id of line 1 too; give it another"
-
-
-def test_two_rows_that_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.json", json.dumps([GOOD, GOOD, GOOD | {"target_new": "Bern"}]))
-    found = "'Ann lives in' is edited to 'Bern' here and to 'Rome' in record 2; keep one of the two"
-    assert refusal(path) == f"{path}, record 3, field target_new: {found}"
-
-
-def test_conflicts_may_be_allowed_but_not_an_id_given_twice(tmp_path: Path) -> None:
+def test_allow_conflicts_still_refuses_duplicated_ids(tmp_path: Path) -> None:
     other = GOOD | {"target_new": "Bern"}
     path = write(tmp_path, "edits.json", json.dumps([GOOD, other]))
     assert [edit.target_new for edit in read_edits(path, allow_conflicts=True).edits] == ["Rome", "Bern"]
@@ -203,14 +202,14 @@ def test_conflicts_may_be_allowed_but_not_an_id_given_twice(tmp_path: Path) -> N
         read_edits(path, allow_conflicts=True)
 
 
-def test_one_fault_is_shown_and_the_others_counted(tmp_path: Path) -> None:
+def test_first_fault_is_shown_and_others_counted(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"subject": 1, "target_new": 2}, GOOD, {}))
     assert refusal(path).endswith(
         "line 1, field subject: found the number 1; expected text (4 more such faults in the file)"
     )
 
 
-def test_keep_going_skips_and_reports_the_wrong_rows(tmp_path: Path) -> None:
+def test_keep_going_reports_wrong_rows(tmp_path: Path) -> None:
     rows = [{"subject": "Ann"}, GOOD, GOOD | {"prompt": "in"}, GOOD | {"subject": "Bob"}]
     read = read_edits(write(tmp_path, "edits.jsonl", lines(*rows) + "oops\n"), keep_going=True)
     assert [edit.id for edit in read.edits] == ["row-2", "row-4"]
@@ -236,7 +235,7 @@ def json_rows() -> st.SearchStrategy[object]:
 
 @given(st.lists(json_rows(), max_size=3))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_a_file_holds_the_error_is_ours(tmp_path: Path, rows: list[object]) -> None:
+def test_any_json_is_read_or_refused(tmp_path: Path, rows: list[object]) -> None:
     path = write(tmp_path, "edits.json", json.dumps([GOOD, *rows]))
     try:
         assert len(read_edits(path).edits) == len(rows) + 1

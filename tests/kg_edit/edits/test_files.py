@@ -17,7 +17,7 @@ from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, line
 # What is read
 
 
-def test_counterfactplus() -> None:
+def test_counterfactplus_is_read() -> None:
     if not COUNTERFACT.exists():
         pytest.skip(f"needs CounterFactPlus records in {COUNTERFACT}")
     records = json.loads(COUNTERFACT.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def test_counterfactplus() -> None:
     assert (first.id, first.subject, first.relation_id) == ("4488", "The Revenge of Shinobi", "P178")
 
 
-def test_counterfactplus_survives_writing(tmp_path: Path) -> None:
+def test_counterfactplus_round_trips(tmp_path: Path) -> None:
     if not COUNTERFACT.exists():
         pytest.skip(f"needs CounterFactPlus records in {COUNTERFACT}")
     edits = read_edits(COUNTERFACT).edits
@@ -55,23 +55,23 @@ def test_counterfactplus_survives_writing(tmp_path: Path) -> None:
         ("edits.tsv", (HEADER + ROW).replace(",", "\t")),
     ],
 )
-def test_a_row_is_the_same_edit_in_each_format_of_lines(tmp_path: Path, name: str, content: str) -> None:
+def test_row_is_the_same_edit_in_each_format(tmp_path: Path, name: str, content: str) -> None:
     (edit,) = read_edits(write(tmp_path, name, content)).edits
     assert edit == Edit(id="row-2", **GOOD)
 
 
 @pytest.mark.parametrize("content", [[GOOD], GOOD])
-def test_json_is_a_list_or_one_object(tmp_path: Path, content: object) -> None:
+def test_json_may_be_a_list_or_an_object(tmp_path: Path, content: object) -> None:
     path = write(tmp_path, "edits.json", json.dumps(content, indent=1))
     assert read_edits(str(path)).edits == (Edit(id="row-1", **GOOD),)
 
 
-def test_null_is_a_field_left_out(tmp_path: Path) -> None:
+def test_null_is_an_absent_field(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"paraphrases": None, "relation": None}))
     assert read_edits(path).edits == (Edit(id="row-1", **GOOD),)
 
 
-def test_lists_in_a_table(tmp_path: Path) -> None:
+def test_table_cells_may_be_lists(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "edits.csv",
@@ -88,7 +88,7 @@ def test_lists_in_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix, separator", [(".csv", ","), (".tsv", "\t")])
-def test_triplets_in_a_table(tmp_path: Path, suffix: str, separator: str) -> None:
+def test_table_may_have_triplets(tmp_path: Path, suffix: str, separator: str) -> None:
     text = "subject,relation,object,new_object\nQ36159,P54,Q121783,Q128109\nAnn,place of birth,,Q128109\n"
     labels = Labels()
     first, second = read_edits(write(tmp_path, f"t{suffix}", text.replace(",", separator)), labels=labels).edits
@@ -101,7 +101,7 @@ def test_triplets_in_a_table(tmp_path: Path, suffix: str, separator: str) -> Non
     assert labels.asked == [["Q121783", "Q128109", "Q36159"]], "one call for the whole file"
 
 
-def test_a_row_that_is_there_twice_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_row_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert len(read_edits(write(tmp_path, "edits.csv", HEADER + ROW + ROW)).edits) == 2
     (warned, counted) = caplog.messages
@@ -109,13 +109,13 @@ def test_a_row_that_is_there_twice_is_named(tmp_path: Path, caplog: pytest.LogCa
     assert counted.endswith("read 2 edits, skipped 0 rows")
 
 
-def test_labels_are_not_asked_in_vain(tmp_path: Path) -> None:
+def test_labels_are_asked_only_for_ids(tmp_path: Path) -> None:
     labels = Labels()
     read_edits(write(tmp_path, "edits.jsonl", lines(GOOD)), labels=labels)
     assert labels.asked == []
 
 
-def test_shapes_may_be_mixed(tmp_path: Path) -> None:
+def test_file_may_mix_shapes(tmp_path: Path) -> None:
     triplet = {"subject": "Bob", "relation": "P551", "new_object": "Rome"}
     path = write(tmp_path, "edits.json", json.dumps([GOOD, triplet]))
     assert [edit.text for edit in read_edits(path).edits] == ["Ann lives in", "Bob lives in"]
@@ -158,14 +158,14 @@ def edits(draw: st.DrawFn) -> Edit:
 
 @given(st.lists(edits(), min_size=1, max_size=3, unique_by=(lambda edit: edit.id, lambda edit: edit.text)))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_is_read_back(tmp_path: Path, written: list[Edit]) -> None:
+def test_write_edits_round_trips(tmp_path: Path, written: list[Edit]) -> None:
     path = tmp_path / "edits.jsonl"
     write_edits(path, written)
     assert list(read_edits(path).edits) == written
     assert list(tmp_path.iterdir()) == [path], "no draft is left behind"
 
 
-def test_writing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
+def test_write_edits_leaves_the_old_file_on_an_error(tmp_path: Path) -> None:
     path = tmp_path / "edits.jsonl"
     write_edits(path, [Edit(id="a", **GOOD)])
 
@@ -178,7 +178,7 @@ def test_writing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
     assert [edit.id for edit in read_edits(path).edits] == ["a"]
 
 
-def test_writing_where_it_cannot_be(tmp_path: Path) -> None:
+def test_write_edits_refuses_unusable_paths(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"edits.csv: edits are written as JSON lines"):
         write_edits(tmp_path / "edits.csv", [])
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""The packaged edits of odd shapes: each can be asked, and is of the shape that its id says."""
+"""The packaged edits of odd shapes: each can be encoded, and is of the shape in its id."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def edits() -> tuple[Edit, ...]:
     return tuple(read_edits(FILE).edits)
 
 
-def test_there_are_five_of_each_shape(edits: tuple[Edit, ...]) -> None:
+def test_file_has_five_edits_of_each_shape(edits: tuple[Edit, ...]) -> None:
     assert Counter(edit.id.rpartition("-")[0] for edit in edits) == dict.fromkeys(SHAPES | LANGUAGES, 5)
     assert len(edits) == 60
 
 
-def test_every_one_can_be_asked(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
+def test_each_edit_is_encoded(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     sizes = []
     for edit in edits:
         prompt = encode(smollm2.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new)
@@ -41,7 +41,7 @@ def test_every_one_can_be_asked(smollm2: LanguageModel, edits: tuple[Edit, ...])
     assert max(sizes) >= 25
 
 
-def test_the_shapes_are_what_they_say(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
+def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     def of(shape: str) -> list[Edit]:
         return [edit for edit in edits if edit.id.startswith(shape)]
 
@@ -53,9 +53,7 @@ def test_the_shapes_are_what_they_say(smollm2: LanguageModel, edits: tuple[Edit,
     assert all(edit.prompt.endswith("?") for edit in of("question"))
 
 
-def test_training_and_tracing_put_a_line_break_before_an_unread_subject(
-    smollm2: LanguageModel, edits: tuple[Edit, ...]
-) -> None:
+def test_training_and_tracing_begin_with_a_line_break(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """As the edits themselves are made: without, MEND learns, and `locate` traces, the first token of any text."""
     of = {edit.id: edit for edit in edits}
     (unread,), (read,) = (make_examples(smollm2, [of[name]]) for name in ("start-1", "middle-1"))

@@ -45,7 +45,7 @@ def fault(row: dict[str, object]) -> tuple[str, str]:
     return found.field, found.message
 
 
-def test_a_triplet_of_ids() -> None:
+def test_triplet_of_ids_is_labelled() -> None:
     assert edit(TRIPLET) == Edit(
         id="row-1",
         subject="LeBron James",
@@ -60,26 +60,26 @@ def test_a_triplet_of_ids() -> None:
     )
 
 
-def test_a_triplet_of_labels_and_ids() -> None:
+def test_triplet_may_mix_labels_and_ids() -> None:
     found = edit({"id": 7, "subject": "Ann", "relation": "Place of birth", "new_object": "Q128109"})
     assert (found.id, found.subject_id, found.target_true) == ("7", None, None)
     assert (found.relation_id, found.prompt) == ("P19", "{} was born in")
     assert (found.target_new, found.target_new_id) == ("Chicago Bulls", "Q128109")
 
 
-def test_a_triplet_of_addresses_as_a_query_returns_them() -> None:
+def test_triplet_of_iris_equals_one_of_ids() -> None:
     entity = "http://www.wikidata.org/entity/"
     row = {name: entity + str(id_) for name, id_ in TRIPLET.items()}
     row["relation"] = "http://www.wikidata.org/prop/direct/P54"
     assert edit(dict(row)) == edit(TRIPLET)
 
 
-def test_a_label_beside_its_id_is_kept() -> None:
+def test_own_label_with_its_id_is_used() -> None:
     found = edit(TRIPLET | {"subject": "King James", "subject_id": "Q36159", "new_object_id": "Q128109"})
     assert (found.subject, found.subject_id) == ("King James", "Q36159")
 
 
-def test_a_relation_without_template_is_said_by_its_label() -> None:
+def test_relation_without_template_is_worded_by_its_label() -> None:
     assert edit(TRIPLET | {"relation": "P2348"}).prompt == "The time period of {} is"
     found = edit(TRIPLET | {"relation": "best friend"})
     assert (found.prompt, found.relation, found.relation_id) == (
@@ -89,7 +89,7 @@ def test_a_relation_without_template_is_said_by_its_label() -> None:
     )
 
 
-def test_a_prompt_of_its_own_needs_no_template() -> None:
+def test_own_prompt_needs_no_template() -> None:
     found = edit(TRIPLET | {"relation": "P999999", "prompt": "{} is with"})
     assert (found.prompt, found.relation, found.relation_id) == ("{} is with", None, "P999999")
     without = {name: value for name, value in TRIPLET.items() if name != "relation"}
@@ -104,30 +104,23 @@ def test_own_templates_are_used(tmp_path: Path) -> None:
     assert (found.prompt, found.relation) == ("{} is a fan of", "fan")
 
 
-def test_a_relation_id_without_template_or_label() -> None:
-    field, message = fault(TRIPLET | {"relation": "P999999"})
-    assert field == "relation"
-    assert message.startswith("unknown relation id without template: P999999")
-    assert "pass --templates FILE, or give the row a prompt" in message
-
-
-def test_a_triplet_without_relation_or_prompt() -> None:
+def test_triplet_without_relation_is_refused() -> None:
     assert fault({"subject": "Ann", "new_object": "Rome"})[0] == "relation"
 
 
-def test_an_entity_id_without_label() -> None:
-    field, message = fault(TRIPLET | {"new_object": "Q999999999"})
-    assert field == "new_object"
-    assert message == (
-        "found the id Q999999999, for which there is no label; write the label here and the id in "
-        "new_object_id, or give a --graph that knows it"
-    )
+NO_LABEL = (
+    "found the id Q999999999, for which there is no label; write the label here and the id in "
+    "new_object_id, or give a --graph that knows it"
+)
 
 
 @pytest.mark.parametrize(
     "change, field, message",
     [
         ({"subject": 5}, "subject", "found the number 5; expected text"),
+        ({"relation": "P999999"}, "relation", "unknown relation id without template: P999999"),
+        ({"relation": "P999999"}, "relation", "pass --templates FILE, or give the row a prompt"),
+        ({"new_object": "Q999999999"}, "new_object", NO_LABEL),
         ({"new_object": ["Rome"]}, "new_object", "found a list; expected text"),
         ({"new_object": " "}, "new_object", "is empty; expected o*, what the edited model should predict"),
         ({"new_object": "los angeles lakers"}, "new_object", "is also the old target"),
@@ -137,23 +130,20 @@ def test_an_entity_id_without_label() -> None:
         ({"prompt": "plays for"}, "prompt", "has no {}"),
     ],
 )
-def test_a_fault_bears_the_name_in_the_triplet(change: dict[str, object], field: str, message: str) -> None:
+def test_fault_has_the_triplets_own_name(change: dict[str, object], field: str, message: str) -> None:
     where, found = fault(TRIPLET | change)
     assert where == field
     assert message in found
 
 
-def test_a_relation_of_the_wrong_type() -> None:
+def test_row_without_subject_or_with_a_number_is_refused() -> None:
     with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
         edit(TRIPLET | {"relation": 54})
-
-
-def test_a_row_without_subject() -> None:
     row = {name: value for name, value in TRIPLET.items() if name != "subject"}
     assert fault(row) == ("subject", "is missing; expected s, the entity the fact is about")
 
 
-def test_a_counterfact_record() -> None:
+def test_counterfact_row_is_read() -> None:
     found = edit(COUNTERFACT)
     assert (found.id, found.subject, found.text) == (
         "0",
@@ -167,7 +157,7 @@ def test_a_counterfact_record() -> None:
     assert found.portability == ()
 
 
-def test_a_counterfactplus_record_brings_a_question() -> None:
+def test_counterfactplus_row_has_a_question() -> None:
     asked = {"Recalled Relation": "(English, ...)", "New Question": "Which family?", "New Answer": "Germanic"}
     (question,) = edit(COUNTERFACT | {"portability": asked}).portability
     assert (question.question, question.answer) == ("Which family?", "Germanic")
@@ -177,7 +167,7 @@ def test_a_counterfactplus_record_brings_a_question() -> None:
     )
 
 
-def test_an_ending_is_a_word_of_its_own() -> None:
+def test_ending_begins_with_a_space() -> None:
     """Cells of a table, and the fields of a triplet, lose their outer spaces."""
     endings = ["in Pennsylvania.", " in Pennsylvania.", ", a city.", "的首都"]
     assert [edit({**TRIPLET, "ending": text}).ending for text in endings] == [
@@ -188,7 +178,7 @@ def test_an_ending_is_a_word_of_its_own() -> None:
     ]
 
 
-def test_a_fault_bears_the_name_in_counterfact() -> None:
+def test_fault_has_counterfacts_own_name() -> None:
     rewrite = COUNTERFACT["requested_rewrite"]
     assert isinstance(rewrite, dict)
     missing = {name: value for name, value in rewrite.items() if name != "subject"}
@@ -203,7 +193,7 @@ def test_a_fault_bears_the_name_in_counterfact() -> None:
     assert fault(COUNTERFACT | {"paraphrase_promts": []})[1] == "unknown field, did you mean 'paraphrase_prompts'?"
 
 
-def test_the_ids_to_label_are_those_without_template() -> None:
+def test_ids_to_label_are_those_without_label() -> None:
     assert ids_to_label(TRIPLET, TEMPLATES) == {"Q36159", "Q121783", "Q128109"}
     assert ids_to_label(TRIPLET | {"relation": "P2348", "subject": "Ann"}, TEMPLATES) == {
         "P2348",

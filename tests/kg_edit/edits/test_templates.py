@@ -17,7 +17,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own.tsv"
 
 
-def test_the_packaged_templates_cover_counterfact() -> None:
+def test_packaged_templates_cover_counterfact() -> None:
     if not COUNTERFACT.exists():
         pytest.skip(f"needs CounterFactPlus records in {COUNTERFACT}")
     records = json.loads(COUNTERFACT.read_text(encoding="utf-8"))
@@ -27,13 +27,13 @@ def test_the_packaged_templates_cover_counterfact() -> None:
     assert not [id_ for id_ in ids if templates.find(id_) is None]
 
 
-def test_each_template_ends_before_the_object() -> None:
+def test_packaged_templates_end_before_the_object() -> None:
     for row in RelationTemplates.load().by_name.values():
         assert row.template.count("{}") == 1
         assert not row.template.endswith(("{}", ".", "?", " ")), row
 
 
-def test_a_relation_is_found_by_id_and_by_label_in_any_case() -> None:
+def test_find_accepts_id_and_label_in_any_case() -> None:
     templates = RelationTemplates.load()
     row = templates.find("P54")
     assert row is not None
@@ -43,7 +43,7 @@ def test_a_relation_is_found_by_id_and_by_label_in_any_case() -> None:
     assert templates.find("P999999") is templates.find(None) is templates.find("") is None
 
 
-def test_own_templates_come_on_top(own: Path) -> None:
+def test_own_templates_replace_the_packaged_ones(own: Path) -> None:
     own.write_text(
         f"# ours\n{HEADER}P54\tplays for\t{{}} is a player of\n\n\tpet\tThe pet of {{}} is a\n",
         encoding="utf-8-sig",
@@ -70,21 +70,21 @@ def test_own_templates_come_on_top(own: Path) -> None:
         ("P17\tplays for\t{} plays for", "line 3: p17: already has a template on an earlier line; keep one"),
     ],
 )
-def test_a_wrong_row_is_named(own: Path, row: str, message: str) -> None:
+def test_wrong_row_is_named(own: Path, row: str, message: str) -> None:
     own.write_text(f"{HEADER}P17\tcountry\t{{}} is in\n{row}\n", encoding="utf-8")
     with pytest.raises(EditFileError) as raised:
         RelationTemplates.load(own)
     assert str(raised.value).startswith(f"{own}, {message}")
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "P54\tplays for\t{} plays for\n", "property,label,template\n"])
-def test_a_file_without_header(own: Path, text: str) -> None:
-    own.write_text(text, encoding="utf-8")
-    with pytest.raises(EditFileError, match="expected a header line with the columns property, label, template"):
-        RelationTemplates.load(own)
+def test_file_without_header_is_refused(own: Path) -> None:
+    for text in ("", "# nothing\n", "P54\tplays for\t{} plays for\n", "property,label,template\n"):
+        own.write_text(text, encoding="utf-8")
+        with pytest.raises(EditFileError, match="expected a header line with the columns property, label, template"):
+            RelationTemplates.load(own)
 
 
-def test_a_file_that_cannot_be_read(own: Path) -> None:
+def test_unreadable_template_file_is_refused(own: Path) -> None:
     with pytest.raises(EditFileError, match="no such file; check the path"):
         RelationTemplates.load(own)
     own.write_bytes(HEADER.encode() + b"P1\tcaf\xe9\t{} is")

@@ -32,7 +32,7 @@ def text_at(reader: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
 
 
 @pytest.mark.parametrize("template", [WITH_BOS, SPACED])
-def test_a_prompt_is_what_the_template_makes_of_it(template: str) -> None:
+def test_chat_prompt_equals_the_template(template: str) -> None:
     reader = tokenizer(template)
     form = chat_form(reader, name="tiny")
     asked = encode(reader, "Who founded {}?", subject="Google", chat=form)
@@ -50,7 +50,7 @@ def test_a_prompt_is_what_the_template_makes_of_it(template: str) -> None:
 
 @pytest.mark.parametrize("subject", ["user", "assistant", "INST", "Complete the sentence", "the", "s"])
 @pytest.mark.parametrize("context", ["{}", "The user said. {}"])
-def test_no_token_of_the_template_is_taken_for_the_subject(subject: str, context: str) -> None:
+def test_chat_subject_is_not_found_in_the_template(subject: str, context: str) -> None:
     reader = tokenizer(WITH_BOS)
     form = chat_form(reader, name="tiny")
     found = encode(reader, "  {} plays for", subject=subject, target="Rome", context=context, chat=form)
@@ -61,17 +61,17 @@ def test_no_token_of_the_template_is_taken_for_the_subject(subject: str, context
     assert text_at(reader, found.ids[found.edited_at + 1 : found.target_start]) == " plays for\n<assistant>"
 
 
-def test_a_sentence_is_to_be_completed_and_all_else_is_asked_as_it_is() -> None:
+def test_user_turn_completes_only_open_sentences() -> None:
     assert user_turn(" Google was founded by ") == COMPLETE + "Google was founded by"
     for text in ("Who founded Google?", "Question: who?\nAnswer:", "Tell me of Google.", "谁创立了谷歌\uff1f"):
         assert user_turn(text) == text
 
 
-def test_the_date_and_thinking_are_the_same_every_day() -> None:
+def test_chat_form_has_fixed_date_and_no_thinking() -> None:
     assert chat_form(tokenizer(DATED), name="tiny").before == "26 Jul 2024 False <s><user>"
 
 
-def test_a_template_that_formats_todays_date_gets_the_fixed_one() -> None:
+def test_strftime_now_gives_the_fixed_date() -> None:
     """As the templates of Mistral Small do; also inside a macro of the template."""
     day = "{% macro day() %}{{ strftime_now('%d %b') }}{% endmacro %}"
     template = f"\n{{% set today = strftime_now('%Y-%m-%d') %}}{day}{{{{ today }}}}, {{{{ day() }}}} {WITH_BOS}"
@@ -80,14 +80,14 @@ def test_a_template_that_formats_todays_date_gets_the_fixed_one() -> None:
     assert chat_form(tokenizer(indented), name="tiny").before == "July 2024 <s><user>"
 
 
-def test_what_decides_the_form_decides_its_digest() -> None:
+def test_chat_form_digest_covers_all_fields() -> None:
     form = chat_form(tokenizer(WITH_BOS), name="tiny")
     assert form.sha256 == chat_form(tokenizer(WITH_BOS), name="other").sha256
     others = (replace(form, before="x"), replace(form, after="x"), replace(form, gap=" "))
     assert len({form.sha256, *(other.sha256 for other in others)}) == 4
 
 
-def test_a_tokenizer_without_a_template_says_the_way_out() -> None:
+def test_unusable_template_is_refused() -> None:
     with pytest.raises(ChatTemplateError, match=r"'tiny' has no chat template.*-Instruct.*leave --chat"):
         chat_form(tokenizer(None), name="tiny")
     with pytest.raises(ChatTemplateError, match="0 times; expected it once"):
@@ -97,7 +97,7 @@ def test_a_tokenizer_without_a_template_says_the_way_out() -> None:
         render(refusing, [{"role": "user", "content": "Hi"}], name="tiny")
 
 
-def test_a_model_asked_in_chat_form() -> None:
+def test_in_chat_encodes_a_turn() -> None:
     plain = tiny("llama")
     model = replace(plain, tokenizer=tokenizer(WITH_BOS), prompt_transform=lambda text: f"New fact. {text}")
     asked = model.in_chat().encode("Who?", target="Rome")
@@ -107,7 +107,7 @@ def test_a_model_asked_in_chat_form() -> None:
         plain.in_chat()
 
 
-def test_the_chat_template_of_a_gguf_file_survives() -> None:
+def test_chat_template_of_gguf_is_used() -> None:
     reader = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
     form = chat_form(reader, name="smollm2-135m")
     assert form.before.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")

@@ -20,7 +20,7 @@ CONTEXTS = (BARE, "It is late. {}")
 FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs")
 
 
-def test_a_model_in_training_mode_is_read_without_its_dropout() -> None:
+def test_begins_unread_uses_no_dropout() -> None:
     """A method's check asks this; it leaves the modes and the random state as they were."""
     model = copy.deepcopy(tiny("gpt2"))
     model.model.train()
@@ -42,7 +42,7 @@ def test_a_model_in_training_mode_is_read_without_its_dropout() -> None:
         ("\n{} was founded by", "Google", False),
     ],
 )
-def test_where_a_real_model_does_not_read_a_subject(
+def test_begins_unread_finds_subjects_in_the_sink(
     smollm2: LanguageModel, prompt: str, subject: str, unread: bool
 ) -> None:
     encoded = encode(smollm2.tokenizer, prompt, subject=subject)
@@ -52,13 +52,13 @@ def test_where_a_real_model_does_not_read_a_subject(
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_model_without_a_sink_is_asked_as_it_stands(bos: bool) -> None:
+def test_readable_changes_nothing_without_a_sink(bos: bool) -> None:
     model = tiny("llama", bos=bos)
     encoded = encode(model.tokenizer, "{} was", subject="a")
     assert readable(model, encoded, CONTEXTS) == CONTEXTS
 
 
-def test_an_edit_asks_after_a_line_break(smollm2: LanguageModel) -> None:
+def test_request_begins_with_a_line_break(smollm2: LanguageModel) -> None:
     asked = Request.of(smollm2, FOUNDED, CONTEXTS)
     assert [row.text for row in asked.rewrites] == [
         "\nGoogle was founded by Steve Jobs",
@@ -68,7 +68,7 @@ def test_an_edit_asks_after_a_line_break(smollm2: LanguageModel) -> None:
     assert asked.essence.text == "\nGoogle is a"
 
 
-def test_a_prompt_is_said_to_be_unread(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_names_the_unread_edit(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         warn_of_unread(smollm2, encode(smollm2.tokenizer, FOUNDED.prompt, subject="Google"), edit="g")
         assert "'g'" in caplog.text and "line break" in caplog.text

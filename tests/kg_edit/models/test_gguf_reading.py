@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_same_fields_and_tensors_as_the_librarys_reader(file: Path) -> None:
+def test_array_reader_equals_the_librarys_reader(file: Path) -> None:
     ours, plain = ArrayReader(file), gguf.GGUFReader(file)
     assert type(ours.data) is np.ndarray
     assert {name: field.contents() for name, field in ours.fields.items()} == {
@@ -41,7 +41,7 @@ def test_the_same_fields_and_tensors_as_the_librarys_reader(file: Path) -> None:
         np.testing.assert_array_equal(one.data, other.data)
 
 
-def test_one_reader_a_file_and_the_library_as_it_was(file: Path) -> None:
+def test_read_once_caches_readers_and_restores_the_library(file: Path) -> None:
     own = gguf.GGUFReader, gguf.get_tensor_name_map
     with pytest.raises(ZeroDivisionError), read_once():
         assert gguf.GGUFReader(file) is gguf.GGUFReader(file)

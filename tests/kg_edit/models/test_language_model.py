@@ -20,7 +20,7 @@ from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_logits_are_the_models_own(family: str) -> None:
+def test_logits_equal_those_of_the_model(family: str) -> None:
     """Final norm, projections, softcap and head, from the last block's output on."""
     model = tiny(family)
     ids = torch.tensor([model.tokenizer("LeBron James plays for")["input_ids"]])
@@ -35,7 +35,7 @@ def test_logits_are_the_models_own(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_weight_has_its_state_dict_name(family: str) -> None:
+def test_weight_name_is_that_of_the_state_dict(family: str) -> None:
     model = tiny(family)
     stored = model.model.state_dict()[model.weight_name(2)]
     weight = weight_matrix(model.down_projection(2))
@@ -43,7 +43,7 @@ def test_the_weight_has_its_state_dict_name(family: str) -> None:
     assert torch.equal(stored if stored.shape == weight.shape else stored.T, weight)
 
 
-def test_the_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
+def test_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert len(smollm2.blocks) == 30
     assert smollm2.width == 576
     assert smollm2.model.dtype == torch.float32
@@ -54,7 +54,7 @@ def test_the_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
 
 
-def test_a_dequantised_model_is_open_to_other_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dequantised_model_is_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scratch folder and what safetensors writes there are the owner's alone."""
 
     def convert(_: Path, folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_dequantised_model_is_open_to_other_readers(tmp_path: Path, monkeypatc
     assert [path.stat().st_mode & 0o777 for path in (folder, folder / "model.safetensors")] == [0o755, 0o644]
 
 
-def test_an_absent_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_wheel_error_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     named = NAMED_MODELS["smollm2-135m"]
     absent = type(named)(package="no_such_wheel", pattern="*", install=named.install, about="")
     monkeypatch.setitem(NAMED_MODELS, "smollm2-135m", absent)
@@ -75,7 +75,7 @@ def test_an_absent_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
         LanguageModel.load("smollm2-135m")
 
 
-def test_a_folder_round_trip_and_its_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_survives_a_folder_and_changes_with_a_weight(tmp_path: Path) -> None:
     model = tiny("llama")
     model.model.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
@@ -89,7 +89,7 @@ def test_a_folder_round_trip_and_its_fingerprint(tmp_path: Path) -> None:
     assert LanguageModel.wrap(again.model, again.tokenizer, name="x").fingerprint != model.fingerprint
 
 
-def test_a_damaged_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError, match="no GGUF file"):
         LanguageModel.load(str(tmp_path / "missing.gguf"))
@@ -99,14 +99,14 @@ def test_a_damaged_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert list((tmp_path / "cache" / "models").iterdir()) == [], "no half-made folder stays"
 
 
-def test_folders_that_are_no_model(tmp_path: Path) -> None:
+def test_folder_without_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config.json"):
         LanguageModel.load(str(tmp_path))
     with pytest.raises(ModelError, match="dtype 'float7' is unknown"):
         LanguageModel.load("smollm2-135m", dtype="float7")
 
 
-def test_an_unknown_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_hub_id_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="can't load the model 'nobody/nothing'"):
         LanguageModel.load("nobody/nothing")
@@ -118,7 +118,7 @@ def save_config(folder: Path, model_type: str, **options: object) -> None:
     byte_level().save_pretrained(folder)
 
 
-def test_an_unknown_family_names_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_family_error_names_known_ones(tmp_path: Path) -> None:
     save_config(tmp_path, "bloom")
     with pytest.raises(UnsupportedModelError, match=r"'bloom' can't be edited yet; known types: falcon, gemma2"):
         LanguageModel.load(str(tmp_path))
@@ -130,7 +130,7 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
         LanguageModel.load(str(tmp_path))
 
 
-def test_a_spec_of_ones_own() -> None:
+def test_own_spec_is_used_and_checked() -> None:
     """A family outside the table, by argument; wrong paths are named."""
     config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=2, n_head=4, vocab_size=400)
     bloom = AutoModelForCausalLM.from_config(config)
@@ -141,7 +141,7 @@ def test_a_spec_of_ones_own() -> None:
         LanguageModel.wrap(bloom, byte_level(), name="bloom", spec=wrong)
 
 
-def test_a_slow_tokenizer_is_refused() -> None:
+def test_slow_tokenizer_is_refused() -> None:
     tokenizer = byte_level()
     slow = type("Slow", (), {"is_fast": False, "__getattr__": lambda _, name: getattr(tokenizer, name)})()
     with pytest.raises(PromptError, match="no character offsets"):
@@ -149,7 +149,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_contexts_are_seeded_and_the_bare_one_is_first(smollm2: LanguageModel) -> None:
+def test_sample_contexts_are_seeded(smollm2: LanguageModel) -> None:
     state = torch.get_rng_state()
     contexts = sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -160,7 +160,7 @@ def test_contexts_are_seeded_and_the_bare_one_is_first(smollm2: LanguageModel) -
     assert contexts != sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=2)
 
 
-def test_weights_left_on_disk_are_refused(tmp_path: Path) -> None:
+def test_offloaded_weights_are_refused(tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("llama"))
     disk_offload(model.model, str(tmp_path))
     with pytest.raises(UnsupportedModelError, match="left on disk"):
@@ -168,7 +168,7 @@ def test_weights_left_on_disk_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", keep_first([(7, 5), (64, 96), (96, 64), (128, 128)], keep=2))
-def test_the_fingerprint_sees_each_row_and_each_column(shape: tuple[int, int]) -> None:
+def test_fingerprint_changes_with_each_row_and_column(shape: tuple[int, int]) -> None:
     """KN changes single columns; a merged patch of it is another model."""
     model = copy.deepcopy(tiny("llama")).model
     weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
@@ -180,7 +180,7 @@ def test_the_fingerprint_sees_each_row_and_each_column(shape: tuple[int, int]) -
         changed.sub_(1.0)
 
 
-def test_generators_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeded_leaves_other_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = list[int]()
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     assert sample_contexts(tiny("llama"), lengths=((4, 1),), seed=1) and seeds == []
@@ -191,7 +191,7 @@ def test_generators_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPa
         assert torch.equal(torch.rand(3), expected)
 
 
-def test_text_is_drawn_from_the_model_and_not_from_its_generation_settings() -> None:
+def test_sampling_ignores_generation_settings() -> None:
     model = copy.deepcopy(tiny("llama"))
     plain, settings = sample_contexts(model, lengths=((8, 4),)), model.model.generation_config
     settings.repetition_penalty, settings.min_p, settings.num_beams = 1.8, 0.3, 2

@@ -33,7 +33,7 @@ def lower_runs(model: LanguageModel, rows: list[Prompt], lower: LowerStates) -> 
 
 
 @pytest.mark.parametrize("family", families())
-def test_logits_and_gradients_are_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+def test_lower_states_give_equal_logits_and_gradients(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     names, rows = mlp_weights(model, 2), prompts(model)
     with untouched(model):
@@ -48,7 +48,7 @@ def test_logits_and_gradients_are_those_of_the_whole_model(family: str, tmp_path
     assert hooks_of(model) == 0 and not any("forward" in block.__dict__ for block in model.blocks)
 
 
-def test_other_rows_run_through_the_whole_model(tmp_path: Path) -> None:
+def test_rows_without_states_run_the_whole_model(tmp_path: Path) -> None:
     model = tiny("llama")
     rows = prompts(model)
     lower = stored(model, rows[:2], tmp_path / "states")
@@ -59,7 +59,7 @@ def test_other_rows_run_through_the_whole_model(tmp_path: Path) -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_file_of_other_rows_is_written_again(tmp_path: Path) -> None:
+def test_file_of_other_rows_is_recomputed(tmp_path: Path) -> None:
     model, file = tiny("llama"), tmp_path / "states"
     rows = prompts(model)
     stored(model, rows[:1], file)

@@ -1,4 +1,4 @@
-"""The beginnings of prompts that are held from edit to edit: the same as computed anew, and never an older model's."""
+"""The beginnings of prompts that are shared by edits: the same as computed anew, and never an older model's."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def check(model: LanguageModel, found: SharedContexts) -> None:
     for states, wanted in zip(mine.layers, plain.layers, strict=True):
         for state, one in zip(states, wanted, strict=True):
             for row in range(len(ROWS)):
-                kept, kept_plain = mine.mask[row].bool(), plain.mask[row].bool()
-                torch.testing.assert_close(state[row, :, kept], one[row, :, kept_plain], rtol=1e-4, atol=1e-5)
+                real, real_plain = mine.mask[row].bool(), plain.mask[row].bool()
+                torch.testing.assert_close(state[row, :, real], one[row, :, real_plain], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon-alibi"])
-def test_beginnings_are_computed_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_store_computes_each_start_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also an empty one, and beginnings of several calls side by side, whose lengths differ."""
     model, store = tiny(family), PrefixStore()
     with computed(monkeypatch) as seen:
@@ -56,7 +56,7 @@ def test_beginnings_are_computed_once(family: str, monkeypatch: pytest.MonkeyPat
     assert seen == [[(5, 6, 7, 8), (5, 9)], [(11, 12, 13)]]
 
 
-def test_another_state_of_the_model_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_store_recomputes_for_another_model_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed weight, and a hook as adapters use them; with both taken back the first state is known again."""
     model, store = copy.deepcopy(tiny("llama")), PrefixStore()
     weight = model.down_projection(1).weight
@@ -76,7 +76,7 @@ def test_another_state_of_the_model_is_computed_anew(monkeypatch: pytest.MonkeyP
     check(model, first)
 
 
-def test_a_copy_with_the_same_weights_is_the_same_state() -> None:
+def test_model_state_is_that_of_a_copy() -> None:
     """But not in another dtype."""
     model = tiny("llama")
     same, other = copy.deepcopy(model), copy.deepcopy(model)
@@ -84,7 +84,7 @@ def test_a_copy_with_the_same_weights_is_the_same_state() -> None:
     assert model_state(same) == model_state(model) != model_state(other)
 
 
-def test_what_was_used_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_store_removes_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     keys, values = SharedContexts(model, [(1,)]).prefix(model, [(1,)]).layers[0]
     token = len(model.blocks) * (keys.numel() * keys.element_size() + values.numel() * values.element_size())

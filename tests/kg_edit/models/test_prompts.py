@@ -49,7 +49,7 @@ words = st.lists(st.text("abcdeLMJé'🙂", min_size=1, max_size=6), min_size=1,
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(subject=words, tail=words, target=words, context=st.sampled_from(["{}", "Where is it. {}"]))
-def test_prompt_and_target_are_the_joined_text(kind: str, subject: str, tail: str, target: str, context: str) -> None:
+def test_encode_equals_the_joined_text(kind: str, subject: str, tail: str, target: str, context: str) -> None:
     tokenizer = TOKENIZERS[kind]()
     template = f"{{}} {tail}"
     text = context.replace("{}", f"{subject} {tail}")
@@ -68,7 +68,7 @@ def test_prompt_and_target_are_the_joined_text(kind: str, subject: str, tail: st
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte-level with BOS", "sentencepiece"])
 @given(subject=words, tail=words)
-def test_the_subject_ends_in_its_last_token(kind: str, subject: str, tail: str) -> None:
+def test_subject_last_is_the_last_token(kind: str, subject: str, tail: str) -> None:
     tokenizer = TOKENIZERS[kind]()
     found = encode(tokenizer, f"{{}} {tail}", subject=subject)
     encoding = tokenizer(found.text, return_offsets_mapping=True)
@@ -77,31 +77,31 @@ def test_the_subject_ends_in_its_last_token(kind: str, subject: str, tail: str) 
     assert found.subject_last is not None and found.subject_last < len(found.ids)
 
 
-def test_a_merge_across_the_boundary_is_a_clear_error() -> None:
+def test_merge_of_prompt_and_target_is_refused() -> None:
     """Where the prompt's end and the target's beginning are one token, the model can't be asked for the target."""
     with pytest.raises(PromptError, match="merges the end"):
         encode(without_words(), "{} plays for", subject="James", target="Miami")
 
 
-@pytest.mark.parametrize(("kind", "said"), [("byte-level", " James plays"), ("sentencepiece", "s plays")])
-def test_a_target_within_a_word_follows_without_a_space(kind: str, said: str) -> None:
+@pytest.mark.parametrize(("kind", "target"), [("byte-level", " James plays"), ("sentencepiece", "s plays")])
+def test_glued_target_has_no_space(kind: str, target: str) -> None:
     """Where the word is one token (byte-level), the target begins with this token."""
     tokenizer = TOKENIZERS[kind]()
     found = encode(tokenizer, "LeBron Jame", target=f"{GLUE}s plays")
     assert found.text == "LeBron James plays" and found.ids == encode(tokenizer, "LeBron James plays").ids
-    assert tokenizer.decode(found.target_ids).strip() == said.strip()
+    assert tokenizer.decode(found.target_ids).strip() == target.strip()
     with pytest.raises(PromptError, match="merges the end"):  # a single token: nothing could predict it
         encode(byte_level(), "LeB", target=f"{GLUE}ron")
 
 
-def test_an_eos_behind_is_dropped_and_a_bos_in_front_is_kept() -> None:
+def test_encode_drops_eos_and_has_bos() -> None:
     tokenizer = sentencepiece_style()
     ids = encode(tokenizer, "{} plays for", subject="Dwyane Wade", target="Miami").ids
     assert ids[0] == tokenizer.bos_token_id
     assert tokenizer.eos_token_id not in ids
 
 
-def test_an_eos_behind_that_is_also_the_bos_is_dropped() -> None:
+def test_encode_drops_eos_that_is_also_bos() -> None:
     core = byte_level()._tokenizer
     core.post_processor = processors.TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<s>")
@@ -111,29 +111,28 @@ def test_an_eos_behind_that_is_also_the_bos_is_dropped() -> None:
     assert encode(tokenizer, "").ids == (0,)
 
 
-def test_a_prompt_without_a_place_for_the_subject() -> None:
-    with pytest.raises(PromptError, match=r"has no \{\}"):
-        encode(byte_level(), "LeBron James plays for", subject="LeBron James")
+@pytest.mark.parametrize(
+    ("template", "subject", "message"),
+    [("LeBron James plays for", "LeBron James", r"has no \{\}"), ("{} plays for", "", "no token of")],
+)
+def test_subject_that_cannot_be_located_is_refused(template: str, subject: str, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        encode(byte_level(), template, subject=subject)
 
 
-def test_a_subject_without_a_token() -> None:
-    with pytest.raises(PromptError, match="no token of"):
-        encode(byte_level(), "{} plays for", subject="")
-
-
-def test_braces_in_the_subject_are_text() -> None:
+def test_braces_in_subject_are_text() -> None:
     found = encode(byte_level(), "{} plays for", subject="a {} b", context="So. {}")
     assert found.text == "So. a {} b plays for"
 
 
-def test_real_tokenizer(smollm2: LanguageModel) -> None:
+def test_encode_with_a_real_tokenizer(smollm2: LanguageModel) -> None:
     tokenizer = smollm2.tokenizer
     found = encode(tokenizer, "{}'s capital city,", subject="First Czechoslovak Republic", target="Boston")
     assert tokenizer.decode(found.ids[found.edited_at]) == " Republic"
     assert tokenizer.decode(list(found.target_ids)) == " Boston"
 
 
-def test_left_pad() -> None:
+def test_left_pad_has_ids_mask_and_positions() -> None:
     import torch
 
     batch = left_pad([[5, 6, 7], [8]], device=torch.device("cpu"))
@@ -151,5 +150,5 @@ def test_left_pad() -> None:
         ("한국의 수도는", "부산", "한국의 수도는 부산"),
     ],
 )
-def test_a_target_stands_as_its_script_is_written(text: str, target: str, joined: str) -> None:
+def test_join_follows_the_script(text: str, target: str, joined: str) -> None:
     assert join(text, target) == joined

@@ -31,7 +31,7 @@ def outputs(model: LanguageModel, layers: tuple[int, ...], *, memory: float) -> 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("layers", [(0, 1, 2), (0, 2)])
-def test_kept_states_give_what_a_run_from_the_start_gives(family: str, layers: tuple[int, ...]) -> None:
+def test_ascending_outputs_equal_a_full_run(family: str, layers: tuple[int, ...]) -> None:
     model = tiny(family)
     from_the_start = outputs(model, layers, memory=0.0)
     assert (from_the_start[0] - from_the_start[3]).abs().max() > 1e-3, "the changes are seen"

@@ -44,7 +44,7 @@ class Seen:
 
 
 @pytest.mark.parametrize("family", ["mistral", pytest.param("phi3", marks=pytest.mark.slow)])
-def test_a_sliding_window_hides_nothing_of_the_mean(family: str) -> None:
+def test_means_ignore_a_sliding_window(family: str) -> None:
     """In one go, or token by token with transformers' own cache: the mean over the whole text."""
     model, text = tiny(family), LONG
     expected = alone(model, text)
@@ -70,7 +70,7 @@ def alone(model: LanguageModel, text: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", keep_first(KINDS_OF_FAMILY, keep=2))
-def test_padded_rows_and_rows_alone(family: str) -> None:
+def test_means_of_padded_rows_equal_rows_alone(family: str) -> None:
     model = tiny(family)
     rows = [ids_of(model, LONG), ids_of(model, SHORT)]
     batch, seen = left_pad(rows, device=model.device), Seen(model)
@@ -82,7 +82,7 @@ def test_padded_rows_and_rows_alone(family: str) -> None:
             torch.testing.assert_close(row[-len(expected) :], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_packed_texts_do_not_mix() -> None:
+def test_means_of_packed_texts_do_not_mix() -> None:
     model, tree = tiny("llama"), TokenTree()
     paths = [tree.add(ids_of(model, text)) for text in (LONG, SHORT)]
     seen = Seen(model)
@@ -93,7 +93,7 @@ def test_packed_texts_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_read_piece_by_piece_with_a_cache(family: str) -> None:
+def test_means_with_a_cache_equal_the_whole_text(family: str) -> None:
     """The sums go with the prefix: through its rows, a growing cache, and a frozen one, which keeps nothing."""
     model = tiny(family)
     rows = [ids_of(model, LONG), ids_of(model, SHORT)]
@@ -125,7 +125,7 @@ def test_read_piece_by_piece_with_a_cache(family: str) -> None:
 
 
 @torch.no_grad()
-def test_the_sums_follow_the_beams_of_a_cache_and_a_crop_is_refused() -> None:
+def test_sums_follow_beams_and_refuse_a_crop() -> None:
     model, seen = tiny("llama"), Seen(tiny("llama"))
     rows = [ids_of(model, LONG)[:5], ids_of(model, "Rome and Paris in the river")[:5]]
     cache = DynamicCache(config=model.model.config)
@@ -143,7 +143,7 @@ def test_the_sums_follow_the_beams_of_a_cache_and_a_crop_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_padded_rows_in_a_static_cache_are_refused() -> None:
+def test_static_cache_with_padding_is_refused() -> None:
     """The mask of a static cache is as wide as its buffer: its last columns are not those of the new tokens."""
     model, seen = tiny("llama"), Seen(tiny("llama"))
     rows = left_pad([ids_of(model, LONG), ids_of(model, SHORT)], device=model.device)
@@ -152,6 +152,6 @@ def test_padded_rows_in_a_static_cache_are_refused() -> None:
         seen.run(input_ids=rows.ids, attention_mask=rows.mask, past_key_values=cache, use_cache=True)
 
 
-def test_tokens_that_the_block_did_not_see_stand_for_themselves() -> None:
+def test_means_of_unseen_tokens_are_the_tokens() -> None:
     found = TokenMeans(tiny("llama"), LAYER, name="test").of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert torch.equal(found, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))

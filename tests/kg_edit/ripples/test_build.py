@@ -38,8 +38,8 @@ def asked(found: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     return found.kind, found.start, found.hops, found.answers
 
 
-def test_all_that_is_proposed_for_an_edit(tmp_path: Path) -> None:
-    """Rome moves to Japan: told by hand from the toy graph."""
+def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
+    """Rome moves to Japan: the questions by hand from the toy graph."""
     change = Change("Q1", "P17", "Q11", "Q12", "test")
     found = list(proposals(table_of(tmp_path), change, neighbours=["Q2"]))
     known = [asked(one) for one in found if not one.lacks]
@@ -57,8 +57,8 @@ def test_all_that_is_proposed_for_an_edit(tmp_path: Path) -> None:
     assert next(one for one in found if one.lacks).lacks == hop.knows
 
 
-def test_a_description_names_the_subject_and_not_its_successor(tmp_path: Path) -> None:
-    """Rome lay in the Papal States: today "the country of Rome" is Italy, of which this edit says nothing."""
+def test_description_excludes_successors(tmp_path: Path) -> None:
+    """Rome lay in the Papal States: today "the country of Rome" is Italy, which this edit does not change."""
     change = Change("Q13", "P30", "Q32", "Q31", "test")
     found = list(proposals(table_of(tmp_path), change, neighbours=()))
     assert not [one for one in found if one.kind == "description"]
@@ -66,7 +66,7 @@ def test_a_description_names_the_subject_and_not_its_successor(tmp_path: Path) -
     assert {(one.start, one.hops) for one in now if one.kind == "description"} >= {("Milan", ("P17", "P30"))}
 
 
-def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
+def test_build_for_gives_unknown_questions(tmp_path: Path) -> None:
     """A tiny random model knows nothing: what is left are the hops that it does not know."""
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
     made = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
@@ -86,7 +86,7 @@ def test_questions_for_ones_own_edits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lacking", ["target_true_id", "subject_id"])
 @pytest.mark.parametrize("instead", [None, "Q77777"])
-def test_ones_own_edits_need_no_ids_of_s_and_o(lacking: str, instead: str | None, tmp_path: Path) -> None:
+def test_build_for_needs_only_ids_of_relation_and_target(lacking: str, instead: str | None, tmp_path: Path) -> None:
     """Only r and o* have to be in the graph."""
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
     strange = MINE.model_copy(update={"id": "strange", "target_new_id": "Q77777"})
@@ -99,12 +99,12 @@ def test_ones_own_edits_need_no_ids_of_s_and_o(lacking: str, instead: str | None
         builder.build_for([strange])
 
 
-def test_an_inverse_question_of_a_subject_that_the_graph_lacks(tmp_path: Path) -> None:
+def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
     found = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
     assert [asked(one) for one in found if one.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
 
 
-def test_what_can_not_be_made(tmp_path: Path) -> None:
+def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
     with pytest.raises(ConfigError, match="no edit has relation_id and target_new_id"):
         builder.build_for([MINE.model_copy(update={"target_new_id": None})])
@@ -115,7 +115,7 @@ def test_what_can_not_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_model_on_the_packaged_graph(tmp_path: Path) -> None:
+def test_build_with_a_real_model_and_the_packaged_graph(tmp_path: Path) -> None:
     model = LanguageModel.load("smollm2-135m")
     table = FactTable(WikidataCache(packaged_extract()), RippleWords.load())
     made = Builder(model=model, table=table, folder=tmp_path / "known", progress=False).build(["P17", "P159"], n=12)

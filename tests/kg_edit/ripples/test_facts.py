@@ -1,4 +1,4 @@
-"""What a graph says now, and how things are called."""
+"""Current facts of a graph, and the names of things."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kg_edit.ripples.words import RippleWords
 from tests.kg_edit.ripples.toy import table_of
 
 
-def test_the_current_object_is_not_of_the_past(tmp_path: Path) -> None:
+def test_current_object_is_not_of_the_past(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     assert set(table.objects("Q1", "P17")) == {"Q11", "Q13"}
     assert table.current("Q1", "P17") == "Q11"
@@ -22,14 +22,14 @@ def test_the_current_object_is_not_of_the_past(tmp_path: Path) -> None:
     assert table.leads_to("Q1") == [("P36", "Q11")]
 
 
-def test_names_are_what_a_model_may_say(tmp_path: Path) -> None:
+def test_names_are_usable_aliases(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     assert table.names("Q21") == ("Tokyo",)  # Edo has three letters
     assert table.names("Q12") == ("Japan", "JP")
     assert table.names("Q1") == ("Rome", "Eternal City")
 
 
-def test_a_fact_in_words(tmp_path: Path) -> None:
+def test_fact_of_has_names(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     fact = fact_of(table, "Q12", "P36")
     assert fact is not None
@@ -37,18 +37,18 @@ def test_a_fact_in_words(tmp_path: Path) -> None:
     assert fact_of(table, "Q4", "P36") is None
 
 
-def test_candidates_of_a_relation(tmp_path: Path) -> None:
+def test_candidates_are_subjects_and_objects_of_the_class(tmp_path: Path) -> None:
     found = candidates(table_of(tmp_path), "P17", seed=0)
     assert found.subjects["Q1"] == "Q11"
     assert set(found.targets) == {"Q11", "Q12", "Q14", "Q15", "Q16"}  # the Papal States are of the past
 
 
-def test_a_third_of_all_items_is_for_development() -> None:
+def test_split_has_a_third_for_development() -> None:
     share = sum(split_of(f"Q{number}") == "dev" for number in range(3000)) / 3000
     assert 0.3 < share < 0.37
 
 
-def test_own_words_come_on_top(tmp_path: Path) -> None:
+def test_own_words_replace_the_packaged_ones(tmp_path: Path) -> None:
     file = tmp_path / "words.toml"
     file.write_text('asked = ["P36"]\n[nouns]\nP36 = "seat of government"\n')
     words = RippleWords.load(file)

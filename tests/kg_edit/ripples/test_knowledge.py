@@ -1,4 +1,4 @@
-"""Whether a model knows a fact: two of three forms, none, kept on disk; forms that nothing else uses."""
+"""Whether a model knows a fact: two of three forms, none, stored on disk; forms that nothing else uses."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def first_words(model: LanguageModel, thing: str) -> list[str]:
     return [text.strip() or "nothing" for text in texts]
 
 
-def test_known_in_two_of_three_forms(tmp_path: Path) -> None:
+def test_knowledge_needs_two_of_three_forms(tmp_path: Path) -> None:
     model = tiny("llama")
-    said = first_words(model, "Italy")
-    one, two = (AskedFact("P36", "Italy", ("Atlantis", *said[:count])) for count in (1, 2))
+    written = first_words(model, "Italy")
+    one, two = (AskedFact("P36", "Italy", ("Atlantis", *written[:count])) for count in (1, 2))
     none, example = AskedFact("P36", "Italy", ("Atlantis",)), EXAMPLES["P36"][0]
-    without = AskedFact("P99", "Italy", tuple(said))
+    without = AskedFact("P99", "Italy", tuple(written))
     asked = knowledge(model, tmp_path)
     asked.ask([one, two, none, example, without], about="facts")
-    distinct = len(set(said)) == 3
+    distinct = len(set(written)) == 3
     assert asked.knows(two)
     assert asked.knows(one) is not distinct
     assert not asked.lacks(one)
@@ -61,7 +61,7 @@ def test_known_in_two_of_three_forms(tmp_path: Path) -> None:
         assert (asked.knows(fact), asked.lacks(fact)) == (False, False)
 
 
-def test_answers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_knowledge_stores_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, fact = tiny("llama"), AskedFact("P36", "Italy", ("Rome",))
     knowledge(model, tmp_path).ask([fact], about="facts")
     (file,) = tmp_path.glob("*.jsonl")
@@ -79,7 +79,7 @@ def test_answers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert again.lacks(fact)
 
 
-def test_its_forms_are_nobody_elses() -> None:
+def test_knowledge_forms_are_used_nowhere_else() -> None:
     asked = {form.replace("{noun}", "capital").replace("{thing}", "Italy") for form in WORDS.knowledge}
     question = "What is the capital of Italy?"
     others = [form(question) for form in (format_question, format_question_with_shots, format_question_with_steps)]

@@ -1,4 +1,4 @@
-"""Which questions are left when only known hops count: told by what a parrot says."""
+"""Which questions are selected when only known hops count, by what a parrot generates."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:
     return record
 
 
-def asked(folder: Path, says: str, records: list[BenchmarkRecord]) -> KnownOnly:
-    """What is left with a model that says one thing; each such model has a folder of its own."""
-    return known_only(parrot(says, "x"), records, folder=folder / says, progress=False)
+def asked(folder: Path, text: str, records: list[BenchmarkRecord]) -> KnownOnly:
+    """What is left with a model that generates one text; each such model has a folder of its own."""
+    return known_only(parrot(text, "x"), records, folder=folder / text, progress=False)
 
 
-def test_the_condition_of_a_ripple_test(tmp_path: Path) -> None:
+def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
     record = read("ripple-edits", tmp_path, RIPPLE)
     knowing, other = asked(tmp_path, "Rome", [record]), asked(tmp_path, "Oslo", [record])
     assert [len(found.records[0].group("ripple.CI")) for found in (knowing, other)] == [1, 0]
     assert (knowing.asked - knowing.questions, other.asked - other.questions) == (0, 1)
-    assert other.records[0].group("efficacy"), "what asks for nothing that follows stays"
+    assert other.records[0].group("efficacy"), "a probe without hops is selected"
 
 
-def test_the_hops_of_a_chain_that_no_edit_makes(tmp_path: Path) -> None:
+def test_known_only_uses_unedited_hops(tmp_path: Path) -> None:
     """Both hops are edited: nothing need be known. With the first edit alone the second hop must be."""
     record = read("mquake", tmp_path, MQUAKE)
     assert asked(tmp_path, "Nowhere", [record]).questions == 1
@@ -42,18 +42,18 @@ def test_the_hops_of_a_chain_that_no_edit_makes(tmp_path: Path) -> None:
     assert asked(tmp_path, needed, [first]).questions == 1
 
 
-@pytest.mark.parametrize(("says", "left"), [("Italy", 1), ("Peru", 0)])
-def test_the_recalled_relation(tmp_path: Path, says: str, left: int) -> None:
+@pytest.mark.parametrize(("text", "left"), [("Italy", 1), ("Peru", 0)])
+def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: int) -> None:
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
-    found = asked(tmp_path, says, [BenchmarkRecord(id="1", edits=(edit,))])
+    found = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
     assert (found.questions, found.asked, len(found.records)) == (left, 1, left)
-    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / says, progress=False)
-    assert again.questions == left, "the answers are kept: nothing was asked again"
+    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / text, progress=False)
+    assert again.questions == left, "the answers are stored: nothing was asked again"
     assert str(found) == f"{left} of 1 questions are left, in {left} records"
 
 
-def test_the_unknown_part_of_a_ripples_file(tmp_path: Path) -> None:
+def test_known_only_leaves_out_unknown_ripples(tmp_path: Path) -> None:
     record = read("ripples", tmp_path, RIPPLES)
     unknown = Probe(measures="ripples-unknown.stated", queries=(Query(prompt="Which?", answers=(("x",),)),))
     both = record.model_copy(update={"probes": (*record.probes, unknown)})

@@ -22,31 +22,31 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_the_same_settings_go_on(run: Path) -> None:
+def test_claim_resumes_the_same_settings(run: Path) -> None:
     claim(run, SETTINGS)
     assert read_settings(run) == {**SETTINGS, "config": {"steps": 3, "sizes": [1, 2]}}
 
 
-def test_other_settings_are_refused_and_named(run: Path) -> None:
+def test_claim_refuses_other_settings(run: Path) -> None:
     before = (run / "run.json").read_bytes()
     with pytest.raises(OutputError, match=r"another run \(config.steps: 3 in the folder, 4 now\); give another --out"):
         claim(run, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}})
     assert (run / "run.json").read_bytes() == before
 
 
-def test_a_model_is_known_by_its_content_and_not_by_its_path(run: Path) -> None:
+def test_claim_compares_models_by_fingerprint(run: Path) -> None:
     claim(run, {**SETTINGS, "model": {"name": "./m", "fingerprint": "f"}})
     with pytest.raises(OutputError, match=r"model.fingerprint"):
         claim(run, {**SETTINGS, "model": {"name": "m", "fingerprint": "g"}})
 
 
-def test_a_run_without_results_gives_way(run: Path) -> None:
+def test_claim_replaces_a_run_without_results(run: Path) -> None:
     (run / "patch.safetensors").unlink()
     claim(run, {"job": "other"})
     assert read_settings(run) == {"job": "other"}
 
 
-def test_hidden_files_are_nobodys(tmp_path: Path) -> None:
+def test_claim_ignores_hidden_files(tmp_path: Path) -> None:
     (tmp_path / ".run.json-x1").write_text("{")
     claim(tmp_path, SETTINGS)
     (tmp_path / "mine.txt").write_text("mine")
@@ -56,14 +56,14 @@ def test_hidden_files_are_nobodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"text"'])
-def test_a_damaged_run_json_is_no_licence_to_overwrite(text: str, run: Path) -> None:
+def test_claim_refuses_a_damaged_run(text: str, run: Path) -> None:
     (run / "run.json").write_text(text)
     with pytest.raises(OutputError, match=r"has no run|contains another run"):
         claim(run, SETTINGS)
     assert (run / "run.json").read_text() == text
 
 
-def test_checking_writes_nothing(tmp_path: Path) -> None:
+def test_check_folder_writes_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b", SETTINGS)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
@@ -80,25 +80,22 @@ def test_difference_names_the_first_field() -> None:
     assert "..." in found and len(found) < 100
 
 
-def test_digest_is_of_the_value_and_not_of_its_order() -> None:
+def test_digest_ignores_the_order() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
-def test_a_folder_that_is_deleted_meanwhile_is_no_success(run: Path, again: bool) -> None:
+def test_folder_lock_refuses_a_deleted_folder(run: Path, again: bool) -> None:
     with pytest.raises(OutputError, match=r"was deleted or replaced during the run.*start again"), folder_lock(run):
         shutil.rmtree(run)
         if again:
             write_text(run / "patch.safetensors", "written into a new folder")
 
 
-def test_an_error_inside_is_the_one_that_is_raised(run: Path) -> None:
-    with pytest.raises(KeyError), folder_lock(run):
-        shutil.rmtree(run)
-        raise KeyError
-
-
-def test_a_folder_that_stays_is_fine(run: Path) -> None:
+def test_folder_lock_allows_writing_and_raises_the_error_inside(run: Path) -> None:
     with folder_lock(run):
         write_text(run / "patch.safetensors", "new")
     assert (run / "patch.safetensors").read_text() == "new"
+    with pytest.raises(KeyError), folder_lock(run):
+        shutil.rmtree(run)
+        raise KeyError

@@ -7,34 +7,34 @@ from rich.text import Text
 from kg_edit.text.display import escaped_markdown, markdown_row, markdown_table, one_line, plain, terminal_table
 
 
-def test_one_line_has_no_control_character() -> None:
-    assert one_line("a\x1b[31m\nb\u202ec\u2029d") == "a [31m b c d"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31m\nb\u202ec\u2029d", "a [31m b c d"),  # no control character
+        ("\u05e9\u05dc\u05d5\u05dd \u200d e\u0301", "\u05e9\u05dc\u05d5\u05dd \u200d e\u0301"),  # scripts and joiners
+    ],
+)
+def test_one_line_removes_only_control_characters(text: str, shown: str) -> None:
+    assert one_line(text) == shown
 
 
-def test_one_line_keeps_scripts_and_joiners() -> None:
-    assert one_line("\u05e9\u05dc\u05d5\u05dd \u200d e\u0301") == "\u05e9\u05dc\u05d5\u05dd \u200d e\u0301"
-
-
-def test_plain_text_is_not_taken_for_markup() -> None:
+def test_plain_escapes_markup() -> None:
     assert Text.from_markup(plain("[bold]a[/bold]\n[/x]")).plain == "[bold]a[/bold] [/x]"
 
 
-def test_markdown_marks_are_escaped() -> None:
+def test_escaped_markdown_has_no_marks() -> None:
     assert escaped_markdown("a|b *c* [d] e") == "a\\|b \\*c\\* \\[d\\] e"
 
 
-def test_a_table_has_a_ruler_and_a_line_a_row() -> None:
-    assert markdown_table(["metric", "after"], [["efficacy", "1.00"]]) == (
-        "| metric | after |\n| --- | --- |\n| efficacy | 1.00 |"
-    )
+def test_markdown_table_has_header_ruler_and_rows() -> None:
+    table = markdown_table(["metric", "after"], [["efficacy", "1.00"]])
+    assert table == "| metric | after |\n| --- | --- |\n| efficacy | 1.00 |"
+    numbers = markdown_table(["metric", "before", "after"], [], numbers_from=1)
+    assert numbers.splitlines()[1] == "| --- | ---: | ---: |"
+    assert markdown_row(["a\\|b", "", "*c*"]) == "| a\\|b |  | *c* |"
 
 
-def test_columns_of_numbers_stand_to_the_right() -> None:
-    table = markdown_table(["metric", "before", "after"], [], numbers_from=1)
-    assert table.splitlines()[1] == "| --- | ---: | ---: |"
-
-
-def test_a_row_that_does_not_fit_the_header_is_an_error() -> None:
+def test_table_refuses_uneven_rows() -> None:
     for make in (markdown_table, terminal_table):
         with pytest.raises(ValueError, match=r"a row has 1 cells \(only\), the header 2"):
             make(["one", "two"], [["fits", "too"], ["only"]])
@@ -42,11 +42,7 @@ def test_a_row_that_does_not_fit_the_header_is_an_error() -> None:
             make(["one", "two"], [[]])
 
 
-def test_cells_are_taken_as_they_are() -> None:
-    assert markdown_row(["a\\|b", "", "*c*"]) == "| a\\|b |  | *c* |"
-
-
-def test_the_terminal_shows_the_same_cells_and_the_caption() -> None:
+def test_terminal_table_has_cells_and_caption() -> None:
     table = terminal_table(["metric", "after"], [["efficacy", "1.00"], ["x", "10.00"]], numbers_from=1, caption="n = 3")
     console = Console(width=60, record=True)
     console.print(table)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.text.matching import begins_with, first_sentence, mentions, normalised
+from kg_edit.text.matching import begins_with, first_sentence, mentions, normalised, sentences
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from kg_edit.text.matching import begins_with, first_sentence, mentions, normali
         ("부산이다", ("부", "산", "이", "다")),
     ],
 )
-def test_normal_form(text: str, words: tuple[str, ...]) -> None:
+def test_normalised_gives_words(text: str, words: tuple[str, ...]) -> None:
     assert normalised(text) == words
 
 
@@ -45,11 +45,11 @@ def test_normal_form(text: str, words: tuple[str, ...]) -> None:
         ("首都は東京です", "京都", False),
     ],
 )
-def test_a_name_is_found_as_whole_words(text: str, name: str, found: bool) -> None:
+def test_mentions_compares_whole_words(text: str, name: str, found: bool) -> None:
     assert mentions(text, name) is found
 
 
-def test_begins_with_looks_at_the_first_words_alone() -> None:
+def test_begins_with_compares_the_first_words() -> None:
     assert begins_with(" the Adobe company", "Adobe")
     assert not begins_with("not Adobe", "Adobe")
     assert not begins_with("Adobes", "Adobe")
@@ -65,5 +65,11 @@ def test_begins_with_looks_at_the_first_words_alone() -> None:
         ("", ""),
     ],
 )
-def test_the_first_sentence(text: str, first: str) -> None:
+def test_first_sentence_ends_at_its_mark(text: str, first: str) -> None:
     assert first_sentence(text) == first
+
+
+def test_sentences_are_split() -> None:
+    found = list(sentences("He was born in St. Louis. He died! Then? "))
+    assert found == ["He was born in St. Louis.", "He died!", "Then?"]
+    assert list(sentences(" ")) == []
