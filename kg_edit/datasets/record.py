@@ -69,7 +69,7 @@ Queries = Annotated[tuple[Query, ...], Field(strict=False)]
 
 
 class Probe(Record):
-    """One measurement: it passes if any, or all, of its queries are answered rightly.
+    """One measurement: it passes if any, or all, of its queries are answered correctly.
 
     ``measures`` names the group, such as multihop, ripple.RS, portability.Reasoning; the part after the dot is a
     sub-category.
@@ -77,8 +77,8 @@ class Probe(Record):
 
     measures: Name = Field(description="the group of probes that is averaged")
     queries: Queries = Field(description="what is asked")
-    passes: Literal["any", "all"] = Field("all", description="how many queries must be answered rightly")
-    conditions: Queries = Field((), description="what the unedited model must answer rightly, else nothing is measured")
+    passes: Literal["any", "all"] = Field("all", description="how many queries must be answered correctly")
+    conditions: Queries = Field((), description="what the unedited model must answer correctly; else no score")
 
     @property
     def family(self) -> str:

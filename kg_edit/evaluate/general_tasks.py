@@ -202,7 +202,7 @@ def _change(
     for one, two in points:
         if two:
             after.append(two[name])
-        elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked answers nothing rightly
+        elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
             after.append(DocumentScores(value=0.0, documents=(0.0,) * len(one.documents)))
     if len(after) < len(before) or not all(one.documents for one in (*before, *after)):
         known = after if len(after) == len(before) else []

@@ -30,6 +30,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.evaluate.metrics.metric import mean
+from kg_edit.evaluate.statistics import LARGEST_NLL
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations, room_for
 from kg_edit.scoring.likelihood import check_lengths, score
@@ -42,7 +43,6 @@ TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average"
 PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
 _TOKENS = 24  # tokens of an answer
-_LARGEST = 700.0  # nats; exp of more overflows a float
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
 
 
@@ -122,7 +122,7 @@ class RetentionTest:
         # exp of the mean NLL over prompts; None if there is no prompt
         losses_of = {name: mean(one.nll for one in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
         perplexities = {
-            f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, _LARGEST))
+            f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, LARGEST_NLL))
             for name, nll in losses_of.items()
         }
         return {

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 EDITING_SCORE = "editing_score"
 SCORED = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy")
 PERPLEXITIES = {"span.nll": "span.perplexity", "specificity.nll": "specificity.perplexity"}
-_LARGEST = 700.0  # nats; exp of more overflows a float
+LARGEST_NLL = 700.0  # nats; exp of more overflows a float
 _RESAMPLES = 1000
 
 MetricRow = Mapping[str, float | None]
@@ -60,7 +60,9 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
     for loss, perplexity in PERPLEXITIES.items():
         if loss in names:  # exp of the mean loss, not the mean of exp
             place = [names.index(loss)]
-            means, spread = (np.c_[table, np.exp(np.minimum(table[:, place], _LARGEST))] for table in (means, spread))
+            means, spread = (
+                np.c_[table, np.exp(np.minimum(table[:, place], LARGEST_NLL))] for table in (means, spread)
+            )
             shown.append(perplexity)
     found = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
     for column in np.flatnonzero(~np.isnan(means[0])):

@@ -98,7 +98,7 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The number of prompts of a kind (``asked``), and how many the unedited and the edited model answer rightly."""
+    """The number of prompts of a kind (``asked``), and how many the unedited and the edited model answer correctly."""
 
     kind: str
     asked: int

@@ -169,7 +169,7 @@ def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
 
 
 class LeakageSettings(BaseModel):
-    """The settings ``graph.leakage.*``: statements that a subgraph must not have, because they give a test away."""
+    """The settings ``graph.leakage.*``: statements to leave out because they contain a test's answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -198,7 +198,7 @@ class SubgraphSettings(BaseModel):
         "out", description="which statements lead to further nodes: outgoing ones (out), or incoming ones too (both)"
     )
     leakage: LeakageSettings = Field(
-        LeakageSettings(), description="statements to leave out because they give a test away"
+        LeakageSettings(), description="statements to leave out because they contain a test's answer"
     )
 
     def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:

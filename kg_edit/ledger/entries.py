@@ -152,7 +152,7 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
     for name in names:
         if {entry.state for entry in _named(known, name)} == {"removed"}:
             raise PatchError(
-                f"{name!r} is already removed; kg-edit patch show LEDGER says when, patch list LEDGER shows all edits"
+                f"{name!r} is already removed; kg-edit patch show LEDGER shows when, patch list LEDGER shows all edits"
             )
 
 

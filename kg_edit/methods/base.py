@@ -375,7 +375,7 @@ class ValueMethod(EditingMethod):
 
     @abstractmethod
     def sampled_contexts(self) -> tuple[str, ...]:
-        """Return contexts sampled from the model, as the settings say."""
+        """Return contexts sampled from the model, according to the settings."""
 
     @cached_property
     def covariances(self) -> Mapping[int, Covariance]:

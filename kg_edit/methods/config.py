@@ -55,8 +55,8 @@ class MethodConfig(BaseModel):
         """Refuse true and false where a number is expected, also in nested values: pydantic would make them 1 and 0."""
         taken = take(value)
         for place, given in cls._turned(value, taken, info.field_name or ""):
-            said = f"found {describe(given)}; expected a number"
-            raise PydanticCustomError("value_error", "{error}", {"error": said, "field": place})
+            message = f"found {describe(given)}; expected a number"
+            raise PydanticCustomError("value_error", "{error}", {"error": message, "field": place})
         return taken
 
     @classmethod

@@ -123,7 +123,7 @@ def run_edits(
     with folder_lock(out):
         claim(out, settings)
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
-        # The rows of an earlier run are read, not computed again; the report is written last, and tells if all is there
+        # The rows of an earlier run are read, not computed again; the report is written last: with it, all is there
         known = known_rows(out / RECORDS, edits)
         if known and (out / REPORT).is_file():
             return known

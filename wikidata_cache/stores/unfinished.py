@@ -86,7 +86,8 @@ class Progress:
 def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
     """Lock the folder TARGET.loading; resume an interrupted load with the same plan, else start with an empty folder.
 
-    Raises StoreError where another process holds the lock or has just finished, or the folder was not made by `load`.
+    Raises:
+        StoreError: another process holds the lock or has just finished, or the folder was not made by `load`.
     """
     folder = target.with_name(f"{target.name}.loading")
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK).exists():
@@ -109,7 +110,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 
 def swap_in(folder: Path, target: Path) -> None:
     """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
-    # Two renames: a kill between them leaves the old store at `aside`, from where `restore` takes it back.
+    # Two renames: a kill between them leaves the old store at `aside`, from where `restore` moves it back.
     aside = _backup_path(target)
     _delete_leftovers(folder)
     if target.exists():

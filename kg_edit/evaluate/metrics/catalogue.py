@@ -1,7 +1,7 @@
 """The catalogue of all metrics by name, the choice of metrics for a record, and the page docs/metrics.md made from it.
 
-The metrics of records are defined in `edit` (for every record), `probes` (for the probes of a data set) and
-`sampled_text` (on request). The metrics of a whole run are listed here, with the function that computes each.
+The metrics of records are defined in `edit` (for every record), `probes` and `ripples` (for the probes of a data set)
+and `sampled_text` (on request). The metrics of a whole run are listed here, with the function that computes each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from kg_edit.errors import unknown_name
 from kg_edit.evaluate.case import Case
 from kg_edit.evaluate.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluate.metrics.metric import CATEGORIES, Metric, RunMetric
-from kg_edit.evaluate.metrics.multihop import MULTIHOP_METRICS
 from kg_edit.evaluate.metrics.probes import PROBE_METRICS
 from kg_edit.evaluate.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluate.metrics.sampled_text import EXTRAS, check_installed
@@ -91,7 +90,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **MULTIHOP_METRICS, **RIPPLES_METRICS}
+_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 

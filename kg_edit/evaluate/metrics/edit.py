@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.metrics.metric import CATEGORIES, Evidence, Metric, mean
-from kg_edit.evaluate.metrics.probes import accuracy, by_category, mentioned, nll
+from kg_edit.evaluate.metrics.metric import CATEGORIES, Evidence, Metric, accuracy, by_category, mean, mentioned, nll
 from kg_edit.scoring.questions import ANSWER, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 

@@ -1,156 +1,75 @@
 """The metrics of probes: each reads one group of a record's probes, and is missing for a record without them.
 
-First come the functions that they are built from, then the table `PROBE_METRICS` with formula, source and needs.
+First come the functions that only MQuAKE's multi-hop questions need, then the table `PROBE_METRICS` with formula,
+source and needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
-from kg_edit.datasets.record import Probe, Query
+from kg_edit.datasets.record import Query
 from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.metrics.metric import CATEGORIES, Evidence, Metric, mean
-from kg_edit.scoring.likelihood import TokenScores
-from kg_edit.scoring.questions import generated_from, pair_of, scored_after
-from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
-
-Compute = Callable[[Case, Evidence], float | None]
-Judge = Callable[[str, str], bool]  # text, name
-OfQuery = Callable[[Query, Evidence], float | None]
-OfRival = Callable[[Query, str, Evidence], float]
-_LARGEST = 700.0  # nats; exp of more overflows a float
-
-
-def over_queries(group: str, of_query: OfQuery) -> Compute:
-    """Return a metric of a case: the mean over the queries of a group of probes."""
-    return lambda case, evidence: mean(
-        of_query(query, evidence) for probe in case.group(group) for query in probe.queries
-    )
-
-
-def over_rivals(group: str, of_rival: OfRival) -> Compute:
-    """Return a metric of a case: the mean over the queries of a group and over the answers that compete with theirs."""
-    return lambda case, evidence: mean(
-        of_rival(query, other, evidence)
-        for probe in case.group(group)
-        for query in probe.queries
-        for other in query.others
-    )
+from kg_edit.evaluate.metrics.metric import (
+    CATEGORIES,
+    Compute,
+    Evidence,
+    Metric,
+    accuracy,
+    answered,
+    mentioned,
+    most_probable,
+    nll,
+    over_categories,
+    over_queries,
+    over_rivals,
+    perplexity,
+    prefers_answer,
+    prefers_positive,
+    ripple_passed,
+    rival_nll,
+    share_passed,
+    unchanged,
+)
+from kg_edit.evaluate.statistics import LARGEST_NLL
+from kg_edit.scoring.questions import generated_from
+from kg_edit.text.matching import begins_with, is_exactly, substring
 
 
-def over_categories(group: str, of_query: OfQuery) -> Compute:
-    """Return a metric of a case: `by_category` of a group."""
-    return lambda case, evidence: by_category(case, evidence, group, of_query)
+def exact(query: Query, evidence: Evidence) -> float:
+    """Return whether the greedy continuation equals the answer or an alias, after normalisation."""
+    return float(answered(query, evidence, is_exactly))
 
 
-def by_category(
-    case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, more: Iterable[float] = ()
-) -> float | None:
-    """Return the mean over the categories of ``group`` of the mean over their probes; ``more`` is one more category."""
-    categories: dict[str, list[float | None]] = {"": list(more)}
-    for probe in case.group(group):
-        values = categories.setdefault(probe.measures, [])
-        values.append(mean(of_query(query, evidence) for query in probe.queries))
-    return mean(mean(values) for values in categories.values())
+def old_answer(case: Case, evidence: Evidence) -> float | None:
+    """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
+    queries = [query for probe in case.group("multihop") for query in probe.queries]
+    found = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
+    return float(any(found)) if found else None
 
 
-def share_passed(group: str, judge: Judge) -> Compute:
-    """Return a metric: the share of a group's probes that pass; ``judge`` decides whether a text gives an answer."""
-    return lambda case, evidence: mean(passes(probe, evidence, judge) for probe in case.group(group))
+def hop_wise(case: Case, evidence: Evidence) -> float | None:
+    """Return whether the question and every fact of the new chain are answered correctly."""
+    names = ("multihop.any_of_3", "multihop.instance_wise")
+    question, hops = (PROBE_METRICS[name](case, evidence) for name in names)
+    return None if question is None or hops is None else float(question == hops == 1)
 
 
-def passes(probe: Probe, evidence: Evidence, judge: Judge) -> bool:
-    """Return whether any, or all, of the probe's queries are answered correctly."""
-    return (any if probe.passes == "any" else all)(answered(query, evidence, judge) for query in probe.queries)
+def of_hops(hops: int, compute: Compute) -> Compute:
+    """Restrict a metric to the records whose new chain has ``hops`` facts; None for other records."""
 
+    def chosen(case: Case, evidence: Evidence) -> float | None:
+        facts = sum(len(probe.queries) for probe in case.group("hops"))
+        return compute(case, evidence) if facts == hops else None
 
-def answered(query: Query, evidence: Evidence, judge: Judge) -> bool:
-    """Return whether the greedy continuation gives the answers: all of them or one, as the query asks."""
-    text = evidence.texts[generated_from(query)]
-    return (all if query.every else any)(any(judge(text, name) for name in names) for names in query.answers)
-
-
-def mentioned(query: Query, evidence: Evidence) -> float:
-    """Return whether the greedy continuation contains the answers as whole words."""
-    return float(answered(query, evidence, mentions))
-
-
-def first_score(query: Query, evidence: Evidence) -> TokenScores:
-    """Return the teacher-forced scores of the first answer's name."""
-    return evidence.scores[pair_of(query)]
-
-
-def nll(query: Query, evidence: Evidence) -> float:
-    """Return -log p of the answer, mean over its tokens, in nats."""
-    return first_score(query, evidence).nll
-
-
-def accuracy(query: Query, evidence: Evidence) -> float:
-    """Return the share of arg-max tokens in the answer, given the right tokens before them."""
-    return first_score(query, evidence).accuracy
-
-
-def perplexity(query: Query, evidence: Evidence) -> float:
-    """Return exp of `nll`."""
-    return math.exp(min(nll(query, evidence), _LARGEST))
-
-
-def rival_nll(query: Query, other: str, evidence: Evidence) -> float:
-    """Return -log p of a competing answer, mean over its tokens, in nats."""
-    return evidence.nll(scored_after(query), other)
-
-
-def prefers_answer(query: Query, other: str, evidence: Evidence) -> float:
-    """Return whether the answer is more probable per token than a competing one."""
-    return float(nll(query, evidence) < rival_nll(query, other, evidence))
-
-
-def unchanged(query: Query, evidence: Evidence) -> float | None:
-    """Return the share of the answer's places at which the arg-max token equals the unedited model's.
-
-    None for the unedited model, and for an answer that the edited model reads as another number of tokens.
-    """
-    if evidence.before is None:
-        return None
-    before, after = (found.predicted[pair_of(query)] for found in (evidence.before, evidence))
-    if len(before) != len(after):  # MeLLo's "Final answer:" puts a space where the prompt has none: 日本的首都是
-        return None
-    return mean(old == new for old, new in zip(before, after, strict=True))
-
-
-def ripple_passed(group: str) -> Compute:
-    """Return a metric: the share of a criterion's tests that pass, if the unedited model fulfils their conditions."""
-
-    def compute(case: Case, evidence: Evidence) -> float | None:
-        unedited = evidence.before or evidence
-        known = (
-            probe
-            for probe in case.group(group)
-            if all(answered(condition, unedited, mentions) for condition in probe.conditions)
-        )
-        return mean(passes(probe, evidence, mentions) for probe in known)
-
-    return compute
-
-
-def most_probable(query: Query, evidence: Evidence) -> float:
-    """Return whether the right label has the largest log p of all labels, summed over its tokens; ties are wrong."""
-    prompt = scored_after(query)
-    right, *others = (evidence.score(prompt, label).total_nll for label in (query.answers[0][0], *query.others))
-    return float(all(right < other for other in others))
-
-
-def prefers_positive(query: Query, evidence: Evidence) -> float | None:
-    """Return the share of pairs of a positive and a negative reply in which the positive one is more probable."""
-    prompt = scored_after(query)
-    good = [evidence.nll(prompt, names[0]) for names in query.answers]
-    bad = [evidence.nll(prompt, other) for other in query.others]
-    return mean(first < second for first in good for second in bad)
+    return chosen
 
 
 _CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
 _ROME_ZSRE = "zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. 2023)"
+_OURS = "This project. Also shows changes that are too small for exact match."
 _GRACE = "GRACE (Hartvigsen et al. 2023), its table on hallucination"
 _CRITERIA = {
     "RS": "relation specificity (other facts about the subject must not change)",
@@ -197,7 +116,7 @@ def _unchanged(group: str) -> Metric:
     )
 
 
-PROBE_METRICS: Mapping[str, Metric] = {
+_WHOLE: Mapping[str, Metric] = {
     "efficacy.teacher_forced": _accuracy("efficacy"),
     "paraphrase.teacher_forced": _accuracy("paraphrase"),
     "paraphrase.greedy": _greedy("paraphrase", "paraphrases"),
@@ -286,7 +205,7 @@ PROBE_METRICS: Mapping[str, Metric] = {
         better="lower",
     ),
     "hallucination.own.perplexity": Metric(
-        compute=over_rivals("hallucination", lambda *of: math.exp(min(rival_nll(*of), _LARGEST))),
+        compute=over_rivals("hallucination", lambda *of: math.exp(min(rival_nll(*of), LARGEST_NLL))),
         formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
         source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
         needs=("hallucination",),
@@ -308,4 +227,65 @@ PROBE_METRICS: Mapping[str, Metric] = {
         values="1 to ∞",
         better="lower",
     ),
+    "multihop.prob": Metric(
+        compute=over_rivals("multihop", prefers_answer),
+        formula='Share of the wordings of the question with NLL(new answer) < NLL(old answer) after "Question: …\\n'
+        'Answer:".',
+        source="GLAME's program (Zhang et al. 2024), there after another form of the question.",
+        needs=("multihop",),
+    ),
+    "multihop.nll": Metric(
+        compute=over_queries("multihop", nll),
+        formula='-log p(new answer | "Question: …\\nAnswer:"), mean over its tokens, then over the wordings.',
+        source=_OURS,
+        needs=("multihop",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "multihop.old.nll": Metric(
+        compute=over_rivals("multihop", rival_nll),
+        formula="As multihop.nll, for the old answer, which an edit should make unlikely.",
+        source=_OURS,
+        needs=("multihop",),
+        values="0 to ∞ nats a token",
+        better="higher",
+    ),
+    "multihop.old.any_of_3": Metric(
+        compute=old_answer,
+        formula="1 if at least one of the three wordings is answered with the old answer or an alias of it, as in "
+        "multihop.any_of_3. A name that the new answer has too counts as new.",
+        source="This project.",
+        needs=("multihop",),
+        better="lower",
+    ),
+    "multihop.hop_share": Metric(
+        compute=over_queries("hops", exact),
+        formula="Share of the facts of the new chain that are answered correctly, one question each, as in "
+        "multihop.any_of_3.",
+        source="This project: multihop.instance_wise only counts a record if all of them are.",
+        needs=("hops",),
+    ),
+    "multihop.hop_wise": Metric(
+        compute=hop_wise,
+        formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1: the answer and each step to it are "
+        "right.",
+        source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
+        needs=("multihop", "hops"),
+    ),
+}
+# Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
+_SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
+PROBE_METRICS: Mapping[str, Metric] = {
+    **_WHOLE,
+    **{
+        f"multihop.{hops}_hops.{name}": replace(
+            _WHOLE[f"multihop.{name}"],
+            compute=of_hops(hops, _WHOLE[f"multihop.{name}"].compute),
+            formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
+            source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
+            needs=("multihop", "hops"),
+        )
+        for hops in (2, 3, 4)
+        for name in _SPLIT
+    },
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kg_edit.datasets.record import Query
-from kg_edit.evaluate.metrics.metric import Evidence, Metric
-from kg_edit.evaluate.metrics.probes import nll, over_queries
+from kg_edit.evaluate.metrics.metric import Evidence, Metric, nll, over_queries
 from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
 from kg_edit.text.matching import begins_with
 

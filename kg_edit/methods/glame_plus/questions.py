@@ -150,7 +150,7 @@ class RippleTargets:
 def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:
     """Return the answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
 
-    With the answers to the probes of the edit's record, if they are kept out of ``graph``. They are used for this
+    They include the answers to the probes of the edit's record that are hidden in ``graph``. They are used for this
     filter only.
     """
     answers = [answer for question in edit.portability for answer in right_answers(question)]

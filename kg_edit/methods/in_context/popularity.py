@@ -183,7 +183,7 @@ class Neighbourhoods(Protocol):
 def statements(graph: SubgraphSource, edit: Edit) -> float:
     """Return the number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
 
-    A control changes what a graph says about o*; the subject is counted in the graph that it changes.
+    A control changes the graph's statements about o*; the subject is counted in the graph before that change.
 
     Raises:
         ConfigError: the graph can't be asked about a single item.

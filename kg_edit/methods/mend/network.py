@@ -195,7 +195,7 @@ class MendTraining(training.TrainingConfig):
 
     @property
     def at_once(self) -> dict[str, int]:
-        """The settings that say how many training edits are used at once; there must be as many as the largest."""
+        """The settings with a number of training edits that are used at once; there must be as many as the largest."""
         return {"batch": self.batch, "normalise_on": self.normalise_on}
 
 

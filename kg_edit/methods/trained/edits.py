@@ -23,7 +23,7 @@ def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit
     """Return the edits of ``items`` with their neighbours, or else the locality probes of their record.
 
     The prompts are in scored form. A neighbour of an edit without an old target gets the new one as its answer: the
-    answer only says at which tokens the predictions must not change.
+    answer only determines at which tokens the predictions must not change.
     """
     found = list[TrainingEdit]()
     for record in map(as_record, items):
