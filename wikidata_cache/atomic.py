@@ -18,8 +18,10 @@ from wikidata_cache.errors import BadOptionError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch file that replaces `path` at the end of the block, or is deleted on an error.
 
-    Where `path` is a symbolic link, the file that it points to is replaced. Raises OSError, which names `path`; an
-    existing file at `path` is then unchanged.
+    Where `path` is a symbolic link, the file that it points to is replaced.
+
+    Raises:
+        OSError: the file can't be written; the message names `path`, and an existing file there is unchanged.
     """
     target = path.resolve()
     try:

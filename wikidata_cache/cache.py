@@ -152,7 +152,11 @@ class WikidataCache:
         """Return the subgraph around one item, without any edit. The statements of the item are hop 1.
 
         For an item without statements, the result is a single node. The options `roots`, `max_edges` and `leakage` are
-        only for edits. Raises BadOptionError or TruthyOnlyError.
+        only for edits.
+
+        Raises:
+            BadOptionError: an option has a wrong value.
+            TruthyOnlyError: the source has only truthy statements of a node.
         """
         check_ids([entity])
         plain = replace(options, roots=(), max_edges=None, leakage=Leakage())

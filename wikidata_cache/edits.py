@@ -58,7 +58,10 @@ def read_edits(place: str | Path) -> list[EditRow]:
 
     A row has the fields subject, relation, target_true, target_new (or object, new_object), which have labels or ids,
     and subject_id, relation_id, target_true_id, target_new_id. It may also be a record of CounterFact
-    (`requested_rewrite`). Other fields are ignored. Raises EditRowError, which names file, row and field.
+    (`requested_rewrite`). Other fields are ignored.
+
+    Raises:
+        EditRowError: a row is no edit; the message names file, row and field.
     """
     path, wanted = _split(str(place))
     rows = list(enumerate(json_rows(path), 1))
@@ -134,8 +137,10 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
 def json_rows(path: Path) -> list[object]:
     """Return the rows of a file without checking their fields; blank lines are skipped.
 
-    A row is a JSON value, or for a table {column: cell} without empty cells. Raises EditRowError where the file or a
-    row cannot be read.
+    A row is a JSON value, or for a table {column: cell} without empty cells.
+
+    Raises:
+        EditRowError: the file or a row cannot be read.
     """
     rows = raw_rows(path, expected="a file of edits")
     for number, row in enumerate(rows, 1):

@@ -86,7 +86,8 @@ def build_extract(
 def read_seeds(path: Path) -> list[str]:
     """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out.
 
-    Raises BadOptionError for a file without ids.
+    Raises:
+        BadOptionError: the file has no ids.
     """
     if not (ids := deny_lists.first_column(path.read_text(encoding="utf-8-sig"))):
         raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")

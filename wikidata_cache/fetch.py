@@ -103,7 +103,10 @@ def _contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> lis
 def write_subgraphs(path: Path, fetched: Fetched) -> None:
     """Write one subgraph per line as node-link JSON, with its edit; gzip the file if its name ends in .gz.
 
-    Equal subgraphs give equal bytes. The file is written atomically. Raises OSError.
+    Equal subgraphs give equal bytes. The file is written atomically.
+
+    Raises:
+        OSError: the file can't be written.
     """
     lines = []
     for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):

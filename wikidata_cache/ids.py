@@ -61,7 +61,11 @@ def is_text(text: str) -> bool:
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """Return the distinct ids, sorted as text; raise BadOptionError for a text that is not an item or property id."""
+    """Return the distinct ids, sorted as text.
+
+    Raises:
+        BadOptionError: a text is not an item or property id.
+    """
     distinct = sorted(set(ids))
     for entity in distinct:
         if not is_entity(entity):

@@ -20,8 +20,9 @@ def parse(
 ) -> Any:
     """Return the value of a JSON text with at most `most` values; `pairs` is the `object_pairs_hook` of `json.loads`.
 
-    Raises ValueError where the text has more values or is nested too deeply, and its subclass JSONDecodeError where
-    the text is not JSON.
+    Raises:
+        ValueError: the text has more values, or is nested too deeply.
+        JSONDecodeError: the text is not JSON.
     """
     found = sum(map(text.count, (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")))  # type: ignore[arg-type]
     if found > most:

@@ -119,8 +119,11 @@ def open_with_fallback(
 ) -> FallbackSource:
     """Open the cache offline, with a graph file for everything that the cache lacks.
 
-    Nothing is written, and no request is sent. The options are those of `open_source`. Raises GraphFileError or
-    CacheFileError.
+    Nothing is written, and no request is sent. The options are those of `open_source`.
+
+    Raises:
+        GraphFileError: a graph file can't be read.
+        CacheFileError: the cache file can't be read.
     """
     store = AnswerStore(cache_file(cache), read_only=True)
     opened = [open_pack(pack) for pack in pack_files(packs)]

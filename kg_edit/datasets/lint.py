@@ -37,7 +37,7 @@ ABOUT: Mapping[Kind, str] = {
     "other-label": "the graph has another name for an entity: a wrong name, or the wrong entity",
     "missing-subject": "the subject does not occur in its prompt",
     "conflicting-edits": "two records edit one subject and relation to different targets",
-    "conflicting-chain": "a record's answer rests on a fact that another record edits to something else",
+    "conflicting-chain": "a record's answer depends on a fact that another record edits to something else",
     "duplicated-question": "a question is asked twice",
     "target-in-prompt": "the new target is in the edit's prompt",
     "answer-in-question": "the answer is in its question",
@@ -91,8 +91,8 @@ def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
         for subject, relation, target in record.new_chain:
             for to, (other, edit) in edited.get((subject, relation), {}).items():
                 if to != target:
-                    denied = f"but record {other} edits {edit.text!r} to {edit.target_new!r}"
-                    yield Finding("conflicting-chain", record.id, f"rests on {subject} {relation} {target}, {denied}")
+                    change = f"but record {other} edits {edit.text!r} to {edit.target_new!r}"
+                    yield Finding("conflicting-chain", record.id, f"depends on {subject} {relation} {target}, {change}")
 
 
 def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:

@@ -83,7 +83,9 @@ class CachedSource:
         """Return the graph's name, the URLs that answered about the ids, and the first and last time (UTC) of answers.
 
         The result is the same with and without network. In mode "online", it is the provenance of the inner source.
-        Raises CacheFileError.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
         """
         if self._inner is not None and self.mode == "online":
             return self._inner.provenance(ids)
@@ -160,18 +162,30 @@ class CachedSource:
         self._layers.store.close()
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {id: value} for the ids that are in the cache, without a request. Raises CacheFileError."""
+        """Return {id: value} for the ids that are in the cache, without a request.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         found = self._layers.look_up(template.kind, ids)
         self.request_counts.found += len(found)
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """Return the ids whose label in the cache is exactly this text. Raises CacheFileError."""
+        """Return the ids whose label in the cache is exactly this text.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         return self._layers.labelled(label)
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
-        """The commands that fetch missing facts, for error messages. Raises CacheFileError."""
+        """The commands that fetch missing facts, for error messages.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
     def _open_lazy(self, inner: Source) -> None:
@@ -257,10 +271,13 @@ class FallbackSource:
         return {"kind": "cache over graph", "cache": self.cache.provenance(ids), "graph": self.graph.provenance()}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Yield the cached facts, then the graph's facts about the other ids. Raises CacheFileError.
+        """Yield the cached facts, then the graph's facts about the other ids.
 
         For a label whose entities ("named") are not cached, the answer joins the entities with this label in the graph
         and in the cache.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
         """
         known = self.cache.known(template, ids)
         if known:

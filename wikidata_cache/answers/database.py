@@ -198,7 +198,11 @@ class Database:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Open a connection for writing; create file and tables if needed. Raises CacheFileError and sqlite3.Error."""
+    """Open a connection for writing; create file and tables if needed.
+
+    Raises:
+        CacheFileError, sqlite3.Error: the file has another format, or can't be written.
+    """
     if path.exists() and not os.access(path, os.W_OK):  # SQLite opens it read-only, and fails only at the first write
         raise CacheFileError(path, "cannot be written", f"Make it writable, or {ELSEWHERE}.")
     connection = _connect(path, "rwc")
@@ -213,7 +217,11 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection | None:
-    """Open a connection for reading; None if the file has no tables yet. Raises CacheFileError and sqlite3.Error."""
+    """Open a connection for reading; None if the file has no tables yet.
+
+    Raises:
+        CacheFileError, sqlite3.Error: the file has another format, or can't be read.
+    """
     connection = _connect(path, "ro")
     try:
         new = _is_new(connection, path)
@@ -330,7 +338,11 @@ def pack(value: Any) -> str | bytes:
 
 
 def unpack(stored: str | bytes, path: Path) -> Any:
-    """Return the value that `pack` stored in the cache file `path`; raise CacheFileError if it cannot be read."""
+    """Return the value that `pack` stored in the cache file `path`.
+
+    Raises:
+        CacheFileError: it cannot be read.
+    """
     try:
         if isinstance(stored, bytes):
             most, unzip = largest_answer(), zlib.decompressobj()

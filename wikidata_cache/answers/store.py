@@ -176,7 +176,11 @@ class CacheLayers:
         return [store.path for store in self._all]
 
     def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {id: value} of the known ids, each from the first file that knows it. Raises CacheFileError."""
+        """Return {id: value} of the known ids, each from the first file that knows it.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         missing, found = list(ids), dict[str, Json]()
         for store in self._all:
             found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -184,17 +188,29 @@ class CacheLayers:
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """Return the ids that have exactly this label, sorted. Raises CacheFileError."""
+        """Return the ids that have exactly this label, sorted.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         # An older version may have had the label, so the version in effect decides.
         ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
         return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
 
     def urls(self) -> list[str]:
-        """Return the URLs that have answered for the graph, sorted. Raises CacheFileError."""
+        """Return the URLs that have answered for the graph, sorted.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         return sorted({url for store in self._all for url in store.urls(self.graph)})
 
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
-        """Return (URL, time in UTC) of each answer that `look_up` returns. Raises CacheFileError."""
+        """Return (URL, time in UTC) of each answer that `look_up` returns.
+
+        Raises:
+            CacheFileError: the cache file can't be read.
+        """
         missing, found = list(ids), dict[str, Origin]()
         for store in self._all:
             found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -205,8 +221,9 @@ class CacheLayers:
 def open_pack(path: str | Path) -> AnswerStore:
     """Open a pack (a cache file that somebody else made) read-only, and check its format.
 
-    Raises CacheFileError where there is no such file, where it is a snapshot (which must be imported first), and where
-    it has another format.
+    Raises:
+        CacheFileError: there is no such file, it is a snapshot (which must be imported first), or it has another
+            format.
     """
     path = Path(path)
     if not path.is_file():
@@ -258,7 +275,8 @@ class Inventory:
 def take_inventory(path: Path) -> Inventory | None:
     """Check a cache file and count its contents without changing it; return None where there is no file yet.
 
-    Raises CacheFileError where the file is damaged, has another format, or cannot be read.
+    Raises:
+        CacheFileError: the file is damaged, has another format, or cannot be read.
     """
     if not path.exists():
         return None

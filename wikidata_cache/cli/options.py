@@ -118,7 +118,11 @@ def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Un
 
 
 def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
-    """Return the mode from --mode, --offline and KG_OFFLINE; raise BadOptionError where they contradict each other."""
+    """Return the mode from --mode, --offline and KG_OFFLINE.
+
+    Raises:
+        BadOptionError: they contradict each other.
+    """
     if offline and mode not in (None, "offline"):
         raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
     if offline_forced() and mode in ("refresh", "online"):

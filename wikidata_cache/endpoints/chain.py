@@ -25,8 +25,10 @@ class EndpointChain:
     """A `Source` over endpoints of the same graph, the preferred endpoint first.
 
     Each question goes to the first endpoint that can be asked without a long wait. If an endpoint fails, the remaining
-    ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds. Raises BadOptionError
-    without endpoints.
+    ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds.
+
+    Raises:
+        BadOptionError: there is no endpoint.
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource], *, patience: float = 180.0) -> None:
@@ -46,7 +48,11 @@ class EndpointChain:
         return self._endpoints[0].provenance(ids) | {"url": self.name}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Yield answers that together cover the ids; raise EndpointError, which names every endpoint, if all fail."""
+        """Yield answers that together cover the ids.
+
+        Raises:
+            EndpointError: all endpoints fail; the message names each.
+        """
         left = list(ids)
         troubles = dict(self._refusals)
         for endpoint, patience in self._turns(troubles):
@@ -61,7 +67,11 @@ class EndpointChain:
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a SELECT query; raise EndpointError, which names every endpoint, if all fail."""
+        """Return the rows of a SELECT query.
+
+        Raises:
+            EndpointError: all endpoints fail; the message names each.
+        """
         troubles = dict(self._refusals)
         for endpoint, patience in self._turns(troubles):
             try:

@@ -99,8 +99,10 @@ class EndpointSource(SparqlSource):
     def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
         """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones.
 
-        `patience` (seconds) replaces the source's own patience for these questions. Raises EndpointError if waiting,
-        retrying and splitting down to one id do not help.
+        `patience` (seconds) replaces the source's own patience for these questions.
+
+        Raises:
+            EndpointError: waiting, retrying and splitting down to one id do not help.
         """
         left = list(ids)
         while left:

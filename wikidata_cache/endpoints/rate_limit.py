@@ -91,7 +91,8 @@ class RateLimiter:
     def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome.
 
-        Raises EndpointError if the wait would exceed `budget`, and the EndpointError of the request.
+        Raises:
+            EndpointError: the wait would exceed `budget`, or the request fails.
         """
         host = host_of(url)
         usual = usual_rate(host)
@@ -301,7 +302,8 @@ def wants_contact(url: str) -> bool:
 def user_agent(url: str, contact: str | None) -> str:
     """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT.
 
-    Raises MissingContactError for a Wikimedia host without a contact, and for a contact with unprintable characters.
+    Raises:
+        MissingContactError: a Wikimedia host has no contact, or a contact has unprintable characters.
     """
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")

@@ -47,7 +47,8 @@ class AnswerTooLargeError(ValueError):
 def largest_answer() -> int:
     """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB.
 
-    Raises BadOptionError if KG_MAX_ANSWER_MB is not a positive number.
+    Raises:
+        BadOptionError: KG_MAX_ANSWER_MB is not a positive number.
     """
     setting = os.environ.get(LIMIT, "").strip()
     try:
@@ -109,8 +110,11 @@ def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
 def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int) -> tuple[bytes, bool]:
     """Return (body, whether it is complete); a gzip body is unzipped.
 
-    `limit` (bytes) applies to the body as it is sent, and to the unzipped body. Raises AnswerTooLargeError, and
-    TimeoutError at the `deadline` (seconds of time.monotonic).
+    `limit` (bytes) applies to the body as it is sent, and to the unzipped body.
+
+    Raises:
+        AnswerTooLargeError: the body is larger than `limit`.
+        TimeoutError: the body is not complete at the `deadline` (seconds of time.monotonic).
     """
     source = cast(HTTPResponse, response)
     unzip = _Gunzip(limit) if response.headers.get("Content-Encoding", "").lower() == "gzip" else None

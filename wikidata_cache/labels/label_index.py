@@ -95,7 +95,9 @@ class LabelIndex:
     """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
 
     Use it as a context manager, or call `close`. Threads and processes may read the same file at the same time.
-    Raises LabelIndexError for a file that is missing, not an index, of another version, or damaged.
+
+    Raises:
+        LabelIndexError: the file is missing, not an index, of another version, or damaged.
     """
 
     def __init__(self, path: Path | sqlite3.Connection) -> None:
@@ -129,8 +131,10 @@ class LabelIndex:
     def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with this name, each with its best match.
 
-        Case, accents and spacing are ignored; names that equal the text exactly come first. Raises LabelIndexError for
-        a damaged file.
+        Case, accents and spacing are ignored; names that equal the text exactly come first.
+
+        Raises:
+            LabelIndexError: the file is damaged.
         """
         # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
@@ -139,7 +143,8 @@ class LabelIndex:
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, each with its best match.
 
-        Raises LabelIndexError for a damaged file.
+        Raises:
+            LabelIndexError: the file is damaged.
         """
         asked = name_words(normalise(text))
         if not 0 < len(asked) <= _MOST_WORDS:

@@ -124,7 +124,9 @@ class LinkResult:
     def only(self) -> Candidate:
         """Return the candidate that clearly leads.
 
-        Raises UnknownLabelError where there is no candidate, and AmbiguousLabelError where none clearly leads.
+        Raises:
+            UnknownLabelError: there is no candidate.
+            AmbiguousLabelError: none clearly leads.
         """
         if not self.candidates:
             raise UnknownLabelError(self.text, self.source)

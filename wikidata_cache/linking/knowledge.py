@@ -188,7 +188,8 @@ class RelationEndTypes:
 def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
     """Return the types at one end of a relation, or None if the graph has none there or cannot answer now.
 
-    Raises BadOptionError if `relation` is not a property id such as P551.
+    Raises:
+        BadOptionError: `relation` is not a property id such as P551.
     """
     if not is_property(relation):
         raise BadOptionError(
@@ -227,7 +228,10 @@ def open_index(source: Source) -> LabelIndex | None:
 
     For a cache over a local graph, return the index of the graph. A new index is in memory and has all labels and
     aliases in every language; it takes about ten seconds for half a million names, so `wikidata-cache load` writes one
-    to disk. Raises LabelIndexError for an unreadable index.
+    to disk.
+
+    Raises:
+        LabelIndexError: the index can't be read.
     """
     source = source.graph if isinstance(source, FallbackSource) else source
     if not isinstance(source, OxigraphSource):

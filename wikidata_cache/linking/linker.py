@@ -73,7 +73,8 @@ class Linker:
     def builders(self, mention: Mention) -> list[CandidateBuilder]:
         """Return unranked candidates for a text, to which reasons can be added.
 
-        Raises BadOptionError if the relation is not a property id.
+        Raises:
+            BadOptionError: the relation is not a property id.
         """
         if not mention.text:
             return []
@@ -109,7 +110,8 @@ class Linker:
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property.
 
-        Raises BadOptionError if `relation` is not a property id.
+        Raises:
+            BadOptionError: `relation` is not a property id.
         """
         has_ends = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
         return has_ends or bool(self.knowledge.labels([relation]))
@@ -128,7 +130,10 @@ class Linker:
 def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
     """Return a linker over a graph and its label index; with `api`, candidates come from the API instead.
 
-    The ends of relations are always looked up in the graph. Raises LabelIndexError.
+    The ends of relations are always looked up in the graph.
+
+    Raises:
+        LabelIndexError: the label index can't be read.
     """
     knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
     return Linker(knowledge, facts, internal=facts.internal)

@@ -41,7 +41,11 @@ class OxigraphSource(SparqlSource):
 
     @classmethod
     def from_files(cls, paths: Sequence[Path]) -> "OxigraphSource":
-        """Load N-Triples and TSV files into memory; raises GraphFileError."""
+        """Load N-Triples and TSV files into memory.
+
+        Raises:
+            GraphFileError: a graph file can't be read.
+        """
         store, hashes = load_files(paths)
         files = [{"name": name, "sha256": digest} for name, digest in sorted(hashes.items())]
         return cls(store, name=", ".join(hashes), provenance={"kind": "files", "files": files})
@@ -50,8 +54,9 @@ class OxigraphSource(SparqlSource):
     def from_store(cls, folder: Path) -> "OxigraphSource":
         """Open a store made by `load`, or a plain Oxigraph folder, read-only.
 
-        Raises StoreError where a store is incomplete, damaged or of another version, and SourceStringError where there
-        is no store, or one without triples.
+        Raises:
+            StoreError: a store is incomplete, damaged or of another version.
+            SourceStringError: there is no store, or one without triples.
         """
         folder = folder.expanduser()
         if loaded := store_of(folder):
@@ -93,8 +98,10 @@ class OxigraphSource(SparqlSource):
     def select(self, query: str) -> list[Binding]:
         """Return the rows of a SELECT query.
 
-        Raises UserQueryError if the text is not a SELECT query, ServiceForbiddenError for SERVICE (with which the
-        engine would open a connection), and StoreError if the database is damaged.
+        Raises:
+            UserQueryError: the text is not a SELECT query.
+            ServiceForbiddenError: it has SERVICE, with which the engine would open a connection.
+            StoreError: the database is damaged.
         """
         forbid_service(query, "queries of a local graph stay on this machine")
         with store_read_errors(self._folder) if self._folder else nullcontext():

@@ -46,7 +46,11 @@ def relation_end_key(relation: str, role: Role) -> str:
 
 
 def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
-    """Parse "P19 object", or with `item` "P19 object Q65"; raises BadOptionError for any other text."""
+    """Parse "P19 object", or with `item` "P19 object Q65".
+
+    Raises:
+        BadOptionError: it is another text.
+    """
     found = (_PLACES if item else _ENDS).fullmatch(key)
     if found is None:
         expected = "P19 object Q65" if item else "P19 object"

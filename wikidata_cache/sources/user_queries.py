@@ -32,7 +32,8 @@ _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move
 def check_select(query: str) -> str:
     """Return the canonical text of a SELECT query: without comments, with single spaces, otherwise unchanged.
 
-    Raises UserQueryError if the text is not a SELECT query.
+    Raises:
+        UserQueryError: the text is not a SELECT query.
     """
     if not is_text(query):
         raise UserQueryError("The query contains a lone surrogate (half of a character); remove it.")

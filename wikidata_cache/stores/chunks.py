@@ -49,7 +49,11 @@ class Chunk(NamedTuple):
 
 @contextmanager
 def open_chunks(path: Path) -> Iterator[ChunkReader]:
-    """Open a file for reading in chunks, with a progress bar on stderr; raise GraphFileError if that fails."""
+    """Open a file for reading in chunks, with a progress bar on stderr.
+
+    Raises:
+        GraphFileError: the file can't be opened.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -76,7 +80,8 @@ class ChunkReader:
     def chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
         """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte.
 
-        Raises GraphFileError where the file is corrupt, cut off or cannot be read.
+        Raises:
+            GraphFileError: the file is corrupt, cut off or cannot be read.
         """
         number = lines + 1
         try:
@@ -127,7 +132,11 @@ class _HashingFile:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first 64 KiB of the unzipped file; raise GraphFileError if it cannot be read."""
+    """Return the first 64 KiB of the unzipped file.
+
+    Raises:
+        GraphFileError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return _unzipped(file, path).read(_HEAD)

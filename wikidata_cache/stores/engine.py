@@ -46,13 +46,21 @@ class Database:
 
     @property
     def store(self) -> Store:
-        """The open database. Do not keep a reference to it. Raises RuntimeError after it was closed."""
+        """The open database. Do not keep a reference to it.
+
+        Raises:
+            RuntimeError: it was closed.
+        """
         if self._store is None:
             raise RuntimeError("the database is closed")
         return self._store
 
     def add(self, parts: Sequence[bytes]) -> None:
-        """Add the triples of all parts (N-Triples), one thread per part; raises SyntaxError for a malformed triple."""
+        """Add the triples of all parts (N-Triples), one thread per part.
+
+        Raises:
+            SyntaxError: a triple is malformed.
+        """
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
             list(threads.map(lambda part: self.store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
@@ -121,7 +129,11 @@ def store_write_errors(target: Path) -> Iterator[None]:
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
-    """Write the label index to `path` from the spool files of names and weights; raises LabelIndexError."""
+    """Write the label index to `path` from the spool files of names and weights.
+
+    Raises:
+        LabelIndexError: the label index can't be written.
+    """
 
     def statements_per_id() -> Iterator[tuple[str, int]]:
         for pairs in _pairs(weights):

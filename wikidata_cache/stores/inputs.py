@@ -86,7 +86,8 @@ class Input:
 def find_inputs(sources: Iterable[Path]) -> list[Input]:
     """Return the given files and the files of given folders, in order, each with its kind.
 
-    Raises GraphFileError where a file is missing, empty, of an unknown kind, or given twice.
+    Raises:
+        GraphFileError: a file is missing, empty, of an unknown kind, or given twice.
     """
     files: list[Path] = []
     for source in (source.expanduser() for source in sources):
@@ -103,7 +104,11 @@ def find_inputs(sources: Iterable[Path]) -> list[Input]:
 
 
 def detect(path: Path) -> Input:
-    """Detect the kind of a file by its first bytes; raise GraphFileError if it is empty or of an unknown kind."""
+    """Detect the kind of a file by its first bytes.
+
+    Raises:
+        GraphFileError: it is empty or of an unknown kind.
+    """
     start = read_head(path)
     if not start.strip():
         raise GraphFileError(path, f"is empty; expected {_EXPECTED}")
@@ -140,7 +145,11 @@ class BadLines:
         self._leave_out = leave_out
 
     def __call__(self, line: int, problem: str) -> None:
-        """Report the unreadable line number `line` and its `problem`; raises GraphFileError unless `leave_out`."""
+        """Report the unreadable line number `line` and its `problem`.
+
+        Raises:
+            GraphFileError: such lines are not left out.
+        """
         if not self._leave_out:
             suggestion = "Correct the line, or leave out such lines with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
@@ -158,7 +167,11 @@ class BadLines:
         return bisect_right(self._lines, line)
 
     def cut_off(self, line: int, problem: str) -> None:
-        """Report that a file ends too early, at line number `line`; raises GraphFileError unless `leave_out`."""
+        """Report that a file ends too early, at line number `line`.
+
+        Raises:
+            GraphFileError: such lines are not left out.
+        """
         if not self._leave_out:
             suggestion = "Fetch the file again, or load the part that is there with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)

@@ -105,7 +105,8 @@ class Counts(TypedDict):
 def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
     """Return the manifest of a store, after checking its files (`check_files`; `every` hashes all of them).
 
-    Raises StoreError where the folder is not a store, is not finished, has another version, is damaged, or lacks files.
+    Raises:
+        StoreError: the folder is not a store, is not finished, has another version, is damaged, or lacks files.
     """
     make = "make one with `wikidata-cache load SOURCE --store FOLDER`"
     if not folder.is_dir():
@@ -151,7 +152,11 @@ def store_of(folder: Path) -> Path | None:
 
 
 def engine_folder(folder: Path) -> Path:
-    """Check a store and return its database folder; return a plain database folder as is. Raises StoreError."""
+    """Check a store and return its database folder; return a plain database folder as is.
+
+    Raises:
+        StoreError: the store can't be read.
+    """
     store = store_of(folder)
     if store is None and is_engine(folder):
         return folder
@@ -163,8 +168,9 @@ def engine_folder(folder: Path) -> Path:
 def open_database(folder: Path, manifest: Manifest) -> Store:
     """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond.
 
-    Raises StoreError where the database cannot be read, or a probe is not found: some network file systems return
-    empty data without an error.
+    Raises:
+        StoreError: the database cannot be read, or a probe is not found: some network file systems return empty data
+            without an error.
     """
     with store_read_errors(folder):
         store = Store.read_only(str(folder / ENGINE))
@@ -178,7 +184,11 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
 
 
 def count_triples(folder: Path) -> int:
-    """Count the triples of an Oxigraph database by reading each; raise StoreError if one cannot be read."""
+    """Count the triples of an Oxigraph database by reading each.
+
+    Raises:
+        StoreError: a triple cannot be read.
+    """
     with store_read_errors(folder):
         return sum(1 for _ in Store.read_only(str(folder)))
 

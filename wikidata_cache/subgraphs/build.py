@@ -57,7 +57,11 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[Su
 
 
 def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
-    """Build the subgraph around one item, without any edit; raises TruthyOnlyError as `expand` does."""
+    """Build the subgraph around one item, without any edit.
+
+    Raises:
+        TruthyOnlyError: as `expand`.
+    """
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also=[entity])
     anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})

@@ -165,7 +165,10 @@ class EditEnds:
 def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
     """Resolve the ids of every edit, replace merged items, and check that the graph knows the new object.
 
-    Raises AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, or BadOptionError for malformed ids.
+    Raises:
+        AmbiguousLabelError, UnknownLabelError: a label names several entities, or none.
+        EntityNotInGraphError: the graph has no statement or label of a new object.
+        BadOptionError: an id is malformed.
     """
     found = try_ends(edits, facts)
     for end in found:

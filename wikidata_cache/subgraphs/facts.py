@@ -117,7 +117,8 @@ class Facts:
     def prefetch(self, ids: Collection[str], *, incoming: bool, claims: bool, also: Collection[str] = ()) -> None:
         """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests.
 
-        Raises TruthyOnlyError if `claims` are requested and the source has only truthy statements of a node.
+        Raises:
+            TruthyOnlyError: `claims` are requested and the source has only truthy statements of a node.
         """
         stated = self.out(ids)
         if claims:

@@ -48,7 +48,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         `node_ids`, `node_labels` and `roles` describe the nodes in order. `relation_ids` and `relation_labels` are
         indexed by `edge_type`. `edit_mask` [edges] marks the edit's own edge. Encode the labels to get `x`.
 
-        Raises MissingExtraError where torch_geometric is not installed.
+        Raises:
+            MissingExtraError: torch_geometric is not installed.
         """
         torch = _library("torch", "to_pyg", "torch-geometric")
         geometric = _library("torch_geometric.data", "to_pyg", "torch-geometric")
@@ -75,7 +76,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
         The hop of an edge is one more than the hop of the end from which it was reached; the edit's own edge is hop 1.
 
-        Raises MissingExtraError where pandas is not installed.
+        Raises:
+            MissingExtraError: pandas is not installed.
         """
         pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
         label = self.nodes(data="label")
@@ -142,7 +144,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
     def from_json(cls, text: str) -> Subgraph:
         """Return the graph that `to_json` wrote, with all its attributes.
 
-        Raises BadOptionError for any other text.
+        Raises:
+            BadOptionError: it is another text.
         """
         try:
             content = json.loads(text)
@@ -170,7 +173,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
     def to_svg(self, path: str | Path, *, title: str | None = None) -> Path:
         """Draw a static tree from left to right, and return the path. It suits graphs of up to about forty nodes.
 
-        Raises BadOptionError for a name that does not end in .svg, or an empty graph.
+        Raises:
+            BadOptionError: the name does not end in .svg, or the graph is empty.
         """
         from wikidata_cache.view.svg import draw
 

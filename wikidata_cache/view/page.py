@@ -41,7 +41,8 @@ _MARKS = {"edit": "new", "old": "replaced"}
 def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
     """Return the page as HTML text. The same graph gives the same text. `title` replaces the heading.
 
-    Raises BadOptionError for an empty graph.
+    Raises:
+        BadOptionError: the graph is empty.
     """
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to show.")

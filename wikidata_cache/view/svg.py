@@ -84,7 +84,8 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = math.inf) -> str:
     """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width.
 
-    Raises BadOptionError for an empty graph.
+    Raises:
+        BadOptionError: the graph is empty.
     """
     shapes, classes, width, height = _tree_shapes(graph)
     heading = printable(title or "", longest=120)

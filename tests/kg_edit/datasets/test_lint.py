@@ -69,7 +69,7 @@ def test_lint_finds_two_targets_of_one_fact(tmp_path: Path) -> None:
 
 
 def test_lint_finds_chain_that_another_record_edits(tmp_path: Path) -> None:
-    """The first record rests on (Q44461, P27, Q419); the second edits it to another country."""
+    """The first record depends on (Q44461, P27, Q419); the second edits it to another country."""
     other = json.loads(json.dumps(MQUAKE))
     other |= {"case_id": 3, "questions": ["D?", "E?", "F?"]}
     other["requested_rewrite"] = [
