@@ -84,18 +84,18 @@ class TextCorpus:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
         size = chunk_size(tokens)
         rows: list[list[int]] = []
-        count = passed = 0
+        waiting = passed = 0  # tokens of the rows of this chunk, and of all chunks before it
         packed = cache(partial(can_pack, model))  # evaluated when the first chunk is fed
         for row in self._encoded(model.tokenizer):
             rows.append(row)
-            count += len(row)
-            if count >= min(size, tokens - passed):
-                yield _text_chunk(model, rows, count, packed=packed)
-                rows, passed, count = [], passed + count, 0
+            waiting += len(row)
+            if waiting >= min(size, tokens - passed):
+                yield _text_chunk(model, rows, waiting, packed=packed)
+                rows, passed, waiting = [], passed + waiting, 0
                 if passed >= tokens:
                     return
         if rows:
-            yield _text_chunk(model, rows, count, packed=packed)
+            yield _text_chunk(model, rows, waiting, packed=packed)
 
     def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
         texts = self._texts()

@@ -146,22 +146,21 @@ def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
 
 def padded_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
     """Yield batches of texts of similar length, one text per row, padded on the left."""
-    for group in _alike(sorted(rows, key=len)):
+
+    def batch_of(group: Sequence[TokenRow]) -> TokenBatch:
         batch = left_pad(group, device=device)
-        yield TokenBatch(ids=batch.ids, positions=batch.positions, real=batch.mask.bool(), mask=batch.mask)
+        return TokenBatch(ids=batch.ids, positions=batch.positions, real=batch.mask.bool(), mask=batch.mask)
 
-
-def _alike(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-    """Split rows, which are sorted by length, into groups with little padding."""
     group: list[TokenRow] = []
     tokens = 0
-    for row in rows:
+    for row in sorted(rows, key=len):
+        # A longer row pads all rows of its group: the group ends where that would be too much padding.
         padded = (len(group) + 1) * len(row)
         wasteful = tokens >= _LEAST_TOKENS and padded > _SLACK * (tokens + len(row))
         if group and (padded > BATCH_TOKENS or wasteful):
-            yield group
+            yield batch_of(group)
             group, tokens = [], 0
         group.append(row)
         tokens += len(row)
     if group:
-        yield group
+        yield batch_of(group)

@@ -210,10 +210,13 @@ def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Convergence
     if len(keys) == 0:
         return None
     try:
-        found = [_degrees(before.solve(key), after.solve(key)) for key in keys]
+        pairs = [(before.solve(key), after.solve(key)) for key in keys]
     except CovarianceError:  # too few tokens for a ridge of 0, so there is nothing to compare yet
         return None
-    degrees = torch.tensor(found, dtype=torch.float64)
+    # The angle from the chord |a - b| of the unit vectors, 2 asin(|a - b| / 2): a cosine is inexact at small angles.
+    chords = [(one / one.norm() - other / other.norm()).norm() for one, other in pairs]
+    angles = [float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))) for chord in chords]
+    degrees = torch.tensor(angles, dtype=torch.float64)  # [n]
     return ConvergenceCheck(
         tokens_before=before.tokens,
         tokens=after.tokens,
@@ -222,9 +225,3 @@ def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Convergence
         median_degrees=round(float(degrees.median()), 4),
         max_degrees=round(float(degrees.max()), 4),
     )
-
-
-def _degrees(left: Tensor, right: Tensor) -> float:
-    """The angle between two vectors in degrees; from the chord, because the cosine is inexact at small angles."""
-    chord = (left / left.norm() - right / right.norm()).norm()
-    return float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))

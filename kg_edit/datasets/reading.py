@@ -150,7 +150,9 @@ class Dataset:
         problems: list[Problem] = []
         parse = self.parser()
         for number, row in enumerate(islice(self.rows(document(path)), limit), 1):
-            name = _name(row, number)
+            # A record without an id of its own is named by its number.
+            own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
+            name = str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"
             try:
                 if not isinstance(row, dict):
                     raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
@@ -166,9 +168,3 @@ class Dataset:
         if not records and not problems:
             raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
         return FileContent(tuple(records.values()), tuple(problems))
-
-
-def _name(row: object, number: int) -> str:
-    """The row's id in its file, or else its number."""
-    own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
-    return str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"
