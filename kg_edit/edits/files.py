@@ -231,5 +231,5 @@ def _cell(field: str, cell: Any) -> object:
 
 
 def unit_of(path: Path) -> str:
-    """What the number of a row counts: lines, or in .json, where lines mean nothing, positions in the list."""
+    """Return the unit of a row's number: lines, or in .json, where lines mean nothing, positions in the list."""
     return "record" if path.suffix.lower() == ".json" else "line"

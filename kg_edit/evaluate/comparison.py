@@ -86,15 +86,15 @@ class ComparedRun:
         return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
 
     def base(self, name: str) -> RecordScores:
-        """A record's scores on the unedited model."""
+        """Return a record's scores on the unedited model."""
         return self.records[name].scores.get(BASE, {})
 
     def edited(self, name: str) -> RecordScores:
-        """A record's scores on the edited model."""
+        """Return a record's scores on the edited model."""
         return self.records[name].scores.get(EDITED, {})
 
     def ids(self) -> list[str]:
-        """The ids of the finished records, in the data set's order."""
+        """Return the ids of the finished records, in the data set's order."""
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
 
 

@@ -175,7 +175,7 @@ def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
 
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
-    """A task's value; with its documents' scores if these are finite numbers with the value as their mean."""
+    """Return a task's value; with its documents' scores if these are finite numbers with the value as their mean."""
     numbers = [float(one) for one in scores if isinstance(one, bool | int | float | np.number)]
     whole = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
     is_mean = whole and abs(float(np.mean(numbers)) - value) < _CLOSE
@@ -185,7 +185,7 @@ def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
 def changes(
     points: Iterable[tuple[Mapping[str, DocumentScores], Mapping[str, DocumentScores]]], *, seed: int
 ) -> dict[str, GeneralChange]:
-    """Each metric before and after the edits.
+    """Return each metric before and after the edits.
 
     ``points`` has one pair (before, after) for each sequence of edits; documents' scores are averaged over the
     sequences. The second part of a pair is empty if the edited model could not be asked (`GeneralChange`).

@@ -97,7 +97,7 @@ class RunFolder:
         return self.path / "general.jsonl"
 
     def entries(self) -> Iterator[Entry]:
-        """The recorded phases; an incomplete last line is ignored.
+        """Yield the recorded phases; an incomplete last line is ignored.
 
         Raises:
             OutputError: a line is no `Entry`.
@@ -105,7 +105,7 @@ class RunFolder:
         return read_lines(self.records, Entry)
 
     def points(self) -> Iterator[Point]:
-        """The recorded points of general ability.
+        """Yield the recorded points of general ability.
 
         Raises:
             OutputError: a line is no `Point`.

@@ -181,7 +181,7 @@ class _Run:
     scores: dict[str, Section] = field(default_factory=dict)
 
     def is_done(self, sequence: _Sequence) -> bool:
-        """Whether all phases of its records, and all points of general ability, are recorded."""
+        """Return whether all phases of its records, and all points of general ability, are recorded."""
         plan = self.config.plan
         if any(True for _ in missing_phases(plan, sequence.ids, self.done)):
             return False

@@ -48,7 +48,7 @@ class DataSource(BaseModel):
 
     @classmethod
     def of(cls, dataset: str, path: Path, *, skipped: Sequence[str] = ()) -> Self:
-        """The source in ``path``, with the ids of the rows that could not be read.
+        """Return the source in ``path``, with the ids of the rows that could not be read.
 
         Raises:
             EditFileError: the file can't be read.
@@ -117,7 +117,7 @@ def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None
 
 
 def method_settings(method: Method, model: LanguageModel) -> Settings:
-    """The settings that decide a method's patches besides the edits: its config, its files, its graph and the model."""
+    """Return the settings that decide a method's patches besides the edits: config, files, graph and model."""
     files = input_files(method.config)
     return {
         "method": method.name,
@@ -129,7 +129,7 @@ def method_settings(method: Method, model: LanguageModel) -> Settings:
 
 
 def tokenizer_digest(model: LanguageModel) -> str:
-    """The SHA-256 of the fast tokenizer: vocabulary, merges, special tokens, and the tokens that it adds to a text."""
+    """Return the SHA-256 of the fast tokenizer: vocabulary, merges, special tokens, and the tokens added to a text."""
     fast: Any = model.tokenizer
     content = json.loads(fast.backend_tokenizer.to_str())
     return digest({**content, "padding": None, "truncation": None})  # state of the last call, not of the tokenizer

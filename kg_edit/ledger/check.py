@@ -271,7 +271,7 @@ class ServedPrompt:
     chat: bool = False
 
     def is_answered(self, text: str) -> bool:
-        """Whether a continuation has the expected answer."""
+        """Return whether a continuation has the expected answer."""
         if self.chat and not self.anywhere:
             return any(mentions(first_sentence(text), name) for name in self.names)
         matches = mentions if self.anywhere else begins_with

@@ -312,7 +312,7 @@ class _Part:
     factors: Mapping[str, Factors] | None
 
     def same(self, other: _Part | None) -> bool:
-        """Whether the records and the shares are the same, bit for bit."""
+        """Return whether the records and the shares are the same, bit for bit."""
         if other is None or self.factors is None or other.factors is None:
             return False
         if self.record != other.record or self.factors.keys() != other.factors.keys():

@@ -254,7 +254,7 @@ class LanguageModel:
         return self.block(layer).get_submodule(path) if path else None
 
     def block(self, layer: int) -> nn.Module:
-        """Block ``layer`` (0-based).
+        """Return block ``layer`` (0-based).
 
         Raises:
             ModelError: the model has no such layer.

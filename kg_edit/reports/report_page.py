@@ -88,7 +88,7 @@ class _Entry:
         return f'<span class="badge {kind}">{words}</span>'
 
     def of(self, kind: Kind) -> list[ReportRow]:
-        """The edit's probes of one kind."""
+        """Return the edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
 
 

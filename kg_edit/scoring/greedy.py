@@ -159,7 +159,7 @@ class _Batch:
     ids: Tensor
 
     def of(self, places: Collection[int]) -> _Batch:
-        """The batch with only the rows ``places``."""
+        """Return the batch with only the rows ``places``."""
         left = [at for at, place in enumerate(self.inside) if place in places]
         index = torch.tensor(left, dtype=torch.long, device=self.ids.device)
         return _Batch(inside=[self.inside[at] for at in left], before=self.before.rows(index), ids=self.ids[index])

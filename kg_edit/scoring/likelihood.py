@@ -122,7 +122,7 @@ class _Group:
     tree: TokenTree = field(default_factory=TokenTree)
 
     def takes(self, one: _Asked) -> bool:
-        """Whether the tree has room for one more prompt."""
+        """Return whether the tree has room for one more prompt."""
         return len(self.tree) + self.tree.missing(one.prompt.ids[:-1], owner=one.owner) <= self.limit
 
 

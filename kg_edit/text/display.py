@@ -38,7 +38,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
 
 
 def markdown_row(cells: Iterable[str]) -> str:
-    """One line of a Markdown table: ``| a | b |``."""
+    """Return one line of a Markdown table: ``| a | b |``."""
     return f"| {' | '.join(cells)} |"
 
 

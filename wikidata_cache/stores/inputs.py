@@ -163,7 +163,7 @@ class BadLines:
         return len(self._lines)
 
     def until(self, line: int) -> int:
-        """The number of lines left out up to line number `line`, although later ones may have been read ahead."""
+        """Return the number of lines left out up to line number `line`; later ones may have been read ahead."""
         return bisect_right(self._lines, line)
 
     def cut_off(self, line: int, problem: str) -> None:

@@ -72,7 +72,7 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     own, other = (pair.right.double() for pair in (expert, anti))  # [in, rank];  a = right other^T
 
     def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-        """The dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
+        """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
         found: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
         return found
 

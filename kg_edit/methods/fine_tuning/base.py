@@ -184,7 +184,7 @@ class FineTuning(TuningMethod):
         return patch
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the layer."""
+        """Return the provenance of every method, plus the layer."""
         found = super().provenance()
         found["methods"][0] |= {"layer": self.layer}
         return found

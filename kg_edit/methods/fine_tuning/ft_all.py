@@ -36,7 +36,7 @@ class FtAllConfig(StatementConfig):
     layers: Layers | None = Field(None, description="tuned blocks, 0-based; default all")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers in the settings, or all layers."""
+        """Return the layers in the settings, or all layers."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
 

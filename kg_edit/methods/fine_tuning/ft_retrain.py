@@ -27,7 +27,7 @@ class FtRetrainConfig(FineTuningConfig):
     seed: Seed = Field(0, description="random seed of this sample")
 
     def workload(self, *, edits: int) -> Workload:
-        """The workload of fine-tuning, with one more row for each earlier edit that is trained again."""
+        """Return the workload of fine-tuning, with one more row for each earlier edit that is trained again."""
         return replace(super().workload(edits=edits), rows=1 + min(edits - 1, self.replayed))
 
 

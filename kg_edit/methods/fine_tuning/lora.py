@@ -60,11 +60,11 @@ class LoraConfig(StatementConfig):
     }
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers in the settings, or all layers."""
+        """Return the layers in the settings, or all layers."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
     def workload(self, *, edits: int) -> Workload:
-        """One descent on the edit's row, with a pair of factors for each matrix."""
+        """Return the workload: one descent on the edit's row, with a pair of factors for each matrix."""
         matrices = _ATTENTION if self.modules is None else len(self.modules)
         return replace(super().workload(edits=edits), rank=self.rank, matrices=matrices)
 
@@ -137,7 +137,7 @@ class Lora(TuningMethod):
         return {}
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus PEFT's version."""
+        """Return the provenance of every method, plus PEFT's version."""
         found = super().provenance()
         found["versions"]["peft"] = find_peft().__version__
         return found

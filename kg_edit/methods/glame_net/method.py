@@ -170,7 +170,7 @@ class GlameNet(GlamePlus):
         return -objective.gradient(torch.zeros_like(objective.value))[1]
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the digest of the network and data on its training."""
+        """Return the provenance of every method, plus the digest of the network and data on its training."""
         found = super().provenance()
         found["methods"][0]["network"] = self._trained.note if self._trained else {"digest": "untrained"}
         return found

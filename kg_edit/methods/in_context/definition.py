@@ -45,7 +45,7 @@ class DefinitionConfig(PromptConfig):
     seed: Seed = Field(0, description="random seed of the choice of this fact")
 
     def idle(self) -> dict[str, str]:
-        """The seed without ``insert=random``, and ``exclude_answers`` where no description is inserted."""
+        """Return the seed without ``insert=random``, and ``exclude_answers`` where no description is inserted."""
         if self.insert == "random":
             return {"exclude_answers": "insert=random inserts no description"}
         drawn = {"seed": "only insert=random draws a fact"}

@@ -83,7 +83,7 @@ class IkeConfig(PromptConfig):
         return ratio
 
     def idle(self) -> dict[str, str]:
-        """The ratio and the seed, if no demonstration is drawn: there is no training file, or ``count`` is 0."""
+        """Return the ratio and the seed, if no demonstration is drawn: there is no training file, or ``count`` is 0."""
         if self.demonstrations and self.count:
             return {}
         return dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")

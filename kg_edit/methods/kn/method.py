@@ -94,11 +94,11 @@ class KnConfig(MethodConfig):
         return self
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The layers in which neurons are searched: those in the settings, or all ``blocks``."""
+        """Return the layers in which neurons are searched: those in the settings, or all ``blocks``."""
         return tuple(range(blocks)) if self.layers is None else self.layers
 
     def workload(self, *, edits: int) -> Workload:
-        """One integral of gradients for each layer, over the prompt in every context and the diverse prompts."""
+        """Return the workload: one integral of gradients a layer, over the prompt in its contexts and diverse ones."""
         diverse = len(WORDINGS) if self.prompts == "diverse" else 0
         return Workload(rows=1 + sum(count for _, count in self.context_lengths) + diverse)
 
@@ -245,7 +245,7 @@ class Kn(EditingMethod):
         return mixed if through is None else mixed @ weight_matrix(through).to(mixed)
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, and the contexts."""
+        """Return the provenance of every method, and the contexts."""
         found = super().provenance()
         found["methods"][0] |= {"contexts": list(self.contexts)}
         return found

@@ -44,12 +44,12 @@ class MendConfig(MethodConfig):
     blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs take the step with untrained=true")
 
     def idle(self) -> dict[str, str]:
-        """The settings of the plain step, if there is a trained network."""
+        """Return the settings of the plain step, if there is a trained network."""
         why = "the trained network has its own weights and rates"
         return {"edit_lr": why, "blocks": why} if self.network else {}
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """The last ``self.blocks`` layers. A trained editor names its own weights, by default in as many layers."""
+        """Return the last ``self.blocks`` layers; a trained editor names its own weights, by default in as many."""
         return tuple(range(max(0, blocks - self.blocks), blocks))
 
 
@@ -139,7 +139,7 @@ class Mend(EditingMethod):
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of every method, plus the digest of the editor and data on its training."""
+        """Return the provenance of every method, plus the digest of the editor and data on its training."""
         found = super().provenance()
         found["methods"][0]["editor"] = self._editor.note
         return found

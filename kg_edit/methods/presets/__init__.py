@@ -50,13 +50,13 @@ def preset_names(method: str) -> list[str]:
 
 
 def preset_models() -> tuple[str, ...]:
-    """The names of the models that have a preset file."""
+    """Return the names of the models that have a preset file."""
     names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
 def model_presets(name: str) -> ModelPresets:
-    """The published settings for the model ``name``, by method.
+    """Return the published settings for the model ``name``, by method.
 
     Raises:
         UnknownNameError: the model has no preset file.
@@ -96,6 +96,6 @@ class ModelPresets(BaseModel):
     methods: dict[str, MethodPreset] = Field(description='tables by "method" or "method:variant"')
 
     def preset_names(self, method: str) -> list[str]:
-        """The names that ``--preset`` takes for ``method`` on this model, including variants."""
+        """Return the names that ``--preset`` takes for ``method`` on this model, including variants."""
         variants = [key.partition(":") for key in self.methods]
         return [f"{self.name}{colon}{variant}" for found, colon, variant in variants if found == method]
