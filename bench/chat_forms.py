@@ -1,4 +1,4 @@
-"""Edits made in plain text and in chat form, each asked in both: what is said, and which neighbours stay.
+"""Edits made in plain text and in chat form, each asked in both: success, and unchanged locality prompts.
 
 The form of an edit is `Edit.chat`, that of asking `LanguageModel.in_chat`. Printed a method, a form of the edit (plain,
 chat, both, or nothing edited) and a form of asking: efficacy.prob (the new target is likelier than the old one), how
@@ -75,11 +75,11 @@ def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightP
         for new, old in [targets_of(edit)]
     ]
     texts = continuations(reader, [edit.text for edit in edits], limits=[TOKENS] * len(edits), patches=patches)
-    said, rows = list(zip(edits, texts, strict=True)), list(zip(edits, leads, strict=True))
+    answers, rows = list(zip(edits, texts, strict=True)), list(zip(edits, leads, strict=True))
     found = {
         "efficacy.prob": [lead[edit.text] > 0 for edit, lead in rows],
-        "begins": [begins_with(text, edit.target_new) for edit, text in said],
-        "in first sentence": [mentions(first_sentence(text), edit.target_new) for edit, text in said],
+        "begins": [begins_with(text, edit.target_new) for edit, text in answers],
+        "in first sentence": [mentions(first_sentence(text), edit.target_new) for edit, text in answers],
         "paraphrase.prob": [lead[prompt.rstrip()] > 0 for edit, lead in rows for prompt in edit.paraphrases],
         "neighborhood.prob": [lead[prompt.rstrip()] < 0 for edit, lead in rows for prompt in edit.neighborhood],
         "restated": restated(model, edits, patches) if chat else [],

@@ -74,7 +74,7 @@ def measured(point: Row) -> Row:
     return {**point, **found}
 
 
-def said(row: Row) -> str:
+def table_line(row: Row) -> str:
     """Return a line of the table."""
     name = f"{row['curve']:7}{row.get('model', row.get('method', '')):13}{row.get('n', ''):>13,}"
     if "skipped" in row:
@@ -105,7 +105,7 @@ def main() -> None:
     rows = []
     for point in points(chosen, options.curves.split(",")):
         rows.append(measured(point))
-        print(said(rows[-1]), flush=True)
+        print(table_line(rows[-1]), flush=True)
         if options.steps and "steps" in rows[-1]:
             print("   ", {key: rows[-1].get(key) for key in ("steps", "planned_memory")}, flush=True)
     draw([row for row in rows if "skipped" not in row], options.out)

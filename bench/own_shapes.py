@@ -1,13 +1,13 @@
-"""How many of 60 edits of odd shapes are said, and how many neighbours stay as they are, method by method.
+"""The success of 60 edits of odd shapes, and the locality prompts whose text stays the same, method by method.
 
 Each edit is made alone, or all in one model (`--together`). `--methods` takes names with commas, or all.
 
 The edits (`kg_edit/data/own-shapes.jsonl`) are what people write: a subject of one token at the start of a prompt, in
 its middle or after a sentence; at its end; twice; with an apostrophe; in another script; targets of 1 to 30 tokens;
-questions; prompts in German, Chinese and Korean. Printed a shape: said when asked as `kg-edit edit` asks; as the
-prompt stands alone; after a sentence; and neighbours whose text stays the same. Ends with one JSON line.
+questions; prompts in German, Chinese and Korean. Printed a shape: success if asked as `kg-edit edit` asks; as the
+prompt alone; after a sentence; and locality prompts whose text stays the same. Ends with one JSON line.
 
-Methods that read a graph get one that knows each new object and says nothing of it. MEND takes its plain step where
+Methods that read a graph get one that has each new object, without a statement. MEND takes its plain step where
 `--set mend:network=…` names no trained one. A method that can't run (glame-net without its network) is reported.
 """
 
@@ -37,7 +37,7 @@ from kg_edit.text.matching import begins_with
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
 BEFORE = "I read this today. "
 STAYS_TOKENS, MORE_TOKENS = 5, 3
-SAID, ALONE, AFTER, STAY = "said", "alone", "after", "neighbours stay"
+SUCCESS, ALONE, AFTER, SAME = "success", "alone", "after", "locality prompts the same"
 Counts = dict[str, list[bool]]
 Made = Patch | Exception
 
@@ -78,7 +78,7 @@ def settings_of(method: str, given: Sequence[str]) -> dict[str, Any]:
 def measured(
     model: LanguageModel, name: str, edits: Sequence[Edit], *, settings: Mapping[str, Any], together: bool
 ) -> dict[str, Any]:
-    """Return the shares over all edits, and print a line for each shape; a failed edit counts as not said."""
+    """Return the shares over all edits, and print a line for each shape; a failed edit counts as no success."""
     kind = find_method(name)
     try:
         method = kind.on(model, settings=dict(settings), graph=bare_graph(edits))
@@ -130,18 +130,18 @@ def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exceptio
 
 
 def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
-    """Return whether the edited model says the new object in each form of asking, and which neighbours' texts stay."""
-    asked = {SAID: probes(model, edit)[0].ask, ALONE: edit.text, AFTER: BEFORE + edit.text}
+    """Return whether the edited model generates o* in each form, and which locality prompts keep their text."""
+    asked = {SUCCESS: probes(model, edit)[0].ask, ALONE: edit.text, AFTER: BEFORE + edit.text}
     if isinstance(patch, Exception):
         print(f"{edit.id}: {patch}")
-        return {name: [False] for name in asked} | {STAY: [True] * len(edit.neighborhood)}
+        return {name: [False] for name in asked} | {SAME: [True] * len(edit.neighborhood)}
     size = MORE_TOKENS + len(model.tokenizer(edit.target_new)["input_ids"])
     before = unedited(model, edit.neighborhood)
     with patch.applied(model) as edited:
         texts = continuations(edited, list(asked.values()), limits=[size] * len(asked))
         after = continuations(edited, edit.neighborhood, limits=[STAYS_TOKENS] * len(before))
-    said = {name: [begins_with(text, edit.target_new)] for name, text in zip(asked, texts, strict=True)}
-    return {**said, STAY: [old == new for old, new in zip(before, after, strict=True)]}
+    success = {name: [begins_with(text, edit.target_new)] for name, text in zip(asked, texts, strict=True)}
+    return {**success, SAME: [old == new for old, new in zip(before, after, strict=True)]}
 
 
 @cache

@@ -77,7 +77,7 @@ print(type(graph).__mro__[1], len(graph), "nodes,", graph.number_of_edges(), "ed
 
 # %% [markdown]
 # ## 2. How much: *n* hops, *m* statements a node
-# The edit is hop 1, what the graph says about the new object is hop 2, about those objects hop 3. A node keeps the *m*
+# The edit is hop 1, statements about the new object are hop 2, about their objects hop 3. A node keeps the *m*
 # statements with the smallest hash, so the sample depends on the seed alone, and a smaller one is part of a larger one.
 
 # %%
@@ -123,7 +123,7 @@ print(around.in_degree("Q65"), "statements name Los Angeles,", around.out_degree
 
 # %% [markdown]
 # ## 5. What must not be in it
-# The old fact never is. If a test will ask for an answer, its entity can be kept out too, by id or label: else the
+# The old fact never is. If a test will ask for an answer, its entity can be left out too, by id or label: else the
 # subgraph may just spell it out.
 
 # %%
@@ -159,7 +159,8 @@ nx.read_graphml(folder / "graph.graphml").number_of_edges()
 # wikidata-cache export snapshot.jsonl.gz           # to ship with the paper
 # ```
 #
-# In Python, `WikidataCache(mode="offline")` reads that cache. What it lacks is an error that says how to fetch it:
+# In Python, `WikidataCache(mode="offline")` reads that cache. If a subgraph is missing there, the error message
+# names the command that fetches it:
 
 # %%
 offline = WikidataCache(cache=folder / "answers.sqlite", mode="offline")

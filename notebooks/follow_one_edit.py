@@ -115,7 +115,7 @@ plt.show()
 # %% [markdown]
 # ## 4. The value
 # The weight answers the key with m, the value that it has today. It is one of many things that are added up on the
-# way to the next word, so by itself it says little. Below: how strong m is beside what the model has collected so far
+# way to the next word, so by itself it means little. Below: how strong m is compared with what the model has collected
 # at this token, block after block. The new value will be m\* = m + z, and z may be at most twice as long as m.
 
 # %%
@@ -164,8 +164,8 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], f"edges; |z| at fir
 # %% [markdown]
 # ## 6. The loss
 # With m + z in the place of m, how unlikely is "Philadelphia" after the prompt, in each context? That is the *nll*. A
-# second part, *kl*, grows when the model says something else about what Spike Hughes is; it counts a sixteenth. The
-# R-GNN learns by gradient descent until their sum is small and the target is what the model says. The loss falls:
+# second part, *kl*, grows when the model predicts something else about what Spike Hughes is; it counts a sixteenth. The
+# R-GNN learns by gradient descent until their sum is small and the target is what the model predicts. The loss falls:
 
 # %%
 with untouched(model):

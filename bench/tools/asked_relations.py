@@ -3,7 +3,7 @@
 python bench/tools/asked_relations.py wikidata.nt.gz kg_edit/data
 
 asked_relations.tsv: for each relation r the relations r' that its objects have. glame-plus asks the model for these r'
-of an o* where the graph says nothing. Counted over the 200 most frequent objects of r: an r' counts for an object if
+of an o* where the graph states nothing. Counted over the 200 most frequent objects of r: an r' counts for an object if
 exactly one object is current (`kg_edit.ripples.facts`), as a question has to have one answer. Kept are r' that a tenth
 of them have, the most frequent first.
 

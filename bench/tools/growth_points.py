@@ -1,4 +1,4 @@
-"""The points of `bench/growth.py`, each measured in a process of its own, and what a plan says of the same.
+"""The points of `bench/growth.py`, each measured in a process of its own, and what a plan predicts for the same.
 
 Seconds are processor time of one thread. ``peak_mb`` is the most memory that the process held, ``above_mb`` the most
 above what it held before the step. Random weights, words made up: only shapes matter.
@@ -97,11 +97,11 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
     chosen = method.config_class.preset("default", settings)
     shape, clock = shape_by_config(config, folder), Clock()
     for dtype in (torch.float32, torch.bfloat16):
-        said = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype)
-        if not said.lacking:
+        plan = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype)
+        if not plan.lacking:
             break
     else:
-        free, needed = (free_memory() or 0) / 1e9, said.needed("main memory") / 1e9
+        free, needed = (free_memory() or 0) / 1e9, plan.needed("main memory") / 1e9
         return {"skipped": f"{needed:.1f} GB are needed, {free:.1f} GB are free"}
     made = method(random_model(config, packaged_tokenizer(), point["model"], dtype), chosen)
     assert isinstance(made, ValueMethod)  # noqa: S101 - ROME
@@ -112,7 +112,7 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
     with clock.step("edit"):
         made.edit([TYPICAL])
     found, phases = clock.found(), ("measuring C", "comparing C", "factoring C", "editing")
-    return {**found, **planned(said, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
+    return {**found, **planned(plan, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _edits(point: Mapping[str, Any], folder: Path) -> Found:
@@ -130,9 +130,9 @@ def _edits(point: Mapping[str, Any], folder: Path) -> Found:
             patch = made.edit(edits[start : start + batch], start=patch)
     phases = ("factoring C", "editing")
     found = clock.found()  # before the plan's own measurements, which take memory
-    said = estimate(method, chosen, shape, this_machine("cpu"), edits=batch)
-    records = next(part.bytes for part in said.parts if part.what == "texts and records")
-    return found | planned(said, phases, earlier=records * (count - batch) / batch)
+    plan = estimate(method, chosen, shape, this_machine("cpu"), edits=batch)
+    records = next(part.bytes for part in plan.parts if part.what == "texts and records")
+    return found | planned(plan, phases, earlier=records * (count - batch) / batch)
 
 
 def _on_given(method: type[EditingMethod], config: MethodConfig, model: LanguageModel) -> EditingMethod:
@@ -159,8 +159,8 @@ def _tokens(point: Mapping[str, Any], folder: Path) -> Found:
         layers = chosen.written_layers(len(model.blocks))
         measure_covariances(model, layers, CovarianceConfig(**covariance), folder=folder, progress=False)
     found = clock.found()
-    said = estimate(method, chosen, shape_of(TOKENIZER), this_machine("cpu"))
-    return found | planned(said, ("measuring C", "comparing C"))
+    plan = estimate(method, chosen, shape_of(TOKENIZER), this_machine("cpu"))
+    return found | planned(plan, ("measuring C", "comparing C"))
 
 
 def _degree(point: Mapping[str, Any], folder: Path) -> Found:

@@ -1,10 +1,11 @@
-"""What other programs say of the edits of one patch: kg-edit itself, PEFT, and llama.cpp with adapter and merged model.
+"""What programs generate with one patch of edits: kg-edit itself, PEFT, and llama.cpp with adapter and merged model.
 
     python bench/tools/shipped.py out/ --work shipped/
 
 ``out/`` is a folder of `kg-edit edit` for a model that is a GGUF file. Exports are written to ``--work``. Printed: how
-many edits each program says (greedily, 10 tokens, asked as `kg-edit edit` asks), and in how many the line of ten tokens
-is kg-edit's, and the first token; then the texts that differ. Ends with one JSON line. Needs peft and llama-cpp-python.
+many edits succeed in each program (greedily, 10 tokens, asked as `kg-edit edit` asks), and in how many the line of ten
+tokens is kg-edit's, and the first token; then the texts that differ. Ends with one JSON line. Needs peft and
+llama-cpp-python.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Ask = Callable[[str], str]
 
 
 def main() -> None:
-    """Export, ask every program, and print what each says."""
+    """Export, ask every program, and print what each generates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, required=True)
@@ -109,7 +110,7 @@ def report(model: LanguageModel, asked: Mapping[str, str], texts: Mapping[str, M
     result: dict[str, dict[str, int]] = {}
     for program, found in texts.items():
         result[program] = {
-            "said": sum(begins_with(found[prompt], wanted) for prompt, wanted in asked.items()),
+            "success": sum(begins_with(found[prompt], wanted) for prompt, wanted in asked.items()),
             "same first token": sum(first(model, found[prompt]) == first(model, ours[prompt]) for prompt in asked),
             "same line": sum(found[prompt] == ours[prompt] for prompt in asked),
         }

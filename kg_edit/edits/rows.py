@@ -202,8 +202,8 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     known = templates.find(id_) or templates.find(name)
     if name and not (known or id_ or fields.get("prompt")) and (near := templates.near(name)):
         message = (
-            f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or add a row "
-            "for it to a templates file and pass --templates FILE"
+            f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
+            "`kg-edit edit` a file with a template for it: --templates FILE"
         )
         raise EditError([Fault("relation", message)])
     label = name or (known.label if known else labels.get(id_ or ""))
@@ -212,8 +212,8 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         message = "is missing; expected the label or the id of a relation, or a prompt"
         if id_ is not None:
             message = (
-                f"unknown relation id without template: {id_} has no label either; add a row for it to a templates "
-                "file and pass --templates FILE, or give the row a prompt"
+                f"unknown relation id without template: {id_} has no label either; give the row a prompt, or "
+                "give `kg-edit edit` a file with a template for it: --templates FILE"
             )
         raise EditError([Fault("relation", message)])
     return {"relation": label, "relation_id": id_ or (known and known.property_id) or None, "prompt": prompt}

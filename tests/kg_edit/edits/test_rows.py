@@ -119,7 +119,7 @@ NO_LABEL = (
     [
         ({"subject": 5}, "subject", "found the number 5; expected text"),
         ({"relation": "P999999"}, "relation", "unknown relation id without template: P999999"),
-        ({"relation": "P999999"}, "relation", "pass --templates FILE, or give the row a prompt"),
+        ({"relation": "P999999"}, "relation", "give `kg-edit edit` a file with a template for it: --templates FILE"),
         ({"new_object": "Q999999999"}, "new_object", NO_LABEL),
         ({"new_object": ["Rome"]}, "new_object", "found a list; expected text"),
         ({"new_object": " "}, "new_object", "is empty; expected o*, what the edited model should predict"),
