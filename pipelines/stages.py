@@ -87,8 +87,12 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     parser.add_argument("--preset", default="default", help="default, fast, paper, or the name of a model")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the patch and the report")
+    parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # `friendly` prints what the packages log; without the filter each of their lines would be printed twice.
+    shown = logging.StreamHandler()
+    shown.addFilter(lambda record: record.name.partition(".")[0] not in ("kg_edit", "wikidata_cache"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[shown])
 
     with friendly():
         graph = WikidataCache(options.graph)  # also has the labels of ids in the triplets
@@ -98,7 +102,8 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
         method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
         model = LanguageModel.load(options.model)
         method = method_class(model, config, graph=graph)
-        rows = run_edits(method, model, edits, options.out)  # saves the patch so far, then asks every prompt
+        # Saves the patch after each edit, then asks every prompt.
+        rows = run_edits(method, model, edits, options.out, force=options.force)
         for row in rows:
             unedited, edited = row.unedited.text, row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
