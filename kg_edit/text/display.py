@@ -63,7 +63,8 @@ def terminal_table(
     if not lines:
         table.box, table.pad_edge = None, False
     for column, title in enumerate(header):
-        table.add_column(title, justify="left" if column < first else "right")
+        # A long name is broken, and not cut: names of metrics differ only at their ends.
+        table.add_column(title, justify="left" if column < first else "right", overflow="fold")
     for row in _checked(header, rows):
         table.add_row(*row)
     return table
