@@ -26,11 +26,11 @@ from kg_edit.text.display import markdown_table, terminal_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-_GENERAL = "tasks of lm-eval, the model before its edits and with all of a sequence; n documents, 95 % intervals"
+_GENERAL = "tasks of lm-eval, the unedited model, and with all edits of a sequence; n documents, 95 % intervals"
 _TITLES = {
-    "base": "before",
+    "base": "unedited",
     "just_edited": "right after its edit",
-    "edited": "after",
+    "edited": "edited",
     "fact_in_prompt": "fact in prompt",
     "fact_and_relation_in_prompt": "fact and relation in prompt",
 }
@@ -53,7 +53,7 @@ def rich_table(summary: Summary) -> Table:
 
 
 def rich_general(summary: Summary) -> Table | None:
-    """Return the table of the tasks before and after the edits, for the terminal; None if no tasks were asked."""
+    """Return the table of the tasks on the unedited and the edited model, for the terminal; None if no tasks were asked."""
     header, *rows = _general_cells(summary)
     return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
 
@@ -73,14 +73,14 @@ def _cells(summary: Summary) -> list[list[str]]:
 
 
 def _general_cells(summary: Summary) -> list[list[str]]:
-    """One row for each metric of a task: before, after, difference, p, number of documents."""
+    """One row for each metric of a task: unedited, edited, difference, p, number of documents."""
     rows = []
     for name, found in (summary.general or {}).items():
         numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
         change = _difference(found.difference, str, str)
         before, after = _interval(found.before), _interval(found.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
-    return [["task", "before", "after", "after - before", "p", "n"], *rows]
+    return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
 
 def _interval(found: Estimate | None, *, bare: bool = False) -> str:

@@ -26,7 +26,7 @@ SUMMARY = Summary(
 def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
     text = render(SUMMARY)
     assert text.splitlines()[:3] == [
-        "| metric | before | after |",
+        "| metric | unedited | edited |",
         "| --- | ---: | ---: |",
         "| efficacy.prob | 0.500 [0.000, 1.000] |  |",
     ]
