@@ -53,7 +53,7 @@ def rich_table(summary: Summary) -> Table:
 
 
 def rich_general(summary: Summary) -> Table | None:
-    """Return the table of the tasks on the unedited and the edited model, for the terminal; None if no tasks were asked."""
+    """Return the table of the tasks for the terminal; None if no tasks were asked."""
     header, *rows = _general_cells(summary)
     return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
 
