@@ -115,7 +115,8 @@ def test_it_works_in_a_fresh_environment(version: str, wheel: Path, tmp_path: Pa
     assert str(tmp_path) in said
     for tool in ("kg-edit", "wikidata-cache"):
         assert "Usage" in run(python.with_name(tool), "--help", cwd=tmp_path)
-    assert "glame-plus" in run(python.with_name("kg-edit"), "methods", cwd=tmp_path)
+    found = run(python, "-c", "import kg_edit; print(kg_edit.method_names())", cwd=tmp_path)
+    assert "glame-plus" in found  # the list of the command imports the classes, and thus torch
     assert "Philadelphia" in run(python.with_name("wikidata-cache"), "show", "Q1345", cwd=tmp_path)
 
 
