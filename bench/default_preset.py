@@ -16,8 +16,8 @@ import torch
 from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.scorer import score_cases
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward

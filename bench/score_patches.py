@@ -18,8 +18,8 @@ import torch
 from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.case import Case
-from kg_edit.evaluate.scorer import ANSWER_TOKENS, score_cases
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from tables import ROOT, Number, Results
 
-from kg_edit.evaluate.plots import COLOURS, figure, save_figure
+from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 
 PANELS = {"efficacy, greedy": "success", "paraphrase": "a paraphrase", "neighborhood": "neighbours unchanged"}
 

@@ -22,7 +22,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
-from kg_edit.evaluate.memory import Cost, measured
+from kg_edit.evaluation.memory import Cost, measured
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import preset_names

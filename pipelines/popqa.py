@@ -25,10 +25,10 @@ from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate import evaluate
-from kg_edit.evaluate.comparison import ComparedRun
-from kg_edit.evaluate.plots import COLOURS, figure, save_figure
-from kg_edit.evaluate.statistics import paired_difference
+from kg_edit.evaluation import evaluate
+from kg_edit.evaluation.comparison import ComparedRun
+from kg_edit.evaluation.plots import COLOURS, figure, save_figure
+from kg_edit.evaluation.statistics import paired_difference
 from kg_edit.methods.in_context.popularity import (
     Asked,
     PopularityConfig,

@@ -32,8 +32,8 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluate import EvalConfig, evaluate
-from kg_edit.evaluate.retention import RetentionTest
+from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.retention import RetentionTest
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel

@@ -23,8 +23,8 @@ import torch
 import kg_edit.methods
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.evaluate import Case, score_cases
-from kg_edit.evaluate.metrics import catalogue, probes
+from kg_edit.evaluation import Case, score_cases
+from kg_edit.evaluation.metrics import catalogue, probes
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import methods_page
 from tests import test_method_pages
@@ -158,7 +158,7 @@ def test_the_data_set_is_read_recognised_and_its_faults_are_named(capitals: Path
 
 @pytest.mark.slow
 def test_the_scorer_scores_its_records_edited_by_the_editor(capitals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = eval(f"{{{block('kg_edit/evaluate/metrics/probes.py')}}}", vars(probes))  # noqa: S307 - our own text
+    metric = eval(f"{{{block('kg_edit/evaluation/metrics/probes.py')}}}", vars(probes))  # noqa: S307 - our own text
     monkeypatch.setitem(catalogue._OF_PROBES, "recall.exact", metric["recall.exact"])
     model, records = tiny("llama"), find_dataset("capitals")(capitals)
     cases = [Case.of(record) for record in records]

@@ -145,7 +145,7 @@ def test_importing_leaves_no_trace() -> None:
         "state = lambda: (len(logging.root.handlers), torch.get_rng_state().tolist(), sorted(os.listdir('.'))); "
         "before = state(); "
         "import kg_edit.methods.glame.method, kg_edit.methods.rome.method, kg_edit.cli.app; "
-        "import kg_edit.evaluate.run, wikidata_cache; "
+        "import kg_edit.evaluation.run, wikidata_cache; "
         "assert before == state()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -94,7 +94,7 @@ def metrics(
 
     - `kg-edit metrics`
     """
-    from kg_edit.evaluate.metrics.catalogue import CATALOGUE, metrics_page
+    from kg_edit.evaluation.metrics.catalogue import CATALOGUE, metrics_page
 
     if markdown:
         typer.echo(metrics_page(), nl=False)

@@ -82,7 +82,7 @@ def covariance(
     check_model_name(model)
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
-    from kg_edit.evaluate.schedule import Shard
+    from kg_edit.evaluation.schedule import Shard
 
     part = Shard.parse(shard) if shard else None
     config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)

@@ -285,7 +285,7 @@ def tasks(
     - `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
     """
     from kg_edit.datasets import guess_dataset
-    from kg_edit.evaluate.task_folder import TaskSettings, write_task
+    from kg_edit.evaluation.task_folder import TaskSettings, write_task
     from kg_edit.storage.packaged import HUB, packaged_benchmark
 
     is_name = str(file).startswith(HUB) or packaged_benchmark(file)

@@ -21,8 +21,8 @@ from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.evaluate import Summary
-    from kg_edit.evaluate.judge import Judge
+    from kg_edit.evaluation import Summary
+    from kg_edit.evaluation.judge import Judge
 
 
 KEY = "KG_EDIT_JUDGE_KEY"
@@ -76,7 +76,7 @@ def evaluate(
 
 def show(summary: Summary, out: Path) -> None:
     """Print the run's table, and its files."""
-    from kg_edit.evaluate.reports import rich_general, rich_table
+    from kg_edit.evaluation.reports import rich_general, rich_table
 
     stdout().print(rich_table(summary))
     if (general := rich_general(summary)) is not None:
@@ -113,7 +113,7 @@ def judge(
 
 def _judge_at(url: str, model: str) -> Judge:
     """Return the judge at a server; its address is checked, but it is not asked anything."""
-    from kg_edit.evaluate.judge import Judge
+    from kg_edit.evaluation.judge import Judge
 
     return Judge(url=url, model=model, key=os.environ.get(KEY))
 
@@ -121,7 +121,7 @@ def _judge_at(url: str, model: str) -> Judge:
 def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
     """Let a judge judge a run, and print the shares of right answers."""
     from kg_edit.datasets import find_dataset
-    from kg_edit.evaluate.judge import judge_run
+    from kg_edit.evaluation.judge import judge_run
 
     for section, shares in judge_run(run, find_dataset(dataset).read(data).records, judge).items():
         for name, share in shares.items():
@@ -160,8 +160,8 @@ def compare(
     """
     for folder in runs:
         read_settings(folder)
-    from kg_edit.evaluate.comparison import compare as compare_runs
-    from kg_edit.evaluate.reports import check_ending, rich_comparison, write_comparison
+    from kg_edit.evaluation.comparison import compare as compare_runs
+    from kg_edit.evaluation.reports import check_ending, rich_comparison, write_comparison
 
     for path in out or ():
         check_ending(path)
@@ -185,6 +185,6 @@ def merge(
     """
     for folder in shards:
         read_settings(folder)
-    from kg_edit.evaluate.finish import merge as merge_shards
+    from kg_edit.evaluation.finish import merge as merge_shards
 
     show(merge_shards(out, shards), out)

@@ -31,7 +31,7 @@ from kg_edit.cli.options import (
     Split,
 )
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.config import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import find_method
 from kg_edit.storage.run_folder import check_folder
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kg_edit.datasets import FileContent
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
-    from kg_edit.evaluate import Shard, Summary
+    from kg_edit.evaluation import Shard, Summary
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
 
@@ -136,7 +136,7 @@ class Evaluation:
         """Check the options, load the model, and score.
 
         Raises:
-            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate.evaluate`.
+            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluation.evaluate`.
         """
         return self.ready(out).run(out)
 
@@ -211,7 +211,7 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that the graph does not know counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)
-        from kg_edit.evaluate.settings import chat_settings
+        from kg_edit.evaluation.settings import chat_settings
 
         # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
@@ -223,8 +223,8 @@ class Evaluation:
 
     def _opened(self) -> EvalConfig:
         """The config with the texts and tasks that options name."""
-        from kg_edit.evaluate.general_tasks import GeneralTasks, split_general
-        from kg_edit.evaluate.retention import read_retention_test
+        from kg_edit.evaluation.general_tasks import GeneralTasks, split_general
+        from kg_edit.evaluation.retention import read_retention_test
         from kg_edit.scoring.perplexity import read_text
 
         text_file, wanted = split_general(self.general)
@@ -272,10 +272,10 @@ class Ready:
         """Score the records, or a shard of them.
 
         Raises:
-            KgEditError: see `kg_edit.evaluate.evaluate`.
+            KgEditError: see `kg_edit.evaluation.evaluate`.
         """
-        from kg_edit.evaluate.run import evaluate
-        from kg_edit.evaluate.settings import DataSource
+        from kg_edit.evaluation.run import evaluate
+        from kg_edit.evaluation.settings import DataSource
 
         skipped = tuple(dict.fromkeys(problem.id for problem in self.content.problems))
         summary = evaluate(

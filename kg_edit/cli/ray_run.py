@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.evaluate.finish import merge
-from kg_edit.evaluate.schedule import Shard
-from kg_edit.evaluate.summary import Summary
+from kg_edit.evaluation.finish import merge
+from kg_edit.evaluation.schedule import Shard
+from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.run_folder import check_folder
 
 if TYPE_CHECKING:

@@ -87,8 +87,8 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     from kg_edit.cli.sweep_grid import cells_of
     from kg_edit.cli.sweep_run import run_sweep
     from kg_edit.datasets import find_dataset
-    from kg_edit.evaluate.config import EvalConfig
-    from kg_edit.evaluate.settings import DataSource
+    from kg_edit.evaluation.config import EvalConfig
+    from kg_edit.evaluation.settings import DataSource
     from kg_edit.storage.run_folder import check_folder
 
     cells, chosen = cells_of(settings), settings.data

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from kg_edit.errors import ConfigError, KgEditError, faults_of, unknown_name
-from kg_edit.evaluate.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.storage.run_folder import digest
 from kg_edit.storage.seeds import Seed

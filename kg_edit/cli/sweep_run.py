@@ -18,13 +18,13 @@ from matplotlib.axes import Axes
 from kg_edit.cli.sweep_grid import Cell
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.config import EvalConfig
-from kg_edit.evaluate.metrics.catalogue import CATALOGUE
-from kg_edit.evaluate.plots import COLOURS, figure, is_share, legend_below, save_figure
-from kg_edit.evaluate.run import evaluate
-from kg_edit.evaluate.settings import DataSource
-from kg_edit.evaluate.statistics import Estimate
-from kg_edit.evaluate.summary import Summary
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.plots import COLOURS, figure, is_share, legend_below, save_figure
+from kg_edit.evaluation.run import evaluate
+from kg_edit.evaluation.settings import DataSource
+from kg_edit.evaluation.statistics import Estimate
+from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
@@ -53,7 +53,7 @@ def run_sweep(
     data: DataSource | None = None,
     config: EvalConfig | None = None,
 ) -> tuple[Outcome, ...]:
-    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate.evaluate`), and return the outcomes.
+    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluation.evaluate`), and return the outcomes.
 
     If it is started again, it resumes. The grid may have grown, because ``out`` belongs only to the model and the
     records. All methods are built before the first cell runs, so that a wrong layer fails at once.

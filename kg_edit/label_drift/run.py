@@ -24,9 +24,9 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.evaluate.metrics.metric import mean
-from kg_edit.evaluate.settings import environment, method_settings, note_environment, tokenizer_digest
-from kg_edit.evaluate.step import FAILURES, Method, added, failure, finite
+from kg_edit.evaluation.metrics.metric import mean
+from kg_edit.evaluation.settings import environment, method_settings, note_environment, tokenizer_digest
+from kg_edit.evaluation.step import FAILURES, Method, added, failure, finite
 from kg_edit.label_drift.classifier import ClassifierModel
 from kg_edit.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.models.language_model import LanguageModel

@@ -165,7 +165,7 @@ def draw_ledger(ledger: Listing, path: str | Path) -> Path:
     """
     from matplotlib.patches import Arc
 
-    from kg_edit.evaluate.plots import COLOURS, figure, save_figure
+    from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 
     shown, norms_by_place, found = ledger.active, norms_of(ledger), ledger.conflicts()
     drawn = figure(max(5.0, min(14.0, 1.5 + 0.22 * len(shown))), 4.0)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError, OutputError
-from kg_edit.evaluate.settings import chat_settings, method_settings
+from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel

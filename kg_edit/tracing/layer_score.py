@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluate.statistics import harmonic_mean
+from kg_edit.evaluation.statistics import harmonic_mean
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides

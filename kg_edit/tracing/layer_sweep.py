@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.settings import method_settings
+from kg_edit.evaluation.settings import method_settings
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.models.hooks import untouched

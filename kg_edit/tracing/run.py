@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, KgEditError
-from kg_edit.evaluate.settings import tokenizer_digest
+from kg_edit.evaluation.settings import tokenizer_digest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json

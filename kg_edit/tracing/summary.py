@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.evaluate.plots import figure, save_figure
+from kg_edit.evaluation.plots import figure, save_figure
 from kg_edit.tracing.corrupted_run import Kind
 from kg_edit.tracing.trace import LAST, ROLES, Trace
 

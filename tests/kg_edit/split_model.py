@@ -19,7 +19,7 @@ from accelerate.big_modeling import attach_align_device_hook_on_blocks
 from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.evaluate import EvalConfig, evaluate
+from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.methods.glame_net.training import train as train_net
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
-from tests.kg_edit.evaluate.conftest import CITIES
-from tests.kg_edit.evaluate.test_cli_runs import row
+from tests.kg_edit.evaluation.conftest import CITIES
+from tests.kg_edit.evaluation.test_cli_runs import row
 from tests.pipelines.scripts import FOLDER, Script
 
 __all__ = ["cache", "tiny_folder"]  # fixtures

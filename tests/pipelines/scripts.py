@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kg_edit.evaluate import Summary, evaluate
+from kg_edit.evaluation import Summary, evaluate
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.evaluate.conftest import Nudge
+from tests.kg_edit.evaluation.conftest import Nudge
 
 FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 QUICK = {"steps": 3, "further_steps": 2, "covariance": {"tokens": 500}}

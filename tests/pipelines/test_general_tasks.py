@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.evaluate.general_tasks import GeneralTasks
+from kg_edit.evaluation.general_tasks import GeneralTasks
 from tests.kg_edit.datasets.rows import POPQA
 from tests.pipelines.scripts import FOLDER, Script, module
 

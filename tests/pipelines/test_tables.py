@@ -9,10 +9,10 @@ from types import ModuleType
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.evaluate import EvalConfig, evaluate
+from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.evaluate.conftest import Nudge
+from tests.kg_edit.evaluation.conftest import Nudge
 from tests.pages import ROOT
 from tests.pipelines.scripts import Script, module
 

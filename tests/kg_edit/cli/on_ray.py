@@ -18,7 +18,7 @@ import ray
 
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.ray_run import evaluate_on_ray
-from kg_edit.evaluate.config import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 
 
 def kill_one(out: Path, workers: list[int]) -> None:

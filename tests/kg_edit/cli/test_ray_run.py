@@ -17,11 +17,11 @@ import pytest
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.ray_run import evaluate_on_ray
 from kg_edit.errors import ConfigError
-from kg_edit.evaluate.config import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.evaluate.conftest import CITIES
-from tests.kg_edit.evaluate.killed import found
-from tests.kg_edit.evaluate.test_cli_runs import row
+from tests.kg_edit.evaluation.conftest import CITIES
+from tests.kg_edit.evaluation.killed import found
+from tests.kg_edit.evaluation.test_cli_runs import row
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 ROOT = Path(__file__).resolve().parents[3]

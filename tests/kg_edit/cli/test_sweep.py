@@ -13,14 +13,14 @@ from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, checked_sweep,
 from kg_edit.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
-from kg_edit.evaluate.statistics import Estimate
-from kg_edit.evaluate.summary import Summary
+from kg_edit.evaluation.statistics import Estimate
+from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.methods.config import GraphSettings
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.evaluate.conftest import CITIES, record
-from tests.kg_edit.evaluate.test_cli_runs import row
+from tests.kg_edit.evaluation.conftest import CITIES, record
+from tests.kg_edit.evaluation.test_cli_runs import row
 from tests.kg_edit.methods.quick import COVARIANCE
 from tests.kg_edit.tiny import tiny
 

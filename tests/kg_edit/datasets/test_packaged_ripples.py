@@ -12,7 +12,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.lint import lint
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import split_of, withheld_answers
-from kg_edit.evaluate.settings import DataSource
+from kg_edit.evaluation.settings import DataSource
 from kg_edit.graphs.controls import Withheld
 from kg_edit.graphs.facts import target_of
 from kg_edit.storage.packaged import packaged_benchmark, packaged_graph

@@ -17,7 +17,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score
-from tests.kg_edit.evaluate.conftest import Nudge, record
+from tests.kg_edit.evaluation.conftest import Nudge, record
 from tests.kg_edit.tiny import tiny
 
 needs_lm_eval = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from kg_edit.reports import probes as probes_module
 from kg_edit.reports.probes import check_probes, compare_probes, probes, read
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from kg_edit.scoring.questions import format_question_with_shots
-from tests.kg_edit.evaluate.parrot import Lesson, parrot
+from tests.kg_edit.evaluation.parrot import Lesson, parrot
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(

@@ -11,7 +11,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.ripples.known_only import KnownOnly, known_only
 from tests.kg_edit.datasets.rows import MQUAKE, RIPPLE, RIPPLES, written
-from tests.kg_edit.evaluate.parrot import parrot
+from tests.kg_edit.evaluation.parrot import parrot
 
 
 def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:

@@ -15,7 +15,7 @@ from kg_edit.scoring.questions import (
     recalled_fact,
 )
 from kg_edit.text.matching import mentions, normalised
-from tests.kg_edit.evaluate.conftest import edits, record
+from tests.kg_edit.evaluation.conftest import edits, record
 
 __all__ = ["edits"]  # a fixture
 

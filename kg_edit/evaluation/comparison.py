@@ -1,0 +1,345 @@
+"""Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
+
+Only runs with the same schedule, protocol, model and tokenizer are compared, on the records that all runs have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.errors import ConfigError, OutputError, unknown_name
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.records import (
+    BASE,
+    EDITED,
+    RunFolder,
+    RunRecord,
+    found_in,
+    joined,
+    missing_phases,
+    sequences_of,
+)
+from kg_edit.evaluation.statistics import (
+    EDITING_SCORE,
+    SCORED,
+    Difference,
+    Estimate,
+    Table,
+    estimates,
+    holm,
+    metric_names,
+    paired_difference,
+    score_difference,
+)
+from kg_edit.storage.run_folder import Settings, by_content, difference, read_settings
+
+# A setting that must be equal -> what to do if it differs.
+_SAME = {
+    "job": "compare runs of `kg-edit evaluate`",
+    "schedule": "evaluate both under one schedule",
+    "chat": "ask both in one form: both with --chat, or both with --plain",
+    "chat_form_sha256": "make and ask both in one form, with one chat template",
+    "protocol": "evaluate both with one version of kg-edit",
+    "question_form_sha256": "evaluate both with one version of kg-edit",
+    "model": "evaluate both on one model, in one dtype",
+    "tokenizer_sha256": "evaluate both with one tokenizer",
+}
+_SHARED = "--common compares the records that all have"
+
+RecordScores = Mapping[str, float | None]
+UNEDITED = "unedited"
+Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """A run with its name in the comparison, its records by id, and the ids of records that it has not finished."""
+
+    folder: Path
+    name: str
+    settings: Settings
+    records: Mapping[str, RunRecord]
+    unfinished: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> ComparedRun:
+        """Read the run in ``folder``.
+
+        Raises:
+            OutputError: the folder has no run, or it can't be read.
+        """
+        settings, files = read_settings(folder), RunFolder(folder)
+        if settings.get("job") != "evaluate":
+            raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
+        plan, (done, _) = EvalConfig.of(settings).plan, found_in(files)
+        parts = sequences_of(settings).values()
+        missing = frozenset(record for ids in parts for record, _ in missing_phases(plan, ids, done))
+        # With a sample, the edited model was asked only about the last point's records.
+        records = {
+            record.id: record for record in joined(files.entries()) if plan.sample is None or EDITED in record.scores
+        }
+        return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
+
+    def base(self, name: str) -> RecordScores:
+        """Return a record's scores on the unedited model."""
+        return self.records[name].scores.get(BASE, {})
+
+    def edited(self, name: str) -> RecordScores:
+        """Return a record's scores on the edited model."""
+        return self.records[name].scores.get(EDITED, {})
+
+    def ids(self) -> list[str]:
+        """Return the ids of the finished records, in the data set's order."""
+        return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
+
+
+def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
+    """Refuse runs that differ in a setting that must be equal.
+
+    Raises:
+        OutputError: two runs differ, or a run is not finished; the message names the setting, and what to do.
+    """
+    first = runs[0]
+    same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
+    for run in runs:
+        for field, way_out in same.items():
+            there, here = ({field: by_content(one.settings).get(field)} for one in (first, run))
+            if found := difference(there, here):
+                raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
+        if run.unfinished and not common:
+            raise OutputError(
+                f"{run.folder} is not finished: {len(run.unfinished)} of {len(run.settings['ids'])} records are not "
+                f"done, the first of them {min(run.unfinished)!r}; start it again, or {_SHARED}"
+            )
+
+
+def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[str], tuple[str, ...]]:
+    """Return the ids of the records to compare, in the first run's order, and notes about the runs for the reader.
+
+    Raises:
+        OutputError: the runs' records differ, and ``common`` is not set; or the runs share no record.
+    """
+    first, *others = runs
+    for run in others:
+        lacking = [name for name in first.ids() if not _same_record(first, run, name)]
+        more = [name for name in run.ids() if not _same_record(run, first, name)]
+        if (lacking or more) and not common:
+            example = (lacking or more)[0]
+            raise OutputError(
+                f"{first.folder} and {run.folder} have different records: {len(lacking)} of the first are not in the "
+                f"second, {len(more)} of the second are not in the first, such as {example!r}; evaluate both on the "
+                f"same records, or {_SHARED}"
+            )
+    ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
+    if not ids:
+        raise OutputError("the runs share no record, so there is nothing to compare; evaluate the same data set")
+    return ids, _notes(runs, ids)
+
+
+def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
+    return (
+        name in other.records
+        and name not in other.unfinished
+        and one.records[name].sha256 == other.records[name].sha256
+    )
+
+
+def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    for run in runs:
+        failed = sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
+        if failed:
+            notes.append(f"{run.name}: {run.settings['method']}, {failed} failed")
+    for run in runs:
+        if broken := sum(bool(run.records[name].broken) for name in ids):
+            notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
+    sets = [len(run.ids()) for run in runs]
+    if max(sets) > len(ids):
+        notes.append(f"only the {len(ids)} records that all runs have, of {', '.join(map(str, sets))}")
+    versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
+    if len(versions) > 1:
+        notes.append(f"made with kg-edit {' and '.join(versions)}")
+    if any(run.records[name].choices != runs[0].records[name].choices for run in runs for name in ids):
+        notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
+    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
+        notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
+    return tuple(notes)
+
+
+def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """The records whose edits are in one model, for each of ``ids``."""
+    found = {name: names for names in sequences_of(run.settings).values() for name in names}
+    return [found[name] for name in ids]
+
+
+class MetricRow(BaseModel):
+    """A metric over the ``n`` records that have it on every side: the mean of each side, and the difference of each to
+    the first.
+
+    The editing score's ``n`` is that of its rarest part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    n: int
+    means: dict[str, Estimate]
+    differences: dict[str, Difference]
+
+
+class Comparison(BaseModel):
+    """The result of `compare`. ``sides`` are names; the others are compared with the first one.
+
+    ``model``, ``data`` and ``schedule`` are shared by all runs; ``data`` is None for an unknown benchmark.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sides: tuple[str, ...]
+    records: int
+    rows: tuple[MetricRow, ...]
+    notes: tuple[str, ...]
+    seed: int
+    model: str | None = None
+    data: str | None = None
+    schedule: str | None = None
+
+    @property
+    def setting(self) -> str:
+        """A phrase with data, model and schedule, to follow "60 records"."""
+        parts = (("of", self.data), ("on", self.model), ("under the schedule", self.schedule))
+        return "".join(f" {word} {name}" for word, name in parts if name)
+
+
+def compare(
+    folders: Sequence[Path],
+    *,
+    against: str | None = None,
+    metrics: Sequence[str] = (),
+    common: bool = False,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs with the first of them, or with ``against``: another run, or the word unedited.
+
+    One run alone is compared with the unedited model. ``metrics`` limits the comparison to these metrics; ``common``
+    limits it to the records that all runs have.
+
+    Raises:
+        ConfigError: no run is given, one is given twice, ``against`` is none of them, or no record has one of
+            ``metrics`` on each side.
+        UnknownNameError: a metric is in none of the runs.
+        OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
+            data set, its records, the schedule or the protocol.
+    """
+    if not folders:
+        raise ConfigError("no run is given; give the folder of at least one run")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("a run is given twice; give each folder once")
+    # A run's name is its folder's last part, unless that is ambiguous.
+    short = [folder.resolve().name for folder in folders]
+    whole = [f"./{folder}" if str(folder) == UNEDITED else str(folder) for folder in folders]
+    names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
+    runs = [ComparedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    check_comparable(runs, common=common)
+    ids, notes = shared_records(runs, common=common)
+
+    # The first side is the one that the others are compared with.
+    sides: dict[str, Scores] = {run.name: {name: run.edited(name) for name in ids} for run in runs}
+    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
+    by_folder = dict(zip(map(str, folders), names, strict=True))
+    if reference == UNEDITED:
+        sides = {UNEDITED: {name: runs[0].base(name) for name in ids}, **sides}
+    first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
+    if first not in sides:
+        raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
+    sides = {first: sides[first], **sides}
+
+    known = metric_names(row for scores in sides.values() for row in scores.values())
+    known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
+    for name in metrics:
+        if name not in known:
+            raise unknown_name("metric", name, known)
+    rows = _rows(sides, ids, tuple(metrics) or known, seed)
+    lacking = sorted(set(metrics) - {row.metric for row in rows})
+    if lacking and not rows:
+        raise ConfigError(
+            f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or "
+            "compare two edited runs"
+        )
+    if lacking:
+        notes += (f"no record has {' and '.join(lacking)} on each side",)
+    settings = runs[0].settings
+    data = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
+    return Comparison(
+        sides=tuple(sides),
+        records=len(ids),
+        rows=_corrected(rows),
+        notes=notes,
+        seed=seed,
+        model=settings.get("model", {}).get("name"),
+        data=" and ".join(filter(None, data)) or None,
+        schedule=settings.get("schedule"),
+    )
+
+
+def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int) -> list[MetricRow]:
+    """One row for each metric that some record has on every side."""
+    names = tuple(dict.fromkeys([*metrics, *(SCORED if EDITING_SCORE in metrics else ())]))
+    # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
+    tables: dict[str, Table] = {}
+    for side, scores in sides.items():
+        rows = [[scores[record].get(name) for name in names] for record in ids]
+        tables[side] = np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
+    missing = np.any([np.isnan(table) for table in tables.values()], axis=0)
+    tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
+    means = {
+        side: estimates(
+            [
+                {name: None if np.isnan(value) else float(value) for name, value in zip(names, row, strict=True)}
+                for row in table
+            ],
+            names=names,
+            seed=seed,
+        )
+        for side, table in tables.items()
+    }
+    found = []
+    for metric in metrics:
+        places = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
+        first, *others = {side: table[:, places] for side, table in tables.items()}.items()
+        differences = {}
+        for side, table in others:
+            if len(places) > 1:
+                change = score_difference(first[1], table, seed=seed)
+            else:
+                there = ~np.isnan(table[:, 0])
+                change = paired_difference(first[1][there, 0], table[there, 0], seed=seed)
+            if change:
+                differences[side] = change
+        if differences:
+            n = int((~missing[:, places]).sum(axis=0).min())
+            side_means = {side: means[side][metric] for side in sides}
+            found.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
+    return found
+
+
+def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
+    """The rows with Holm-corrected p-values."""
+    flat = [(place, side) for place, row in enumerate(rows) for side in row.differences]
+    values = dict(zip(flat, holm([rows[place].differences[side].p for place, side in flat]), strict=True))
+    return tuple(
+        row.model_copy(
+            update={
+                "differences": {
+                    side: found.model_copy(update={"p_holm": values[place, side]})
+                    for side, found in row.differences.items()
+                }
+            }
+        )
+        for place, row in enumerate(rows)
+    )

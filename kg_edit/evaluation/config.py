@@ -1,0 +1,134 @@
+"""The settings of a run: what is measured, and when.
+
+`kg-edit evaluate` and a notebook build one `EvalConfig`, and all functions below take it whole. A new option is one
+field here: `kg-edit evaluate` has an option for each field with a description, and `EvalConfig.settings` writes it to
+``run.json``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
+from kg_edit.storage.run_folder import Settings, digest
+from kg_edit.storage.seeds import Seed
+
+if TYPE_CHECKING:
+    from kg_edit.evaluation.general_tasks import GeneralTasks
+    from kg_edit.evaluation.retention import RetentionTest
+else:  # options are checked before torch is imported, which these classes need
+    GeneralTasks = RetentionTest = Any
+
+
+class EvalConfig(BaseModel):
+    """What a run measures, and when. The defaults score each edit alone.
+
+    Raises:
+        UnknownNameError: there is no such schedule, or extra metric.
+        ConfigError: a number in the schedule, `evaluate_every` or `sample` is not possible; an extra needs a package
+            that is not installed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    schedule: str = Field(
+        "single", description="`single`, `batch:N`, `sequential:N` or `batch:B,sequential:N` (N records in all)."
+    )
+    evaluate_every: int | None = Field(
+        None,
+        description="Number of edits between two points of the curve.",
+        json_schema_extra={"show_default": "about ten points"},
+    )
+    sample: int | None = Field(
+        None,
+        description="For long sequences: score only this many evenly spread records, at the curve's points.",
+    )
+    ceilings: bool = Field(False, description="Also score portability with the facts in the prompt.")
+    extras: tuple[str, ...] = Field(
+        (), description="Also score a costly metric. Repeatable.", json_schema_extra={"flag": "--extra"}
+    )
+    chat: bool | None = Field(
+        None,
+        description="Ask all prompts as chat user turns, or none.",
+        json_schema_extra={"flag": "--chat/--plain", "show_default": "as the edit is made"},
+    )
+    seed: Seed = Field(0, description="Random seed of choices and intervals.")
+    shard: str | None = Field(None, description="`i/n`: run only this part; `kg-edit merge` puts the parts together.")
+
+    general: str | None = None
+    """A text; the perplexity on it is measured at each point of the curve."""
+    tasks: GeneralTasks | None = None
+    """Tasks of lm-eval, asked at each point of the curve."""
+    retention: RetentionTest | None = None
+    """Unrelated prompts; GRACE's retention rates are measured at each point of the curve."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _canonical_schedule(cls, text: str) -> str:
+        return str(Schedule.parse(text))
+
+    @field_validator("shard")
+    @classmethod
+    def _canonical_shard(cls, text: str | None) -> str | None:
+        """The whole run is no shard: 0/1 is None."""
+        return None if text is None or Shard.parse(text) == Shard() else str(Shard.parse(text))
+
+    @field_validator("extras")
+    @classmethod
+    def _known_extras(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            return ()
+        from kg_edit.evaluation.metrics.catalogue import find_extras
+
+        return find_extras(names)
+
+    @model_validator(mode="after")
+    def _refuse_a_curve_without_steps(self) -> EvalConfig:
+        numbers = {
+            f"evaluate every {self.evaluate_every} edits": self.evaluate_every,
+            f"score a sample of {self.sample} records": self.sample,
+        }
+        for what, number in numbers.items():
+            if number is not None and (number < 1 or not Schedule.parse(self.schedule).has_steps):
+                raise ConfigError(
+                    f"{what} under the schedule {self.schedule}: expected a number of at least 1, and a schedule under "
+                    "which edits accumulate, such as sequential:100"
+                )
+        return self
+
+    @property
+    def plan(self) -> CurvePlan:
+        """The steps of each sequence of edits, and the records to score after each step."""
+        return CurvePlan.of(Schedule.parse(self.schedule), self.evaluate_every, sample=self.sample)
+
+    @property
+    def part(self) -> Shard:
+        """The shard as numbers; the whole run is shard 0 of 1."""
+        return Shard.parse(self.shard) if self.shard else Shard()
+
+    @property
+    def has_points(self) -> bool:
+        """Whether the points of the curve have more than the records' scores: perplexity, tasks or retention."""
+        return not (self.general is None and self.tasks is None and self.retention is None)
+
+    @property
+    def settings(self) -> Settings:
+        """The part of ``run.json`` that this config decides; texts and files count by their content."""
+        plan = self.plan
+        steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
+        return {
+            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "retention"}),
+            **steps,
+            "general_sha256": None if self.general is None else digest(self.general),
+            "general_tasks": None if self.tasks is None else self.tasks.settings,
+            "retention_sha256": None if self.retention is None else self.retention.digest,
+        }
+
+    @classmethod
+    def of(cls, settings: Settings) -> EvalConfig:
+        """Return the config of a run with these `settings`, without the texts and tasks that they only name."""
+        names = ("schedule", "evaluate_every", "sample", "ceilings", "chat", "seed", "shard")
+        return cls(**{name: settings[name] for name in names if name in settings})

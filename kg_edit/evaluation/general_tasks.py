@@ -1,0 +1,379 @@
+"""Side effects of edits on general tasks of EleutherAI's lm-evaluation-harness, asked at the points of a run's curve.
+
+`kg-edit evaluate --general TASKS` names task files, folders of task files, or the harness's own tasks. The harness asks
+the model in memory, with the patch applied; the model is not copied. Every document's score is stored, so that the same
+documents are compared before and after the edits: the mean difference has a paired bootstrap interval.
+
+A score that is not the mean of its documents' scores (a perplexity, a correlation) has no interval. This module needs
+the extra ``kg-edit[lm-eval]``, and imports it only when tasks are opened.
+
+A task file has the task's name, ``task: NAME``, or a group with its members, ``group: NAME`` and ``task: [NAME, …]``.
+The members of a group are asked as parts of the group, so they are not named again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.evaluation.statistics import Difference, Estimate, estimates, paired_difference
+from kg_edit.export.merged_model import lm_eval_model
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import digest
+
+PREFIX = "general."
+_CLOSE = 1e-6
+_YAML = (".yaml", ".yml")
+_ROWS = 16  # in a forward pass
+_SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1"})  # lm-eval's shares of right answers
+
+
+class DocumentScores(BaseModel):
+    """A metric of a task: its ``value``, and the documents' scores if the value is their mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    documents: tuple[float, ...] = ()
+
+
+class GeneralChange(BaseModel):
+    """A metric of a task before and after the edits, over ``n`` documents.
+
+    ``before`` and ``after`` have 95 % bootstrap intervals over documents; ``difference`` (after - before) has a paired
+    one. A metric that is no mean over documents has neither intervals nor a difference. ``failed`` counts the sequences
+    of edits whose model could not be asked: its documents count as 0 if the metric is a share of right answers; other
+    metrics then have no ``after``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    before: Estimate
+    after: Estimate
+    difference: Difference | None = None
+    failed: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GeneralTasks:
+    """Opened tasks: lm-eval's ``manager``, and the ``names`` of the tasks in it.
+
+    ``limit``: use only this many first documents of each task. ``sha256``: for each task, the hash of its documents and
+    of the form in which they are asked.
+    """
+
+    names: tuple[str, ...]
+    manager: Any
+    sha256: Mapping[str, str]
+    limit: int | None = None
+    _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, wanted: Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
+        """Open tasks from files, from folders, or from the harness by name; their documents are read now.
+
+        ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
+
+        Raises:
+            ConfigError: lm-eval is not installed, there is no such file or task, or its data can't be read.
+        """
+        if importlib.util.find_spec("lm_eval") is None:
+            raise ConfigError(
+                "--general with tasks needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'; or give a "
+                "text file, to measure perplexity instead"
+            )
+        from lm_eval.tasks import TaskManager
+
+        folders, names, own = wanted_tasks(wanted)
+        try:
+            manager = TaskManager(
+                include_path=[str(path) for path in folders],
+                include_defaults=own,
+                metadata={"tokenizer": tokenizer} if tokenizer else None,
+            )
+            known = set(manager.all_tasks)
+            if missing := [name for name in names if name not in known]:
+                raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
+            load = getattr(manager, "load", None)  # load_task_or_group in earlier releases
+            loaded = load(names)["tasks"] if load else manager.load_task_or_group(names)
+            sha256 = {name: _digest(task, limit) for name, task in _flat(loaded)}
+        except ConfigError:
+            raise
+        except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
+            lines = str(error).strip().splitlines() or ["is a data file empty?"]
+            raise ConfigError(
+                f"the tasks {', '.join(names)} can't be opened: {type(error).__name__}: {lines[0]}; "
+                "look at the file and at the data that it names (a task that is not a file needs its data on this disk)"
+            ) from error
+        return cls(names=tuple(names), manager=manager, sha256=sha256, limit=limit)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The part of a run's settings that decides the scores of the tasks."""
+        return {"sha256": dict(self.sha256), "limit": self.limit}
+
+    def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
+        """Return every metric of every task as ``general.TASK.METRIC``, for the model in its present state.
+
+        ``edited`` false: the scores of the unedited model, which are computed once.
+
+        Raises:
+            ModelError: the model's output is not finite.
+        """
+        if edited:
+            return dict(self._asked(model))
+        key = (model.fingerprint, model.model.dtype, model.chat)
+        if key not in self._unedited:
+            self._unedited[key] = dict(self._asked(model))
+        return self._unedited[key]
+
+    def _asked(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
+        import lm_eval
+
+        with lm_eval_model(model, batch_size=_ROWS) as harness, _own_randomness(model):
+            found: Any = lm_eval.simple_evaluate(
+                model=harness,
+                tasks=list(self.names),
+                task_manager=self.manager,
+                limit=self.limit,
+                bootstrap_iters=0,
+            )
+        for task, results in found["results"].items():
+            samples = found["samples"].get(task, [])
+            _refuse_no_numbers(task, samples)
+            for metric, (filtered, value) in _metrics(results).items():
+                scores = [one.get(metric) for one in samples if one.get("filter", filtered) == filtered]
+                yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
+
+
+def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
+    """Split the value of ``--general`` at commas into a text file (for the perplexity) and tasks.
+
+    A ``.yaml`` file and a folder contain tasks. A part without a file ending that is no file is one of the harness's
+    tasks.
+
+    Raises:
+        ConfigError: there are two text files.
+    """
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    tasks = [part for part in parts if _is_task_place(path := Path(part)) or not (path.suffix or path.exists())]
+    texts = [part for part in parts if part not in tasks]
+    if len(texts) > 1:
+        raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
+    return Path(texts[0]) if texts else None, tuple(tasks)
+
+
+def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
+    """Return a task's value; with its documents' scores if these are finite numbers with the value as their mean."""
+    numbers = [float(one) for one in scores if isinstance(one, bool | int | float | np.number)]
+    whole = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
+    is_mean = whole and abs(float(np.mean(numbers)) - value) < _CLOSE
+    return DocumentScores(value=value if np.isfinite(value) else None, documents=tuple(numbers) if is_mean else ())
+
+
+def changes(
+    points: Iterable[tuple[Mapping[str, DocumentScores], Mapping[str, DocumentScores]]], *, seed: int
+) -> dict[str, GeneralChange]:
+    """Return each metric before and after the edits.
+
+    ``points`` has one pair (before, after) for each sequence of edits; documents' scores are averaged over the
+    sequences. The second part of a pair is empty if the edited model could not be asked (`GeneralChange`).
+    """
+    pairs = list(points)
+    names = dict.fromkeys(name for before, _ in pairs for name in before)
+    return {name: _change(name, [(one[name], two) for one, two in pairs if name in one], seed) for name in names}
+
+
+def _change(
+    name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
+) -> GeneralChange:
+    failed, before, after = sum(not two for _, two in points), [one for one, _ in points], list[DocumentScores]()
+    for one, two in points:
+        if two:
+            after.append(two[name])
+        elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
+            after.append(DocumentScores(value=0.0, documents=(0.0,) * len(one.documents)))
+    if len(after) < len(before) or not all(one.documents for one in (*before, *after)):
+        known = after if len(after) == len(before) else []
+        return GeneralChange(n=0, before=_bare(before), after=_bare(known), failed=failed)
+    # The mean over sequences of each document's score: [documents].
+    first, second = (np.mean([one.documents for one in side], axis=0) for side in (before, after))
+    return GeneralChange(
+        n=len(first),
+        before=_estimate(first, seed),
+        after=_estimate(second, seed),
+        difference=paired_difference(first, second, seed=seed),
+        failed=failed,
+    )
+
+
+def _estimate(scores: Any, seed: int) -> Estimate:
+    return estimates([{"it": float(one)} for one in scores], names=["it"], seed=seed)["it"]
+
+
+def _bare(several: Sequence[DocumentScores]) -> Estimate:
+    values = [one.value for one in several if one.value is not None]
+    return Estimate(mean=float(np.mean(values)) if values else None, ci95_low=None, ci95_high=None)
+
+
+@contextmanager
+def _own_randomness(model: LanguageModel) -> Iterator[None]:
+    """Restore all random generators after the block, because the harness seeds them."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=model.cuda_devices):
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(arrays)
+
+
+def _flat(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the tasks by name, including those inside groups."""
+    for name, task in loaded.items():
+        if isinstance(task, Mapping):
+            yield from _flat(task)
+        else:
+            yield str(name), task
+
+
+_FORM = ("num_fewshot", "description", "target_delimiter", "fewshot_delimiter", "generation_kwargs", "filter_list")
+
+
+def _digest(task: Any, limit: int | None) -> str:
+    """SHA-256 of a task: its documents with texts, targets and choices, and the form in which they are asked."""
+    parts = [task.doc_to_text, task.doc_to_target]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        parts.append(task.doc_to_choice)
+    asked = [[str(one), *(str(part(one)) for part in parts)] for one in list(task.eval_docs)[:limit]]
+    form = [str(getattr(task.config, name, None)) for name in _FORM]
+    shown = [str(one) for one in task.fewshot_docs() or ()] if task.config.num_fewshot else []
+    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), asked])
+
+
+def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ModelError if a likelihood is NaN, because the largest of several NaN would be any answer."""
+    for sample in samples:
+        for reply in sample.get("filtered_resps", ()):
+            likelihood = reply[0] if isinstance(reply, tuple | list) and reply else reply
+            if isinstance(likelihood, float) and np.isnan(likelihood):
+                raise ModelError(
+                    f"the model's output on the task {task} is not finite; make a weaker edit, or load the model in "
+                    "float32"
+                )
+
+
+def _metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """The first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
+    found: dict[str, tuple[str, float]] = {}
+    for name, value in results.items():
+        metric, comma, filtered = name.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
+            found.setdefault(metric, (filtered, float(value)))
+    return found
+
+
+class WantedTasks(NamedTuple):
+    """The folders with task files, the tasks' names, and whether the harness's own tasks are needed too."""
+
+    folders: list[Path]
+    names: list[str]
+    own: bool
+
+
+@dataclass(frozen=True)
+class _TaskFile:
+    """The name of a file's task or group ("" for a part of other files), and the names of the group's members."""
+
+    path: Path
+    name: str
+    members: tuple[str, ...] = ()
+
+
+def wanted_tasks(wanted: Sequence[str]) -> WantedTasks:
+    """Return what ``wanted`` names: task files, folders of them, and names of the harness's own tasks.
+
+    Raises:
+        ConfigError: a file can't be read or has no task, or two files have a task of one name.
+    """
+    found = WantedTasks([], [], own=False)
+    for part in wanted:
+        path = Path(part)
+        if _is_task_place(path):
+            found.folders.append(path if path.is_dir() else path.parent)
+            found.names.extend(_names_in(path))
+        else:
+            found.names.append(part)
+            found = found._replace(own=True)
+    folders, names = list(dict.fromkeys(found.folders)), list(dict.fromkeys(found.names))
+    first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
+    for path in dict.fromkeys(file.resolve() for folder in folders for file in _files_of(folder)):
+        try:
+            name = _task_file(path).name
+        except ConfigError:  # another file of the folder
+            continue
+        if name in names and name in first:
+            raise ConfigError(f"{first[name]} and {path} both have the task {name!r}; give each a different name")
+        first.setdefault(name, path)
+    return WantedTasks(folders, names, found.own)
+
+
+def _is_task_place(path: Path) -> bool:
+    """Whether a path is a task file or a folder, and no task of the harness."""
+    return path.is_dir() or path.suffix.casefold() in _YAML
+
+
+def _names_in(path: Path) -> list[str]:
+    """The task of a file, or all tasks and groups of a folder, without the members of its groups."""
+    files = [_task_file(file) for file in (_files_of(path) if path.is_dir() else [path])]
+    inside = {member for file in files for member in file.members}
+    names = [file.name for file in files if file.name and file.name not in inside]
+    if not names:
+        raise ConfigError(f"{path} is not a task of lm-eval: expected a .yaml file with a line 'task: NAME'")
+    return names
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(file for ending in _YAML for file in folder.glob(f"*{ending}"))
+
+
+def _task_file(path: Path) -> _TaskFile:
+    """Read a file's names.
+
+    Raises:
+        ConfigError: it can't be read, or is no YAML.
+    """
+    import yaml
+
+    try:  # the base loader reads all values as text, and runs nothing for tags such as !function
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"can't read the task {path}: {reason}; give a file of lm-eval: NAME.yaml") from error
+    fields = found if isinstance(found, dict) else {}
+    task, group = fields.get("task"), fields.get("group")
+    if isinstance(group, str):
+        return _TaskFile(path, group, tuple(_members(task)))
+    return _TaskFile(path, task if isinstance(task, str) else "")
+
+
+def _members(task: Any) -> Iterator[str]:
+    """The names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
+    for one in task if isinstance(task, list) else [task]:
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            if "group" in one:
+                yield str(one["group"])
+            yield from _members(one.get("task"))

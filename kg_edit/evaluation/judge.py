@@ -1,0 +1,207 @@
+"""Ask a language model (the judge), behind an OpenAI-compatible address, which greedy answers of a finished run are
+right.
+
+The verdicts are stored in the run's folder as JSON lines, so that no answer is judged twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.metric import mean
+from kg_edit.evaluation.records import RunFolder
+from kg_edit.scoring.questions import right_answers, scored_after
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import digest
+from kg_edit.text.matching import normalised
+from wikidata_cache.endpoints.web import whole_reply
+
+PROMPT = (
+    "Question: {question}\nRight answers: {answers}\nGiven answer: {text}\n\n"
+    "Does the given answer say one of the right answers? Other words for the same thing are right; an answer that "
+    "names something else instead, or nothing, is wrong. Reply with yes or no alone."
+)
+_TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
+_LATER = (408, 429, 500, 502, 503, 504)
+_MOST_BYTES = 10_000_000  # size of a reply, at most
+_FILE = "judge.jsonl"
+_ASKED = ("portability", "multihop", "hops", "recall")
+
+
+class JudgeError(KgEditError):
+    """The judge can't be reached, or its reply can't be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A judge model at ``url`` (for example up to and including /v1).
+
+    Attributes:
+        url: the address before /chat/completions.
+        model: the model's name there.
+        key: sent as a bearer token; never written to a file.
+    """
+
+    url: str
+    model: str
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the address.
+
+        Raises:
+            ConfigError: it is no HTTP address.
+        """
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
+
+    def verdict(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
+        """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
+        reply.
+
+        Raises:
+            JudgeError: the judge can't be reached, refuses, or replies in another form.
+        """
+        content = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
+        body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
+        data = self._post(json.dumps(body).encode())
+        try:
+            reply = str(json.loads(data)["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
+        first = (*normalised(reply), "")[0]
+        return {"yes": True, "no": False}.get(first), reply
+
+    def _post(self, body: bytes) -> bytes:
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        for tries in range(1, _TRIES + 1):
+            wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
+            request = urllib.request.Request(address, data=body, headers=headers)  # noqa: S310 - checked above
+            try:
+                return whole_reply(request, timeout=_SECONDS, limit=_MOST_BYTES)
+            except urllib.error.HTTPError as error:
+                if error.code not in _LATER or tries == _TRIES:
+                    text = error.read(200)
+                    raise JudgeError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
+                asked = error.headers.get("Retry-After")
+                wait = float(asked) if asked and asked.isdecimal() else wait
+            except (OSError, ValueError) as error:
+                if tries == _TRIES:
+                    raise JudgeError(f"{address}: can't be reached: {error}; check the address") from error
+            time.sleep(min(wait, _LONGEST_WAIT))
+        raise AssertionError("the last try returns or raises")
+
+
+class Verdict(BaseModel):
+    """The verdict of a judge on an answer; ``right`` is None if the reply is neither yes nor no."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    section: str
+    group: str  # the group of probes
+    question: str
+    text: str
+    judge: str  # the model's name
+    prompt_sha256: str
+    answers_sha256: str  # of the right answers
+    right: bool | None
+    reply: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What is judged by whom: judge, prompt, right answers, record, section, question and text."""
+        asked = (self.judge, self.prompt_sha256, self.answers_sha256)
+        return *asked, self.id, self.section, self.question, self.text
+
+
+def judge_run(
+    folder: Path, records: Iterable[BenchmarkRecord], judge: Judge
+) -> Mapping[str, Mapping[str, float | None]]:
+    """Ask the judge about all answers of the run in ``folder`` that it has not judged yet, and return the shares of
+    right ones.
+
+    Args:
+        folder: the folder of the run.
+        records: the records of the run, for their questions and right answers.
+        judge: the language model to ask.
+
+    Returns:
+        Section -> ``portability.judge`` (and multihop, hops, recall) -> mean over records of the share of verdicts that
+        are yes; a reply that is neither yes nor no counts as no.
+
+    Raises:
+        ConfigError: no answer of the run belongs to a question of ``records``.
+        JudgeError: the judge can't be asked; the verdicts so far are in the file.
+        OutputError: the run's records or its verdicts can't be read or written.
+    """
+    file = folder / _FILE
+    drop_cut_line(file)
+    known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
+    wanted = list(_unjudged(folder, {record.id: Case.of(record) for record in records}, judge))
+    if not wanted:
+        raise ConfigError(
+            f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
+        )
+    for verdict, names in tqdm(wanted, desc="judge", disable=None):
+        if verdict.key not in known:
+            right, reply = judge.verdict(verdict.question, names, verdict.text)
+            known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
+            append_lines(file, [known[verdict.key].model_dump_json()])
+    # The mean over a record's questions, then over records.
+    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for verdict in (known[verdict.key] for verdict, _ in wanted):
+        by_record = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {})
+        by_record.setdefault(verdict.id, []).append(float(verdict.right is True))
+    found: dict[str, dict[str, float | None]] = {}
+    for (section, name), by_record in rows.items():
+        found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
+    return found
+
+
+def _unjudged(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
+    """Yield each answer of the run as an empty verdict, with the right answers."""
+    prompt = digest(PROMPT)
+    for entry in RunFolder(folder).entries():
+        case = cases.get(entry.id)
+        for section, found in entry.sections.items() if case else ():
+            for group, question, name, names in _asked(case) if case else ():
+                if name in found.texts:
+                    yield (
+                        Verdict(
+                            id=entry.id,
+                            section=section,
+                            group=group,
+                            question=question,
+                            text=found.texts[name],
+                            judge=judge.model,
+                            prompt_sha256=prompt,
+                            answers_sha256=digest(names),
+                            right=None,
+                            reply="",
+                        ),
+                        names,
+                    )
+
+
+def _asked(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Yield (group, question, name of its text in a section, right answers)."""
+    for question in case.questions:
+        yield "portability", question.question, question.question, right_answers(question)
+    for family in _ASKED:
+        for query in (query for probe in case.group(family) for query in probe.queries):
+            names = tuple(name for group in query.answers for name in group)
+            yield family, query.prompt, scored_after(query), names

@@ -1,0 +1,220 @@
+"""The catalogue of all metrics by name, the choice of metrics for a record, and the page docs/metrics.md made from it.
+
+The metrics of records are defined in `edit` (for every record), `probes` and `ripples` (for the probes of a data set)
+and `sampled_text` (on request). The metrics of a whole run are listed here, with the function that computes each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from kg_edit.datasets import DATASETS
+from kg_edit.errors import unknown_name
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
+from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
+from kg_edit.evaluation.metrics.probes import PROBE_METRICS
+from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
+from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
+from kg_edit.scoring.questions import CHOICES, SHOTS
+from kg_edit.text.display import markdown_table
+
+_GRACE = "GRACE (Hartvigsen et al. 2023)"
+_RETENTION = "kg_edit.evaluation.retention.RetentionTest"
+RUN_METRICS: Mapping[str, RunMetric] = {
+    "editing_score": RunMetric(
+        where="kg_edit.evaluation.statistics.estimates",
+        formula="Harmonic mean of the data set's means of efficacy.prob, paraphrase.prob, neighborhood.prob and "
+        "portability.greedy; 0 where one of them is 0. Not the mean of the records' harmonic means.",
+        source='"Score" of ROME and MEMIT (Meng et al. 2022), with portability as in GLAME (Zhang et al. 2024).',
+    ),
+    **{
+        f"{group}.perplexity": RunMetric(
+            where="kg_edit.evaluation.statistics.estimates",
+            formula=f"exp of the mean of {group}.nll over records.",
+            source="Onoe et al. 2023 (ECBD), whose program takes the same mean over sentences before exp.",
+            values="1 to ∞",
+            better="lower",
+        )
+        for group in ("span", "specificity")
+    },
+    "general.perplexity": RunMetric(
+        where="kg_edit.scoring.perplexity.perplexity",
+        formula="exp of the mean of -log p(token | those before it in its window) on the beginning of a text, such as "
+        "WikiText-2's. Windows are 512 tokens long and start every 256; a token is scored once, in the first window "
+        "that holds it.",
+        source="Strided evaluation as usual for WikiText-2 (Merity et al. 2017).",
+        values="1 to ∞",
+        better="lower",
+    ),
+    "portability.judge": RunMetric(
+        where="kg_edit.evaluation.judge.judge_run",
+        formula="Share of a record's questions whose greedy answer a language model calls right, mean over records; "
+        "multihop.judge, hops.judge and recall.judge likewise. A reply other than yes or no counts as no.",
+        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Optional: the other "
+        "metrics need no judge. Verdicts and replies are saved, because a judge's model may change.",
+    ),
+    "retention.TRR": RunMetric(
+        where=_RETENTION,
+        formula="After t edits: the share of the prompts of a test file (`--retention`), which have nothing to do with "
+        "the edits, whose greedy answer contains a right name as whole words. 0 where the edits broke the model.",
+        source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
+    ),
+    "retention.ERR": RunMetric(
+        where=_RETENTION,
+        formula="After t edits: the share of edits 1 … t whose target the model then generates greedily. Without a "
+        "test file: the mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the "
+        "model.",
+        source=f"Edit retention rate: {_GRACE}.",
+    ),
+    "retention.average": RunMetric(
+        where=_RETENTION,
+        formula="The mean of retention.TRR and retention.ERR.",
+        source=f'The column "Avg." of the table of {_GRACE}.',
+    ),
+    "retention.ARR": RunMetric(
+        where=_RETENTION,
+        formula="retention.TRR over only the test prompts that the unedited model answers correctly.",
+        source=f"Accurate retention rate: {_GRACE}, there for sentences that were accurate before.",
+    ),
+    **{
+        f"retention.{rate}.perplexity": RunMetric(
+            where=_RETENTION,
+            formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token. "
+            "Missing where the edits broke the model.",
+            source=f"The perplexities of the table of {_GRACE}, there the mean of each sentence's perplexity.",
+            values="1 to ∞",
+            better="lower",
+        )
+        for rate in ("TRR", "ERR", "ARR")
+    },
+}
+_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS}
+RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
+CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
+
+
+def metrics_for(case: Case) -> Mapping[str, Metric]:
+    """Return the metrics of a case by name, in the catalogue's order; a metric's value may still be missing (None).
+
+    Every case has the metrics of `edit`. It has a metric of `probes` if its probes include the groups that the metric
+    needs, the metrics of `EXTRAS` that it asks for, and `CHAT_METRICS` if it is asked in chat form. A ceiling only has
+    metrics of what follows from its edits.
+    """
+    groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
+    probed = {name: metric for name, metric in _OF_PROBES.items() if groups.issuperset(metric.needs)}
+    if case.ceiling:
+        return {**(PORTABILITY if case.facts else {}), **probed}
+    own = {**METRICS, **(CHAT_METRICS if case.chat else {})}
+    return {**own, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
+
+
+def find_extras(names: Iterable[str]) -> tuple[str, ...]:
+    """Check the names of costly metrics; return each once, in the catalogue's order.
+
+    Raises:
+        UnknownNameError: there is no such costly metric; the message suggests the nearest name.
+        ConfigError: an extra needs a package that is not installed.
+    """
+    wanted = set(names)
+    for name in sorted(wanted - set(EXTRAS)):
+        raise unknown_name("extra metric", name, EXTRAS)
+    check_installed(wanted)
+    return tuple(name for name in EXTRAS if name in wanted)
+
+
+_HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
+# Metrics
+
+A metric's name contains its protocol: `efficacy.prob` and `efficacy.greedy` answer different questions, so a table must
+not call both "efficacy". The main protocol is **greedy** generation with natural stop: this is what a user of the
+edited model reads. Teacher forcing (`.teacher_forced`) predicts each token from the right tokens before it, so it is
+easier than generation; it is included because published numbers use it.
+
+- A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
+  is in the summary (`provenance.counts`).
+- NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
+  probabilities, not the probability of the whole target. The target follows the prompt after one space, and prompt and
+  target are encoded in one piece.
+- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered questions
+  that are in no benchmark come first. Sentences are used as they are. A continuation ends at the end of a line, at the
+  end of the text, or at its limit.
+- Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
+  A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
+- The first part of a name is the group of probes; the last table has the groups of each data set. If the probes have
+  sub-categories (KnowEdit), the mean over these of the mean over their probes.
+- `portability.choice` has {CHOICES} answers to choose from.
+- `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` over the records with so many facts in the new
+  chain.
+"""
+
+
+def metrics_page() -> str:
+    """Return the page docs/metrics.md: each metric with its formula, source, range and data sets; the data sets."""
+    others = {**METRICS, **CHAT_METRICS, **EXTRAS}
+    probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
+    rows = [
+        (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
+        for dataset in DATASETS.values()
+    ]
+    parts = [
+        _HEAD,
+        _section("Of every record", METRICS.items()),
+        _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
+        _section("Of the probes that a data set brings", probed.items()),
+        _kinds(),
+        _section("On request: sampled texts", EXTRAS.items()),
+        _section("Of a model or a run", RUN_METRICS.items()),
+        f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
+    ]
+    return "\n".join(parts)
+
+
+def used_by(name: str) -> tuple[str, ...]:
+    """Return the data sets whose records may have this metric of records."""
+    found = []
+    for dataset in DATASETS.values():
+        groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
+        asked = ("portability",) if "questions" in dataset.edits_have else ()  # a question is also such a probe
+        if {*groups, *dataset.edits_have, *asked}.issuperset(RECORD_METRICS[name].needs):
+            found.append(dataset.name)
+    return tuple(found)
+
+
+# The kind of questions in a formula of Ripples, or of tests in one of RippleEdits; the page lists the kinds once.
+_KIND = re.compile(r" Questions: (?P<questions>.+)\.$|(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")
+_BY_HOPS = re.compile(r"multihop\.\d_hops\.")
+
+
+def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
+    """Return a heading and a table; metrics with the same formula for other probes share a row."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for name, metric in metrics:
+        if _BY_HOPS.match(name):
+            continue
+        group = name.rpartition(".")[0]
+        formula = _KIND.sub("", metric.formula).replace(f" {CATEGORIES}", "")
+        if group.startswith("ripples"):
+            formula = formula.replace(f"{group}.", "….")
+        elif "." in group:  # a sub-category
+            formula = formula.replace(f"of {group}", "of the sub-category")
+        better = "" if metric.better == "neither" else f", {metric.better} is better"
+        rows.setdefault((formula, metric.source, f"{metric.values}{better}"), []).append(f"`{name}`")
+    cells = ([", ".join(names), *row] for row, names in rows.items())
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
+    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source', 'range'), escaped)}\n"
+
+
+def _kinds() -> str:
+    found = ((name, _KIND.search(metric.formula)) for name, metric in RECORD_METRICS.items())
+    kinds = {
+        f"`{name.rpartition('.')[0] if kind['questions'] else name}`": kind["questions"] or kind["tests"]
+        for name, kind in found
+        if kind
+    }
+    return f"## Kinds of questions and tests\n\n{markdown_table(('group', 'what it asks'), kinds.items())}\n"
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,210 @@
+"""The metrics of every record, from an edit's own prompt, paraphrases, neighbours and portability questions.
+
+First come the functions that compute them, then the tables `PORTABILITY`, `METRICS` and `CHAT_METRICS` with formula,
+source and needs. A metric is missing (None) for a record without the parts that it needs. If a record makes several
+edits at once, the metric is the mean over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.metric import CATEGORIES, Evidence, Metric, accuracy, by_category, mean, mentioned, nll
+from kg_edit.scoring.questions import ANSWER, right_answers
+from kg_edit.text.matching import begins_with, first_sentence, mentions
+
+OfEdit = Callable[[Edit, Evidence], float | None]
+
+
+def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
+    """Turn a metric of an edit into a metric of a case: the mean over the case's edits."""
+    return lambda case, evidence: mean(of_edit(edit, evidence) for edit in case.edits)
+
+
+def efficacy_prob(edit: Edit, evidence: Evidence) -> float | None:
+    """Return whether the new target is more probable than the old one after the edit's prompt."""
+    return _share_preferring_new(edit, (edit.text,), evidence)
+
+
+def paraphrase_prob(edit: Edit, evidence: Evidence) -> float | None:
+    """Return the share of paraphrases after which the new target is more probable than the old one."""
+    return _share_preferring_new(edit, edit.paraphrases, evidence)
+
+
+def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
+    """Return the share of neighbours' prompts after which the old target is more probable than the new one."""
+    old, new = edit.target_true, edit.target_new
+    if old is None:
+        return None
+    return mean(evidence.nll(prompt, old) < evidence.nll(prompt, new) for prompt in edit.neighborhood)
+
+
+def efficacy_magnitude(edit: Edit, evidence: Evidence) -> float | None:
+    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, after the edit's prompt."""
+    return _lead_of_new(edit, (edit.text,), evidence)
+
+
+def paraphrase_magnitude(edit: Edit, evidence: Evidence) -> float | None:
+    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, mean over the paraphrases."""
+    return _lead_of_new(edit, edit.paraphrases, evidence)
+
+
+def neighborhood_magnitude(edit: Edit, evidence: Evidence) -> float | None:
+    """Return exp(-NLL) of the old target minus exp(-NLL) of the new one, mean over the neighbours' prompts."""
+    lead = _lead_of_new(edit, edit.neighborhood, evidence)
+    return None if lead is None else -lead
+
+
+def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
+    """Return whether the greedy continuation of the edit's prompt begins with the new target."""
+    return float(begins_with(evidence.texts[edit.text], edit.target_new))
+
+
+def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
+    """Return whether the first sentence of the greedy answer to the edit's prompt contains the new target."""
+    return float(mentions(first_sentence(evidence.texts[edit.text]), edit.target_new))
+
+
+def portability_greedy(case: Case, evidence: Evidence) -> float | None:
+    """Return the share of questions and portability probes whose greedy continuation contains an answer's name."""
+    asked = (
+        any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
+        for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
+    )
+    return by_category(case, evidence, "portability", mentioned, more=asked)
+
+
+def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
+    """Return the share of the answer's tokens that are the arg-max, given the right tokens before them."""
+    asked = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
+    return by_category(case, evidence, "portability", accuracy, more=asked)
+
+
+def portability_nll(case: Case, evidence: Evidence) -> float | None:
+    """Return -log p of the answer, mean over its tokens, in nats."""
+    asked = (evidence.scores[pair].nll for pair in case.answer_pairs)
+    return by_category(case, evidence, "portability", nll, more=asked)
+
+
+def portability_choice(case: Case, evidence: Evidence) -> float | None:
+    """Return the share of questions that raise the log-likelihood of the right one of ten answers most."""
+    if len(case.choices) < len(case.questions) or not all(case.choices):
+        return None
+    gains = (
+        [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
+        for prompt, answers in zip(case.prompts, case.choices, strict=True)
+    )
+    return mean(gain[0] > max(gain[1:]) for gain in gains)
+
+
+def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
+    old, new = edit.target_true, edit.target_new
+    if old is None:
+        return None
+    return mean(evidence.nll(prompt, new) < evidence.nll(prompt, old) for prompt in prompts)
+
+
+def _lead_of_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
+    old, new = edit.target_true, edit.target_new
+    if old is None:
+        return None
+    return mean(math.exp(-evidence.nll(prompt, new)) - math.exp(-evidence.nll(prompt, old)) for prompt in prompts)
+
+
+_MENG = "Meng et al. 2022 (ROME), whose program takes the same means over tokens"
+PORTABILITY: Mapping[str, Metric] = {
+    "portability.greedy": Metric(
+        compute=portability_greedy,
+        formula="Share of questions in few-shot form (sentences unchanged) whose greedy continuation, up to its "
+        f"natural stop, contains the answer or an alias as whole words. {CATEGORIES}",
+        source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
+        "and samples text; less strict for long answers than exact match.",
+        needs=("portability",),
+    ),
+    "portability.teacher_forced": Metric(
+        compute=portability_teacher_forced,
+        formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence is '
+        f"unchanged) and the answer's tokens before. {CATEGORIES}",
+        source="EasyEdit (Yao et al. 2023), there without the question form. Easier than generation: each token "
+        "is predicted from the right tokens before it.",
+        needs=("portability",),
+    ),
+    "portability.nll": Metric(
+        compute=portability_nll,
+        formula='-log p(answer | "Question: …\\nAnswer:") (a sentence is unchanged), mean over the answer\'s tokens. '
+        f"{CATEGORIES}",
+        source="This project. Also shows changes that are too small for the shares above.",
+        needs=("portability",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "portability.choice": Metric(
+        compute=portability_choice,
+        formula='1 if only the right one of ten answers a has the highest log p(a | question) - log p(a | "Answer:"), '
+        "each a mean over tokens; the nine others are answers of other records, drawn with the run's seed.",
+        source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
+        needs=("questions",),
+    ),
+}
+METRICS: Mapping[str, Metric] = {
+    "efficacy.prob": Metric(
+        compute=over_edits(efficacy_prob),
+        formula="1 if NLL(o*) < NLL(o) after the edit's prompt; NLL is the mean over the target's tokens.",
+        source=f'"Efficacy success" (ES): {_MENG}.',
+        needs=("target_true",),
+    ),
+    "efficacy.greedy": Metric(
+        compute=over_edits(efficacy_greedy),
+        formula="1 if the greedy continuation of the edit's prompt begins with o*, word by word after normalisation.",
+        source="Free generation with natural stop, after Yang et al. 2025 (WILD).",
+        needs=(),
+    ),
+    "paraphrase.prob": Metric(
+        compute=over_edits(paraphrase_prob),
+        formula="Share of paraphrases with NLL(o*) < NLL(o).",
+        source=f'"Paraphrase success" (PS): {_MENG}.',
+        needs=("target_true", "paraphrases"),
+    ),
+    "neighborhood.prob": Metric(
+        compute=over_edits(neighborhood_prob),
+        formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
+        source=f'"Neighborhood success" (NS): {_MENG}.',
+        needs=("target_true", "neighborhood"),
+    ),
+    "efficacy.magnitude": Metric(
+        compute=over_edits(efficacy_magnitude),
+        formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt: geometric means of token probabilities, not "
+        "probabilities of the whole targets.",
+        source=f'"Efficacy magnitude" (EM): {_MENG}.',
+        needs=("target_true",),
+        values="-1 to 1",
+    ),
+    "paraphrase.magnitude": Metric(
+        compute=over_edits(paraphrase_magnitude),
+        formula="exp(-NLL(o*)) - exp(-NLL(o)), mean over paraphrases.",
+        source=f'"Paraphrase magnitude" (PM): {_MENG}.',
+        needs=("target_true", "paraphrases"),
+        values="-1 to 1",
+    ),
+    "neighborhood.magnitude": Metric(
+        compute=over_edits(neighborhood_magnitude),
+        formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
+        source=f'"Neighborhood magnitude" (NM): {_MENG}.',
+        needs=("target_true", "neighborhood"),
+        values="-1 to 1",
+    ),
+    **PORTABILITY,
+}
+CHAT_METRICS: Mapping[str, Metric] = {
+    "efficacy.first_sentence": Metric(
+        compute=over_edits(efficacy_first_sentence),
+        formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words. Only "
+        "for records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
+        "efficacy.greedy requires.",
+        source="This project (docs/models.md).",
+        needs=(),
+    ),
+}

@@ -1,0 +1,291 @@
+"""The metrics of probes: each reads one group of a record's probes, and is missing for a record without them.
+
+First come the functions that only MQuAKE's multi-hop questions need, then the table `PROBE_METRICS` with formula,
+source and needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kg_edit.datasets.record import Query
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.metric import (
+    CATEGORIES,
+    Compute,
+    Evidence,
+    Metric,
+    accuracy,
+    answered,
+    mentioned,
+    most_probable,
+    nll,
+    over_categories,
+    over_queries,
+    over_rivals,
+    perplexity,
+    prefers_answer,
+    prefers_positive,
+    ripple_passed,
+    rival_nll,
+    share_passed,
+    unchanged,
+)
+from kg_edit.evaluation.statistics import LARGEST_NLL
+from kg_edit.scoring.questions import generated_from
+from kg_edit.text.matching import begins_with, is_exactly, substring
+
+
+def exact(query: Query, evidence: Evidence) -> float:
+    """Return whether the greedy continuation equals the answer or an alias, after normalisation."""
+    return float(answered(query, evidence, is_exactly))
+
+
+def old_answer(case: Case, evidence: Evidence) -> float | None:
+    """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
+    queries = [query for probe in case.group("multihop") for query in probe.queries]
+    found = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
+    return float(any(found)) if found else None
+
+
+def hop_wise(case: Case, evidence: Evidence) -> float | None:
+    """Return whether the question and every fact of the new chain are answered correctly."""
+    names = ("multihop.any_of_3", "multihop.instance_wise")
+    question, hops = (PROBE_METRICS[name](case, evidence) for name in names)
+    return None if question is None or hops is None else float(question == hops == 1)
+
+
+def of_hops(hops: int, compute: Compute) -> Compute:
+    """Restrict a metric to the records whose new chain has ``hops`` facts; None for other records."""
+
+    def chosen(case: Case, evidence: Evidence) -> float | None:
+        facts = sum(len(probe.queries) for probe in case.group("hops"))
+        return compute(case, evidence) if facts == hops else None
+
+    return chosen
+
+
+_CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
+_ROME_ZSRE = "zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. 2023)"
+_OURS = "This project. Also shows changes that are too small for exact match."
+_GRACE = "GRACE (Hartvigsen et al. 2023), its table on hallucination"
+_CRITERIA = {
+    "RS": "relation specificity (other facts about the subject must not change)",
+    "LG": "logical generalisation (facts that the relation's logic changes too)",
+    "SA": "subject aliasing (the fact under other names of the subject)",
+    "CI": "compositionality I (two hops, the edit is the first)",
+    "CII": "compositionality II (two hops, the edit is the second)",
+    "FN": "forgetfulness (other objects of a relation that may have several must not change)",
+}
+_FURTHER = tuple(
+    f"portability.{part}"
+    for part in ("Reasoning", "Subject_Aliasing", "Logical_Generalization", "Inverse_Relation", "Subject_Replace")
+)
+_MUST_NOT_CHANGE = ("locality.Relation_Specificity", "locality.Forgetfulness")
+
+
+def _accuracy(group: str) -> Metric:
+    return Metric(
+        compute=over_categories(group, accuracy),
+        formula=f"Share of the right answer's tokens that are the arg-max after the prompt and the answer's earlier "
+        f"tokens, over the prompts of {group}. {CATEGORIES}",
+        source=f"{_ROME_ZSRE}. Teacher forcing: easier than generation.",
+        needs=(group,),
+    )
+
+
+def _greedy(group: str, what: str) -> Metric:
+    return Metric(
+        compute=over_categories(group, mentioned),
+        formula=f"Share of {what} whose {_CONTAINS}. {CATEGORIES}",
+        source="Free generation instead of teacher forcing (Yang et al. 2025).",
+        needs=(group,),
+    )
+
+
+def _unchanged(group: str) -> Metric:
+    return Metric(
+        compute=over_categories(group, unchanged),
+        formula=f"Over the prompts of {group}: the share of the true answer's places at which the edited model's "
+        "arg-max token is the unedited model's; the answer itself need not be right. Missing for the unedited model. "
+        f"{CATEGORIES}",
+        source="EasyEdit's locality (Yao et al. 2023).",
+        needs=(group,),
+    )
+
+
+_WHOLE: Mapping[str, Metric] = {
+    "efficacy.teacher_forced": _accuracy("efficacy"),
+    "paraphrase.teacher_forced": _accuracy("paraphrase"),
+    "paraphrase.greedy": _greedy("paraphrase", "paraphrases"),
+    "locality.greedy": _greedy("locality", "unrelated prompts"),
+    "locality.teacher_forced": _accuracy("locality"),
+    "locality.unchanged": _unchanged("locality"),
+    **{f"{part}.greedy": _greedy(part, f"prompts of {part}") for part in (*_FURTHER, *_MUST_NOT_CHANGE)},
+    **{f"{part}.teacher_forced": _accuracy(part) for part in _FURTHER},
+    **{f"{part}.unchanged": _unchanged(part) for part in _MUST_NOT_CHANGE},
+    "multihop.any_of_3": Metric(
+        compute=share_passed("multihop", is_exactly),
+        formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
+        "the greedy continuation in few-shot form equals it after normalisation.",
+        source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots instead of 16.",
+        needs=("multihop",),
+    ),
+    "multihop.edit_wise": Metric(
+        compute=share_passed("edit", begins_with),
+        formula="Share of the edits whose statement, continued greedily, begins with the new object or an alias.",
+        source="MQuAKE's edit-wise success rate (Zhong et al. 2023).",
+        needs=("edit",),
+    ),
+    "multihop.instance_wise": Metric(
+        compute=share_passed("hops", is_exactly),
+        formula="1 if every fact of the new chain is answered correctly, one question each, as in multihop.any_of_3.",
+        source="MQuAKE's instance-wise accuracy (Zhong et al. 2023).",
+        needs=("hops",),
+    ),
+    **{
+        f"ripple.{code}": Metric(
+            compute=ripple_passed(f"ripple.{code}"),
+            formula=f"Share of tests of {about} that pass: any (OR) or all (AND) of the queries have a greedy "
+            "continuation that contains each answer, by one of its names, as whole words. A test whose condition "
+            "queries the unedited model fails is not counted.",
+            source="RippleEdits (Cohen et al. 2024), which looks for names as substrings, and whose table is over "
+            "records whose edit succeeded.",
+            needs=(f"ripple.{code}",),
+        )
+        for code, about in _CRITERIA.items()
+    },
+    "recall.greedy": _greedy("recall", "questions"),
+    "recall.substring": Metric(
+        compute=share_passed("recall", substring),
+        formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",
+        source="PopQA's accuracy (Mallen et al. 2023): Rome is found in Romelu.",
+        needs=("recall",),
+    ),
+    "inference.choice": Metric(
+        compute=over_categories("inference", most_probable),
+        formula="1 if the right label is the most probable of all labels after the beginning of the sentence: the sum "
+        "of log p over the label's tokens, without the rest of the sentence.",
+        source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
+        needs=("inference",),
+    ),
+    "span.nll": Metric(
+        compute=over_categories("span", nll),
+        formula="-log p of the masked span after the sentence's beginning, mean over its tokens; its exp is the "
+        "perplexity.",
+        source="ECBD (Onoe et al. 2022, 2023).",
+        needs=("span",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "specificity.nll": Metric(
+        compute=over_categories("specificity", nll),
+        formula="As span.nll, for masked spans in sentences about other entities (from the file of `--specificity`): "
+        "it shows whether teaching a definition damages them.",
+        source="Specificity on ECBD (Onoe et al. 2023), measured on its own file of popular entities.",
+        needs=("specificity",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "sentiment.prob": Metric(
+        compute=over_categories("sentiment", prefers_positive),
+        formula="Share of pairs of a positive and a negative reply in which the positive one has the lower NLL "
+        "per token.",
+        source="This project; KnowEdit and MEND judge ConvSent by a trained classifier.",
+        needs=("sentiment",),
+    ),
+    "hallucination.true.perplexity": Metric(
+        compute=over_queries("hallucination", perplexity),
+        formula="exp of the mean over its tokens of -log p(true sentence | the passage before it).",
+        source=f"{_GRACE}: ERR, of the sentences that are edited in.",
+        needs=("hallucination",),
+        values="1 to ∞",
+        better="lower",
+    ),
+    "hallucination.own.perplexity": Metric(
+        compute=over_rivals("hallucination", lambda *of: math.exp(min(rival_nll(*of), LARGEST_NLL))),
+        formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
+        source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
+        needs=("hallucination",),
+        values="1 to ∞",
+        better="higher",
+    ),
+    "hallucination.prob": Metric(
+        compute=over_rivals("hallucination", prefers_answer),
+        formula="1 if NLL(true sentence) < NLL(hallucinated sentence), both means over their tokens.",
+        source="This project, as efficacy.prob.",
+        needs=("hallucination",),
+    ),
+    "accurate.perplexity": Metric(
+        compute=over_queries("accurate", perplexity),
+        formula="Mean over the record's accurate sentences of their perplexity, which is exp of the mean over "
+        "tokens of -log p(sentence | the passage before it). A run's value is the mean over records.",
+        source=f"{_GRACE}: ARR, of the sentences that were accurate before; that is a mean over all sentences.",
+        needs=("accurate",),
+        values="1 to ∞",
+        better="lower",
+    ),
+    "multihop.prob": Metric(
+        compute=over_rivals("multihop", prefers_answer),
+        formula='Share of the wordings of the question with NLL(new answer) < NLL(old answer) after "Question: …\\n'
+        'Answer:".',
+        source="GLAME's program (Zhang et al. 2024), there after another form of the question.",
+        needs=("multihop",),
+    ),
+    "multihop.nll": Metric(
+        compute=over_queries("multihop", nll),
+        formula='-log p(new answer | "Question: …\\nAnswer:"), mean over its tokens, then over the wordings.',
+        source=_OURS,
+        needs=("multihop",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "multihop.old.nll": Metric(
+        compute=over_rivals("multihop", rival_nll),
+        formula="As multihop.nll, for the old answer, which an edit should make unlikely.",
+        source=_OURS,
+        needs=("multihop",),
+        values="0 to ∞ nats a token",
+        better="higher",
+    ),
+    "multihop.old.any_of_3": Metric(
+        compute=old_answer,
+        formula="1 if at least one of the three wordings is answered with the old answer or an alias of it, as in "
+        "multihop.any_of_3. A name that the new answer has too counts as new.",
+        source="This project.",
+        needs=("multihop",),
+        better="lower",
+    ),
+    "multihop.hop_share": Metric(
+        compute=over_queries("hops", exact),
+        formula="Share of the facts of the new chain that are answered correctly, one question each, as in "
+        "multihop.any_of_3.",
+        source="This project: multihop.instance_wise only counts a record if all of them are.",
+        needs=("hops",),
+    ),
+    "multihop.hop_wise": Metric(
+        compute=hop_wise,
+        formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1: the answer and each step to it are "
+        "right.",
+        source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
+        needs=("multihop", "hops"),
+    ),
+}
+# Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
+_SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
+PROBE_METRICS: Mapping[str, Metric] = {
+    **_WHOLE,
+    **{
+        f"multihop.{hops}_hops.{name}": replace(
+            _WHOLE[f"multihop.{name}"],
+            compute=of_hops(hops, _WHOLE[f"multihop.{name}"].compute),
+            formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
+            source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
+            needs=("multihop", "hops"),
+        )
+        for hops in (2, 3, 4)
+        for name in _SPLIT
+    },
+}

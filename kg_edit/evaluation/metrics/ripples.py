@@ -1,0 +1,122 @@
+"""The metrics of a Ripples file: portability and locality of an edit by kind; two-hop questions in four cells.
+
+A question counts as answered if the model's text begins with the answer or an alias. First come the functions that
+compute the metrics, then the table `RIPPLES_METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kg_edit.datasets.record import Query
+from kg_edit.evaluation.metrics.metric import Evidence, Metric, nll, over_queries
+from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
+from kg_edit.text.matching import begins_with
+
+
+def answers(query: Query, evidence: Evidence) -> float:
+    """Return whether the greedy answer begins with the right answer."""
+    return _begins(evidence.texts[generated_from(query)], query)
+
+
+def answers_after_steps(query: Query, evidence: Evidence) -> float:
+    """Return whether the answer after the written steps begins with the right answer."""
+    return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
+
+
+def _begins(text: str, query: Query) -> float:
+    return float(any(begins_with(text, name) for names in query.answers for name in names))
+
+
+def answers_as_before(query: Query, evidence: Evidence) -> float | None:
+    """Return whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
+    if not query.old:
+        return None
+    return float(any(begins_with(evidence.texts[generated_from(query)], name) for name in query.old))
+
+
+def gains_most(query: Query, evidence: Evidence) -> float | None:
+    """Return whether, of up to ten objects, the question raises the log-likelihood of the right one most.
+
+    None if the query has no other objects.
+    """
+    if not query.others:
+        return None
+    prompt = scored_after(query)
+    right, *others = (
+        evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in (query.answers[0][0], *query.others)
+    )
+    return float(right > max(others))
+
+
+_FEW_SHOT = "few-shot form, start-anchored, aliases count"
+_KINDS = {
+    "ripples-edit.question": "the edit itself",
+    "ripples-more.three-hop": "three hops; the first is the edit, and the model knows the other two",
+    "ripples-more.alias": "the edit, with another name of s that the model knows",
+    "ripples-more.description": 'the edit, with a description of s ("the capital of Italy") that the model knows',
+    "ripples-more.inverse": "the inverse relation, asked about o*",
+    "ripples-stay.other-relation": "other facts about s, which should not change",
+    "ripples-stay.old-object": "a fact about o itself, which should not change",
+    "ripples-stay.new-object": "a fact about o* itself, which should not change",
+    "ripples-stay.same-object": "the edited relation of other subjects with the object o, which should not change",
+}
+_CELLS = {
+    "ripples-known": "two hops; the model knows the second one",
+    "ripples-known.stated": "two hops; the model knows the second one, and the method's graph contains the answer",
+    "ripples-known.withheld": "two hops; the model knows the second one, and the graph does not contain the answer",
+    "ripples-unknown": "two hops; the model does not know the second one",
+    "ripples-unknown.stated": "two hops; the model does not know the second one, but the graph contains the answer",
+    "ripples-unknown.withheld": "two hops; neither the model nor the graph knows the second one",
+}
+_SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
+
+
+def _greedy(group: str, what: str) -> Metric:
+    return Metric(
+        compute=over_queries(group, answers),
+        formula=f"Share of questions that are answered correctly by greedy decoding ({_FEW_SHOT}). Questions: {what}.",
+        source=_SOURCE,
+        needs=(group,),
+    )
+
+
+def _of_cell(group: str, what: str) -> dict[str, Metric]:
+    """The five metrics of a cell of two-hop questions."""
+    return {
+        f"{group}.greedy": _greedy(group, what),
+        f"{group}.steps": Metric(
+            compute=over_queries(group, answers_after_steps),
+            formula=f"As {group}.greedy, but the examples write out their steps and end in 'So: …'. Questions: {what}.",
+            source=_SOURCE,
+            needs=(group,),
+        ),
+        f"{group}.choice": Metric(
+            compute=over_queries(group, gains_most),
+            formula="1 if only the right one of up to ten objects a of the same relation (with the old answer) has the "
+            f'highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens. Questions: {what}.',
+            source="Domain-conditional PMI (Holtzman et al. 2021), here per token. The form alone can't win.",
+            needs=(group,),
+        ),
+        f"{group}.nll": Metric(
+            compute=over_queries(group, nll),
+            formula=f'-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens. Questions: {what}.',
+            source=_SOURCE,
+            needs=(group,),
+            values="0 to ∞ nats a token",
+            better="lower",
+        ),
+        f"{group}.greedy_old": Metric(
+            compute=over_queries(group, answers_as_before),
+            formula=f"Share of questions whose greedy answer was right before the edit. Questions: {what}.",
+            source=_SOURCE,
+            needs=(group,),
+            better="lower",
+        ),
+    }
+
+
+RIPPLES_METRICS: Mapping[str, Metric] = {
+    **{f"{group}.greedy": _greedy(group, what) for group, what in _KINDS.items()},
+    **{name: metric for group, what in _CELLS.items() for name, metric in _of_cell(group, what).items()},
+}

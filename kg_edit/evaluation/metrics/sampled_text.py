@@ -1,0 +1,105 @@
+"""Metrics of sampled texts: fluency, consistency, and GLAME's fuzzy match. They are costly, so only on request."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation.case import (
+    CONSISTENCY,
+    FLUENCY,
+    FUZZY,
+    FUZZY_SUFFIX,
+    Case,
+    fuzzy_prompt,
+    generation_prompts,
+    questions_of,
+)
+from kg_edit.evaluation.metrics.metric import Evidence, Metric, mean
+from kg_edit.text.similarity import Rarity, cosine, words
+
+_ENOUGH = 70  # least partial ratio (0 to 100) of a match
+_WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
+
+
+def ngram_entropy(text: str) -> float:
+    """Return the weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
+    tokens, total = words(text), 0.0
+    for size, weight in _WEIGHTS.items():
+        grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
+        shares = [count / grams.total() for count in grams.values()]
+        total -= weight * sum(share * math.log2(share) for share in shares)  # H_n = - sum p log2 p
+    return total / len(_WEIGHTS)
+
+
+def tfidf_similarity(text: str, references: Sequence[str]) -> float:
+    """Return the cosine of the TF-IDF vectors of a text and of its joined references.
+
+    tf is a word's count, ignoring case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
+    """
+    rarity = Rarity(words(reference.casefold()) for reference in references)
+    first, second = (rarity.vector(words(joined.casefold())) for joined in (text, " ".join(references)))
+    return cosine(first, second)
+
+
+def partial_ratio(text: str, name: str) -> float:
+    """Return the similarity, 0 to 100, of ``name`` and the most similar part of ``text``, by the package rapidfuzz."""
+    from rapidfuzz import fuzz
+
+    return float(fuzz.partial_ratio(text, name))
+
+
+def check_installed(extras: Iterable[str]) -> None:
+    """Check that the packages of costly metrics are installed.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    if FUZZY in extras and find_spec("rapidfuzz") is None:
+        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'")
+
+
+def _fuzzy(case: Case, evidence: Evidence) -> float | None:
+    return mean(
+        any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
+        for question, names in questions_of(case).items()
+    )
+
+
+def _consistency(case: Case, evidence: Evidence) -> float | None:
+    prompts = generation_prompts(case)
+    if not prompts or not case.references:
+        return None
+    return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
+
+
+_SAMPLED = "The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 tokens in all"
+EXTRAS: Mapping[str, Metric] = {
+    FUZZY: Metric(
+        compute=_fuzzy,
+        formula=f"Share of questions whose sampled text, **the question included**, matches the answer by a partial "
+        f'ratio of at least 70. {_SAMPLED}; the question is followed by "{FUZZY_SUFFIX.strip()}".',
+        source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
+        "an answer in the question itself counts as found. The ratio is rapidfuzz's.",
+        needs=("portability",),
+    ),
+    FLUENCY: Metric(
+        compute=lambda case, evidence: mean(ngram_entropy(evidence.samples[one]) for one in generation_prompts(case)),
+        formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
+        f"generation prompts. {_SAMPLED}, the prompt's among them.",
+        source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
+        "words are runs of letters and digits, other marks are words of their own, so don't is three.",
+        needs=("generation",),
+        values="0 to ∞ bits",
+    ),
+    CONSISTENCY: Metric(
+        compute=_consistency,
+        formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
+        f"which o* is true, joined; idf over the references. {_SAMPLED}.",
+        source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
+        needs=("generation",),
+    ),
+}

@@ -1,0 +1,142 @@
+"""Plot the curve of a sequential run; the same figure gives the same file, byte for byte.
+
+The plot shows over the number of edits: retention of earlier edits, locality, and general ability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kg_edit.errors import OutputError
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.summary import CurvePoint, Summary
+from kg_edit.scoring.perplexity import PERPLEXITY
+from kg_edit.storage.atomic import replacing
+
+COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#e08e1b", "#4d4d4d")
+_FORMATS = (".png", ".svg", ".pdf")
+_PANELS = {
+    "retention: records edited so far": ("efficacy.", "paraphrase.", "portability.greedy", "multihop."),
+    "locality: what must not change": ("neighborhood.", "locality."),
+}
+_FAR = 5  # the axis is logarithmic if the highest perplexity is more than this many times the lowest
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric lies between 0 and 1 and can share an axis with others; true for an unknown metric."""
+    known = CATALOGUE.get(metric)
+    return known is None or known.values == "0 to 1"
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure of the given size in inches, without a window and without pyplot's global state."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def legend_below(axes: Axes, *, columns: int = 1, room: float = 0.48) -> None:
+    """Put the legend of a panel below its horizontal axis; ``room`` inches remain free for the axis labels."""
+    height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
+    place = (0.0, -room / max(height, 0.5))
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=columns)
+
+
+def save_figure(made: Figure, path: Path) -> Path:
+    """Write a figure as PNG, SVG or PDF, atomically.
+
+    Raises:
+        OutputError: the file can't be written, or its ending names no such format.
+    """
+    kind = path.suffix.casefold()
+    if kind not in _FORMATS:
+        raise OutputError(f"can't draw {path}: expected a file name that ends in {' or '.join(_FORMATS)}")
+    stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}[kind]
+    with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
+        made.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
+    return path
+
+
+def draw_curve(summary: Summary, path: Path) -> Path:
+    """Draw the run's curve, with a panel each for retention, locality, tasks and general ability if the run has them.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    points = summary.curve or ()
+    # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
+    known = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
+    panels = {
+        title: names
+        for title, starts in _PANELS.items()
+        if (names := [name for name in known if name.startswith(starts) and is_share(name)])
+    }
+    # Another panel has the metrics of tasks that lie between 0 and 1 at all points that have them.
+    values: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.general.items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    values.pop(PERPLEXITY, None)
+    tasks = [name for name, found in values.items() if found and 0 <= min(found) <= max(found) <= 1]
+    ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
+    lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
+    count = max(1, len(panels) + bool(tasks) + ability)
+    drawn = figure(4.6 * count, 3.4 + 0.14 * lines)
+    axes = drawn.subplots(1, count, squeeze=False)[0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=False):
+        _scores(axis, points, names)
+        axis.set_title(title, fontsize=10)
+    if tasks:
+        _tasks(axes[len(panels)], points, tasks)
+    if ability:
+        _ability(axes[-1], points)
+    for axis in axes:
+        axis.set_xlabel("edits in the model")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.spines[["top", "right"]].set_visible(False)
+    run = summary.provenance
+    drawn.suptitle(f"{run['method']} on {run['model']['name']}, {run['schedule']}", fontsize=11)
+    return save_figure(drawn, path)
+
+
+def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        found = [(point.edits, point.scores[name]) for point in points if name in point.scores]
+        there = [(edits, value) for edits, value in found if value.mean is not None]
+        at = [edits for edits, _ in there]
+        axes.plot(at, [value.mean or 0.0 for _, value in there], color=colour, marker="o", ms=3, label=name)
+        low, high = ([getattr(value, end) for _, value in there] for end in ("ci95_low", "ci95_high"))
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+    broken = [point.edits for point in points if point.failed]
+    if broken:
+        label = "some records could not be scored"
+        axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
+    axes.set_ylim(0, 1.02)
+    legend_below(axes)
+
+
+def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
+        axes.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
+    axes.set_ylim(0, 1.02)
+    axes.set_title("tasks of lm-eval", fontsize=10)
+    legend_below(axes)
+
+
+def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
+    found = [(point.edits, value) for point in points if (value := point.general.get(PERPLEXITY)) is not None]
+    values = [value for _, value in found]
+    axes.plot([edits for edits, _ in found], values, color=COLOURS[0], marker="o", ms=3)
+    broken = [point.edits for point in points if point.general_failed]
+    for edits in broken:
+        axes.axvline(edits, color=COLOURS[1], ls=":", lw=1)
+    if values and max(values) > _FAR * min(values):
+        axes.set_yscale("log")
+    axes.set_title(f"general ability: {PERPLEXITY}" + (" (dotted: none)" if broken else ""), fontsize=10)

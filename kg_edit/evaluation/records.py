@@ -1,0 +1,323 @@
+"""The folder of a run: one JSON line for each phase of each record, appended as soon as it is known.
+
+A run that was killed reads its lines and does the missing work. The same check is made before shards are merged. The
+patches of a sequence's steps are files (`StepFiles`), from which a stopped run continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.general_tasks import DocumentScores
+from kg_edit.evaluation.schedule import CurvePlan, Scoring
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.questions import Form, choices
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.run_folder import Settings, digest
+
+BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; in a sequence also after:K
+Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
+Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
+_FEW = 256 * 2**20  # bytes; so many are left as they are
+_TIMES = 3  # files that take so many times as much as their sum are replaced; 2 would write a sum at each step
+
+
+class Section(BaseModel):
+    """A record's scores on one model, with the evidence for them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scores: dict[str, float | None]
+    nll: dict[str, dict[str, float]]  # prompt -> candidate -> nats a token
+    texts: dict[str, str]  # rewrite prompt, question or probe -> greedy continuation
+    predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its places
+    samples: dict[str, str] = {}  # prompt -> itself and what was sampled after it
+
+
+class Entry(BaseModel):
+    """A line of ``records.jsonl``: one phase of one record.
+
+    ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` has the cost of the
+    edit, or its error. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K``
+    that with the first K edits. If the edited model could not be scored, such a phase has an ``error``, and shares
+    that count as 0 (`kg_edit.evaluation.scorer.broken`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    phase: str
+    sha256: str  # of the record's JSON
+    error: str | None = None
+    seconds: float | None = None  # to compute the edit: the record's share of its batch
+    memory: int | None = None  # largest memory while the batch was computed, in bytes
+    batch: int | None = None  # number of records edited by one call, if memory forced smaller batches
+    choices: tuple[tuple[str, ...], ...] = ()  # one tuple for each question, the right answer first
+    sections: dict[str, Section] = {}
+
+
+class Point(BaseModel):
+    """A line of ``general.jsonl``: the general ability of the model with the first ``edits`` edits of a sequence.
+
+    ``tasks``: the scores of each document, by metric (`kg_edit.evaluation.general_tasks`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequence: int
+    edits: int
+    scores: dict[str, float | None]
+    tasks: dict[str, DocumentScores] = {}
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of the files in a run's folder, with functions to read and append their lines."""
+
+    path: Path
+
+    @property
+    def records(self) -> Path:
+        """File of JSON lines, one for each phase of each record (`Entry`)."""
+        return self.path / "records.jsonl"
+
+    @property
+    def general(self) -> Path:
+        """File of JSON lines with the general ability after each number of edits of a sequence (`Point`)."""
+        return self.path / "general.jsonl"
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the recorded phases; an incomplete last line is ignored.
+
+        Raises:
+            OutputError: a line is no `Entry`.
+        """
+        return read_lines(self.records, Entry)
+
+    def points(self) -> Iterator[Point]:
+        """Yield the recorded points of general ability.
+
+        Raises:
+            OutputError: a line is no `Point`.
+        """
+        return read_lines(self.general, Point)
+
+    def drop_cut_lines(self) -> None:
+        """Drop an incomplete last line, left by a run that was killed while writing it."""
+        for file in (self.records, self.general):
+            drop_cut_line(file)
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Append phases; when this returns, they are on disk.
+
+        Raises:
+            OutputError: they can't be written; the file is then unchanged.
+        """
+        append_lines(self.records, [entry.model_dump_json(exclude_defaults=True) for entry in entries])
+
+    def append_point(self, point: Point) -> None:
+        """Append a point of general ability; when this returns, it is on disk.
+
+        Raises:
+            OutputError: as `append`.
+        """
+        append_lines(self.general, [point.model_dump_json(exclude_defaults=True)])
+
+
+class RunRecord(BaseModel):
+    """The joined results of a record's phases, without the evidence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    sha256: str
+    error: str | None = None  # of its first phase with an error
+    broken: tuple[str, ...] = ()  # phases in which the edited model could not be scored
+    seconds: float | None = None
+    memory: int | None = None
+    choices: tuple[tuple[str, ...], ...] = ()
+    scores: dict[str, dict[str, float | None]] = {}  # section -> metric
+
+
+def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
+    """Join ``entries`` to records, in the order of their first entries."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
+        # Later phases add sections; of an error, a cost and the choices the first one counts.
+        record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
+        if entry.error is not None and entry.phase not in (BASE, EDIT):
+            record["broken"] = (*record.get("broken", ()), entry.phase)
+        for field in ("error", "seconds", "memory", "choices"):
+            record[field] = record.get(field) or getattr(entry, field)
+    return tuple(RunRecord(**record) for record in found.values())
+
+
+class StepFiles:
+    """The files with the patches of the steps of one sequence, from which a stopped run continues.
+
+    A dense change, such as that of fine-tuning, takes as much for one step as for all steps. So when the files take
+    several times as much as the sum of their patches, a file with the sum replaces them.
+    """
+
+    def __init__(self, folder: RunFolder, number: int) -> None:
+        self._start = folder.path / "patches" / f"{number:05d}-"
+        found = self._start.parent.glob(f"{self._start.name}*.safetensors")
+        self._sizes = {file: file.stat().st_size for file in sorted(found)}
+
+    def summed(self, known: int) -> tuple[int, Patch | None]:
+        """Return the number of steps in the file with the sum, and the sum; (0, None) if there is none.
+
+        A sum of more than the ``known`` first steps is removed: results of its steps were deleted, and can only be
+        computed again step by step.
+        """
+        sums = {int(file.stem.rpartition("-")[2]): file for file in self._sizes if "-sum-" in file.stem}
+        for steps in [steps for steps in sums if steps > known]:
+            self._remove(sums.pop(steps))
+        newest = max(sums, default=0)
+        return newest, Patch.load(sums[newest]) if newest else None
+
+    def load(self, step: int) -> Patch | None:
+        """Return the patch of a step; None if there is no file of it."""
+        file = Path(f"{self._start}{step:05d}.safetensors")
+        return Patch.load(file) if file in self._sizes else None
+
+    def save(self, step: int, patch: Patch) -> None:
+        """Write the patch of a step.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
+        self._write(Path(f"{self._start}{step:05d}.safetensors"), patch)
+
+    def sum_up(self, steps: int, total: Patch) -> None:
+        """Replace the files of the first ``steps`` steps by ``total``, their sum, if that takes a third or less.
+
+        Call it when all results of these steps are written.
+
+        Raises:
+            OutputError: the file can't be written; the files of the steps are then kept.
+        """
+        if sum(self._sizes.values()) < max(_FEW, _TIMES * total.nbytes):
+            return
+        earlier = list(self._sizes)
+        self._write(Path(f"{self._start}sum-{steps:05d}.safetensors"), total)
+        for file in earlier:
+            self._remove(file)
+
+    def _remove(self, file: Path) -> None:
+        file.unlink()
+        del self._sizes[file]
+
+    def _write(self, file: Path, patch: Patch) -> None:
+        patch.save(file)
+        self._sizes[file] = file.stat().st_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A benchmark's record, and the case made from it."""
+
+    record: BenchmarkRecord
+    case: Case
+
+    @property
+    def id(self) -> str:
+        """The record's id, unique in its file."""
+        return self.record.id
+
+    def entry(
+        self,
+        phase: str,
+        sections: Mapping[str, Section] | None = None,
+        *,
+        error: str | None = None,
+        seconds: float | None = None,
+        memory: int | None = None,
+        batch: int | None = None,
+        choices: tuple[tuple[str, ...], ...] = (),
+    ) -> Entry:
+        """Return the line of a phase of this record: its scores, and other fields of `Entry`."""
+        return Entry(
+            id=self.id,
+            phase=phase,
+            sha256=self._sha256,
+            error=error,
+            seconds=seconds,
+            memory=memory,
+            batch=batch,
+            choices=choices,
+            sections=dict(sections or {}),
+        )
+
+    @cached_property
+    def _sha256(self) -> str:
+        return digest(self.record.model_dump(mode="json"))
+
+
+def items(records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], config: EvalConfig) -> list[Item]:
+    """Make an item of each record; the answers to choose from are drawn from ``pool``."""
+    return [
+        Item(
+            record=record,
+            case=Case.of(
+                record,
+                choices=choices(record, pool, seed=config.seed),
+                extras=config.extras,
+                chat=config.chat,
+            ),
+        )
+        for record in records
+    ]
+
+
+def found_in(folder: RunFolder) -> tuple[Done, Points]:
+    """Return the finished phases with their errors, and the finished points, of a run's folder.
+
+    Raises:
+        OutputError: a line can't be read.
+    """
+    done = {(entry.id, entry.phase): entry.error for entry in folder.entries()}
+    return done, frozenset((point.sequence, point.edits) for point in folder.points())
+
+
+def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
+    """Yield each (id, phase) of a sequence that is not ``done``.
+
+    A record that the unedited model could not be scored on needs no other phase.
+    """
+    usable = {name for name in ids if done.get((name, BASE)) is None}
+    yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
+    yield from ((name, EDIT) for name in ids if name in usable and (name, EDIT) not in done)
+    for scoring in plan.scorings(len(ids)):
+        wanted = ((ids[place], phase_of(scoring)) for place in scoring.places)
+        yield from (key for key in wanted if key[0] in usable and key not in done)
+
+
+def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
+    """Yield the numbers of edits after which the general ability of sequence ``number`` is still missing."""
+    wanted = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
+    yield from (edits for edits in wanted if (number, edits) not in points)
+
+
+def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
+    """Return the record ids of a run, or of its shard, by the number of their sequence; the last may be shorter."""
+    config, ids = EvalConfig.of(settings), settings["ids"]
+    size = config.plan.schedule.sequence
+    cut = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+    return dict(config.part.deal(list(enumerate(cut))))
+
+
+def phase_of(scoring: Scoring) -> str:
+    """Return the name of a scoring's phase in the records: ``edited`` after all edits, else ``after:K``."""
+    return EDITED if scoring.last else f"after:{scoring.edits}"

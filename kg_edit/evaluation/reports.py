@@ -1,0 +1,292 @@
+"""Reports for people: tables of a run's summary, and tables and plots of a comparison of runs.
+
+A summary becomes a table for the terminal or in Markdown. A comparison becomes a table for the terminal, in Markdown,
+LaTeX or JSON, or a plot of each metric's difference with its interval and the line of no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation.comparison import Comparison, MetricRow
+from kg_edit.evaluation.general_tasks import PREFIX
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.plots import COLOURS, figure, is_share, save_figure
+from kg_edit.evaluation.schedule import Schedule
+from kg_edit.evaluation.statistics import EDITING_SCORE, RESAMPLES, Difference, Estimate
+from kg_edit.evaluation.summary import Summary
+from kg_edit.storage.atomic import write_json, write_text
+from kg_edit.text.display import markdown_table, terminal_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_GENERAL = "tasks of lm-eval, the unedited model, and with all edits of a sequence; n documents, 95 % intervals"
+_TITLES = {
+    "base": "unedited",
+    "just_edited": "right after its edit",
+    "edited": "edited",
+    "fact_in_prompt": "fact in prompt",
+    "fact_and_relation_in_prompt": "fact and relation in prompt",
+}
+
+
+def render(summary: Summary) -> str:
+    """Return a Markdown table with one row for each metric and 95 % intervals, and one of the tasks of lm-eval.
+
+    A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
+    """
+    (header, *rows), (general_header, *general) = _cells(summary), _general_cells(summary)
+    text = f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
+    return text + (f"\n{markdown_table(general_header, general, numbers_from=1)}\n\n{_GENERAL}\n" if general else "")
+
+
+def rich_table(summary: Summary) -> Table:
+    """Return the table of the metrics for the terminal."""
+    header, *rows = _cells(summary)
+    return terminal_table(header, rows, numbers_from=1, caption=_caption(summary))
+
+
+def rich_general(summary: Summary) -> Table | None:
+    """Return the table of the tasks for the terminal; None if no tasks were asked."""
+    header, *rows = _general_cells(summary)
+    return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
+
+
+def _cells(summary: Summary) -> list[list[str]]:
+    found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
+    names = sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)  # the editing score last
+    rows = []
+    for name in names:
+        row = [name]
+        for section, estimates in summary.sections.items():
+            count = summary.provenance["counts"][section].get(name, 0)
+            text = _interval(estimates.get(name), bare=count == 1)  # the spread of one value is unknown
+            row.append(f"{text} of {count}" if text and count < summary.n else text)
+        rows.append(row)
+    return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
+
+
+def _general_cells(summary: Summary) -> list[list[str]]:
+    """One row for each metric of a task: unedited, edited, difference, p, number of documents."""
+    rows = []
+    for name, found in (summary.general or {}).items():
+        numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
+        change = _difference(found.difference, str, str)
+        before, after = _interval(found.before), _interval(found.after)
+        rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
+    return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
+
+
+def _interval(found: Estimate | None, *, bare: bool = False) -> str:
+    """A mean with its interval; the mean alone if it has none, or if ``bare``."""
+    if found is None or found.mean is None:
+        return ""
+    if found.ci95_low is None or bare:
+        return f"{found.mean:.3f}"
+    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
+
+
+def _caption(summary: Summary) -> str:
+    run = summary.provenance
+    schedule = Schedule.parse(run.get("schedule", "single"))
+    if schedule.sequence == 1:
+        how = "one at a time"
+    else:
+        batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
+        onto = f"on top of earlier ones, the model is reset after {schedule.sequence}" if schedule.has_steps else ""
+        how = ", ".join(filter(None, [batches, onto]))
+    form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
+    like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
+    parts = [
+        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {how}{form}",
+        f"{run['failed']} failed and count as {like}" if run["failed"] else "",
+        f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
+        "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
+        "" if summary.peak_memory is None else f"at most {summary.peak_memory / 1e9:.1f} GB of memory",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> Path:
+    """Draw the differences; metrics that are no shares, such as nats, get a panel of their own.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    shares = [row for row in comparison.rows if is_share(row.metric)]
+    others = [row for row in comparison.rows if not is_share(row.metric)]
+    panels = [rows for rows in (shares, others) if rows] or [[]]
+    heights = [len(rows) + 1.2 for rows in panels]
+    drawn = figure(7.2, 0.34 * sum(heights) + 1.1)
+    axes = drawn.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, rows in zip(axes, panels, strict=True):
+        _panel(axis, rows, comparison.sides[1:])
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    axes[-1].set_xlabel(f"difference to {comparison.sides[0]}, {comparison.records} records; filled: found")
+    return save_figure(drawn, path)
+
+
+def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
+    axes.axvline(0, color="#999999", lw=1)
+    for number, (side, colour) in enumerate(zip(sides, COLOURS * len(sides), strict=False)):
+        label: str | None = side
+        for place, row in enumerate(rows):
+            found = row.differences.get(side)
+            if found is None:
+                continue
+            at = place + 0.5 * (number + 0.5) / len(sides) - 0.25
+            axes.plot([found.ci95_low, found.ci95_high], [at, at], color=colour, lw=1.5)
+            face = colour if found.is_found else "white"
+            axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
+            label = None
+    axes.set_yticks(range(len(rows)), [row.metric for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+_ESCAPED = str.maketrans(
+    {"↑": "$\\uparrow$", "↓": "$\\downarrow$"}
+    | {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
+)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return a Markdown table; a significant difference is bold."""
+    header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
+    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """Return a LaTeX table for the package booktabs."""
+    header, *rows = _compared_cells(
+        comparison, bold=lambda text: rf"\textbf{{{text}}}", escape=lambda text: text.translate(_ESCAPED)
+    )
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{caption(comparison).translate(_ESCAPED)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def rich_comparison(comparison: Comparison) -> Table:
+    """Return the table of a comparison for the terminal, one line for each metric and run.
+
+    A star marks a significant difference.
+    """
+    first, *others = comparison.sides
+    rows = []
+    for row in comparison.rows:
+        means = {side: _number(row.means[side].mean or 0.0) for side in comparison.sides}
+        rows += [[f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""], [f"  {first}", means[first], "", ""]]
+        for side in others:
+            found = _difference(row.differences.get(side), lambda text: f"{text} *", str)
+            rows.append([f"  {side}", means[side], *found])
+    text = f"{caption(comparison)} *: found."
+    header = ["metric, run", "mean", f"- {first}", "p"]
+    return terminal_table(header, rows, numbers_from=1, caption=text, caption_left=True, lines=False)
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write the comparison in the format of the ending of ``path``: .md, .tex, .json, .png, .svg or .pdf.
+
+    Raises:
+        ConfigError: the ending is none of these.
+        OutputError: the file can't be written.
+    """
+    check_ending(path)
+    return _WRITERS[path.suffix.casefold()](comparison, path)
+
+
+def check_ending(path: Path) -> None:
+    """Check that a comparison can be written in the format of the ending of ``path``.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    if path.suffix.casefold() not in _WRITERS:
+        raise ConfigError(
+            f"can't write a comparison as {path}: expected a file name that ends in {' or '.join(_WRITERS)}"
+        )
+
+
+def caption(comparison: Comparison) -> str:
+    """Return the caption of a comparison, which explains its numbers, intervals and tests."""
+    tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
+    named = {
+        "McNemar": "exact McNemar test for 0-1 scores",
+        "sign flips": "paired permutation test (sign flips) for others",
+        "swaps": "paired permutation test (records swapped) for the editing score",
+    }
+    first = comparison.sides[0]
+    records = f"{comparison.records} record{'s' * (comparison.records != 1)}"
+    return " ".join(
+        [
+            f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
+            f"Differences to {first} are paired, with 95 % bootstrap intervals;",
+            f"two-sided p: {', '.join(named[test] for test in tests)};",
+            f"{RESAMPLES:,} resamples, seed {comparison.seed}.",
+            "Bold: p below .05 after Holm's correction for all rows.",
+            *(f"Note: {note}." for note in comparison.notes),
+        ]
+    )
+
+
+def _compared_cells(
+    comparison: Comparison, *, bold: Callable[[str], str], escape: Callable[[str], str] = lambda text: text
+) -> list[list[str]]:
+    first, *others = comparison.sides
+    header = ["metric", "n", *comparison.sides]
+    header += [title for side in others for title in (f"{side} - {first}", "p")]
+    rows = [list(map(escape, header))]
+    for row in comparison.rows:
+        means = [_number(row.means[side].mean or 0.0) for side in comparison.sides]
+        changes = [text for side in others for text in _difference(row.differences.get(side), bold, escape)]
+        rows.append([escape(f"{row.metric}{_arrow(row.metric)}"), str(row.n), *means, *changes])
+    return rows
+
+
+def _arrow(metric: str) -> str:
+    """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
+    known = CATALOGUE.get(metric)
+    return {"higher": " ↑", "lower": " ↓"}.get(known.better, "") if known else ""
+
+
+def _difference(found: Difference | None, bold: Callable[[str], str], escape: Callable[[str], str]) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    mean, low, high = (_number(value, "+") for value in (found.mean, found.ci95_low, found.ci95_high))
+    text, p = (f"{mean} [{low}, {high}]" if found.n > 1 else mean), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
+    return bold(text) if found.is_found else text, escape(p)
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three decimals; two significant digits for values closer to 0 than 0.005."""
+    return f"{value:{sign}.3f}" if abs(value) >= 0.005 or value == 0 else f"{value:{sign}.1e}"
+
+
+_WRITERS: Mapping[str, Callable[[Comparison, Path], Path]] = {
+    ".md": lambda comparison, path: write_text(path, markdown(comparison)),
+    ".tex": lambda comparison, path: write_text(path, latex(comparison)),
+    ".json": lambda comparison, path: write_json(path, comparison.model_dump(mode="json")),
+    ".png": draw_comparison,
+    ".svg": draw_comparison,
+    ".pdf": draw_comparison,
+}

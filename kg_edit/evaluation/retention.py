@@ -1,0 +1,209 @@
+"""The retention rates of GRACE (Hartvigsen et al., NeurIPS 2023): what a model retains after a sequence of edits.
+
+At a point of a run's curve, after t edits, the model is asked the prompts of a test file, which are unrelated to the
+edits, and the prompts of all t edits.
+
+- TRR, test retention rate: the share of the test prompts that are answered correctly.
+- ERR, edit retention rate: the share of the edits 1 ... t whose target the model still generates.
+- average: the mean of TRR and ERR, the column "Avg." of the paper's table.
+- ARR, accurate retention rate: TRR over only the test prompts that the unedited model answers correctly.
+
+All except the average also have a perplexity: exp of the mean over prompts of -log p(answer | prompt) per token, which
+the paper uses for sentences (there as the mean of each sentence's own perplexity). If a test file has sentences that
+are known to be accurate (WikiBio), ARR is measured on these, as a perplexity only. A greedy answer is right if it
+contains a name of the answer as whole words. An edit is retained if the continuation of its prompt begins with the
+target; in chat form, if the first sentence of the answer contains it. A model that can't be asked, because its edits
+broke it, has rates of 0 and no perplexity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from kg_edit.datasets import readable_records
+from kg_edit.datasets.record import BenchmarkRecord, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditFileError
+from kg_edit.evaluation.metrics.metric import mean
+from kg_edit.evaluation.statistics import LARGEST_NLL
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations, room_for
+from kg_edit.scoring.likelihood import check_lengths, score
+from kg_edit.scoring.questions import generated_from, pair_of
+from kg_edit.storage.run_folder import digest
+from kg_edit.text.matching import begins_with, first_sentence, mentions
+
+PREFIX = "retention."
+TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
+PERPLEXITY = ".perplexity"
+TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
+_TOKENS = 24  # tokens of an answer
+_NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
+
+
+class Reply(NamedTuple):
+    """A model's answer to one prompt: whether it is right, and -log p of the right answer per token, in nats."""
+
+    right: bool
+    nll: float
+
+
+@dataclass(frozen=True)
+class RetentionTest:
+    """The prompts of a test file, each with its right answers."""
+
+    queries: tuple[Query, ...]
+    accurate: tuple[Query, ...] = ()  # sentences that are known to be right; ARR is their perplexity
+
+    @classmethod
+    def of(cls, records: Iterable[BenchmarkRecord], *, limit: int = TESTED) -> RetentionTest:
+        """Return the first ``limit`` unrelated prompts and accurate sentences of ``records``, each prompt once."""
+        found, accurate = dict[Query, None](), list[Query]()
+        for record in records:
+            for probe in (*record.group("locality"), *record.group("recall")):
+                found |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
+            accurate += [query for probe in record.group("accurate") for query in probe.queries]
+        return cls(tuple(found)[:limit], tuple(accurate[:limit]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
+        return digest([[query.model_dump(mode="json") for query in some] for some in (self.queries, self.accurate)])
+
+    def check(self, model: LanguageModel) -> None:
+        """Check that every prompt can be asked in ``model``'s form, before any other work.
+
+        Raises:
+            PromptError: a prompt and its answer can't be separated in tokens.
+            ModelError: a prompt does not fit into the model's positions.
+        """
+        for query in self.queries:
+            pair = pair_of(query)
+            model.encode(pair.prompt, target=pair.candidate)
+            check_lengths(model, [model.encode(generated_from(query))], more=_TOKENS)
+        for pair in map(pair_of, self.accurate):
+            model.encode(pair.prompt, target=pair.candidate)
+
+    def replies(self, model: LanguageModel) -> list[Reply]:
+        """Return the model's answers to the prompts in its form, plain or chat, in order.
+
+        Raises:
+            ModelError: its output is not finite.
+        """
+        return _replies(model, self.queries, is_right=mentions)
+
+    def scores(
+        self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
+    ) -> dict[str, float | None]:
+        """Return all rates and perplexities of a model.
+
+        Args:
+            model: the model with the edits, in its plain form.
+            made: the edits in it.
+            before: the unedited model's `replies`.
+            chat: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
+                test prompts in plain text.
+
+        Raises:
+            ModelError: its output is not finite.
+        """
+        model = model.in_chat(chat=bool(chat))
+        tested, edited = self.replies(model), edit_replies(model, made, chat=chat)
+        accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
+        if self.accurate:  # no greedy answers are generated for sentences
+            losses = score(model, map(pair_of, self.accurate))
+            accurate = [Reply(False, losses[pair_of(query)].nll) for query in self.accurate]
+        trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
+        # exp of the mean NLL over prompts; None if there is no prompt
+        losses_of = {name: mean(one.nll for one in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
+        perplexities = {
+            f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, LARGEST_NLL))
+            for name, nll in losses_of.items()
+        }
+        return {
+            TRR: trr,
+            ERR: err,
+            AVERAGE: None if trr is None or err is None else (trr + err) / 2,
+            ARR: None if self.accurate else mean(reply.right for reply in accurate),
+            **perplexities,
+        }
+
+
+def asked_of(edit: Edit) -> Query:
+    """Return a query with an edit's prompt and its target."""
+    return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
+
+
+def edit_replies(model: LanguageModel, made: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
+    """Return the model's answers to the prompts of edits, those in plain text first.
+
+    ``chat`` as in `RetentionTest.scores`.
+    """
+    forms = [edit.forms[0] if chat is None else chat for edit in made]
+    plain, in_chat = (
+        [asked_of(edit) for edit, own in zip(made, forms, strict=True) if own == form] for form in (False, True)
+    )
+    found = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
+    if in_chat:  # a chat model answers in a sentence, which may not begin with the target
+        reader = model.in_chat()
+        found += _replies(reader, in_chat, is_right=lambda text, name: mentions(first_sentence(text), name))
+    return found
+
+
+def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]) -> list[Reply]:
+    """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
+    pairs = [pair_of(query) for query in queries]
+    limits = [max(_TOKENS, room_for(model.tokenizer, pair.candidate)) for pair in pairs]
+    texts = continuations(model, [generated_from(query) for query in queries], limits=limits) if queries else ()
+    losses = score(model, pairs)
+    return [
+        Reply(any(is_right(text, name) for names in query.answers for name in names), losses[pair].nll)
+        for query, text, pair in zip(queries, texts, pairs, strict=True)
+    ]
+
+
+def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:
+    """Return the mean over sequences of each rate at one point.
+
+    A point is None if the model of its sequence could not be asked. Such a sequence counts with a rate of 0. It has no
+    perplexity, and then the mean perplexity is None too.
+    """
+    some = list(points)
+    return {
+        name: None
+        if name.endswith(PERPLEXITY) and None in some
+        else mean(0.0 if point is None else point.get(name) for point in some)
+        for name in names
+    }
+
+
+def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTest:
+    """Read the first ``limit`` unrelated prompts of a benchmark's file.
+
+    These are its locality and recall prompts: the Natural Questions of zsRE, the neighbours of CounterFact in
+    EasyEdit's form, PopQA's questions. Your own rows are read in PopQA's form: ``question`` and ``possible_answers``. A
+    WikiBio file gives its first ``limit`` accurate sentences, for ARR as a perplexity.
+
+    Raises:
+        EditFileError: the file can't be read, or has no such prompt.
+    """
+    test = RetentionTest.of(readable_records(path), limit=limit)
+    if not test.queries and not test.accurate:
+        raise EditFileError(
+            f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "
+            "such as zsRE's, whose rows have loc and loc_ans, or PopQA's, with question and possible_answers"
+        )
+    return test
+
+
+def _plain(query: Query) -> Query:
+    """Remove zsRE's prefix from a Natural Questions prompt: with the prefix, no model continues with an answer."""
+    if not query.prompt.startswith(_NQ):
+        return query
+    asked = query.prompt.removeprefix(_NQ)
+    return query.model_copy(update={"prompt": asked[:1].upper() + asked[1:], "form": "question"})

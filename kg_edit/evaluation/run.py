@@ -1,0 +1,394 @@
+"""Run an evaluation: edit the records of a data set by a method, and score the model before, during and after.
+
+The records form sequences (`kg_edit.evaluation.schedule`); the edits of one sequence accumulate in the model. For each
+step of a sequence, a patch is computed, applied and scored, and a line is appended for each record. A run that was
+stopped reads its lines first, and does what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.finish import finish
+from kg_edit.evaluation.general_tasks import DocumentScores
+from kg_edit.evaluation.memory import in_halves
+from kg_edit.evaluation.records import (
+    BASE,
+    EDIT,
+    EDITED,
+    Done,
+    Entry,
+    Item,
+    Point,
+    Points,
+    RunFolder,
+    Section,
+    StepFiles,
+    found_in,
+    items,
+    missing_phases,
+    missing_points,
+    phase_of,
+)
+from kg_edit.evaluation.schedule import Scoring
+from kg_edit.evaluation.scorer import UneditedScores, broken, score_cases
+from kg_edit.evaluation.settings import DataSource, environment, note_environment, record_settings, run_settings
+from kg_edit.evaluation.step import (
+    FAILURES,
+    EditsEach,
+    Method,
+    StepOutcome,
+    added,
+    edit_each_alone,
+    edit_step,
+    failure,
+)
+from kg_edit.evaluation.summary import Summary
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.perplexity import general_scores
+from kg_edit.scoring.questions import answers
+from kg_edit.storage.run_folder import Settings, by_content, claim, difference, folder_lock, is_run, read_settings
+
+TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
+FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many
+HELD = 2_500_000_000  # bytes that the patches of records that are edited together may take
+
+
+def evaluate(
+    method: Method,
+    model: LanguageModel,
+    records: Sequence[Edit | BenchmarkRecord],
+    *,
+    out: Path,
+    config: EvalConfig | None = None,
+    pool: Sequence[Edit | BenchmarkRecord] | None = None,
+    data: DataSource | None = None,
+) -> Summary:
+    """Make the records' edits on ``model``, and score them before and after.
+
+    Writes ``run.json`` (the settings), ``records.jsonl`` (a line for each phase of each record, see `Entry`: every
+    score and its evidence), ``general.jsonl`` (the same for general ability), ``environments.jsonl``, the patches of
+    sequences and ``summary.json``. If it is started again with the same settings, it resumes, also after ``kill -9``.
+    It also resumes if more records were added after the same first ones. A record that fails is recorded and counted;
+    its edit leaves the model unchanged.
+
+    Args:
+        method: computes the patches, for this ``model``.
+        model: the model, asked in evaluation mode; it is the same before and after.
+        records: the records to edit and to ask.
+        out: the folder of the run.
+        config: what is measured, and when; by default each edit alone.
+        pool: the records that give the wrong answers of portability.choice; by default ``records``.
+        data: the source of the records, for the provenance.
+
+    Returns:
+        The means and intervals that ``summary.json`` has.
+
+    Raises:
+        ConfigError: two records have the same id.
+        ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
+        OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
+    """
+    config = config or EvalConfig()
+    all_records = tuple(as_record(record) for record in records)
+    if len({record.id for record in all_records}) < len(all_records):
+        raise ConfigError("two records have the same id; give each a different one")
+    choices = answers(all_records if pool is None else pool)
+    settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
+    if config.retention:
+        config.retention.check(model.in_chat() if config.chat else model)
+    claim(out, settings, grown=_grown_from(out, settings, model, all_records, config))
+    with folder_lock(out), untouched(model):
+        folder = RunFolder(out)
+        folder.drop_cut_lines()
+        run = _Run(method, model, config, folder, UneditedScores(model, settings), *found_in(folder))
+
+        # A sequence is never split between shards, because its edits share one model.
+        size = config.plan.schedule.sequence
+        cut = [items(all_records[start : start + size], choices, config) for start in range(0, len(records), size)]
+        own = config.part.deal([_Sequence(number, some) for number, some in enumerate(cut)])
+        todo = [sequence for sequence in own if not run.is_done(sequence)]
+        if todo:
+            method.prepare()
+            note_environment(out, environment(method, model, data))
+        total, left = (sum(len(sequence.items) for sequence in some) for some in (own, todo))
+        with tqdm(desc=method.name, initial=total - left, total=total, disable=None) as bar:
+            for group in _groups(run, todo, bar) if size == 1 else ([sequence] for sequence in todo):
+                for sequence in group:
+                    run.sequence(sequence, bar.update)
+        return finish(out)
+
+
+def _grown_from(
+    out: Path, settings: Settings, model: LanguageModel, records: Sequence[BenchmarkRecord], config: EvalConfig
+) -> Settings | None:
+    """The settings of the run in ``out``, if this run extends it: the same run, whose records are the first of these.
+
+    None if the results of the earlier records could change: for shards, and if the last sequence was not full.
+    """
+    if config.shard or not is_run(out):
+        return None
+    there = read_settings(out)
+    ids = there.get("ids", [])
+    known = isinstance(ids, list) and 0 < len(ids) < len(records) and len(ids) % config.plan.schedule.sequence == 0
+    if not known or [record.id for record in records[: len(ids)]] != ids:
+        return None
+    of_records = record_settings(model, records, chat=config.chat).keys()
+    fixed = {name: value for name, value in settings.items() if name not in of_records}
+    first = {**fixed, **record_settings(model, records[: len(ids)], chat=config.chat)}
+    return there if difference(by_content(there), by_content(first)) is None else None
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """Records whose edits accumulate in the model; under the schedule ``single`` it is one record."""
+
+    number: int
+    items: Sequence[Item]
+
+    @property
+    def ids(self) -> list[str]:
+        return [item.id for item in self.items]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run: its inputs, its folder, and what was done before this start."""
+
+    method: Method
+    model: LanguageModel
+    config: EvalConfig
+    folder: RunFolder
+    unedited: UneditedScores
+    done: Done
+    points: Points
+    # Steps and scores of records that were edited together, each alone on the unedited model; by the record's id.
+    steps: dict[str, StepOutcome] = field(default_factory=dict)
+    scores: dict[str, Section] = field(default_factory=dict)
+
+    def is_done(self, sequence: _Sequence) -> bool:
+        """Return whether all phases of its records, and all points of general ability, are recorded."""
+        plan = self.config.plan
+        if any(True for _ in missing_phases(plan, sequence.ids, self.done)):
+            return False
+        points = missing_points(plan, sequence.number, len(sequence.items), self.points)
+        return not self.config.has_points or not any(True for _ in points)
+
+    def sequence(self, sequence: _Sequence, after_step: Callable[[int], object]) -> None:
+        """Do what is missing of a sequence; ``after_step`` gets the number of records of each step.
+
+        A failed edit leaves the model unchanged, and its record is scored on that model.
+
+        Raises:
+            OutputError: a result can't be written; all earlier results remain.
+        """
+        plan, records = self.config.plan, sequence.items
+        # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
+        asked = set(plan.scored(sequence.ids))
+        failed = self._base([item for item in records if item.id in asked])
+        self._point(sequence, 0, None)
+
+        # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
+        scorings = list(plan.scorings(len(records)))
+        files = StepFiles(self.folder, sequence.number)
+        known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
+        summed, patch = files.summed(sum(1 for _ in known))
+        for number, scoring in enumerate(scorings):
+            if number >= summed:
+                edited = [records[place] for place in scoring.step if records[place].id not in failed]
+                scored = [records[place] for place in scoring.places if records[place].id not in failed]
+                update = self._edit(sequence, number, edited, patch, files)
+                patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
+                self._score(sequence, scoring, scored, patch)
+                if scoring.on_curve:
+                    self._point(sequence, scoring.edits, patch)
+                if update and patch:
+                    files.sum_up(number + 1, patch)
+            after_step(len(scoring.step))
+
+    def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:
+        """Whether every result of a step is recorded."""
+        wanted = {(sequence.items[place].id, EDIT) for place in scoring.step}
+        wanted |= {(sequence.items[place].id, phase_of(scoring)) for place in scoring.places}
+        needs_point = scoring.on_curve and self.config.has_points
+        if needs_point and (sequence.number, scoring.edits) not in self.points:
+            return False
+        return all(key in self.done for key in wanted if key[0] not in failed)
+
+    def ask_unedited(self, some: Sequence[Item]) -> None:
+        """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
+        cases = {
+            f"{item.id}/{name}": case
+            for item in some
+            if (item.id, BASE) not in self.done
+            for name, case in self._unedited_cases(item).items()
+        }
+        with suppress(*FAILURES):  # each record is then scored alone, so that the error belongs to one of them
+            self.unedited.sections(cases)
+
+    def _unedited_cases(self, item: Item) -> dict[str, Case]:
+        return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
+
+    def _base(self, asked: Sequence[Item]) -> set[str]:
+        """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
+        failed = set()
+        for some in _chunks(asked):
+            if len(asked) > 1:
+                self.ask_unedited(some)
+            for item in some:
+                error = self.done.get((item.id, BASE))
+                if (item.id, BASE) not in self.done:
+                    sections: Mapping[str, Section] = {}
+                    try:
+                        sections = self.unedited.sections(self._unedited_cases(item))
+                    except FAILURES as fault:
+                        error = failure(fault)
+                    self.folder.append([item.entry(BASE, sections, error=error, choices=item.case.choices)])
+                if error is not None:
+                    failed.add(item.id)
+        return failed
+
+    def _edit(
+        self, sequence: _Sequence, number: int, some: Sequence[Item], start: Patch | None, files: StepFiles
+    ) -> Patch | None:
+        """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
+        new = [item for item in some if (item.id, EDIT) not in self.done]
+        if not new and all(self.done[item.id, EDIT] for item in some):
+            return None
+        if not new and (saved := files.load(number)):
+            return saved
+        step = self.steps.get(some[0].id) or edit_step(self.method, [item.record for item in some], start=start)
+        if step.patch and len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
+            files.save(number, step.patch)
+        self.folder.append(
+            item.entry(EDIT, error=error)
+            if (error := step.errors.get(item.id))
+            else item.entry(EDIT, seconds=step.seconds, memory=step.memory, batch=step.halved_to)
+            for item in new
+        )
+        return step.patch
+
+    def _score(self, sequence: _Sequence, scoring: Scoring, some: Sequence[Item], patch: Patch | None) -> None:
+        """Score the items on the model with ``patch``, and write their lines."""
+        phase = phase_of(scoring)
+        new = {item.id for item in some if (item.id, phase) not in self.done}
+        if len(sequence.items) == 1 and patch and new & self.scores.keys():
+            self.folder.append([some[0].entry(phase, {phase: self.scores[some[0].id]})])
+            return
+        for chunk in _chunks(some):  # whole chunks: a resumed run then rounds like an uninterrupted one
+            if new & {item.id for item in chunk}:
+                self.folder.append(entry for entry in self._scored(patch, chunk, phase) if entry.id in new)
+
+    def _scored(self, patch: Patch | None, some: Sequence[Item], phase: str) -> list[Entry]:
+        """Score the items all at once; if that fails, each alone, so that an error belongs to one item.
+
+        An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
+        """
+        try:
+            before = self.unedited.sections({item.id: item.case for item in some})
+            with self._edited(patch) as model:
+                sections = in_halves(
+                    lambda part: score_cases(
+                        model, [item.case for item in part], before=[before[item.id] for item in part]
+                    ),
+                    some,
+                )
+        except FAILURES as error:
+            if len(some) == 1:
+                return [some[0].entry(phase, {phase: broken(some[0].case)}, error=failure(error))]
+            return [entry for item in some for entry in self._scored(patch, [item], phase)]
+        return [item.entry(phase, {phase: section}) for item, section in zip(some, sections, strict=True)]
+
+    def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
+        return patch.applied(self.model) if patch else nullcontext(self.model)
+
+    def _point(self, sequence: _Sequence, edits: int, patch: Patch | None) -> None:
+        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point."""
+        config = self.config
+        if not config.has_points or (sequence.number, edits) in self.points:
+            return
+        scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
+        before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
+        try:
+            with self._edited(patch) as model:
+                if config.tasks:
+                    tasks = config.tasks.scores(model, edited=patch is not None)
+                if config.general is not None:
+                    measure = partial(general_scores, model) if patch else self.unedited.general
+                    (general,) = in_halves(lambda texts: list(map(measure, texts)), [config.general])
+                    scores |= general
+                scores |= {name: found.value for name, found in tasks.items()}
+                if config.retention:
+                    made = [edit for item in sequence.items[:edits] for edit in item.record.edits]
+                    scores |= config.retention.scores(model, made, before=before, chat=config.chat)
+        except FAILURES as fault:
+            scores, error = {}, failure(fault)
+        self.folder.append_point(Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error))
+
+
+def _groups(run: _Run, todo: Sequence[_Sequence], bar: tqdm) -> Iterator[Sequence[_Sequence]]:
+    """Yield groups of records that are each edited alone, after their edits and scores were computed together.
+
+    A group has as many records as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8, 16, 16, … A short run
+    loses little when it is killed, and a long run loses no speed: a record in a group of sixteen takes 0.7 of the time
+    of one in a group of four. The patches of a group take `HELD` bytes at most, or the group has one record.
+    """
+    start = asked = largest = 0
+    assumed = sum(weight.nbytes for weight in run.model.model.parameters())  # of a patch, before one is known
+    while start < len(todo):
+        size = max(1, min(TOGETHER, max(FEWEST, start), HELD // (largest or assumed)))
+        group = todo[start : start + size]
+        bar.set_postfix_str(f"records {bar.n + 1} to {bar.n + len(group)}")
+        while asked < start + len(group):  # the unedited model is asked about `TOGETHER` records at once
+            run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + TOGETHER]])
+            asked += TOGETHER
+        _compute_together(run, [sequence.items[0] for sequence in group])
+        largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
+        yield group
+        start += len(group)
+
+
+def _compute_together(run: _Run, group: Sequence[Item]) -> None:
+    """Edit and score records in one call each, every one alone on the unedited model, with the same results.
+
+    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them.
+    """
+    run.steps.clear()
+    run.scores.clear()
+    new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
+    run.ask_unedited(new)
+    if isinstance(run.method, EditsEach):
+        with suppress(*FAILURES):
+            run.steps.update(edit_each_alone(run.method, [item.record for item in new if len(item.record.edits) == 1]))
+    patches = {name: step.patch for name, step in run.steps.items() if step.patch}
+    edited = [item for item in new if item.id in patches]
+    with suppress(*FAILURES):
+        before = run.unedited.sections({item.id: item.case for item in edited})
+        sections = in_halves(
+            lambda some: score_cases(
+                run.model,
+                [item.case for item in some],
+                before=[before[item.id] for item in some],
+                patches=[patches[item.id] for item in some],
+            ),
+            edited,
+        )
+        run.scores.update(zip((item.id for item in edited), sections, strict=True))
+
+
+def _chunks(some: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER))

@@ -1,0 +1,226 @@
+"""Score cases on a model, with all metrics of a case at once: one forward pass for all pairs, one batch of
+continuations.
+
+Scores of the unedited model are stored in the cache folder (`UneditedScores`): they are computed once for all methods.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.errors import OutputError
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.memory import in_halves
+from kg_edit.evaluation.metrics.catalogue import metrics_for
+from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.records import Section
+from kg_edit.evaluation.retention import Reply, RetentionTest
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import cache_folder
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
+from kg_edit.scoring.generation import continuations, room_for, samples
+from kg_edit.scoring.likelihood import predictions, score_each
+from kg_edit.scoring.perplexity import general_scores
+from kg_edit.scoring.questions import generated_from
+from kg_edit.storage.atomic import write_text
+from kg_edit.storage.run_folder import Settings, digest
+
+ANSWER_TOKENS = 24  # the longest answer that a model may write
+STEP_TOKENS = 40  # the longest answer with written steps
+_REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
+# The settings on which an unedited model's scores of a case depend.
+_DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg_edit", "chat_form_sha256")
+
+log = logging.getLogger(__name__)
+
+
+def score_cases(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    *,
+    before: Sequence[Section] | None = None,
+    patches: Sequence[Patch | None] | None = None,
+) -> tuple[Section, ...]:
+    """Return a section for each case, with the metrics that the case has (see `metrics_for`).
+
+    Args:
+        model: the model, with or without edits.
+        cases: what to ask.
+        before: the unedited model's sections of the same cases, if ``model`` is edited; metrics that compare the two
+            models need them.
+        patches: a patch for each case, applied while the case is scored; patches of weights are scored together.
+
+    Raises:
+        PromptError: a prompt and its target can't be separated in tokens.
+        ModelError: a model's output is not finite, or a prompt does not fit into its positions.
+        PatchMismatchError: a patch is for another model.
+        ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
+    """
+    earlier: Sequence[Section | None] = before or [None] * len(cases)
+    wanted: Sequence[Patch | None] = patches or [None] * len(cases)
+    found: dict[int, Section] = {}
+    for chat in sorted({case.chat for case in cases}):
+        reader = model.in_chat() if chat else model
+        places = [place for place, case in enumerate(cases) if case.chat == chat]
+        own = [patch for place in places if (patch := wanted[place]) is None or isinstance(patch, WeightPatch)]
+        if len(own) == len(places):  # all are patches of weights: one forward pass for all cases
+            some, unedited = [cases[place] for place in places], [earlier[place] for place in places]
+            found |= zip(places, _score_together(reader, some, unedited, own), strict=True)
+            continue
+        for place in places:
+            patch = wanted[place]
+            with patch.applied(reader) if patch else nullcontext(reader) as edited:
+                (found[place],) = _score_together(edited, [cases[place]], [earlier[place]], [None])
+    return tuple(found[place] for place in range(len(cases)))
+
+
+def _score_together(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    before: Sequence[Section | None],
+    patches: Sequence[WeightPatch | None],
+) -> tuple[Section, ...]:
+    """Score cases that are all asked in ``model``'s form, each with its own patch of weights."""
+    model.foresee(text for case in cases for text in (*(pair.prompt for pair in case.pairs), *case.continued))
+    scores = score_each(model, [case.pairs for case in cases], patches=patches)
+
+    # All continuations are one batch. Cases of the unpatched model share their prompts, with the largest limit.
+    owners = [place if patch else None for place, patch in enumerate(patches)]
+    limits: dict[tuple[int | None, str], int] = {}
+    for owner, case in zip(owners, cases, strict=True):
+        for prompt, limit in text_limits(model.tokenizer, case).items():
+            limits[owner, prompt] = max(limit, limits.get((owner, prompt), 0))
+    texts = continuations(
+        model,
+        [prompt for _, prompt in limits],
+        limits=tuple(limits.values()),
+        patches=[None if owner is None else patches[owner] for owner, _ in limits],
+    )
+    written = dict(zip(limits, texts, strict=True))
+
+    sections = []
+    for owner, case, patch, found, unedited in zip(owners, cases, patches, scores, before, strict=True):
+        with wholly_patched(model, patch):
+            predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
+        evidence = Evidence(
+            scores=found,
+            texts={prompt: written[owner, prompt] for prompt in case.continued},
+            predicted=predicted,
+            samples=sampled,
+            before=_evidence_of(case, unedited) if unedited else None,
+        )
+        sections.append(_section(case, evidence))
+    return tuple(sections)
+
+
+def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
+    """Return the token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
+
+    A prompt has room for each name that counts as an answer to it.
+    """
+    limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
+    limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
+    # Each edit's statement with its target, and each prompt of a probe with each name of its answers.
+    accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
+    queries = (query for probe in case.probes for query in probe.queries)
+    accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
+    for prompt, name in accepted:
+        if prompt in limits:
+            limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
+    return limits
+
+
+def _section(case: Case, evidence: Evidence) -> Section:
+    """The metrics of a case, with the evidence that decided them."""
+    nll: dict[str, dict[str, float]] = {}
+    for pair in case.pairs:
+        nll.setdefault(pair.prompt, {})[pair.candidate] = evidence.scores[pair].nll
+    predicted: dict[str, dict[str, tuple[int, ...]]] = {}
+    for pair in case.predicted_pairs:
+        predicted.setdefault(pair.prompt, {})[pair.candidate] = evidence.predicted[pair]
+    return Section(
+        scores={name: metric(case, evidence) for name, metric in metrics_for(case).items()},
+        nll=nll,
+        texts={name: evidence.texts[prompt] for prompt, name in case.continued.items()},
+        predicted=predicted,
+        samples={prompt: evidence.samples[prompt] for prompt in case.sampled},
+    )
+
+
+def _evidence_of(case: Case, section: Section) -> Evidence:
+    """The part of the unedited model's evidence that its section has: texts and arg-max tokens."""
+    found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
+    return Evidence(
+        texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
+        predicted={pair: tokens for pair, tokens in found if tokens is not None},
+    )
+
+
+def broken(case: Case) -> Section:
+    """Return the scores on a model whose output is not finite: 0 for shares that should be high; others are missing."""
+    shares = {name: 0.0 for name, one in metrics_for(case).items() if (one.values, one.better) == ("0 to 1", "higher")}
+    return Section(scores=shares, nll={}, texts={})
+
+
+class UneditedScores:
+    """The unedited model's sections, one file each in the cache folder; unknown ones are computed and stored.
+
+    The file name is a hash of the model, the protocol and the case with its choices.
+    """
+
+    def __init__(self, model: LanguageModel, settings: Settings) -> None:
+        named = {name: settings[name] for name in _DECIDES if name in settings}  # a model counts by its content
+        named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
+        self._model, self._key, self._folder = model, digest(named), cache_folder() / "unedited"
+        self._unwritten: dict[str, Section] = {}
+
+    def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
+        """Return the sections of ``cases``, by name."""
+        known = {name: section for name, case in cases.items() if (section := self._read(case))}
+        asked = {name: case for name, case in cases.items() if name not in known}
+        scored = in_halves(lambda some: score_cases(self._model, some), tuple(asked.values()))
+        for case, section in zip(asked.values(), scored, strict=True):
+            self._write(case, section)
+        found = known | dict(zip(asked, scored, strict=True))
+        return {name: found[name] for name in cases}
+
+    def general(self, text: str) -> dict[str, float | None]:
+        """Return general ability on ``text``."""
+        known = self._read(text)
+        if known is None:
+            known = Section(scores=general_scores(self._model, text), nll={}, texts={})
+            self._write(text, known)
+        return known.scores
+
+    def replies(self, test: RetentionTest, *, chat: bool) -> list[Reply]:
+        """Return the answers to a retention test, asked in plain text or in chat form."""
+        name = f"retention {test.digest}" + (" in chat form" if chat else "")
+        known = self._read(name)
+        if known is None:
+            found = test.replies(self._model.in_chat(chat=chat))
+            right: dict[str, float | None] = {str(n): float(reply.right) for n, reply in enumerate(found)}
+            known = Section(scores=right, nll={str(n): {"": reply.nll} for n, reply in enumerate(found)}, texts={})
+            self._write(name, known)
+        return [Reply(bool(known.scores[n]), losses[""]) for n, losses in known.nll.items()]
+
+    def _read(self, asked: Case | str) -> Section | None:
+        name = digest([self._key, to_jsonable_python(asked)])
+        try:
+            return Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
+        except (OSError, ValidationError):  # absent or damaged: it is scored and written again
+            return self._unwritten.get(name)
+
+    def _write(self, asked: Case | str, section: Section) -> None:
+        name = digest([self._key, to_jsonable_python(asked)])
+        try:
+            write_text(self._folder / name[:2] / f"{name}.json", section.model_dump_json() + "\n")
+        except OutputError as error:  # with a full or read-only cache, only the next run is slower
+            log.warning("can't write scores of the unedited model to the cache: %s", error)
+            self._unwritten[name] = section

@@ -1,0 +1,199 @@
+"""The settings that decide a run's scores (method, records, model, protocol), stored with them and checked on resuming.
+
+The machine and the versions are stored too, but not compared, because the scores should not depend on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditFileError, OutputError
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.scorer import ANSWER_TOKENS
+from kg_edit.evaluation.step import Method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.questions import SHOTS
+from kg_edit.storage.atomic import append_lines, drop_cut_line
+from kg_edit.storage.packaged import HUB, packaged_benchmark
+from kg_edit.storage.run_folder import Settings, digest, input_files
+from kg_edit.version import __version__
+
+_PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
+
+
+class DataSource(BaseModel):
+    """The source of the records: the benchmark's name, its file's name and SHA-256, and the ids of unreadable rows.
+
+    A data set from a hub has no file hash; but the records' own hash is part of every run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    file: str
+    sha256: str | None
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: str, path: Path, *, skipped: Sequence[str] = ()) -> Self:
+        """Return the source in ``path``, with the ids of the rows that could not be read.
+
+        Raises:
+            EditFileError: the file can't be read.
+        """
+        path = packaged_benchmark(path) or path
+        if str(path).startswith(HUB):
+            return cls(dataset=dataset, file=str(path), sha256=None, skipped=tuple(skipped))
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(dataset=dataset, file=path.name, sha256=sha256, skipped=tuple(skipped))
+        except OSError as error:
+            raise EditFileError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
+def run_settings(
+    method: Method,
+    model: LanguageModel,
+    records: Sequence[BenchmarkRecord],
+    config: EvalConfig,
+    *,
+    pool: Sequence[str],
+    data: DataSource | None,
+) -> Settings:
+    """Return all settings that decide a run's scores: what ``run.json`` has.
+
+    Args:
+        method: the method, whose config, files and graph are settings.
+        model: the model that is edited.
+        records: the records to edit and score.
+        config: what is measured, and when.
+        pool: the answers from which the wrong choices of portability.choice are drawn.
+        data: the source of the records, if it is known.
+    """
+    return {
+        "job": "evaluate",
+        **config.settings,
+        **method_settings(method, model),
+        **record_settings(model, records, chat=config.chat),
+        "protocol": _PROTOCOL,
+        "tokenizer_sha256": tokenizer_digest(model),
+        "data": None if data is None else data.model_dump(mode="json", exclude={"file"}),
+        "pool_sha256": digest(pool),
+        "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
+        "kg_edit": __version__,
+    }
+
+
+def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
+    """Return the settings that depend on the records; a run that grows had those of its first records."""
+    return {
+        **chat_settings(model, (edit for record in records for edit in record.edits), chat),
+        "ids": [record.id for record in records],
+        "records_sha256": digest([record.model_dump(mode="json") for record in records]),
+    }
+
+
+def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
+    """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}.
+
+    Raises:
+        ChatTemplateError: an edit uses chat form, and the tokenizer has no chat template.
+    """
+    used = chat or any(edit.chat for edit in edits)
+    return {"chat_form_sha256": model.chat_form.sha256} if used else {}
+
+
+def method_settings(method: Method, model: LanguageModel) -> Settings:
+    """Return the settings that decide a method's patches besides the edits: config, files, graph and model."""
+    files = input_files(method.config)
+    return {
+        "method": method.name,
+        "config": method.config.model_dump(mode="json"),
+        **({"files_sha256": files} if files else {}),
+        "graph": method.graph_identity,
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
+    }
+
+
+def tokenizer_digest(model: LanguageModel) -> str:
+    """Return the SHA-256 of the fast tokenizer: vocabulary, merges, special tokens, and the tokens added to a text."""
+    fast: Any = model.tokenizer
+    content = json.loads(fast.backend_tokenizer.to_str())
+    return digest({**content, "padding": None, "truncation": None})  # state of the last call, not of the tokenizer
+
+
+Environment = dict[str, Any]
+_FILE = "environments.jsonl"
+
+
+def environment(method: Method, model: LanguageModel, data: DataSource | None = None) -> Environment:
+    """Return versions, the code's commit, the model's revision on the hub, the covariance and the data's file.
+
+    Call it after `Method.prepare`, since the covariance is unknown before.
+    """
+    provenance = getattr(method, "provenance", None)  # what a method of this package writes into its patches
+    methods = (provenance() if callable(provenance) else {}).get("methods") or [{}]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": model.device.type,
+        "commit": commit(Path(__file__).parent.parent),
+        "model_revision": getattr(model.model.config, "_commit_hash", None),
+        "covariance": methods[0].get("covariance"),
+        "data_file": data.file if data else None,
+    }
+
+
+def commit(folder: Path) -> str | None:
+    """Return the git commit of a checkout, with -dirty if tracked files differ; None if ``folder`` is not tracked."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails in another project's checkout
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def note_environment(folder: Path, found: Environment) -> None:
+    """Add ``found`` to the run's environments, if it is new.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    drop_cut_line(folder / _FILE)
+    if found not in read_environments(folder):
+        append_lines(folder / _FILE, [json.dumps(found, sort_keys=True)])
+
+
+def read_environments(folder: Path) -> list[Environment]:
+    """Return the distinct environments that worked on a run, in the order of their first use.
+
+    Raises:
+        OutputError: the file can't be read.
+    """
+    file = folder / _FILE
+    if not file.exists():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    except (OSError, ValueError) as error:
+        raise OutputError(f"can't read {file}: {error}; delete the file, then start the run again") from error

@@ -1,0 +1,185 @@
+"""One step of a sequence: compute the patch of one record or a batch, on the model with the earlier steps' edits.
+
+A record that can't be edited fails alone and does not affect its batch. If memory runs out, the batch is halved.
+`Method` is the interface that a method needs to be evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
+from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
+from kg_edit.patches.base import Patch
+
+# The errors that count as a failed record; also numerical errors, which a method may not catch.
+FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
+
+class Method(Protocol):
+    """The interface of a method: a name, its settings, and a function from edits to a patch."""
+
+    @property
+    def name(self) -> str:
+        """The method's name in results."""
+
+    @property
+    def config(self) -> BaseModel:
+        """All settings of the method; they are stored with the scores."""
+
+    @property
+    def graph_identity(self) -> Mapping[str, Any] | None:
+        """The identity, as JSON, of the knowledge graph that the method reads; None if it reads none."""
+
+    def prepare(self) -> None:
+        """Do the work that all edits share once, so that no edit's time includes it."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        """Return the patch that adds ``edits`` to the model with the patch ``before``; the model is not changed."""
+
+
+@runtime_checkable
+class EditsEach(Protocol):
+    """A method that can compute many edits at once, each as if it were the only one."""
+
+    def edit_each(self, edits: Sequence[Edit]) -> Sequence[Patch | Exception]:
+        """Return a patch for each edit alone, or the error if it can't be computed; the model is not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """The result of one step: a patch, and the errors of records that could not be edited."""
+
+    patch: Patch | None = None  # of the edits that could be computed
+    errors: Mapping[str, str] = field(default_factory=dict)  # by the record's id
+    seconds: float = 0.0  # per record, for the calls that computed the patch
+    memory: int | None = None  # largest memory during these calls, in bytes
+    halved_to: int | None = None  # largest number of records edited by one call, if memory forced smaller batches
+
+
+def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patch | None) -> StepOutcome:
+    """Compute the patch of ``records`` by one call of ``method``, on the model with the patch ``start`` applied.
+
+    If the call fails, halves of the batch are tried, to find each record that fails alone; the others are then computed
+    by one call without these. If no record fails alone, for example because two edits contradict each other, or if
+    memory runs out, the batch is split into halves that are computed one after the other.
+
+    Args:
+        method: computes the patch.
+        records: the records of the step, each with one or more edits.
+        start: the patch of the earlier steps; None if there are none.
+
+    Returns:
+        The patch of all records without an error (None if there are none), the errors, and the cost.
+    """
+    try:
+        with measured() as cost:
+            patch, batch = _update(method, records, start)
+    except FAILURES as error:
+        errors = _failing_alone(method, records, start, error)
+        good = [record for record in records if record.id not in errors]
+        if not good:
+            return StepOutcome(errors=errors)
+        rest = edit_step(method, good, start=start) if errors else _one_half_after_the_other(method, good, start)
+        return replace(rest, errors={**errors, **rest.errors})
+    halved = batch if batch < len(records) else None
+    return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved)
+
+
+def edit_each_alone(method: EditsEach, records: Sequence[BenchmarkRecord]) -> dict[str, StepOutcome]:
+    """Compute a patch of its own for each record (of one edit), all in one call, or in halves if memory runs out.
+
+    Returns:
+        The outcome of each record by its id; seconds are the call's, divided by the number of records.
+    """
+    with measured() as cost:
+        results = in_halves(method.edit_each, [record.edits[0] for record in records])
+    outcomes = {}
+    for record, result in zip(records, results, strict=True):
+        if isinstance(result, Patch):
+            try:
+                result.check_finite()
+            except FAILURES as error:
+                result = error
+        if isinstance(result, Patch):
+            seconds = cost.seconds / len(records)
+            outcomes[record.id] = StepOutcome(patch=result, seconds=seconds, memory=cost.memory)
+        else:
+            outcomes[record.id] = StepOutcome(errors={record.id: failure(result)})
+    return outcomes
+
+
+def added(patch: Patch | None, update: Patch | None) -> Patch | None:
+    """Return the sum of two patches, of which either may be missing."""
+    return patch + update if patch and update else update or patch
+
+
+def failure(error: BaseException) -> str:
+    """Return an error as the run's line records it: "ClassName: message"."""
+    return f"{type(error).__name__}: {error}"
+
+
+def finite(patch: Patch) -> Patch:
+    """Return ``patch``.
+
+    Raises:
+        PatchError: it has a value that is not finite.
+    """
+    patch.check_finite()
+    return patch
+
+
+def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
+    """The patch, and the largest number of records that one call edited."""
+    try:
+        return finite(method.update([edit for record in records for edit in record.edits], before=start)), len(records)
+    except (RuntimeError, MemoryError) as error:
+        too_little = memory_failure(error)
+    release()
+    if len(records) == 1:
+        raise too_little
+    first, second = _halves(records)
+    patch, batch = _update(method, first, start)
+    more, other = _update(method, second, patch if start is None else start + patch)
+    return patch + more, max(batch, other)
+
+
+def _failing_alone(
+    method: Method, records: Sequence[BenchmarkRecord], start: Patch | None, error: Exception
+) -> dict[str, str]:
+    """Find the records that fail alone, with their errors; ``records`` failed together with ``error``."""
+    if len(records) == 1:
+        return {records[0].id: failure(error)}
+    found: dict[str, str] = {}
+    for half in _halves(records):
+        try:
+            _update(method, half, start)
+        except FAILURES as fault:
+            found |= _failing_alone(method, half, start, fault)
+    return found
+
+
+def _one_half_after_the_other(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> StepOutcome:
+    first, second = _halves(records)
+    one = edit_step(method, first, start=start)
+    other = edit_step(method, second, start=added(start, one.patch))
+    sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
+    return StepOutcome(
+        patch=added(one.patch, other.patch),
+        errors={**one.errors, **other.errors},
+        seconds=(one.seconds * len(first) + other.seconds * len(second)) / len(records),
+        memory=max((step.memory for step in (one, other) if step.memory is not None), default=None),
+        halved_to=max(sizes),
+    )
+
+
+def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecord], Sequence[BenchmarkRecord]]:
+    middle = (len(records) + 1) // 2
+    return records[:middle], records[middle:]

@@ -1,0 +1,159 @@
+"""The summary of a run: each metric's mean and interval before and after the edits, and the curve of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kg_edit.errors import OutputError
+from kg_edit.evaluation.general_tasks import GeneralChange
+from kg_edit.evaluation.metrics.metric import mean
+from kg_edit.evaluation.records import BASE, Point, RunRecord, phase_of
+from kg_edit.evaluation.retention import ERR, PREFIX, rates
+from kg_edit.evaluation.schedule import CurvePlan
+from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
+from kg_edit.storage.atomic import write_json
+
+JUST_EDITED = "just_edited"
+CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
+SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
+
+_EDIT = "efficacy.greedy"
+
+
+class CurvePoint(BaseModel):
+    """A point of the curve: the model with ``edits`` edits, over all sequences of a run that have so many.
+
+    ``scores`` are means over ``n`` records among those edited so far: are the edits retained, are their neighbours
+    unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model; their shares count as
+    0. ``retention`` has GRACE's rates (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from
+    efficacy.greedy over the ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the
+    sequences whose model could not be asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edits: int
+    n: int
+    failed: int = 0
+    scores: dict[str, Estimate]
+    retention: dict[str, float | None]
+    general: dict[str, float | None]
+    general_failed: int = 0
+
+
+def curve(
+    sequences: Sequence[Sequence[str]],
+    records: Mapping[str, RunRecord],
+    points: Iterable[Point],
+    *,
+    plan: CurvePlan,
+    seed: int,
+) -> tuple[CurvePoint, ...]:
+    """Return the points of a run's curve; the first one is before any edit, with all records.
+
+    Args:
+        sequences: the ids of each sequence of edits.
+        records: the joined records, by id.
+        points: the measured points of general ability and retention.
+        plan: the records that are scored after each step.
+        seed: the seed of the intervals.
+    """
+    # edits in the model -> the (id, section) of each record that is scored there
+    asked: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
+    for names in sequences:
+        for scoring in plan.scorings(len(names)):
+            if scoring.on_curve:
+                keys = [(names[place], phase_of(scoring)) for place in scoring.places]
+                asked.setdefault(scoring.edits, []).extend(keys)
+    general: dict[int, list[Point]] = {}
+    for point in points:
+        general.setdefault(point.edits, []).append(point)
+    # The retention rates that some point of the run has: a point whose model could not be asked counts with 0.
+    measures = dict.fromkeys(name for some in general.values() for point in some for name in point.scores)
+    rated = [name for name in measures if name.startswith(PREFIX)]
+
+    found = []
+    for edits in sorted(asked):
+        # A record that the unedited model could not be scored on is in no point.
+        known = [(records[name], section) for name, section in asked[edits] if name in records]
+        usable = [(record, section) for record, section in known if BASE in record.scores]
+        rows = [record.scores[section] for record, section in usable if section in record.scores]
+        # Without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0.
+        retained = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
+        measured = general.get(edits, [])
+        scores = [None if point.error is not None else point.scores for point in measured]
+        found.append(
+            CurvePoint(
+                edits=edits,
+                n=len(usable),
+                failed=sum(section in record.broken for record, section in usable),
+                scores=estimates(rows, names=metric_names(rows), seed=seed),
+                retention=rates(scores, rated) if rated else {ERR: mean(retained.values())},
+                general={
+                    name: mean([point.scores.get(name) for point in measured])
+                    for name in dict.fromkeys(name for point in measured for name in point.scores)
+                    if name not in rated
+                },
+                general_failed=scores.count(None),
+            )
+        )
+    return tuple(found)
+
+
+Estimates = dict[str, Estimate]
+
+
+class Summary(BaseModel):
+    """The file ``summary.json``: for each metric its mean over those of the ``n`` records that have it.
+
+    ``provenance`` has the run's settings, the number of ``failed`` records, and ``counts``: for each section and
+    metric, the number of records behind its mean. A record whose edit could not be made is scored on the model without
+    it, and counts in the means. ``broken`` records could not be scored after their edits; their shares count as 0.
+
+    The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
+    in front of the question; None without them. If edits accumulate, ``just_edited`` has the scores right
+    after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
+    measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
+    ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluation.memory`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    base: Estimates
+    just_edited: Estimates | None = None
+    edited: Estimates
+    fact_in_prompt: Estimates | None = None
+    fact_and_relation_in_prompt: Estimates | None = None
+    curve: tuple[CurvePoint, ...] | None = None
+    general: dict[str, GeneralChange] | None = None
+    seconds_per_edit: float | None
+    peak_memory: int | None = None
+    provenance: dict[str, Any]
+
+    @property
+    def sections(self) -> dict[str, Estimates]:
+        """The existing sections, by name."""
+        found = {name: getattr(self, name) for name in SECTIONS}
+        return {name: section for name, section in found.items() if section is not None}
+
+    def save(self, path: Path) -> Path:
+        """Write the summary as JSON, atomically."""
+        absent = {name for name in ("curve", "general", *SECTIONS) if getattr(self, name) is None}
+        return write_json(path, self.model_dump(mode="json", exclude=absent))
+
+    @classmethod
+    def load(cls, path: Path) -> Summary:
+        """Read a summary that `save` wrote.
+
+        Raises:
+            OutputError: the file can't be read, or is no summary.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise OutputError(f"can't read the summary {path}: {error}; finish the run that writes it") from error

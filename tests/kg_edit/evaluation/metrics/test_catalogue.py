@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import DATASETS
+from kg_edit.datasets.record import Probe
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import UnknownNameError
+from kg_edit.evaluation.case import EVIDENCE, Case
+from kg_edit.evaluation.metrics.catalogue import (
+    CATALOGUE,
+    RECORD_METRICS,
+    RUN_METRICS,
+    find_extras,
+    metrics_for,
+    metrics_page,
+    used_by,
+)
+from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
+from kg_edit.evaluation.metrics.probes import PROBE_METRICS
+
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
+PROTOCOLS = {
+    "hop_share",
+    "hop_wise",
+    "perplexity",
+    "prob",
+    "greedy",
+    "greedy_old",
+    "magnitude",
+    "steps",
+    "teacher_forced",
+    "nll",
+    "choice",
+    "unchanged",
+    "substring",
+    "any_of_3",
+    "edit_wise",
+    "first_sentence",
+    "instance_wise",
+    "glame_fuzzy",
+    "ngram_entropy",
+    "tfidf",
+}
+
+
+def test_names_hold_their_protocol() -> None:
+    for name in RECORD_METRICS:
+        assert name.rpartition(".")[2] in PROTOCOLS or name.startswith("ripple."), name
+
+
+def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
+    page = metrics_page()
+    for name in CATALOGUE:
+        assert f"`{re.sub(r'[234]_hops[.]', '', name)}`" in page  # one line for all numbers of hops
+    assert all(used_by(name) for name in RECORD_METRICS)
+
+
+def test_every_group_of_probes_has_a_metric() -> None:
+    for dataset in DATASETS.values():
+        for group in dataset.measures:
+            names = {group, group.partition(".")[0]}
+            assert any(names.intersection(metric.needs) for metric in RECORD_METRICS.values()), group
+
+
+def test_what_a_metric_needs_is_what_a_record_may_have() -> None:
+    parts = {part for dataset in DATASETS.values() for part in (*dataset.measures, *dataset.edits_have)}
+    families = {part.partition(".")[0] for part in parts}
+    for name, metric in RECORD_METRICS.items():
+        assert isinstance(metric.needs, tuple) and set(metric.needs) <= {*parts, *families, "portability"}, name
+
+
+def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
+    for name, metric in PROBE_METRICS.items():
+        assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
+
+
+def test_run_metrics_name_the_function_that_computes_them() -> None:
+    for metric in RUN_METRICS.values():
+        module, _, name = metric.where.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_page_equals_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == metrics_page(), (
+        "write it anew: kg-edit metrics --markdown > docs/metrics.md"
+    )
+
+
+def test_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
+    assert metrics_for(Case(edit=edits[0])) == METRICS
+    assert metrics_for(Case(edit=edits[0], facts=("It rains.",), ceiling=True)) == PORTABILITY
+    probes = tuple(Probe(measures=name, queries=()) for name in ("ripple.RS", "locality.Forgetfulness"))
+    found = metrics_for(Case(edit=edits[0], probes=probes))
+    assert [name for name in found if name not in METRICS] == [
+        "locality.greedy",
+        "locality.teacher_forced",
+        "locality.unchanged",
+        "locality.Forgetfulness.greedy",
+        "locality.Forgetfulness.unchanged",
+        "ripple.RS",
+    ]
+
+
+def test_extras_by_name() -> None:
+    assert find_extras(["consistency.tfidf", "fluency.ngram_entropy"]) == ("fluency.ngram_entropy", "consistency.tfidf")
+    with pytest.raises(UnknownNameError, match=r"did you mean 'consistency\.tfidf'"):
+        find_extras(["consistency.tfid"])

@@ -1,0 +1,140 @@
+"""`kg-edit evaluate`, `merge` and `compare` as a user types them, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.command_line import QUICK, Result, Run, kg_edit, place, tiny_folder
+from tests.kg_edit.evaluation.conftest import CITIES
+
+__all__ = ["kg_edit", "place", "tiny_folder"]  # fixtures
+
+
+def row(number: int, city: str) -> dict[str, object]:
+    return {
+        "case_id": number,
+        "requested_rewrite": {
+            "prompt": "{} plays for the",
+            "relation_id": "P54",
+            "target_new": {"str": "Miami Heat", "id": "Q169138"},
+            "target_true": {"str": "Los Angeles Lakers", "id": "Q121783"},
+            "subject": f"Player {number}",
+        },
+        "paraphrase_prompts": [f"The team of player {number} is"],
+        "neighborhood_prompts": ["LeBron James plays for the"],
+        "portability": {"New Question": f"Where does player {number} live?", "New Answer": city},
+    }
+
+
+@pytest.fixture
+def evaluate(kg_edit: Run, place: Path, tiny_folder: Path) -> Run:
+    """`kg-edit evaluate` on the first four records."""
+    (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
+    (place / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 5)
+    fixed = ("--data", "data.json", "--method", "rome", "--set", "steps=2", *QUICK)
+
+    def run(*arguments: str | Path) -> Result:
+        return kg_edit("evaluate", *fixed, "--model", tiny_folder, *arguments)
+
+    return run
+
+
+@pytest.mark.slow
+def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run, place: Path) -> None:
+    options = ("--schedule", "batch:1, sequential:2", "--evaluate-every", "1", "--general", "text.txt")
+    for part in ("0", "1"):
+        shard = evaluate(*options, "--shard", f"{part}/2", "--out", f"shard-{part}")
+        assert shard.code == 0, shard.err
+    assert "the edits of 2 records made on top of earlier ones, the model is reset after 2" in " ".join(
+        shard.out.split()
+    )
+    merged = kg_edit("merge", "whole", "shard-1", "shard-0")
+    assert merged.code == 0, merged.err
+    assert "curve.svg" in merged.out
+    again = evaluate(*options, "--out", "whole", "--resume")
+    assert again.code == 0, again.err
+    assert json.loads((place / "whole" / "run.json").read_text())["schedule"] == "sequential:2"
+    assert json.loads((place / "whole" / "summary.json").read_text())["n"] == 4
+    compared = kg_edit("compare", "whole", "--out", "found.md", "--out", "found.png", "--metric", "portability.nll")
+    assert compared.code == 0, compared.err
+    assert (place / "found.md").read_text().startswith("| metric | n | unedited | whole | whole - unedited | p |")
+    refused = evaluate(*options, "--out", "whole", "--no-resume")
+    assert (refused.code, "whole already has a run" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--schedule", "sequentail:3"), "did you mean 'sequential'"),
+        (("--evaluate-every", "3"), "under the schedule single"),
+        (("--sample", "3"), "a sample of 3 records under the schedule single"),
+        (("--shard", "4/4"), "expected i/n"),
+        (("--schedule", "batch:2", "--general", "none.txt"), "can't read the text none.txt"),
+    ],
+)
+def test_wrong_use_is_refused_before_the_model_is_loaded(
+    arguments: tuple[str, ...], message: str, evaluate: Run, place: Path
+) -> None:
+    result = evaluate(*arguments, "--model", "none/such", "--out", "out")
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+    assert not (place / "out").exists()
+
+
+def test_compare_refuses_wrong_use(kg_edit: Run, place: Path) -> None:
+    (place / "begun").mkdir()
+    (place / "begun" / "run.json").write_text("{}")
+    assert "expected a file name that ends in .md or" in kg_edit("compare", "begun", "--out", "found.docx").err
+    nothing = kg_edit("compare", "none")
+    assert (nothing.code, "has no run" in nothing.err) == (2, True)
+    assert kg_edit("merge", "out", "none").code == 2
+
+
+@pytest.mark.slow
+def test_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate: Run, place: Path) -> None:
+    rows = json.loads((place / "data.json").read_text())
+    rows[1]["requested_rewrite"]["prompt"] = "He plays for the"  # the subject is absent
+    (place / "data.json").write_text(json.dumps(rows))
+    refused = evaluate("--out", "out")
+    assert refused.code == 2
+    assert "has no {}" in refused.err
+    assert not (place / "out").exists()
+    result = evaluate("--out", "out", "--keep-going")
+    assert result.code == 0, result.err
+    summary = json.loads((place / "out" / "summary.json").read_text())
+    (skipped,) = summary["provenance"]["data"]["skipped"]
+    assert summary["n"] == 3
+    assert skipped in result.err
+
+
+def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place: Path) -> None:
+    result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
+    assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
+    assert not (place / "out").exists()
+
+
+def test_limit_of_documents_needs_tasks(evaluate: Run) -> None:
+    result = evaluate("--general", "text.txt", "--general-limit", "5", "--out", "out")
+    assert (result.code, "name some with --general" in result.err) == (2, True)
+
+
+def test_ceilings_need_questions(evaluate: Run, place: Path) -> None:
+    bare = {name: value for name, value in row(1, CITIES[0]).items() if name != "portability"}
+    (place / "data.json").write_text(json.dumps([bare, row(2, CITIES[1])]))
+    none = evaluate("--dataset", "counterfact", "--ceilings", "--limit", "1", "--out", "out")
+    assert none.code == 2 and "no record has portability questions or recalled facts; leave it out" in none.err
+    assert not (place / "out").exists()
+
+
+def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
+    found = evaluate("--skip", "2", "--limit", "1", "--out", "out")
+    assert found.code == 0, found.err
+    scored = [json.loads(line)["id"] for line in (place / "out" / "records.jsonl").read_text().splitlines()]
+    assert set(scored) == {"2"}
+    assert json.loads((place / "out" / "summary.json").read_text())["peak_memory"] > 1e8
+    none = evaluate("--skip", "4", "--out", "none")
+    assert none.code == 2
+    assert "--skip 4 leaves no record: data.json has 4; skip fewer" in " ".join(none.err.split())

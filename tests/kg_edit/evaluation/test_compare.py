@@ -1,0 +1,264 @@
+"""Runs compared: what is found, what is not, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kg_edit.errors import ConfigError, OutputError, UnknownNameError
+from kg_edit.evaluation.comparison import compare
+from kg_edit.evaluation.reports import latex, markdown, rich_comparison, write_comparison
+
+RECORDS = 60
+METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy", "portability.nll")
+# How likely each metric is right before and after an edit.
+RATES = {"base": (0.2, 0.2, 0.8, 0.1), "edited": (0.95, 0.9, 0.7, 0.4)}
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Writes a run's folder: scores drawn with ``seed``, and these settings."""
+
+    def write(name: str, *, seed: int, records: int = RECORDS, lines: int | None = None, **settings: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        written = {
+            "job": "evaluate",
+            "schedule": "single",
+            "method": "rome",
+            "config": {"seed": seed},
+            "model": {"name": "tiny", "fingerprint": "f", "dtype": "torch.float32"},
+            "tokenizer_sha256": "t",
+            "protocol": 1,
+            "question_form_sha256": "q",
+            "data": {"dataset": "counterfact-plus", "sha256": "d"},
+            "ids": [f"case-{place}" for place in range(records)],
+            "ceilings": False,
+            "seed": 0,
+            "kg_edit": "1",
+        }
+        (folder / "run.json").write_text(json.dumps(written | settings))
+        written = [line for place in range(records) for line in record(place, seed)][:lines]
+        (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
+        return folder
+
+    return write
+
+
+def record(place: int, seed: int) -> list[dict[str, Any]]:
+    """The phases of a record: before the edit the same for every seed, after it almost."""
+    shared = {"id": f"case-{place}", "sha256": f"s{place}"}
+    return [
+        {**shared, "phase": "base", "sections": {"base": section("base", place, 0)}},
+        {**shared, "phase": "edit", "seconds": 1.0},
+        {**shared, "phase": "edited", "sections": {"edited": section("edited", place, seed)}},
+    ]
+
+
+def section(name: str, place: int, seed: int) -> dict[str, Any]:
+    rng, other = np.random.default_rng(place), np.random.default_rng([place, seed])
+    right = [float(draw < rate) for draw, rate in zip(rng.uniform(size=4), RATES[name], strict=True)]
+    if other.uniform() < 0.1:  # one of ten records comes out otherwise with another seed
+        right[int(other.integers(4))] = float(other.integers(2))
+    nll = 4.0 - 2.0 * (name == "edited") + float(rng.normal(scale=0.3)) + float(other.normal(scale=0.05))
+    scores = dict(zip(METRICS, [*right, nll], strict=True))
+    return {"scores": {**scores, "missing": None}, "nll": {}, "texts": {}}
+
+
+def test_two_seeds_of_one_method_do_not_differ(run: Run) -> None:
+    found = compare([run("first", seed=1), run("second", seed=2)])
+    assert [row.metric for row in found.rows] == [*METRICS, "editing_score"]
+    assert not any(row.differences["second"].is_found for row in found.rows)
+    assert any(row.differences["second"].mean for row in found.rows)
+    assert all(row.n == RECORDS for row in found.rows)
+
+
+def test_edited_model_differs_from_the_unedited_one(run: Run) -> None:
+    found = compare([run("first", seed=1)])
+    assert found.sides == ("unedited", "first")
+    by_name = {row.metric: row.differences["first"] for row in found.rows}
+    assert by_name["efficacy.prob"].is_found
+    assert by_name["editing_score"].is_found
+    assert by_name["portability.nll"].is_found
+    assert by_name["portability.nll"].mean == pytest.approx(-2, abs=0.1)
+    assert by_name["efficacy.prob"].mean > 0.5
+    assert (by_name["efficacy.prob"].test, by_name["portability.nll"].test) == ("McNemar", "sign flips")
+
+
+def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> None:
+    folders = [run("first", seed=1), run("second", seed=2)]
+    assert compare(folders, against=str(folders[1])).sides == ("second", "first")
+    assert compare(folders, against="unedited").sides == ("unedited", "first", "second")
+    assert compare(folders, against="second").sides == ("second", "first")
+    with pytest.raises(ConfigError, match="expected unedited or one of"):
+        compare(folders, against="third")
+
+
+def test_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [Path(run("unedited", seed=1).name), Path(run("second", seed=2).name)]
+    monkeypatch.chdir(run("here", seed=3).parent)
+    assert compare(folders).sides == ("./unedited", "second")
+    assert compare(folders, against="./unedited").sides == ("./unedited", "second")
+    assert compare(folders, against="unedited").sides == ("unedited", "./unedited", "second")
+    assert compare(folders[:1]).sides == ("unedited", "./unedited")
+
+
+def test_note_says_when_the_models_have_different_edits(run: Run) -> None:
+    for schedule, noted in (("batch:100", True), ("single", False)):
+        long = run(f"long-{schedule}", seed=1, schedule=schedule)
+        short = run(f"short-{schedule}", seed=2, schedule=schedule, records=20)
+        notes = compare([long, short], common=True).notes
+        assert any("different edits in a model" in note for note in notes) is noted
+    assert not any("different edits" in note for note in compare([short, run("third", seed=3, records=20)]).notes)
+
+
+def test_difference_is_that_of_the_means(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    lines = (second / "records.jsonl").read_text().splitlines()
+    failed = {**json.loads(lines[2]), "error": "ModelError: broken"}
+    del failed["sections"]
+    (second / "records.jsonl").write_text("\n".join([*lines[:2], json.dumps(failed), *lines[3:]]) + "\n")
+    found = compare([first, second], metrics=["portability.nll", "editing_score"])
+    for row in found.rows:
+        assert row.n == RECORDS - 1
+        means = [row.means[side].mean or 0.0 for side in ("first", "second")]
+        assert row.differences["second"].mean == pytest.approx(means[1] - means[0])
+    assert "second: rome broke the model of 1, whose shares count as 0" in found.notes
+
+
+def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    lines = [json.loads(line) for line in (second / "records.jsonl").read_text().splitlines()]
+    for line in lines[2 : 3 * 40 : 3]:  # 40 records as edited
+        line["sections"]["edited"]["scores"]["paraphrase.prob"] = None
+    (second / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compare([first, second])
+    n = {row.metric: row.n for row in found.rows}
+    assert (n["efficacy.prob"], n["paraphrase.prob"], n["editing_score"]) == (RECORDS, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": {"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}}, r"model.fingerprint.*on one model"),
+        ({"schedule": "batch:4"}, "schedule.*under one schedule"),
+        ({"protocol": 2}, "protocol.*one version"),
+        ({"question_form_sha256": "r"}, "question_form"),
+        ({"tokenizer_sha256": "u"}, "one tokenizer"),
+        ({"data": {"dataset": "counterfact", "sha256": "d"}}, "data.dataset.*on one file.*--common"),
+        ({"job": "edit"}, "is not a run of `kg-edit evaluate`"),
+        ({"version": 2}, "has a run of format 2, and this kg-edit reads only 1; update it"),
+    ],
+)
+def test_what_is_not_comparable_is_refused(settings: dict[str, Any], message: str, run: Run) -> None:
+    with pytest.raises(OutputError, match=message):
+        compare([run("first", seed=1), run("second", seed=2, **settings)])
+
+
+def test_model_is_identified_by_its_content(run: Run) -> None:
+    other = {"name": "./elsewhere", "fingerprint": "f", "dtype": "torch.float32"}
+    assert compare([run("first", seed=1), run("second", seed=2, model=other)]).records == RECORDS
+
+
+def test_other_records_are_refused_or_left_out(run: Run) -> None:
+    folders = [run("first", seed=1), run("second", seed=2, records=40)]
+    with pytest.raises(OutputError, match=r"20 of the first are not in the second, 0 .* 'case-40'.*--common"):
+        compare(folders)
+    found = compare(folders, common=True)
+    assert found.records == 40
+    assert "only the 40 records that all runs have, of 60, 40" in found.notes
+    nothing = run("third", seed=1, records=0)
+    with pytest.raises(OutputError, match="share no record"):
+        compare([folders[0], nothing], common=True)
+
+
+def test_record_that_was_changed_is_another_one(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    file = second / "records.jsonl"
+    file.write_text(file.read_text().replace('"s7"', '"changed"'))
+    with pytest.raises(OutputError, match=r"1 of the first are not in the second, 1 .* 'case-7'"):
+        compare([first, second])
+    assert compare([first, second], common=True).records == RECORDS - 1
+
+
+def test_unfinished_run_is_refused_or_cut(run: Run) -> None:
+    folders = [run("first", seed=1), run("second", seed=2, lines=3 * 30 + 1)]
+    with pytest.raises(OutputError, match="not finished: 30 of 60 records"):
+        compare(folders)
+    assert compare(folders, common=True).records == 30
+
+
+def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
+    first = run("first", seed=1)
+    with pytest.raises(UnknownNameError, match=r"did you mean 'efficacy\.prob'"):
+        compare([first], metrics=["efficacy.prb"])
+    with pytest.raises(ConfigError, match=r"no record has .* on each side \(unedited, first\); leave it out"):
+        compare([first], metrics=["missing"])
+    assert "no record has missing on each side" in compare([first], metrics=["efficacy.prob", "missing"]).notes
+    with pytest.raises(ConfigError, match="given twice"):
+        compare([first, tmp_path / "." / "first"])
+    with pytest.raises(ConfigError, match="no run is given"):
+        compare([])
+    with pytest.raises(OutputError, match="has no run"):
+        compare([tmp_path])
+
+
+@pytest.mark.slow
+def test_table_has_every_format(run: Run, tmp_path: Path) -> None:
+    found = compare([run("a_b", seed=1), run("second", seed=2)], against="unedited")
+    text = markdown(found)
+    header, _, first, *_ = text.splitlines()
+    assert header == "| metric | n | unedited | a_b | second | a_b - unedited | p | second - unedited | p |"
+    assert first.startswith("| efficacy.prob ↑ | 60 | 0.")
+    assert "| **+0." in first
+    assert "| <.001 |" in first
+    assert "McNemar" in text
+    assert r"a\_b" in latex(found)
+    assert r"& \textbf{+0." in latex(found)
+    assert "& $<$.001 &" in latex(found)
+    assert latex(found).count(r" \\") == len(found.rows) + 1
+    for ending in ("md", "tex", "json", "png", "svg"):
+        assert write_comparison(found, tmp_path / f"out.{ending}").stat().st_size > 500
+    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["metric"] == "efficacy.prob"
+    before = (tmp_path / "out.svg").read_bytes()
+    write_comparison(found, tmp_path / "out.svg")
+    assert (tmp_path / "out.svg").read_bytes() == before
+    with pytest.raises(ConfigError, match=r"expected a file name that ends in \.md"):
+        write_comparison(found, tmp_path / "out.docx")
+
+
+def test_table_names_the_runs_and_the_better_direction(run: Run) -> None:
+    found = compare([run("first", seed=1), run("second", seed=2)])
+    assert (found.model, found.data, found.schedule) == ("tiny", "counterfact-plus", "single")
+    text = markdown(found)
+    assert "60 records of counterfact-plus on tiny under the schedule single. ↑: higher is better, ↓: lower." in text
+    assert "| efficacy.prob ↑ |" in text and "| portability.nll ↓ |" in text
+    assert r"efficacy.prob $\uparrow$" in latex(found)
+
+
+def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
+    names = ("ripples-smollm2-rome", "ripples-smollm2-glame-plus", "third")
+    found = compare([run(name, seed=seed) for seed, name in enumerate(names)])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(rich_comparison(found))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    (metric,) = [place for place, line in enumerate(lines) if line.startswith("efficacy.prob ↑")]
+    assert "n=60" in lines[metric]
+    assert [line.split()[0] for line in lines[metric + 1 : metric + 4]] == [*names]
+    assert lines[metric + 2].count("[") == 1 and "…" not in "".join(lines)
+
+
+def test_one_record_has_no_interval(run: Run) -> None:
+    text = markdown(compare([run("first", seed=1, records=1), run("second", seed=2, records=1)]))
+    assert "[" not in "".join(line for line in text.splitlines() if line.startswith("| efficacy.prob"))
+    assert "1 record of counterfact-plus" in text

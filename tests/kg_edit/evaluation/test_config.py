@@ -1,0 +1,54 @@
+"""The settings of a run: canonical forms, and what a run's folder has of them."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.evaluation import EvalConfig
+
+
+def test_config_has_canonical_forms() -> None:
+    config = EvalConfig(schedule="sequential:8, batch:2", shard="0/1", extras=("consistency.tfidf",) * 2)
+    assert (config.schedule, config.shard, config.extras) == (
+        "batch:2,sequential:8",
+        None,
+        ("consistency.tfidf",),
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EvalConfig(),
+        EvalConfig(schedule="batch:2,sequential:8", evaluate_every=4, sample=3, shard="1/2", ceilings=True, chat=False),
+        EvalConfig(schedule="sequential:50", seed=3),
+    ],
+)
+def test_settings_of_a_run_give_its_config_again(config: EvalConfig) -> None:
+    again = EvalConfig.of(config.settings)
+    assert (again.plan, again.part, again.settings) == (config.plan, config.part, config.settings)
+
+
+def test_text_counts_by_its_content_alone() -> None:
+    first, same, other = (EvalConfig(general=text).settings for text in ("a fox", "a fox", "a dog"))
+    assert first == same != other and "a fox" not in str(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"schedule": "batsh:2"}, UnknownNameError, "did you mean 'batch'"),
+        ({"evaluate_every": 1}, ConfigError, "evaluate every 1 edits under the schedule single"),
+        ({"schedule": "batch:2", "evaluate_every": 1}, ConfigError, "evaluate every"),
+        ({"schedule": "sequential:2", "evaluate_every": 0}, ConfigError, "evaluate every 0 edits"),
+        ({"sample": 3}, ConfigError, "score a sample of 3 records"),
+        ({"shard": "2/2"}, ConfigError, "expected i/n"),
+        ({"extras": ("consistency.tfid",)}, UnknownNameError, "did you mean 'consistency.tfidf'"),
+        ({"schedul": "single"}, ValidationError, "Extra inputs are not permitted"),
+    ],
+)
+def test_impossible_config_is_refused(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        EvalConfig.model_validate(options)

@@ -1,0 +1,150 @@
+"""A judge on the loopback interface: what it is asked, what is stored, how a run resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, OutputError
+from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
+from kg_edit.evaluation.records import Entry, RunFolder, Section
+from tests.loopback import QuietHandler, running
+
+
+class Server(HTTPServer):
+    """Replies in order with (status, content), the last one for ever; stores what it was asked."""
+
+    replies: list[tuple[int, str]]
+    asked: list[dict[str, Any]]
+    keys: list[str | None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(QuietHandler, BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(json.loads(body))
+        self.server.keys.append(self.headers.get("Authorization"))
+        status, content = self.server.replies[0]
+        if len(self.server.replies) > 1:
+            self.server.replies.pop(0)
+        data = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+        self.answer(status, data, {"Retry-After": "0"})
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server(("127.0.0.1", 0), Handler)
+    found.replies, found.asked, found.keys = [(200, "Yes.")], [], []
+    with running(found):
+        yield found
+
+
+@pytest.mark.parametrize(("reply", "right"), [("Yes.", True), ("no", False), ("**No**, it", False), ("Perhaps", None)])
+def test_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> None:
+    server.replies = [(200, reply)]
+    judge = Judge(url=server.url, model="m", key="secret")
+    assert judge.verdict("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
+    (asked,) = server.asked
+    assert (asked["model"], asked["temperature"]) == ("m", 0)
+    content = asked["messages"][0]["content"]
+    assert "Question: Where?\nRight answers: Rome | Roma\nGiven answer: in Rome\n" in content
+    assert server.keys == ["Bearer secret"]
+
+
+def test_busy_judge_is_asked_again(server: Server) -> None:
+    server.replies = [(429, ""), (503, ""), (200, "yes")]
+    assert Judge(url=server.url, model="m").verdict("?", ("a",), "b")[0] is True
+    assert len(server.asked) == 3
+
+
+def test_refusals_and_other_replies(server: Server) -> None:
+    server.replies = [(401, "")]
+    with pytest.raises(JudgeError, match=r"refused with 401.*check model and key"):
+        Judge(url=server.url, model="m").verdict("?", ("a",), "b")
+    assert len(server.asked) == 1
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        Judge(url="localhost", model="m")
+
+
+@pytest.fixture
+def run(edits: tuple[Edit, ...], tmp_path: Path) -> tuple[Path, list[BenchmarkRecord]]:
+    records = [as_record(edit) for edit in edits[:2]]
+    for record in records:
+        question = record.edits[0].portability[0].question
+        section = Section(scores={}, nll={}, texts={question: f" {record.id} says so", record.edits[0].text: "x"})
+        entry = Entry(id=record.id, phase="edited", sha256="0", sections={"edited": section})
+        RunFolder(tmp_path).append([entry])
+    return tmp_path, records
+
+
+def test_verdicts_are_stored_and_asked_once(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, records = run
+    server.replies = [(200, "yes"), (200, "no")]
+    judge = Judge(url=server.url, model="m", key="secret")
+    assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 0.5}}
+    lines = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["right"], line["reply"]) for line in lines] == [
+        ("case-0", True, "yes"),
+        ("case-1", False, "no"),
+    ]
+    assert "secret" not in (folder / "judge.jsonl").read_text()
+    assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 0.5}}
+    assert len(server.asked) == 2
+    judge_run(folder, records, Judge(url=server.url, model="other"))
+    assert len(server.asked) == 4
+
+
+def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, (first, _) = run
+    server.replies = [(200, "no"), (200, "yes")]
+    judge = Judge(url=server.url, model="m")
+    assert judge_run(folder, [first], judge) == {"edited": {"portability.judge": 0}}
+    (edit,) = first.edits
+    asked = edit.portability[0].model_copy(update={"answer": "Lyon"})
+    changed = first.model_copy(update={"edits": (edit.model_copy(update={"portability": (asked,)}),)})
+    assert judge_run(folder, [changed], judge) == {"edited": {"portability.judge": 1}}
+
+
+def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, records = run
+    server.replies = [(200, "yes"), (400, "")]
+    with pytest.raises(JudgeError):
+        judge_run(folder, records, Judge(url=server.url, model="m"))
+    with (folder / "judge.jsonl").open("a") as file:
+        file.write('{"id": "case-1", "sec')  # killed while it wrote
+    server.replies = [(200, "yes")]
+    found = judge_run(folder, records, Judge(url=server.url, model="m"))
+    assert found == {"edited": {"portability.judge": 1}}
+    assert len((folder / "judge.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
+def test_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    """JSON lines have these unchanged, and only a newline ends one."""
+    folder, records = run
+    server.replies = [(200, f"yes{end}it does")]
+    judge = Judge(url=server.url, model="m")
+    for _ in range(2):
+        assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 1}}
+    assert len(server.asked) == 2
+    assert end in (folder / "judge.jsonl").read_text(encoding="utf-8")
+
+
+def test_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
+    folder, records = run
+    (folder / "judge.jsonl").write_text("{}\n")
+    with pytest.raises(OutputError, match=r"judge\.jsonl, line 1: .*delete the line"):
+        judge_run(folder, records, Judge(url=server.url, model="m"))

@@ -1,0 +1,38 @@
+"""The seconds and the largest memory of a piece of work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.evaluation import memory
+from kg_edit.evaluation.memory import measured
+
+MB = 1024 * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the largest memory anew")
+def test_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None:
+    with measured() as large:
+        torch.ones(100 * MB, dtype=torch.uint8).sum()
+    with measured() as small:
+        pass
+    assert large.memory is not None and small.memory is not None
+    assert large.memory - small.memory > 80 * MB
+    assert large.seconds > small.seconds > 0
+
+
+def test_memory_is_none_on_other_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "missing" / "clear_refs")
+    with measured() as found:
+        pass
+    assert found.memory is None and found.seconds > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the largest memory anew")
+def test_work_that_fails_is_measured_too() -> None:
+    with pytest.raises(ZeroDivisionError), measured() as found:
+        _ = 1 / 0
+    assert found.memory

@@ -1,0 +1,97 @@
+"""The patches of a sequence's steps on disk: dense ones are replaced by their sum, from which a stopped run resumes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from tests.kg_edit.evaluation.conftest import Nudge
+from tests.kg_edit.evaluation.test_sequences import TEXT, Depends, without_times
+
+CONFIG = EvalConfig(schedule="sequential:5", general=TEXT)
+
+
+@dataclass
+class Dense(Depends):
+    """The same change as a dense one, as of fine-tuning."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
+        ((name, pair),) = patch.factors.items()
+        return WeightPatch(factors={name: Factors.dense(pair.product)}, provenance=patch.provenance)
+
+
+def names(out: Path) -> list[str]:
+    return sorted(file.stem for file in (out / "patches").iterdir())
+
+
+def test_dense_steps_are_replaced_by_their_sum(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "summed"
+    expected = evaluate(Dense(model), model, edits[:5], out=plain, config=CONFIG)
+    assert names(plain) == [f"00000-{step:05d}" for step in range(5)]  # small ones stay
+
+    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    found = evaluate(Dense(model), model, edits[:5], out=out, config=CONFIG)
+    assert names(out) == ["00000-sum-00005"]
+    assert without_times(out) == without_times(plain)
+    cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
+    assert found.model_copy(update=cost) == expected.model_copy(update=cost)
+
+
+def test_small_changes_keep_a_file_for_each_step(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    evaluate(Nudge(model), model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
+    assert names(tmp_path) == [f"00000-{step:05d}" for step in range(3)]
+
+
+def test_sequence_resumes_from_a_sum(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    evaluate(Dense(model), model, edits[:5], out=whole, config=CONFIG)
+
+    class StopsAtTheFourth(Dense):
+        def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+            if edits[0].id == "case-3":
+                raise KeyboardInterrupt
+            return super().update(edits, before=before)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(StopsAtTheFourth(model), model, edits[:5], out=part, config=CONFIG)
+    assert names(part) == ["00000-sum-00003"]
+    left = part / "patches" / "00000-00000.safetensors"  # as of a run that was killed before it removed this file
+    shutil.copy(part / "patches" / "00000-sum-00003.safetensors", left)
+
+    method = Dense(model)
+    evaluate(method, model, edits[:5], out=part, config=CONFIG)
+    assert method.calls == ["case-3", "case-4"]
+    assert without_times(part) == without_times(whole)
+    assert names(part) == ["00000-00004", "00000-sum-00004"]
+
+
+@pytest.mark.parametrize("deleted", ["records.jsonl", "general.jsonl"])
+def test_steps_whose_results_were_deleted_are_recomputed(
+    deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
+    (tmp_path / deleted).unlink()
+
+    found = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
+    cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
+    assert found.model_copy(update=cost) == expected.model_copy(update=cost)
+    assert names(tmp_path) == ["00000-sum-00005"]

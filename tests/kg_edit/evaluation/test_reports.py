@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from kg_edit.evaluation import Estimate, Summary, render, rich_table
+
+SUMMARY = Summary(
+    n=2,
+    base={"efficacy.prob": Estimate(mean=0.5, ci95_low=0, ci95_high=1)},
+    edited={
+        "efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None),
+        "portability.nll": Estimate(mean=2, ci95_low=1, ci95_high=3),
+    },
+    seconds_per_edit=1.25,
+    provenance={
+        "method": "nudge",
+        "model": {"name": "tiny"},
+        "failed": 1,
+        "counts": {"base": {"efficacy.prob": 2}, "edited": {"efficacy.prob": 0, "portability.nll": 1}},
+    },
+)
+
+
+def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
+    text = render(SUMMARY)
+    assert text.splitlines()[:3] == [
+        "| metric | unedited | edited |",
+        "| --- | ---: | ---: |",
+        "| efficacy.prob | 0.500 [0.000, 1.000] |  |",
+    ]
+    assert "| portability.nll |  | 2.000 of 1 |" in text
+    assert (
+        "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before the edit, "
+        "1.2 s" in text
+    )
+    console = Console(file=io.StringIO(), record=True, width=100)
+    console.print(rich_table(SUMMARY))
+    assert "0.500 [0.000, 1.000]" in console.export_text()
+
+
+def test_metric_that_no_record_has_is_left_out() -> None:
+    lone = SUMMARY.model_copy(update={"base": {"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None)}})
+    assert "efficacy.prob" not in render(lone)

@@ -1,0 +1,380 @@
+"""Runs of a real patch on a tiny model: what is written, how a run resumes, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.datasets.record import Probe, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, OutputError
+from kg_edit.evaluation import METRICS, EvalConfig, Summary, evaluate, score_cases
+from kg_edit.evaluation.metrics.edit import PORTABILITY
+from kg_edit.evaluation.run import FEWEST
+from kg_edit.evaluation.statistics import EDITING_SCORE
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import Pair, score
+from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.tiny import tiny
+from wikidata_cache import WikidataCache, packaged_extract
+
+
+def phases(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The phases of each record together."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in phases(out):
+        record = found.setdefault(line["id"], {"error": None, "sections": {}})
+        record["sections"] |= line.get("sections", {})
+        record |= {name: value for name, value in line.items() if name != "sections"}
+    return list(found.values())
+
+
+@dataclass
+class Each(Nudge):
+    """Makes edits alone, many in one call, and notes how many; `stop_at` kills the run."""
+
+    stop_at: str = ""
+    sizes: list[int] = field(default_factory=list)
+
+    def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
+        self.sizes.append(len(edits))
+        if any(edit.id == self.stop_at for edit in edits):
+            raise KeyboardInterrupt
+        return [self.update([edit]) for edit in edits]
+
+
+def test_run_writes_scores_evidence_and_a_summary(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    state = torch.get_rng_state()
+    summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert summary == Summary.load(tmp_path / "summary.json")
+    assert (summary.n, summary.provenance["failed"]) == (3, 0)
+    assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
+    assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
+    assert summary.base["portability.nll"] != summary.edited["portability.nll"]
+
+
+def test_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT-2 has dropout. The model is in training mode again afterwards."""
+    model, found = copy.deepcopy(tiny("gpt2")), list[Summary]()
+    edit = Edit(
+        subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="Los Angeles Lakers"
+    )
+    for mode in (False, True):
+        model.model.train(mode)
+        monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / f"cache-{mode}"))
+        found.append(evaluate(Nudge(model), model, [edit], out=tmp_path / f"run-{mode}"))
+        assert model.model.training == mode
+    assert found[0].edited == found[1].edited and found[0].base == found[1].base
+    assert found[0].base["efficacy.magnitude"].mean
+
+
+def test_record_has_the_evidence_of_its_scores(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, pool=edits)
+    (record,) = lines(tmp_path)
+    edited = record["sections"]["edited"]
+    with method.update(edits[:1]).applied(model):
+        pair = Pair(edits[0].text, "Miami Heat")
+        assert edited["nll"][pair.prompt][pair.candidate] == pytest.approx(score(model, [pair])[pair].nll, abs=1e-4)
+    assert edited["texts"].keys() == {edits[0].text, edits[0].portability[0].question}
+    assert len(record["choices"][0]) == 10
+
+
+def test_killed_run_resumes_after_its_last_whole_line(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    whole = evaluate(method, model, edits[:3], out=tmp_path)
+    file = tmp_path / "records.jsonl"
+    before, found = file.read_bytes(), phases(tmp_path)
+    assert [(line["id"], line["phase"]) for line in found] == [
+        (f"case-{place}", phase) for place in range(3) for phase in ("base", "edit", "edited")
+    ]
+    lines_before = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines_before[:6]) + lines_before[6][:70])
+    (tmp_path / "summary.json").unlink()
+    method.calls.clear()
+    again = evaluate(method, model, edits[:3], out=tmp_path)
+    assert method.calls == ["case-2"]
+    assert file.read_bytes().splitlines()[:7] == before.splitlines()[:7]
+    assert (again.base, again.edited) == (whole.base, whole.edited)
+
+
+def test_run_killed_between_edit_and_score_edits_again(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:2], out=tmp_path)
+    file = tmp_path / "records.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(b"".join(before.splitlines(keepends=True)[:5]))
+    method.calls.clear()
+    evaluate(method, model, edits[:2], out=tmp_path)
+    assert method.calls == ["case-1"]
+    assert file.read_bytes() == before  # the time of the first try stays
+
+
+def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """--limit 2, then --limit 3: only what is new is done, and the run is that of three."""
+    evaluate(method, model, edits[:2], out=tmp_path / "run", pool=edits)
+    method.calls.clear()
+    grown = evaluate(method, model, edits[:3], out=tmp_path / "run", pool=edits)
+    assert method.calls == ["case-2"]
+    whole = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits)
+    assert (grown.n, grown.base, grown.edited) == (3, whole.base, whole.edited)
+    settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
+    assert settings[0] == settings[1]
+    for fewer in (edits[:2], edits[1:4]):
+        with pytest.raises(OutputError, match="contains another run"):
+            evaluate(method, model, fewer, out=tmp_path / "run", pool=edits)
+    changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
+    with pytest.raises(OutputError, match="contains another run"):
+        evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits)
+
+
+def test_run_grows_by_records_that_bring_a_setting(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """The first abbreviation among the answers, and the first probe of a kind, are settings of the larger run alone."""
+    span = Probe(measures="specificity", queries=(Query(prompt="Where is it?", answers=(("Los Angeles",),)),))
+    probed = BenchmarkRecord(id=edits[1].id, edits=(edits[1],), probes=(span,))
+    short = edits[2].model_copy(update={"target_new": "HBO"})
+    evaluate(method, model, [edits[0]], out=tmp_path, pool=edits)
+    assert evaluate(method, model, [edits[0], probed, short], out=tmp_path, pool=edits).n == 3
+    assert [line["id"] for line in phases(tmp_path)].count("case-0") == 3  # base, edit, edited: once each
+
+
+@pytest.mark.parametrize(("first", "goes_on"), [(2, True), (1, False)])
+def test_run_of_sequences_grows_by_whole_ones(
+    first: int, goes_on: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """A sequence that was not full would have gone on from another place."""
+
+    def run(count: int) -> Summary:
+        return evaluate(
+            method, model, edits[:count], out=tmp_path, pool=edits, config=EvalConfig(schedule="sequential:2")
+        )
+
+    run(first)
+    if goes_on:
+        assert run(4).n == 4
+    else:
+        with pytest.raises(OutputError, match="contains another run"):
+            run(4)
+
+
+def test_kill_loses_no_more_than_the_records_that_are_edited_together(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """Four at first, which are written before the next ones are begun; then groups grow with what is done."""
+    each = Each(model, stop_at="case-5")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
+    scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
+    assert scored == [f"case-{place}" for place in range(FEWEST)]
+    assert each.sizes == [FEWEST, 2]
+
+
+def test_patches_of_a_group_take_a_bounded_memory(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
+    each = Each(model)
+    monkeypatch.setattr("kg_edit.evaluation.run.HELD", 2 * each.update(edits[:1]).nbytes)
+    evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
+    assert each.sizes == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])
+def test_another_runs_folder_is_refused(
+    field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path)
+    if field == "config.scale":
+        method.config = NudgeConfig(scale=0.25)
+    method.name = "other" if field == "method" else method.name
+    some, seed = edits[: 2 if field == "ids" else 1], int(field == "seed")
+    with pytest.raises(OutputError, match=rf"{field}.*--out"):
+        evaluate(method, model, some, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
+
+
+def test_failed_edit_is_counted_and_scored_as_the_unedited_model(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    method = Nudge(model, NudgeConfig(failing=("case-1",)))
+    summary = evaluate(method, model, edits[:2], out=tmp_path)
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    assert summary.provenance["counts"]["edited"]["portability.nll"] == 2
+    good, failed = lines(tmp_path)
+    assert good["error"] is None
+    assert good["sections"]["edited"] != good["sections"]["base"]
+    assert failed["error"] == "GraphError: nothing is known about Player 1"
+    edited, base = failed["sections"]["edited"], failed["sections"]["base"]
+    assert edited["texts"] == base["texts"]
+    for prompt, losses in base["nll"].items():  # of another pass: its rounding may be another
+        assert edited["nll"][prompt] == pytest.approx(losses, abs=1e-4)
+    nll = [record["sections"]["edited"]["scores"]["portability.nll"] for record in (good, failed)]
+    assert summary.edited["portability.nll"].mean == pytest.approx(fmean(nll))
+    assert summary.seconds_per_edit == good["seconds"]
+
+
+@dataclass
+class AsksTheGraph(Nudge):
+    """A method that looks at a real knowledge graph first."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        WikidataCache(packaged_extract()).subgraph(edits[0])
+        return super().update(edits, before=before)
+
+
+def test_entity_unknown_to_the_graph_fails_its_edit_alone(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    known = edits[0].model_copy(update={"target_new_id": "Q169138", "relation_id": "P54"})
+    strange = edits[1].model_copy(update={"target_new_id": "Q999999999", "relation_id": "P54"})
+    summary = evaluate(AsksTheGraph(model), model, [strange, known], out=tmp_path)
+    assert [(record["error"] or "").split(":")[0] for record in lines(tmp_path)] == ["EntityNotInGraphError", ""]
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+
+
+def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    model = tiny("opt")  # the few-shot form alone is longer than its 128 positions
+    short = edits[1].model_copy(update={"portability": ()})
+    summary = evaluate(Nudge(model), model, [edits[0], short], out=tmp_path)
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    assert summary.provenance["counts"]["base"]["efficacy.prob"] == 1
+    assert lines(tmp_path)[0]["error"].startswith("ModelError: the prompt 'Question: What colour")
+    assert lines(tmp_path)[0]["sections"] == {}
+
+
+@pytest.mark.parametrize("ceilings", [False, True])
+def test_summary_has_its_keys(
+    ceilings: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path, config=EvalConfig(ceilings=ceilings))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    sections = {"base", "edited"} | ({"fact_in_prompt", "fact_and_relation_in_prompt"} if ceilings else set())
+    assert set(summary) == {"n", "seconds_per_edit", "peak_memory", "provenance"} | sections
+    for section in sections:
+        assert all(set(found) == {"mean", "ci95_low", "ci95_high"} for found in summary[section].values())
+        assert set(summary["provenance"]["counts"][section]) == set(summary[section])
+    assert set(summary["provenance"]["counts"]) == sections
+    assert summary["provenance"]["failed"] == 0
+
+
+def test_records_without_true_target_or_question(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    bare = edits[0].model_copy(update={"target_true": None, "portability": (), "paraphrases": ()})
+    summary = evaluate(method, model, [bare], out=tmp_path, config=EvalConfig(ceilings=True))
+    assert [name for name, found in summary.edited.items() if found.mean is not None] == ["efficacy.greedy"]
+    assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
+
+
+def test_record_of_several_edits_with_questions_has_ceilings(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    record = BenchmarkRecord(id="x", edits=edits[:2])
+    summary = evaluate(method, model, [record], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
+    assert summary.provenance["failed"] == 0
+    assert set(summary.provenance["counts"]["fact_in_prompt"].values()) == {1}
+
+
+def test_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    evaluate(method, model, edits[:1], out=tmp_path)
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(OutputError, match="line 4"):
+        evaluate(method, model, edits[:1], out=tmp_path)
+
+
+@pytest.mark.slow
+def test_unedited_scores_are_reused_by_the_next_method(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(method, model, edits, out=tmp_path / "first", config=EvalConfig(ceilings=True))
+    asked: list[int] = []
+    for place in ("scorer", "run"):
+        monkeypatch.setattr(
+            f"kg_edit.evaluation.{place}.score_cases",
+            lambda model, cases, **how: asked.append(len(cases)) or score_cases(model, cases, **how),
+        )
+    changed = edits[1].model_copy(update={"prompt": "{} is with the"})
+    second = evaluate(
+        Nudge(model, NudgeConfig(scale=0.1)),
+        model,
+        [edits[0], changed],
+        out=tmp_path / "second",
+        pool=edits,
+        config=EvalConfig(ceilings=True),
+    )
+    assert asked == [3, 1, 1]  # what is new of both records, then each of them edited
+    assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
+    assert second.edited != first.edited
+
+
+def test_unedited_scores_of_another_model_are_computed(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first")
+    other = tiny("qwen2")
+    second = evaluate(Nudge(other), other, edits[:1], out=tmp_path / "second")
+    assert first.base != second.base
+
+
+@pytest.mark.slow
+def test_damaged_or_unwritable_cache_changes_nothing(
+    method: Nudge,
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first")
+    (file,) = (cache / "unedited").rglob("*.json")
+    file.write_text("{")
+    second = evaluate(method, model, edits[:1], out=tmp_path / "second")
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "file" / "cache"))
+    third = evaluate(method, model, edits[:1], out=tmp_path / "third")
+    assert first.base == second.base == third.base
+    assert json.loads(file.read_text())["scores"]  # mended
+
+
+def test_two_edits_with_one_id_are_refused(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="same id"):
+        evaluate(method, model, [edits[0], edits[0]], out=tmp_path)
+
+
+@pytest.mark.slow
+def test_real_record_with_and_without_facts_in_the_prompt(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+    edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
+    method = Nudge(smollm2, NudgeConfig(scale=0.01))
+    summary = evaluate(method, smollm2, edits[:1], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
+    nll = [section["portability.nll"].mean for section in summary.sections.values()]
+    base, edited, fact, relation = (value for value in nll if value is not None)
+    assert base != edited
+    assert relation < fact < base
+    assert summary.sections["fact_and_relation_in_prompt"]["portability.greedy"].mean == 1
+    assert summary.base["portability.greedy"].mean == 0

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "sequence", "canonical"),
+    [
+        ("single", 1, 1, "single"),
+        ("batch:32", 32, 32, "batch:32"),
+        ("sequential:100", 1, 100, "sequential:100"),
+        ("batch:32,sequential:1000", 32, 1000, "batch:32,sequential:1000"),
+        ("sequential:1000, batch:32", 32, 1000, "batch:32,sequential:1000"),
+        ("batch:1", 1, 1, "single"),
+        ("sequential:1", 1, 1, "single"),
+        ("batch:1,sequential:7", 1, 7, "sequential:7"),
+        ("batch:8,sequential:8", 8, 8, "batch:8"),
+    ],
+)
+def test_schedule_has_a_canonical_form(text: str, batch: int, sequence: int, canonical: str) -> None:
+    found = Schedule.parse(text)
+    assert (found.batch, found.sequence, str(found)) == (batch, sequence, canonical)
+    assert Schedule.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequentail:10", "unknown schedule 'sequentail', did you mean 'sequential'"),
+        ("", "unknown schedule ''"),
+        ("batch", "batch needs a number of edits, found ''"),
+        ("batch:0", "found '0'"),
+        ("batch:-3", "found '-3'"),
+        ("batch:²", "found '²'"),
+        ("sequential:many", "found 'many'"),
+        ("single:3", "single takes no number"),
+        ("single,batch:3", "'batch:3' repeats an earlier part"),
+        ("batch:3,single", "'single' repeats an earlier part"),
+        ("batch:3,batch:4", "'batch:4' repeats an earlier part"),
+        ("batch:64,sequential:32", "a batch of 64 is larger than a sequence of 32 edits; write batch:32"),
+    ],
+)
+def test_schedule_refuses_other_text(text: str, message: str) -> None:
+    with pytest.raises(KgEditError, match=message):
+        Schedule.parse(text)
+
+
+@pytest.mark.parametrize(("schedule", "records"), [("single", 1), ("batch:3", 3)])
+def test_records_of_one_step_are_scored_once_after_it(schedule: str, records: int) -> None:
+    (scoring,) = CurvePlan.of(Schedule.parse(schedule)).scorings(records)
+    assert (scoring.places, scoring.edits, scoring.last) == (tuple(range(records)), records, True)
+
+
+def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
+    found = list(CurvePlan.of(Schedule.parse("sequential:7"), 3).scorings(7))
+    assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in found] == [
+        (1, (0,), False),
+        (2, (1,), False),
+        (3, (0, 1, 2), True),
+        (4, (3,), False),
+        (5, (4,), False),
+        (6, (0, 1, 2, 3, 4, 5), True),
+        (7, (0, 1, 2, 3, 4, 5, 6), True),
+    ]
+
+
+def test_point_inside_a_batch_comes_after_it() -> None:
+    found = list(CurvePlan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
+    assert [(scoring.edits, scoring.on_curve) for scoring in found] == [(4, False), (8, True), (10, True)]
+    assert [list(scoring.step) for scoring in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_curve_has_about_ten_points_by_default() -> None:
+    on_curve = [s.edits for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000) if s.on_curve]
+    assert on_curve == list(range(100, 1001, 100))
+    assert [s.edits for s in CurvePlan.of(Schedule.parse("sequential:4")).scorings(4) if s.on_curve] == [1, 2, 3, 4]
+
+
+def test_many_earlier_records_are_sampled_evenly() -> None:
+    found = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
+    assert found[101] == (100,)
+    assert len(found[500]) == CURVE_RECORDS + 1  # its own one too
+    assert (found[500][0], found[500][-1]) == (0, 499)
+    assert all(4 <= b - a <= 5 for a, b in zip(found[500][:99], found[500][1:100], strict=True))
+    assert found[1000] == tuple(range(1000))
+
+
+def test_sample_limits_the_records_of_each_point() -> None:
+    plan = CurvePlan.of(Schedule.parse("batch:2,sequential:9"), 4, sample=3)
+    found = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
+    assert found == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
+    assert plan.scored("abcdefghi") == ["a", "b", "c", "d", "f", "g"]
+    assert CurvePlan.of(Schedule.parse("sequential:9")).scored("abcdefghi") == "abcdefghi"
+
+
+def test_shards_deal_every_item_once() -> None:
+    items = list(range(10))
+    dealt = [Shard.parse(f"{part}/4").deal(items) for part in range(4)]
+    assert dealt[1] == [1, 5, 9]
+    assert sorted(item for part in dealt for item in part) == items
+    assert Shard().deal(items) == items
+    assert str(Shard.parse(" 2 / 3 ")) == "2/3"
+
+
+@pytest.mark.parametrize("text", ["", "4/4", "1", "-1/3", "a/b", "0/0", "1/2/3"])
+def test_shard_refuses_other_text(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
+        Shard.parse(text)

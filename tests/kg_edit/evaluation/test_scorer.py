@@ -1,0 +1,190 @@
+"""Real records of every kind on a tiny model: what a section has, before and after an edit."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.datasets.record import Probe, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.metrics.catalogue import metrics_for
+from kg_edit.evaluation.records import Section
+from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.questions import answers, choices, fact
+from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
+from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+
+ROWS = {
+    "counterfact": FLAT,
+    "mquake": MQUAKE,
+    "zsre": ZSRE,
+    "ripple-edits": RIPPLE,
+    "knowedit": FACT,
+    "popqa": POPQA,
+    "entity-inferences": ENTITY,
+}
+
+
+def read(name: str, folder: Path) -> BenchmarkRecord:
+    (record,) = find_dataset(name)(written(folder, ROWS[name]))
+    return record
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_section_has_all_metrics_of_its_case(name: str, model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read(name, tmp_path))
+    (section,) = score_cases(model, [case])
+    assert tuple(section.scores) == tuple(metrics_for(case))
+    assert Section.model_validate_json(section.model_dump_json()) == section
+    missing = {metric for metric, value in section.scores.items() if value is None}
+    wanted = {metric for metric in metrics_for(case) if metric not in ("efficacy.prob",)}
+    assert {metric for metric in missing if "unchanged" in metric} == {
+        metric for metric in wanted if "unchanged" in metric
+    }  # there is nothing to compare with
+
+
+@pytest.mark.parametrize("name", ["counterfact", "zsre"])
+def test_locality_compares_with_the_sections_of_the_unedited_model(
+    name: str, model: LanguageModel, tmp_path: Path
+) -> None:
+    case = Case.of(read(name, tmp_path))
+    base = score_cases(model, [case])
+    (same,) = score_cases(model, [case], before=base)
+    assert same.scores["locality.unchanged"] == 1
+    with Nudge(model, NudgeConfig(scale=50)).update([case.edit]).applied(model):
+        (edited,) = score_cases(model, [case], before=base)
+    (pair,) = case.predicted_pairs
+    before, after = (found.predicted[pair.prompt][pair.candidate] for found in (base[0], edited))
+    expected = sum(old == new for old, new in zip(before, after, strict=True)) / len(before)
+    assert edited.scores["locality.unchanged"] == expected < 1
+
+
+def test_conditions_are_judged_by_the_unedited_models_section(model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read("ripple-edits", tmp_path))
+    (base,) = score_cases(model, [case])
+    condition = "The place of birth of Bob is"
+    assert condition in base.texts
+    assert base.scores["ripple.CI"] is None  # a random model knows nothing
+    changed = base.model_copy(update={"texts": {**base.texts, condition: " Rome"}})
+    (edited,) = score_cases(model, [case], before=[changed])
+    assert edited.scores["ripple.CI"] == 0
+
+
+def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> None:
+    case = Case.of(read("mquake", tmp_path))
+    (section,) = score_cases(model, [case])
+    assert len(case.edits) == 2
+    assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
+
+
+@pytest.mark.slow
+def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
+    cases = []
+    for name in ROWS:
+        folder = tmp_path / name
+        folder.mkdir()
+        cases.append(Case.of(read(name, folder)))
+    for case, section in zip(cases, score_cases(model, cases), strict=True):
+        (alone,) = score_cases(model, [case])
+        assert section.scores == pytest.approx(alone.scores, abs=1e-4, nan_ok=True)
+        assert section.texts == alone.texts
+
+
+def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
+    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
+    extras = ("fluency.ngram_entropy", "consistency.tfidf")
+    changed = record.model_copy(update={"references": ("LeBron James lives in Miami.",)})
+    (section,) = score_cases(model, [Case.of(changed, extras=extras)])
+    assert set(section.samples) == {"LeBron James lives in", "LeBron James's team is"}
+    assert all(section.scores[name] is not None for name in extras)
+
+
+def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    pool = answers(edits)
+    drawn = choices(edits[0], pool, seed=0)
+    assert drawn == choices(BenchmarkRecord(id="x", edits=edits[:1]), pool, seed=0)
+    assert Case.of(edits[0], choices=drawn) == Case(edit=edits[0], choices=drawn)
+    assert choices(BenchmarkRecord(id="x", edits=edits[:2]), pool, seed=0) == (*drawn, *choices(edits[1], pool, seed=0))
+
+
+def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: LanguageModel, tmp_path: Path) -> None:
+    """One pass over records of every kind, each on its own edited model; one of them on the model as it is."""
+    records = [read(name, tmp_path) for name in ROWS]
+    cases = [Case.of(record) for record in records]
+    method = Nudge(model, NudgeConfig())
+    patches = [None, *(method.update(record.edits) for record in records[1:])]
+    before = score_cases(model, cases)
+    together = score_cases(model, cases, before=before, patches=patches)
+    assert together[1].nll != before[1].nll, "the patch must be felt"
+    for case, patch, earlier, found in zip(cases, patches, before, together, strict=True):
+        with patch.applied(model) if patch else nullcontext():
+            (alone,) = score_cases(model, [case], before=[earlier])
+        assert found.texts == alone.texts
+        assert found.predicted == alone.predicted
+        assert found.scores == pytest.approx(alone.scores, abs=1e-4)
+
+
+def stated(edit: Edit, *names: str) -> Query:
+    return Query(prompt=edit.text, answers=(names or ("Rome",),), form="sentence")
+
+
+def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
+    (section,) = score_cases(model, [Case(edit=edit, probes=probes)])
+    return section.texts[edit.text]
+
+
+def test_probe_about_the_edits_own_prompt_has_room_for_an_answer(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    """The edit alone needs less, and gets less."""
+    edit = edits[0]
+    few, enough = (continuations(model, [edit.text], limits=[limit])[0] for limit in (10, ANSWER_TOKENS))
+    assert written_after(model, edit) == few != enough
+    other = Query(prompt="Rome is", answers=(("Rome",),), form="sentence")
+    conditional = Probe(measures="ripple.CI", queries=(other,), conditions=(stated(edit),))
+    for probe in (Probe(measures="edit", queries=(stated(edit),)), conditional):
+        assert written_after(model, edit, probe) == enough
+
+
+def test_prompt_that_is_only_scored_gets_no_longer_text(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    edit = edits[0]
+    probe = Probe(measures="efficacy", queries=(stated(edit),))
+    assert written_after(model, edit, probe) == written_after(model, edit)
+
+
+@pytest.mark.slow
+def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    edit, alias = edits[0], "the old, old city of Rome" + " by the river" * 10
+    length = len(model.tokenizer(alias)["input_ids"])
+    assert length > ANSWER_TOKENS
+    texts = [continuations(model, [edit.text], limits=[limit])[0] for limit in (ANSWER_TOKENS, length, length + 2)]
+    assert len(set(texts)) == 3
+    assert written_after(model, edit, Probe(measures="edit", queries=(stated(edit, "Rome", alias),))) == texts[-1]
+
+
+def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    """Each after the fact of its own edit."""
+    record = BenchmarkRecord(id="x", edits=edits[:2])
+    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    found = ceiling_cases(case)
+    assert found["fact_in_prompt"].facts == tuple(map(fact, edits[:2]))
+    assert [text.rpartition(". ")[2] for text in found["fact_and_relation_in_prompt"].facts] == [
+        "Lakers city Paris.",
+        "Lakers city London.",
+    ]
+    for name, section in zip(found, score_cases(model, list(found.values())), strict=True):
+        assert found[name].questions == case.questions
+        assert set(section.texts) == {question.question for question in case.questions}
+        assert None not in section.scores.values()
+
+
+def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    silent = edits[0].model_copy(update={"portability": ()})
+    record = BenchmarkRecord(id="x", edits=(silent, edits[1]))
+    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    assert ceiling_cases(case)["fact_in_prompt"].facts == (fact(edits[1]),)
+    assert ceiling_cases(Case.of(silent)) == {}

@@ -1,0 +1,296 @@
+"""Batches and sequences: what is edited on what, what is scored when, and from where a killed one resumes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import OutputError
+from kg_edit.evaluation import EvalConfig, Summary, evaluate
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.scorer import score_cases
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.scoring.questions import answers, choices
+from tests.everyday import keep_first
+from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluation.test_run import lines, phases
+
+Nll = Mapping[str, Mapping[str, float]]
+TEXT = "The quick brown fox jumps over the lazy dog. Where does the river Thames flow? " * 3
+
+
+@dataclass
+class Depends(Nudge):
+    """A change that depends on the weights it finds: made on another model, it is another one."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
+        ((name, pair),) = patch.factors.items()
+        with before.applied(self.model) if before else nullcontext():
+            right = weight_matrix(self.model.down_projection(1)).detach().sum(0)[:, None] / 9
+        return WeightPatch(factors={name: Factors(left=pair.left, right=right)})
+
+
+def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequence[Edit]]) -> Patch:
+    """Each batch edited on the model with the earlier ones in it, written out."""
+    patch: Patch = WeightPatch(factors={})
+    for batch in batches:
+        patch = patch + method.update(batch, before=patch)
+    return patch
+
+
+def assert_near(found: Nll, expected: Nll) -> None:
+    """Rows that are scored together round otherwise than alone."""
+    assert found.keys() == expected.keys()
+    for prompt, candidates in expected.items():
+        assert found[prompt] == pytest.approx(candidates, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "cuts"),
+    keep_first(
+        [
+            ("batch:4", [[range(0, 4)], [range(4, 8)], [range(8, 10)]]),
+            ("sequential:5", [[range(i, i + 1) for i in range(5)], [range(i, i + 1) for i in range(5, 10)]]),
+            (
+                "batch:2,sequential:5",
+                [[range(0, 2), range(2, 4), range(4, 5)], [range(5, 7), range(7, 9), range(9, 10)]],
+            ),
+        ],
+        keep=1,
+        unpack=True,
+    ),
+)
+def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
+    schedule: str, cuts: list[list[range]], model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    edits = edits[:10]
+    original = weight_matrix(model.down_projection(1)).detach().clone()
+    evaluate(Depends(model), model, edits, out=tmp_path, config=EvalConfig(schedule=schedule))
+    assert torch.equal(weight_matrix(model.down_projection(1)), original)
+    found = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
+    pool = answers(edits)
+    for sequence in cuts:
+        batches = [[edits[place] for place in batch] for batch in sequence]
+        with sequence_patch(Depends(model), model, batches).applied(model):
+            for edit in (edit for batch in batches for edit in batch):
+                (section,) = score_cases(model, [Case(edit=edit, choices=choices(edit, pool, seed=0))])
+                assert found[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
+                assert_near(found[edit.id]["nll"], section.nll)
+
+
+@pytest.mark.slow
+def test_sequence_is_scored_after_each_at_points_and_after_all(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(
+        Depends(model),
+        model,
+        edits[:5],
+        out=tmp_path,
+        config=EvalConfig(schedule="sequential:4", evaluate_every=2, general=TEXT),
+    )
+    found = Counter((line["id"], line["phase"]) for line in phases(tmp_path))
+    assert max(found.values()) == 1
+    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    assert scored == [
+        *[("case-0", "after:1"), ("case-0", "after:2"), ("case-1", "after:2"), ("case-2", "after:3")],
+        *[(f"case-{place}", "edited") for place in range(5)],
+    ]
+    points = [json.loads(line) for line in (tmp_path / "general.jsonl").read_text().splitlines()]
+    assert [(point["sequence"], point["edits"]) for point in points] == [(0, 0), (0, 2), (0, 4), (1, 0), (1, 1)]
+    assert points[0]["scores"] == points[3]["scores"] != points[1]["scores"]
+    curve = summary.curve or ()
+    assert [(point.edits, point.n) for point in curve] == [(0, 5), (1, 1), (2, 2), (4, 4)]
+    assert curve[0].general == points[0]["scores"]
+    assert summary == Summary.load(tmp_path / "summary.json")
+    own = {f"case-{place}": f"after:{place + 1}" for place in range(3)} | {"case-3": "edited", "case-4": "edited"}
+    just = [record["sections"][own[record["id"]]]["scores"]["portability.nll"] for record in lines(tmp_path)]
+    assert (summary.just_edited or {})["portability.nll"].mean == pytest.approx(sum(just) / 5)
+    assert summary.just_edited != summary.edited
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_sample_edits_all_records_and_scores_few(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    config = EvalConfig(schedule="batch:2,sequential:8", evaluate_every=4, sample=2)
+    run = partial(evaluate, Depends(model), model, edits[:8], config=config)
+    summary = run(out=tmp_path / "whole")
+    found = [(line["id"], line["phase"]) for line in phases(tmp_path / "whole")]
+    assert [name for name, phase in found if phase == "edit"] == [f"case-{place}" for place in range(8)]
+    assert [name for name, phase in found if phase == "base"] == ["case-0", "case-2", "case-4"]
+    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    assert scored == [("case-0", "after:4"), ("case-2", "after:4"), ("case-0", "edited"), ("case-4", "edited")]
+    assert summary.just_edited is None
+    assert [(point.edits, point.n) for point in summary.curve or ()] == [(0, 3), (4, 2), (8, 2)]
+    assert summary.provenance["counts"]["edited"]["efficacy.prob"] == 2
+
+    cut = tmp_path / "cut"  # killed after the second step: the last lines are missing
+    shutil.copytree(tmp_path / "whole", cut)
+    (cut / "summary.json").unlink()
+    lines_before = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)[:8]
+    (cut / "records.jsonl").write_bytes(b"".join(lines_before))
+    again = run(out=cut)
+    assert (again.edited, again.curve) == (summary.edited, summary.curve)
+
+
+def test_batch_has_no_curve(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="batch:3"))
+    assert (summary.just_edited, summary.curve) == (None, None)
+    assert method.calls == ["case-0 case-1 case-2"]
+
+
+def test_general_ability_under_single_is_the_mean_over_edited_models(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(general=TEXT))
+    before, after = summary.curve or ()
+    assert (before.edits, after.edits, after.n) == (0, 1, 2)
+    assert before.general != after.general
+    assert not (tmp_path / "curve.svg").exists()
+
+
+@pytest.mark.slow
+def test_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    method = Depends(model, NudgeConfig(failing=("case-0", "case-2")))
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3"))
+    assert summary.provenance["failed"] == 2
+    first, second, third = lines(tmp_path)
+    assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
+    assert_near(first["sections"]["after:1"]["nll"], first["sections"]["base"]["nll"])  # nothing was in the model yet
+    with Depends(model).update(edits[1:2]).applied(model):
+        cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
+        for record, case in zip((first, second, third), cases, strict=True):
+            (section,) = score_cases(model, [case])
+            assert_near(record["sections"]["edited"]["nll"], section.nll)
+
+
+def test_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """The second edit is finite, and the model with it is not."""
+    method = Overwhelming(model)
+    summary = evaluate(method, model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
+    assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 3)
+    assert {summary.edited[name].mean for name in ("efficacy.prob", "paraphrase.prob", "neighborhood.prob")} == {0}
+    assert "portability.nll" not in summary.edited
+    last = (summary.curve or ())[-1]
+    assert (last.n, last.failed, last.general_failed) == (3, 3, 1)
+    assert "not finite" in lines(tmp_path)[0]["error"]
+    assert (summary.just_edited or {})["portability.nll"].mean is not None  # of the first, right after its edit
+
+
+def test_single_edit_that_breaks_the_model_counts_as_0(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path)
+    assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 1)
+    assert summary.base["neighborhood.prob"].mean != 0 and summary.edited["neighborhood.prob"].mean == 0
+
+
+@dataclass
+class Overwhelming(Nudge):
+    """The second of its changes is finite, but too large for the model's numbers."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().update(edits, before=before)
+        if edits[0].id != "case-1":
+            return patch
+        ((name, pair),) = patch.factors.items()
+        return WeightPatch(factors={name: Factors(left=pair.left * 1e30, right=pair.right * 1e8)})
+
+
+@pytest.mark.slow
+def test_sequence_resumes_from_its_patches(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    """Cut in every third line: what was made is not made again, and the rest comes out the same."""
+    whole, config = tmp_path / "whole", EvalConfig(schedule="batch:2,sequential:4", general=TEXT)
+    expected = evaluate(Depends(model), model, edits[:5], out=whole, config=config)
+    lines_before = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines_before), 3):
+        part = tmp_path / f"cut-{cut}"
+        shutil.copytree(whole, part)
+        (part / "records.jsonl").write_bytes(
+            b"".join(lines_before[:cut]) + lines_before[cut][: len(lines_before[cut]) // 2]
+        )
+        method = Depends(model)
+        again = evaluate(method, model, edits[:5], out=part, config=config)
+        made = sum(b'"phase":"edit"' in line for line in lines_before[:cut])
+        left = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if made < size]
+        assert method.calls == [*left, "case-4"]  # alone in its sequence, it stores no patch
+        assert without_times(part) == without_times(whole)
+        cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
+        assert again.model_copy(update=cost) == expected.model_copy(update=cost)
+
+
+def without_times(out: Path) -> list[dict[str, object]]:
+    return [{name: value for name, value in line.items() if name not in ("seconds", "memory")} for line in phases(out)]
+
+
+@pytest.mark.parametrize("field", keep_first(["schedule", "evaluate_every", "general_sha256", "shard"], keep=1))
+def test_other_schedule_is_another_run(
+    field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    evaluate(
+        method,
+        model,
+        edits[:2],
+        out=tmp_path,
+        config=EvalConfig(schedule="sequential:2", evaluate_every=1, general=TEXT),
+    )
+    with pytest.raises(OutputError, match=rf"{field}.*--out"):
+        evaluate(
+            method,
+            model,
+            edits[:2],
+            out=tmp_path,
+            config=EvalConfig(
+                schedule="batch:2" if field == "schedule" else "sequential:2",
+                evaluate_every=None if field == "schedule" else 2 if field == "evaluate_every" else 1,
+                general=None if field == "general_sha256" else TEXT,
+                shard="0/2" if field == "shard" else None,
+            ),
+        )
+
+
+def test_edits_of_a_record_are_computed_and_fail_as_one(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    """Two records of two edits each (MQuAKE's kind); the second edit of the first record fails."""
+    records = [BenchmarkRecord(id=name, edits=pair) for name, pair in (("a", edits[:2]), ("b", edits[2:4]))]
+    method = Depends(model, NudgeConfig(failing=("case-1",)))
+    summary = evaluate(method, model, records, out=tmp_path, config=EvalConfig(schedule="batch:2"))
+    assert (summary.n, summary.provenance["failed"]) == (2, 1)
+    first, second = lines(tmp_path)
+    assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
+    assert method.calls[-1] == "case-2 case-3"
+    with Depends(model).update(edits[2:4]).applied(model):
+        case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
+        (section,) = score_cases(model, [case])
+    assert_near(second["sections"]["edited"]["nll"], section.nll)
+
+
+def test_step_that_memory_halved_is_recorded(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    evaluate(Cramped(model), model, edits[:4], out=tmp_path, config=EvalConfig(schedule="batch:4"))
+    assert [line.get("batch") for line in phases(tmp_path) if line["phase"] == "edit"] == [2] * 4
+
+
+@dataclass
+class Cramped(Nudge):
+    """Has memory for two edits at a time."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        if len(edits) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().update(edits, before=before)
