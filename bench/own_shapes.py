@@ -8,7 +8,7 @@ questions; prompts in German, Chinese and Korean. Printed a shape: success if as
 prompt alone; after a sentence; and locality prompts whose text stays the same. Ends with one JSON line.
 
 Methods that read a graph get one that has each new object, without a statement. MEND takes its plain step where
-`--set mend:network=…` names no trained one. A method that can't run (glame-net without its network) is reported.
+`--set mend:network=…` names no trained one. A method that can't run (MEND without its network) is reported.
 """
 
 from __future__ import annotations

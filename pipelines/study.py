@@ -208,7 +208,7 @@ def _setting(text: str) -> tuple[str, str, Any]:
     place, equals, value = text.partition("=")
     method, dot, key = place.partition(".")
     if not (equals and dot):
-        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD.KEY=VALUE, as in glame-net.network=net/")
+        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD.KEY=VALUE, as in mend.network=net/")
     try:
         return method, key, json.loads(value)
     except json.JSONDecodeError:

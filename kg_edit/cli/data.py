@@ -200,7 +200,7 @@ def edits(
     from kg_edit.edits.files import check_writable_name, write_edits
 
     check_writable_name(out)
-    from kg_edit.methods.glame_net.examples import with_questions
+    from kg_edit.methods.mend.questions import with_questions
     from kg_edit.ripples.drawn import with_neighbours
 
     table, found, excluded = draw_edits(graph, relations, n=n, seed=seed, exclude=exclude, contact=contact)
@@ -219,7 +219,6 @@ def draw_edits(
     relations: str | None,
     *,
     n: int,
-    per_subject: int = 1,
     seed: int,
     exclude: list[Path] | None,
     contact: str | None,
@@ -230,7 +229,6 @@ def draw_edits(
         graph: the texts of ``--graph``.
         relations: the relations r, such as P17,P19; None: all packaged ones.
         n: the number of edits.
-        per_subject: the maximum number of edits per subject.
         seed: random seed.
         exclude: benchmarks whose s and o* are not used.
         contact: e-mail address or URL for the endpoints of Wikimedia.
@@ -254,9 +252,7 @@ def draw_edits(
         raise ConfigError("edits are drawn from a graph: give --graph, such as --graph extract")
     table = FactTable(opened, words)
     with doing("drawing edits from the graph"):
-        edits = training_edits(
-            table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded, per_subject=per_subject
-        )
+        edits = training_edits(table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded)
     return table, edits, excluded
 
 

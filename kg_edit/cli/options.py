@@ -89,9 +89,6 @@ Relations = Annotated[
     str | None, typer.Option(show_default="all packaged ones", help="Relations r of the edits, such as `P17,P19`.")
 ]
 EditCount = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of edits drawn from the graph.")]
-PerSubject = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Maximum number of edits per subject, each with a different o*.")
-]
 Exclude = Annotated[
     list[Path] | None,
     typer.Option(

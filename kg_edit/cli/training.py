@@ -1,7 +1,6 @@
-"""`kg-edit ke train`, `mend train`, `serac train` and `glame-net train`: train the network that a method edits with.
+"""`kg-edit ke train`, `mend train` and `serac train`: train the network that a method edits with.
 
-KE, MEND and SERAC learn from a file of edits, glame-net from edits that are drawn from a graph. The result is a folder
-for `--set network=FOLDER`.
+They learn from a file of edits. The result is a folder for `--set network=FOLDER`.
 """
 
 from __future__ import annotations
@@ -13,22 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.data import draw_edits
 from kg_edit.cli.method_plan import load, parse_settings
-from kg_edit.cli.options import (
-    Contact,
-    DatasetName,
-    Device,
-    Dtype,
-    EditCount,
-    Exclude,
-    Graph,
-    ModelName,
-    Out,
-    PerSubject,
-    Relations,
-    Seed,
-)
+from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -75,27 +60,13 @@ _LOSSES = {  # method: (column, field of a validation, decimals)
         ("others out of scope", "outside", 2),
         ("loss", "total", 3),
     ),
-    "glame-net": (
-        ("-log p (o*)", "nll", 3),
-        ("predicts o*", "greedy", 2),
-        ("KL", "kl", 4),
-        ("questions", "composed", 3),
-        ("held-out questions", "held_out", 3),
-        ("loss", "total", 4),
-    ),
 }
-
-
-def _group(about: str) -> typer.Typer:
-    """Return a group of commands; with a callback, typer keeps the name of its only command."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=about)
-    app.callback()(lambda: None)
-    return app
 
 
 def _learner(method: str) -> typer.Typer:
     """Return the group of a method whose network learns from a file of edits, with its command ``train``."""
-    app = _group(_TRAINS[method])
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=_TRAINS[method])
+    app.callback()(lambda: None)  # with a callback, typer keeps the name of an only command
 
     @app.command(help=f"{_TRAINS[method]}\n{_LEARNS.format(method)}")
     def train(
@@ -176,50 +147,6 @@ def training_records(
     return left
 
 
-glame_net = _group("Train the editing network of glame-net.")
-
-
-@glame_net.command("train")
-def train_glame_net(
-    out: Out,
-    graph: Graph = None,
-    relations: Relations = None,
-    n: EditCount = 3000,
-    per_subject: PerSubject = 1,
-    exclude: Exclude = None,
-    model: ModelName = "smollm2-135m",
-    steps: Steps = None,
-    preset: Preset = "default",
-    settings: Settings = None,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    contact: Contact = None,
-) -> None:
-    """Train an R-GNN on edits drawn from a graph, for `--method glame-net --set network=OUT`.
-
-    `--exclude` keeps the s and o* of a benchmark out of the training edits, and out of the neighbours of their o*, so
-    that the method can be evaluated on it.
-
-    Examples:
-
-    - `kg-edit glame-net train --graph wikidata.nt.gz --relations P17,P19 --exclude ripples.json --out net/`
-    """
-    check_model_name(model)
-    from kg_edit.methods.glame_net.network import NetTraining
-    from kg_edit.methods.glame_net.training import train
-    from kg_edit.storage.run_folder import check_folder
-
-    config = NetTraining.preset(preset, {"seed": seed, **parse_settings(settings or [], steps=steps)})
-    check_folder(out)
-    table, edits, excluded = draw_edits(
-        graph, relations, n=n, per_subject=per_subject, seed=seed, exclude=exclude, contact=contact
-    )
-    manifest = train(load(model, dtype, device), table.graph, edits, config, out, excluded=excluded)
-    _show("glame-net", manifest, out)
-    stdout().print(f"trained on {manifest.examples} edits with {manifest.targets} o*")
-
-
 def _show(method: str, manifest: Any, out: Path) -> None:
     """Print the losses of each validation, and how the method uses the network."""
     from rich.table import Table
@@ -231,14 +158,11 @@ def _show(method: str, manifest: Any, out: Path) -> None:
         values = [(getattr(found, field), decimals) for _, field, decimals in _LOSSES[method]]
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
         table.add_row(f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells)
-    held_out = "edits with held-out o*" if method == "glame-net" else "held-out edits"
-    stdout().print(table, f"measured on {held_out}, each edited alone; * marks the saved step")
-    graph = " --graph GRAPH" if method == "glame-net" else ""
+    stdout().print(table, "measured on held-out edits, each edited alone; * marks the saved step")
     stdout().print(
-        f"{plain(str(out))}: network.safetensors, run.json; "
-        f"use --method {method}{graph} --set network={plain(str(out))}",
+        f"{plain(str(out))}: network.safetensors, run.json; use --method {method} --set network={plain(str(out))}",
         soft_wrap=True,
     )
 
 
-groups = {method: _learner(method) for method in _TRAINS} | {"glame-net": glame_net}
+groups = {method: _learner(method) for method in _TRAINS}

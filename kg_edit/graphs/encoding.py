@@ -19,7 +19,7 @@ from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.models.replay import RecordedBlocks, block_output
+from kg_edit.models.replay import block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
@@ -117,25 +117,6 @@ def label_vectors(
             last, mean = state[-1], state[-tokens:].mean(0)
             vectors[label] = {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
     return torch.stack([vectors[label] for label in labels]).float()
-
-
-@torch.no_grad()
-def label_readings(model: LanguageModel, labels: Sequence[str], *, layers: Sequence[int]) -> dict[str, Tensor]:
-    """Return the input of each block of ``layers`` for labels read alone: [2 layers d] in float32, by label.
-
-    For each block: the state of a label's last token, then the mean over its tokens, each scaled to root mean square 1.
-    Block 0 reads the embeddings. The document's start is put before a label; no block above the last of ``layers``
-    runs.
-    """
-    readings: dict[str, Tensor] = {}
-    blocks = range(min(layers), max(layers) + 1)
-    for padded, some in _batches(model, labels, start_token=True):
-        record, _ = RecordedBlocks.record(model, padded, blocks, all_inputs=True)
-        states = torch.stack([record.inputs[layer].to(model.device).float() for layer in layers], 1)
-        for (label, tokens), state in zip(some, states, strict=True):  # [layers, tokens, d]
-            pooled = torch.stack([state[:, -1], state[:, -tokens:].mean(1)], 1)  # [layers, 2, d]
-            readings[label] = _unit_rms(pooled).flatten()
-    return readings
 
 
 def _batches(

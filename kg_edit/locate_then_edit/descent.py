@@ -80,11 +80,11 @@ class FreeDelta:
       a share of the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better:
       hundreds of changes found by ``momentum`` cost more of the model's other text (docs/speed.md).
 
-    It starts at ``start``, or at 0. After each step delta is rescaled if its norm exceeds r.
+    It starts at 0. After each step delta is rescaled if its norm exceeds r.
     """
 
-    def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
-        self._delta = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
+    def __init__(self, value: Tensor, config: StepSettings) -> None:
+        self._delta = torch.zeros_like(value).requires_grad_()
         self._limit = config.clamp_norm_factor * value.norm()
         self._optimizer: torch.optim.Optimizer
         if config.optimiser == "adam":
@@ -93,7 +93,6 @@ class FreeDelta:
             length = config.learning_rate * float(self._limit)
             self._optimizer = torch.optim.SGD([self._delta], lr=length, momentum=_MOMENTUM)
         self._normalised = config.optimiser == "momentum"
-        self._clamp()
 
     def change(self) -> Tensor:
         """Return the current change m* - m, [d]; a leaf tensor."""

@@ -1,7 +1,7 @@
-"""Draw training edits for glame-net from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
+"""Draw training edits from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
 
 Candidates for the subjects are drawn in an order of hashes, four times as many as needed; the most mentioned ones are
-taken. Each subject is edited with up to ``per_subject`` different o*. The things that a benchmark edits are left out
+taken. The things that a benchmark edits are left out
 (`Excluded`): its subjects and new objects are never a subject, an o*, or a neighbour of an o*.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 from typing import Self
 
 from kg_edit.datasets.record import BenchmarkRecord
@@ -46,9 +46,7 @@ class Excluded:
         return item in self.ids or (label or "").casefold() in self.names
 
 
-def training_edits(
-    table: FactTable, relations: Sequence[str], *, n: int, seed: int, excluded: Excluded, per_subject: int
-) -> list[Edit]:
+def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: int, excluded: Excluded) -> list[Edit]:
     """Draw at most ``n`` edits, alternating between the relations.
 
     Raises:
@@ -62,15 +60,7 @@ def training_edits(
             )
     wanted = -(-n // len(relations))
     drawn = [
-        _of_relation(
-            table,
-            relation,
-            template=_template(templates, relation),
-            n=wanted,
-            seed=seed,
-            excluded=excluded,
-            per_subject=per_subject,
-        )
+        _of_relation(table, relation, template=_template(templates, relation), n=wanted, seed=seed, excluded=excluded)
         for relation in relations
     ]
     edits = [edit for edit in chain.from_iterable(zip_longest(*drawn)) if edit][:n]
@@ -82,7 +72,7 @@ def training_edits(
 
 
 def _of_relation(
-    table: FactTable, relation: str, *, template: str, n: int, seed: int, excluded: Excluded, per_subject: int
+    table: FactTable, relation: str, *, template: str, n: int, seed: int, excluded: Excluded
 ) -> list[Edit]:
     """At most ``n`` edits of one relation."""
     pairs = table.pairs(relation)
@@ -92,13 +82,12 @@ def _of_relation(
         return is_plain(label) and not excluded.has(item, label)
 
     # Subjects: candidates in hash order, and of these the most mentioned ones.
-    wanted = -(-n // per_subject)
     some = sorted({s for s, _ in pairs}, key=lambda item: hashed(seed, "subject", relation, item))
-    some = some[: _CANDIDATES * wanted]
+    some = some[: _CANDIDATES * n]
     mentions = table.mentions(some)
-    known = sorted(some, key=lambda item: (-mentions[item], item))[: 2 * wanted]
+    known = sorted(some, key=lambda item: (-mentions[item], item))[: 2 * n]
     table.read(known)
-    subjects = [item for item in known if usable(item)][:wanted]
+    subjects = [item for item in known if usable(item)][:n]
 
     # Objects that may be an o*: of the relation's class, still existing, with plain names, not excluded.
     counts = Counter(o for _, o in pairs)
@@ -108,13 +97,13 @@ def _of_relation(
     targets = [o for o in frequent if usable(o) and table.is_now(o) and fits(table, o, rule)]
 
     # A hash determines the o* of each subject.
-    by_subject = []
+    edits = []
     for subject in subjects:
         own = {subject, *table.objects(subject, relation)}
         order = sorted(targets, key=lambda o, subject=subject: hashed(seed, subject, relation, o))  # type: ignore[misc]
-        fitting = (o for o in order if o not in own and apart(table, subject, o))
-        by_subject.append(
-            [
+        target = next((o for o in order if o not in own and apart(table, subject, o)), None)
+        if target:
+            edits.append(
                 Edit(
                     id=f"{subject} {relation} {target}",
                     subject=table.label(subject) or "",
@@ -125,11 +114,8 @@ def _of_relation(
                     relation_id=relation,
                     target_new_id=target,
                 )
-                for target in islice(fitting, per_subject)
-            ]
-        )
-    # Each subject is edited once before any subject is edited again.
-    return [edit for edit in chain.from_iterable(zip_longest(*by_subject)) if edit][:n]
+            )
+    return edits
 
 
 def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, excluded: Excluded) -> list[Edit]:

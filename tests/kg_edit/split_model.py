@@ -20,7 +20,6 @@ from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation import EvalConfig, evaluate
-from kg_edit.methods.glame_net.training import train as train_net
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac
 from kg_edit.models.language_model import LanguageModel
@@ -28,7 +27,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.tracing.run import locate
 from kg_edit.tracing.trace import TraceSettings, facts_of
 from tests.kg_edit import second_device
-from tests.kg_edit.methods.glame_net import examples as net
 from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
 from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method, weights_of
@@ -93,17 +91,6 @@ def _trained(model: LanguageModel) -> Tensor:
     return torch.tensor([validation.total for validation in found.validations])
 
 
-def _net_trained(model: LanguageModel) -> Tensor:
-    """With the edited block on the network's device, and on the other one."""
-    found: list[float] = []
-    for layer in (1, 3):
-        with TemporaryDirectory() as folder:
-            chosen = net.quick(layer=layer, steps=4)
-            trained = train_net(model, net.graph(), net.edits(), chosen, Path(folder), progress=False)
-        found += [validation.total for validation in trained.validations]
-    return torch.tensor(found)
-
-
 def _serac_trained(model: LanguageModel) -> Tensor:
     """With states of the last block."""
     with TemporaryDirectory() as folder:
@@ -114,7 +101,6 @@ def _serac_trained(model: LanguageModel) -> Tensor:
 JOBS: dict[str, Job] = {
     **{name: partial(_edited, name) for name in METHODS},
     "evaluate": _evaluated,
-    "glame-net train": _net_trained,
     "locate": _traced,
     "mend train": _trained,
     "serac train": _serac_trained,

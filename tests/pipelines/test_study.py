@@ -76,20 +76,20 @@ def test_ripples_with_a_control(
 
 
 def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
-    given = ("--rows", "glame:code+none,glame-net", "--set", "glame-net.network=net/", "--set", "glame-net.steps=3")
-    glame, net = rows(study, *given, "--seed", "1", "--label", "three steps")
+    given = ("--rows", "glame:code+none,rome", "--set", "rome.clamp_norm_factor=4", "--set", "rome.steps=3")
+    glame, rome = rows(study, *given, "--seed", "1", "--label", "three steps")
     assert (glame.said(), glame.folder()) == (
         "code, three steps, no graph, seed 1",
         "glame-code-three-steps-no-graph-seed-1",
     )
-    assert (glame.settings, net.settings) == ({"seed": 1}, {"network": "net/", "steps": 3, "seed": 1})
+    assert (glame.settings, rome.settings) == ({"seed": 1}, {"clamp_norm_factor": 4, "steps": 3, "seed": 1})
 
 
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
-    without = {"glame-net", "ke", "mend", "serac"}
+    without = {"ke", "mend", "serac"}
     assert {row.method for row in rows(study)} == set(method_names()) - without
     given = ("--set", "serac.untrained=true", "--set", "mend.network=mend/")
-    assert {row.method for row in rows(study, *given)} == set(method_names()) - {"glame-net", "ke"}
+    assert {row.method for row in rows(study, *given)} == set(method_names()) - {"ke"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
         (("--rows", "glame+wrng"), "unknown control 'wrng', did you mean 'wrong'"),
         (("--rows", "rome+wrong"), "rome reads no graph"),
         (("--rows", "romee"), "did you mean 'rome'"),
-        (("--rows", "glame", "--set", "glame-net.steps=3"), "unknown method of --set 'glame-net'"),
+        (("--rows", "glame", "--set", "memit.steps=3"), "unknown method of --set 'memit'"),
     ],
 )
 def test_an_option_without_effect_is_refused(study: ModuleType, given: tuple[str, ...], message: str) -> None:

@@ -217,7 +217,7 @@ class RankOneMethod(ValueMethod):
                 loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests)
 
             # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
-            proposals = self.proposals(edits, requests, loss.value)
+            proposals = [self.proposal(edit, value) for edit, value in zip(edits, loss.value, strict=True)]
             descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
         return [
             EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
@@ -243,12 +243,6 @@ class RankOneMethod(ValueMethod):
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
         """Return a further term of the loss, [edits], of m* - m and m [edits, d] each; none by default."""
         return change.new_zeros(len(change))
-
-    def proposals(
-        self, edits: Sequence[Edit], requests: Sequence[Request], values: Tensor
-    ) -> list[tuple[DeltaParameters, dict[str, Any]]]:
-        """Return `proposal` of each edit; ``values`` is m, [edits, d]."""
-        return [self.proposal(edit, value) for edit, value in zip(edits, values, strict=True)]
 
     @abstractmethod
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:

@@ -149,7 +149,6 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
         (("edit", "edits.jsonl", "--out", "out"), True),
         (("judge", "out", "--data", "edits.jsonl", "--judge", "http://localhost:1/v1"), True),
         (("mend", "train", "--data", "edits.jsonl", "--out", "out"), True),
-        (("glame-net", "train", "--graph", "graph.tsv", "--out", "out"), True),
         (("drift", "--data", "old.json", "--stream", "new.json", "--out", "out"), True),
         (("covariance", "--layers", "1"), True),
         (("covariance", "list"), False),

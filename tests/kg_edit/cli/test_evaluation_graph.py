@@ -31,18 +31,17 @@ def facts() -> PrivateGraph:
     return PrivateGraph(graph)
 
 
-@pytest.mark.parametrize("name", ["glame-plus", "glame-net", "glame", "rome-kg"])
+@pytest.mark.parametrize("name", ["glame-plus", "glame", "rome-kg"])
 def test_answers_of_probes_are_left_out(name: str) -> None:
-    """As `exclude_answers` asks, which glame-plus and glame-net set by default."""
-    own: dict[str, Any] = {"untrained": True} if name == "glame-net" else {}
+    """As `exclude_answers` asks, which glame-plus sets by default."""
     kind = find_method(name).config_class
     for excluded in (True, False):
-        config: Any = kind.preset("default", {**own, "exclude_answers": excluded})
+        config: Any = kind.preset("default", {"exclude_answers": excluded})
         source = guarded(facts(), config, [RECORD])
         assert source is not None
         graph = config.ask(source, EDIT)
         assert ("Rome" in graph) is not excluded and "Europe" in graph
-    assert kind.preset("default", own).exclude_answers is (name in ("glame-plus", "glame-net"))  # type: ignore[attr-defined]
+    assert kind.preset("default").exclude_answers is (name == "glame-plus")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("excluded", [True, False])

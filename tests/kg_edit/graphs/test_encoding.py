@@ -8,7 +8,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_readings, label_vectors
+from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_vectors
 from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
@@ -116,21 +116,6 @@ def test_graph_that_can_not_be_encoded_is_refused(spoil: object, message: str) -
     for look in (check_graph, encoded):
         with pytest.raises(GraphError, match=message):
             look(made)
-
-
-def test_label_readings_are_states_of_several_blocks() -> None:
-    """The input of block 2 is the output of block 1; that of block 0 is the embeddings."""
-    model, label = tiny("llama"), "Los Angeles Lakers"
-    found = label_readings(model, [label, "Rome", label], layers=(0, 2))
-    assert set(found) == {label, "Rome"}
-    readings = found[label].reshape(4, -1)
-    torch.testing.assert_close(readings.square().mean(-1), torch.ones(4))
-    one, mean = (label_vectors(model, [label], layer=1, pooling=how, start_token=True)[0] for how in ("last", "mean"))
-    for reading, wanted in ((readings[2], one), (readings[3], mean)):
-        torch.testing.assert_close(reading, wanted / wanted.square().mean().sqrt())
-    ids = model.tokenizer(label, add_special_tokens=False)["input_ids"]
-    embedded = model.model.get_input_embeddings().weight[ids[-1]].detach()
-    torch.testing.assert_close(readings[0], embedded / embedded.square().mean().sqrt())
 
 
 LABELS = ["Los Angeles", "place of birth", "Los Angeles", "a", "the city of Philadelphia in Pennsylvania"]

@@ -58,7 +58,7 @@ def test_fast_preset_uses_momentum_for_single_edits_only() -> None:
     for name in ("rome", "r-rome", "rome-kg", "glame-plus"):
         settings = find_method(name).config_class.preset("fast").model_dump()
         assert settings.items() >= MOMENTUM.items() and settings["descent_dtype"] == "bfloat16", name
-    for name in ("glame", "glame-batch", "glame-net", "memit", "memit-kg", "alphaedit", "emmet", "comeba"):
+    for name in ("glame", "glame-batch", "memit", "memit-kg", "alphaedit", "emmet", "comeba"):
         assert find_method(name).config_class.preset("fast").model_dump().get("optimiser", "adam") == "adam", name
 
 

@@ -13,7 +13,7 @@ _ADAPTER: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 # What a method needs that has no network of its own at hand
-UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("glame-net", "ke", "mend", "serac")}
+UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("ke", "mend", "serac")}
 
 QUICK: dict[str, dict[str, Any]] = {
     "adalora": {"steps": 4, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.05},
@@ -35,7 +35,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "glame-batch": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "glame-gnn": _RANK_ONE,
     "glame-mlp": _RANK_ONE,
-    "glame-net": {**_RANK_ONE, "recalled": 2, "stated": 1, **UNTRAINED["glame-net"]},
     "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1, "answers": {"steps": 2, "shown": 0, "others": 1}},
     "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
     "grace": {"layer": 1, "steps": 4},

@@ -131,7 +131,7 @@ def test_policies_give_different_subgraphs(name: str, wikidata: WikidataCache) -
 ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic", aliases=("the Adriatic Sea",))
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if name not in ("glame-plus", "glame-net")])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "glame-plus"])
 def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: WikidataCache, caplog: Any) -> None:
     """By the graph's own guard before it samples, and what only overlaps an answer after that."""
     caplog.set_level("INFO", logger="kg_edit.methods.base")
@@ -162,9 +162,8 @@ def test_exclude_answers_works_on_a_private_graph() -> None:
 
 def test_glame_plus_filters_answers_itself() -> None:
     """Word by word, as in runs made before: the graph is asked for everything."""
-    for name in ("glame-plus", "glame-net"):
-        config = settings(name)
-        assert config.exclude_answers and not config.guards_answers and config.model_dump()["exclude_answers"]
+    config = settings("glame-plus")
+    assert config.exclude_answers and not config.guards_answers and config.model_dump()["exclude_answers"]
 
 
 def test_direction_both_adds_incoming_statements(wikidata: WikidataCache) -> None:

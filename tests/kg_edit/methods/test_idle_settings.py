@@ -33,7 +33,6 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("glame-mlp", {"relations": False}, "setting relations"),
     ("rome", {"covariance": {"corpus": "text.txt", "seed": 7}}, r"setting covariance\.seed"),
     ("alphaedit", {"covariance": {"corpus": "text.txt", "seed": 7}}, r"setting covariance\.seed"),
-    ("glame-net", {"network": "net/", "answers": {}, "steps": 0, "recalled": 1}, "setting recalled"),
 ]
 
 

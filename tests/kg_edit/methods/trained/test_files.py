@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,12 @@ def test_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ModelError, match="has version 2 of its format, and this kg-edit reads version 1; update kg-edit"
     ):
         FORMAT.manifest(tmp_path / NETWORK, MendManifest)
+
+
+def test_network_of_another_size_is_refused_before_memory_is_used(tmp_path: Path) -> None:
+    wide = manifest().model_copy(update={"training": MendTraining(rank=2_000_000)})
+    FORMAT.write(tmp_path / NETWORK, manifest().network().state_dict(), wide)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"has the shape .*, expected \("):
+        load_mend(tmp_path, tiny("llama"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

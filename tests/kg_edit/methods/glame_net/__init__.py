@@ -1,1 +1,0 @@
-"""Tests of `kg_edit.methods.glame_net`."""
