@@ -9,7 +9,7 @@ A callback never changes a result.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -66,6 +66,17 @@ class LossLines(Callback):
         if self.lines:
             append_lines(path, self.lines)
             self.lines = []
+
+
+class StepNotes(Callback):
+    """Passes each step in words to a progress bar: one descent over a batch may take minutes."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        self._note = note
+
+    def on_step(self, edit: str, step: int, loss: float) -> None:
+        """Pass the step and its loss to the bar."""
+        self._note(f"step {step + 1}, loss {loss:.2f}")
 
 
 class LossFile(LossLines):

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.schedule import Shard
 from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.run_folder import check_folder
+from wikidata_cache.progress import Bar
 
 if TYPE_CHECKING:
     from kg_edit.cli.evaluation import Evaluation, Ready
@@ -54,7 +53,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
     folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
-    with tqdm(desc="shards", total=len(parts), disable=None) as bar:
+    with Bar(title="shards", unit="shard", total=len(parts)) as bar:
         _score_shards(ray, evaluation, folders, started=started, done=bar.update)
     return merge(out, list(folders.values()))
 

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from kg_edit.covariance.corpora import Corpus
 from kg_edit.covariance.files import (
@@ -33,6 +32,7 @@ from kg_edit.covariance.files import (
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, SecondMoment, doubling, flat_size, square
 from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,8 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     modules = ", ".join(identity.module for identity in position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
     title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
-    shown = None if progress else True  # tqdm's ``disable``: None shows the bar only in a terminal
     saved = time.monotonic()
-    with tqdm(total=wanted, initial=position.seen, desc=title, unit="token", disable=shown) as bar:
+    with Bar(title=title, unit="token", total=wanted, done=position.seen, shown=progress) as bar:
         for chunk in islice(corpus.chunks(model, tokens=wanted), sums.position.chunks, None):
             if sums.position.mine:
                 chunk.feed(tuple(sums.moments), sums.see)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, KgEditError
@@ -27,6 +26,7 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import normalised
 from wikidata_cache.endpoints.web import whole_reply
+from wikidata_cache.progress import Bar
 
 PROMPT = (
     "Question: {question}\nRight answers: {answers}\nGiven answer: {text}\n\n"
@@ -156,7 +156,7 @@ def judge_run(
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
         )
-    for verdict, names in tqdm(wanted, desc="judge", disable=None):
+    for verdict, names in Bar(wanted, title="judge", unit="answer"):
         if verdict.key not in known:
             right, reply = judge.verdict(verdict.question, names, verdict.text)
             known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})

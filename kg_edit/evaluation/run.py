@@ -14,8 +14,6 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
@@ -62,6 +60,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import answers
 from kg_edit.storage.run_folder import Settings, by_content, claim, difference, folder_lock, is_run, read_settings
+from wikidata_cache.progress import Bar
 
 TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
 FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many
@@ -126,7 +125,7 @@ def evaluate(
             method.prepare()
             note_environment(out, environment(method, model, data))
         total, left = (sum(len(sequence.items) for sequence in some) for some in (own, todo))
-        with tqdm(desc=method.name, initial=total - left, total=total, disable=None) as bar:
+        with Bar(title=method.name, unit="record", total=total, done=total - left) as bar:
             for group in _groups(run, todo, bar) if size == 1 else ([sequence] for sequence in todo):
                 for sequence in group:
                     run.sequence(sequence, bar.update)
@@ -340,7 +339,7 @@ class _Run:
         self.folder.append_point(Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error))
 
 
-def _groups(run: _Run, todo: Sequence[_Sequence], bar: tqdm) -> Iterator[Sequence[_Sequence]]:
+def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence[_Sequence]]:
     """Yield groups of records that are each edited alone, after their edits and scores were computed together.
 
     A group has as many records as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8, 16, 16, … A short run

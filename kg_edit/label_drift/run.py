@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluation.metrics.metric import mean
@@ -34,6 +33,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import claim, digest, folder_lock
 from kg_edit.version import __version__
+from wikidata_cache.progress import Bar
 
 EDITORS = ("adalora", "defer", "ft-l", "ft-m", "grace", "lora", "memory")
 """Methods that train on the target alone, so that classes can replace the vocabulary."""
@@ -192,7 +192,7 @@ def run_drift(
             return points[seen]
 
         yield point(0)
-        for seen, text in enumerate(tqdm(drift.stream, desc=method.name, disable=None), 1):
+        for seen, text in enumerate(Bar(drift.stream, title=method.name, unit="text"), 1):
             file = folder.edit(len(state.edited) + 1)
             if seen <= len(known):
                 done = known[seen - 1]

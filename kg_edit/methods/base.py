@@ -17,9 +17,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import networkx as nx
 import torch
 import transformers
-from tqdm import tqdm
 
-from kg_edit.callbacks import Callback, watched
+from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
@@ -38,6 +37,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
 from kg_edit.version import __version__
+from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -130,9 +130,10 @@ class EditingMethod(ABC):
         """
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = start or self.empty_patch()
-        with tqdm(total=len(edits), desc=self.name, unit="edit", disable=None if progress else True) as bar:
+        with Bar(title=self.name, unit="edit", total=len(edits), shown=progress) as bar:
             for batch in self._batches(edits):
-                with annotate_errors(*batch), watched(callbacks, [edit.id for edit in batch]):
+                seen = (*callbacks, StepNotes(bar.note))
+                with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
                     made = self._made(batch, patch)
                     guard(made, patch)
                     patch = patch + made

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.storage.atomic import write_safetensors
+from wikidata_cache.progress import Bar
 
 __all__ = ["LowerStates", "lower_states"]
 
@@ -90,7 +90,7 @@ def lower_states(
     states = _read(file, (total, model.width))
     if states is None:
         found, done = torch.empty(total, model.width, dtype=model.model.dtype), 0  # [all tokens, d]
-        with tqdm(total=len(ordered), desc="states of the lower blocks", disable=None if progress else True) as bar:
+        with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
             for _, same in groupby(ordered, len):
                 group = list(same)
                 for start in range(0, len(group), _BATCH):

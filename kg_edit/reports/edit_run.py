@@ -94,7 +94,7 @@ def run_edits(
         force: accept edits that would probably break the model (`kg_edit.patches.guards`); else such an edit stops the
             run before it is added to the patch.
         callbacks: receive the losses of every descent.
-        progress: show progress bars on a terminal.
+        progress: show progress bars; not on a terminal, log lines.
 
     Returns:
         The readings of every probe on the unedited and on the edited model.

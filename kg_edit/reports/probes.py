@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
@@ -25,6 +24,7 @@ from kg_edit.scoring.generation import CUT, continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
+from wikidata_cache.progress import Bar
 
 Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
 _TOKENS = 10  # to generate after a probe, or more for a longer target
@@ -100,7 +100,7 @@ def responses(
         queries: the queries, in any mixture of forms.
         tokens: length of a continuation. It may be longer where a candidate has more tokens, and in chat form: a
             sentence, which contains the answer somewhere.
-        progress: title of a progress bar, which is shown on a terminal only.
+        progress: title of a progress bar; None: no bar.
 
     Returns:
         One response per query, in order.
@@ -113,8 +113,7 @@ def responses(
     # A batch has queries of one form, as the model reads the two forms with different templates
     forms = [[index for index, query in enumerate(queries) if query.chat == chat] for chat in (False, True)]
     batches = [form[start : start + _ROWS] for form in forms for start in range(0, len(form), _ROWS)]
-    hidden = None if progress else True  # None: tqdm shows the bar on a terminal only
-    with tqdm(total=len(queries), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
+    with Bar(title=progress or "", unit="prompt", total=len(queries), shown=bool(progress), leave=False) as bar:
         for batch in batches:
             some = [queries[index] for index in batch]
             reader = _reader(model, some[0])
@@ -273,7 +272,7 @@ def compare_probes(
         patch: the change; it is removed again at the end.
         edits: the edits whose probes are read.
         chat: as in `probes`.
-        progress: show a progress bar on a terminal.
+        progress: whether to show a progress bar.
     """
     pairs = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
     unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)

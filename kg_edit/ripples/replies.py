@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
+from wikidata_cache.progress import Bar
 
 _AT_ONCE = 192  # prompts between two writes to the file
 
@@ -47,9 +47,7 @@ class StoredReplies:
         """Return the model's text after each prompt; ``about`` is the title of the progress bar."""
         known, asked = self._stored, list(dict.fromkeys(prompts))
         new = sorted(prompt for prompt in asked if prompt not in known)
-        with tqdm(
-            desc=about, initial=len(asked) - len(new), total=len(asked), disable=None if self.progress else True
-        ) as bar:
+        with Bar(title=about, unit="prompt", total=len(asked), done=len(asked) - len(new), shown=self.progress) as bar:
             # Prompts with the same examples before the question are one group, because they share computation.
             groups = (list(same) for _, same in groupby(new, key=lambda prompt: prompt.rpartition("\n")[0]))
             for some in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):

@@ -16,7 +16,6 @@ from statistics import fmean
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm import tqdm
 
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
@@ -45,6 +44,7 @@ from kg_edit.tracing.layer_score import (
 )
 from kg_edit.tracing.trace import facts_of, prompt_of
 from kg_edit.version import __version__
+from wikidata_cache.progress import Bar
 
 _SAMPLES = 5
 _STEP = 15  # candidates next to the default are depth / _STEP layers away from it
@@ -133,7 +133,7 @@ def choose_layer(
     if covariance := short.workload(edits=1).covariance:
         find_covariances(model, layers, covariance, progress=progress)
     probes, found = sweep_probes(model, chosen), dict[int, tuple[EditScore | Exception, ...]]()
-    for layer in tqdm(layers, desc="layers", unit="layer", disable=None if progress else True):
+    for layer in Bar(layers, title="layers", unit="layer", shown=progress):
         found[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
     scores = layer_scores(found)
     best, why = decide(scores, default=default)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluation.settings import tokenizer_digest
@@ -20,6 +19,7 @@ from kg_edit.tracing.corrupted_run import FACTOR, noise_level
 from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
 from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, is_known, prompt_of, trace
 from kg_edit.version import __version__
+from wikidata_cache.progress import Bar
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
 _OWN_PICTURES = 8  # the first facts get a heat map of their own
@@ -89,8 +89,7 @@ def locate(
             prompts.append(prompt_of(model, fact))
     level = noise_level(model, prompts) if prompts else 0.0
 
-    hidden = None if progress else True  # None: tqdm shows the bar on a terminal only
-    with tqdm(desc="tracing", total=len(facts), initial=len(done), unit="fact", disable=hidden) as bar:
+    with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
         for fact in left:
             try:
                 if known_only and is_known(model, fact) is False:

@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tqdm import tqdm
-
 from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, now, utc
 from wikidata_cache.answers.store import AnswerStore, CacheLayers
 from wikidata_cache.endpoints.chain import LazySource
 from wikidata_cache.errors import CacheMissError
+from wikidata_cache.progress import Bar
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
@@ -118,8 +117,8 @@ class CachedSource:
         if not missing or self._inner is None:
             return
         self._open_lazy(self._inner)
-        quiet = True if len(missing) <= template.size else None
-        with tqdm(total=len(missing), desc=template.kind, unit="id", leave=False, disable=quiet) as bar:
+        many = len(missing) > template.size
+        with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
                 answers, done = self._next(self._inner, template, missing)
                 missing = [entity for entity in missing if entity not in done]

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from tqdm import tqdm
-
 from wikidata_cache.ids import Statement, is_entity
 from wikidata_cache.labels.label_index import EntityKind, normalise
 from wikidata_cache.linking import candidates
@@ -28,6 +26,7 @@ from wikidata_cache.linking.candidates import (
 )
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
+from wikidata_cache.progress import Bar
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.edit_ends import EditLike
 
@@ -140,7 +139,7 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
                 for part in (subject, target_new, target_true):
                     ends[property_id, part.role].update(builder.id for builder in linker.builders(part))
         linker.prefetch_ends(ends)
-    for edit in tqdm(edits, desc="linking", unit="edit", disable=None, leave=False):
+    for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)
 
 
@@ -171,7 +170,7 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these."""
     knowledge.prefetch_names(mention.text for mention in mentions if not mention.only_id)
     ids: set[str] = set()
-    for mention in tqdm(mentions, desc="names", unit="name", disable=None, leave=False):
+    for mention in Bar(mentions, title="names", unit="name", leave=False):
         if mention.text and not mention.only_id:
             ids |= {match.id for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind)}
         if given := given_id(mention.text, mention.kind):

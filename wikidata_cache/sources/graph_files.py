@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import IO, cast
 
 from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
-from tqdm import tqdm
 
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
+from wikidata_cache.progress import Bar
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 
 logger = logging.getLogger(__name__)
@@ -125,14 +125,7 @@ class CountingReader:
         self._raw: IO[bytes] = path.open("rb")
         self._file = gzip.GzipFile(fileobj=self._raw) if path.name.lower().endswith(".gz") else self._raw
         size = path.stat().st_size
-        self._bar = tqdm(
-            total=size,
-            unit="B",
-            unit_scale=True,
-            desc=path.name,
-            disable=True if size < _PROGRESS_FROM else None,
-            leave=False,
-        )
+        self._bar = Bar(title=path.name, unit="B", total=size, shown=size >= _PROGRESS_FROM, leave=False)
 
     def __enter__(self) -> CountingReader:
         return self

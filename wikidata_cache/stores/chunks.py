@@ -19,9 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
-from tqdm import tqdm
-
 from wikidata_cache.errors import GraphFileError
+from wikidata_cache.progress import Bar
 from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
 CHUNK = 16 << 20  # bytes
@@ -59,7 +58,7 @@ def open_chunks(path: Path) -> Iterator[ChunkReader]:
     except OSError as error:
         raise _unreadable(path, error) from error
     size = path.stat().st_size
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False)
+    bar = Bar(title=path.name, unit="B", total=size, leave=False)
     with closing(file), closing(bar):
         yield ChunkReader(path, _HashingFile(file, bar))
 
@@ -114,7 +113,7 @@ class ChunkReader:
 class _HashingFile:
     """A raw file that is read once from start to end; reading updates its sha256 and the progress bar."""
 
-    def __init__(self, file: IO[bytes], bar: tqdm[None]) -> None:
+    def __init__(self, file: IO[bytes], bar: Bar) -> None:
         self._file = file
         self._bar = bar
         self.digest = hashlib.sha256()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from pyoxigraph import Quad, RdfFormat, Store, parse
-from tqdm import tqdm
 
 from wikidata_cache.errors import StoreError
+from wikidata_cache.progress import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -259,12 +259,12 @@ def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the sha256 of each file as hex; a progress bar appears after one second."""
     files = list(paths)
     total = sum(path.stat().st_size for path in files)
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=None, leave=False, delay=_SLOW_S)
+    bar = Bar(title="checking", unit="B", total=total, leave=False, delay=_SLOW_S)
     with closing(bar):
         return {path: _hashed(path, bar) for path in files}
 
 
-def _hashed(path: Path, bar: tqdm[None]) -> str:
+def _hashed(path: Path, bar: Bar) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

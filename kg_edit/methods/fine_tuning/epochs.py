@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kg_edit.callbacks import report_losses
 from kg_edit.methods.fine_tuning.descent import Descent, checked_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
+from wikidata_cache.progress import Bar
 
 
 def train_epochs(
@@ -49,8 +49,7 @@ def train_epochs(
         PatchError: a loss is not finite.
     """
     optimizer, epochs = descent.optimizer(parameters), list[Tensor]()
-    quiet = True if len(rows) <= batch_size else None  # None: show the bar only in a terminal
-    for epoch in tqdm(range(descent.steps), desc=name, unit="epoch", disable=quiet):
+    for epoch in Bar(range(descent.steps), title=name, unit="epoch", shown=len(rows) > batch_size):
         losses = torch.zeros(len(rows))
         for batch in batches(len(rows), batch_size, seed=seed, epoch=epoch):
             values = RowLosses(model, layer, [rows[place] for place in batch])()  # [batch]

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
@@ -26,6 +25,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
 from kg_edit.storage.seeds import Seed
+from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +180,8 @@ class TrainingRun(ABC, Generic[Measured]):
         else:
             self.begin()
             self._validate()
-        quiet, saved = None if progress else True, time.monotonic()
-        with tqdm(total=settings.steps, initial=state.progress.step, desc=self.name, disable=quiet) as bar:
+        saved, at = time.monotonic(), state.progress.step
+        with Bar(title=self.name, unit="step", total=settings.steps, done=at, shown=progress) as bar:
             while state.progress.step < settings.steps and state.progress.waited < settings.patience:
                 for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
                     group["lr"] = rate * self.rate(state.progress.step)

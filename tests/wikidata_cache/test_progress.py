@@ -1,0 +1,85 @@
+"""A bar off a terminal: lines of the log, at most one every ten seconds, and nothing on stdout or stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from wikidata_cache import progress
+from wikidata_cache.progress import Bar, duration
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("tqdm.std.time", clock.time)
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_line_every_ten_seconds_with_the_time_that_is_left(
+    clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    with Bar(title="rome", unit="edit", total=8, done=2) as bar:
+        for seconds in (8, 4, 4, 8, 2, 2):
+            clock.now += seconds
+            bar.update()
+    assert caplog.messages == [
+        "rome: 4 of 8 edits, about 24 s left",
+        "rome: 6 of 8 edits, about 12 s left",
+        "rome: 8 of 8 edits in 28 s",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_steps_are_lines_while_the_first_item_is_not_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with Bar(title="memit", unit="edit", total=20_000) as bar:
+        for step in range(4):
+            clock.now += 6
+            bar.note(f"step {step}")
+        clock.now += 100
+        bar.update(100)
+    assert caplog.messages == [
+        "memit: 0 of 20,000 edits, 12 s so far (step 1)",
+        "memit: 0 of 20,000 edits, 24 s so far (step 3)",
+        "memit: 100 of 20,000 edits, about 7 h left (step 3)",
+        "memit: 100 of 20,000 edits in 2 min",
+    ]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_short_or_hidden_work_logs_nothing(shown: bool, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in Bar(range(4), title="layers", unit="layer", shown=shown):
+        clock.now += 2 if shown else 20
+    assert caplog.messages == []
+
+
+def test_terminal_has_a_bar_and_no_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Bar(title="rome", unit="edit", total=2) as bar:
+        bar.update(2)
+    assert "2/2" in capsys.readouterr().err and caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(40, "40 s"), (100, "2 min"), (3 * 3600, "3 h"), (11 * 86_400, "11 days")]
+)
+def test_duration_has_one_unit(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,113 @@
+"""How far long work is: a bar on a terminal, and elsewhere (a log file, CI) a line of the log every ten seconds.
+
+Work that ends within ten seconds logs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+_LINE_S = 10.0  # seconds between two lines
+_REDRAW_S = 0.1  # seconds between two states of a bar
+_UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h"), (float("inf"), 86_400, "days"))
+
+log = logging.getLogger(__name__)
+
+
+class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
+    """`tqdm` for both packages, which writes to stderr. Iterate over it, or use it in a ``with`` block and `update` it.
+
+    Args:
+        items: what is iterated over; None: `update` counts.
+        title: what is done, such as the method's name.
+        unit: what is counted: ``edit``; bytes are ``B``.
+        total: how many there are; by default the number of ``items``.
+        done: how many an earlier run has done.
+        shown: whether to show anything.
+        leave: whether a bar stays on the terminal at the end.
+        delay: seconds after which a bar appears.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item] | None = None,
+        *,
+        title: str,
+        unit: str,
+        total: int | None = None,
+        done: int = 0,
+        shown: bool = True,
+        leave: bool = True,
+        delay: float = 0.0,
+    ) -> None:
+        self._logs = not sys.stderr.isatty()
+        super().__init__(
+            items,
+            desc=title,
+            unit=unit,
+            unit_scale=unit == "B",
+            total=total,
+            initial=done,
+            disable=not shown,
+            leave=leave,
+            delay=_LINE_S if self._logs else delay,
+            mininterval=_LINE_S if self._logs else _REDRAW_S,
+            miniters=1 if self._logs else None,  # else tqdm looks at the clock only after as many as in the last line
+        )
+
+    def note(self, text: str) -> None:
+        """Show ``text`` after the numbers, also while the first item is not done; at most as often as `update`."""
+        now = time.time()
+        if not self.disable and now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
+            self.set_postfix_str(text, refresh=False)
+            self.refresh()
+            self.last_print_t = now
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw the bar, or log a line; `tqdm` calls this."""
+        if not self._logs:
+            return bool(super().display(msg, pos))
+        log.info("%s", self.line)
+        return True
+
+    def close(self) -> None:
+        """End the bar; if lines were logged, log how long it took."""
+        if not self._logs or self.disable:
+            super().close()
+            return
+        self.disable = True
+        self._decr_instances(self)
+        if self.last_print_t >= self.start_t + self.delay:
+            log.info("%s: %s in %s", self.desc.removesuffix(": "), self.counted, duration(time.time() - self.start_t))
+
+    @property
+    def counted(self) -> str:
+        """The count in words: "3 of 8 edits"."""
+        if self.unit == "B":
+            done, all_ = (self.format_sizeof(number, "B", 1000) for number in (self.n, self.total))
+            return f"{done} of {all_}"
+        return f"{self.n:,} of {self.total:,} {self.unit}s"
+
+    @property
+    def line(self) -> str:
+        """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
+        passed, done = time.time() - self.start_t, self.n - self.initial
+        if done:  # the mean of what was done in this run
+            time_ = f"about {duration(passed / done * (self.total - self.n))} left"
+        else:
+            time_ = f"{duration(passed)} so far"
+        note = f" ({self.postfix})" if self.postfix else ""
+        return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, with one unit: "40 s", "12 min", "5 h", "11 days"."""
+    size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
+    return f"{seconds / size:.0f} {unit}"
