@@ -35,6 +35,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         delay: seconds after which a bar appears.
     """
 
+    disable: bool
+    last_print_t: float
+
     def __init__(
         self,
         items: Iterable[Item] | None = None,
