@@ -88,6 +88,10 @@ class OutputError(KgEditError):
     """A result cannot be written where it was asked for."""
 
 
+class AnotherRunError(OutputError):
+    """An output folder has a run with other settings."""
+
+
 class UnknownNameError(KgEditError):
     """A name is in none of the tables: methods, models, datasets, metrics."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,11 +25,13 @@ from kg_edit.cli.options import (
     MethodName,
     ModelName,
     Out,
+    Overwrite,
     Preset,
     Settings,
     Templates,
 )
 from kg_edit.storage.packaged import EXTRACT
+from kg_edit.storage.run_folder import replace_run
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ def edit(
     templates: Templates = None,
     *,
     out: Out,
+    overwrite: Overwrite = False,
     keep_going: KeepGoing = False,
     chat: AsChat = None,
     both_forms: BothForms = False,
@@ -100,7 +104,8 @@ def edit(
     with open_callbacks(log or ()) as callbacks:
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
-        rows = folder.run(chosen.on(language_model), usable, force=force, callbacks=callbacks)
+        make = partial(folder.run, chosen.on(language_model), usable, force=force, callbacks=callbacks)
+        rows = replace_run(out, make, overwrite=overwrite)
     chosen.note_layer(folder.path)
 
     verdict = _show(rows, folder)
@@ -110,7 +115,7 @@ def edit(
         raise typer.Exit(1)
 
 
-def demo(method: MethodName = "glame", out: Out = Path("out")) -> None:
+def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwrite = False) -> None:
     """Edit three facts in SmolLM2-135M, offline, with the packaged extract of Wikidata.
 
     Examples:
@@ -130,7 +135,8 @@ def demo(method: MethodName = "glame", out: Out = Path("out")) -> None:
     folder = EditFolder(out)
     folder.check()
     planned.usable(edits)
-    _show(folder.run(planned.on(load("smollm2-135m")), edits), folder)
+    make = partial(folder.run, planned.on(load("smollm2-135m")), edits)
+    _show(replace_run(out, make, overwrite=overwrite), folder)
 
 
 def _show(rows: Sequence[ReportRow], folder: EditFolder) -> Verdict:

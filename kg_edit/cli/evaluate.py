@@ -15,9 +15,9 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
-from kg_edit.cli.options import Out, refuse_unused
+from kg_edit.cli.options import Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.storage.run_folder import is_run, read_settings
+from kg_edit.storage.run_folder import delete_run, is_run, read_settings
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ OnRay = Annotated[
 ]
 
 
-@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("resume", "ray")})
+@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("resume", "overwrite", "ray")})
 def evaluate(
     evaluation: Evaluation,
     *,
     context: typer.Context,
     out: Out,
     resume: Resume = True,
+    overwrite: Overwrite = False,
     ray: OnRay = False,
     judge_url: Url = None,
     judge_model: ModelAtUrl = "default",
@@ -57,10 +58,15 @@ def evaluate(
     - `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
     if not resume and is_run(out):
-        raise ConfigError(f"{out} already has a run; give another --out, or continue that run with --resume")
+        if not overwrite:
+            way = "continue that run with --resume, or start over with --overwrite"
+            raise ConfigError(f"{out} already has a run; give another --out, {way}")
+        delete_run(out)
     if not judge_url:
         refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
     chosen = _judge_at(judge_url, judge_model) if judge_url else None
+    if ray and overwrite:
+        raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")
     if ray and evaluation.config.shard:
         raise ConfigError("--ray splits the records into shards itself; remove --shard")
     if ray:
@@ -68,7 +74,7 @@ def evaluate(
 
         summary = evaluate_on_ray(evaluation, out)
     else:
-        summary = evaluation.run(out)
+        summary = evaluation.run(out, overwrite=overwrite)
     show(summary, out)
     if chosen:
         _judge(out, evaluation.data, evaluation.dataset, chosen)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +34,7 @@ from kg_edit.cli.options import (
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import find_method
-from kg_edit.storage.run_folder import check_folder
+from kg_edit.storage.run_folder import check_folder, replace_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,13 +133,13 @@ class Evaluation:
         """The part of the records that is scored."""
         return slice(self.skip, None if self.limit is None else self.skip + self.limit)
 
-    def run(self, out: Path) -> Summary:
-        """Check the options, load the model, and score.
+    def run(self, out: Path, *, overwrite: bool = False) -> Summary:
+        """Check the options, load the model, and score; ``overwrite``: another run in the folder is deleted.
 
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluation.evaluate`.
         """
-        return self.ready(out).run(out)
+        return replace_run(out, partial(self.ready(out).run, out), overwrite=overwrite)
 
     def read(self) -> FileContent:
         """Read all records of the data set, and the faults of the rows that can't be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,10 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype, ModelName, Out, Seed
+from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import check_model_name
+from kg_edit.storage.run_folder import replace_run
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def locate(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trace only the first facts.")] = None,
     seed: Seed = 0,
     out: Out = Path("locate"),
+    overwrite: Overwrite = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -84,7 +87,8 @@ def locate(
         raise unknown_name("answer", answer, ANSWERS)
     settings = TraceSettings(kind=chosen, window=window, samples=samples, answer=wanted, seed=seed)
     facts = (read_known(known) if known else facts_of(read))[:limit]
-    summary = trace_all(load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
+    trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
+    summary = replace_run(out, trace, overwrite=overwrite)
     _show(summary, out)
 
 

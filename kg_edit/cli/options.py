@@ -64,6 +64,9 @@ Graph = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Folder to write. The same command again resumes the run.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another run in the output folder; the same run is resumed.")
+]
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="Layer to edit, 0-based.")]
 LayerChoice = Annotated[
     str | None,

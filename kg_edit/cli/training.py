@@ -6,6 +6,7 @@ They learn from a file of edits. The result is a folder for `--set network=FOLDE
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load, parse_settings
-from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out
+from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out, Overwrite
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -72,6 +73,7 @@ def _learner(method: str) -> typer.Typer:
     def train(
         data: Data,
         out: Out,
+        overwrite: Overwrite = False,
         dataset: DatasetName = None,
         leave_out: LeaveOut = None,
         limit: Limit = None,
@@ -84,12 +86,13 @@ def _learner(method: str) -> typer.Typer:
     ) -> None:
         check_model_name(model)  # a misspelt name is an error before the files are read
         records = training_records(data, dataset, limit, leave_out or [])
-        from kg_edit.storage.run_folder import check_folder
+        from kg_edit.storage.run_folder import check_folder, replace_run
 
         kind, learn = _training_of(method)
         config = kind.preset(preset, parse_settings(settings or [], steps=steps))
         check_folder(out)
-        _show(method, learn(load(model, dtype, device), records, config, out), out)
+        work = partial(learn, load(model, dtype, device), records, config, out)
+        _show(method, replace_run(out, work, overwrite=overwrite), out)
 
     return app
 

@@ -8,23 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from typing import Any, TypeVar
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from pydantic.config import JsonDict
 
-from kg_edit.errors import OutputError
+from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
 _RUN = "run.json"
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
+
+# The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
+_WRITTEN = (
+    *(_RUN, "layer.json", "records.jsonl", "summary.json"),
+    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "report.*", "subgraph-*.svg"),  # edit
+    *("general.jsonl", "environments.jsonl", "judge.jsonl", "curve.svg", "patches"),  # evaluate
+    *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
+    *("heatmap*.svg", "texts.jsonl", "points.jsonl"),  # locate, drift
+)
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
@@ -37,7 +53,8 @@ def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) ->
     too: those of a smaller run that this one extends; they are replaced.
 
     Raises:
-        OutputError: the folder belongs to another run, has other files, or can't be written.
+        AnotherRunError: the folder belongs to another run.
+        OutputError: it has other files, or can't be written.
     """
     check_folder(folder, grown or settings)
     if grown or _names(folder) <= {_RUN}:
@@ -66,9 +83,53 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
     if names - {_RUN} and settings is not None:
         there, here = by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings)))
         if found := difference(there, here, sides=("in the folder", "now")):
-            raise OutputError(
+            raise AnotherRunError(
                 f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
             )
+
+
+def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) -> Result:
+    """Return ``work()``; with ``overwrite``, another run in its output ``folder`` is deleted first.
+
+    The same run is resumed, as without ``overwrite``.
+
+    Raises:
+        AnotherRunError: there is another run, and ``overwrite`` is not set.
+        OutputError: as `delete_run`.
+    """
+    try:
+        return work()
+    except AnotherRunError as error:
+        if not overwrite:
+            error.add_note("--overwrite replaces it")
+            raise
+    delete_run(folder)
+    return work()
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run's folder: it is renamed first, so that it is never there in part.
+
+    Raises:
+        OutputError: the folder has no run, or files that no run writes; another process works on it; or it can't be
+            renamed.
+    """
+    settings = read_settings(folder)
+    if not (
+        isinstance(settings, dict) and {"job", "method", "command"} & settings.keys()
+    ):  # another program's run.json
+        raise OutputError(f"{folder} has no run of kg-edit; give another --out")
+    if foreign := sorted(name for name in _names(folder) if not any(fnmatchcase(name, own) for own in _WRITTEN)):
+        raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
+    with _lock(folder, 0.0):
+        pass
+    gone = folder.resolve().with_name(f".{folder.resolve().name}-{uuid4().hex[:8]}")
+    try:
+        folder.resolve().rename(gone)
+    except OSError as error:
+        raise OutputError(f"can't replace {folder}: {error.strerror}; give another --out") from error
+    log.info("the other run in %s is deleted", folder)
+    rmtree(gone, ignore_errors=True)
 
 
 def _names(folder: Path) -> set[str]:

@@ -65,8 +65,12 @@ def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> No
     refused(edit, *GLAME, message='out contains another run (method: "rome" in the folder, "glame" now)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
     refused(edit, *ROME, message="out contains another run (edits: 2 in the folder, 1 now)", out=out)
+    again = edit(*ROME, "--overwrite")
+    assert (again.code, len(Patch.load(out / "patch.safetensors").edits)) == (0, 1), again.err
+    assert "nothing to compute" in edit(*ROME, "--overwrite").err, "the same run is resumed"
     (out / "run.json").write_text("{")
-    refused(edit, *ROME, message="out has no run: can't read out/run.json", out=out)
+    for more in ((), ("--overwrite",)):
+        refused(edit, *ROME, *more, message="out has no run: can't read out/run.json", out=out)
 
 
 @pytest.mark.slow

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from kg_edit.errors import OutputError
+from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import check_folder, claim, difference, digest, folder_lock, read_settings
+from kg_edit.storage.run_folder import (
+    check_folder,
+    claim,
+    difference,
+    digest,
+    folder_lock,
+    read_settings,
+    replace_run,
+)
 
 SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
 
@@ -99,3 +108,36 @@ def test_folder_lock_allows_writing_and_raises_the_error_inside(run: Path) -> No
     with pytest.raises(KeyError), folder_lock(run):
         shutil.rmtree(run)
         raise KeyError
+
+
+def test_another_run_is_replaced_and_the_same_one_resumed(run: Path) -> None:
+    def work(steps: int, *, overwrite: bool) -> None:
+        replace_run(
+            run, lambda: claim(run, {**SETTINGS, "config": {"steps": steps, "sizes": (1, 2)}}), overwrite=overwrite
+        )
+
+    work(3, overwrite=True)
+    assert (run / "patch.safetensors").is_file()
+    with pytest.raises(AnotherRunError) as caught:
+        work(4, overwrite=False)
+    assert caught.value.__notes__ == ["--overwrite replaces it"]
+    work(4, overwrite=True)
+    assert [file.name for file in run.parent.iterdir()] == ["out"]
+    assert read_settings(run)["config"]["steps"] == 4 and not (run / "patch.safetensors").exists()
+
+
+@pytest.mark.parametrize("whose", ["a file of the user", "a process", "no run"])
+def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) -> None:
+    if whose == "a file of the user":
+        (run / "thesis.tex").write_text("mine")
+    if whose == "no run":
+        (run / "run.json").write_text("[]")
+    before = sorted(run.iterdir())
+    message = {"a file of the user": "also has files of yours", "a process": "another process", "no run": "has no run"}
+
+    def other() -> None:
+        raise AnotherRunError
+
+    with folder_lock(run) if whose == "a process" else nullcontext(), pytest.raises(OutputError, match=message[whose]):
+        replace_run(run, other, overwrite=True)
+    assert sorted(file for file in run.iterdir() if file.name != ".lock") == before
