@@ -1,7 +1,7 @@
 """`kg-edit covariance`: measure C = E[k k^T] for some layers, on one machine or several, and share it.
 
-`covariance` measures, `merge` puts shards together, `list` prints what is stored; `push` and `pull` copy to and from a
-hub or a folder.
+`covariance` measures, `merge` puts shards together, `import` reads published files, `list` prints what is stored;
+`push` and `pull` copy to and from a hub or a folder.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
         for line in (
             f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
             f"  text: {manifest.corpus}",
-            f"  direction turned as tokens doubled: {turned}",
+            f"  source: {manifest.source}" if manifest.source else f"  direction turned as tokens doubled: {turned}",
         ):
             stdout().print(plain(line), soft_wrap=True)
     stdout().print(f"{plain(str(folder or store_folder()))}: {len(shown)} covariances", soft_wrap=True)
@@ -158,6 +158,41 @@ def merge(
     from kg_edit.covariance.store import merge_shards, store_folder
 
     _show(merge_shards(shards, folder or store_folder()).values(), folder)
+
+
+@app.command("import")
+def import_published(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES.npz...", help="Files with `mom2.mom2`, `mom2.count`.")],
+    model: ModelName = "smollm2-135m",
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", show_default="from the file's name", help="Layer of the file, 0-based."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Edits use the covariances by `--corpus imported:NAME`.")] = "published",
+    folder: Folder = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Import covariances in the form of ROME's and MEMIT's programs.
+
+    Their statistics of GPT-2 XL and GPT-J are at rome.baulab.info and memit.baulab.info, under data/stats. The file's
+    name and SHA-256 are recorded.
+
+    Examples:
+
+    - `kg-edit covariance import transformer.h.17.mlp.c_proj_float32_mom2_100000.npz --model gpt2-xl`
+    - `kg-edit covariance import stats.npz --model gpt-j --layer 5 --name wikipedia`
+    - `kg-edit edit edits.jsonl --model gpt2-xl --method rome --corpus imported:published --out out/`
+    """
+    if layer is not None and len(files) > 1:
+        raise ConfigError(f"--layer {layer} is the layer of one file; give one file, or names that begin with a module")
+    if missing := [file for file in files if not file.is_file()]:
+        raise ConfigError(f"{missing[0]}: there is no such file")
+    check_model_name(model)
+    from kg_edit.covariance.published import import_covariance
+
+    language_model = load(model, dtype, device)
+    _show([import_covariance(file, language_model, layer=layer, name=name, folder=folder) for file in files], folder)
 
 
 @app.command("list")

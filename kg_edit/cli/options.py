@@ -83,7 +83,10 @@ Settings = Annotated[
 ]
 CorpusName = Annotated[
     str | None,
-    typer.Option("--corpus", help="Text for the covariance: `self` (the model's own), a text file or `hf:NAME`."),
+    typer.Option(
+        "--corpus",
+        help="Text for the covariance: `self` (the model's own), a text file, `hf:NAME`, or `imported:NAME`.",
+    ),
 ]
 Templates = Annotated[
     Path | None, typer.Option(metavar="FILE.tsv", help="Your relation templates; they override the packaged ones.")

@@ -1,4 +1,7 @@
-"""The corpora from which a covariance is measured: text by the model itself (no download), a file, or a data set."""
+"""The corpora from which a covariance is measured: text by the model itself (no download), a file, or a data set.
+
+``imported:NAME`` names covariances that were imported, and has no text (`kg_edit.covariance.published`).
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,24 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 
+IMPORTED = "imported:"
+
 
 def open_corpus(name: str, *, seed: int = 0) -> Corpus:
-    """Open a corpus by name: ``self`` (the model's own text), ``hf:NAME[:CONFIG]`` (a hub data set), or a file's path.
+    """Open a corpus by name.
+
+    Args:
+        name: ``self`` (the model's own text), a file's path, ``hf:NAME[:CONFIG]`` (a hub data set), or
+            ``imported:NAME`` (imported covariances).
+        seed: the random seed of the model's own text.
 
     Raises:
         CovarianceError: the corpus can't be opened.
     """
     if name == "self":
         return SelfCorpus(seed=seed)
+    if name.startswith(IMPORTED):
+        return ImportedCorpus(name)
     if name.startswith("hf:"):
         return hub_corpus(name.removeprefix("hf:"))
     return file_corpus(Path(name))
@@ -104,6 +116,19 @@ class TextCorpus:
             if not batch:
                 return
             yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
+
+
+class ImportedCorpus:
+    """The text of imported covariances, which is not here: nothing is measured from it."""
+
+    at_hand = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
+        """Return no chunks."""
+        return iter(())
 
 
 def chunk_size(tokens: int) -> int:

@@ -55,7 +55,7 @@ class Manifest(Identity):
     """The metadata of a covariance: its identity, the number of tokens (``count``), and its precision.
 
     ``doublings`` has the angles by which the solved direction turned each time the tokens doubled; the last one is for
-    ``count`` tokens.
+    ``count`` tokens. ``source`` is the file of an imported covariance, with its SHA-256.
     """
 
     count: int
@@ -63,6 +63,7 @@ class Manifest(Identity):
     model_name: str
     size: int
     doublings: tuple[ConvergenceCheck, ...] = ()
+    source: str = ""
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:

@@ -161,6 +161,12 @@ def square(flat: Tensor, size: int) -> Tensor:
     return matrix
 
 
+def flat_of(matrix: Tensor) -> Tensor:
+    """Return the upper block triangle of a symmetric matrix [size, size], flat; the inverse of `square`."""
+    size = len(matrix)
+    return torch.cat([matrix[start : start + _BLOCK, start:].reshape(-1) for start in range(0, size, _BLOCK)])
+
+
 def moment_problem(stored: Tensor, size: int) -> str | None:
     """Return why a matrix can't be an E[k k^T], in words; None if it can. ``stored`` is flat, as in `square`.
 

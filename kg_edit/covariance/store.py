@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.covariance.corpora import Corpus, open_corpus
+from kg_edit.covariance.corpora import IMPORTED, Corpus, ImportedCorpus, open_corpus
 from kg_edit.covariance.files import (
     Identity,
     Manifest,
@@ -48,7 +48,9 @@ class CovarianceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     corpus: str = Field(
-        "self", json_schema_extra=NAMES_A_FILE, description="self (the model's own text), a text file, or hf:NAME"
+        "self",
+        json_schema_extra=NAMES_A_FILE,
+        description="self (the model's own text), a text file, hf:NAME, or imported:NAME",
     )
     tokens: int | None = Field(None, ge=1, description="minimum number of tokens; default 10 x d_ff")
     seed: Seed = Field(0, description="random seed of the model's own text")
@@ -100,7 +102,7 @@ def find_covariances(
     identities = _ensure(model, layers, config, folder, progress=progress)
     found = {}
     for layer, identity in identities.items():
-        moment, manifest = read_moment(moment_path(folder, identity), identity, size=_size(model, layer))
+        moment, manifest = read_moment(moment_path(folder, identity), identity, size=key_size(model, layer))
         found[layer] = Covariance(moment=moment, tokens=manifest.count, ridge=config.ridge, id=identity.id)
     return found
 
@@ -267,17 +269,18 @@ def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
     weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
+    imported = isinstance(corpus, ImportedCorpus)  # of any dtype, from as many tokens as it is from
     identities = {
         layer: Identity(
             model=weights,
-            dtype=str(model.model.dtype).removeprefix("torch."),
+            dtype="float32" if imported else str(model.model.dtype).removeprefix("torch."),
             module=model.weight_name(layer).removesuffix(".weight"),
             corpus=corpus.name,
-            tokens=config.tokens_for(_size(model, layer)),
+            tokens=0 if imported else config.tokens_for(key_size(model, layer)),
         )
         for layer in sorted(set(layers))
     }
-    size = max((_size(model, layer) for layer in identities), default=0)
+    size = max((key_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
         log.warning(
             "%d tokens are few for a covariance of size %d; use at least %d", config.tokens, size, _TOKENS * size
@@ -285,13 +288,21 @@ def _identities(
     return identities
 
 
-def _size(model: LanguageModel, layer: int) -> int:
-    """d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
+def key_size(model: LanguageModel, layer: int) -> int:
+    """Return d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
     return int(weight_matrix(model.down_projection(layer)).shape[1])
 
 
 def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
-    return {layer: found for layer, found in identities.items() if not moment_path(folder, found).is_file()}
+    missing = {layer: found for layer, found in identities.items() if not moment_path(folder, found).is_file()}
+    for layer, identity in missing.items():
+        if identity.corpus.startswith(IMPORTED):
+            raise CovarianceError(
+                f"no covariance {identity.corpus} of layer {layer} ({identity.module}) of this model is stored; import "
+                f"it (kg-edit covariance import FILE.npz --layer {layer} --name "
+                f"{identity.corpus.removeprefix(IMPORTED)}), or give another corpus"
+            )
+    return missing
 
 
 def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manifest]:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kg_edit.covariance.corpora import IMPORTED
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, describe, faults_of, unknown_name
@@ -203,9 +204,13 @@ class ValueConfig(MethodConfig):
     )
 
     def idle(self) -> dict[str, str]:
-        """Return the seed of the model's own text, if C is measured on another text."""
-        own = self.covariance.corpus == "self"
-        return {} if own else {"covariance.seed": "the corpus is read, not sampled from the model"}
+        """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
+        found = {}
+        if self.covariance.corpus != "self":
+            found["covariance.seed"] = "the corpus is read, not sampled from the model"
+        if self.covariance.corpus.startswith(IMPORTED):
+            found["covariance.tokens"] = "an imported covariance has its own number of tokens"
+        return found
 
 
 class GraphSettings(MethodConfig):

@@ -1,0 +1,141 @@
+"""Import the covariances that others have published: ``.npz`` files as the programs of ROME and MEMIT write them.
+
+Such a file has the sum of k k^T in ``mom2.mom2`` [d_ff, d_ff] and the number of tokens in ``mom2.count``. Its name
+begins with the module's: ``transformer.h.17.mlp.c_proj_float32_mom2_100000.npz``. An edit uses an imported covariance
+with the corpus ``imported:NAME``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.corpora import IMPORTED
+from kg_edit.covariance.files import Identity, Manifest, moment_path, read_manifest, write_moment
+from kg_edit.covariance.moment import flat_of, moment_problem
+from kg_edit.covariance.store import key_size, store_folder
+from kg_edit.errors import CovarianceError
+from kg_edit.models.architectures import content_fingerprint
+from kg_edit.models.hooks import refuse_patched
+from kg_edit.models.language_model import LanguageModel
+
+PUBLISHED = "published"
+_SUM, _COUNT = "mom2.mom2", "mom2.count"
+_SYMMETRIC = 1e-3  # |C_ij - C_ji|, as a share of the largest entry
+
+
+def import_covariance(
+    path: Path, model: LanguageModel, *, layer: int | None = None, name: str = PUBLISHED, folder: Path | None = None
+) -> Manifest:
+    """Store the covariance of a published file for the edits of ``model``, under the corpus ``imported:NAME``.
+
+    Args:
+        path: the ``.npz`` file.
+        model: the model on whose keys it was measured.
+        layer: the layer, 0-based; None: the one whose module the file's name begins with.
+        name: what edits call the corpus.
+        folder: the store; None: the one in the user's cache folder.
+
+    Returns:
+        The manifest, which has the file's name and SHA-256 as ``source``.
+
+    Raises:
+        CovarianceError: the file is damaged, does not fit the layer, or another one was imported under this name.
+    """
+    refuse_patched(model)
+    layer, folder = _layer_of(path, model) if layer is None else layer, folder or store_folder()
+    size = key_size(model, layer)
+    source = f"{path.name} sha256={_digest(path)}"
+    identity = Identity(
+        model=content_fingerprint(model.model),
+        module=model.weight_name(layer).removesuffix(".weight"),
+        corpus=f"{IMPORTED}{name}",
+        tokens=0,
+    )
+    stored = moment_path(folder, identity)
+    if stored.is_file():
+        manifest = read_manifest(stored, identity)
+        if manifest.source != source:
+            raise CovarianceError(
+                f"{path}: {manifest.source.split()[0]} is stored as {identity.corpus} for {identity.module}; give "
+                f"another --name, or delete {stored}"
+            )
+        return manifest
+    flat, count = _read(path, size, module=identity.module)
+    manifest = Manifest(**identity.model_dump(), count=count, chunks=1, model_name=model.name, size=size, source=source)
+    write_moment(folder, flat, manifest)
+    return manifest
+
+
+def _layer_of(path: Path, model: LanguageModel) -> int:
+    """The layer whose module the file's name begins with, as ROME's program names its files."""
+    modules = [model.weight_name(layer).removesuffix(".weight") for layer in range(len(model.blocks))]
+    found = [layer for layer, module in enumerate(modules) if path.name.startswith(f"{module}_")]
+    if not found:
+        raise CovarianceError(
+            f"{path}: its name does not begin with a module of {model.name}, such as {modules[0]}; give --layer N"
+        )
+    return found[0]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CovarianceError(f"can't read {path}: {error.strerror}; check the path") from error
+
+
+def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
+    """Read C = mom2 / count as its upper block triangle, and the count. Shapes are checked before memory is taken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shape, dtype = _header(archive, _SUM)
+            if shape != (size, size) or dtype.kind != "f":
+                raise CovarianceError(
+                    f"{path}: {_SUM} has the shape {list(shape)} and the type {dtype}, but {module} of this model has "
+                    f"keys of size {size}; give the file of this model and layer"
+                )
+            shape, dtype = _header(archive, _COUNT)
+            if shape != () or dtype.kind not in "iuf":
+                raise CovarianceError(f"{path}: {_COUNT} is no number; give a file of ROME's or MEMIT's program")
+        with np.load(path, allow_pickle=False) as arrays:
+            count, total = float(arrays[_COUNT]), torch.from_numpy(arrays[_SUM])
+    except KeyError as error:
+        raise CovarianceError(
+            f"{path}: lacks {error.args[0]!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
+        ) from error
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CovarianceError(f"{path}: not a readable .npz file ({error}); download it again") from error
+    if not (count >= 1 and count == int(count)):
+        raise CovarianceError(f"{path}: {_COUNT} is {count:g}; expected the number of tokens")
+    moment = total.float() / count
+    if not torch.isfinite(moment).all():
+        raise CovarianceError(f"{path}: {_SUM} has values that are not finite; download it again")
+    if (moment - moment.T).abs().max() > _SYMMETRIC * moment.abs().max():
+        raise CovarianceError(f"{path}: {_SUM} is not symmetric, so it is no covariance; download it again")
+    flat = flat_of(moment)
+    if problem := moment_problem(flat, size):
+        raise CovarianceError(f"{path}: {problem}, so it is no covariance; download it again")
+    return flat, int(count)
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the shape and the type of an array in a .npz file, without the array.
+
+    Raises:
+        KeyError: there is no such array.
+    """
+    if f"{name}.npy" not in archive.namelist():
+        raise KeyError(name)
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
