@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,8 +109,10 @@ def disabling(
             # than columns, if others are in other weights.
             size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
         if limit and size > limit:
-            times = f"{size / limit * SHARE:.2g} times as large as the weight itself (limit {SHARE:g})"
-            found.append(f"{named}the change of {name} is {times}")
+            times = ceil(100 * SHARE * size / limit) / 100  # rounded up, so that it never reads like the limit
+            found.append(
+                f"{named}the change of {name} is {times:.4g} times as large as the weight itself (limit {SHARE:g})"
+            )
     return tuple(found)
 
 
@@ -123,9 +126,12 @@ def refuse_disabling(
         PatchMismatchError: the patch is for another model.
     """
     if reasons := disabling(patch, others, model):
+        # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
+        facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
+        fewer = f" (it has {facts} facts of the graph: --set statements=1 --set composed=0)" if facts else ""
         raise PatchError(
-            "the patch would probably break the model: " + "; ".join(reasons) + ". Leave that edit out, make its "
-            "change smaller, or add it anyway with --force (force=True)"
+            f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
+            f"smaller{fewer}, or add it anyway with --force (force=True)"
         )
 
 

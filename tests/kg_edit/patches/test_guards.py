@@ -13,7 +13,7 @@ from kg_edit.errors import PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.changes import change_norm, edit_norms
-from kg_edit.patches.guards import MEDIANS, SHARE, disabling
+from kg_edit.patches.guards import MEDIANS, SHARE, disabling, refuse_disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
@@ -69,6 +69,20 @@ def test_recorded_weight_norms_are_compared_without_the_model() -> None:
     (reason,) = disabling(recorded, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
     assert (patch + recorded).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum records the norms of its parts"
+    close = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.99}})
+    (reason,) = disabling(close, [])
+    assert "is 1.01 times as large as the weight itself (limit 1)" in reason, "never as large as the limit"
+
+
+def test_refusal_of_an_edit_with_facts_of_a_graph_says_how_to_write_fewer() -> None:
+    patch = made_up(edits_of(1), size=3.0)
+    norms = {**patch.provenance, "weight_norms": {"w.weight": 2.0}}
+    with pytest.raises(PatchError, match="make its change smaller, or add it anyway"):
+        refuse_disabling(WeightPatch(factors=patch.factors, provenance=norms), [])
+    (record,) = patch.edits
+    facts = {**norms, "edits": [{**record, "requests": [record, record]}]}
+    with pytest.raises(PatchError, match=r"it has 2 facts of the graph: --set statements=1 --set composed=0\), or"):
+        refuse_disabling(WeightPatch(factors=patch.factors, provenance=facts), [])
 
 
 def test_edits_of_other_weights_do_not_hide_a_large_change() -> None:
