@@ -6,7 +6,8 @@ head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
@@ -93,7 +95,8 @@ class LanguageModel:
                     "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
                 )
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
+            with _without_bars(path):
+                model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
         except KgEditError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
@@ -284,3 +287,16 @@ def weight_matrix(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+@contextmanager
+def _without_bars(path: str) -> Iterator[None]:
+    """Hide transformers' bar for the weights of a folder, which takes a second; a hub's downloads keep their bars."""
+    hidden = Path(path).is_dir() and transformers_logging.is_progress_bar_enabled()
+    if hidden:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            transformers_logging.enable_progress_bar()
