@@ -146,23 +146,26 @@ def compare(
     against: Annotated[
         str | None, typer.Option(metavar="RUN", help="Compare with this run instead, or with `unedited`.")
     ] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Compare only this metric. Repeatable.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Compare only this metric, or several with commas. Repeatable.")
+    ] = None,
     common: Annotated[bool, typer.Option("--common", help="Use only the records that all runs have.")] = False,
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="File to write: `.md`, `.tex`, `.json`, `.png`, `.svg` or `.pdf`. Repeatable."
+            metavar="FILE", help="File to write: `.md`, `.tex`, `.csv`, `.json`, `.png`, `.svg` or `.pdf`. Repeatable."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of intervals and permutations.")] = 0,
 ) -> None:
     """Compare runs record by record, or one run with the unedited model.
 
-    The table has differences, intervals and p-values.
+    The table has differences, intervals and p-values. In LaTeX it has a row for each run and a column for each metric.
 
     Examples:
 
-    - `kg-edit compare runs/rome runs/glame --out comparison.md --out comparison.png`
+    - `kg-edit compare runs/rome runs/glame --out comparison.csv --out comparison.png`
+    - `kg-edit compare runs/rome runs/glame --metric efficacy.greedy,paraphrase.greedy --out table.tex`
     """
     for folder in runs:
         read_settings(folder)
@@ -171,7 +174,8 @@ def compare(
 
     for path in out or ():
         check_ending(path)
-    found = compare_runs(runs, against=against, metrics=metric or (), common=common, seed=seed)
+    chosen = [name.strip() for names in metric or () for name in names.split(",")]
+    found = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
     stdout().print(rich_comparison(found))
     for path in out or ():
         stdout().print(plain(str(write_comparison(found, path))), soft_wrap=True)

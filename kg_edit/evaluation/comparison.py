@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -36,7 +37,11 @@ from kg_edit.evaluation.statistics import (
     paired_difference,
     score_difference,
 )
+from kg_edit.storage.frames import frame_of
 from kg_edit.storage.run_folder import Settings, by_content, difference, read_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A setting that must be equal -> what to do if it differs.
 _SAME = {
@@ -50,6 +55,15 @@ _SAME = {
     "tokenizer_sha256": "evaluate both with one tokenizer",
 }
 _SHARED = "--common compares the records that all have"
+
+_DIFFERENCE = {  # column of a table -> field of a `Difference`
+    "difference": "mean",
+    "difference_low": "ci95_low",
+    "difference_high": "ci95_high",
+    "p": "p",
+    "p_holm": "p_holm",
+    "test": "test",
+}
 
 RecordScores = Mapping[str, float | None]
 UNEDITED = "unedited"
@@ -181,7 +195,8 @@ class MetricRow(BaseModel):
     """A metric over the ``n`` records that have it on every side: the mean of each side, and the difference of each to
     the first.
 
-    The editing score's ``n`` is that of its rarest part.
+    ``means`` also has the unedited model, if it is no side and has the metric of all these records. The editing score's
+    ``n`` is that of its rarest part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -210,6 +225,36 @@ class Comparison(BaseModel):
     schedule: str | None = None
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """The sides in the order of a table: the unedited model first, also if it is no side but has some mean."""
+        known = any(UNEDITED in row.means for row in self.rows) and UNEDITED not in self.sides
+        return (UNEDITED, *self.sides) if known else self.sides
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row per metric and side: n, the mean, the difference to the first side, intervals and p-values."""
+        return [
+            {
+                "metric": row.metric,
+                "side": side,
+                "n": row.n,
+                **row.means[side].model_dump(),
+                **{name: getattr(row.differences.get(side), field, None) for name, field in _DIFFERENCE.items()},
+            }
+            for row in self.rows
+            for side in self.shown
+            if side in row.means
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return `table` as a pandas.DataFrame.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return frame_of(self.table)
+
+    @property
     def setting(self) -> str:
         """A phrase with data, model and schedule, to follow "60 records"."""
         parts = (("of", self.data), ("on", self.model), ("under the schedule", self.schedule))
@@ -217,7 +262,7 @@ class Comparison(BaseModel):
 
 
 def compare(
-    folders: Sequence[Path],
+    folders: Sequence[str | Path],
     *,
     against: str | None = None,
     metrics: Sequence[str] = (),
@@ -226,8 +271,12 @@ def compare(
 ) -> Comparison:
     """Compare runs with the first of them, or with ``against``: another run, or the word unedited.
 
-    One run alone is compared with the unedited model. ``metrics`` limits the comparison to these metrics; ``common``
-    limits it to the records that all runs have.
+    Args:
+        folders: the folders of the runs. One run alone is compared with the unedited model.
+        against: the run to compare the others with; its folder or its name.
+        metrics: the metrics to compare; by default all.
+        common: use only the records that all runs have.
+        seed: of the intervals and permutations.
 
     Raises:
         ConfigError: no run is given, one is given twice, ``against`` is none of them, or no record has one of
@@ -238,6 +287,7 @@ def compare(
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
+    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is given twice; give each folder once")
     # A run's name is its folder's last part, unless that is ambiguous.
@@ -264,7 +314,8 @@ def compare(
     for name in metrics:
         if name not in known:
             raise unknown_name("metric", name, known)
-    rows = _rows(sides, ids, tuple(metrics) or known, seed)
+    base = {} if UNEDITED in sides else {name: runs[0].base(name) for name in ids}
+    rows = _rows(sides, ids, tuple(metrics) or known, seed, base=base)
     lacking = sorted(set(metrics) - {row.metric for row in rows})
     if lacking and not rows:
         raise ConfigError(
@@ -287,15 +338,17 @@ def compare(
     )
 
 
-def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int) -> list[MetricRow]:
-    """One row for each metric that some record has on every side."""
+def _rows(
+    sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
+) -> list[MetricRow]:
+    """One row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
     names = tuple(dict.fromkeys([*metrics, *(SCORED if EDITING_SCORE in metrics else ())]))
     # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
     tables: dict[str, Table] = {}
-    for side, scores in sides.items():
+    for side, scores in {**({UNEDITED: base} if base else {}), **sides}.items():
         rows = [[scores[record].get(name) for name in names] for record in ids]
         tables[side] = np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
-    missing = np.any([np.isnan(table) for table in tables.values()], axis=0)
+    missing = np.any([np.isnan(tables[side]) for side in sides], axis=0)
     tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
     means = {
         side: estimates(
@@ -311,7 +364,7 @@ def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str
     found = []
     for metric in metrics:
         places = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
-        first, *others = {side: table[:, places] for side, table in tables.items()}.items()
+        first, *others = ((side, tables[side][:, places]) for side in sides)
         differences = {}
         for side, table in others:
             if len(places) > 1:
@@ -323,7 +376,9 @@ def _rows(sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str
                 differences[side] = change
         if differences:
             n = int((~missing[:, places]).sum(axis=0).min())
-            side_means = {side: means[side][metric] for side in sides}
+            # A model beside the sides has the same mean only if it has the scores of the same records
+            whole = [side for side in tables if (np.isnan(tables[side]) == missing)[:, places].all()]
+            side_means = {side: means[side][metric] for side in whole}
             found.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
     return found
 

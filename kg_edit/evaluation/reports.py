@@ -1,7 +1,7 @@
 """Reports for people: tables of a run's summary, and tables and plots of a comparison of runs.
 
 A summary becomes a table for the terminal or in Markdown. A comparison becomes a table for the terminal, in Markdown,
-LaTeX or JSON, or a plot of each metric's difference with its interval and the line of no difference.
+LaTeX, CSV or JSON, or a plot of each metric's difference with its interval and the line of no difference.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kg_edit.evaluation.schedule import Schedule
 from kg_edit.evaluation.statistics import EDITING_SCORE, RESAMPLES, Difference, Estimate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
+from kg_edit.storage.frames import csv_of
 from kg_edit.text.display import markdown_table, terminal_table
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     rows = []
     for name, found in (summary.general or {}).items():
         numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
-        change = _difference(found.difference, str, str)
+        change = _difference(found.difference, str)
         before, after = _interval(found.before), _interval(found.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
@@ -150,6 +151,7 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+_COLUMNS = 5  # metrics in a LaTeX table, which fit beside each other
 _ESCAPED = str.maketrans(
     {"↑": "$\\uparrow$", "↓": "$\\downarrow$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
@@ -164,26 +166,33 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Return a LaTeX table for the package booktabs."""
-    header, *rows = _compared_cells(
-        comparison, bold=lambda text: rf"\textbf{{{text}}}", escape=lambda text: text.translate(_ESCAPED)
-    )
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
-            *(" & ".join(row) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{caption(comparison).translate(_ESCAPED)}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    """Return a LaTeX table for the package booktabs: a row for each run and a column for each metric.
+
+    A cell has the mean and its 95 % interval; a significant difference to the first run is bold. More than
+    `_COLUMNS` metrics are divided over several tabulars.
+    """
+    lines = [r"\begin{table}", r"\centering", r"\small"]
+    for start in range(0, len(comparison.rows), _COLUMNS):
+        rows = comparison.rows[start : start + _COLUMNS]
+        header = ["", *(f"{row.metric}{_arrow(row.metric)}".translate(_ESCAPED) for row in rows)]
+        body = [[side.translate(_ESCAPED), *(_latex_cell(row, side) for row in rows)] for side in comparison.shown]
+        table = [" & ".join(cells) + r" \\" for cells in (header, *body)]
+        lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", table[0], r"\midrule", *table[1:]]
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines[-1:] = [rf"\caption{{{caption(comparison, means=True).translate(_ESCAPED)}}}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _latex_cell(row: MetricRow, side: str) -> str:
+    """The mean of a run with its interval, small; bold if its difference to the first run is significant."""
+    found, change = row.means.get(side), row.differences.get(side)
+    if found is None or found.mean is None:
+        return ""
+    text = _number(found.mean)
+    text = rf"\textbf{{{text}}}" if change and change.is_found else text
+    if found.ci95_low is None or found.ci95_high is None or row.n == 1:
+        return text
+    return rf"{text} {{\scriptsize [{_number(found.ci95_low)}, {_number(found.ci95_high)}]}}"
 
 
 def rich_comparison(comparison: Comparison) -> Table:
@@ -191,21 +200,19 @@ def rich_comparison(comparison: Comparison) -> Table:
 
     A star marks a significant difference.
     """
-    first, *others = comparison.sides
     rows = []
     for row in comparison.rows:
-        means = {side: _number(row.means[side].mean or 0.0) for side in comparison.sides}
-        rows += [[f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""], [f"  {first}", means[first], "", ""]]
-        for side in others:
-            found = _difference(row.differences.get(side), lambda text: f"{text} *", str)
-            rows.append([f"  {side}", means[side], *found])
-    text = f"{caption(comparison)} *: found."
-    header = ["metric, run", "mean", f"- {first}", "p"]
+        rows.append([f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""])
+        for side in filter(row.means.__contains__, comparison.shown):
+            found = _difference(row.differences.get(side), lambda text: f"{text} *")
+            rows.append([f"  {side}", _mean(row, side), *found])
+    text = caption(comparison).replace("Bold:", "*:")
+    header = ["metric, run", "mean", f"- {comparison.sides[0]}", "p"]
     return terminal_table(header, rows, numbers_from=1, caption=text, caption_left=True, lines=False)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Write the comparison in the format of the ending of ``path``: .md, .tex, .json, .png, .svg or .pdf.
+    """Write the comparison in the format of the ending of ``path``: .md, .tex, .csv, .json, .png, .svg or .pdf.
 
     Raises:
         ConfigError: the ending is none of these.
@@ -227,8 +234,13 @@ def check_ending(path: Path) -> None:
         )
 
 
-def caption(comparison: Comparison) -> str:
-    """Return the caption of a comparison, which explains its numbers, intervals and tests."""
+def caption(comparison: Comparison, *, means: bool = False) -> str:
+    """Return the caption of a comparison, which explains its numbers, intervals and tests.
+
+    Args:
+        comparison: the comparison.
+        means: the table shows the runs' means with their intervals, not the differences.
+    """
     tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
     named = {
         "McNemar": "exact McNemar test for 0-1 scores",
@@ -240,27 +252,30 @@ def caption(comparison: Comparison) -> str:
     return " ".join(
         [
             f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
-            f"Differences to {first} are paired, with 95 % bootstrap intervals;",
-            f"two-sided p: {', '.join(named[test] for test in tests)};",
-            f"{RESAMPLES:,} resamples, seed {comparison.seed}.",
-            "Bold: p below .05 after Holm's correction for all rows.",
+            "Means" if means else f"Differences to {first} are paired,",
+            "with 95 % bootstrap intervals.",
+            f"Bold: the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:",
+            f"{', '.join(named[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
             *(f"Note: {note}." for note in comparison.notes),
         ]
     )
 
 
-def _compared_cells(
-    comparison: Comparison, *, bold: Callable[[str], str], escape: Callable[[str], str] = lambda text: text
-) -> list[list[str]]:
+def _compared_cells(comparison: Comparison, *, bold: Callable[[str], str]) -> list[list[str]]:
     first, *others = comparison.sides
-    header = ["metric", "n", *comparison.sides]
+    header = ["metric", "n", *comparison.shown]
     header += [title for side in others for title in (f"{side} - {first}", "p")]
-    rows = [list(map(escape, header))]
+    rows = [header]
     for row in comparison.rows:
-        means = [_number(row.means[side].mean or 0.0) for side in comparison.sides]
-        changes = [text for side in others for text in _difference(row.differences.get(side), bold, escape)]
-        rows.append([escape(f"{row.metric}{_arrow(row.metric)}"), str(row.n), *means, *changes])
+        means = [_mean(row, side) for side in comparison.shown]
+        changes = [text for side in others for text in _difference(row.differences.get(side), bold)]
+        rows.append([f"{row.metric}{_arrow(row.metric)}", str(row.n), *means, *changes])
     return rows
+
+
+def _mean(row: MetricRow, side: str) -> str:
+    """The mean of a side; "" if the unedited model lacks the metric."""
+    return _number(row.means[side].mean or 0.0) if side in row.means else ""
 
 
 def _arrow(metric: str) -> str:
@@ -269,12 +284,12 @@ def _arrow(metric: str) -> str:
     return {"higher": " ↑", "lower": " ↓"}.get(known.better, "") if known else ""
 
 
-def _difference(found: Difference | None, bold: Callable[[str], str], escape: Callable[[str], str]) -> tuple[str, str]:
+def _difference(found: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
     if found is None:
         return "", ""
     mean, low, high = (_number(value, "+") for value in (found.mean, found.ci95_low, found.ci95_high))
     text, p = (f"{mean} [{low}, {high}]" if found.n > 1 else mean), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
-    return bold(text) if found.is_found else text, escape(p)
+    return bold(text) if found.is_found else text, p
 
 
 def _number(value: float, sign: str = "") -> str:
@@ -285,6 +300,7 @@ def _number(value: float, sign: str = "") -> str:
 _WRITERS: Mapping[str, Callable[[Comparison, Path], Path]] = {
     ".md": lambda comparison, path: write_text(path, markdown(comparison)),
     ".tex": lambda comparison, path: write_text(path, latex(comparison)),
+    ".csv": lambda comparison, path: write_text(path, csv_of(comparison.table)),
     ".json": lambda comparison, path: write_json(path, comparison.model_dump(mode="json")),
     ".png": draw_comparison,
     ".svg": draw_comparison,

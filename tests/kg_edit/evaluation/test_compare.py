@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -222,11 +223,7 @@ def test_table_has_every_format(run: Run, tmp_path: Path) -> None:
     assert "| **+0." in first
     assert "| <.001 |" in first
     assert "McNemar" in text
-    assert r"a\_b" in latex(found)
-    assert r"& \textbf{+0." in latex(found)
-    assert "& $<$.001 &" in latex(found)
-    assert latex(found).count(r" \\") == len(found.rows) + 1
-    for ending in ("md", "tex", "json", "png", "svg"):
+    for ending in ("md", "tex", "csv", "json", "png", "svg"):
         assert write_comparison(found, tmp_path / f"out.{ending}").stat().st_size > 500
     assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["metric"] == "efficacy.prob"
     before = (tmp_path / "out.svg").read_bytes()
@@ -242,7 +239,45 @@ def test_table_names_the_runs_and_the_better_direction(run: Run) -> None:
     text = markdown(found)
     assert "60 records of counterfact-plus on tiny under the schedule single. ↑: higher is better, ↓: lower." in text
     assert "| efficacy.prob ↑ |" in text and "| portability.nll ↓ |" in text
-    assert r"efficacy.prob $\uparrow$" in latex(found)
+
+
+def test_latex_table_has_a_row_for_each_run_and_a_column_for_each_metric(run: Run) -> None:
+    folders = [run("a_b", seed=1), run("second", seed=2)]
+    found = compare(folders, metrics=["portability.nll", "efficacy.prob"], against="unedited")
+    header, *rows = [line for line in latex(found).splitlines() if line.endswith(r" \\")]
+    assert header == r" & portability.nll $\downarrow$ & efficacy.prob $\uparrow$ \\"
+    assert [row.split(" & ")[0] for row in rows] == ["unedited", r"a\_b", "second"]
+    low, high = found.rows[0].means["second"].ci95_low, found.rows[0].means["second"].ci95_high
+    assert rf"& \textbf{{{found.rows[0].means['second'].mean:.3f}}} {{\scriptsize [{low:.3f}, {high:.3f}]}}" in rows[2]
+    assert "textbf" not in rows[0]
+    many = latex(compare(folders))  # six metrics, five of which fit beside each other
+    assert many.count(r"\begin{tabular}") == 2 and many.count(r"\begin{table}") == many.count(r"\caption") == 1
+
+
+def test_several_runs_are_shown_beside_the_unedited_model_which_is_not_tested(run: Run, tmp_path: Path) -> None:
+    folders = [run("first", seed=1), run("second", seed=2)]
+    found = compare(folders, metrics=["efficacy.prob"])
+    alone = compare(folders, metrics=["efficacy.prob"], against="unedited")
+    assert found.sides == ("first", "second") and found.shown == alone.sides == ("unedited", "first", "second")
+    assert found.rows[0].means == alone.rows[0].means
+    assert list(found.rows[0].differences) == ["second"]
+    assert markdown(found).startswith("| metric | n | unedited | first | second | second - first | p |")
+    with write_comparison(found, tmp_path / "out.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["side"] for row in rows] == ["unedited", "first", "second"]
+    assert [row["difference"] for row in rows[:2]] == ["", ""] and float(rows[2]["p"]) > 0
+    assert found.to_frame().to_dict("records")[2]["mean"] == float(rows[2]["mean"])
+
+
+def test_metric_without_the_unedited_model_has_no_cell_for_it(run: Run) -> None:
+    folders = [run("first", seed=1), run("second", seed=2)]
+    for folder in folders:
+        lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        lines[0]["sections"]["base"]["scores"]["efficacy.prob"] = None
+        (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compare(folders, metrics=["efficacy.prob", "paraphrase.prob"])
+    assert [("unedited" in row.means, row.n) for row in found.rows] == [(False, RECORDS), (True, RECORDS)]
+    assert f"| efficacy.prob ↑ | {RECORDS} |  | " in markdown(found)
 
 
 def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
@@ -254,8 +289,8 @@ def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
     assert max(map(len, lines)) <= 80
     (metric,) = [place for place, line in enumerate(lines) if line.startswith("efficacy.prob ↑")]
     assert "n=60" in lines[metric]
-    assert [line.split()[0] for line in lines[metric + 1 : metric + 4]] == [*names]
-    assert lines[metric + 2].count("[") == 1 and "…" not in "".join(lines)
+    assert [line.split()[0] for line in lines[metric + 1 : metric + 5]] == ["unedited", *names]
+    assert lines[metric + 3].count("[") == 1 and "…" not in "".join(lines)
 
 
 def test_one_record_has_no_interval(run: Run) -> None:
