@@ -23,25 +23,41 @@ if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit, Question
     from kg_edit.edits.files import read_edits
     from kg_edit.errors import KgEditError
+    from kg_edit.evaluation.comparison import Comparison, compare
+    from kg_edit.evaluation.config import EvalConfig
+    from kg_edit.evaluation.records import RunFolder
+    from kg_edit.evaluation.run import evaluate
+    from kg_edit.evaluation.summary import Summary
+    from kg_edit.ledger.ledger import Ledger
     from kg_edit.methods.glame.method import Glame, GlameConfig
     from kg_edit.methods.registry import find_method, method_names
     from kg_edit.methods.rome.method import Rome, RomeConfig
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.reports.report import BeforeAfter, before_and_after
     from kg_edit.scoring.generation import ask
 
 
 __all__ = [
+    "BeforeAfter",
+    "Comparison",
     "Edit",
+    "EvalConfig",
     "Glame",
     "GlameConfig",
     "KgEditError",
     "LanguageModel",
+    "Ledger",
     "Patch",
     "Question",
     "Rome",
     "RomeConfig",
+    "RunFolder",
+    "Summary",
     "ask",
+    "before_and_after",
+    "compare",
+    "evaluate",
     "find_dataset",
     "find_method",
     "method_names",
@@ -55,11 +71,18 @@ __getattr__, __dir__ = lazy_names(
         "kg_edit.edits.edit": ["Edit", "Question"],
         "kg_edit.edits.files": ["read_edits"],
         "kg_edit.errors": ["KgEditError"],
+        "kg_edit.evaluation.comparison": ["Comparison", "compare"],
+        "kg_edit.evaluation.config": ["EvalConfig"],
+        "kg_edit.evaluation.records": ["RunFolder"],
+        "kg_edit.evaluation.run": ["evaluate"],
+        "kg_edit.evaluation.summary": ["Summary"],
+        "kg_edit.ledger.ledger": ["Ledger"],
         "kg_edit.methods.glame.method": ["Glame", "GlameConfig"],
         "kg_edit.methods.registry": ["find_method", "method_names"],
         "kg_edit.methods.rome.method": ["Rome", "RomeConfig"],
         "kg_edit.models.language_model": ["LanguageModel"],
         "kg_edit.patches.base": ["Patch"],
+        "kg_edit.reports.report": ["BeforeAfter", "before_and_after"],
         "kg_edit.scoring.generation": ["ask"],
     },
 )

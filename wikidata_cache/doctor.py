@@ -74,7 +74,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     contact = os.environ.get("KG_EDIT_CONTACT", "")
     yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
     for module, use in _EXTRAS.items():
-        install = f'optional, for {use}: pip install "kg-edit[notebooks]"'
+        install = f"optional, for {use}: pip install {module}"
         yield Finding(module, f"installed, for {use}" if find_spec(module) else install)
 
     if graph is not None:

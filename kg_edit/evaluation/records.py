@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,7 +22,11 @@ from kg_edit.evaluation.schedule import CurvePlan, Scoring
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import Settings, digest
+from kg_edit.storage.frames import frame_of
+from kg_edit.storage.run_folder import Settings, digest, read_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; in a sequence also after:K
 Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
@@ -82,9 +86,29 @@ class Point(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of the files in a run's folder, with functions to read and append their lines."""
+    """The folder of a run: the paths of its files, with functions to read and append their lines."""
 
     path: Path
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas.DataFrame with one row per record, section and metric: id, section, metric, score, error.
+
+        The section ``base`` is the unedited model, ``edited`` the edited one. ``error`` says why an edit failed.
+
+        Raises:
+            OutputError: the folder has no run, or it can't be read.
+            ConfigError: pandas is not installed.
+        """
+        folder = RunFolder(Path(self.path))
+        read_settings(folder.path)
+        return frame_of(
+            [
+                {"id": record.id, "section": section, "metric": metric, "score": score, "error": record.error}
+                for record in joined(folder.entries())
+                for section, scores in record.scores.items()
+                for metric, score in scores.items()
+            ]
+        )
 
     @property
     def records(self) -> Path:

@@ -72,7 +72,7 @@ def evaluate(
     model: LanguageModel,
     records: Sequence[Edit | BenchmarkRecord],
     *,
-    out: Path,
+    out: str | Path,
     config: EvalConfig | None = None,
     pool: Sequence[Edit | BenchmarkRecord] | None = None,
     data: DataSource | None = None,
@@ -102,7 +102,7 @@ def evaluate(
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
-    config = config or EvalConfig()
+    config, out = config or EvalConfig(), Path(out)
     all_records = tuple(as_record(record) for record in records)
     if len({record.id for record in all_records}) < len(all_records):
         raise ConfigError("two records have the same id; give each a different one")

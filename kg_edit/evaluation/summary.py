@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,10 @@ from kg_edit.evaluation.retention import ERR, PREFIX, rates
 from kg_edit.evaluation.schedule import CurvePlan
 from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
+from kg_edit.storage.frames import frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JUST_EDITED = "just_edited"
 CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
@@ -140,6 +144,21 @@ class Summary(BaseModel):
         """The existing sections, by name."""
         found = {name: getattr(self, name) for name in SECTIONS}
         return {name: section for name, section in found.items() if section is not None}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas.DataFrame with one row per section and metric: mean, interval, and number of records.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        counts = self.provenance["counts"]
+        return frame_of(
+            [
+                {"section": section, "metric": name, "n": counts[section].get(name, 0), **found.model_dump()}
+                for section, own in self.sections.items()
+                for name, found in own.items()
+            ]
+        )
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""

@@ -20,8 +20,8 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
-from kg_edit.reports.probes import ReportRow, check_probes, compare_probes
-from kg_edit.reports.report import markdown
+from kg_edit.reports.probes import ReportRow, check_probes
+from kg_edit.reports.report import before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock
@@ -127,7 +127,7 @@ def run_edits(
         known = known_rows(out / RECORDS, edits)
         if known and (out / REPORT).is_file():
             return known
-        rows = known or compare_probes(model, patch, edits, progress=progress)
+        rows = known or before_and_after(model, patch, edits, progress=progress)
         write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
         graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
         try:

@@ -2,8 +2,8 @@
 
 The report, `patch check` and the served page use this module. `responses` asks a model queries: how it continues a
 prompt, and how probable the candidates are after it. `read` asks the probes of an edit (the rewrite, its paraphrases,
-its portability questions and its locality prompts) and judges the responses; `compare_probes` does so on the unedited
-and on the edited model. `kg_edit.reports.report` shows the result.
+its portability questions and its locality prompts) and judges the responses. `kg_edit.reports.report.before_and_after`
+does so on the unedited and on the edited model, and shows the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import CUT, continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
 from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
@@ -260,28 +259,6 @@ def check_probes(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
-
-
-def compare_probes(
-    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
-) -> tuple[ReportRow, ...]:
-    """Read every probe of every edit on the unedited and on the edited model.
-
-    Args:
-        model: the unedited model.
-        patch: the change; it is removed again at the end.
-        edits: the edits whose probes are read.
-        chat: as in `probes`.
-        progress: whether to show a progress bar.
-    """
-    pairs = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
-    unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
-    with patch.applied(model) as edited_model:
-        edited = read(edited_model, [probe for _, probe in pairs], progress="edited" if progress else None)
-    return tuple(
-        ReportRow(edit=edit.id, probe=probe, unedited=old, edited=new)
-        for (edit, probe), old, new in zip(pairs, unedited, edited, strict=True)
-    )
 
 
 def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str | None = None) -> tuple[Reading, ...]:

@@ -1,4 +1,4 @@
-"""Report what an edit run changed: the verdict, a table for the terminal, and Markdown.
+"""Report what a patch changed: ask the unedited and the edited model, the verdict, tables for people and programs.
 
 `kg_edit.reports.report_page` shows the same as an HTML page, with pictures.
 """
@@ -7,17 +7,75 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kg_edit.edits.edit import Edit
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
+from kg_edit.reports.probes import Reading, ReportProbe, ReportRow, probes, read
+from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NAMED = 10  # failed edits that a verdict names, at most
 _LONG = 100  # characters of a text in a verdict; the table has all of it
+
+
+class BeforeAfter(tuple[ReportRow, ...]):
+    """The rows of `before_and_after`, one for each prompt of each edit; a notebook shows them as a table."""
+
+    def __repr__(self) -> str:
+        return f"BeforeAfter({len(self)} prompts: {Verdict.of(self).counted})"
+
+    def _repr_markdown_(self) -> str:
+        return "\n".join(_table(self))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas.DataFrame with one row per prompt.
+
+        Columns: edit, kind, prompt, target; for both models the generated text, whether it succeeds, whether the target
+        is more likely than the other object (``right``), and the target's nats per token (see `Reading`).
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        rows = []
+        for row in self:
+            cells: dict[str, object] = {"edit": row.edit, "kind": label(row.probe)}
+            cells |= {"prompt": row.probe.prompt, "target": row.probe.wanted}
+            for name, reading in (("unedited", row.unedited), ("edited", row.edited)):
+                cells |= {name: reading.text, f"{name} success": reading.success}
+                cells |= {f"{name} right": reading.right, f"{name} nats": reading.nats}
+            rows.append(cells)
+        return frame_of(rows)
+
+
+def before_and_after(
+    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
+) -> BeforeAfter:
+    """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and locality prompts.
+
+    Args:
+        model: the unedited model.
+        patch: the change; it is removed again at the end.
+        edits: the edits whose prompts are asked.
+        chat: in chat form, or in plain text; by default in the form in which the edit is made.
+        progress: whether to show a progress bar.
+    """
+    pairs = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
+    unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
+    with patch.applied(model) as edited_model:
+        edited = read(edited_model, [probe for _, probe in pairs], progress="edited" if progress else None)
+    return BeforeAfter(
+        ReportRow(edit=edit.id, probe=probe, unedited=old, edited=new)
+        for (edit, probe), old, new in zip(pairs, unedited, edited, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -89,9 +147,13 @@ def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
     """Return the report as Markdown, with `headline` as its title."""
     verdict = f"**{escaped_markdown(one_line(str(Verdict.of(rows))))}**"
     lines = [f"# {escaped_markdown(headline(patch))}", "", verdict, "", escaped_markdown(patch.summary), ""]
-    lines += [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
-    lines += [markdown_row(map(escaped_markdown, _cells(row))) for row in rows]
-    return "\n".join([*lines, "", escaped_markdown(note(rows)), ""])
+    return "\n".join([*lines, *_table(rows), "", escaped_markdown(note(rows)), ""])
+
+
+def _table(rows: Sequence[ReportRow]) -> list[str]:
+    """Return the lines of the Markdown table."""
+    ruler = "|---" * len(_HEADER) + "|"
+    return [markdown_row(_HEADER), ruler, *(markdown_row(map(escaped_markdown, _cells(row))) for row in rows)]
 
 
 def note(rows: Sequence[ReportRow]) -> str:

@@ -25,7 +25,8 @@ from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.probes import ReportRow, compare_probes
+from kg_edit.reports.probes import ReportRow
+from kg_edit.reports.report import before_and_after
 from tests.data.release_0_1_0.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit
@@ -129,14 +130,14 @@ def shown(folder: Path) -> dict[str, bytes]:
 def test_patch_is_read_and_written_back(file: str, kind: str, place: Path, model: LanguageModel) -> None:
     patch = Patch.load(file)
     assert (patch.kind, ids(patch), patch.fingerprint) == (kind, EDITS, model.fingerprint)
-    rows = compare_probes(model, patch, read_edits(place / "edits.jsonl").edits, progress=False)
+    rows = before_and_after(model, patch, read_edits(place / "edits.jsonl").edits, progress=False)
     assert any(row.unedited != row.edited for row in rows)
     assert parts(patch.save(place / "again.safetensors")) == parts(place / file)
 
 
 def test_patch_has_the_same_effect(place: Path, model: LanguageModel) -> None:
     patch, edits = Patch.load("edit/patch.safetensors"), read_edits(place / "edits.jsonl").edits
-    found = compare_probes(model, patch, edits, progress=False)
+    found = before_and_after(model, patch, edits, progress=False)
     told = [ReportRow.model_validate_json(line) for line in (place / "edit" / "records.jsonl").read_text().splitlines()]
     assert [(row.edit, row.probe) for row in found] == [(row.edit, row.probe) for row in told]
     assert [row.edited.nats for row in found] == near([row.edited.nats for row in told])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import warnings
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
@@ -79,7 +80,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = _library("pandas", "to_dataframe", "kg-edit[notebooks]")
+        pandas = _library("pandas", "to_dataframe", "kg-edit[pandas]")
         label = self.nodes(data="label")
         rows = [
             (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(self, u, v))
@@ -217,6 +218,8 @@ def _scalars(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _library(module: str, wanted_by: str, requirement: str) -> Any:
     try:
-        return import_module(module)  # not an import statement: the package must not depend on torch
+        with warnings.catch_warnings():  # in a notebook, PyTorch Geometric's bars warn that they are text
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return import_module(module)  # not an import statement: the package must not depend on torch
     except ImportError as error:
         raise MissingExtraError(module.partition(".")[0], wanted_by, requirement) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation import METRICS, EvalConfig, Summary, evaluate, score_cases
 from kg_edit.evaluation.metrics.edit import PORTABILITY
+from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import FEWEST
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
@@ -70,6 +72,23 @@ def test_run_writes_scores_evidence_and_a_summary(
     assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
+
+
+def test_results_are_data_frames(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = evaluate(method, model, edits[:2], out=str(tmp_path))
+    means = summary.to_frame().set_index(["section", "metric"])["mean"]
+    scores = RunFolder(tmp_path).to_frame()
+    assert {*scores.columns} == {"id", "section", "metric", "score", "error"} and scores["id"].nunique() == 2
+    for section in ("base", "edited"):
+        own = scores[(scores["section"] == section) & (scores["metric"] == "efficacy.magnitude")]
+        assert own["score"].mean() == pytest.approx(means[section, "efficacy.magnitude"])
+    with pytest.raises(OutputError, match="has no run"):
+        RunFolder(tmp_path / "none").to_frame()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match=r"needs the package pandas: pip install 'kg-edit\[pandas\]'"):
+        summary.to_frame()
 
 
 def test_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

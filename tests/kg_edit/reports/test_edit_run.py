@@ -95,7 +95,7 @@ def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
-    for name in ("compare_probes", "claim"):
+    for name in ("before_and_after", "claim"):
         monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
         monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "make"), None)
     assert run(tmp_path) == rows

@@ -11,7 +11,8 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports import probes as probes_module
-from kg_edit.reports.probes import check_probes, compare_probes, probes, read
+from kg_edit.reports.probes import check_probes, probes, read
+from kg_edit.reports.report import before_and_after
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
@@ -50,15 +51,20 @@ def test_probes_without_an_old_target_have_no_locality() -> None:
     assert [probe.kind for probe in probes(tiny("llama"), BARE)] == ["rewrite"]
 
 
-def test_compare_probes_reads_both_models() -> None:
+def test_before_and_after_asks_both_models() -> None:
     model = tiny("llama")
     patch = patch_of(model)
-    rows = compare_probes(model, patch, [EDIT, BARE])
+    rows = before_and_after(model, patch, [EDIT, BARE])
     assert [row.edit for row in rows] == ["1"] * 5 + ["2"]
     assert tuple(row.unedited for row in rows[:5]) == read(model, probes(tiny("llama"), EDIT))
     with patch.applied(model):
         assert tuple(row.edited for row in rows[:5]) == read(model, probes(tiny("llama"), EDIT))
     assert rows[0].unedited.nats != rows[0].edited.nats
+    frame = rows.to_frame()
+    assert list(frame["kind"]) == ["rewrite", "paraphrase", "portability", "locality", "locality", "rewrite"]
+    assert list(frame["edited nats"]) == [row.edited.nats for row in rows]
+    assert repr(rows) == "BeforeAfter(6 prompts: 0 of 2 edits succeeded)"
+    assert rows._repr_markdown_().count("\n") == len(rows) + 1
 
 
 def test_right_compares_with_the_other_target() -> None:
@@ -117,7 +123,7 @@ def test_target_of_more_than_ten_tokens_can_succeed() -> None:
     cities = "Oslo Bern Cairo Lima Quito Delhi Kyoto Miami Rome London Suva Apia"
     model = parrot("Paris", cities)
     edit = Edit(id="4", subject="Ann", prompt="{} lives in", target_new=cities, target_true="Paris")
-    (row,) = compare_probes(model, Lesson(model, None).update([edit]), [edit])
+    (row,) = before_and_after(model, Lesson(model, None).update([edit]), [edit])
     assert row.edited.text == cities and row.edited.success and not row.unedited.success
 
 
