@@ -287,21 +287,21 @@ def compare(
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
-    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    places = [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
+    if len({place.resolve() for place in places}) < len(places):
         raise ConfigError("a run is given twice; give each folder once")
     # A run's name is its folder's last part, unless that is ambiguous.
-    short = [folder.resolve().name for folder in folders]
-    whole = [f"./{folder}" if str(folder) == UNEDITED else str(folder) for folder in folders]
+    short = [place.resolve().name for place in places]
+    whole = [f"./{place}" if str(place) == UNEDITED else str(place) for place in places]
     names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
-    runs = [ComparedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    runs = [ComparedRun.read(place, name) for place, name in zip(places, names, strict=True)]
     check_comparable(runs, common=common)
     ids, notes = shared_records(runs, common=common)
 
     # The first side is the one that the others are compared with.
     sides: dict[str, Scores] = {run.name: {name: run.edited(name) for name in ids} for run in runs}
     reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
-    by_folder = dict(zip(map(str, folders), names, strict=True))
+    by_folder = dict(zip(map(str, places), names, strict=True))
     if reference == UNEDITED:
         sides = {UNEDITED: {name: runs[0].base(name) for name in ids}, **sides}
     first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)

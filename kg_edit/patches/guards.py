@@ -109,9 +109,9 @@ def disabling(
             # than columns, if others are in other weights.
             size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
         if limit and size > limit:
-            times = ceil(100 * SHARE * size / limit) / 100  # rounded up, so that it never reads like the limit
+            share = ceil(round(100 * SHARE * size / limit, 6)) / 100  # rounded up: it never reads like the limit
             found.append(
-                f"{named}the change of {name} is {times:.4g} times as large as the weight itself (limit {SHARE:g})"
+                f"{named}the change of {name} is {share:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
     return tuple(found)
 
