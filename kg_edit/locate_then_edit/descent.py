@@ -207,8 +207,13 @@ def optimise_values(
     for step in range(last + 1):
         # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
         now = torch.stack([change.detach() for change in changes])  # [edits, d]
-        found, gradient = objective.gradient(now)
-        numbers = list(zip(found.total.tolist(), found.nll.tolist(), found.kl.tolist(), strict=True))
+        # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
+        asked = settings.further_steps and step >= settings.steps - 1
+        margin = (_MARGIN if step >= settings.steps else 0.0) if asked else None
+        found, gradient = objective.gradient(now, margin=margin)
+        missed = torch.ones_like(found.nll) if found.missed is None else found.missed
+        *terms, missing = torch.stack([found.total, found.nll, found.kl, missed]).tolist()  # one wait for the device
+        numbers = list(zip(*terms, strict=True))
         for edit in running:
             losses[edit].append(numbers[edit])
             if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
@@ -223,9 +228,7 @@ def optimise_values(
         # Which edits end here? `not >=` is true for NaN too.
         done = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
         done |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
-        if settings.further_steps and step >= settings.steps - 1:
-            margin = _MARGIN if step >= settings.steps else 0.0
-            done |= {edit for edit, is_met in enumerate(objective.greedy(now, margin=margin).tolist()) if is_met}
+        done |= {edit for edit in running if not missing[edit]}
         ended = set(running) if step == last else done & running.keys()
 
         # A change with noise is replaced by the one without, as in GLAME's public program, unless that is much worse
@@ -233,9 +236,10 @@ def optimise_values(
         settled = {edit: change for edit in ended & noisy.keys() if (change := noisy[edit].settled()) is not None}
         if settled:
             with torch.no_grad():
-                quiet = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
+                found = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
+                quiet = list(zip(*torch.stack([found.total, found.nll, found.kl]).tolist(), strict=True))
             for edit, change in settled.items():
-                reached = float(quiet.total[edit]), float(quiet.nll[edit]), float(quiet.kl[edit])
+                reached = quiet[edit]
                 fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE
                 changes[edit], reached = (change, reached) if fine else best[edit]
                 losses[edit].append(reached)

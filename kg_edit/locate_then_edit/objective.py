@@ -108,7 +108,7 @@ class Losses:
     """The terms of the loss, [edits] each.
 
     ``nll`` is L_p and ``kl`` is L_a, both without weights. ``further`` and ``penalty`` have their weights. ``total`` is
-    the loss.
+    the loss. ``missed`` is the number of target tokens that are not predicted by the margin (`Objective.gradient`).
     """
 
     nll: Tensor
@@ -116,6 +116,7 @@ class Losses:
     further: Tensor
     penalty: Tensor
     total: Tensor
+    missed: Tensor | None = None
 
 
 def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
@@ -206,28 +207,39 @@ class Objective:
         """
         parts = _no_losses(change)
         for one in self._passes:
-            for part, loss in one.losses(change):
+            for part, loss in one.losses(one.logits(change)):
                 parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
         return self._total(change, parts)
 
-    def gradient(self, change: Tensor) -> tuple[Losses, Tensor]:
+    def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Losses, Tensor]:
         """Return the losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
 
         The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
+
+        Args:
+            change: delta of each edit.
+            margin: also count the target tokens of each edit's rewrites whose logit does not exceed that of every
+                other token by at least this margin (``missed``); at 0, greedy decoding gives the target in all rewrites
+                of an edit that misses none. None: don't count.
         """
         leaf = change.detach().requires_grad_()
+        missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
         for one in self._passes:
             # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
-            found = one.losses(leaf)
+            logits = one.logits(leaf)
+            found = one.losses(logits)
             torch.stack([weights[part] * loss.sum() for part, loss in found]).sum().backward()
             for part, loss in found:
                 parts[part] += loss.detach().to(leaf.device)
+            if missed is not None and margin is not None:
+                for wrong in one.missed(logits.detach(), margin):
+                    missed += wrong.to(leaf.device)
         losses = self._total(leaf, parts)
         if losses.penalty.requires_grad:
             losses.penalty.sum().backward()
         detached = {name: getattr(losses, name).detach() for name in ("nll", "kl", "further", "penalty", "total")}
-        return Losses(**detached), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        return Losses(**detached, missed=missed), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
     def _total(self, change: Tensor, parts: dict[Part, Tensor]) -> Losses:
         nll, kl, further = parts["nll"], parts["kl"], parts["further"]
@@ -235,18 +247,6 @@ class Objective:
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
         return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
-
-    @torch.no_grad()
-    def greedy(self, change: Tensor, *, margin: float = 0.0) -> Tensor:
-        """Return whether greedy decoding gives the target in all rewrites of an edit, under ``change`` [edits, d].
-
-        The logit of each target token must exceed that of the second likeliest token by at least ``margin``.
-        """
-        missed = change.new_zeros(len(change))  # target tokens that are not predicted, over all rewrites
-        for one in self._passes:
-            for wrong in one.wrong(change, margin=margin):
-                missed += wrong.to(change.device)
-        return missed == 0
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
@@ -313,19 +313,18 @@ class Pass:
             reads = slice(start, start := start + sum(row.reads for row in own))
             self._groups.append((_Rows(own, clean[reads] if kind[0] == "kl" and clean is not None else None), reads))
 
-    def _logits(self, change: Tensor) -> Tensor:
-        """The logits [reads, vocabulary] under ``change`` [edits, d]."""
-        return self.forward.logits(change[self._edit_of_row.to(change.device)])
+    def logits(self, change: Tensor) -> Tensor:
+        """Return the logits [reads, vocabulary] under ``change`` [edits, d]."""
+        self._edit_of_row = self._edit_of_row.to(change.device)  # copied once: it stays there
+        return self.forward.logits(change[self._edit_of_row])
 
-    def losses(self, change: Tensor) -> list[tuple[Part, Tensor]]:
-        """Return, for each kind of rows, (part of the loss, loss [edits]) under ``change`` [edits, d]."""
-        logits = self._logits(change)
+    def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
+        """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
         return [(group.part, group.of_edits(group.loss(logits[reads]), self._edits)) for group, reads in self._groups]
 
-    def wrong(self, change: Tensor, *, margin: float) -> list[Tensor]:
+    def missed(self, logits: Tensor, margin: float) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
         own = [(group, reads) for group, reads in self._groups if group.part == "nll"]
-        logits = self._logits(change) if own else change
         return [group.of_edits(group.missed(logits[reads], margin), self._edits) for group, reads in own]
 
     def without(self, done: set[int]) -> Pass | None:
@@ -355,31 +354,38 @@ class _Rows:
         soft = [row.taught for row in rows if row.taught]
         self._soft = (torch.cat([q.tokens for q in soft]), torch.cat([q.probabilities for q in soft])) if soft else None
 
+    def to(self, device: torch.device) -> None:
+        """Move the targets and weights to ``device``, where they stay."""
+        self._weights, self._targets = self._weights.to(device), self._targets.to(device)
+        self._edit_of_read = self._edit_of_read.to(device)
+        if self._soft is not None:
+            self._soft = self._soft[0].to(device), self._soft[1].to(device)
+
     def loss(self, logits: Tensor) -> Tensor:
         """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
+        self.to(logits.device)
         if self._clean is not None:
             # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
             log_p = logits.float().log_softmax(-1)
             each = (log_p.exp() * (log_p - self._clean)).sum(-1)
         elif self._soft is not None:
             # -sum q log p; its gradient is that of KL(q || p), because q is constant (arXiv 1503.02531)
-            tokens, q = (part.to(logits.device) for part in self._soft)
+            tokens, q = self._soft
             each = -(q * logits.float().log_softmax(-1).gather(-1, tokens)).sum(-1)
         else:
             # L_p: -log P(target token)
-            targets = self._targets.to(logits.device)
-            each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        return each * self._weights.to(each.device)
+            each = torch.nn.functional.cross_entropy(logits.float(), self._targets, reduction="none")
+        return each * self._weights
 
     def missed(self, logits: Tensor, margin: float) -> Tensor:
         """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
         two, tokens = logits.float().topk(2, dim=-1)
-        missed = (tokens[:, 0] != self._targets.to(logits.device)) | (two[:, 0] - two[:, 1] < margin)
+        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin)
         return missed.to(two.dtype)
 
     def of_edits(self, values: Tensor, edits: int) -> Tensor:
         """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
-        return values.new_zeros(edits).index_add(0, self._edit_of_read.to(values.device), values)
+        return values.new_zeros(edits).index_add(0, self._edit_of_read, values)
 
 
 def passes(rows: Sequence[TargetRow], *, tokens: int) -> Iterator[list[TargetRow]]:

@@ -202,7 +202,7 @@ def test_losses_are_their_definitions() -> None:
     assert still.kl.abs().max() < 1e-6 and still.penalty.item() == 0, "no change has no such loss"
 
 
-def test_greedy_is_whether_the_whole_target_is_likeliest() -> None:
+def test_missed_tokens_are_those_that_are_not_the_likeliest() -> None:
     """Against the likeliest tokens of the plain forward; a target that is right in its first token alone is wrong."""
     model = tiny("llama")
     prompt = encode(model.tokenizer, "{} originates from", subject="Spike Hughes", target="London")
@@ -214,9 +214,18 @@ def test_greedy_is_whether_the_whole_target_is_likeliest() -> None:
     wrong = replace(prompt, ids=(*rows[:-1], (rows[-1] + 1) % 400))
     requests = [Request(rewrites=(one,)) for one in (wrong, right)]
     fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
-    assert fast.greedy(torch.zeros(2, model.width)).tolist() == [False, True]
+    assert [bool(count) for count in missed(fast, torch.zeros(2, model.width), margin=0.0)] == [True, False]
     far = 100 * change(model, 2)
-    assert fast.greedy(far).tolist() == plain.greedy(far).tolist()
+    assert missed(fast, far, margin=0.0) == missed(plain, far, margin=0.0)
+    assert missed(fast, far, margin=99.0) == [2, 2], "a margin that no token has"
+    assert fast.gradient(far)[0].missed is None
+
+
+def missed(found: Objective, at: Tensor, *, margin: float) -> list[float]:
+    """How many target tokens of each edit are not the likeliest by the margin."""
+    count = found.gradient(at, margin=margin)[0].missed
+    assert count is not None
+    return list(count.tolist())
 
 
 @pytest.mark.parametrize("method, layer", [("memoir", 3), ("memoe", 3), ("memoe", 2)])
