@@ -7,6 +7,7 @@ too: the CPU represents another accelerator. A registration can't be removed, so
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 NAME = "elsewhere"
 HERE, ELSEWHERE = torch.device("cpu"), f"{NAME}:0"
 _CROSSING = {"aten::copy_", "aten::_to_copy"}
+COUNTED: Counter[str] = Counter()
+"""How many copies there ("copies") and waits for it ("waits": copies back, and numbers that were read)."""
+
 _RESIZING = (torch.tensor, torch.as_tensor, torch.eye)  # make an empty tensor first, whose wrapper can't grow
 
 
@@ -61,6 +65,10 @@ def _run(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if wanted is not None:
         own_kwargs["device"] = HERE
     result = operation(*own_args, **own_kwargs)
+    if name in _CROSSING and len(homes) + (wanted is not None and str(torch.device(wanted)) not in homes) > 1:
+        COUNTED["copies" if stays else "waits"] += 1
+    if name == "aten::_local_scalar_dense" and ELSEWHERE in homes:
+        COUNTED["waits"] += 1
     if name == "aten::copy_":
         return args[0]
     known = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, Held)}  # in place: the same wrapper
@@ -87,6 +95,7 @@ class _Functions(TorchFunctionMode):
         if function in _RESIZING and options.get("device") is not None:
             return function(*args, **{**options, "device": None}).to(options["device"])
         if function in (Tensor.tolist, Tensor.__format__) and isinstance(args[0], Held):
+            COUNTED["waits"] += function is Tensor.tolist
             return function(args[0].held, *args[1:])
         if function is Tensor.numpy and isinstance(args[0], Held):
             raise TypeError(f"can't convert a tensor on {ELSEWHERE} to numpy; use Tensor.cpu() first")

@@ -1,0 +1,57 @@
+"""Count how often one step of a descent copies to a second device, and waits for it.
+
+It runs in a process of its own, and prints a JSON line for each family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from tempfile import TemporaryDirectory
+
+import torch
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.methods.rome.method import RomeConfig
+from kg_edit.models.language_model import LanguageModel
+from tests.kg_edit import second_device
+from tests.kg_edit.tiny import tiny
+
+EDITS = [
+    Edit(subject="The lazy dog", prompt="{} lives in", target_new="London"),
+    Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Paris"),
+]
+CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
+
+
+def elsewhere(family: str) -> LanguageModel:
+    """A tiny model that lies on the second device."""
+    whole = tiny(family)
+    with TemporaryDirectory() as folder:
+        whole.model.save_pretrained(folder)
+        whole.tokenizer.save_pretrained(folder)
+        return LanguageModel.load(folder, device_map={"": second_device.ELSEWHERE}, dtype="float32")
+
+
+def descended(model: LanguageModel, *, steps: int, further_steps: int) -> Counter[str]:
+    """The counts of a descent, without those of the objective that it minimises."""
+    found = Objective(model, 1, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.0625)
+    parameters = [FreeDelta(value, RomeConfig(optimiser="adam")) for value in found.value]
+    second_device.COUNTED.clear()
+    optimise_values(found, parameters, Stops(steps=steps, stop_below=-1.0, further_steps=further_steps))
+    return Counter(second_device.COUNTED)
+
+
+if __name__ == "__main__":
+    library = second_device.register()
+    torch.set_num_threads(1)
+    for family in ("llama", "gpt2", "gptj"):
+        model = elsewhere(family)
+        line: dict[str, object] = {"family": family}
+        # The difference of two descents is the count of five steps, without what happens once.
+        for kind, some in (("steps", (3, 8)), ("further_steps", (3, 8))):
+            few, more = (descended(model, **{"steps": 2, "further_steps": 0, kind: number}) for number in some)
+            line[kind] = {name: (more[name] - few[name]) / 5 for name in ("waits", "copies")}
+        print(json.dumps(line))  # noqa: T201

@@ -1,0 +1,24 @@
+"""A step of a descent on an accelerator waits for it once, and copies nothing to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
+
+def test_step_waits_for_the_device_once_and_copies_nothing_there() -> None:
+    """Also a further step, which checks whether the target is predicted."""
+    command = [sys.executable, "-m", "tests.kg_edit.locate_then_edit.counted_steps"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [line["family"] for line in lines] == ["llama", "gpt2", "gptj"]
+    for line in lines:
+        assert line["steps"] == line["further_steps"] == {"waits": 1.0, "copies": 0.0}, line["family"]
