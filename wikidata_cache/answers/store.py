@@ -90,6 +90,13 @@ class AnswerStore:
         stored = [pack([label, language]) for language in LANGUAGES]  # compared as stored, without unpacking each row
         return [entity for (entity,) in self.database.read(_LABELLED, (graph, as_of or _ANY_TIME, *stored))]
 
+    def ids(self, graph: str, kind: str) -> list[str]:
+        """Return the ids that have a fact of this kind, sorted."""
+        rows = self.database.read(
+            "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = ? ORDER BY id", (graph, kind)
+        )
+        return [entity for (entity,) in rows]
+
     def urls(self, graph: str) -> list[str]:
         """Return the URLs that have answered for a graph, sorted."""
         return [url for (url,) in self.database.read(_URLS, (graph,))]

@@ -1,0 +1,136 @@
+"""What changed between two times: from versions in the cache, and from the dates of statements."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pyoxigraph import Literal, NamedNode, Quad, Store
+
+from kg_edit.edits.files import read_edits
+from tests.wikidata_cache.wikidata_helpers import Server, run_cli
+from wikidata_cache.answers.modes import now
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.changes import Change, dated_changes, version_changes
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.sources.source import Exchange, Fact, Kind
+
+JUNE, JULY = "2026-06-01T12:00:00.000+00:00", "2026-07-01T12:00:00.000+00:00"
+MAY, NOVEMBER = "2026-05-01T00:00:00.000+00:00", "2026-11-01T00:00:00.000+00:00"
+FIRST, SECOND = [["P54", "Q1"], ["P108", "Q7"]], [["P54", "Q2"], ["P108", "Q7"]]
+
+
+def save(path: Path, kind: Kind, item: str, value: object, *, at: str) -> None:
+    with AnswerStore(path) as store:
+        exchange = Exchange("http://e/sparql", "SELECT 1", at, 1, 1, "0" * 64, {})
+        store.save("wikidata", f"{kind}/1", [Fact(kind, item, value)], exchange)
+
+
+def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[list[Change], dict[str, int]]:
+    with AnswerStore(path, read_only=True) as store:
+        found = version_changes(store, graph="wikidata", since=since, until=until)
+    return found.found, dict(found.others)
+
+
+def test_replaced_object_is_a_change(tmp_path: Path) -> None:
+    cache = tmp_path / "c.sqlite"
+    save(cache, "out", "Q10", FIRST, at=JUNE)
+    save(cache, "out", "Q10", SECOND, at=JULY)
+    change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time=JULY)
+    assert changed(cache) == ([change], {})
+    assert changed(cache, until="2026-06-15T00:00:00.000+00:00") == ([], {}), "the new version is later"
+    assert changed(cache, since=MAY) == ([], {}), "the item has no version at the earlier time"
+
+
+@pytest.mark.parametrize(
+    ("new", "what"),
+    [
+        ([*FIRST, ["P54", "Q3"]], "objects were only added"),
+        ([["P108", "Q7"]], "objects were only removed"),
+        ([["P54", "Q2"], ["P54", "Q3"], ["P108", "Q7"]], "several objects were replaced"),
+    ],
+)
+def test_what_is_no_replacement_is_counted(new: Sequence[object], what: str, tmp_path: Path) -> None:
+    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
+    save(tmp_path / "c.sqlite", "out", "Q10", new, at=JULY)
+    assert changed(tmp_path / "c.sqlite") == ([], {what: 1})
+
+
+def test_housekeeping_relations_are_no_facts(tmp_path: Path) -> None:
+    save(tmp_path / "c.sqlite", "out", "Q10", [["P910", "Q1"]], at=JUNE)
+    save(tmp_path / "c.sqlite", "out", "Q10", [["P910", "Q2"]], at=JULY)
+    assert changed(tmp_path / "c.sqlite") == ([], {})
+
+
+def test_dates_tell_what_became_true(tmp_path: Path) -> None:
+    claims = [
+        ["P54", "Q1", "normal", "2018-07-09T00:00:00Z", "2026-06-20T00:00:00Z"],
+        ["P54", "Q2", "preferred", "2026-06-21T00:00:00Z", ""],
+        ["P54", "Q3", "normal", "-0044-03-15T00:00:00Z", "0014-08-19T00:00:00Z"],
+        ["P27", "Q30", "normal", "", ""],
+    ]
+    save(tmp_path / "c.sqlite", "claims", "Q10", claims, at=JULY)
+    with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
+        found = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
+        before = dated_changes(store, graph="wikidata", since=MAY, until=JUNE)
+    assert found.found == [Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")]
+    assert before.found == [] and not before.others
+
+
+def graph_with(team: str) -> Store:
+    """A graph of one player, whose team is `team`."""
+    entity, direct = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+    label = NamedNode("http://www.w3.org/2000/01/rdf-schema#label")
+    names = {"Q10": "LeBron James", "Q1": "Cleveland Cavaliers", "Q2": "Los Angeles Lakers", "P54": "member of team"}
+    store = Store()
+    store.extend(Quad(NamedNode(f"{entity}{id_}"), label, Literal(name, language="en")) for id_, name in names.items())
+    store.add(Quad(NamedNode(f"{entity}Q10"), NamedNode(f"{direct}P54"), NamedNode(f"{entity}{team}")))
+    return store
+
+
+def test_two_fetched_versions_become_a_file_of_edits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user would: fetch, later refresh, compare; `kg-edit` reads the file as it is."""
+    cache, out = str(tmp_path / "c.sqlite"), tmp_path / "changed.jsonl"
+    moments = []
+    for team, more in (("Q1", ()), ("Q2", ("--mode", "refresh"))):
+        server = Server(graph_with(team))
+        for kind, ids in (("out", ["Q10"]), ("label", ["Q10", "Q1", "Q2", "P54"])):
+            run_cli("fetch", "--kind", kind, *ids, "--endpoint", server.url, "--cache", cache, *more)
+        server.close()
+        time.sleep(0.01)
+        moments.append(now())
+    shown = run_cli("diff", "--since", moments[0], "--cache", cache, "--out", str(out))
+    assert "1 change of 1 item" in shown and "Los Angeles Lakers" in shown
+    (edit,) = read_edits(out).edits
+    assert (edit.subject, edit.target_true, edit.target_new) == (
+        "LeBron James",
+        "Cleveland Cavaliers",
+        "Los Angeles Lakers",
+    )
+    assert (edit.subject_id, edit.relation_id, edit.target_new_id) == ("Q10", "P54", "Q2")
+    assert json.loads(out.read_text())["id"] == f"Q10 P54 {moments[1][:10]}"
+
+
+def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
+    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
+    save(tmp_path / "c.sqlite", "out", "Q10", SECOND, at=JULY)
+    shown = run_cli("diff", "--since", JUNE, "--cache", str(tmp_path / "c.sqlite"))
+    assert "1 without labels" in shown and "wikidata-cache fetch --kind label P54 Q1 Q10 Q2" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--since", NOVEMBER, "--until", JUNE), "is not before"),
+        (("--since", "yesterday"), "is not a time"),
+        (("--since", JUNE, "--dates"), "has no answers of the kind claims"),
+        (("--since", JUNE, "--out", "edits.csv"), "expected a name ending in .jsonl"),
+    ],
+)
+def test_wrong_option_is_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
+    with pytest.raises(BadOptionError, match=message):
+        run_cli("diff", *options, "--cache", str(tmp_path / "c.sqlite"))

@@ -1,0 +1,139 @@
+"""What changed in the graph, as edits: objects that replaced others between two times.
+
+`version_changes` compares the answers in the cache at two times (``fetch --mode refresh`` adds versions).
+`dated_changes` reads one version, and the start and end times of its statements. A `Change` is the replacement of one
+object by another, (s, r, o -> o*); what is only added, only removed, or replaced by several is counted.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import TypeVar
+
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.deny_lists import meta_properties
+
+Thing = TypeVar("Thing")
+_BLOCK = 500  # ids that are looked up at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One object of a relation was replaced by another: ids, and the time from which the new one is known or true."""
+
+    subject: str
+    relation: str
+    old: str
+    new: str
+    time: str
+
+
+@dataclass(kw_only=True)
+class Changes:
+    """The changes in the order of their subjects and relations, and how many others there are, by what they are."""
+
+    found: list[Change] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def _internal(self) -> frozenset[str]:
+        return meta_properties()
+
+    def compare(self, subject: str, old: Iterable[Sequence[str]], new: Iterable[Sequence[str]], *, time: str) -> None:
+        """Add what differs between the (relation, object) pairs of a subject; `time` is that of the new ones."""
+        gone, come = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+        was, now = {tuple(pair) for pair in old}, {tuple(pair) for pair in new}
+        for relation, value in sorted(was - now):
+            gone[relation].append(value)
+        for relation, value in sorted(now - was):
+            come[relation].append(value)
+        for relation in sorted(gone.keys() | come.keys()):
+            if relation in self._internal:
+                continue
+            match gone[relation], come[relation]:
+                case [one], [other]:
+                    self.found.append(Change(subject=subject, relation=relation, old=one, new=other, time=time))
+                case [], _:
+                    self.others["objects were only added"] += 1
+                case _, []:
+                    self.others["objects were only removed"] += 1
+                case _:
+                    self.others["several objects were replaced"] += 1
+
+
+def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
+    """Compare the truthy statements in the cache at two times, for the items that have an answer at both.
+
+    Args:
+        store: the cache file.
+        graph: the name of the graph in the cache.
+        since: the earlier time (`utc`).
+        until: the later time.
+
+    Raises:
+        CacheFileError: the cache file can't be read.
+    """
+    changes = Changes()
+    for ids in _blocks(store.ids(graph, "out")):
+        old, new = (store.look_up(graph, "out", ids, as_of=time) for time in (since, until))
+        origins = store.origins(graph, "out", ids, as_of=until)
+        for item in sorted(old.keys() & new.keys()):
+            changes.compare(item, old[item], new[item], time=origins[item][1])
+    return changes
+
+
+def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
+    """Compare what was true at two times, by the start and end times of the statements in the newest answers.
+
+    A statement is true from its start to its end; one without a start was always true, one without an end still is. The
+    times of a change are the starts of its new statement. The arguments are those of `version_changes`.
+
+    Raises:
+        CacheFileError: the cache file can't be read.
+    """
+    changes = Changes()
+    for ids in _blocks(store.ids(graph, "claims")):
+        for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
+            was, now = ([claim[:2] for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
+            changes.compare(item, was, now, time=until)
+            starts = {(claim[0], claim[1]): claim[3] for claim in claims if _is_true(claim, until[:10])}
+            changes.found = [
+                replace(one, time=starts[one.relation, one.new] or one.time) if one.subject == item else one
+                for one in changes.found
+            ]
+    return changes
+
+
+def _is_true(claim: Sequence[str], day: str) -> bool:
+    """Whether a claim is true on a day. Times are compared as text; "" is no time, and "-" begins a year B.C."""
+    _, _, _, start, end = claim
+    has_begun = not start or start.startswith("-") or start[:10] <= day
+    return has_begun and not (end.startswith("-") or (end and end[:10] <= day))
+
+
+def edit_rows(changes: Iterable[Change], store: AnswerStore, *, graph: str) -> Iterator[dict[str, str] | Change]:
+    """Yield a row of an edit file for each change; the change itself if the cache lacks a label of one of its ids.
+
+    Raises:
+        CacheFileError: the cache file can't be read.
+    """
+    for some in _blocks(changes):
+        ids = {item for one in some for item in (one.subject, one.relation, one.old, one.new)}
+        labels = {item: found[0] for item, found in store.look_up(graph, "label", ids).items() if found}
+        for one in some:
+            items = {"subject": one.subject, "relation": one.relation, "object": one.old, "new_object": one.new}
+            if labels.keys() >= set(items.values()):
+                row = {"id": f"{one.subject} {one.relation} {one.time[:10]}"}
+                for name, item in items.items():
+                    row |= {name: labels[item], f"{name}_id": item}
+                yield row
+            else:
+                yield one
+
+
+def _blocks(things: Iterable[Thing]) -> Iterator[list[Thing]]:
+    iterator = iter(things)
+    while some := list(islice(iterator, _BLOCK)):
+        yield some

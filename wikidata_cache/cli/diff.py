@@ -1,0 +1,86 @@
+"""`wikidata-cache diff`: the facts that changed between two times, as a file of edits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wikidata_cache.answers.modes import cache_file, now, utc
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.atomic import check_out, write_atomically
+from wikidata_cache.cli.console import echo
+from wikidata_cache.cli.options import Cache, GraphName
+from wikidata_cache.errors import BadOptionError
+
+
+def diff(
+    since: Annotated[str, typer.Option(metavar="TIME", help="Earlier time (ISO 8601, UTC).")],
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", show_default="now", help="Later time (ISO 8601, UTC).")
+    ] = None,
+    dates: Annotated[
+        bool, typer.Option("--dates", help="Use the start and end times of statements instead of two versions.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="File of edits to write, for `kg-edit edit`.")
+    ] = None,
+    cache: Cache = None,
+    graph_name: GraphName = "wikidata",
+) -> None:
+    """List the facts that changed between two times, and write them as edits.
+
+    A change is an object of a relation that replaced another one. By default, two versions of the answers in the cache
+    are compared: fetch them with `fetch --kind out`, and later again with `--mode refresh`. With `--dates`, one version
+    is enough, from `fetch --kind claims`. No request is sent.
+
+    Examples:
+
+    - `wikidata-cache diff --since 2026-01-01`
+    - `wikidata-cache diff --since 2026-01-01 --until 2026-07-01 --out changed.jsonl`
+    - `wikidata-cache diff --since 2024-06-01 --dates --out changed.jsonl`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from wikidata_cache.changes import Change, dated_changes, edit_rows, version_changes
+
+    start, end = utc(since), now() if until is None else utc(until)
+    if start >= end:
+        raise BadOptionError(f"--since {since} is not before --until {until or end}; give an earlier time.")
+    if out is not None:
+        check_out(out, ".jsonl", option="--out")
+    with AnswerStore(cache_file(cache), read_only=True) as store:
+        kind = "claims" if dates else "out"
+        if not (known := len(store.ids(graph_name, kind))):
+            raise BadOptionError(
+                f"{store.path} has no answers of the kind {kind} for the graph {graph_name}; fetch some: "
+                f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
+            )
+        changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
+        made = list(edit_rows(changes.found, store, graph=graph_name))
+    rows = [row for row in made if not isinstance(row, Change)]
+    bare = [change for change in made if isinstance(change, Change)]
+
+    if rows:
+        table = Table(box=None, pad_edge=False)
+        for header in ("subject", "relation", "old object", "new object", "since"):
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            time = row["id"].rpartition(" ")[2]
+            table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
+        Console().print(table)
+    others = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
+    plural = f"{len(rows)} change{'s' * (len(rows) != 1)} of {known} item{'s' * (known != 1)}"
+    echo(plural + (f"; left out: {', '.join(others)}" if others else ""))
+    if bare:
+        ids = sorted({item for one in bare for item in (one.subject, one.relation, one.old, one.new)})
+        shown = " ".join(ids) if len(ids) <= 20 else "IDS..."
+        echo(
+            f"left out: {len(bare)} without labels in the cache; fetch them: wikidata-cache fetch --kind label {shown}"
+        )
+    if out is not None:
+        write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        echo(f"{out}: {len(rows)} edits")
