@@ -64,6 +64,10 @@ class GraphError(KgEditError):
     """A knowledge graph lacks what an edit needs: an entity, a label, or the shape of an edit's subgraph."""
 
 
+class MissingObjectError(GraphError):
+    """A knowledge graph does not contain the new object o* of an edit."""
+
+
 class PatchError(KgEditError):
     """A patch file is damaged, or a patch is used in a way that would not be reversible."""
 

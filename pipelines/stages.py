@@ -14,6 +14,7 @@ from kg_edit.cli.console import friendly
 from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.graphs.source import open_named
 from kg_edit.methods import EditingMethod
 from kg_edit.methods.memit.method import Memit
 from kg_edit.methods.memit.records import Fact, FactValue, Record
@@ -21,7 +22,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import run_edits
-from wikidata_cache import WikidataCache, packaged_extract
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import GraphReader
@@ -83,7 +83,9 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("triplets", type=Path, help="CSV, TSV, JSONL or JSON: triplets, or edits with prompts")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
-    parser.add_argument("--graph", default=str(packaged_extract()), help="N-Triples, TSV, folder, or SPARQL URL")
+    parser.add_argument(
+        "--graph", default="extract", help="facts (head, relation, tail) as CSV or TSV, or a Wikidata graph"
+    )
     parser.add_argument("--preset", default="default", help="default, fast, paper, or the name of a model")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the patch and the report")
@@ -95,7 +97,7 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[shown])
 
     with friendly():
-        graph = WikidataCache(options.graph)  # also has the labels of ids in the triplets
+        graph = open_named(options.graph)  # also has the labels of ids in the triplets
         edits = read_edits(options.triplets, labels=graph).edits
         settings = parse_settings(options.set)
         config = method_class.config_class.preset(options.preset, settings, method=method_class.name)

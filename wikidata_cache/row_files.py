@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -165,7 +165,7 @@ def _faults(place: str, value: object) -> Iterator[RowFault]:
 
 
 def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
-    rows = _cells(text, separator)
+    rows = table_rows(io.StringIO(text, newline=""), separator)
     line, header = next(rows, (0, None))
     if header is None:
         return
@@ -187,9 +187,17 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
             yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
 
 
-def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
-    """Yield (number of the first line, cells) for each row of a table; a quoted cell may span several lines."""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def table_rows(text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
+    """Yield (number of the first line, cells) for each row of a table, without blank rows.
+
+    Args:
+        text: the lines with their ends; a quoted cell may span several of them.
+        separator: the character between two cells.
+
+    Yields:
+        The cells without white space around them, or a `RowFault` for an unreadable row.
+    """
+    lines = csv.reader(text, delimiter=separator, strict=True)
     while True:
         number = lines.line_num + 1
         try:

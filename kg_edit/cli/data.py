@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import doing, load, open_graph, parse_relations
+from kg_edit.cli.method_plan import doing, load, open_graph, open_wikidata, parse_relations
 from kg_edit.cli.options import (
     BenchmarkFile,
     Contact,
@@ -146,9 +146,7 @@ def ripples(
     from kg_edit.ripples.words import RippleWords
 
     vocabulary, wanted = RippleWords.load(words), parse_relations(relations)
-    opened = open_graph(graph, contact)
-    if opened is None:
-        raise ConfigError("questions are made from a graph: give --graph, such as --graph extract")
+    opened = open_wikidata(graph, contact, needed="questions are made from a graph")
     if edits and wanted:
         raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
     own = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
@@ -237,7 +235,7 @@ def draw_edits(
         The facts of the graph, the edits, and the excluded s and o*.
 
     Raises:
-        ConfigError: there is no graph, an option is wrong, or the graph gives no edit.
+        ConfigError: there is no graph of Wikidata's ids, an option is wrong, or the graph gives no edit.
         WikidataCacheError: the graph can't be read.
     """
     from kg_edit.datasets import guess_dataset
@@ -247,9 +245,7 @@ def draw_edits(
 
     words, wanted = RippleWords.load(), parse_relations(relations)
     excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
-    opened = open_graph(graph, contact)
-    if opened is None:
-        raise ConfigError("edits are drawn from a graph: give --graph, such as --graph extract")
+    opened = open_wikidata(graph, contact, needed="edits are drawn from a graph")
     table = FactTable(opened, words)
     with doing("drawing edits from the graph"):
         edits = training_edits(table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded)

@@ -30,6 +30,7 @@ from wikidata_cache.errors import (
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
+    from kg_edit.graphs.private import PrivateGraph
     from kg_edit.graphs.source import SubgraphSource
     from kg_edit.methods import EditingMethod, MethodConfig
     from kg_edit.models.language_model import LanguageModel
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _SHOWN = 20  # edits that can't be made, in a message
-_GRAPH_FILES = (".nt", ".tsv", ".gz")
+_GRAPH_FILES = (".nt", ".tsv", ".csv", ".graphml", ".gz")
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class MethodPlan:
 
     method: type[EditingMethod]
     config: MethodConfig
-    graph: WikidataCache | None
+    graph: SubgraphSource | None
     around: SubgraphSource | None = None  # the graph as the method sees it, if it differs from `graph`
     auto: bool = False  # choose the layer once the model is loaded
     sweep: Sweep | None = None  # how the layer was chosen
@@ -218,7 +219,7 @@ def plan(
     layer: str | int | None = None,
     settings: list[str] | None = None,
     corpus: str | None = None,
-    graph: WikidataCache | None = None,
+    graph: SubgraphSource | None = None,
     memory: float | None = None,
 ) -> MethodPlan:
     """Find the method and check its settings.
@@ -277,12 +278,12 @@ def check_names(method: str, model: str | None = None) -> None:
 
 def graph_of(
     method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
-) -> WikidataCache | None:
+) -> WikidataCache | PrivateGraph | None:
     """Open the graph of ``--graph``; without it, a method that needs a graph gets the packaged ``default``.
 
     Raises:
         UnknownNameError: there is no such method.
-        ConfigError, WikidataCacheError: the graph can't be opened.
+        ConfigError, GraphError, WikidataCacheError: the graph can't be opened.
     """
     if graph or not find_method(method).needs_graph:
         return open_graph(graph, contact)
@@ -295,12 +296,12 @@ def graph_name(data: Path) -> str:
     return str(data) if packaged_graph(str(data)) else EXTRACT
 
 
-def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | None:
-    """Open the graph of ``--graph``, which may be a packaged name; None if the option is absent.
+def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | PrivateGraph | None:
+    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent.
 
     Raises:
         ConfigError: a name is almost a packaged one's.
-        WikidataCacheError: it can't be opened.
+        GraphError, WikidataCacheError: it can't be opened.
     """
     if not graph:
         return None
@@ -310,11 +311,32 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
         is_file = part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part
         if is_file and not Path(part).expanduser().exists():
             raise GraphFileError(Path(part), "does not exist; check the path")
+    from kg_edit.graphs.source import open_named
+
+    with doing("reading the graph"):
+        return open_named(graph, contact=contact)
+
+
+def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) -> WikidataCache:
+    """Open the graph of ``--graph`` for a command that needs Wikidata's ids.
+
+    Args:
+        graph: the texts of ``--graph``.
+        contact: e-mail address or URL for the endpoints of Wikimedia.
+        needed: why a graph is needed, for the message.
+
+    Raises:
+        ConfigError: there is no graph, or one of names.
+        WikidataCacheError: it can't be opened.
+    """
     from wikidata_cache import WikidataCache
 
-    parts = [str(packaged_graph(part) or part) for part in graph]
-    with doing("reading the graph"):
-        return WikidataCache(parts[0] if len(parts) == 1 else parts, contact=contact)
+    if (opened := open_graph(graph, contact)) is None:
+        raise ConfigError(f"{needed}: give --graph, such as --graph extract")
+    if not isinstance(opened, WikidataCache):
+        names = ", ".join(graph or ())
+        raise ConfigError(f"{needed} of Wikidata's ids, and {names} has names; give another, such as --graph extract")
+    return opened
 
 
 @contextmanager

@@ -56,8 +56,8 @@ Graph = Annotated[
     typer.Option(
         "--graph",
         show_default="extract, if a method needs a graph",
-        help="Packaged graph (`extract`), graph file (`.nt`, `.tsv`; `.gz` too), folder, store or SPARQL URL. "
-        "Repeatable.",
+        help="Your facts: `.csv`, `.tsv` (head, relation, tail) or `.graphml`; or Wikidata's: `extract` (packaged), "
+        "`.nt`, `.tsv`, folder, store, SPARQL URL. Repeatable.",
         autocompletion=complete_graph,
     ),
 ]

@@ -18,7 +18,7 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from kg_edit.cli.sweep_grid import Cell, SweepSettings
     from kg_edit.cli.sweep_run import Outcome
-    from wikidata_cache import WikidataCache
+    from kg_edit.graphs.source import SubgraphSource
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
@@ -112,7 +112,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
     )
 
 
-def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contact: str | None) -> WikidataCache | None:
+def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contact: str | None) -> SubgraphSource | None:
     """The graph of the sweep; without one, the packaged graph for ``data`` if the method of a cell needs a graph."""
     reads = any(cell.method.needs_graph for cell in cells)
     return open_graph(list(settings.graph) or ([graph_name(data)] if reads else []), contact)

@@ -1,4 +1,4 @@
-"""Where an edit's subgraph comes from: Wikidata, or your own knowledge graph in networkx.
+"""Where an edit's subgraph comes from: Wikidata, or your own knowledge graph (`kg_edit.graphs.private`).
 
 `SubgraphSettings` are the settings ``graph.*`` of all methods that read a graph; `edit_subgraph` reads the subgraph of
 an edit from any source, and `check_graph` checks what all methods require of it.
@@ -6,112 +6,28 @@ an edit from any source, and `check_graph` checks what all methods require of it
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.graphs.private import PrivateGraph, has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
-from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
-from wikidata_cache.subgraphs.sampling import Policy, bottom_m
+from wikidata_cache.subgraphs.sampling import Policy
 
-_SUBJECT = "_:subject"
+if TYPE_CHECKING:
+    from wikidata_cache import WikidataCache
 
-
-@dataclass(frozen=True, eq=False)
-class PrivateGraph:
-    """Subgraphs of a directed networkx graph whose edges s -> o have a ``label``. A node's name is its ``label``, or
-    its key.
-
-    An edit's subject and new object are found among the nodes by their ids, or else by their labels. The content of the
-    graph is cached, so make a new `PrivateGraph` after a change of the graph.
-    """
-
-    graph: nx.DiGraph
-
-    supports = frozenset(("hops", "per_node", "seed"))
-
-    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
-        """Return the edit's own edge, and the statements of o* up to ``options.hops``.
-
-        The old edge and other statements of s are left out. Each node keeps at most ``options.per_node`` statements,
-        the same on every machine (`wikidata_cache.subgraphs.sampling`).
-
-        Raises:
-            GraphError: o* is not in the graph, or its label names several nodes.
-        """
-        target = self._find(edit.target_new_id, edit.target_new)
-        if target is None:
-            raise GraphError(f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id")
-        subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
-        made = nx.MultiDiGraph(**self.provenance())
-        made.add_node(subject, label=edit.subject, role="subject", hop=0)
-        made.add_node(target, label=self._labels[target], role="target_new", hop=1)
-        made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
-        frontier = [target]
-        for hop in range(2, options.hops + 1):
-            reached: list[str] = []
-            for node in frontier:
-                offered = (statement for statement in self._statements(node) if statement.object != subject)
-                for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
-                    if end not in made:
-                        made.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
-                        reached.append(end)
-                    made.add_edge(node, end, key=relation, label=relation, role="statement")
-            frontier = reached
-        return made
-
-    def provenance(self) -> dict[str, Any]:
-        """Return a hash of all nodes, labels and edges."""
-        return {"kind": "private graph", "content_hash": self._hash}
-
-    @cached_property
-    def _hash(self) -> str:
-        edges = sorted(statement for key in self._labels for statement in self._statements(key))
-        content = json.dumps([sorted(self._labels.items()), edges])
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    @cached_property
-    def _named(self) -> dict[str, list[str]]:
-        """The nodes with each label."""
-        found: dict[str, list[str]] = {}
-        for key, name in self._labels.items():
-            found.setdefault(name, []).append(key)
-        return found
-
-    @cached_property
-    def _nodes(self) -> dict[str, Hashable]:
-        """The graph's nodes by their keys as text."""
-        return {str(node): node for node in self.graph}
-
-    @cached_property
-    def _labels(self) -> dict[str, str]:
-        return {key: str(self.graph.nodes[node].get("label", node)) for key, node in self._nodes.items()}
-
-    def _find(self, key: str | None, label: str) -> str | None:
-        if key in self._labels:
-            return key
-        named = self._named.get(label, [])
-        if len(named) > 1:
-            raise GraphError(
-                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the id of one node"
-            )
-        return named[0] if named else None
-
-    def _statements(self, key: str) -> Iterator[Statement]:
-        for _, target, label in self.graph.out_edges(self._nodes[key], data="label"):
-            if isinstance(label, str) and label.strip():
-                yield Statement(key, label, str(target))
-
+log = logging.getLogger(__name__)
 
 # Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
 FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
@@ -137,28 +53,43 @@ class ConfigurableSource(Protocol):
         """Return the subgraph of an edit, as `SubgraphSource` does."""
 
 
-def open_named(name: str) -> SubgraphSource:
-    """Open the graph of a packaged name (extract), a file, a folder, a store or a URL.
+def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None = None) -> WikidataCache | PrivateGraph:
+    """Open a graph by its name or names.
+
+    Args:
+        names: a packaged graph (extract), one or more files of facts (`read_facts`), or what `WikidataCache` opens:
+            files and folders of Wikidata's ids, a store, a URL.
+        contact: your e-mail address or URL, which Wikimedia requires.
 
     Raises:
-        WikidataCacheError: it can't be opened.
+        GraphError: a file of facts has a wrong row, or is given together with a graph of Wikidata's ids.
+        WikidataCacheError: the graph can't be opened.
     """
     from wikidata_cache import WikidataCache
 
-    return WikidataCache(packaged_graph(name) or name)
+    parts = [names] if isinstance(names, str | Path) else list(names)
+    paths = [Path(os.path.expanduser(part)) for part in parts]  # noqa: PTH111 - unlike Path's, it never raises
+    if own := [path for path in paths if has_names(path)]:
+        if len(own) < len(paths):
+            raise GraphError(
+                f"{own[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
+            )
+        return read_facts(own)
+    known = [packaged_graph(str(part)) or part for part in parts]
+    return WikidataCache(known[0] if len(known) == 1 else known, contact=contact)
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`.
 
     Raises:
-        GraphError: a networkx graph is undirected, so the subject of a statement is not defined.
+        GraphError: a networkx graph is undirected, or an edge has no relation.
     """
     if not isinstance(graph, nx.Graph):
         return graph
-    if not graph.is_directed():
-        raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
-    return PrivateGraph(graph)
+    made = PrivateGraph(graph)
+    log.info("the networkx graph: read %d statements, 0 skipped", graph.number_of_edges())
+    return made
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial, reduce
 from operator import add
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import networkx as nx
@@ -86,7 +87,7 @@ class EditingMethod(ABC):
         *,
         preset: str = "default",
         settings: dict[str, Any] | None = None,
-        graph: SubgraphSource | nx.DiGraph | str | None = None,
+        graph: SubgraphSource | nx.DiGraph | str | Path | None = None,
     ) -> Self:
         """Build this method for a model.
 
@@ -94,15 +95,15 @@ class EditingMethod(ABC):
             model: the language model.
             preset: the name of a preset, whose settings are used.
             settings: values that override single settings of the preset.
-            graph: a graph, or a file, folder, URL, or name of a packaged graph. A method that needs a graph uses the
-                packaged extract if none is given.
+            graph: a graph; or a file of facts (facts.csv), a folder, URL, or name of a packaged graph, as `open_named`
+                opens it. A method that needs a graph uses the packaged extract if none is given.
 
         Raises:
             KgEditError: the preset or a setting is unknown, or a value is invalid.
-            WikidataCacheError: the graph can't be opened.
+            GraphError, WikidataCacheError: the graph can't be opened.
         """
         name = EXTRACT if graph is None and cls.needs_graph else graph
-        opened = open_named(name) if isinstance(name, str) else name
+        opened = open_named(name) if isinstance(name, str | Path) else name
         return cls(model, cls.config_class.preset(preset, settings, method=cls.name), graph=opened)
 
     def edit(

@@ -13,6 +13,7 @@ import logging
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
@@ -67,24 +68,35 @@ def load_file(store: Store, path: Path) -> str:
     """
     if not is_graph_file(path):
         raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
+    with open_graph_file(path) as reader:
+        if ".tsv" in path.name.lower()[-7:]:
+            store.bulk_extend(_tsv_quads(reader, path))
+        else:
+            try:
+                # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
+                store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
+            except SyntaxError as error:
+                raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
+        if not reader.lines:
+            raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
+        return reader.sha256()
+
+
+@contextmanager
+def open_graph_file(path: Path) -> Iterator[CountingReader]:
+    """Open a file for reading; an error of the disk or of its compression becomes a GraphFileError that names it."""
+    line = 0
     try:
         with CountingReader(path) as reader:
-            if ".tsv" in path.name.lower()[-7:]:
-                store.bulk_extend(_tsv_quads(reader, path))
-            else:
-                try:
-                    # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
-                    store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
-                except SyntaxError as error:
-                    raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
-            if not reader.lines:
-                raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
-            return reader.sha256()
+            try:
+                yield reader
+            finally:
+                line = reader.lines + 1
     except FileNotFoundError as error:
         raise GraphFileError(path, "does not exist; check the path") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problem = f"corrupt or cut-off gzip ({error}); fetch the file again"
-        raise GraphFileError(path, problem, line=reader.lines + 1) from error
+        raise GraphFileError(path, problem, line=line) from error
     except OSError as error:
         raise GraphFileError(path, f"cannot be read ({error.strerror or error})") from error
 

@@ -1,0 +1,187 @@
+"""A graph of one's own: which attribute of an edge is its relation, and files of facts between names."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import GraphError
+from kg_edit.graphs.private import PrivateGraph, read_facts
+from kg_edit.graphs.source import as_source, open_named
+from wikidata_cache import WikidataCache
+from wikidata_cache.errors import GraphFileError
+
+EDIT = Edit(subject="Project Heron", prompt="The leader of {} is", relation="leader", target_new="Ingrid Solberg")
+FACTS = [
+    ("Ingrid Solberg", "works at", "Bergen office"),
+    ("Ingrid Solberg", "founded", "Bergen office"),
+    ("Ingrid Solberg", "field of work", "marine biology"),
+    ("Bergen office", "country", "Norway"),
+]
+CSV = "".join(f"{','.join(fact)}\n" for fact in FACTS)
+STATED = {("works at", "Bergen office"), ("founded", "Bergen office"), ("field of work", "marine biology")}
+
+
+def stated(source: PrivateGraph) -> set[tuple[str, str]]:
+    """What the graph states about the new object of EDIT, in words."""
+    graph = source.subgraph(EDIT)
+    (target,) = (node for node, role in graph.nodes(data="role") if role == "target_new")
+    return {(label, graph.nodes[end]["label"]) for _, end, label in graph.out_edges(target, data="label")}
+
+
+@pytest.mark.parametrize("name", ["label", "relation", "type", "predicate"])
+def test_relation_is_read_from_the_usual_attributes(name: str) -> None:
+    graph = nx.MultiDiGraph()
+    for head, relation, tail in FACTS:
+        graph.add_edge(head, tail, **{name: relation, "weight": 2})
+    assert stated(PrivateGraph(graph)) == STATED
+
+
+def test_first_text_is_the_relation() -> None:
+    graph = nx.DiGraph()
+    graph.add_edge("Ingrid Solberg", "Oslo", label=7, relation=" ", type="lives in", predicate="P551")
+    assert stated(PrivateGraph(graph)) == {("lives in", "Oslo")}
+
+
+def test_edge_without_relation_is_refused() -> None:
+    graph = nx.DiGraph()
+    graph.add_edge("Ingrid Solberg", "Oslo", label="lives in")
+    graph.add_edge("Ingrid Solberg", "Bergen", weight=3)
+    graph.add_edge("Bergen", "Norway")
+    message = r"'Ingrid Solberg' -> 'Bergen' has no relation: its attributes are weight; .* \(1 more such edges\)"
+    with pytest.raises(GraphError, match=message):
+        as_source(graph)
+
+
+def test_nodes_with_the_same_text_are_refused() -> None:
+    graph = nx.DiGraph()
+    graph.add_edge(1, "1", label="is not")
+    with pytest.raises(GraphError, match="two nodes of the graph are written '1'"):
+        as_source(graph)
+
+
+FORMS: dict[str, tuple[str, str]] = {
+    "PyKEEN's form": ("facts.tsv", CSV.replace(",", "\t")),
+    "commas": ("facts.csv", CSV),
+    "a header": ("facts.csv", "head,relation,tail\n" + CSV),
+    "other columns in another order": (
+        "facts.csv",
+        "Object,source_file,Predicate,Subject\n" + "".join(f"{o},notes,{r},{s}\n" for s, r, o in FACTS),
+    ),
+    "a byte order mark and semicolons": ("facts.csv", "\ufeff" + CSV.replace(",", ";")),
+    "commas in a .tsv": ("facts.tsv", CSV),
+    "quotes, spaces, blank lines, Windows": (
+        "facts.csv",
+        "\r\n" + CSV.replace(",", " , ").replace(" Norway", '" Norway "').replace("\n", "\r\n\r\n"),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_of_names_are_read(form: str, tmp_path: Path) -> None:
+    name, text = FORMS[form]
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    opened = open_named(str(path))
+    assert isinstance(opened, PrivateGraph) and stated(opened) == STATED
+    assert (
+        opened.provenance()["content_hash"]
+        == read_facts([write(tmp_path, "plain.csv", CSV)]).provenance()["content_hash"]
+    )
+    assert opened.provenance()["files"] == [{"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}]
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = write(tmp_path, "a.csv.gz", CSV + CSV), write(tmp_path, "b.tsv", CSV + "Norway,capital,Oslo\n")
+    found = open_named([first, second])
+    assert isinstance(found, PrivateGraph) and found.graph.number_of_edges() == 5
+    assert "a.csv.gz: read 4 statements, 4 skipped" in caplog.text
+    assert "b.tsv: read 1 statements, 4 skipped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("facts.csv", CSV + "Oslo,country\n", "facts.csv, line 5: found 2 cells; expected head, relation and tail"),
+        ("facts.csv", CSV + "\nOslo,,Norway\n", "facts.csv, line 6, field relation: is empty"),
+        ("facts.csv", "tail,head,relation,note\nNorway,Oslo,,x\n", "facts.csv, line 2, field relation: is empty"),
+        ("facts.tsv", "Oslo\tcountry\tNorway\tx\n", "facts.tsv, line 1: found 4 cells"),
+        ("facts.csv", CSV + 'Oslo,"country,Norway\n', "facts.csv, line 5: not a row of a table"),
+        ("facts.csv", "head,relation,tail\n", "facts.csv: has no statement"),
+        ("facts.csv", "", "facts.csv: has no statement"),
+        ("facts.graphml", "<graph", "facts.graphml: is not GraphML"),
+    ],
+)
+def test_wrong_rows_are_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=message):
+        open_named(write(tmp_path, name, text))
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphFileError, match="does not exist"):
+        open_named(str(tmp_path / "none.csv"))
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes(CSV.encode() + "Kåre,works at,Oslo\n".encode("latin-1"))
+    with pytest.raises(GraphError, match=r"latin\.csv, line 5: is not UTF-8"):
+        open_named(latin)
+    cut = tmp_path / "cut.csv.gz"
+    cut.write_bytes(gzip.compress(CSV.encode())[:-9])
+    with pytest.raises(GraphFileError, match="cut-off gzip"):
+        open_named(cut)
+
+
+def test_too_many_statements_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.graphs.private._MOST", 3)
+    with pytest.raises(GraphError, match="more than 3 statements"):
+        read_facts([write(tmp_path, "facts.csv", CSV)])
+
+
+@pytest.mark.parametrize("start", ["", "subject\tproperty\tobject\n"])
+def test_tsv_of_wikidata_ids_stays_a_wikidata_graph(start: str, tmp_path: Path) -> None:
+    rows = "Q42\tP31\tQ5\nQ42\tlabel\tDouglas Adams\nQ5\tlabel\thuman\nP31\tlabel\tinstance of\n"
+    path = write(tmp_path, "graph.tsv", start + rows)
+    assert isinstance(open_named(path), WikidataCache)
+    with pytest.raises(GraphError, match="has names, so it can't be combined with a graph of Wikidata's ids"):
+        open_named([path, write(tmp_path, "facts.csv", CSV)])
+
+
+def graphml(edges: Callable[[nx.MultiDiGraph], object], path: Path, kind: type[nx.Graph] = nx.MultiDiGraph) -> Path:
+    graph = kind()
+    edges(graph)
+    nx.write_graphml(graph, path)
+    return path
+
+
+def test_graphml_is_read_with_its_node_names(tmp_path: Path) -> None:
+    def edges(graph: nx.MultiDiGraph) -> None:
+        names = sorted({name for head, _, tail in FACTS for name in (head, tail)})
+        for name in names:
+            graph.add_node(f"n{names.index(name)}", name=name)
+        for head, relation, tail in FACTS:
+            graph.add_edge(f"n{names.index(head)}", f"n{names.index(tail)}", type=relation)
+
+    opened = open_named(graphml(edges, tmp_path / "facts.graphml"))
+    assert isinstance(opened, PrivateGraph) and stated(opened) == STATED
+    assert [file["name"] for file in opened.provenance()["files"]] == ["facts.graphml"]
+
+
+def test_graphml_without_direction_or_relation_is_refused(tmp_path: Path) -> None:
+    undirected = graphml(lambda graph: graph.add_edge("a", "b", label="r"), tmp_path / "u.graphml", nx.Graph)
+    with pytest.raises(GraphError, match=r"u\.graphml: the graph is undirected"):
+        open_named(undirected)
+    with pytest.raises(GraphError, match=r"g\.graphml: the edge 'a' -> 'b' has no relation"):
+        open_named(graphml(lambda graph: graph.add_edge("a", "b", weight=1.0), tmp_path / "g.graphml"))
