@@ -39,7 +39,7 @@ MADE = {  # a page: files that its commands leave
     "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
     "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "tasks", "graph.html", "wd"),
     "first-edit": ("first/report.md",),
-    "private-graph": ("heron.safetensors",),
+    "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),

@@ -56,6 +56,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit generate --patch first/": Expected(r"country of Norway[^\n]*\nThe capital of Japan is Tokyo"),
     'kg-edit generate "Mount Fuji': Expected(r"country of Japan"),
     "python first.py": Expected(r"with the patch: Norway.*\nwithout: Japan"),
+    "kg-edit edit heron.jsonl": Expected(r"1 of 1 edits succeeded", "heron/report.html"),
     "python private.py": Expected(r"edited:   The leader of Project Heron is -> Ingrid Solberg", "heron.safetensors"),
     "python get_graph.py": Expected(leaves="wikidata.nt.gz"),
     "wikidata-cache load": Expected(r"25,726 triples, 19,793 statements about 5,694 items with 237 properties", "wd"),

@@ -19,6 +19,7 @@ from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
+NAME = "extract"  # of the packaged extract, among the sources
 PER_NODE = (80, 20, 4)  # statements of each item at distance 0 (a seed), 1 and 2
 
 
@@ -35,6 +36,11 @@ class ExtractReport:
 def packaged_extract() -> Path:
     """Return the path of the extract (CC0) that ships with the package, for demos and tests without a network."""
     return Path(__file__).parent / "data" / "extract.nt.gz"
+
+
+def names_extract(name: str | Path) -> bool:
+    """Return whether a source's name is that of the packaged extract; a file or a folder of this name comes first."""
+    return str(name) == NAME and not Path(NAME).exists()
 
 
 def build_extract(

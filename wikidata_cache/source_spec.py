@@ -16,6 +16,7 @@ from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
 from wikidata_cache.errors import BadOptionError, GraphFileError, SourceStringError
+from wikidata_cache.extract import names_extract, packaged_extract
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
@@ -25,8 +26,9 @@ SourceSpec = str | Path | Sequence[str | Path]
 """The name of a source of statements: a file, a folder, a store, a URL, or several of these; see `open_source`."""
 
 _FORMS = (
-    "a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, memory:FILE, "
-    "a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or several)"
+    "extract (packaged), a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, "
+    "memory:FILE, a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or "
+    "several)"
 )
 _REMOTE = ("http://", "https://")
 
@@ -59,6 +61,7 @@ def open_source(
     Args:
         spec: one of
 
+            - "extract", the packaged extract;
             - a graph file, a folder of graph files, or several of these (comma-separated, or a sequence);
             - "memory:FILE", the same as FILE;
             - a store made by `wikidata-cache load`, or "oxigraph:FOLDER" for any database of Oxigraph on disk;
@@ -143,7 +146,7 @@ def _parts(spec: SourceSpec) -> list[str]:
         parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
-    return parts
+    return [str(packaged_extract()) if names_extract(part) else part for part in parts]
 
 
 def _exists(spec: str) -> bool:

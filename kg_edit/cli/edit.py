@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import check_names, graph_of, load, open_graph, plan
+from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, load, open_graph, plan, report_stated
 from kg_edit.cli.options import (
     AsChat,
     BothForms,
+    ChosenMethod,
     Contact,
     CorpusName,
     Device,
@@ -27,6 +28,7 @@ from kg_edit.cli.options import (
     Out,
     Overwrite,
     Preset,
+    RequireGraph,
     Settings,
     Templates,
 )
@@ -57,7 +59,7 @@ def edit(
     edits: EditsFile,
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
-    method: MethodName = "glame",
+    method: ChosenMethod = None,
     layer: LayerChoice = None,
     preset: Preset = "default",
     settings: Settings = None,
@@ -67,6 +69,7 @@ def edit(
     out: Out,
     overwrite: Overwrite = False,
     keep_going: KeepGoing = False,
+    require_graph: RequireGraph = False,
     chat: AsChat = None,
     both_forms: BothForms = False,
     force: Force = False,
@@ -78,10 +81,13 @@ def edit(
 ) -> None:
     """Make the edits of a file, and write the patch and a report to a folder.
 
-    The report compares the unedited and the edited model on every prompt of the edits.
+    The report compares the unedited and the edited model on every prompt of the edits. An edit whose new object is not
+    in the graph is made without facts about it, and counted.
 
     Examples:
 
+    - `kg-edit edit edits.jsonl --out out/`
+    - `kg-edit edit edits.jsonl --graph facts.csv --out out/`
     - `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
     """
     from kg_edit.callbacks import open_callbacks
@@ -89,12 +95,21 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     # Everything that can be wrong without a model is checked first
+    method = choose_method(method, graph)
     check_names(method, model)
     check_file(edits)
-    opened = graph_of(method, graph, contact)
+    opened = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     wanted = in_form(file.edits, chat, both=both_forms)
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened)
+    planned = plan(
+        method,
+        preset=preset,
+        layer=layer,
+        settings=settings,
+        corpus=corpus,
+        graph=opened.source,
+        require_graph=require_graph,
+    )
     from kg_edit.reports.edit_run import EditFolder
 
     folder = EditFolder(out)
@@ -104,11 +119,13 @@ def edit(
     with open_callbacks(log or ()) as callbacks:
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
-        make = partial(folder.run, chosen.on(language_model), usable, force=force, callbacks=callbacks)
+        made = chosen.on(language_model)
+        make = partial(folder.run, made, usable, force=force, callbacks=callbacks)
         rows = replace_run(out, make, overwrite=overwrite)
     chosen.note_layer(folder.path)
 
     verdict = _show(rows, folder)
+    report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and verdict.failed:

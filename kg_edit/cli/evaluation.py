@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.cli.evaluation_graph import graph_for, guarded
-from kg_edit.cli.method_plan import check_names, graph_name, graph_of, load, plan
+from kg_edit.cli.method_plan import check_names, choose_method, graph_name, graph_of, load, plan, report_stated
 from kg_edit.cli.options import (
     BothForms,
     Contact,
@@ -25,15 +25,17 @@ from kg_edit.cli.options import (
     KeepGoing,
     LayerChoice,
     Memory,
-    MethodName,
     ModelName,
     Preset,
+    RequireGraph,
     Settings,
     Split,
+    complete_method,
 )
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import find_method
+from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import check_folder, replace_run
 
 if TYPE_CHECKING:
@@ -61,7 +63,14 @@ class Evaluation:
     dataset: Annotated[
         str, typer.Option(help="Name of the benchmark: `counterfact`, `mquake`, `zsre`, …; an unknown name lists them.")
     ] = "counterfact-plus"
-    method: MethodName = "glame"
+    method: Annotated[
+        str | None,
+        typer.Option(
+            show_default="glame with a graph (`--graph`, `--control`, or packaged with the benchmark), else rome",
+            help="Editing method; see `kg-edit methods`.",
+            autocompletion=complete_method,
+        ),
+    ] = None
     model: ModelName = "smollm2-135m"
     graph: Graph = None
     control: Annotated[
@@ -70,6 +79,7 @@ class Evaluation:
             help="Use a control graph: o* with others' statements (`wrong`), others' objects (`shuffled`), or `none`."
         ),
     ] = None
+    require_graph: RequireGraph = False
     split: Split = None
     known_only: Annotated[
         bool, typer.Option("--known-only", help="Use only questions whose other hops the unedited model knows.")
@@ -190,26 +200,31 @@ class Evaluation:
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
-        check_names(self.method, self.model)
+        packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
+        method = choose_method(self.method, self.graph or packaged)
+        check_names(method, self.model)
 
         # All that can be wrong without a model is checked before the model is loaded.
         content = self.read()
-        if self.control and not find_method(self.method).needs_graph:
-            raise ConfigError(f"--control {self.control}: {self.method} reads no graph; remove --control")
+        if self.control and not find_method(method).needs_graph:
+            raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
+        if self.control == "none" and self.require_graph:
+            raise ConfigError("--control none leaves no edit a statement of o*; remove --require-graph")
         chosen = plan(
-            self.method,
+            method,
             preset=self.preset,
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=graph_of(self.method, self.graph, self.contact, default=graph_name(self.data)),
+            graph=graph_of(method, self.graph, self.contact, default=graph_name(self.data)),
+            require_graph=self.require_graph,
             memory=self.memory,
         )
         config = self._opened()
         seen = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
         check_folder(out)
-        chosen.usable(())  # without the edits: one that the graph does not know counts as a failure in the scores
+        chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings
@@ -289,6 +304,8 @@ class Ready:
             data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
         )
         self.plan.note_layer(out)
+        if self.options.control != "none":
+            report_stated(self.method)
         return summary
 
 

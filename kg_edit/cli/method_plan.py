@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,7 @@ def plan(
     settings: list[str] | None = None,
     corpus: str | None = None,
     graph: SubgraphSource | None = None,
+    require_graph: bool = False,
     memory: float | None = None,
 ) -> MethodPlan:
     """Find the method and check its settings.
@@ -231,13 +233,19 @@ def plan(
         settings: the texts of ``--set``.
         corpus: the value of ``--corpus``.
         graph: the opened graph.
+        require_graph: the value of ``--require-graph``, which is the setting graph.require.
         memory: MB that a pass may use besides the model.
 
     Raises:
-        KgEditError: there is no such method, preset or setting.
+        KgEditError: there is no such method, preset or setting, or ``require_graph`` and the method reads no graph.
     """
     found = find_method(method)
-    wanted = parse_settings(settings or [], layer=parse_layer(layer), corpus=corpus)
+    if require_graph and not found.needs_graph:
+        raise ConfigError(
+            f"--require-graph has no effect: {method} reads no graph; leave it out, or give another --method"
+        )
+    required = ["graph.require=true"] if require_graph else []
+    wanted = parse_settings([*(settings or []), *required], layer=parse_layer(layer), corpus=corpus)
     config = found.config_class.preset(preset, wanted, method=method)
     if layer == AUTO:
         from kg_edit.tracing.layer_sweep import check_choosable
@@ -274,6 +282,55 @@ def check_names(method: str, model: str | None = None) -> None:
     check_method(method)
     if model is not None:
         check_model_name(model)
+
+
+def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
+    """Return the name of ``--method``; without it glame if there is a graph to read, else rome, and log which.
+
+    Args:
+        method: the value of ``--method``.
+        graph: the texts of ``--graph``, or the name of a packaged graph that is used.
+    """
+    if method is None and graph:
+        log.info("no --method given: glame, which reads the graph %s", ", ".join(graph))
+    elif method is None:
+        log.info(
+            "no --method and no --graph given: rome. glame needs a graph with facts about the new objects: "
+            "--graph facts.csv (head, relation, tail), or --graph extract (a sample of Wikidata)"
+        )
+    return method or ("glame" if graph else "rome")
+
+
+def report_stated(method: EditingMethod) -> None:
+    """Log how many of the edits were made without statements of o*, because the graph has none."""
+    alone = [name for name, stated in method.stated.items() if not stated]
+    if alone:
+        shown = ", ".join(alone[:_SHOWN]) + (f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else "")
+        log.warning(
+            "%d of %d without statements of o*: %s. --require-graph refuses such edits",
+            *(len(alone), len(method.stated), shown),
+        )
+
+
+@dataclass(frozen=True)
+class LazyGraph:
+    """The graph of ``--graph``, or a method's default, opened when it is needed.
+
+    So a bad row without ids is reported before torch is imported, which is needed to ask the method's class.
+    """
+
+    method: str
+    graph: list[str] | None
+    contact: str | None
+
+    @cached_property
+    def source(self) -> WikidataCache | PrivateGraph | None:
+        """The graph; None if there is none and the method needs none."""
+        return graph_of(self.method, self.graph, self.contact)
+
+    def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the labels of those ``ids`` that have one in the graph."""
+        return self.source.labels(ids) if self.source else {}
 
 
 def graph_of(

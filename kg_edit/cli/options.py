@@ -51,6 +51,18 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 MethodName = Annotated[
     str, typer.Option("--method", help="Editing method; see `kg-edit methods`.", autocompletion=complete_method)
 ]
+ChosenMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        show_default="glame with --graph, else rome",
+        help="Editing method; see `kg-edit methods`.",
+        autocompletion=complete_method,
+    ),
+]
+RequireGraph = Annotated[
+    bool, typer.Option("--require-graph", help="Refuse edits whose new object o* the graph states nothing about.")
+]
 Graph = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import show_conflicts, stdout
-from kg_edit.cli.method_plan import check_names, graph_of, load, open_graph, plan
+from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, load, open_graph, plan, report_stated
 from kg_edit.cli.options import (
     AsChat,
     BothForms,
+    ChosenMethod,
     Contact,
     Device,
     Dtype,
@@ -24,9 +25,9 @@ from kg_edit.cli.options import (
     Graph,
     KeepGoing,
     Layer,
-    MethodName,
     ModelName,
     Preset,
+    RequireGraph,
     Settings,
     Templates,
     refuse_unused,
@@ -162,12 +163,13 @@ def edit(
     edits: EditsFile,
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
-    method: MethodName = "glame",
+    method: ChosenMethod = None,
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
     templates: Templates = None,
     keep_going: KeepGoing = False,
+    require_graph: RequireGraph = False,
     chat: AsChat = None,
     both_forms: BothForms = False,
     force: Force = False,
@@ -186,18 +188,23 @@ def edit(
     from kg_edit.ledger.log import open_store
 
     # Everything that can be wrong without a model is checked first
+    method = choose_method(method, graph)
     check_names(method, model)
     open_store(ledger)
     check_file(edits)
-    source = graph_of(method, graph, contact)
+    source = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
     wanted = in_form(file.edits, chat, both=both_forms)
-    planned = plan(method, preset=preset, layer=layer, settings=settings, graph=source)
+    planned = plan(
+        method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
+    )
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
-    _show_added(opened, opened.make(planned.on(load(model, dtype, device)), usable, force=force))
+    made = planned.on(load(model, dtype, device))
+    _show_added(opened, opened.make(made, usable, force=force))
+    report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 

@@ -17,7 +17,7 @@ Edits = Annotated[int, typer.Option("--edits", min=1, help="Number of edits.")]
 
 def plan(
     model: ModelName = "smollm2-135m",
-    method: MethodName = "glame",
+    method: MethodName = "rome",
     edits: Edits = 1,
     layer: Layer = None,
     preset: Preset = "default",

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.method_plan import check_names, doing, graph_of, load, plan
+from kg_edit.cli.method_plan import check_names, choose_method, doing, graph_of, load, plan
 from kg_edit.cli.options import (
+    ChosenMethod,
     Contact,
     CorpusName,
     Device,
     Dtype,
     Graph,
     Layer,
-    MethodName,
     ModelName,
     Preset,
+    RequireGraph,
     Settings,
 )
 from kg_edit.errors import ConfigError
@@ -39,11 +40,12 @@ _END_S = 3  # for connections that are open when the server ends
 def serve(
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
-    method: MethodName = "rome",
+    method: ChosenMethod = None,
     layer: Layer = None,
     preset: Preset = "default",
     settings: Settings = None,
     corpus: CorpusName = None,
+    require_graph: RequireGraph = False,
     ledger: Annotated[
         Path | None, typer.Option(metavar="LEDGER", help="Folder of the patch ledger to show and add to.")
     ] = None,
@@ -80,6 +82,7 @@ def serve(
         raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
     from kg_edit.ledger.log import open_store
 
+    method = choose_method(method, graph)
     check_names(method, model)
     if ledger:
         open_store(ledger)
@@ -88,7 +91,15 @@ def serve(
     from kg_edit.app.session import EditDesk
     from kg_edit.ledger import Ledger
 
-    planned = plan(method, preset=preset, layer=layer, settings=settings, corpus=corpus, graph=opened_graph)
+    planned = plan(
+        method,
+        preset=preset,
+        layer=layer,
+        settings=settings,
+        corpus=corpus,
+        graph=opened_graph,
+        require_graph=require_graph,
+    )
     planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
     opened = Ledger.open(ledger) if ledger else None
     with listening(host, port) as place:  # a port that is taken is an error before the model is loaded

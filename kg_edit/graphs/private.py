@@ -37,7 +37,7 @@ _COLUMNS = {  # names that a header may have
 }
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _FORM = "expected head, relation and tail, such as Ingrid Solberg,works at,Bergen office"
-_MOST = 5_000_000  # statements of all files; one takes about 0.6 kB of memory
+_MOST = 5_000_000  # statements of all files; one takes about 1 kB of memory
 _LARGEST = 500_000_000  # bytes of a GraphML file, which is parsed at once
 
 log = logging.getLogger(__name__)
@@ -245,8 +245,8 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
     rows = table_rows(chain(start, lines), next(wide, usual))
 
     columns, width = None, len(_COLUMNS)
-    for number, (line, cells) in enumerate(rows):
-        where = f"{path}, line {line}"
+    for number, (first, cells) in enumerate(rows):
+        where = f"{path}, line {first}"
         if isinstance(cells, RowFault):
             raise GraphError(f"{where}: {cells.message}")
         if number == 0 and (columns := _header(cells)):

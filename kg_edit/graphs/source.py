@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import not_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,9 +18,10 @@ import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError
 from kg_edit.graphs.private import PrivateGraph, has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
+from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import Policy
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
 FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
+ABSENT = (EntityNotInGraphError, UnknownLabelError, MissingObjectError)  # the graph lacks the edit's o*
 
 
 @runtime_checkable
@@ -131,6 +134,11 @@ class SubgraphSettings(BaseModel):
     leakage: LeakageSettings = Field(
         LeakageSettings(), description="statements to leave out because they contain a test's answer"
     )
+    require: bool = Field(
+        False,
+        exclude_if=not_,  # so that a run and a patch from before this setting have the same settings
+        description="refuse an edit if the graph states nothing about o*; false: make it from s -r-> o* alone",
+    )
 
     def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:
         """Return the options of a subgraph with these settings."""
@@ -187,6 +195,22 @@ def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) 
             f"{', '.join(sorted(known)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
         )
     return source.subgraph(edit, options) if isinstance(source, ConfigurableSource) else source.subgraph(edit)
+
+
+def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
+    """Return the subgraph of an edit whose o* is not in the graph ``source``: its own edge s -r-> o*."""
+    subject, target = edit.subject_id or "_:subject", edit.target_new_id or "_:target_new"
+    content = [(subject, edit.subject), edit.relation_text, (target, edit.target_new)]
+    made = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
+    made.add_node(subject, label=edit.subject, role="subject", hop=0)
+    made.add_node(target, label=edit.target_new, role="target_new", hop=1)
+    made.add_edge(subject, target, key=edit.relation_id or "edit", label=edit.relation_text, role="edit")
+    return made
+
+
+def has_statements(graph: nx.MultiDiGraph) -> bool:
+    """Return whether an edit's subgraph has more than the edit's own edge."""
+    return bool(graph.number_of_edges() > 1)
 
 
 def check_graph(graph: nx.MultiDiGraph) -> None:

@@ -27,7 +27,15 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
-from kg_edit.graphs.source import FAILURES, SubgraphSource, as_source, check_graph, graph_identity, open_named
+from kg_edit.graphs.source import (
+    FAILURES,
+    SubgraphSource,
+    as_source,
+    check_graph,
+    graph_identity,
+    has_statements,
+    open_named,
+)
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.hooks import refuse_patched, untouched
@@ -231,6 +239,11 @@ class EditingMethod(ABC):
         """Return the subgraph that this method reads for ``edit``; None if it reads no graph."""
         return None
 
+    @property
+    def stated(self) -> Mapping[str, bool]:
+        """For each edit whose subgraph was read, by its id: whether it has statements of o*."""
+        return {}
+
     @abstractmethod
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of ``edits``. Subclasses implement this; callers use `edit` or `update`.
@@ -295,6 +308,11 @@ class GraphReader(EditingMethod):
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
         return {}
 
+    @cached_property
+    def stated(self) -> dict[str, bool]:
+        """For each edit whose subgraph was read, by its id: whether it has statements of o*."""
+        return {}
+
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         """Return the edit's subgraph, fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
@@ -303,6 +321,13 @@ class GraphReader(EditingMethod):
                 del self._subgraphs[next(iter(self._subgraphs))]
             self._subgraphs[edit] = self.config.ask(self.graph, edit)
             self._report_answers(edit)
+            if not has_statements(self._subgraphs[edit]) and all(self.stated.values()):  # said once per run
+                log.warning(
+                    "edit %r: the graph has no statement of o* (%s), so %s reads s -r-> o* alone; further such edits "
+                    "are only counted",
+                    *(edit.id, edit.target_new, self.name),
+                )
+            self.stated[edit.id] = has_statements(self._subgraphs[edit])
         return self._subgraphs[edit]
 
     def answers_met(self, edit: Edit) -> list[str]:

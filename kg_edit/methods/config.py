@@ -27,9 +27,16 @@ from pydantic_core import PydanticCustomError
 from kg_edit.covariance.corpora import IMPORTED
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, describe, faults_of, unknown_name
+from kg_edit.errors import ConfigError, GraphError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import without_answers
-from kg_edit.graphs.source import SubgraphSettings, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import (
+    ABSENT,
+    SubgraphSettings,
+    SubgraphSource,
+    edge_alone,
+    edit_subgraph,
+    has_statements,
+)
 from kg_edit.locate_then_edit.descent import DescentDtype
 from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
@@ -233,15 +240,27 @@ class GraphSettings(MethodConfig):
         return 2
 
     def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """Ask ``source`` for the edit's subgraph with these settings.
+        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone.
 
         Raises:
-            KgEditError, WikidataCacheError: as `edit_subgraph`.
+            GraphError: the subgraph has no statement of o*, and ``graph.require`` is set.
+            KgEditError, WikidataCacheError: as `edit_subgraph`; that o* is not there only if ``graph.require`` is set.
         """
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
-        found = edit_subgraph(source, edit, options, exclude=answers)
-        return without_answers(found, answers) if answers else found
+        try:
+            found = edit_subgraph(source, edit, options, exclude=answers)
+        except ABSENT:
+            if self.graph.require:
+                raise
+            found = edge_alone(source, edit)
+        found = without_answers(found, answers) if answers else found
+        if self.graph.require and not has_statements(found):
+            raise GraphError(
+                f"the graph has no statement of o* {edit.target_new!r}; add some, give another graph, or leave out "
+                "graph.require (CLI: --require-graph)"
+            )
+        return found
 
     @property
     def guards_answers(self) -> bool:

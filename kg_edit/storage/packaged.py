@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.errors import did_you_mean
-from wikidata_cache.extract import packaged_extract
+from wikidata_cache.extract import NAME as EXTRACT
+from wikidata_cache.extract import names_extract, packaged_extract
 
-EXTRACT = "extract"
 HUB = "hf:"  # prefix of the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _GRAPH, _BENCHMARK = ".nt.gz", ".json"
@@ -20,7 +20,7 @@ def packaged_benchmark(name: str | Path) -> Path | None:
 
 def packaged_graph(name: str) -> Path | None:
     """Return the packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
-    return packaged_extract() if name == EXTRACT and not Path(name).exists() else _file(name, _GRAPH)
+    return packaged_extract() if names_extract(name) else _file(name, _GRAPH)
 
 
 def packaged_graphs() -> tuple[str, ...]:

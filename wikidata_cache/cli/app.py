@@ -23,7 +23,7 @@ from wikidata_cache.cli import diff, fetch, link, show
 from wikidata_cache.cli.console import echo, echo_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed, open_cache
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.extract import PER_NODE, build_extract, read_seeds
+from wikidata_cache.extract import PER_NODE, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
 from wikidata_cache.terminal import one_line
 
@@ -97,7 +97,8 @@ def load(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="N-Triples, TSV, Wikidata dump (RDF or JSON), each also .gz or .bz2; folder of these; CoDEx folder.",
+            help="N-Triples, TSV, Wikidata dump (RDF or JSON), each also .gz or .bz2; folder of these; CoDEx folder; "
+            "`extract` (packaged).",
         ),
     ],
     store: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the new store.")],
@@ -120,6 +121,7 @@ def load(
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
     options = loading.LoadOptions(keep_all=keep_all, skip_bad_lines=skip_bad_lines)
+    sources = [packaged_extract() if names_extract(source) else source for source in sources]
     report = loading.load(sources, store, force=force, options=options)
     counts, seconds = report.manifest.counts, report.seconds
     speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""

@@ -55,7 +55,14 @@ def fetch(
     ],
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", show_default=WIKIDATA, help="SPARQL endpoint, or fallback endpoint. Repeatable."),
+        typer.Option(
+            "--endpoint",
+            "--graph",
+            "-g",
+            metavar="URL",
+            show_default=WIKIDATA,
+            help="SPARQL endpoint, or fallback endpoint; or a local graph, such as `extract`. Repeatable.",
+        ),
     ] = None,
     contact: opt.Contact = None,
     hops: Annotated[
@@ -96,6 +103,7 @@ def fetch(
 
     - `wikidata-cache fetch edits.jsonl --contact me@uni.edu`
     - `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz`
+    - `wikidata-cache fetch edits.jsonl --graph extract --out subgraphs.jsonl.gz`
     - `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
     from wikidata_cache.cache import WikidataCache

@@ -42,8 +42,8 @@ def link(
 ) -> None:
     """List the candidates for a label with their scores, or add ids to a file of edits.
 
-    The exit code is 0 if one candidate clearly leads, 3 if a person has to choose, and 1 if there is no candidate. For
-    a file of edits it is 0 if every part of every edit is settled, else 3.
+    The exit code is 0 if one candidate clearly leads, 3 if a person has to choose, and 1 if there is no candidate. An
+    edit of a file is settled if its new object has an id and nothing is left to choose; the exit code is 0 if all are.
 
     Examples:
 
@@ -87,11 +87,14 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
     from wikidata_cache.linking.edit_file import link_edits
 
     report = link_edits(linker, edits, out, limit=limit)
-    for row, field, linked in report.open:
-        best = "; ".join(str(candidate) for candidate in linked.candidates[:3]) or "no candidate"
-        echo(f"row {row}, {field}, {linked.text!r}: {best}")
+    for row, field, linked in sorted((*report.open, *report.absent), key=lambda part: part[0]):
+        best = "; ".join(str(candidate) for candidate in linked.candidates[:3])
+        missing = (row, field, linked) in report.absent
+        echo(f"row {row}, {field}, {linked.text!r}: {f'not in this graph ({linked.source})' if missing else best}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
-    return 0 if report.complete == report.edits else 3
+    if report.open:
+        return _EXIT_CODES["ambiguous"]
+    return _EXIT_CODES["exact" if report.complete == report.edits else "none"]
 
 
 def _property(linker: Linker, relation: str) -> str:
@@ -128,7 +131,7 @@ def _print_candidates(linked: LinkResult) -> None:
     verdict = {
         "exact": "One candidate clearly leads.",
         "ambiguous": "No candidate clearly leads: choose one, and write its id.",
-        "none": f"Nothing is called {linked.text!r} in {linked.source}.",
+        "none": f"{linked.text!r} is not in this graph ({linked.source}).",
     }
     for line in (*linked.notes, verdict[linked.status]):
         console.print(plain(line))

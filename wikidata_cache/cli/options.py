@@ -26,7 +26,8 @@ Graph = Annotated[
         envvar="KG_GRAPH",
         metavar="GRAPH",
         show_default="the cache file, and the packaged extract for what it lacks; with --offline the cache file only",
-        help="Graph file (.nt or .tsv, also .gz), folder, store made by `load`, `oxigraph:FOLDER` or SPARQL URL.",
+        help="`extract` (packaged), graph file (.nt or .tsv, also .gz), folder, store made by `load`, "
+        "`oxigraph:FOLDER` or SPARQL URL.",
     ),
 ]
 Contact = Annotated[

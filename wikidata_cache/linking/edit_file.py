@@ -16,14 +16,17 @@ from wikidata_cache.linking.linker import Linker
 
 @dataclass(frozen=True)
 class LinkReport:
-    """The number of edits, the number of `complete` edits, and the `open` parts as (row, field, candidates).
+    """The number of edits, the number of `complete` edits, and parts without an id as (row, field, candidates).
 
-    An edit is complete if it has no open part. A part is open if none of its candidates clearly leads.
+    A part is `open` if none of its candidates clearly leads, so that a person has to choose. It is `absent` if the
+    graph has no candidate for it, or does not know the id that the row has. An edit is complete if no part is open, and
+    its new object has an id.
     """
 
     edits: int
     complete: int
     open: tuple[tuple[int, str, LinkResult], ...]
+    absent: tuple[tuple[int, str, LinkResult], ...]
 
 
 def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
@@ -39,7 +42,7 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
         limit: the largest number of candidates for each part.
 
     Returns:
-        The numbers of edits, and the parts that a person has to decide.
+        The numbers of edits, the parts that a person has to decide, and those that the graph does not have.
 
     Raises:
         EditRowError: a row is not an edit.
@@ -49,10 +52,14 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
     read, raw = read_edits(edits), json_rows(file_of(edits))
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
+    absent: list[tuple[int, str, LinkResult]] = []
     for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
         # Open parts are also ids of the row that the row's own label contradicts.
         pending = {name: part for name, part in linked.parts().items() if part.status != "exact"}
-        unsettled += [(edit.row, name, part) for name, part in pending.items()]
+        for name, part in pending.items():
+            given = getattr(edit, name) is not None
+            unknown = not part.candidates or (given and part.candidates[0].label is None)
+            (absent if unknown else unsettled).append((edit.row, name, part))
         row = raw[edit.row - 1]
         filled = dict(row) if isinstance(row, Mapping) else {}
         ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()}
@@ -64,7 +71,11 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
             filled["candidates"] = {name: part.to_json()["candidates"] for name, part in pending.items()}
         lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
-    return LinkReport(len(lines), len(lines) - len({row for row, _, _ in unsettled}), tuple(unsettled))
+    lacking = {edit.row for edit in read if edit.target_new_id is None} & {
+        row for row, name, _ in absent if name == "target_new_id"
+    }
+    incomplete = lacking | {row for row, _, _ in unsettled}
+    return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent))
 
 
 def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:

@@ -204,7 +204,7 @@ def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, pl
         graph.write("Q7\tlabel\tRome\nQ7\tP17\tQ8\nQ8\tlabel\tUnited States\n")
     lost = {**GOOD, "subject": "Bob", "target_new": "Atlantis"}
     (place / "edits.jsonl").write_bytes(rows(GOOD, {**GOOD, "subject": "Ann"}, lost))
-    result = edit(*GLAME)
+    result = edit(*GLAME, "--require-graph")
     assert result.code == 2 and not (place / "out").exists()
     assert result.err.count("'Rome' names 2 entities") == 2
     assert "No entity is labelled 'Atlantis'" in result.err
@@ -222,16 +222,17 @@ def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, pl
 def test_keep_going_skips_names_that_are_not_in_the_graph(edit: Run, place: Path) -> None:
     lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
     (place / "edits.jsonl").write_bytes(rows(lost, GOOD))
-    refused = edit(*GLAME)
+    required = (*GLAME, "--require-graph")
+    refused = edit(*required)
     assert refused.code == 2
     assert "Poseidonis" in refused.err
     assert not (place / "out").exists()
-    result = edit(*GLAME, "--keep-going")
+    result = edit(*required, "--keep-going")
     assert result.code == 0
     assert "skipped: row-1: " in result.err
     assert len(Patch.load(place / "out" / "patch.safetensors").provenance["edits"]) == 1
     (place / "edits.jsonl").write_bytes(rows(lost))
-    assert edit(*GLAME, "--keep-going", "--out", "other").code == 2
+    assert edit(*required, "--keep-going", "--out", "other").code == 2
 
 
 def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:

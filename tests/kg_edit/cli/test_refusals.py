@@ -84,12 +84,12 @@ BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
     "QIDs without a graph": (rows(TRIPLET), ROME, "line 1, field subject: found the id Q1"),
     "graph without o*": (
         rows({**GOOD, "id": "fr", "target_new_id": "Q77"}),
-        GLAME,
+        (*GLAME, "--require-graph"),
         "Q77 (Rome) is not in the graph graph.tsv",
     ),
     "o* that the graph can't name": (
         rows({**GOOD, "target_new": "Atlantis"}),
-        GLAME,
+        (*GLAME, "--require-graph"),
         "No entity is labelled 'Atlantis'",
     ),
     "folder for a file": (EDITS.encode(), (*ROME, "--templates", "."), "cannot be read"),

@@ -9,7 +9,13 @@ from tests.wikidata_cache.wikidata_helpers import Server, run_cli
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.errors import CacheFileError, CacheMissError, EntityNotInGraphError, WikidataCacheError
+from wikidata_cache.errors import (
+    CacheFileError,
+    CacheMissError,
+    EntityNotInGraphError,
+    SourceStringError,
+    WikidataCacheError,
+)
 from wikidata_cache.linking.linker import open_linker
 from wikidata_cache.source_spec import open_with_fallback
 from wikidata_cache.sources.source import Exchange, Fact
@@ -132,3 +138,17 @@ def test_packs_are_read(small: str, tmp_path: Path) -> None:
 def test_empty_time_is_refused(small: str, command: tuple[str, ...]) -> None:
     with pytest.raises(WikidataCacheError, match="'' is not a time"):
         run_cli(*command, "--cache", small, "--as-of", "")
+
+
+def test_extract_is_the_name_of_a_graph(edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KG_CACHE", str(tmp_path / "none.sqlite"))
+    by_path = run_cli("fetch", str(edits), "--endpoint", str(packaged_extract()))
+    assert run_cli("fetch", str(edits), "--endpoint", "extract") == by_path
+    assert run_cli("fetch", str(edits), "--graph", "extract") == by_path
+    assert run_cli("labels", "Q1345", "-g", "extract") == "Q1345\tPhiladelphia\n"
+    assert WikidataCache("extract").source.name == "extract.nt.gz"
+    assert "19,793 statements" in run_cli("load", "extract", "--store", str(tmp_path / "wd"))
+    monkeypatch.chdir(tmp_path)
+    Path("extract").mkdir()  # a folder of this name comes first
+    with pytest.raises(SourceStringError, match="extract contains no graph file"):
+        WikidataCache("extract")

@@ -100,7 +100,8 @@ def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: 
     edits, out = write_edits(tmp_path / "edits.jsonl", *rows), tmp_path / "linked.jsonl"
     report = link_edits(linker, edits, out)
     assert (report.edits, report.complete) == (2, 1)
-    assert [(row, field) for row, field, _ in report.open] == [(2, "subject_id"), (2, "target_new_id")]
+    assert [(row, field) for row, field, _ in report.open] == [(2, "target_new_id")]
+    assert [(row, field) for row, field, _ in report.absent] == [(2, "subject_id")]
     first, second = map(json.loads, out.read_text(encoding="utf-8").splitlines())
     ids = {"subject_id": "Q11", "relation_id": "P19", "target_new_id": "Q300", "target_true_id": "Q830149"}
     assert first == rows[0] | ids

@@ -108,6 +108,27 @@ def test_link_command_links_a_file(tmp_path: Path) -> None:
     assert "row 1, subject_id, 'Anna': Q11 (Anna: human); Q12 (Anna: human)" in output
 
 
+def test_link_command_tells_what_is_absent_from_what_is_to_be_chosen(tmp_path: Path) -> None:
+    """A name that the graph lacks is nothing to choose; a row whose new object has its id needs nothing more."""
+    edits, out, graph = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", str(write_graph(tmp_path))
+    rows = [
+        '{"subject": "Nobody", "target_new": "Nothing"}\n',
+        '{"subject": "Nobody", "target_new": "Rome", "target_new_id": "Q300"}\n',
+        '{"subject": "Nobody", "target_new": "Oslo", "target_new_id": "Q585"}\n',
+    ]
+    edits.write_text("".join(rows))
+    code, output = link(str(edits), "--out", str(out), "-g", graph)
+    assert code == 1 and output.endswith("2 of 3 edits settled\n")
+    assert "row 1, target_new_id, 'Nothing': not in this graph (homonyms.nt)" in output
+    assert "row 3, target_new_id, 'Oslo': not in this graph" in output
+    edits.write_text("".join(rows[1:]))
+    assert link(str(edits), "--out", str(out), "-g", graph)[0] == 0
+    edits.write_text(rows[0] + '{"subject": "Anna", "target_new": "Rome"}\n')
+    assert link(str(edits), "--out", str(out), "-g", graph)[0] == 3, "a person has to choose between two Annas"
+    code, output = link("Nobody", "-g", graph)
+    assert (code, output) == (1, "'Nobody' is not in this graph (homonyms.nt).\n")
+
+
 def test_link_command_uses_the_api_only_with_online(tmp_path: Path) -> None:
     graph, api = str(write_graph(tmp_path)), ApiServer()
     try:

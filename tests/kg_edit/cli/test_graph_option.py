@@ -1,0 +1,158 @@
+"""Which method and which graph a command takes: by default, from a file of facts, and if o* is in no graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kg_edit.patches.base import Patch
+from tests.kg_edit.command_line import (
+    GOOD,
+    QUICK,
+    ROME,
+    TRIPLET,
+    Run,
+    cache,
+    edit,
+    kg_edit,
+    place,
+    refused,
+    rows,
+    tiny_folder,
+)
+
+ROOT = Path(__file__).parents[3]
+__all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+FACTS = "Rome,country,Italy\nRome,founded by,Romulus\nRome,founded by,Romulus\n"
+LOST = {"id": "lost", "subject": "Ada", "prompt": "{} lives in", "target_new": "Poseidonis"}
+FRANCE = {"id": "france", **GOOD, "relation": "capital"}
+
+
+@pytest.fixture
+def facts(place: Path) -> Path:
+    """A graph of names, and two edits of which it knows one o*."""
+    (place / "facts.csv").write_text(FACTS)
+    (place / "edits.jsonl").write_bytes(rows(LOST, FRANCE))
+    return place
+
+
+def recorded(folder: Path) -> dict[str, dict[str, object]]:
+    """The records of a patch's edits, by their ids."""
+    records = Patch.load(folder / "patch.safetensors").edits
+    return {record["edit"]["id"]: dict(record) for record in records}
+
+
+def test_own_facts_are_edited_by_rome_without_a_graph(edit: Run, facts: Path) -> None:
+    result = edit()
+    assert result.code == 0, result.err
+    first = result.err.splitlines()[0]
+    assert first.startswith("no --method and no --graph given: rome. glame needs a graph with facts")
+    assert json.loads((facts / "out" / "run.json").read_text())["method"] == "rome"
+
+
+def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
+    result = edit("--graph", "facts.csv")
+    assert result.code == 0, result.err
+    lines = result.err.splitlines()
+    assert lines[0] == "no --method given: glame, which reads the graph facts.csv"
+    assert "facts.csv: read 2 statements, 1 skipped (repeated rows)" in lines
+    run = json.loads((facts / "out" / "run.json").read_text())
+    assert run["method"] == "glame"
+    assert run["graph"]["files"] == [{"name": "facts.csv", "sha256": hashlib.sha256(FACTS.encode()).hexdigest()}]
+    made = recorded(facts / "out")
+    assert (made["france"]["nodes"], made["france"]["edges"]) == (4, 3)
+    assert "Romulus" in (facts / "out" / "report.html").read_text()
+
+
+def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> None:
+    result = edit("--graph", "facts.csv")
+    assert "edit 'lost': the graph has no statement of o* (Poseidonis), so glame reads s -r-> o* alone" in result.err
+    assert "1 of 2 without statements of o*: lost. --require-graph refuses such edits" in result.err.splitlines()
+    made = recorded(facts / "out")["lost"]
+    assert (made["nodes"], made["edges"]) == (2, 1)
+    assert made["graph"]["kind"] == "edge alone"  # type: ignore[index]
+
+
+def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path) -> None:
+    """The patch of an edit whose o* the graph has is the same with --require-graph, as it was without the option."""
+    (facts / "edits.jsonl").write_bytes(rows(FRANCE))
+    assert edit("--graph", "facts.csv", "--out", "a").code == 0
+    required = edit("--graph", "facts.csv", "--require-graph", "--out", "b")
+    assert required.code == 0 and "without statements" not in required.err
+    one, two = (Patch.load(facts / name / "patch.safetensors") for name in "ab")
+    assert [dict(record) for record in one.edits] == [dict(record) for record in two.edits]
+    settings = [json.loads((facts / name / "run.json").read_text())["config"]["graph"] for name in "ab"]
+    assert [found.get("require") for found in settings] == [None, True]
+
+
+def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) -> None:
+    message = "the graph has no node 'Poseidonis'; add it"
+    refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
+    (facts / "edits.jsonl").write_bytes(rows({**LOST, "target_new": "Italy"}, FRANCE))
+    message = "the graph has no statement of o* 'Italy'; add some"
+    refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
+    assert edit("--graph", "facts.csv", "--require-graph", "--keep-going").code == 0
+    assert set(recorded(facts / "out")) == {"france"}
+    refused(edit, *ROME, "--require-graph", message="--require-graph has no effect: rome reads no graph", out=facts)
+
+
+def test_ids_need_a_graph_and_the_message_names_it(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows(TRIPLET))
+    refused(edit, message="--graph", out=place / "out")
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ("none.csv", "none.csv: does not exist; check the path"),
+        ("bad.csv", "bad.csv, line 2, field tail: is empty; expected head, relation and tail"),
+        ("graph.tsv,facts.csv", "facts.csv has names, so it can't be combined with a graph of Wikidata's ids"),
+    ],
+)
+def test_wrong_graph_of_names_is_refused(graph: str, message: str, edit: Run, facts: Path) -> None:
+    (facts / "bad.csv").write_text("a,b,c\na,b,\n")
+    options = [word for name in graph.split(",") for word in ("--graph", name)]
+    refused(edit, *options, message=message, out=facts / "out")
+
+
+def test_commands_that_need_ids_refuse_names(kg_edit: Run, facts: Path) -> None:
+    for command in (("ripples", "--out", "r.json"), ("edits", "--out", "e.jsonl")):
+        result = kg_edit("data", *command, "--graph", "facts.csv")
+        assert result.code == 2 and "of Wikidata's ids, and facts.csv has names" in result.err, result.err
+
+
+def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Path, tiny_folder: Path) -> None:
+    common = ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--model", tiny_folder, *QUICK)
+    plain = kg_edit(*common, "--set", "steps=2", "--out", "plain")
+    assert plain.code == 0, plain.err
+    assert "no --method and no --graph given: rome" in plain.err
+    own = kg_edit(*common, "--set", "steps=2", "--graph", "facts.csv", "--out", "own")
+    assert own.code == 0, own.err
+    assert "1 of 2 without statements of o*: lost" in own.err
+    assert [json.loads((facts / name / "run.json").read_text())["method"] for name in ("plain", "own")] == [
+        "rome",
+        "glame",
+    ]
+    both = kg_edit(*common, "--control", "none", "--require-graph", "--out", "none")
+    assert both.code == 2 and "remove --require-graph" in both.err
+
+
+def test_bad_row_is_reported_without_torch(place: Path) -> None:
+    """The class of a method that may need a graph is imported after the file was read."""
+    bad = place / "bad.jsonl"
+    bad.write_text('{"subject": "Ada"}\n')
+    code = (
+        f"import sys; sys.argv = ['kg-edit', 'edit', {str(bad)!r}, '--method', 'rome', '--out', {str(place / 'out')!r}]\n"
+        "from kg_edit.cli.app import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "bad.jsonl, line 1" in done.stderr
+    assert done.stdout.strip() == "False"
