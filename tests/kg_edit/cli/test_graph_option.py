@@ -148,7 +148,7 @@ def test_bad_row_is_reported_without_torch(place: Path) -> None:
     bad = place / "bad.jsonl"
     bad.write_text('{"subject": "Ada"}\n')
     code = (
-        f"import sys; sys.argv = ['kg-edit', 'edit', {str(bad)!r}, '--method', 'rome', '--out', {str(place / 'out')!r}]\n"
+        f"import sys; sys.argv = {['kg-edit', 'edit', str(bad), '--method', 'rome', '--out', str(place / 'out')]}\n"
         "from kg_edit.cli.app import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules)\n"
