@@ -19,7 +19,7 @@ from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
-NAME = "extract"  # of the packaged extract, among the sources
+EXTRACT = "extract"  # of the packaged extract, among the sources
 PER_NODE = (80, 20, 4)  # statements of each item at distance 0 (a seed), 1 and 2
 
 
@@ -40,7 +40,7 @@ def packaged_extract() -> Path:
 
 def names_extract(name: str | Path) -> bool:
     """Return whether a source's name is that of the packaged extract; a file or a folder of this name comes first."""
-    return str(name) == NAME and not Path(NAME).exists()
+    return str(name) == EXTRACT and not Path(EXTRACT).exists()
 
 
 def build_extract(

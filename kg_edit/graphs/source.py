@@ -1,4 +1,4 @@
-"""Where an edit's subgraph comes from: Wikidata, or your own knowledge graph (`kg_edit.graphs.private`).
+"""Where an edit's subgraph comes from: Wikidata, or your own knowledge graph, in networkx or files.
 
 `SubgraphSettings` are the settings ``graph.*`` of all methods that read a graph; `edit_subgraph` reads the subgraph of
 an edit from any source, and `check_graph` checks what all methods require of it.
@@ -6,10 +6,14 @@ an edit from any source, and `check_graph` checks what all methods require of it
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from operator import not_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -19,17 +23,157 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError
-from kg_edit.graphs.private import PrivateGraph, has_names, read_facts
+from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
-from wikidata_cache.subgraphs.sampling import Policy
+from wikidata_cache.subgraphs.sampling import Policy, bottom_m
 
 if TYPE_CHECKING:
     from wikidata_cache import WikidataCache
 
+_SUBJECT = "_:subject"
+_RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PrivateGraph:
+    """Subgraphs of a directed networkx graph. The relation of an edge s -> o is its attribute ``label``, ``relation``,
+    ``type`` or ``predicate``, the first one that is a text. A node's name is its ``label``, or ``name``, or its key.
+
+    An edit's subject and new object are found among the nodes by their ids, or else by their labels. The content of the
+    graph is cached, so make a new `PrivateGraph` after a change of the graph.
+
+    Args:
+        graph: the graph. A `networkx.DiGraph` has one edge from s to o; only a MultiDiGraph holds several relations.
+        files: the SHA-256 of the files that it was read from, by name.
+
+    Raises:
+        GraphError: the graph is undirected, an edge has no relation, or two nodes have the same key as texts.
+    """
+
+    graph: nx.DiGraph
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    supports = frozenset(("hops", "per_node", "seed"))
+
+    def __post_init__(self) -> None:
+        if not self.graph.is_directed():
+            raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
+        if len(self._nodes) < len(self.graph):
+            raise _nodes_alike(self.graph)
+        if nameless := [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]:
+            raise _no_relation(nameless)
+
+    def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
+        """Return the edit's own edge, and the statements of o* up to ``options.hops``.
+
+        The old edge and other statements of s are left out. Each node keeps at most ``options.per_node`` statements,
+        the same on every machine (`wikidata_cache.subgraphs.sampling`).
+
+        Raises:
+            MissingObjectError: o* is not in the graph.
+            GraphError: several nodes have the label of o*, or that of s.
+        """
+        target = self._find(edit.target_new_id, edit.target_new)
+        if target is None:
+            raise MissingObjectError(
+                f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id"
+            )
+        subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
+        made = nx.MultiDiGraph(**self.provenance())
+        made.add_node(subject, label=edit.subject, role="subject", hop=0)
+        made.add_node(target, label=self._labels[target], role="target_new", hop=1)
+        made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
+        frontier = [target]
+        for hop in range(2, options.hops + 1):
+            reached: list[str] = []
+            for node in frontier:
+                offered = (statement for statement in self._statements(node) if statement.object != subject)
+                for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
+                    if end not in made:
+                        made.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
+                        reached.append(end)
+                    made.add_edge(node, end, key=relation, label=relation, role="statement")
+            frontier = reached
+        return made
+
+    def labels(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the labels of those ``ids`` that are keys of nodes, for the rows of an edit file that have ids."""
+        return {key: self._labels[key] for key in ids if key in self._labels}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return a hash of all nodes, labels and edges, and the files with their SHA-256."""
+        files = [{"name": name, "sha256": sha256} for name, sha256 in sorted(self.files.items())]
+        return {"kind": "private graph", "content_hash": self._hash, **({"files": files} if files else {})}
+
+    @cached_property
+    def _hash(self) -> str:
+        edges = sorted(statement for key in self._labels for statement in self._statements(key))
+        if not self.files:
+            log.info("the networkx graph: read %d statements of %d nodes, 0 skipped", len(edges), len(self._labels))
+        content = json.dumps([sorted(self._labels.items()), edges])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @cached_property
+    def _named(self) -> dict[str, list[str]]:
+        """The nodes with each label."""
+        found: dict[str, list[str]] = {}
+        for key, name in self._labels.items():
+            found.setdefault(name, []).append(key)
+        return found
+
+    @cached_property
+    def _nodes(self) -> dict[str, Hashable]:
+        """The graph's nodes by their keys as text."""
+        return {str(node): node for node in self.graph}
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        nodes = self.graph.nodes
+        return {
+            key: str(nodes[node].get("label") or nodes[node].get("name") or node) for key, node in self._nodes.items()
+        }
+
+    def _find(self, key: str | None, label: str) -> str | None:
+        if key in self._labels:
+            return key
+        named = self._named.get(label, [])
+        if len(named) > 1:
+            raise GraphError(
+                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the id of one node"
+            )
+        return named[0] if named else None
+
+    def _statements(self, key: str) -> Iterator[Statement]:
+        for _, target, data in self.graph.out_edges(self._nodes[key], data=True):
+            relation = _relation_of(data)
+            assert relation is not None  # noqa: S101 - checked when the object was made
+            yield Statement(key, relation, str(target))
+
+
+def _relation_of(data: Mapping[str, Any]) -> str | None:
+    return next((text for name in _RELATION if isinstance(text := data.get(name), str) and text.strip()), None)
+
+
+def _nodes_alike(graph: nx.DiGraph) -> GraphError:
+    (text, _), *_ = Counter(map(str, graph)).most_common(1)
+    return GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
+
+
+def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:
+    (start, end, data), *others = edges
+    have = f"its attributes are {', '.join(map(str, data))}" if data else "it has no attributes"
+    more = f" ({len(others)} more such edges)" if others else ""
+    return GraphError(
+        f"the edge {start!r} -> {end!r} has no relation: {have}; put the relation's name into its label (or relation, "
+        f"type, predicate), or remove the edge{more}"
+    )
+
 
 # Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
 FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
@@ -77,7 +221,11 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
             raise GraphError(
                 f"{own[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
             )
-        return read_facts(own)
+        graph, files = read_facts(own)
+        try:
+            return PrivateGraph(graph, files)
+        except GraphError as error:  # only GraphML can have such edges
+            raise GraphError(f"{own[0]}: {error}") from None
     known = [packaged_graph(str(part)) or part for part in parts]
     return WikidataCache(known[0] if len(known) == 1 else known, contact=contact)
 
@@ -88,11 +236,7 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     Raises:
         GraphError: a networkx graph is undirected, or an edge has no relation.
     """
-    if not isinstance(graph, nx.Graph):
-        return graph
-    made = PrivateGraph(graph)
-    log.info("the networkx graph: read %d statements, 0 skipped", graph.number_of_edges())
-    return made
+    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kg_edit.errors import did_you_mean
-from wikidata_cache.extract import NAME as EXTRACT
+from wikidata_cache.extract import EXTRACT as EXTRACT
 from wikidata_cache.extract import names_extract, packaged_extract
 
 HUB = "hf:"  # prefix of the name of a hub's data set

@@ -22,8 +22,7 @@ from kg_edit.datasets.reading import document
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.graphs.controls import Control
-from kg_edit.graphs.private import PrivateGraph
-from kg_edit.graphs.source import SubgraphSource
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.passages import Passages, check_installed, read_passages

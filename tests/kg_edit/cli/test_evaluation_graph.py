@@ -11,8 +11,7 @@ from kg_edit.cli.evaluation_graph import graph_for, guarded
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import hidden_answers, probe_answers
-from kg_edit.graphs.private import PrivateGraph
-from kg_edit.graphs.source import graph_identity
+from kg_edit.graphs.source import PrivateGraph, graph_identity
 from kg_edit.methods import find_method
 from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers, objects_of
 from kg_edit.methods.glame_plus.teacher import Answer

@@ -7,8 +7,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.private import PrivateGraph
-from kg_edit.graphs.source import check_graph
+from kg_edit.graphs.source import PrivateGraph, check_graph
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(

@@ -11,8 +11,7 @@ from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.facts import answers_in
-from kg_edit.graphs.private import PrivateGraph
-from kg_edit.graphs.source import SubgraphSource
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
 from kg_edit.methods.config import GraphSettings

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.private import PrivateGraph
+from kg_edit.graphs.source import PrivateGraph
 from kg_edit.locate_then_edit.descent import Descent, optimise_values
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import base, find_method

@@ -15,8 +15,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.graphs.facts import GraphFact, graph_facts
-from kg_edit.graphs.private import PrivateGraph
-from kg_edit.graphs.source import SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.glame.batch import GlameBatchConfig
 from kg_edit.methods.memit.method import Memit, MemitConfig

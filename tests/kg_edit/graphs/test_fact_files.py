@@ -13,8 +13,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.private import PrivateGraph, read_facts
-from kg_edit.graphs.source import as_source, open_named
+from kg_edit.graphs.fact_files import read_facts
+from kg_edit.graphs.source import PrivateGraph, as_source, open_named
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import GraphFileError
 
@@ -63,7 +63,7 @@ def test_edge_without_relation_is_refused() -> None:
 def test_nodes_with_the_same_text_are_refused() -> None:
     graph = nx.DiGraph()
     graph.add_edge(1, "1", label="is not")
-    with pytest.raises(GraphError, match="two nodes of the graph are written '1'"):
+    with pytest.raises(GraphError, match="several nodes of the graph are written '1'"):
         as_source(graph)
 
 
@@ -93,7 +93,7 @@ def test_tables_of_names_are_read(form: str, tmp_path: Path) -> None:
     assert isinstance(opened, PrivateGraph) and stated(opened) == STATED
     assert (
         opened.provenance()["content_hash"]
-        == read_facts([write(tmp_path, "plain.csv", CSV)]).provenance()["content_hash"]
+        == open_named(write(tmp_path, "plain.csv", CSV)).provenance()["content_hash"]
     )
     assert opened.provenance()["files"] == [{"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}]
 
@@ -123,6 +123,7 @@ def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("facts.csv", CSV + 'Oslo,"country,Norway\n', "facts.csv, line 5: not a row of a table"),
         ("facts.csv", "head,relation,tail\n", "facts.csv: has no statement"),
         ("facts.csv", "", "facts.csv: has no statement"),
+        ("graph.csv", "Q42,P31,Q5\n", "graph.csv, line 1: has ids of Wikidata; a graph of them is a .tsv file"),
         ("facts.graphml", "<graph", "facts.graphml: is not GraphML"),
     ],
 )
@@ -145,7 +146,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_statements_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.graphs.private._MOST", 3)
+    monkeypatch.setattr("kg_edit.graphs.fact_files._MOST", 3)
     with pytest.raises(GraphError, match="more than 3 statements"):
         read_facts([write(tmp_path, "facts.csv", CSV)])
 

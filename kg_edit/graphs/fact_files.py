@@ -1,0 +1,162 @@
+"""Read files of facts between names (head, relation, tail) into a networkx graph, for `kg_edit.graphs.source`.
+
+`read_facts` reads CSV and TSV in PyKEEN's form, with or without a header, and GraphML. `has_names` tells such files
+from those of Wikidata's ids.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import networkx as nx
+
+from kg_edit.errors import GraphError
+from wikidata_cache.ids import is_entity, is_property
+from wikidata_cache.row_files import RowFault, table_rows
+from wikidata_cache.sources.graph_files import CountingReader, open_graph_file
+
+_COLUMNS = {  # names that a header may have
+    "head": {"head", "subject", "source", "from", "node1", "h", "s"},
+    "relation": {"relation", "predicate", "property", "label", "type", "edge", "r", "p"},
+    "tail": {"tail", "object", "target", "to", "node2", "t", "o"},
+}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_FORM = "expected head, relation and tail, such as Ingrid Solberg,works at,Bergen office"
+_MOST = 5_000_000  # statements of all files; one takes about 1 kB of memory
+_LARGEST = 500_000_000  # bytes of a GraphML file, which is parsed at once
+
+log = logging.getLogger(__name__)
+
+
+def has_names(path: Path) -> bool:
+    """Return whether a file has statements of names, and not of Wikidata's ids; the first row of a TSV decides.
+
+    Raises:
+        GraphFileError: the file can't be read.
+    """
+    if (kind := _kind(path)) != ".tsv" or not path.is_file():
+        return kind in (".csv", ".graphml")
+    with open_graph_file(path) as reader:
+        for raw in reader:
+            cells = [cell.strip() for cell in raw.decode("utf-8-sig", errors="replace").split("\t")]
+            if any(cells) and not _header(cells):
+                wikidata = _has_ids(cells)
+                log.info("%s: its statements have %s", path, "Wikidata's ids" if wikidata else "names")
+                return not wikidata
+    return False
+
+
+def _has_ids(cells: Sequence[str]) -> bool:
+    """Whether a row is `Q42 P31 Q5` or `Q42 label Douglas Adams`, whatever its last cell has."""
+    return len(cells) > 1 and is_entity(cells[0]) and (is_property(cells[1]) or cells[1] == "label")
+
+
+def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
+    """Read files of statements between names into one graph; a repeated row is skipped.
+
+    Args:
+        paths: CSV and TSV files (also with the ending ``.gz``) with the cells head, relation and tail, in this order or
+            as a header names them; or one GraphML file of a directed graph.
+
+    Returns:
+        The graph, and the SHA-256 of each file by its name.
+
+    Raises:
+        GraphError: a row is no statement (the message names file, line and field), or there are too many.
+        GraphFileError: a file can't be read.
+    """
+    graph, files, count = nx.MultiDiGraph(), dict[str, str](), 0
+    for path in paths:
+        if _kind(path) == ".graphml":
+            if len(paths) > 1:
+                raise GraphError(f"{path}: a GraphML file has keys of its own, so it can't be combined; give it alone")
+            return _graphml(path)
+        before, skipped = count, 0
+        with open_graph_file(path) as reader:
+            for head, relation, tail in _table(reader, path):
+                if graph.has_edge(head, tail, relation):
+                    skipped += 1
+                    continue
+                graph.add_edge(head, tail, key=relation, label=relation)
+                if (count := count + 1) > _MOST:
+                    raise GraphError(f"{path}: there are more than {_MOST:,} statements; give a part of them")
+            files[str(path) if path.name in files else path.name] = reader.sha256()
+        if count + skipped == before:
+            raise GraphError(f"{path}: has no statement; {_FORM}")
+        log.info("%s: read %d statements, %d skipped (repeated rows)", path, count - before, skipped)
+    return graph, files
+
+
+def _kind(path: Path) -> str:
+    """The ending of a file's name in lower case, without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
+    lines = _decoded(reader, path)
+    start = list[str]()  # up to the first line that is not blank; the line numbers count from here
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    # Without a header, the separator is the one that makes three cells of the first line.
+    usual = _SEPARATORS[_kind(path)]
+    wide = (
+        one for one in (usual, ",", ";", "\t") if start and len(next(csv.reader([start[-1]], delimiter=one), [])) > 2
+    )
+    rows = table_rows(chain(start, lines), next(wide, usual))
+
+    columns, width = None, len(_COLUMNS)
+    for number, (first, cells) in enumerate(rows):
+        where = f"{path}, line {first}"
+        if isinstance(cells, RowFault):
+            raise GraphError(f"{where}: {cells.message}")
+        if number == 0 and (columns := _header(cells)):
+            width = len(cells)
+            continue
+        if _has_ids(cells):
+            raise GraphError(f"{where}: has ids of Wikidata; a graph of them is a .tsv file with tabs, or N-Triples")
+        if len(cells) != width:
+            raise GraphError(
+                f"{where}: found {len(cells)} cells; {_FORM}; put a cell with a separator into double quotes"
+            )
+        statement = {name: cells[(columns or range(3))[place]] for place, name in enumerate(_COLUMNS)}
+        if empty := next((name for name, text in statement.items() if not text), None):
+            raise GraphError(f"{where}, field {empty}: is empty; {_FORM}; give it, or remove the line")
+        yield statement["head"], statement["relation"], statement["tail"]
+
+
+def _header(cells: Sequence[str]) -> list[int] | None:
+    """The places of head, relation and tail if ``cells`` are a header, else None."""
+    names = [cell.strip().casefold() for cell in cells]
+    places = [next((place for place, name in enumerate(names) if name in known), -1) for known in _COLUMNS.values()]
+    return places if min(places) >= 0 else None
+
+
+def _decoded(reader: CountingReader, path: Path) -> Iterator[str]:
+    for number, raw in enumerate(reader, start=1):
+        try:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise GraphError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
+    if path.exists() and path.stat().st_size > _LARGEST:
+        raise GraphError(f"{path}: has more than {_LARGEST / 1e6:g} MB; write the statements as CSV")
+    with open_graph_file(path) as reader:
+        try:
+            graph = nx.read_graphml(reader, force_multigraph=True)
+        except (ParseError, nx.NetworkXException, ValueError, KeyError, AttributeError) as error:
+            raise GraphError(
+                f"{path}: is not GraphML ({error}); write it again, or give the statements as CSV"
+            ) from None
+        sha256 = reader.sha256()
+    log.info("%s: read %d statements, 0 skipped", path, graph.number_of_edges())
+    return graph, {path.name: sha256}
