@@ -27,6 +27,10 @@ PARAMETERS = {  # as their authors count them
     "gpt2-xl": 1_557_611_200,
     "llama-2-7b": 6_738_415_616,
     "llama-3-8b": 8_030_261_248,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "mistral-7b": 7_241_732_096,
     "qwen2.5-7b": 7_615_616_512,
     "smollm2-135m": 134_515_008,
 }
@@ -132,8 +136,8 @@ def test_unknown_preset_and_preset_of_other_methods_are_refused() -> None:
         UnknownNameError, match=r"unknown preset 'qwen2\.5-7b' for glame, known for .*rome; glame has: .*gpt2-xl:mquake"
     ):
         find_method("glame").config_class.preset("qwen2.5-7b", method="glame")
-    with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for memit, known for alphaedit.*, rome; memit has: d"):
-        find_method("memit").config_class.preset("llama-3-8b", method="memit")
+    with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for emmet, known for alphaedit.*, rome; emmet has: d"):
+        find_method("emmet").config_class.preset("llama-3-8b", method="emmet")
     assert "qwen2.5-7b" in preset_names("rome")
     assert "qwen2.5-7b" not in preset_names("glame")
 
