@@ -165,7 +165,7 @@ def compare(
     Examples:
 
     - `kg-edit compare runs/rome runs/glame --out comparison.csv --out comparison.png`
-    - `kg-edit compare runs/rome runs/glame --metric efficacy.greedy,paraphrase.greedy --out table.tex`
+    - `kg-edit compare runs/rome runs/glame --metric efficacy.greedy,paraphrase.prob --out table.tex`
     """
     for folder in runs:
         read_settings(folder)

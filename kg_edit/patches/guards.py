@@ -109,7 +109,7 @@ def disabling(
             # than columns, if others are in other weights.
             size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
         if limit and size > limit:
-            share = ceil(round(100 * SHARE * size / limit, 6)) / 100  # rounded up: it never reads like the limit
+            share = ceil(round(100 * SHARE * size / limit, 3)) / 100  # rounded up: it never reads like the limit
             found.append(
                 f"{named}the change of {name} is {share:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
