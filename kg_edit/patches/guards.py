@@ -128,7 +128,7 @@ def refuse_disabling(
     if reasons := disabling(patch, others, model):
         # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
         facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
-        fewer = f" (it has {facts} facts of the graph: --set statements=1 --set composed=0)" if facts else ""
+        fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)" if facts else ""
         raise PatchError(
             f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
             f"smaller{fewer}, or add it anyway with --force (force=True)"

@@ -81,7 +81,9 @@ def test_refusal_of_an_edit_with_facts_of_a_graph_says_how_to_write_fewer() -> N
         refuse_disabling(WeightPatch(factors=patch.factors, provenance=norms), [])
     (record,) = patch.edits
     facts = {**norms, "edits": [{**record, "requests": [record, record]}]}
-    with pytest.raises(PatchError, match=r"it has 2 facts of the graph: --set statements=1 --set composed=0\), or"):
+    with pytest.raises(
+        PatchError, match=r"it has 2 facts of the graph; fewer: --set statements=1 --set composed=0\), or"
+    ):
         refuse_disabling(WeightPatch(factors=patch.factors, provenance=facts), [])
 
 

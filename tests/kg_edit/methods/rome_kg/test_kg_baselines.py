@@ -24,7 +24,9 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.rome_kg.method import RomeKg, RomeKgConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
+from kg_edit.patches.guards import refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import ask
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import chatting, tiny
 from wikidata_cache import WikidataCache, packaged_extract
@@ -192,6 +194,15 @@ def test_presets_are_those_of_the_plain_method() -> None:
         published = own.preset("gpt2-xl", method=plain).model_dump()
         assert config.preset("gpt2-xl", method=name).model_dump().items() >= published.items()
         assert config.preset("paper").model_dump().items() >= own.preset("paper").model_dump().items()
+
+
+@pytest.mark.slow
+def test_default_edits_an_ordinary_row_and_leaves_the_model_whole(smollm2: LanguageModel) -> None:
+    edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Philadelphia", target_new_id="Q1345")
+    patch = RomeKg.on(smollm2).edit([edit], guard=lambda made, _: refuse_disabling(made, [], smollm2))
+    assert len(patch.edits[0]["requests"]) == 2
+    with patch.applied(smollm2) as edited:
+        assert ask(edited, edit.text).startswith("Philadelphia")
 
 
 def test_provenance_names_the_graph() -> None:
