@@ -174,7 +174,9 @@ def latex(comparison: Comparison) -> str:
     lines = [r"\begin{table}", r"\centering", r"\small"]
     for start in range(0, len(comparison.rows), _COLUMNS):
         rows = comparison.rows[start : start + _COLUMNS]
-        header = ["", *(f"{row.metric}{_arrow(row.metric)}".translate(_ESCAPED) for row in rows)]
+        fewer = [f" (n = {row.n})" if row.n < comparison.records else "" for row in rows]
+        titles = (f"{row.metric}{_arrow(row.metric)}{n}" for row, n in zip(rows, fewer, strict=True))
+        header = ["", *(title.translate(_ESCAPED) for title in titles)]
         body = [[side.translate(_ESCAPED), *(_latex_cell(row, side) for row in rows)] for side in comparison.shown]
         table = [" & ".join(cells) + r" \\" for cells in (header, *body)]
         lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", table[0], r"\midrule", *table[1:]]
