@@ -76,6 +76,14 @@ class PatchMismatchError(PatchError):
     """A patch was computed for another model than the one it is applied to."""
 
 
+class DisablingEditError(PatchError):
+    """An edit would probably break the model (`kg_edit.patches.guards`); `reasons` says why."""
+
+    def __init__(self, message: str, reasons: Iterable[str]) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)
+
+
 class LedgerChangedError(PatchError):
     """An edit was computed after the edits of a ledger, and the ledger has other edits now."""
 

@@ -87,7 +87,7 @@ class UnknownLabelError(WikidataCacheError, LookupError):
 class AmbiguousLabelError(WikidataCacheError, LookupError):
     """Several items have the label that had to be resolved to an id.
 
-    `candidates` are their ids; the item with the most statements comes first.
+    `candidates` are their ids, `described` the same with their types; the item with the most statements comes first.
     """
 
     def __init__(self, label: str, candidates: Sequence[str], described: Sequence[str]) -> None:
@@ -97,6 +97,7 @@ class AmbiguousLabelError(WikidataCacheError, LookupError):
         )
         self.label = label
         self.candidates = tuple(candidates)
+        self.described = tuple(described)
 
 
 class DenyListError(WikidataCacheError, ValueError):

@@ -83,7 +83,7 @@ def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
 class BodyLimit:
     """Reads a request's body first, and refuses one of more than ``largest`` bytes."""
 
-    def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[Refusal], Response]) -> None:
+    def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
         self._app, self._largest, self._answer = app, largest, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +94,8 @@ class BodyLimit:
         body = await self._body(scope, receive)
         if body is None:
             message = f"the request has more than {self._largest} bytes; send less, or raise --max-body"
-            await self._answer(Refusal(_TOO_LARGE, "RequestTooLargeError", message))(scope, receive, send)
+            refusal = Refusal(_TOO_LARGE, "RequestTooLargeError", message)
+            await self._answer(scope["path"], refusal)(scope, receive, send)
             return
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

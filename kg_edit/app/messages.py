@@ -6,14 +6,19 @@ ledger.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.edits.edit import Edit, EntityId, Name, Record, Text, checked
+from kg_edit.errors import DisablingEditError
+from kg_edit.ledger.log import Added, Removed, in_force
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
 if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
+    from kg_edit.ledger.log import Event
 
 
 PROBES = 12  # in a request, at most
@@ -32,13 +37,13 @@ class PromptToTry(Record):
 class TryRequest(Record):
     """An edit to be made and shown; it is forgotten unless it is added to the ledger."""
 
-    subject: Answer = Field(description="s, the entity the fact is about")
+    subject: Answer = Field(description="the entity that the fact is about")
     prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
-    target_new: Answer = Field(description="o*, what the edited model should predict")
-    target_true: Answer | None = Field(None, description="o, what the unedited model predicts")
+    target_new: Answer = Field(description="the answer that the edited model should generate")
+    target_true: Answer | None = Field(None, description="the answer of the unedited model")
     relation: Answer | None = Field(None, description="the relation's name")
-    subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
-    target_new_id: EntityId | None = Field(None, description="the Wikidata id of o*")
+    subject_id: EntityId | None = Field(None, description="the subject's Wikidata id")
+    target_new_id: EntityId | None = Field(None, description="the new object's Wikidata id")
     probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
         (), description="further prompts, besides the edit's own"
     )
@@ -60,6 +65,18 @@ class AddRequest(Record):
 
     id: Name = Field(description="the id of the tried edit")
     force: bool = Field(False, description="add the edit even if it probably breaks the model")
+
+
+class RemoveRequest(Record):
+    """Remove an edit from the ledger."""
+
+    name: Name = Field(description="the edit's name in the ledger")
+
+
+class UndoRequest(Record):
+    """Undo the ledger's last event."""
+
+    event: int = Field(description="its number, as the ledger's answer has it in last_event")
 
 
 class _Message(BaseModel):
@@ -121,12 +138,20 @@ class LedgerEdit(_Message):
     conflicts: tuple[str, ...]
 
 
+class LastEvent(_Message):
+    """The last addition or removal that was not undone."""
+
+    number: int
+    what: str
+
+
 class LedgerView(_Message):
     """The edits of a ledger, the number of active ones, and the conflicts between them."""
 
     folder: str
     active: int
     edits: tuple[LedgerEdit, ...]
+    last_event: LastEvent | None
 
 
 class State(_Message):
@@ -157,6 +182,31 @@ class Problem(_Message):
     fields: dict[str, str] = {}
 
 
+def problem_of(error: Exception) -> Problem:
+    """Return an error about a request, with the request's fields in the place of a file's rows and of options."""
+    message = str(error)
+    # Of a file's rows only: another form of the row
+    fields = {
+        fault.field: fault.message.partition(", or give the fact as")[0]
+        for fault in getattr(error, "faults", ())
+        if fault.field
+    }
+    match error:
+        case UnknownLabelError():
+            message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"
+            fields = {"target_new": message}
+        case AmbiguousLabelError():
+            message = f"{error.label!r} names several entities; give the id of one: {'; '.join(error.described)}"
+            fields = {"target_new_id": message}
+        case EntityNotInGraphError():
+            message = f"the graph has no entity {error.entity}; correct the id, or leave it out to use the name"
+            fields = {"target_new_id": message}
+        case DisablingEditError():
+            message = f"the edit would probably break the model: {'; '.join(error.reasons)}"
+    notes = tuple(getattr(error, "__notes__", ()))
+    return Problem(kind=type(error).__name__, message=message, notes=notes, fields=fields)
+
+
 def view_of(ledger: Ledger) -> LedgerView:
     """Return the ledger's edits, newest first.
 
@@ -184,4 +234,17 @@ def view_of(ledger: Ledger) -> LedgerView:
             )
         )
     active = sum(row.state == "active" for row in rows)
-    return LedgerView(folder=str(ledger.folder), active=active, edits=tuple(rows))
+    return LedgerView(
+        folder=str(ledger.folder), active=active, edits=tuple(rows), last_event=_last_event(ledger.events, rows)
+    )
+
+
+def _last_event(events: Sequence[Event], rows: Sequence[LedgerEdit]) -> LastEvent | None:
+    """Return the event that an undo would undo, in words; None if there is none."""
+    match in_force(events):
+        case [*_, Added() as event]:
+            names = [row.name for row in rows if row.step == event.number]
+            return LastEvent(number=event.number, what=f"the addition of {', '.join(reversed(names))}")
+        case [*_, Removed() as event]:
+            return LastEvent(number=event.number, what=f"the removal of {', '.join(name for _, name in event.edits)}")
+    return None

@@ -1,18 +1,22 @@
 """OpenAI's API for the model of `kg-edit serve`, with all active edits of its ledger.
 
 ``POST /v1/completions``, ``POST /v1/chat/completions`` and ``GET /v1/models`` support what a greedy continuation needs.
-Other requests (a temperature above 0, a stream, several answers) are refused, not answered differently.
+With ``stream``, the finished text is sent as server-sent events. Other requests (a temperature above 0, several
+answers) are refused, not answered differently. Errors have OpenAI's form (`openai_error`).
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.app.messages import Prompt
+from kg_edit.app.messages import Problem, Prompt
 from kg_edit.edits.edit import Record, Text
 from kg_edit.errors import ConfigError, UnknownNameError
 
@@ -22,8 +26,20 @@ if TYPE_CHECKING:
     from kg_edit.app.session import EditDesk
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-_PROMPTS, _TOKENS = 32, 512  # in a request, at most
-_UNSUPPORTED = ("logprobs", "echo", "suffix", "stop")
+_PROMPTS, _TOKENS, _STOPS = 32, 512, 16  # in a request, at most
+_FAILED = 500  # the HTTP status from which the fault is the server's
+_UNSUPPORTED = ("logprobs", "echo", "suffix", "presence_penalty", "frequency_penalty")
+
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
+Stop = StopText | Annotated[tuple[StopText, ...], Field(strict=False, max_length=_STOPS)]
+
+
+class StreamOptions(Record):
+    """What a stream sends besides the text; further fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = Field(False, description="true: a last event has the numbers of tokens")
 
 
 class CompletionRequest(Record):
@@ -36,21 +52,30 @@ class CompletionRequest(Record):
     max_tokens: int = Field(16, ge=1, le=_TOKENS, description="maximum tokens of a continuation, which is one line")
     temperature: float = Field(0.0, description="only 0: always the most likely token")
     n: int = Field(1, description="number of continuations of each prompt; only 1")
-    stream: bool = Field(False, description="only false: the answer is sent in one piece")
+    stop: Stop | None = Field(None, description="a text, or several, before which a continuation ends")
+    stream: bool = Field(False, description="true: the finished texts are sent as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
     top_p: float | None = Field(None, description="ignored: decoding is greedy")
     seed: int | None = Field(None, description="ignored: decoding is greedy")
     user: str | None = Field(None, description="ignored")
     logprobs: int | None = Field(None, description="not supported")
     echo: bool | None = Field(None, description="not supported")
     suffix: str | None = Field(None, description="not supported")
+    presence_penalty: float | None = Field(None, description="only 0")
+    frequency_penalty: float | None = Field(None, description="only 0")
     best_of: int = Field(1, description="only 1: one continuation is written")
-    stop: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
-        None, description="not supported: a continuation ends with its line"
-    )
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
 class Choice(BaseModel):
-    """The continuation of the prompt with this index."""
+    """The continuation of the prompt with this index; ``finish_reason`` is length where it was cut."""
 
     index: int
     text: str
@@ -66,6 +91,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: tuple[Choice, ...]
+    usage: Usage
 
 
 class ChatMessage(Record):
@@ -87,7 +113,9 @@ class ChatRequest(Record):
     max_tokens: int = Field(128, ge=1, le=2048, description="maximum number of tokens of the answer")
     max_completion_tokens: int | None = Field(None, ge=1, le=2048, description="the newer name of max_tokens")
     temperature: float | None = Field(None, description="ignored: decoding is greedy")
-    stream: Literal[False] = Field(False, description="only false: the answer is sent in one piece")
+    stop: Stop | None = Field(None, description="a text, or several, before which the answer ends")
+    stream: bool = Field(False, description="true: the finished answer is sent as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
     n: Literal[1] = Field(1, description="number of answers; only 1")
 
 
@@ -99,14 +127,6 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatUsage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
 class ChatAnswer(BaseModel):
     """An answer in the form of OpenAI's API."""
 
@@ -115,7 +135,7 @@ class ChatAnswer(BaseModel):
     created: int
     model: str
     choices: tuple[ChatChoice, ...]
-    usage: ChatUsage
+    usage: Usage
 
 
 def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
@@ -126,34 +146,52 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         """The one model that is served: the edited one if there is a ledger."""
         return {"object": "list", "data": [{"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}]}
 
-    @app.post(COMPLETIONS)
-    def complete(wanted: CompletionRequest) -> Completion:
+    def tokens_of(text: str) -> int:
+        return len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @app.post(COMPLETIONS, response_model=Completion)
+    def complete(wanted: CompletionRequest) -> Completion | Response:
         """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
         check_request(wanted, desk.model.name)
         prompts = (wanted.prompt,) if isinstance(wanted.prompt, str) else wanted.prompt
-        choices = []
+        choices, read, written = [], sum(map(tokens_of, prompts)), 0
         for index, text in enumerate(desk.complete(prompts, tokens=wanted.max_tokens)):
-            written = len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
-            reason: Literal["stop", "length"] = "length" if written >= wanted.max_tokens else "stop"
-            choices.append(Choice(index=index, text=text, finish_reason=reason))
-        name, now = f"cmpl-{time.time_ns()}", int(time.time())
-        return Completion(id=name, created=now, model=desk.model.name, choices=tuple(choices))
+            shown, count = before_stop(text, wanted.stop), tokens_of(text)
+            ended = shown != text or count < wanted.max_tokens
+            choices.append(Choice(index=index, text=shown, finish_reason="stop" if ended else "length"))
+            written += count
+        made = Completion(
+            id=f"cmpl-{time.time_ns()}",
+            created=int(time.time()),
+            model=desk.model.name,
+            choices=tuple(choices),
+            usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
+        )
+        parts = [choice.model_dump() for choice in choices]
+        return event_stream(made, parts, wanted.stream_options) if wanted.stream else made
 
-    @app.post(CHAT)
-    def chat(wanted: ChatRequest) -> ChatAnswer:
+    @app.post(CHAT, response_model=ChatAnswer)
+    def chat(wanted: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation in the model's chat template, with all active edits of the ledger."""
         limit = wanted.max_completion_tokens or wanted.max_tokens
         found = desk.chat([message.model_dump() for message in wanted.messages], tokens=limit)
-        message = ChatMessage.model_construct(role="assistant", content=found.text)  # an answer may be empty
-        return ChatAnswer(
+        text = before_stop(found.text, wanted.stop)
+        reason: Literal["stop", "length"] = "stop" if found.ended or text != found.text else "length"
+        message = ChatMessage.model_construct(role="assistant", content=text)  # an answer may be empty
+        made = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
             model=wanted.model or desk.model.name,
-            choices=(ChatChoice(message=message, finish_reason="stop" if found.ended else "length"),),
-            usage=ChatUsage(
+            choices=(ChatChoice(message=message, finish_reason=reason),),
+            usage=Usage(
                 prompt_tokens=found.read, completion_tokens=found.written, total_tokens=found.read + found.written
             ),
         )
+        parts = [
+            {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},
+            {"index": 0, "delta": {}, "finish_reason": reason},
+        ]
+        return event_stream(made, parts, wanted.stream_options) if wanted.stream else made
 
 
 def check_request(wanted: CompletionRequest, model: str) -> None:
@@ -161,13 +199,45 @@ def check_request(wanted: CompletionRequest, model: str) -> None:
 
     Raises:
         UnknownNameError: another model is asked for.
-        ConfigError: sampling, a stream, several continuations, or another field that is not supported.
+        ConfigError: sampling, several continuations, or another field that is not supported.
     """
     if wanted.model not in (None, model):
         raise UnknownNameError(f"unknown model {wanted.model!r}; this server has only {model!r}")
     unsupported = [name for name in _UNSUPPORTED if getattr(wanted, name)]
-    if wanted.temperature or (wanted.n, wanted.best_of) != (1, 1) or wanted.stream or unsupported:
+    if wanted.temperature or (wanted.n, wanted.best_of) != (1, 1) or unsupported:
         raise ConfigError(
-            "kg-edit serve continues a text greedily, to the end of its line, without streaming: send temperature 0, "
-            f"n 1, best_of 1 and stream false{f', and leave out {unsupported[0]}' if unsupported else ''}"
+            "kg-edit serve continues a text greedily, to the end of its line: send temperature 0, n 1 and best_of 1"
+            f"{f', and leave out {unsupported[0]}' if unsupported else ''}"
         )
+
+
+def before_stop(text: str, stop: Stop | None) -> str:
+    """Return the text up to the first place where a text of ``stop`` begins."""
+    stops = (stop,) if isinstance(stop, str) else stop or ()
+    return text[: min((place for one in stops if (place := text.find(one)) >= 0), default=len(text))]
+
+
+def event_stream(made: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:
+    """Return a finished answer as server-sent events: one for each of the ``parts`` of its choices, then ``[DONE]``.
+
+    The text is not sent while it is generated: other requests wait meanwhile, and must not wait for a slow reader.
+    """
+    kind = made.object if isinstance(made, Completion) else f"{made.object}.chunk"
+    head = {"id": made.id, "object": kind, "created": made.created, "model": made.model}
+    events: list[dict[str, object]] = [{**head, "choices": [part]} for part in parts]
+    if options and options.include_usage:
+        events.append({**head, "choices": [], "usage": made.usage.model_dump()})
+    lines = [f"data: {text}\n\n" for text in (*map(json.dumps, events), "[DONE]")]
+    return Response("".join(lines), media_type="text/event-stream")
+
+
+def openai_error(code: int, problem: Problem) -> dict[str, Any]:
+    """Return a problem in the form of OpenAI's errors; ``param`` is the first wrong field."""
+    return {
+        "error": {
+            "message": "\n".join((problem.message, *problem.notes)),
+            "type": "server_error" if code >= _FAILED else "invalid_request_error",
+            "param": next(iter(problem.fields), None),
+            "code": "model_not_found" if problem.kind == "UnknownNameError" else None,
+        }
+    }

@@ -1,13 +1,14 @@
 """The web application behind `kg-edit serve`: the page, and its JSON API.
 
-It contacts no other machine. `guard.py` decides which requests are refused. Errors are answered by a `Problem` in JSON.
+It contacts no other machine. `guard.py` decides which requests are refused. Errors are answered by a `Problem` in JSON;
+under ``/v1/`` in OpenAI's form.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
@@ -16,8 +17,19 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from kg_edit.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
-from kg_edit.app.messages import AddRequest, LedgerView, Problem, PromptToTry, State, TryAnswer, TryRequest
-from kg_edit.app.openai_api import CHAT, COMPLETIONS, ChatRequest, CompletionRequest, add_openai_api
+from kg_edit.app.messages import (
+    AddRequest,
+    LedgerView,
+    Problem,
+    PromptToTry,
+    RemoveRequest,
+    State,
+    TryAnswer,
+    TryRequest,
+    UndoRequest,
+    problem_of,
+)
+from kg_edit.app.openai_api import CHAT, COMPLETIONS, ChatRequest, CompletionRequest, add_openai_api, openai_error
 from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
@@ -36,10 +48,12 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer
 _REQUESTS: dict[str, type[Record]] = {
     "/api/try": TryRequest,
     "/api/ledger": AddRequest,
+    "/api/ledger/remove": RemoveRequest,
+    "/api/ledger/undo": UndoRequest,
     COMPLETIONS: CompletionRequest,
     CHAT: ChatRequest,
 }
-_FAILED, _UNKNOWN, _WRONG = 500, 404, 422
+_FAILED, _UNKNOWN, _WRONG, _WRONG_FOR_OPENAI = 500, 404, 422, 400
 
 
 def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = LARGEST) -> FastAPI:
@@ -56,7 +70,7 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = L
     async def guarded(request: Request, call: _Next) -> Response:
         """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
         refusal = refusal_of(request, hosts)
-        answer = _refused(refusal) if refusal else await call(request)
+        answer = _refused(request.url.path, refusal) if refusal else await call(request)
         for name, value in _HEADERS.items():
             answer.headers.setdefault(name, value)
         return answer
@@ -95,6 +109,16 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
     def add(wanted: AddRequest) -> LedgerView:
         """Add a tried edit's patch to the ledger."""
         return desk.add(wanted.id, force=wanted.force)
+
+    @app.post("/api/ledger/remove")
+    def remove(wanted: RemoveRequest) -> LedgerView:
+        """Remove an edit from the ledger; edits that were computed on a model with it are computed again."""
+        return desk.remove(wanted.name)
+
+    @app.post("/api/ledger/undo")
+    def undo(wanted: UndoRequest) -> LedgerView:
+        """Undo the ledger's last addition or removal."""
+        return desk.undo(wanted.event)
 
     @app.get("/api/tries/{name}/subgraph", response_class=HTMLResponse)
     def subgraph(name: str) -> HTMLResponse:
@@ -147,10 +171,8 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(KgEditError)
     @app.exception_handler(WikidataCacheError)
-    def refused(_: Request, error: Exception) -> JSONResponse:
-        fields = {fault.field: fault.message for fault in getattr(error, "faults", ()) if fault.field}
-        code = _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG
-        return _problem(code, type(error).__name__, str(error), notes=getattr(error, "__notes__", ()), fields=fields)
+    def refused(request: Request, error: Exception) -> JSONResponse:
+        return _answer(request.url.path, _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     def misread(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -166,7 +188,7 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def not_served(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}; GET /api/openapi.json lists all requests"
-        answer = _problem(error.status_code, "RequestError", message)
+        answer = _answer(request.url.path, error.status_code, Problem(kind="RequestError", message=message))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -174,17 +196,19 @@ def _add_problems(app: FastAPI) -> None:
     def failed(request: Request, error: Exception) -> JSONResponse:
         log.error("%s failed", request.url.path, exc_info=error)
         message = f"internal error: {error}; see the terminal of kg-edit serve for details"
-        return _refused(Refusal(_FAILED, type(error).__name__, message))  # starlette answers outside of `guarded`
+        refusal = Refusal(_FAILED, type(error).__name__, message)
+        return _refused(request.url.path, refusal)  # starlette answers outside of `guarded`
 
 
-def _refused(refusal: Refusal) -> JSONResponse:
-    answer = _problem(*refusal)
+def _refused(path: str, refusal: Refusal) -> JSONResponse:
+    answer = _answer(path, refusal.code, Problem(kind=refusal.kind, message=refusal.message))
     answer.headers.update(_HEADERS)
     return answer
 
 
-def _problem(
-    code: int, kind: str, message: str, *, notes: Sequence[str] = (), fields: Mapping[str, str] | None = None
-) -> JSONResponse:
-    problem = Problem(kind=kind, message=message, notes=tuple(notes), fields=dict(fields or {}))
+def _answer(path: str, code: int, problem: Problem) -> JSONResponse:
+    """Return a problem as JSON, and as OpenAI's clients read it if the request was one of OpenAI's API."""
+    if path.startswith("/v1/"):
+        code = _WRONG_FOR_OPENAI if code == _WRONG else code
+        return JSONResponse(openai_error(code, problem), status_code=code)
     return JSONResponse(problem.model_dump(mode="json"), status_code=code)

@@ -170,6 +170,31 @@ class EditDesk:
                 self._tries.mark_added(name, step)
         return view_of(ledger)
 
+    def remove(self, name: str) -> LedgerView:
+        """Remove an edit from the ledger, and return the ledger's content.
+
+        Raises:
+            ConfigError: there is no ledger.
+            KgEditError: the edit is not active, or others can't be computed again without it.
+        """
+        with self._alone:
+            ledger = self._ledger()
+            ledger.remove([name], model=self.model, graph=self.graph)
+            return view_of(ledger)
+
+    def undo(self, event: int) -> LedgerView:
+        """Undo the ledger's last event, and return the ledger's content.
+
+        Raises:
+            ConfigError: there is no ledger.
+            LedgerChangedError: another event is the last one.
+            PatchError: there is nothing to undo.
+        """
+        with self._alone:
+            ledger = self._ledger()
+            ledger.undo(event)
+            return view_of(ledger)
+
     def ledger_view(self) -> LedgerView:
         """Return the content of the ledger.
 

@@ -168,17 +168,20 @@ class Ledger(Listing):
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=tuple(sorted(removed)), files=files))
         return tuple(entry for entry in active if entry.place in removed)
 
-    def undo(self) -> Event:
-        """Undo the last event that was not undone yet, and return it.
+    def undo(self, expected: int | None = None) -> Event:
+        """Undo the last event that was not undone yet, and return it. ``expected`` is its number; None: no check.
 
         Raises:
             PatchError: there is none.
+            LedgerChangedError: the last event has another number than expected.
             OutputError: the ledger can't be written.
         """
         with self._store.locked():
             left = in_force(self.events)
             if not left:
                 raise PatchError(f"there is nothing to undo in {self.folder}")
+            if expected not in (None, left[-1].number):
+                raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
             self._store.append(Undone(**stamp(len(self.events) + 1), undoes=left[-1].number))
         return left[-1]
 

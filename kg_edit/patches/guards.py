@@ -12,7 +12,7 @@ from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kg_edit.errors import PatchError
+from kg_edit.errors import DisablingEditError
 from kg_edit.patches.changes import Changes, change_norm, changes_of, columns, edit_norms
 
 if TYPE_CHECKING:
@@ -122,16 +122,17 @@ def refuse_disabling(
     """Raise an error if `disabling`, with the same arguments, finds a reason.
 
     Raises:
-        PatchError: an edit looks as if it would break the model.
+        DisablingEditError: an edit looks as if it would break the model.
         PatchMismatchError: the patch is for another model.
     """
     if reasons := disabling(patch, others, model):
         # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
         facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
         fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)" if facts else ""
-        raise PatchError(
+        raise DisablingEditError(
             f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
-            f"smaller{fewer}, or add it anyway with --force (force=True)"
+            f"smaller{fewer}, or add it anyway with --force (force=True)",
+            reasons,
         )
 
 

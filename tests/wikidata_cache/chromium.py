@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NO_BROWSER = "no chromium on this machine: make browser, or apt install chromium"
+BROWSER = [pytest.mark.slow, pytest.mark.browser, pytest.mark.skipif(PROGRAM is None, reason=NO_BROWSER)]
 _FLAGS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
@@ -71,6 +75,25 @@ class Page:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self.browser.call(method, self.session, **parameters)
+
+    def show(self, width: int, scheme: str = "light") -> None:
+        """As in a window, or on a phone with a touch screen, and in the light or the dark scheme."""
+        phone = width < 800
+        size = {"width": width, "height": 844, "screenWidth": width, "screenHeight": 844}
+        self.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=phone)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def overflow(self) -> int:
+        """By how many pixels the page can be scrolled sideways."""
+        # a phone's innerWidth grows with the content; the width of the emulated screen does not
+        found: int = self.value("document.documentElement.scrollWidth - Math.min(innerWidth, screen.width)")
+        return max(0, found)
+
+    def faint(self) -> list[list[Any]]:
+        """Texts whose contrast is below that of WCAG 2 AA (4.5, large ones 3): [text, ratio]."""
+        found: list[list[Any]] = self.value((Path(__file__).parent / "faint.js").read_text(encoding="utf-8"))
+        return found
 
     def value(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

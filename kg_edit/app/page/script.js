@@ -30,20 +30,25 @@ async function ask(path, body) {
 
 function addProbe(prompt = "", answer = "") {
   const list = byId("probes"), number = ++addProbe.count;
-  const text = make("input", { id: `probe-${number}`, value: prompt, autocomplete: "off", maxLength: 2000, className: "probe" });
-  const watched = make("input", { id: `answer-${number}`, value: answer, autocomplete: "off", maxLength: 200, className: "watched", placeholder: "new answer" });
+  const text = make("textarea", { id: `probe-${number}`, value: prompt, rows: 1, autocomplete: "off", maxLength: 2000, className: "probe" });
+  const watched = make("input", { id: `answer-${number}`, value: answer, autocomplete: "off", maxLength: 200, className: "watched", placeholder: "the new object" });
   const remove = make("button", { type: "button", title: "Remove this prompt" }, "×");
   const item = make("li", {},
-    make("div", {}, make("label", { htmlFor: text.id }, "Prompt"), text),
-    make("div", {}, make("label", { htmlFor: watched.id }, "Probability of"), watched), remove);
+    make("label", { htmlFor: text.id, className: "away" }, "Prompt"), text, remove,
+    make("div", { className: "of" }, make("label", { htmlFor: watched.id }, "Probability of"), watched));
+  // A long prompt takes several lines; Enter makes the edit, as in the other fields
+  const grow = () => { text.style.height = "auto"; text.style.height = `${text.scrollHeight + 2}px`; };
+  text.addEventListener("input", grow);
+  text.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); byId("form").requestSubmit(); } });
   remove.setAttribute("aria-label", "Remove this prompt");
   remove.addEventListener("click", () => {
     const next = item.nextElementSibling || item.previousElementSibling;
     item.remove();
-    (next ? next.querySelector("input") : byId("add")).focus();
+    (next ? next.querySelector(".probe") : byId("add")).focus();
     limitProbes();
   });
   list.append(item);
+  grow();
   limitProbes();
   return text;
 }
@@ -90,10 +95,19 @@ function clearErrors() {
   byId("problem").hidden = true;
 }
 
+// The API's names of fields, in a message, become the labels that they have here.
+function worded(message) {
+  const label = (name) => `“${document.querySelector(`label[for="${name}"]`).firstChild.textContent.trim()}”`;
+  return message.replace(new RegExp(`\\b(${FIELDS.filter((name) => name.includes("_")).join("|")})\\b`, "g"), label);
+}
+
+const lines = (problem) => [problem.message, ...(problem.notes || [])].map(worded).join("\n");
+
 function showProblem(problem) {
   let first = null;
   const rest = [];
-  for (const [field, message] of Object.entries(problem.fields || {})) {
+  for (const [field, text] of Object.entries(problem.fields || {})) {
+    const message = worded(text);
     const name = field.startsWith("probes") ? "probes" : field, place = byId(`${name}-error`);
     if (!place) { rest.push(`${field}: ${message}`); continue; }
     place.textContent += (place.textContent ? " · " : "") + (name === "probes" ? `${field}: ${message}` : message);
@@ -101,7 +115,7 @@ function showProblem(problem) {
     if (input && input.tagName === "INPUT") { input.setAttribute("aria-invalid", "true"); first = first || input; }
   }
   if (first && first.closest("details")) first.closest("details").open = true;
-  const box = byId("problem"), whole = first || byId("probes-error").textContent ? rest : [problem.message, ...(problem.notes || [])];
+  const box = byId("problem"), whole = first || byId("probes-error").textContent ? rest : [lines(problem)];
   box.textContent = whole.join("\n");
   box.hidden = !whole.length;
   report(whole.length ? "The edit was not made." : "The edit was not made: see the marked fields.");
@@ -225,7 +239,33 @@ function entry(found) {
   const conflicts = found.conflicts.map((text) => make("span", { className: "conflict" }, text));
   const fact = make("td", { className: "fact", dir: "auto" }, `${found.fact} `, make("span", { className: "target" }, found.target), ...conflicts);
   return make("tr", { className: found.state }, make("td", {}, found.name), fact, cell("Method", found.method),
-    cell("Size", found.norm === null ? "–" : found.norm.toPrecision(3)), cell("Added", found.time.replace("T", " ").replace("+00:00", "")), cell("State", found.state));
+    cell("Size", found.norm === null ? "–" : found.norm.toPrecision(3)), cell("Added", found.time.replace("T", " ").replace("+00:00", "")), cell("State", found.state), make("td", {}, removal(found)));
+}
+
+function removal(found) {
+  if (found.state !== "active") return null;
+  const button = make("button", { type: "button", className: "quiet" }, "Remove");
+  button.setAttribute("aria-label", `Remove ${found.name}`);
+  button.addEventListener("click", () => changeLedger(button, "remove", { name: found.name }, `${found.name}: removed.`));
+  return button;
+}
+
+async function changeLedger(button, action, body, message) {
+  if (busy) return;
+  busy = true;
+  button.setAttribute("aria-disabled", "true");
+  byId("ledger-error").textContent = "";
+  byId("ledger-status").textContent = "Changing the ledger …";
+  try {
+    showLedger(await ask(`api/ledger/${action}`, body), message);
+    byId("ledger").focus({ preventScroll: true }); // the button may be gone
+  } catch (problem) {
+    byId("ledger-status").textContent = "Nothing was changed.";
+    byId("ledger-error").textContent = lines(problem);
+  } finally {
+    busy = false;
+    button.removeAttribute("aria-disabled");
+  }
 }
 
 function showLedger(found, message) {
@@ -234,6 +274,11 @@ function showLedger(found, message) {
   byId("ledger-status").textContent = message || (found.edits.length ? `${count(found.active)} active.` : "The ledger has no edits yet.");
   byId("entries").hidden = !found.edits.length;
   byId("entries").tBodies[0].replaceChildren(...found.edits.map(entry));
+  const last = found.last_event, undo = byId("undo");
+  undo.hidden = !last;
+  undo.textContent = last ? `Undo ${last.what}` : "";
+  undo.onclick = () => changeLedger(undo, "undo", { event: last.number }, `Undone: ${last.what}.`);
+  byId("ledger-error").textContent = "";
   byId("active").textContent = count(found.active);
   byId("on-ledger-field").hidden = !found.active;
   if (!found.active) byId("on_ledger").checked = false;
@@ -250,9 +295,9 @@ async function addEdit() {
     button.hidden = true;
     byId("ledger").focus();
   } catch (problem) {
-    byId("problem").textContent = [problem.message, ...(problem.notes || [])].join("\n");
+    byId("problem").textContent = lines(problem);
     byId("problem").hidden = false;
-    if (problem.kind !== "PatchError" || force) return;
+    if (problem.kind !== "DisablingEditError" || force) return;
     button.dataset.force = "yes";
     button.textContent = "Add it anyway";
   } finally {

@@ -15,8 +15,8 @@ import pytest
 import torch
 import uvicorn
 
-from kg_edit.app.messages import PromptToTry, TryRequest
-from kg_edit.errors import LedgerChangedError, PatchError
+from kg_edit.app.messages import PromptToTry, TryRequest, problem_of
+from kg_edit.errors import DisablingEditError, LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import Query, responses
@@ -24,6 +24,7 @@ from kg_edit.scoring.generation import reply
 from tests.kg_edit.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import chatting, tiny
+from wikidata_cache.errors import AmbiguousLabelError, UnknownLabelError
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -201,13 +202,14 @@ def test_added_edit_is_in_the_ledger_for_the_next_edit(tmp_path: Path) -> None:
 
 def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise PatchError("it looks as if it would break the model")
+        raise DisablingEditError("use --force", ["its change is 3 times as large as the weight"])
 
     monkeypatch.setattr("kg_edit.ledger.ledger.refuse_disabling", refuse)
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         _, tried = server.post("/api/try", EDIT)
         code, problem = server.post("/api/ledger", {"id": tried["id"]})
-        assert (code, problem["kind"]) == (422, "PatchError")
+        assert (code, problem["kind"]) == (422, "DisablingEditError")
+        assert "3 times as large" in problem["message"] and "--force" not in problem["message"]
         assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["active"] == 1
 
 
@@ -236,6 +238,29 @@ def test_edit_that_is_active_again_is_not_added_twice(tmp_path: Path) -> None:
     ledger.undo()  # the first one is active again
     assert [step.number for step in ledger.steps] == [1]
     assert made.add(tried.id, force=True).active == 1
+
+
+def test_edit_is_removed_and_that_is_undone(tmp_path: Path) -> None:
+    with served(workshop(tmp_path / "ledger", graph=False)) as server:
+        _, tried = server.post("/api/try", EDIT)
+        _, ledger = server.post("/api/ledger", {"id": tried["id"], "force": True})
+        assert ledger["last_event"] == {"number": 1, "what": "the addition of lebron-james-1"}
+        code, ledger = server.post("/api/ledger/remove", {"name": "lebron-james-1"})
+        assert (code, ledger["active"], ledger["edits"][0]["state"]) == (200, 0, "removed")
+        assert ledger["last_event"] == {"number": 2, "what": "the removal of lebron-james-1"}
+        code, problem = server.post("/api/ledger/undo", {"event": 1})
+        assert (code, problem["kind"]) == (422, "LedgerChangedError")
+        assert server.post("/api/ledger/undo", {"event": 2})[1]["active"] == 1
+        code, ledger = server.post("/api/ledger/undo", {"event": 1})
+        assert (ledger["edits"], ledger["last_event"]) == ([], None)
+        assert server.post("/api/ledger/remove", {"name": "lebron-james-1"})[0] == 404
+
+
+def test_entity_that_the_graph_lacks_is_a_fault_of_its_field() -> None:
+    unknown = problem_of(UnknownLabelError("Lakres", "toy.nt"))
+    assert list(unknown.fields) == ["target_new"] and "--graph" not in unknown.message
+    several = problem_of(AmbiguousLabelError("Paris", ["Q90", "Q167646"], ["Q90 (city)", "Q167646 (hero)"]))
+    assert "Q167646 (hero)" in several.fields["target_new_id"]
 
 
 @pytest.mark.slow
@@ -349,14 +374,12 @@ def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:
             "completion_tokens": 5,
             "total_tokens": expected.read + 5,
         }
-        code, problem = running.post("/v1/chat/completions", {"messages": turns, "stream": True})
-        assert (code, list(problem["fields"])) == (422, ["stream"])
         state = json.loads(running.get("/api/state")[1])
     assert state["chat"] is True
 
 
 def test_chat_needs_a_chat_template(server: Served) -> None:
-    code, problem = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi."}]})
-    assert (code, problem["kind"]) == (422, "ChatTemplateError")
+    code, answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi."}]})
+    assert code == 400 and "chat template" in answer["error"]["message"]
     code, problem = server.post("/api/try", {**EDIT, "chat": True})
     assert (code, problem["kind"]) == (422, "ChatTemplateError")

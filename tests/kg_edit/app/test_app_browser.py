@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kg_edit.app.serving import EDIT, Served, served, workshop
-from tests.wikidata_cache.chromium import PROGRAM, Page, running
+from tests.wikidata_cache.chromium import BROWSER, Page, running
+from wikidata_cache.errors import UnknownLabelError
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine (Debian: apt install chromium)"),
-]
+pytestmark = BROWSER
 DONE = "document.getElementById('status').classList.contains('done')"
 
 
@@ -122,13 +119,52 @@ def test_page_labels_every_field_and_loads_nothing_from_outside(page: Page) -> N
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_page_is_not_wider_than_the_window(page: Page, width: int, tmp_path: Path) -> None:
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 800)
-    assert page.value("document.documentElement.scrollWidth <= innerWidth")
+def test_page_with_a_ledger_is_not_wider_than_the_window(page: Page, width: int) -> None:
+    page.show(width)
+    assert page.value("document.querySelectorAll('#entries tbody tr').length") == 1
+    assert page.overflow() == 0
+
+
+def test_long_prompt_is_shown_whole(page: Page) -> None:
+    page.show(390)
+    page.value("document.querySelector('.probe').select()")
+    page.type("Dwyane Wade, who was born in Chicago and went to Marquette University, plays for the")
+    assert page.value("(one => one.scrollHeight - one.clientHeight)(document.querySelector('.probe'))") <= 0
+    page.show(1280)
+
+
+def test_page_removes_an_edit_and_undoes_it(page: Page) -> None:
+    state = "document.querySelector('#entries tbody tr').className"
+    page.value("document.querySelector('#entries button').click()")
+    page.until(f"{state} === 'removed'")
+    (name,) = texts(page, "#entries tbody td:first-child")
+    assert texts(page, "#ledger-status") == [f"{name}: removed."]
+    assert texts(page, "#undo") == [f"Undo the removal of {name}"]
+    assert page.value("document.getElementById('on-ledger-field').hidden")
+    page.value("document.getElementById('undo').click()")
+    page.until(f"{state} === 'active'")
+    assert texts(page, "#undo") == [f"Undo the addition of {name}"]
+
+
+def test_entity_that_the_graph_lacks_is_marked_in_its_field(server: Served, page: Page) -> None:
+    """In words of the page: not with options of a command, or with the API's names of fields."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def unknown(*_: object) -> None:
+            raise UnknownLabelError("Los Angeles Lakers", "toy.nt")
+
+        patch.setattr(server.workshop.method, "check", unknown)
+        fill_in(page)
+        page.press("Enter", 13, "\r")
+        page.until("document.getElementById('target_new-error').textContent")
+    (message,) = texts(page, "#target_new-error")
+    assert "give its id as “New object" in message and "--" not in message and "target_new" not in message
 
 
 def test_page_follows_the_color_scheme(page: Page) -> None:
     shade = "getComputedStyle(document.body).backgroundColor"
     assert page.value(shade) == "rgb(244, 246, 248)"
-    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert page.faint() == []
+    page.show(1280, "dark")
     assert page.value(shade) == "rgb(14, 19, 24)"
+    assert page.faint() == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kg_edit.app.messages import TryRequest
-from kg_edit.scoring.generation import continuations
+from kg_edit.app.openai_api import CHAT
+from kg_edit.scoring.generation import continuations, reply
 from tests.kg_edit.app.serving import EDIT, Served, served, workshop
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 PROMPTS = ["LeBron James plays for the", "The river", "\nParis is the capital of"]
 
@@ -47,26 +50,83 @@ def test_models_lists_the_served_model(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "field", "message"),
     [
-        ({"temperature": 0.7}, 422, "send temperature 0"),
-        ({"n": 2}, 422, "n 1"),
-        ({"best_of": 3}, 422, "best_of 1"),
-        ({"best_of": 1}, 200, "text_completion"),
-        ({"stream": True}, 422, "stream false"),
-        ({"logprobs": 5}, 422, "leave out logprobs"),
-        ({"stop": ["."]}, 422, "leave out stop"),
-        ({"model": "gpt-4"}, 404, "unknown model 'gpt-4'; this server has only"),
-        ({"max_tokens": 0}, 422, "max_tokens"),
-        ({"prompt": []}, 422, "prompt"),
-        ({"prompt": 7}, 422, "prompt"),
-        ({"presence_penalty": 1}, 422, "presence_penalty"),
+        ({"temperature": 0.7}, None, "send temperature 0"),
+        ({"n": 2}, None, "n 1"),
+        ({"best_of": 3}, None, "best_of 1"),
+        ({"logprobs": 5}, None, "leave out logprobs"),
+        ({"presence_penalty": 1}, None, "leave out presence_penalty"),
+        ({"stop": [""]}, "stop", "stop"),
+        ({"max_tokens": 0}, "max_tokens", "max_tokens"),
+        ({"prompt": []}, "prompt", "prompt"),
+        ({"prompt": 7}, "prompt", "prompt"),
+        ({"tools": []}, "tools", "unknown field"),
     ],
 )
-def test_unsupported_options_are_refused(options: dict[str, object], code: int, message: str, server: Served) -> None:
-    found, answer = server.post("/v1/completions", {"prompt": "The river", "max_tokens": 2, **options})
-    assert found == code, answer
-    assert message in str(answer)
+def test_unsupported_options_are_refused_in_openais_form(
+    options: dict[str, object], field: str | None, message: str, server: Served
+) -> None:
+    code, answer = server.post("/v1/completions", {"prompt": "The river", "max_tokens": 2, **options})
+    assert code == 400 and list(answer) == ["error"], answer
+    error = answer["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert message in error["message"] and error["type"] == "invalid_request_error"
+    assert str(error["param"]).startswith(str(field))
+
+
+def test_other_errors_have_openais_form_too(server: Served) -> None:
+    code, answer = server.post("/v1/completions", {"prompt": "The river", "model": "gpt-4"})
+    assert (code, answer["error"]["code"]) == (404, "model_not_found")
+    assert "this server has only" in answer["error"]["message"]
+    assert server.post("/v1/embeddings", {})[1]["error"]["type"] == "invalid_request_error"
+    code, text, _ = server.send("POST", "/v1/completions", "x" * 2_000_000, {"Content-Type": "application/json"})
+    assert code == 413 and "send less" in json.loads(text)["error"]["message"]
+    code, text, _ = server.send("POST", "/v1/completions", "{}", {"Origin": "http://evil.example"})
+    assert code == 403 and "comes from" in json.loads(text)["error"]["message"]
+
+
+def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) -> None:
+    (whole,) = completed(server, PROMPTS[0], max_tokens=12)
+    words = whole.split()
+    for stop in (words[2], ["not in the text", words[4], words[2]]):
+        _, answer = server.post("/v1/completions", {"prompt": PROMPTS[0], "max_tokens": 12, "stop": stop})
+        (choice,) = answer["choices"]
+        assert choice["text"] == whole[: whole.index(words[2])] and choice["finish_reason"] == "stop"
+    assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [whole]
+
+
+def events(server: Served, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
+    """The events of a stream, as a client reads them."""
+    code, text, headers = server.send("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    assert code == 200 and headers["content-type"].startswith("text/event-stream")
+    *parts, last = text.removesuffix("\n\n").split("\n\n")
+    assert last == "data: [DONE]"
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def test_stream_sends_the_finished_texts_as_events(server: Served) -> None:
+    body = {"prompt": PROMPTS, "max_tokens": 6, "stream": True, "stream_options": {"include_usage": True}}
+    *parts, last = events(server, "/v1/completions", body)
+    assert [part["choices"][0]["text"] for part in parts] == completed(server, PROMPTS)
+    assert [part["choices"][0]["index"] for part in parts] == [0, 1, 2]
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] > 0
+    assert {part["object"] for part in parts} == {"text_completion"}
+
+
+def test_chat_streams_and_stops() -> None:
+    made = workshop(None)
+    made.model = chatting()
+    turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
+    whole = reply(made.model, turns, tokens=8).text
+    stop = whole.split()[1]
+    with served(made) as running:
+        first, last = events(running, CHAT, {"messages": turns, "max_tokens": 8, "stream": True, "stop": stop})
+        _, refused = running.post(CHAT, {"messages": [], "stream": True})
+    assert first["object"] == "chat.completion.chunk"
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": whole[: whole.index(stop)]}
+    assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    assert refused["error"]["param"] == "messages"
 
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
