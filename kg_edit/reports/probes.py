@@ -28,6 +28,7 @@ from wikidata_cache.progress import Bar
 Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
 _TOKENS = 10  # to generate after a probe, or more for a longer target
 _CHAT_TOKENS = 24  # in chat form: a sentence
+LINE_BREAK = "↵"  # in a prompt that is shown
 _ROWS = 32  # queries in a batch; all prompts of a long file at once would fill the memory
 
 
@@ -237,7 +238,7 @@ def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
 
 def _statement(kind: Kind, prompt: str, wanted: str, unwanted: str | None) -> ReportProbe:
     text = prompt.rstrip()  # a space at the end would change the target's tokens
-    shown = text.replace("\n", "\\n")  # a table cell has one line
+    shown = text.replace("\n", f"{LINE_BREAK} ")  # a table cell has one line
     return ReportProbe(kind=kind, prompt=shown, ask=text, score=text, wanted=wanted, unwanted=unwanted)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow, probes, read
+from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
@@ -118,6 +118,7 @@ _NOTE = (
     "✗: anything else. For locality prompts the target is the old object, which must not change. nats/token: the cost "
     "per token of the target, unedited → edited; lower is better."
 )
+_BREAK_NOTE = f" {LINE_BREAK}: a line break in front, because this model does not read the first token of a text."
 _CHAT_NOTE = " Chat: asked as a user's turn, where ✓ needs the target in the answer's first sentence."
 
 
@@ -158,7 +159,9 @@ def _table(rows: Sequence[ReportRow]) -> list[str]:
 
 def note(rows: Sequence[ReportRow]) -> str:
     """Return the explanation of the signs and the nats in a report of these rows."""
-    return _NOTE + (_CHAT_NOTE if any(row.probe.chat for row in rows) else "")
+    broken = any(row.probe.prompt.startswith(LINE_BREAK) for row in rows)
+    chat = any(row.probe.chat for row in rows)
+    return _NOTE + (_BREAK_NOTE if broken else "") + (_CHAT_NOTE if chat else "")
 
 
 def label(probe: ReportProbe) -> str:

@@ -1,8 +1,9 @@
 """The report of an edit run as one self-contained HTML page: the texts of the unedited and the edited model.
 
-`report_page` shows a table of all edits, the size of the change and of each weight, and for each edit its probes, its
-loss curve and its subgraph. With many edits these are folded. All text is escaped, and only the page's own script may
-run (its hash is in the page's content security policy). The templates are in `kg_edit/reports/page`.
+`report_page` shows a table of all edits, the size of the change of each weight (both only where there are several
+edits), and for each edit its probes, its loss curve and its subgraph. With many edits these are folded. On a phone the
+cells of a row are one below the other, and a subgraph is a list. All text is escaped, and only the page's own script
+may run (its hash is in the page's content security policy). The templates are in `kg_edit/reports/page`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kg_edit.reports.probes import Kind, Reading, ReportRow
 from kg_edit.reports.report import Verdict, headline, label, note, sign
 from kg_edit.text.display import one_line
 from wikidata_cache.view import svg
+from wikidata_cache.view.content import with_old_edge
 
 Curve = Sequence[LossStep]
 Graphs = Mapping[str, nx.MultiDiGraph | str]
@@ -34,6 +36,7 @@ Graphs = Mapping[str, nx.MultiDiGraph | str]
 _OPEN = 3  # up to this many edits are shown unfolded
 _LINKS = 10  # failed edits that the verdict links to, at most
 _MOST = 60  # statements of a subgraph to draw, at most
+_NORMS = ("norm of the change", "of the weight", "share")
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
 _COUNTED: dict[Kind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
 _KEYS = (
@@ -105,7 +108,7 @@ def report_page(
     """
     curves = curves or {}
     entries = _entries(rows, patch, curves, graphs or {})
-    largest = max((share for entry in entries for share in entry.shares), default=None)
+    several = len(entries) > 1  # a single edit is described once
     provenance = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
     # Edits that one descent made have a curve together
     batches = {name: curve for name, curve in curves.items() if ".." in name and name not in {e.id for e in entries}}
@@ -115,14 +118,15 @@ def report_page(
         "VERDICT": _verdict(entries),
         "SUMMARY": _text(patch.summary),
         "TILES": _tiles(rows),
-        "TABLE": _table(entries, [kind for kind in _COUNTED if any(row.probe.kind == kind for row in rows)]),
+        "OVERVIEW": _overview(entries) if several else "",
         "NOTE": _text(note(rows)),
-        "WEIGHTS": _weights(patch),
+        "WEIGHTS": _weights(patch) if several else "",
+        "EACH": "Each edit" if several else "The edit",
         "BATCHES": "".join(
             f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
             for name, curve in batches.items()
         ),
-        "EDITS": "\n".join(_edit(entry, largest, is_open=len(entries) <= _OPEN) for entry in entries),
+        "EDITS": "\n".join(_edit(entry, is_open=len(entries) <= _OPEN) for entry in entries),
         "MADE": escape(json.dumps(provenance, indent=1, ensure_ascii=False, sort_keys=True)),
         "STYLE": _template("report.css") + svg.STYLE,
         "SCRIPT": script,
@@ -189,8 +193,9 @@ def _right(rows: Sequence[ReportRow]) -> tuple[int, int]:
     return sum(row.unedited.right for row in rows), sum(row.edited.right for row in rows)
 
 
-def _table(entries: Sequence[_Entry], kinds: Sequence[Kind]) -> str:
-    """Return the head and the body of the table of all edits; columns without a value are left out."""
+def _overview(entries: Sequence[_Entry]) -> str:
+    """Return the section with the table of all edits; columns without a value are left out."""
+    kinds = [kind for kind in _COUNTED if any(entry.of(kind) for entry in entries)]
     sized, curved = any(entry.shares for entry in entries), any(entry.curve for entry in entries)
     heads = ["", "edit", "", "unedited", "edited", *(_COUNTED[kind] for kind in kinds)]
     heads += ["change / weight"] * sized + ["loss"] * curved
@@ -200,21 +205,24 @@ def _table(entries: Sequence[_Entry], kinds: Sequence[Kind]) -> str:
             f'<td class="number soft">{entry.number}</td>',
             f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.own)}</a></td>',
             f"<td>{entry.badge}</td>",
-            f'<td class="text"><span class="clip">{_answer(entry.own.unedited)}</span></td>',
-            f'<td class="text"><span class="clip">{_answer(entry.own.edited)}</span></td>',
+            f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.own.unedited)}</span></td>',
+            f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.own.edited)}</span></td>',
         ]
         for kind in kinds:
             rows = entry.of(kind)
             unedited, edited = _right(rows)
             worse = " bad" if edited < unedited else ""
             share = f"{edited}/{len(rows)}" if rows else ""
-            cells.append(f'<td class="number{worse}" title="unedited: {unedited}">{share}</td>')
+            title = f'title="unedited: {unedited}" data-label="{_COUNTED[kind]}"'
+            cells.append(f'<td class="number{worse}" {title}>{share}</td>')
         if sized:
-            cells.append(f'<td class="number">{_percent(max(entry.shares)) if entry.shares else ""}</td>')
+            size = _percent(max(entry.shares)) if entry.shares else ""
+            cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
         if curved:
-            cells.append(f"<td>{sparkline([step.loss for step in entry.curve])}</td>")
+            cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
         lines.append(f'<tr data-success="{"yes" if entry.own.edited.success else "no"}">{"".join(cells)}</tr>')
-    return f"<thead><tr>{_heads(heads)}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>"
+    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines)}
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _template("overview.html"))
 
 
 def _heads(names: Sequence[str]) -> str:
@@ -230,38 +238,43 @@ def _weights(patch: Patch) -> str:
     ]
     if not sizes:
         return ""
-    table = _size_table(sizes, max((size.share or 0.0 for size in sizes), default=None))
-    return f'<section aria-labelledby="size"><h2 id="size">The change of the weights, all edits</h2>{table}</section>'
+    return f'<section aria-labelledby="size"><h2 id="size">The change of all edits</h2>{_size_table(sizes)}</section>'
 
 
-def _size_table(sizes: Sequence[_Size], largest: float | None) -> str:
-    """Return norms of changes and weights, with a bar that is full at the share ``largest``."""
+def _size_table(sizes: Sequence[_Size]) -> str:
+    """Return the norms of changes and weights, and their ratio as a bar that is full where they are equal."""
     rows = []
     for size in sizes:
         name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
         own = "" if size.own is None else f"{size.own:.4g}"
         share = "" if size.share is None else _percent(size.share)
         meter = ""
-        if size.share and largest:
-            width = min(100.0, 100 * size.share / largest)
-            title = f"a full bar is {_percent(largest)}"
-            meter = f'<div class="meter" title="{title}"><i style="width: {width:.1f}%"></i></div>'
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in (f"{size.change:.3g}", own, share))
+        if size.share:
+            width = min(100.0, 100 * size.share)
+            meter = f'<div class="meter" title="a full bar is 100 %"><i style="width: {width:.1f}%"></i></div>'
+        cells = zip(_NORMS, (f"{size.change:.3g}", own, share), strict=True)
+        numbers = "".join(f'<td class="number" data-label="{label}">{cell}</td>' for label, cell in cells)
         rows.append(f"<tr><td><code>{name}</code></td>{numbers}<td>{meter}</td></tr>")
-    names = "".join(f'<th scope="col" class="number">{name}</th>' for name in ("change", "weight", "share"))
-    heads = f'<th scope="col">norms</th>{names}<th></th>'
-    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    names = "".join(f'<th scope="col" class="number">{name}</th>' for name in _NORMS)
+    heads = f'<th scope="col">weight</th>{names}<th class="soft">0 to 100 %</th>'
+    table = f'<table class="sizes"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return _wide(table, "sizes of the change")
 
 
-def _edit(entry: _Entry, largest: float | None, *, is_open: bool) -> str:
-    """Return the section of one edit, which can be folded: texts, probes, loss, norms and subgraph."""
+def _wide(table: str, name: str) -> str:
+    """Return a table that is scrolled sideways where it is wider than the page; its edge then has a shadow."""
+    return f'<div class="wide" role="region" aria-label="Table: {name}" tabindex="0">{table}</div>'
+
+
+def _edit(entry: _Entry, *, is_open: bool) -> str:
+    """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
     own = entry.own
     texts = (
         f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(own.unedited)}</p></div>'
         f'<div class="answer {_CLASSES[sign(own.edited)]}"><span>edited</span>'
         f'<p dir="auto">{_answer(own.edited)}</p></div></div>'
     )
-    two = f'<div class="two">{_losses(entry)}{_norms(entry, largest)}</div>'
+    two = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
     return (
         f'<details class="edit" id="edit-{entry.number}"{" open" if is_open else ""}><summary>'
         f'{entry.badge}<span class="words">{_fact(own)}</span><span class="id">{_text(entry.id)}</span></summary>'
@@ -275,15 +288,16 @@ def _probes(rows: Sequence[ReportRow]) -> str:
         readings = []
         for reading, kind in ((row.unedited, "soft"), (row.edited, _CLASSES[sign(row.edited)])):
             mark = f'<span class="{kind}">{sign(reading)}</span>'
-            readings.append(f'<td class="sign" dir="auto">{mark} {_answer(reading)}</td>')
+            state = "edited" if readings else "unedited"
+            readings.append(f'<td class="sign" data-label="{state}" dir="auto">{mark} {_answer(reading)}</td>')
         lines.append(
             f'<tr><td>{label(row.probe)}</td><td dir="auto">{_text(row.probe.prompt)}</td>'
-            f'<td dir="auto">{_text(row.probe.wanted)}</td>{"".join(readings)}'
-            f'<td class="number">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
+            f'<td data-label="target" dir="auto">{_text(row.probe.wanted)}</td>{"".join(readings)}'
+            f'<td class="number" data-label="nats/token">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
         )
-    heads = _heads(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats a token</th>'
+    heads = _heads(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats/token</th>'
     table = f'<table class="probes"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return f'<div class="wide">{table}</div>'
+    return _wide(table, "prompts of the edit")
 
 
 def _losses(entry: _Entry) -> str:
@@ -301,26 +315,20 @@ def _chart(curve: Curve) -> str:
     for field, name in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
         known = [(float(step.step), value) for step in curve if (value := getattr(step, field)) is not None]
         lines |= {name: known} if known else {}
-    ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} in {len(curve)} evaluations"
+    ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} nats in {len(curve)} evaluations"
     chart = line_chart(lines, title=f"The loss falls {ends}", x_label="evaluation", y_label="nats")
     return f'{chart}<p class="soft small">{ends}</p>'
 
 
-def _norms(entry: _Entry, largest: float | None) -> str:
-    norms = ", ".join(
-        f"{_text(str(name))} {value:.4g}"
-        for name, value in sorted(entry.record.get("norms", {}).items())
-        if isinstance(value, int | float)
-    )
-    noted = f'<p class="soft small">Norms: {norms}</p>' if norms else ""
+def _sizes(entry: _Entry) -> str:
     if entry.sizes:
-        return f"<div><h3>The change compared with its weight</h3>{_size_table(entry.sizes, largest)}{noted}</div>"
-    together = '<p class="soft">The patch has no separate change of weights for this edit.</p>'
-    return f"<div><h3>The change</h3>{together}{noted}</div>"
+        return f"<div><h3>The change compared with its weight</h3>{_size_table(entry.sizes)}</div>"
+    together = "The patch has no separate change of weights for this edit."
+    return f'<div><h3>The change</h3><p class="soft">{together}</p></div>'
 
 
 def _drawing(entry: _Entry) -> str:
-    """Return the subgraph that the method read, or why there is none."""
+    """Return the subgraph that the method read, or why there is none; as a drawing and, for a phone, as a list."""
     if isinstance(entry.graph, str):
         return f'<div><h3>Subgraph</h3><p class="soft">{_text(entry.graph)}</p></div>'
     if entry.graph is None or not len(entry.graph):
@@ -329,7 +337,22 @@ def _drawing(entry: _Entry) -> str:
     counted = f"{count} statements" if count <= _MOST else f"{_MOST} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.own.probe.prompt}")
     picture = svg.inline_svg(entry.graph, title=title, most=_MOST)
-    return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div></div>'
+    return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(entry.graph)}</div>'
+
+
+def _list(graph: nx.MultiDiGraph) -> str:
+    """Return the statements that are drawn as a list, those of one subject together."""
+    shown, by_subject = with_old_edge(graph), dict[str, list[str]]()
+    for subject, target, data in list(shown.edges(data=True))[:_MOST]:
+        kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
+        name = _text(str(shown.nodes[target].get("label", target)))
+        item = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span></dd>'
+        by_subject.setdefault(subject, []).append(item)
+    items = "".join(
+        f'<dt dir="auto">{_text(str(shown.nodes[subject].get("label", subject)))}</dt>{"".join(some)}'
+        for subject, some in by_subject.items()
+    )
+    return f'<dl class="statements">{items}</dl>'
 
 
 def _fact(row: ReportRow) -> str:

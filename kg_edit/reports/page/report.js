@@ -1,7 +1,7 @@
 "use strict";
 // Finding and folding; without this script the page shows all the same.
 const byId = (id) => document.getElementById(id);
-const lines = [...document.querySelectorAll(".all tbody tr")], edits = [...document.querySelectorAll(".edit")];
+const lines = [...document.querySelectorAll(".all tbody tr")], edits = [...document.querySelectorAll("details.edit")];
 
 function choose() {
   const words = byId("find").value.trim().toLowerCase(), failed = byId("failed").checked;
@@ -21,12 +21,14 @@ function unfold() {
   target.scrollIntoView();
 }
 
-byId("tools").hidden = lines.length < 4;
+if (lines.length) { // a single edit has no table of all edits
+  byId("tools").hidden = lines.length < 4;
+  byId("find").addEventListener("input", choose);
+  byId("failed").addEventListener("change", choose);
+  document.querySelector(".all").addEventListener("click", (event) => { if (event.target.closest("a")) setTimeout(unfold); });
+}
 byId("folds").hidden = edits.length < 2;
-byId("find").addEventListener("input", choose);
-byId("failed").addEventListener("change", choose);
 byId("open").addEventListener("click", () => edits.forEach((edit) => { if (!edit.hidden) edit.open = true; }));
 byId("close").addEventListener("click", () => edits.forEach((edit) => { edit.open = false; }));
-document.querySelector(".all").addEventListener("click", (event) => { if (event.target.closest("a")) setTimeout(unfold); });
 addEventListener("hashchange", unfold);
 unfold();

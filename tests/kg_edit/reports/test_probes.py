@@ -174,6 +174,6 @@ def test_probe_of_an_attention_sink_begins_with_a_line_break(smollm2: LanguageMo
     )
     rewrite, paraphrase = probes(smollm2, edit)
     assert rewrite.ask == rewrite.score == "\nGoogle was founded by"
-    assert rewrite.prompt == "\\nGoogle was founded by"
+    assert rewrite.prompt == "↵ Google was founded by"
     assert paraphrase.ask == "Who made Google?"
     assert probes(tiny("llama"), edit)[0].ask == "Google was founded by"

@@ -80,7 +80,7 @@ def test_page_escapes_every_text(text: str) -> None:
 
 
 def test_page_requests_nothing_and_runs_only_its_script() -> None:
-    page = report_page([row("1", "a")], patch_of(["1"]), graphs={"1": graph()})
+    page = report_page([row(name, "a") for name in "12"], patch_of(["1", "2"]), graphs={"1": graph()})
     seen = Seen(page)
     links = [value for _, had in seen.tags for name, value in had.items() if name in ("src", "href", "xlink:href")]
     assert links and all(str(link).startswith("#edit-") for link in links)
@@ -103,7 +103,7 @@ def test_page_requests_nothing_and_runs_only_its_script() -> None:
 def test_badge_is_green_only_for_success_and_right(success: bool, right: bool, kind: str, words: str) -> None:
     page = report_page([row("1", "Rome", success=success, right=right)], patch_of(["1"]))
     badges = re.findall(r'class="badge (\w+)">([^<]+)<', page)
-    assert badges == [(kind, words)] * 2  # in the table, and at the edit itself
+    assert badges == [(kind, words)]  # at the edit itself: a single edit has no table
     assert ('class="answer good"' in page) == ('<span class="good">✓' in page) == (kind == "good")
     (verdict,) = re.findall(r'<p class="verdict"><span class="(\w+)">(\d of \d) edits succeeded', page)
     assert verdict == (("good", "1 of 1") if success else ("bad", "0 of 1"))
@@ -124,9 +124,32 @@ def test_norms_are_compared_with_their_weights() -> None:
     assert "the steps in between were not saved" in text and "5 → 0.5 in 3 steps" in text
 
 
+@pytest.mark.parametrize(("norm", "width"), [(60.0, "10.0"), (12.0, "50.0"), (3.0, "100.0")])
+def test_bar_of_a_share_is_true_to_scale(norm: float, width: str) -> None:
+    """A change of norm 6 beside weights of the norms 60, 12 and 3: a full bar is 100 %."""
+    page = report_page([row("a", "A")], patch_of(["a"], norm=norm))
+    assert re.findall(r'class="meter" title="a full bar is 100 %"><i style="width: ([\d.]+)%', page) == [width]
+
+
+def test_single_edit_is_described_once() -> None:
+    alone, several = (report_page([row(n, n) for n in names], patch_of(list(names))) for names in ("a", "ab"))
+    assert "All edits" not in alone and "The change of all edits" not in alone and alone.count("model.<wbr>") == 1
+    assert "All edits" in several and "The change of all edits" in several
+
+
+def test_subgraph_is_also_a_list() -> None:
+    made = graph()
+    made.graph["old_edge"] = {"subject": "s", "property": "P1", "object": "p", "label": "in", "object_label": "Paris"}
+    made.add_node("i", label="Italy", role="neighbour", hop=2)
+    made.add_edge("o", "i", label="country", role="statement")
+    page = report_page([row("a", "A")], patch_of(["a"]), graphs={"a": made})
+    (found,) = re.findall(r'<dl class="statements">(.*?)</dl>', page)
+    assert Seen(found).text == "RomeRome Romein ParisRomecountry Italy"
+
+
 def test_norms_without_weights_or_of_a_batch() -> None:
     old = Seen(report_page([row("a", "A")], patch_of(["a"], norm=None))).text
-    assert "6" in old and "%" not in old
+    assert "6" in old and "%" not in old.replace("0 to 100 %", "")
     together = Seen(report_page([row("a", "A"), row("b", "B")], patch_of(["a", "b"], rank=4))).text
     assert "no separate change of weights for this edit" in together
 
@@ -136,7 +159,7 @@ def test_loss_is_drawn_with_its_terms() -> None:
     page = report_page([row("a", "A")], patch_of(["a"]), curves={"a": steps})
     assert [name for name in ("objective", "nll of the target", "kl, unweighted") if f">{name}<" in page] != []
     assert len(re.findall(r'<path class="line line-\d" d="M[\d.]+ [\d.]+(?:L[\d.]+ [\d.]+){2}"', page)) == 3
-    assert "from 4 to 2 in 3 evaluations" in page
+    assert "from 4 to 2 nats in 3 evaluations" in page
 
 
 @pytest.mark.parametrize(("count", "open_ones"), [(3, 3), (300, 0)])
