@@ -8,17 +8,14 @@ import networkx as nx
 import pytest
 from PIL import Image
 
-from tests.wikidata_cache.chromium import PROGRAM, Chromium, Page, running
+from tests.wikidata_cache.chromium import BROWSER, Chromium, Page, running
 from tests.wikidata_cache.wikidata_helpers import LAKERS, SPIKE
 from wikidata_cache import WikidataCache
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 from wikidata_cache.view.page import page as html_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine (Debian: apt install chromium)"),
-]
+pytestmark = BROWSER
 Open = Callable[[nx.MultiDiGraph], Page]
 DETAILS = "document.getElementById('details').innerText"
 HOSTILE = [
@@ -151,6 +148,27 @@ def test_keyboard_reaches_selects_and_clears(spike: Page) -> None:
     assert len(seen) == 15
     spike.press("Escape", 27)
     assert "Select an entity" in spike.value(DETAILS)
+
+
+def test_panel_begins_with_the_new_object(spike: Page) -> None:
+    text = spike.value(DETAILS)
+    assert "Select an entity" in text and "Philadelphia" in text and "NAMED BY (1)" in text
+    assert spike.value("cy.elements('.dim').length") == 0
+
+
+def test_phone_begins_at_the_new_object_without_hints_on_keys(spike: Page) -> None:
+    shown = "[...document.querySelectorAll('.keys, .tools > kbd')].map(hint => hint.offsetWidth > 0)"
+    assert spike.value(shown) == [True, True]
+    spike.show(390)
+    spike.call("Page.reload")
+    spike.until("innerWidth === 390 && typeof cy === 'object'")
+    assert spike.overflow() == 0
+    assert spike.value(shown) == [False, False]
+    assert spike.value("Math.min(...cy.nodes().map(node => node.data('font'))) * cy.zoom()") >= 9.4
+    assert spike.value(
+        "(p => Math.abs(p.x - cy.width() / 2) < 2 && Math.abs(p.y - cy.height() / 2) < 2)"
+        "(cy.getElementById('Q1345').renderedPosition())"
+    )
 
 
 def test_buttons_zoom_and_fit(spike: Page) -> None:

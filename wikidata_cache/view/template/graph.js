@@ -72,13 +72,18 @@ function fit() {
   if (cy.zoom() > 1.25) { cy.zoom(1.25); cy.center(); }
 }
 
-// At first the ends and what is next to them can be read, though outer hops may lie outside.
+// At first the ends and what is next to them can be read, though outer hops may lie outside; on a phone, o* can.
 function start() {
   fit();
-  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new");
-  if (inner.length === cy.nodes().length || !ends.length) return;
+  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new"), phone = cy.width() < 600;
+  if (!ends.length || (inner.length === cy.nodes().length && !phone)) return;
   const room = nodes => { const box = nodes.boundingBox(); return 0.95 * Math.min(cy.width() / box.w, cy.height() / box.h); };
   const readable = 9.5 / Math.min(...inner.map(node => node.data("font")));
+  if (phone && readable > cy.zoom()) {
+    cy.zoom(readable);
+    cy.center(cy.nodes(".new").length ? cy.nodes(".new") : ends);
+    return;
+  }
   const middle = room(inner) < 0.9 * readable ? ends : inner, zoom = Math.min(room(middle), readable);
   if (zoom > cy.zoom()) { cy.zoom(zoom); cy.center(middle); }
 }

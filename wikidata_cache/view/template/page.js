@@ -98,7 +98,9 @@ function clear() {
   tip.hidden = true;
   search.value = "";
   find();
-  details.replaceChildren(make("p", "Select an entity to see its statements.", { class: "empty" }));
+  // Until an entity is selected, the panel has the one that the graph is about
+  describe(cy.nodes(".new, .s").sort((one, other) => other.hasClass("new") - one.hasClass("new"))[0] || cy.nodes()[0]);
+  details.prepend(make("p", "Select an entity to see its statements.", { class: "empty" }));
 }
 
 function reveal(node) {
