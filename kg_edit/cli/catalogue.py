@@ -53,7 +53,9 @@ def list_methods() -> None:
 
     console = stdout()
     shown = _BRIEF if console.is_terminal and console.width < _ROOM else HEADER
-    table = Table(*shown, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for header in shown:
+        table.add_column(header, overflow="fold", no_wrap=header == "method")
     for found in all_methods():
         cells = dict(zip(HEADER, map(plain, row_of(found)), strict=True))
         table.add_row(*(cells[name] for name in shown))

@@ -166,7 +166,9 @@ def ripples(
         ("questions", made["provenance"]["questions"]),
         ("left out", made["provenance"]["dropped"]),
     ):
-        table = Table("", "number", title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
+        for header in ("", "number"):
+            table.add_column(header, overflow="fold")
         for name, number in counts.items():
             table.add_row(plain(name), str(number))
         stdout().print(table)

@@ -77,7 +77,10 @@ def list_edits(
 
     opened = Listing.open(ledger)
     conflicts = opened.conflicts()
-    stdout().print(edits_table(opened, conflicts))
+    if opened.edits:
+        stdout().print(edits_table(opened, conflicts))
+    if not opened.active:
+        stdout().print(plain(f"{ledger}: no active edit; kg-edit patch add {ledger} PATCH adds one"), soft_wrap=True)
     show_conflicts(conflicts)
     if out:
         stdout().print(plain(str(draw_ledger(opened, out))), soft_wrap=True)

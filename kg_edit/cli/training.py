@@ -156,7 +156,7 @@ def _show(method: str, manifest: Any, out: Path) -> None:
 
     table = Table(box=None, pad_edge=False)
     for header in ("steps", *(column for column, _, _ in _LOSSES[method])):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", overflow="fold")
     for found in manifest.validations:
         values = [(getattr(found, field), decimals) for _, field, decimals in _LOSSES[method]]
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]

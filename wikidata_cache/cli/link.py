@@ -122,7 +122,7 @@ def _print_candidates(linked: LinkResult) -> None:
     if linked.candidates:
         table = Table(title=plain(f"{linked.text!r} in {linked.source}"), title_justify="left")
         for column in ("score", "id", "label", "description", "types", "reasons"):
-            table.add_column(column, no_wrap=column in ("score", "id"))
+            table.add_column(column, overflow="fold", no_wrap=column in ("score", "id"))
         for candidate in linked.candidates:
             reasons = "\n".join(plain(str(reason)) for reason in candidate.reasons)
             words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types))

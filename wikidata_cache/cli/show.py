@@ -200,7 +200,7 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
     if graph.number_of_edges():
         table = Table(title=plain(title), title_justify="left")
         for column in ("hop", "subject", "property", "object", "ids"):
-            table.add_column(column, no_wrap=column == "ids")
+            table.add_column(column, overflow="fold")
         for subject, target, key, data in graph.edges(keys=True, data=True):
             labels = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
             table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")

@@ -91,6 +91,9 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
     assert "removed 1/heat, 2/river" in kg_edit("patch", "show", "ledger").out
     assert "undid event 4 (removed" in kg_edit("patch", "undo", "ledger").out
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
+    assert kg_edit("patch", "remove", "ledger", "heat", "river", "lakers").code == 0
+    emptied = kg_edit("patch", "list", "ledger").out
+    assert "removed" in emptied and "ledger: no active edit; kg-edit patch add ledger PATCH adds one" in emptied
 
 
 def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:

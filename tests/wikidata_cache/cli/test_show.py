@@ -1,7 +1,9 @@
+import io
 import webbrowser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.wikidata_cache.wikidata_helpers import run_cli
 from wikidata_cache import packaged_extract
@@ -26,6 +28,15 @@ def test_show_passes_options_to_the_subgraph(edits: Path) -> None:
     assert few.count("Q169138") == 2  # the edit, and one statement of o*
     assert few != both and "Q36159" in both
     assert show("Q1345", "--policy", "inverse-hub", "--direction", "both")
+
+
+def test_table_folds_names_at_80_columns(monkeypatch: pytest.MonkeyPatch, edits: Path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("wikidata_cache.cli.show.table_console", lambda: console)
+    show(f"{edits}:3", "--per-node", "5")
+    words = shown.getvalue().split()
+    assert {"Q121783", "P159", "Q8652", "headquarters"} <= set(words) and "…" not in shown.getvalue()
 
 
 def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
