@@ -7,7 +7,7 @@ READY_DOCS := $(VENV)/.ready-docs
 READY_ALL := $(VENV)/.ready-all
 WORKERS ?= 2  # processes that run tests, one thread each
 
-.PHONY: demo test test-all test-oldest test-newest check bench docs results notebooks install clean
+.PHONY: demo test test-all browser test-oldest test-newest check bench docs results notebooks install clean
 .DEFAULT_GOAL := demo
 
 install: $(READY)  ## create .venv and install kg-edit with its test tools
@@ -37,8 +37,12 @@ $(READY_ALL): $(READY_DOCS)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,lm-eval,release]'
 	touch $@
 
-test-all: $(READY_ALL)  ## all tests, also the slow ones: Ray, lm-eval, the site, the wheel
+test-all: $(READY_ALL)  ## all tests, also the slow ones: Ray, lm-eval, the site, the wheel, pages in a browser
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+browser:  ## install Chromium (Debian, Ubuntu), in which `make test-all` looks at the pages
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  $(if $(filter 0,$(shell id -u)),,sudo) apt-get install --yes --no-install-recommends chromium
 
 test-oldest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest

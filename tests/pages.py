@@ -42,7 +42,8 @@ class DocPage(NamedTuple):
     def commands(self) -> Iterator[str]:
         """The lines of its shell blocks, without comments."""
         for block in self.blocks("bash"):
-            yield from filter(None, (line.partition("  #")[0].strip() for line in block.text.splitlines()))
+            lines = (line.partition("  #")[0].strip() for line in block.text.splitlines())
+            yield from (line for line in lines if line and not line.startswith("#"))
 
     def missing_files(self) -> list[str]:
         """Files of the repository that it points at and that are not there."""

@@ -6,14 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from PIL import Image, ImageStat
 
 from kg_edit.methods import method_names
 from tests.pages import ROOT
+from tests.wikidata_cache.chromium import NO_BROWSER, PROGRAM, Chromium, Page, running
 
 pytestmark = pytest.mark.slow
 OUTSIDE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
@@ -108,3 +112,76 @@ def test_reference_has_docstrings_and_settings(site: Path) -> None:
     assert 'id="kg_edit.LanguageModel.load"' in page and "kg_edit.Edit.text" in page
     settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")
     assert [name for name in method_names() if f'id="{name}"' not in settings] == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    if PROGRAM is None:
+        pytest.skip(NO_BROWSER)
+    with running() as chromium:
+        yield chromium
+
+
+def opened(browser: Chromium, file: Path, width: int, scheme: str = "light") -> Page:
+    """A page of the site from the disk, as in a new window."""
+    page = browser.opened(file)
+    page.show(width, scheme)
+    page.value("localStorage.clear()")
+    page.call("Page.reload")
+    page.until(f"innerWidth === {width} && document.readyState === 'complete'")
+    return page
+
+
+def test_search_works_on_a_page_from_the_disk(site: Path, browser: Chromium) -> None:
+    page = opened(browser, site / "tutorials" / "first-edit.html", 1280)
+    page.value("document.querySelector('.md-search__input').focus()")
+    page.type("covariance")
+    page.until("document.querySelectorAll('.md-search-result__item').length > 3")
+    link = page.value("document.querySelector('.md-search-result__link').href")
+    assert link.startswith(site.as_uri())
+    assert not page.happened("Runtime.exceptionThrown")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["index", "start", "methods", "commands", "glame", "results", "reference/kg_edit"])
+def test_page_is_not_wider_than_the_window(name: str, width: int, site: Path, browser: Chromium) -> None:
+    assert opened(browser, site / f"{name}.html", width).overflow() == 0
+
+
+def test_tables_of_methods_show_all_columns_and_on_a_phone_what_a_method_does(site: Path, browser: Chromium) -> None:
+    page = opened(browser, site / "methods.html", 1280)
+    cut = "[...document.querySelectorAll('.md-typeset__scrollwrap')].filter(one => one.scrollWidth > one.clientWidth)"
+    assert page.value(f"{cut}.length") == 0
+    page = opened(browser, site / "methods.html", 390)
+    right = "[...document.querySelectorAll('td:nth-child(2)')].map(cell => cell.getBoundingClientRect().right)"
+    assert max(page.value(right)) <= 390
+
+
+def test_comments_of_commands_are_not_cut(site: Path, browser: Chromium) -> None:
+    page = opened(browser, site / "commands.html", 1280)
+    beyond = "note.getBoundingClientRect().right - note.closest('pre').getBoundingClientRect().right"
+    notes = page.value(f"[...document.querySelectorAll('pre .c1')].map(note => {beyond})")
+    assert len(notes) > 10 and max(notes) < 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["glame", "methods", "commands"])
+def test_text_and_tabs_have_enough_contrast(name: str, scheme: str, site: Path, browser: Chromium) -> None:
+    page = opened(browser, site / f"{name}.html", 1280, scheme)
+    assert page.value("document.querySelector('.md-tabs__item').offsetWidth") > 0
+    assert [found for found in page.faint() if found[1] > 1.01] == [], "1: invisible, until it is pointed at"
+
+
+@pytest.mark.parametrize("name", ["index", "glame", "speed"])
+def test_picture_is_dark_on_a_dark_page(name: str, site: Path, browser: Chromium) -> None:
+    means = {}
+    for scheme in ("light", "dark"):
+        page = opened(browser, site / f"{name}.html", 1280, scheme)
+        page.value("document.querySelector('article img').scrollIntoView({ block: 'start', behavior: 'instant' })")
+        page.until("document.querySelector('article img').complete")
+        box = page.value(
+            "(b => [b.left, b.top, b.right, b.bottom])(document.querySelector('article img').getBoundingClientRect())"
+        )
+        picture = Image.open(BytesIO(page.picture())).convert("L").crop((box[0], box[1] + 60, box[2], min(box[3], 840)))
+        means[scheme] = ImageStat.Stat(picture).median[0]
+    assert means["light"] > 230 and means["dark"] < 60

@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 
 from kg_edit.methods.overview import all_methods, settings
 from kg_edit.text.display import markdown_table
+from kg_edit.version import __version__
 
 SETTINGS = """# Settings of every method
 
@@ -24,6 +25,12 @@ The values of the preset `default`; `--set NAME=VALUE` overrides one. In a termi
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Show the version in the footer."""
+    config.extra["version_shown"] = __version__
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -19,9 +19,8 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change th
 # Methods
 
 Every method takes edits and returns a patch; a later call can build on an earlier one's patch. `kg-edit methods NAME`
-prints the settings of a method with their defaults. The columns:
+prints the settings of a method with their defaults. A family computes changes in one way. The columns:
 
-- *family*: how the change is computed.
 - *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model or exported.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
   ones.
@@ -29,6 +28,11 @@ prints the settings of a method with their defaults. The columns:
   ([patches](patches.md)).
 - *graph*: whether a knowledge graph is needed.
 """
+_FAMILIES = (  # in this order; those of plug-ins follow
+    *("rank-one", "joint", "neurons", "fine-tuning", "low-rank"),
+    *("hypernetwork", "adapter", "codebook", "in-context"),
+)
+_SHOWN = ("method", "what it does", "changes", "batch", "remove", "graph")  # in the table of a family
 
 
 def all_methods() -> Iterator[type[EditingMethod]]:
@@ -73,7 +77,14 @@ def computes(found: type[EditingMethod]) -> str:
 
 
 def methods_page() -> str:
-    """Return the text of docs/methods.md: the table of all methods."""
-    cells = ([cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(found)] for found in all_methods())
-    rows = ((f"`{name}`", *others) for name, *others in cells)
-    return f"{_HEAD}\n{markdown_table(HEADER, rows)}\n"
+    """Return the text of docs/methods.md: a table for each family of methods."""
+    families: dict[str, list[list[str]]] = {family: [] for family in _FAMILIES}
+    for found in all_methods():
+        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(found))
+        row = dict(zip(HEADER, cells, strict=True))
+        name, about, *others = (row[column] for column in _SHOWN)
+        families.setdefault(row["family"], []).append([f"`{name}`", f"{about}<br>*{row['paper']}*", *others])
+    tables = (
+        f"\n## {family.capitalize()}\n\n{markdown_table(_SHOWN, rows)}\n" for family, rows in families.items() if rows
+    )
+    return f"{_HEAD}{''.join(tables)}"
