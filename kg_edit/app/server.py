@@ -130,11 +130,10 @@ def state_of(desk: EditDesk) -> State:
     """Return the state that the page shows: model, method, graph, ledger and an example."""
     method, model, ledger, graph = desk.method, desk.model, desk.ledger, None
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
-    if desk.graph is not None:  # its files, its address or its kind
+    if desk.graph is not None:  # the names of its files, its folder or its address; else its kind
         source = getattr(desk.graph, "source", desk.graph)
         provenance = source.provenance() if hasattr(source, "provenance") else {}
-        names = ", ".join(str(file.get("name")) for file in provenance.get("files", ()))
-        graph = names or str(provenance.get("url") or provenance.get("kind") or type(source).__name__)
+        graph = str(getattr(source, "name", None) or provenance.get("kind") or type(source).__name__)
     return State(
         model=model.name,
         size=f"{parameters / 1e6:,.0f} M parameters, {str(model.model.dtype).removeprefix('torch.')}, {model.device}",
