@@ -73,7 +73,7 @@ def test_page_draws_every_node_in_its_colour(spike: Page) -> None:
     picture = Image.open(BytesIO(spike.picture())).convert("RGB")
     x, y = at(spike, "Q1345")
     box = spike.value("cy.getElementById('Q1345').renderedWidth()")
-    assert picture.getpixel((round(x - box / 2 + 14), round(y - 8))) == (0x5F, 0x33, 0x91)
+    assert picture.getpixel((round(x - box / 2 + 8), round(y))) == (0x5F, 0x33, 0x91)  # before the text
     assert len(picture.crop((0, 80, 880, 760)).getcolors(1 << 20)) > 100
     assert spike.value("cy.edges('.edit').style('line-style')") == "solid"
     assert spike.value("cy.edges('.old').style('line-style')") == "dashed"
