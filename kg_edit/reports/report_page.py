@@ -285,7 +285,7 @@ def _edit(entry: _Entry, *, is_open: bool) -> str:
 def _probes(rows: Sequence[ReportRow]) -> str:
     lines = []
     for row in rows:
-        readings = []
+        readings: list[str] = []
         for reading, kind in ((row.unedited, "soft"), (row.edited, _CLASSES[sign(row.edited)])):
             mark = f'<span class="{kind}">{sign(reading)}</span>'
             state = "edited" if readings else "unedited"
