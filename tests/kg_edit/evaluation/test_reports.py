@@ -40,6 +40,24 @@ def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
     assert "0.500 [0.000, 1.000]" in console.export_text()
 
 
+def test_names_of_metrics_are_whole_at_80_columns() -> None:
+    names = [f"ripples-unknown.withheld.{end}" for end in ("greedy", "greedy_old", "choice")]
+    means = {name: Estimate(mean=0.5, ci95_low=0.25, ci95_high=0.75) for name in names}
+    counts = {section: dict.fromkeys(names, 2) for section in ("base", "just_edited", "edited")}
+    found = Summary(
+        n=2,
+        base=means,
+        just_edited=means,
+        edited=means,
+        seconds_per_edit=1.0,
+        provenance={**SUMMARY.provenance, "counts": counts},
+    )
+    console = Console(file=io.StringIO(), record=True, width=80)
+    console.print(rich_table(found))
+    cells = [line.split("│")[1].strip() for line in console.export_text().splitlines() if line.startswith("│")]
+    assert "".join(cells) == "".join(names)
+
+
 def test_metric_that_no_record_has_is_left_out() -> None:
     lone = SUMMARY.model_copy(update={"base": {"efficacy.prob": Estimate(mean=None, ci95_low=None, ci95_high=None)}})
     assert "efficacy.prob" not in render(lone)
