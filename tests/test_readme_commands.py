@@ -39,6 +39,7 @@ MADE = {  # a page: files that its commands leave
     "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
     "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "tasks", "graph.html", "wd"),
     "first-edit": ("first/report.md",),
+    "from-python": ("python.safetensors", "scored/rome/summary.json", "table.tex", "table.csv", "python-ledger"),
     "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),

@@ -29,7 +29,14 @@ PAGES = (
     README,
     *(
         DocPage(f"docs/tutorials/{name}.md")
-        for name in ("first-edit", "private-graph", "offline-wikidata", "honest-comparison", "ship-an-edit")
+        for name in (
+            "first-edit",
+            "from-python",
+            "private-graph",
+            "offline-wikidata",
+            "honest-comparison",
+            "ship-an-edit",
+        )
     ),
 )
 LEFT_OUT = {"make test": "it runs this test", "make install": "", "pip install": "they need a network"}
@@ -70,6 +77,10 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache import": Expected(leaves="mine.sqlite"),
     "kg-edit edit linked.jsonl": Expected(r"2 of 2 edits succeeded", "edited/report.md"),
     "kg-edit evaluate": Expected(r"efficacy\.greedy", "runs"),
+    "python edit.py": Expected(r"BeforeAfter\(\d prompts: 2 of 2 edits succeeded\)", "python.safetensors"),
+    "python score.py": Expected(r"efficacy\.greedy +ft-m +4 +1\.0"),
+    "kg-edit compare scored/": Expected(leaves="table.csv"),
+    "python keep.py": Expected(r"\('iphone', 'removed'\)\]\nNorway"),
     "kg-edit compare runs/rome --metric": Expected(r"ripples-known\.nll"),
     "kg-edit compare runs/rome runs/glame": Expected(r"ripples-known\.nll", "comparison.md"),
     "kg-edit compare runs/glame": Expected(r"ripples-known\.nll", "control.md"),
