@@ -23,6 +23,7 @@ from kg_edit.cli import (
     training,
 )
 from kg_edit.cli.console import friendly
+from kg_edit.cli.help_page import use_pages
 from kg_edit.version import __version__
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -52,6 +53,7 @@ for _command in _COMMANDS:
     app.command()(_command)
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
+use_pages(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,6 +12,8 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, load, open_graph, plan, report_stated
 from kg_edit.cli.options import (
+    CHECKS,
+    LOGGING,
     AsChat,
     BothForms,
     ChosenMethod,
@@ -41,9 +43,17 @@ if TYPE_CHECKING:
     from kg_edit.reports.probes import ReportRow
     from kg_edit.reports.report import Verdict
 
-Force = Annotated[bool, typer.Option("--force", help="Accept edits so large that they probably break the model.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Accept edits so large that they probably break the model.", rich_help_panel=CHECKS),
+]
 RequireSuccess = Annotated[
-    bool, typer.Option("--require-success", help="Exit with code 1 unless every edit succeeds (greedy decoding).")
+    bool,
+    typer.Option(
+        "--require-success",
+        help="Exit with code 1 unless every edit succeeds (greedy decoding).",
+        rich_help_panel=CHECKS,
+    ),
 ]
 Log = Annotated[
     list[str] | None,
@@ -51,6 +61,7 @@ Log = Annotated[
         "--log",
         metavar="KIND:WHERE",
         help="Log the losses to `file:losses.jsonl`, `tensorboard:FOLDER` or `wandb:PROJECT`. Repeatable.",
+        rich_help_panel=LOGGING,
     ),
 ]
 

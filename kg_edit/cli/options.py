@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ def complete_graph(incomplete: str) -> list[str]:
     """Return the packaged graphs whose names begin with ``incomplete``, for shell completion."""
     return [name for name in packaged_graphs() if name.startswith(incomplete)]
 
+
+# Panels of the help, which come in this order after a command's own ones (`help_page`)
+CHAT, COVARIANCE, CHECKS, LOGGING = "Chat form, start of a text", "Covariance", "Checks", "Logging"
+MACHINE = "Machine and network"
 
 _MODEL = "Named model, hub id, folder or `.gguf` file."
 
@@ -98,6 +102,7 @@ CorpusName = Annotated[
     typer.Option(
         "--corpus",
         help="Text for the covariance: `self` (the model's own), a text file, `hf:NAME`, or `imported:NAME`.",
+        rich_help_panel=COVARIANCE,
     ),
 ]
 Templates = Annotated[
@@ -113,27 +118,47 @@ Exclude = Annotated[
         "--exclude", metavar="FILE", help="Benchmark (packaged name or file) whose s and o* are not used. Repeatable."
     ),
 ]
-KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Skip bad rows and list them at the end.")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Skip bad rows and list them at the end.", rich_help_panel=CHECKS)
+]
 AsChat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--plain",
         show_default="the row's field chat",
         help="Make and test edits in the model's chat template, or in plain text.",
+        rich_help_panel=CHAT,
     ),
 ]
-BothForms = Annotated[bool, typer.Option("--both-forms", help="Make each edit in plain text and in chat form; slower.")]
+BothForms = Annotated[
+    bool,
+    typer.Option("--both-forms", help="Make each edit in plain text and in chat form; slower.", rich_help_panel=CHAT),
+]
+Start = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option(
+        "--start",
+        help="Put the document's start before a plain text: where the text begins with an edited subject that the "
+        "model would not read (`auto`), `always` or `never`.",
+        rich_help_panel=CHAT,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
-Dtype = Annotated[str, typer.Option(help="`auto`, `float32`, `bfloat16` or `float16`.")]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ….")]
+Dtype = Annotated[str, typer.Option(help="`auto`, `float32`, `bfloat16` or `float16`.", rich_help_panel=MACHINE)]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ….", rich_help_panel=MACHINE)]
 Memory = Annotated[
     float | None,
     typer.Option(
-        min=1, metavar="MB", show_default="1000", help="Memory of a forward pass, without the model. Same results."
+        min=1,
+        metavar="MB",
+        show_default="1000",
+        help="Memory of a forward pass, without the model. Same results.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Contact = Annotated[
-    str | None, typer.Option(help="Your e-mail address or URL, which the endpoints of Wikimedia require.")
+    str | None,
+    typer.Option(help="Your e-mail address or URL, which the endpoints of Wikimedia require.", rich_help_panel=MACHINE),
 ]
 
 

@@ -1,0 +1,86 @@
+"""The page of `--help` of a command: its options in panels, names and values in one narrow column.
+
+typer's own page gives names, opposite names and types a column each, which at 80 columns leaves 18 for the help.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import typer
+from rich.console import Group
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+from kg_edit.cli.console import stdout
+from kg_edit.cli.options import CHAT, CHECKS, COVARIANCE, LOGGING, MACHINE
+
+_NAMES = 24  # columns, if the longest name is longer: it gets a line of its own
+_VALUES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<list[int]>": "N", "<float>": "X", "<path>": "PATH"}
+_LAST = (CHAT, COVARIANCE, CHECKS, LOGGING, MACHINE)
+
+
+class PagedCommand(TyperCommand):
+    """A command whose help has panels of two columns."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the page."""
+        from rich.markdown import Markdown
+
+        console = stdout()
+        console.print(Padding(Text(self.get_usage(ctx).replace("Usage:  ", "Usage: "), style="bold"), (1, 1, 0, 1)))
+        text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")  # a paragraph is one line of the docstring
+        console.print(Padding(Markdown(text), 1))
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is None:
+                continue
+            usual = "Options" if parameter.param_type_name == "option" else "Arguments"
+            panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        order = ("Arguments", "Options", *(name for name in panels if name not in _LAST), *_LAST)
+        for name in dict.fromkeys(order):
+            if records := panels.get(name):
+                console.print(Panel(_rows(records), title=name, title_align="left", border_style="dim"))
+
+
+def _rows(records: list[tuple[str, str]]) -> Group:
+    """Return a line for each option: its name and value, and the help; a long name has a line of its own."""
+    named = [(_name(name), Text(_help(text))) for name, text in records]
+    width = min(_NAMES, max(len(name) for name, _ in named))
+    rows: list[Table | Text] = []
+    for name, text in named:
+        text.highlight_regex(r"`[^`]+`", "cyan")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=width, no_wrap=True)
+        table.add_column()
+        if len(name) > width:
+            rows.append(Text(name, style="bold cyan"))
+            table.add_row("", text)
+        else:
+            table.add_row(Text(name, style="bold cyan"), text)
+        rows.append(table)
+    return Group(*rows)
+
+
+def _name(name: str) -> str:
+    for typed, shown in _VALUES.items():
+        name = name.replace(typed, shown)
+    return name
+
+
+def _help(text: str) -> str:
+    """The help with its notes, such as the default, in brackets after it."""
+    return re.sub(r"\[default: \((.*?)\)(;|\])", r"[default: \1\2", text.replace("  [", " ["))
+
+
+def use_pages(app: typer.Typer) -> None:
+    """Give every command of an app and of its groups this page."""
+    for command in app.registered_commands:
+        command.cls = PagedCommand
+    for group in app.registered_groups:
+        if group.typer_instance:
+            use_pages(group.typer_instance)
