@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli import (
+    cache,
     catalogue,
     covariance,
     data,
@@ -44,7 +45,7 @@ app = typer.Typer(
 _COMMANDS = (
     *(edit.edit, edit.demo, generate.generate, evaluate.evaluate, evaluate.judge, evaluate.compare, evaluate.merge),
     *(plan.plan, serve.serve, locate.locate, sweep.sweep, drift.drift),
-    *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor),
+    *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor, cache.cache),
 )
 _GROUPS = {"patch": patch.app, **training.groups, "covariance": covariance.app, "data": data.app}
 _RESUMABLE = {"edit", "demo", "evaluate", "judge", "locate", "sweep", "drift", *training.groups}

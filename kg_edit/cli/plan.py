@@ -9,7 +9,7 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import check_names, doing
 from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
-from kg_edit.text.display import plain
+from kg_edit.text.display import plain, size_text
 
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="Edited layer, 0-based.")]
 Edits = Annotated[int, typer.Option("--edits", min=1, help="Number of edits.")]
@@ -63,18 +63,14 @@ def plan(
     for place, header in enumerate(("memory", "bytes", "where", "when", "calculation")):
         table.add_column(header, justify="right" if place == 1 else "left", overflow="fold")
     for part in found.parts:
-        table.add_row(part.what, _bytes(part.bytes), part.place, part.phase, part.formula)
+        table.add_row(part.what, size_text(part.bytes), part.place, part.phase, part.formula)
     verdicts = [*found.notes]
     for where in PLACES:
         if needed := found.needed(where):
             free = found.available(where)
-            have = "free memory unknown" if free is None else f"{_bytes(free)} free"
+            have = "free memory unknown" if free is None else f"{size_text(free)} free"
             verdict = "does not fit" if where in found.lacking else "please check" if free is None else "fits"
-            verdicts.append(f"{where}: {_bytes(needed)} at the peak, {have}: {verdict}")
+            verdicts.append(f"{where}: {size_text(needed)} at the peak, {have}: {verdict}")
     verdicts += [f"suggestion: {way}" for way in suggestions(found)]
     for line in (*lines, table, *verdicts):
         stdout().print(plain(line) if isinstance(line, str) else line, soft_wrap=isinstance(line, str))
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

@@ -34,6 +34,7 @@ from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
+from kg_edit.storage.cached_files import mark_used
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 
@@ -102,7 +103,9 @@ def find_covariances(
     identities = _ensure(model, layers, config, folder, progress=progress)
     found = {}
     for layer, identity in identities.items():
-        moment, manifest = read_moment(moment_path(folder, identity), identity, size=key_size(model, layer))
+        path = moment_path(folder, identity)
+        mark_used(path)
+        moment, manifest = read_moment(path, identity, size=key_size(model, layer))
         found[layer] = Covariance(moment=moment, tokens=manifest.count, ridge=config.ridge, id=identity.id)
     return found
 

@@ -20,6 +20,7 @@ from platformdirs import user_cache_path
 
 from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.storage.atomic import open_to_readers
+from kg_edit.storage.cached_files import mark_used
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
@@ -138,6 +139,7 @@ def dequantise(gguf: Path) -> Path:
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    mark_used(folder)
     return folder
 
 

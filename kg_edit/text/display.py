@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def size_text(number: float) -> str:
+    """Return a number of bytes in words, such as "1.25 GB"."""
+    if number < 1e5:
+        return f"{number / 1e3:.1f} kB"
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
 def escaped_markdown(text: str) -> str:
     """``text`` with a backslash before every character that has a meaning in Markdown."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)

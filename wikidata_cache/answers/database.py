@@ -130,6 +130,14 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    def compact(self) -> None:
+        """Give the space of deleted rows back to the disk."""
+        with self._lock, cache_file_errors(self.path):
+            connection = self._connection(write=True)
+            assert connection is not None  # noqa: S101  # writing opens or raises
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def exclusive(self, purpose: str) -> Iterator[None]:
         """Hold the file's lock for `purpose` across all processes; the lock ends with the block, or with the process.

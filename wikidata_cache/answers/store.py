@@ -136,6 +136,29 @@ class AnswerStore:
             rows = ((graph, kind, entity, fetched_at, url, pack(value)) for kind, entity, value in facts)
             connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
+    def span(self) -> tuple[int, str | None, str | None]:
+        """Return the number of stored facts, and the times of the oldest and of the newest one (UTC text)."""
+        [[count, oldest, newest]] = self.database.read(
+            "SELECT count(*), min(fetched_at), max(fetched_at) FROM facts"
+        ) or [(0, None, None)]
+        return int(count), oldest, newest
+
+    def forget(self, *, before: str | None = None) -> int:
+        """Delete the facts and the log entries that were fetched before a time (UTC text); all of them without it.
+
+        Other processes may use the file meanwhile; the space is given back to the disk.
+
+        Returns:
+            The number of deleted facts.
+        """
+        before = before or _ANY_TIME
+        with self.database.writing() as connection:
+            count = connection.execute("DELETE FROM facts WHERE fetched_at < ?", (before,)).rowcount
+            connection.execute("DELETE FROM queries WHERE fetched_at < ?", (before,))
+            connection.execute("DELETE FROM urls WHERE id NOT IN (SELECT url FROM facts)")
+        self.database.compact()
+        return count
+
     @contextmanager
     def request_lock(self) -> Iterator[None]:
         """Hold the lock of all processes for asking an endpoint and keeping its answer; create the file first."""

@@ -1,0 +1,171 @@
+"""`kg-edit cache`: what is stored between runs, its size and last use, and deleting it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.cli.options import refuse_unused
+from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.models.loading import cache_folder
+from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, clearable, delete
+from kg_edit.text.display import plain, size_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIKIDATA = "wikidata"
+_ALL = (*KINDS, WIKIDATA, "all")
+
+
+def complete_kind(incomplete: str) -> list[str]:
+    """Return the kinds whose names begin with ``incomplete``, for shell completion."""
+    return [name for name in _ALL if name.startswith(incomplete)]
+
+
+def cache(
+    context: typer.Context,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KINDS...",
+            show_default="a line for each kind",
+            help=f"Kinds whose files are listed, or deleted: {', '.join(f'`{name}`' for name in _ALL)}.",
+            autocompletion=complete_kind,
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete the files of these kinds, after a question.")] = False,
+    older_than: Annotated[
+        float, typer.Option(min=0, metavar="DAYS", help="Delete only what was not used for so many days.")
+    ] = 0.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+) -> None:
+    """Show what is stored between runs and fills the disk, or delete it.
+
+    Everything but the answers about Wikidata and imported covariances is computed again when it is needed. Only files
+    that kg-edit wrote are deleted; what was used in the last ten minutes is left, since a running process may need it.
+
+    Examples:
+
+    - `kg-edit cache`
+    - `kg-edit cache models covariances`
+    - `kg-edit cache models --clear --older-than 30`
+    - `kg-edit cache all --clear --yes`
+    """
+    if not clear:
+        refuse_unused(context, ("older_than", "yes"), "without --clear", way="also give --clear")
+    for name in kinds or ():
+        if name not in _ALL:
+            raise unknown_name("kind", name, _ALL)
+    if clear and not kinds:
+        raise ConfigError(f"--clear deletes nothing without a kind; give some of {', '.join(_ALL)}")
+    wanted = set(_ALL if not kinds or "all" in kinds else kinds)
+    items = [item for item in cached_items(cache_folder()) if item.kind in wanted]
+    if clear:
+        _clear(items, wanted, days=older_than, yes=yes)
+    else:
+        _show(items, wanted, whole=not kinds)
+
+
+def _show(items: Sequence[CachedItem], wanted: set[str], *, whole: bool) -> None:
+    """Print a line for each kind, or for each item."""
+    from rich.table import Table
+
+    console, folder = stdout(), cache_folder()
+    table = Table("kind" if whole else "file or folder", "size", "used", "what it is", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    table.columns[1].justify = "right"
+    if whole:
+        for kind, about in KINDS.items():
+            if some := [item for item in items if item.kind == kind]:
+                dates = sorted({_day(item.used) for item in some})
+                period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+                table.add_row(kind, size_text(sum(item.size for item in some)), period, f"{len(some)} {about}")
+    else:
+        for item in items:
+            table.add_row(plain(_name(item)), size_text(item.size), _day(item.used), item.kind)
+    if WIKIDATA in wanted:
+        _add_wikidata(table, whole=whole)
+    if table.row_count:
+        console.print(table)
+    total = sum(item.size for item in items)
+    console.print(
+        plain(f"{folder}: {size_text(total)} in {sum(len(item.files) for item in items)} files"), soft_wrap=True
+    )
+    if whole and table.row_count:
+        console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
+
+
+def _add_wikidata(table: Table, *, whole: bool) -> None:
+    """Add the row of the file with the answers about Wikidata, if there is one."""
+    from wikidata_cache.answers.store import AnswerStore
+
+    path = _answers()
+    if not path.exists():
+        return
+    with AnswerStore(path, read_only=True) as store:
+        count, oldest, newest = store.span()
+    period = " to ".join(dict.fromkeys(time[:10] for time in (oldest, newest) if time))
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if file.is_file())
+    what = f"{count:,} answers of endpoints, in {plain(str(path))}"
+    table.add_row(WIKIDATA if whole else plain(str(path)), size_text(size), period, what if whole else WIKIDATA)
+
+
+def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: bool) -> None:
+    """Delete what can be deleted, after a question; print what is left, and why."""
+    from wikidata_cache.answers.store import AnswerStore
+
+    can, left = clearable(items, days=days)
+    answers = 0
+    before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds") if days else None
+    if WIKIDATA in wanted and (path := _answers()).exists():
+        with AnswerStore(path, read_only=True) as store:
+            answers, oldest, _ = store.span()
+            answers = 0 if before and (oldest or before) >= before else answers
+    what = [f"{len(can)} of {', '.join(dict.fromkeys(item.kind for item in can))}"] if can else []
+    what += [f"answers about Wikidata in {path}, which `wikidata-cache export` saves"] if answers else []
+    size = size_text(sum(item.size for item in can))
+    if not what:
+        _say_left(left)
+        stdout().print("there is nothing to delete")
+        return
+    question = f"Delete {' and '.join(what)} ({size})?" if can else f"Delete {what[0]}?"
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can answer here; give --yes")
+    if not yes and not typer.confirm(question):
+        stdout().print("nothing was deleted")
+        return
+    for item in can:
+        delete(item)
+    done = [f"{len(can)} deleted, {size}"] if can else []
+    if answers:
+        with AnswerStore(path) as store:
+            done.append(f"{store.forget(before=before):,} answers about Wikidata deleted")
+    _say_left(left)
+    stdout().print("; ".join(done), soft_wrap=True)
+
+
+def _say_left(left: Iterable[CachedItem]) -> None:
+    for item in left:
+        why = f"{item.foreign[0].name} in it is not kg-edit's" if item.foreign else "used in the last ten minutes"
+        stdout().print(plain(f"left: {_name(item)}, {why}"), soft_wrap=True)
+
+
+def _name(item: CachedItem) -> str:
+    return str(item.path if len(item.files) > 1 else item.files[0])
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().date().isoformat()
+
+
+def _answers() -> Path:
+    from wikidata_cache.answers.modes import cache_file
+
+    return cache_file()

@@ -1,0 +1,114 @@
+"""What kg-edit stores between runs in its cache folder, by kind, and how it is deleted.
+
+Only files are listed that kg-edit itself writes: each is known by its folder and the form of its name; links and other
+files are never touched. What a running process may need is left: files that were used in the last ten minutes. A model
+is deleted under another name, so no process finds half of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kg_edit.errors import OutputError
+
+KINDS = {
+    "models": "GGUF files as float32 weights",
+    "covariances": "covariances of keys, also unfinished ones",
+    "scores": "scores of unedited models",
+    "knowledge": "facts that models were asked for",
+    "layers": "layers that --layer auto chose",
+    "leftovers": "what killed processes left",
+}
+IN_USE = 600.0  # seconds since the last use
+_HEX = "[0-9a-f]"
+_FORMS = {  # of a file's path in the cache folder; the first group names the item that it belongs to
+    "models": rf"(models/[^/]+-{_HEX}{{16}})/[^/]+\.(?:json|safetensors|jinja|txt|model)",
+    "covariances": rf"(covariance/{_HEX}{{16}}(?:\.partial|\.shard-\d+-of-\d+)?)\.(?:safetensors|json)",
+    "scores": rf"(unedited/{_HEX}{{2}}/{_HEX}{{64}}\.json)",
+    "knowledge": rf"(knowledge/{_HEX}{{16}}\.jsonl)",
+    "layers": rf"(layers/{_HEX}{{16}}\.json)",
+    "leftovers": r"((?:models|covariance)/\.(?:dequantise|incoming|cleared)-[^/]+)/.*"
+    r"|((?:covariance|unedited/..|layers)/\.[^/]+-[a-z0-9_]{8})",
+}
+
+
+@dataclass(frozen=True)
+class CachedItem:
+    """Files that belong together, such as those of one model: their path or common folder, size and last use.
+
+    ``used`` is in seconds since 1970. ``foreign`` are files beside them that kg-edit did not write.
+    """
+
+    kind: str
+    path: Path
+    files: tuple[Path, ...]
+    size: int
+    used: float
+    foreign: tuple[Path, ...] = ()
+
+
+def mark_used(path: Path) -> None:
+    """Set the time of the last use to now, as far as the cache can be written."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def cached_items(folder: Path) -> list[CachedItem]:
+    """Return what is stored in the cache folder, largest first; [] if there is no such folder."""
+    groups: dict[tuple[str, Path], list[Path]] = {}
+    others: list[Path] = []
+    for place, folders, names in os.walk(folder):  # which does not follow links
+        folders[:] = [name for name in folders if not (Path(place) / name).is_symlink()]
+        for path in (Path(place) / name for name in names):
+            name = path.relative_to(folder).as_posix()
+            found = [(kind, match) for kind, form in _FORMS.items() if (match := re.fullmatch(form, name))]
+            if found and not path.is_symlink():
+                kind, match = found[0]
+                groups.setdefault((kind, folder / (match[1] or match[match.lastindex or 0])), []).append(path)
+            else:
+                others.append(path)
+    items = []
+    for (kind, path), files in groups.items():
+        with suppress(FileNotFoundError):  # another process is faster
+            stats = [file.stat() for file in files]
+            used = max([stat.st_mtime for stat in stats] + ([path.stat().st_mtime] if path.is_dir() else []))
+            beside = tuple(other for other in others if other.is_relative_to(path))
+            items.append(CachedItem(kind, path, tuple(files), sum(stat.st_size for stat in stats), used, beside))
+    return sorted(items, key=lambda item: (-item.size, str(item.path)))
+
+
+def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[CachedItem], list[CachedItem]]:
+    """Divide items not used for ``days`` into those that can be deleted, and those that must be left.
+
+    Left is what was used in the last ten minutes, and a folder in which there are also files of others.
+    """
+    now = time.time()
+    old = [item for item in items if item.used <= now - days * 86_400]
+    can = [item for item in old if now - item.used >= IN_USE and not item.foreign]
+    return can, [item for item in old if item not in can]
+
+
+def delete(item: CachedItem) -> None:
+    """Delete an item's files, and its folder.
+
+    Raises:
+        OutputError: a file can't be deleted.
+    """
+    try:
+        if item.path.is_dir():
+            # Renamed first: a process that begins to load now finds the whole model, or makes it again.
+            scratch = Path(tempfile.mkdtemp(prefix=".cleared-", dir=item.path.parent))
+            shutil.rmtree(item.path.rename(scratch / item.path.name))
+            scratch.rmdir()
+        for path in item.files:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't delete {item.path}: {error.strerror or error}; check its permissions") from error
