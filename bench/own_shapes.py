@@ -5,7 +5,8 @@ Each edit is made alone, or all in one model (`--together`). `--methods` takes n
 The edits (`kg_edit/data/own-shapes.jsonl`) are what people write: a subject of one token at the start of a prompt, in
 its middle or after a sentence; at its end; twice; with an apostrophe; in another script; targets of 1 to 30 tokens;
 questions; prompts in German, Chinese and Korean. Printed a shape: success if asked as `kg-edit edit` asks; as the
-prompt alone; after a sentence; and locality prompts whose text stays the same. Ends with one JSON line.
+prompt alone; after a line break (`--start always`); after the document's start (BOS); after a sentence; and locality
+prompts whose text stays the same. Ends with one JSON line.
 
 Methods that read a graph get one that has each new object, without a statement. MEND takes its plain step where
 `--set mend:network=…` names no trained one. A method that can't run (MEND without its network) is reported.
@@ -28,7 +29,9 @@ from kg_edit.edits.files import read_edits
 from kg_edit.errors import KgEditError
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.registry import method_names
+from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import document_start
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import probes
 from kg_edit.scoring.generation import continuations
@@ -37,7 +40,9 @@ from kg_edit.text.matching import begins_with
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
 BEFORE = "I read this today. "
 STAYS_TOKENS, MORE_TOKENS = 5, 3
-SUCCESS, ALONE, AFTER, SAME = "success", "alone", "after", "locality prompts the same"
+SUCCESS, ALONE, LED, STARTED, AFTER = "success", "alone", "after a line break", "after the start", "after"
+SAME = "locality prompts the same"
+SAME_LED, SAME_STARTED = "unedited, the same after a line break", "unedited, the same after the start"
 Counts = dict[str, list[bool]]
 Made = Patch | Exception
 
@@ -131,7 +136,14 @@ def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exceptio
 
 def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
     """Return whether the edited model generates o* in each form, and which locality prompts keep their text."""
-    asked = {SUCCESS: probes(model, edit)[0].ask, ALONE: edit.text, AFTER: BEFORE + edit.text}
+    start = str(model.tokenizer.decode([document_start(model.tokenizer)]))
+    asked = {
+        SUCCESS: probes(model, edit)[0].ask,
+        ALONE: edit.text,
+        LED: LEAD + edit.text,
+        STARTED: start + edit.text,
+        AFTER: BEFORE + edit.text,
+    }
     if isinstance(patch, Exception):
         print(f"{edit.id}: {patch}")
         return {name: [False] for name in asked} | {SAME: [True] * len(edit.neighborhood)}
@@ -141,7 +153,12 @@ def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
         texts = continuations(edited, list(asked.values()), limits=[size] * len(asked))
         after = continuations(edited, edit.neighborhood, limits=[STAYS_TOKENS] * len(before))
     success = {name: [begins_with(text, edit.target_new)] for name, text in zip(asked, texts, strict=True)}
-    return {**success, SAME: [old == new for old, new in zip(before, after, strict=True)]}
+    same = {SAME: after}
+    for name, lead in ((SAME_LED, LEAD), (SAME_STARTED, start)):
+        same[name] = unedited(model, tuple(lead + prompt for prompt in edit.neighborhood))
+    return success | {
+        name: [old == new for old, new in zip(before, texts, strict=True)] for name, texts in same.items()
+    }
 
 
 @cache

@@ -6,6 +6,7 @@ ledger on request. `RecentEdits` stores the last edits, so that they can still b
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import threading
@@ -27,6 +28,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import Query, Response, check_queries, responses
 from kg_edit.scoring.generation import Reply, continuations, reply
+from kg_edit.scoring.text_start import Start, with_start
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
     from kg_edit.ledger.log import PatchStep
 
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 20
 _TOKENS = 16  # to write after a prompt
@@ -92,17 +96,23 @@ class RecentEdits:
 class EditDesk:
     """Makes edits on request. Other requests wait meanwhile, because the model is changed during an edit.
 
-    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be added.
+    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be added; ``start`` is that of
+    `with_start` for the texts of `complete`.
     """
 
     def __init__(
-        self, method: EditingMethod, *, graph: SubgraphSource | None = None, ledger: Ledger | None = None
+        self,
+        method: EditingMethod,
+        *,
+        graph: SubgraphSource | None = None,
+        ledger: Ledger | None = None,
+        start: Start = "auto",
     ) -> None:
-        self.method, self.model, self.ledger = method, method.model, ledger
+        self.method, self.model, self.ledger, self.start = method, method.model, ledger, start
         self.graph = graph or method.graph
         self._alone = threading.Lock()
         self._tries = RecentEdits()
-        self._count = 0
+        self._count, self._remarked = 0, False
 
     def try_edit(self, wanted: TryRequest) -> TryAnswer:
         """Make an edit, and ask its prompts before and after it.
@@ -224,8 +234,14 @@ class EditDesk:
             ModelError: a prompt does not fit into the model's positions.
             PatchError: the ledger can't be read.
         """
-        with self._alone, (self.ledger.patch if self.ledger else WeightPatch(factors={})).applied(self.model) as model:
-            return continuations(model, prompts, limits=[tokens] * len(prompts))
+        with self._alone:
+            patch = self.ledger.patch if self.ledger else WeightPatch(factors={})
+            asked, remark = with_start(self.model, prompts, patch=patch, start=self.start)
+            if remark and not self._remarked:  # once, not with each request
+                log.warning(remark)
+                self._remarked = True
+            with patch.applied(self.model) as model:
+                return continuations(model, asked, limits=[tokens] * len(prompts))
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
         """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.

@@ -138,8 +138,8 @@ Start = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
         "--start",
-        help="Put the document's start before a plain text: where the text begins with an edited subject that the "
-        "model would not read (`auto`), `always` or `never`.",
+        help="Put a line break before a plain text: where it begins with an edited subject that the model would not "
+        "read there (`auto`), `always` or `never`.",
         rich_help_panel=CHAT,
     ),
 ]

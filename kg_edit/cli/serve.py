@@ -24,6 +24,7 @@ from kg_edit.cli.options import (
     Preset,
     RequireGraph,
     Settings,
+    Start,
 )
 from kg_edit.errors import ConfigError
 
@@ -62,6 +63,7 @@ def serve(
     max_body: Annotated[
         float, typer.Option(min=0.001, max=1000, metavar="MB", help="Maximum size of a request.")
     ] = 1.0,
+    start: Start = "auto",
     dtype: Dtype = "auto",
     device: Device = "auto",
     contact: Contact = None,
@@ -106,7 +108,7 @@ def serve(
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()
-        desk = EditDesk(made, graph=planned.graph, ledger=opened)
+        desk = EditDesk(made, graph=planned.graph, ledger=opened, start=start)
         app = make_app(desk, hosts=host_names(host, names or ()), largest=int(max_body * 1_000_000))
         typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)

@@ -8,15 +8,11 @@ import pytest
 
 from kg_edit.app.messages import TryRequest
 from kg_edit.app.session import outcome_of, queries_of
-from kg_edit.cli.generate import warn_of_sinks
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.methods.kn.method import Kn
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import PatchStack
-from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import CandidateCost, Response
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
@@ -58,19 +54,6 @@ def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) 
         "\nGoogle was founded by Larry Page",
         "It is late. Google was founded by Larry Page",
     ]
-
-
-def test_generate_warns_of_the_line_break(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
-    provenance = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
-    patch = WeightPatch(factors={}, provenance=provenance)
-    with caplog.at_level(logging.WARNING):
-        warn_of_sinks(smollm2, patch, ["Who founded Google?", "\nGoogle was founded by", "Toyota was"])
-        warn_of_sinks(smollm2, PromptPatch(facts=(), provenance=provenance), ["Google was founded by"])
-        assert not caplog.text
-        for each in (patch, PatchStack((patch, PromptPatch(facts=())))):
-            caplog.clear()
-            warn_of_sinks(smollm2, each, ["Google's founder is"])
-            assert r"$'\nGoogle\'s founder is'" in caplog.text and "'g'" in caplog.text
 
 
 def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:

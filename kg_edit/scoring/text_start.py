@@ -1,0 +1,70 @@
+"""Put a line break before texts that begin with an edited subject which the model would not read there.
+
+An edit of a one-token subject is made after a line break if the first token of a text is an attention sink
+(`kg_edit.models.first_token`). "Google was founded by" alone is continued as by the unedited model, after a line break
+as edited. The document's start (BOS) in its place was measured too, and is worse (docs/limits.md). Models whose
+tokenizer begins every text with BOS read the subject, and need nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from kg_edit.models.first_token import LEAD, lead_before
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch, PatchStack
+
+Start = Literal["auto", "always", "never"]
+
+
+class StartedTexts(NamedTuple):
+    """Texts as the model gets them, and a remark about those that begin with a subject which it does not read."""
+
+    texts: tuple[str, ...]
+    remark: str | None = None
+
+
+def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, start: Start = "auto") -> StartedTexts:
+    """Return plain texts with a line break in front, where ``start`` asks for it.
+
+    Args:
+        model: the unedited model.
+        texts: the texts to continue; a text in chat form begins with the template, so it needs no line break.
+        patch: the patch with the records of its edits.
+        start: ``auto``: before a text that begins with an edited subject which the model does not read; ``always``:
+            before every text; ``never``.
+    """
+    if start == "always":
+        return StartedTexts(tuple(LEAD + text for text in texts))
+    unread = {
+        text: name
+        for text in texts
+        for name, subject in subjects_in_text(patch).items()
+        if lead_before(model, text, subject=subject)
+    }
+    if not unread:
+        return StartedTexts(tuple(texts))
+    text, name = next(iter(unread.items()))
+    others = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+    remark = (
+        f"{text!r}{others} begins with the subject of the edit {name!r}, and this model does not read the first token"
+    )
+    if start == "never":
+        quoted = text.replace("'", r"\'")
+        return StartedTexts(
+            tuple(texts), f"{remark}; put a line break or other text before the subject: $'\\n{quoted}'"
+        )
+    led = tuple(LEAD + text if text in unread else text for text in texts)
+    return StartedTexts(led, f"{remark}; a line break is put in front (--start never: leave texts as they are)")
+
+
+def subjects_in_text(patch: Patch) -> dict[str, str]:
+    """Return {edit id: subject} of the edits that are made in plain text, and not by texts in the prompt."""
+    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
+    records = [record.get("edit", {}) for part in parts if part.kind != "prompt" for record in part.edits]
+    return {
+        str(edit.get("id", "")): str(edit["subject"])
+        for edit in records
+        if edit.get("subject") and edit.get("chat", False) is not True
+    }

@@ -1,0 +1,75 @@
+"""A text that begins with a one-token edited subject gets a line break in front, where the model does not read it."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from kg_edit.app.session import EditDesk
+from kg_edit.edits.edit import Edit
+from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import PatchStack
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.text_start import with_start
+from tests.kg_edit.tiny import tiny
+
+FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs")
+PROVENANCE = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
+PATCH = WeightPatch(factors={}, provenance=PROVENANCE)
+
+
+def test_auto_starts_the_texts_that_begin_with_the_subject(smollm2: LanguageModel) -> None:
+    asked = ["Google's founder is", "Who founded Google?", "\nGoogle was founded by", "Toyota was"]
+    for patch in (PATCH, PatchStack((PATCH, PromptPatch(facts=())))):
+        texts, remark = with_start(smollm2, asked, patch=patch)
+        assert texts == ("\nGoogle's founder is", *asked[1:])
+        assert remark and "'g'" in remark and "--start never" in remark
+
+
+def test_never_leaves_the_text_and_names_the_ways(smollm2: LanguageModel) -> None:
+    texts, remark = with_start(smollm2, ["Google's founder is"], patch=PATCH, start="never")
+    assert texts == ("Google's founder is",)
+    assert remark and r"$'\nGoogle\'s founder is'" in remark
+
+
+def test_always_starts_every_text(smollm2: LanguageModel) -> None:
+    texts, remark = with_start(smollm2, ["Toyota was"], patch=WeightPatch(factors={}), start="always")
+    assert (texts, remark) == (("\nToyota was",), None)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        PromptPatch(facts=(), provenance=PROVENANCE),  # the fact is in the text
+        WeightPatch(factors={}, provenance={"edits": [{"edit": FOUNDED.model_dump(mode="json") | {"chat": True}}]}),
+        WeightPatch(factors={}),
+    ],
+    ids=["prompt", "chat", "unedited"],
+)
+def test_other_patches_need_no_start(smollm2: LanguageModel, patch: WeightPatch | PromptPatch) -> None:
+    assert with_start(smollm2, ["Google was founded by"], patch=patch) == (("Google was founded by",), None)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_model_that_reads_the_first_token_needs_no_start(bos: bool) -> None:
+    patch = WeightPatch(factors={}, provenance=PROVENANCE)
+    assert with_start(tiny("llama", bos=bos), ["Google was founded by"], patch=patch).remark is None
+
+
+def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    """As `generate` does: a completion equals that of the text after a line break."""
+    desk = EditDesk(find_method("rome").on(smollm2, settings={}))
+    desk.ledger = SimpleNamespace(patch=PATCH)  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        answers = [desk.complete(["Google was founded by"], tokens=6) for _ in range(2)]
+    assert answers == [continuations(smollm2, ["\nGoogle was founded by"], limits=[6])] * 2
+    assert caplog.text.count("a line break is put in front") == 1
+    desk.start = "never"
+    assert desk.complete(["Google was founded by"], tokens=6) == continuations(
+        smollm2, ["Google was founded by"], limits=[6]
+    )
