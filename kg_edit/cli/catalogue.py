@@ -45,11 +45,14 @@ def methods(
 
 
 def list_methods() -> None:
-    """Print a table of the methods: the main columns on a narrow terminal, else one line a method with all columns."""
+    """Print a table of the methods, and which one to take.
+
+    On a narrow terminal the table has the main columns, else one line a method with all columns.
+    """
     from rich.measure import Measurement
     from rich.table import Table
 
-    from kg_edit.methods.overview import HEADER, all_methods, row_of
+    from kg_edit.methods.overview import CHOICES, HEADER, all_methods, row_of
 
     console = stdout()
     shown = _BRIEF if console.is_terminal and console.width < _ROOM else HEADER
@@ -63,9 +66,13 @@ def list_methods() -> None:
         console.print(
             table, "All columns: kg-edit methods | less -S, or a wider terminal. One method: kg-edit methods NAME"
         )
-        return
-    console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum)
-    console.print(table, soft_wrap=True)  # a method is a line, for grep
+    else:
+        full = Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
+        console.width = max(console.width, full)
+        console.print(table, soft_wrap=True)  # a method is a line, for grep
+    console.print("\nWhich one to take, from what was measured on SmolLM2-135M:")
+    for choice in CHOICES:
+        console.print(f"  {choice.want}: [bold]{choice.take}[/bold]\n    {choice.because}", soft_wrap=False)
 
 
 def _show_method(name: str) -> None:

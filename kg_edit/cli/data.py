@@ -40,7 +40,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # faults of a kind
 
-app = typer.Typer(no_args_is_help=True, help="Check and create benchmark files.", rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Check and create benchmark files.",
+    epilog="""Examples:
+
+- `kg-edit data check MQuAKE-CF-3k.json`
+- `kg-edit data ripples --graph extract --edits mine.jsonl --out mine.json`
+""",
+)
 
 
 @app.command()

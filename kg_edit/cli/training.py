@@ -42,7 +42,8 @@ _LEARNS = """
 Edits with paraphrases and neighbourhood prompts are needed. `--leave-out` keeps the subjects of a test file out of
 the training, so that the method can be evaluated on it.
 
-Examples:
+"""
+_EXAMPLE = """Examples:
 
 - `kg-edit {0} train --data counterfact-edit.json --leave-out dev.json --model smollm2-135m --out {0}/`
 """
@@ -66,10 +67,11 @@ _LOSSES = {  # method: (column, field of a validation, decimals)
 
 def _learner(method: str) -> typer.Typer:
     """Return the group of a method whose network learns from a file of edits, with its command ``train``."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=_TRAINS[method])
+    example = _EXAMPLE.format(method)
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=_TRAINS[method], epilog=example)
     app.callback()(lambda: None)  # with a callback, typer keeps the name of an only command
 
-    @app.command(help=f"{_TRAINS[method]}\n{_LEARNS.format(method)}")
+    @app.command(help=f"{_TRAINS[method]}\n{_LEARNS}{example}")
     def train(
         data: Data,
         out: Out,

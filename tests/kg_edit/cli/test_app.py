@@ -61,6 +61,24 @@ def test_help_has_one_form(path: tuple[str, ...]) -> None:
         COMMANDS[path].make_context(path[-1], words)
 
 
+@pytest.mark.parametrize("name", [name for name, command in GROUP.commands.items() if hasattr(command, "commands")])
+def test_groups_have_an_example(name: str, kg_edit: Run) -> None:
+    shown = " ".join(kg_edit(name, "--help").out.split())
+    (example, *_) = re.findall(rf"• kg-edit {name} ([\w-]+)", shown)
+    assert example in GROUP.commands[name].commands or example.startswith("--")
+
+
+def test_help_has_panels_and_room_at_80_columns(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    page = kg_edit("edit", "--help").out
+    panels = re.findall(r"^╭─ (.*?) ─+╮$", page, re.MULTILINE)
+    assert panels[:2] == ["Arguments", "Options"] and panels[-1] == "Machine and network"
+    assert {"Chat form, start of a text", "Covariance", "Checks", "Logging"} <= set(panels)
+    assert all(len(line) <= 80 for line in page.splitlines())
+    helps = [line[26:-1] for line in page.splitlines() if line.startswith("│ ")]
+    assert max(len(text.rstrip()) for text in helps) > 45  # not a column of 18
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_help_of_options_are_sentences(path: tuple[str, ...]) -> None:
     for parameter in COMMANDS[path].params:
@@ -111,7 +129,9 @@ def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None
 def test_methods_and_models_are_listed(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0
-    lines = {line.split()[0]: line for line in listed.out.splitlines()[1:]}  # a method is one line, however long
+    table, _, choices = listed.out.partition("\n\nWhich one to take")
+    lines = {line.split()[0]: line for line in table.splitlines()[1:]}  # a method is one line, however long
+    assert "rome --preset fast" in choices
     assert list(lines) == list(method_names())
     assert all(word in lines["rome"] for word in ("weights", "sequence", "recomputed", "arXiv 2202.05262"))
     shown = kg_edit("methods", "rome")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from wikidata_cache.sources.source import Exchange
 
 __all__ = ["cache", "kg_edit", "place"]  # fixtures
 
+OLD = "2020-01-01T00:00:00+00:00"
 HOUR, DAY = 3_600, 86_400
 HEX = "0123456789abcdef"
 OURS = {
@@ -106,19 +108,19 @@ def test_cache_refuses(options: tuple[str, ...], message: str, kg_edit: Run, fol
 def test_answers_about_wikidata_are_deleted_by_age_beside_a_reader(kg_edit: Run, folder: Path) -> None:
     """Another process that has the file open goes on: it sees what is left, and can save."""
 
-    def exchange(year: int) -> Exchange:
+    def exchange(moment: str) -> Exchange:
         return Exchange(
-            url="http://localhost/sparql", query="q", fetched_at=f"{year}-01-01T00:00:00+00:00", elapsed_ms=1, rows=1,
+            url="http://localhost/sparql", query="q", fetched_at=moment, elapsed_ms=1, rows=1,
             sha256="0" * 64, headers={},
         )  # fmt: skip
 
     with AnswerStore(folder.parent / "answers.sqlite") as other:
-        for number, year in enumerate((2020, 2099)):
-            other.save("wikidata", "labels", [("label", f"Q{number + 1}", ["Rome", "en"])], exchange(year))
+        for number, moment in enumerate((OLD, datetime.now(UTC).isoformat())):
+            other.save("wikidata", "labels", [("label", f"Q{number + 1}", ["Rome", "en"])], exchange(moment))
         assert "2 answers of endpoints" in kg_edit("cache").out
         result = kg_edit("cache", "wikidata", "--clear", "--older-than", "30", "--yes")
         assert "1 answers about Wikidata deleted" in result.out
         assert list(other.look_up("wikidata", "label", ["Q1", "Q2"])) == ["Q2"]
-        other.save("wikidata", "labels", [("label", "Q3", ["Oslo", "en"])], exchange(2020))
+        other.save("wikidata", "labels", [("label", "Q3", ["Oslo", "en"])], exchange(OLD))
         kg_edit("cache", "wikidata", "--clear", "--yes")
         assert other.span()[0] == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.overview import HEADER, all_methods, methods_page, row_of, settings
+from kg_edit.methods.overview import CHOICES, HEADER, all_methods, methods_page, row_of, settings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -36,6 +38,47 @@ def test_settings_have_meanings_and_include_those_of_groups() -> None:
 def test_page_is_up_to_date() -> None:
     command = "kg-edit methods --markdown > docs/methods.md"
     assert PAGE.read_text(encoding="utf-8") == methods_page(), f"write it again: {command}"
+
+
+MEASURED = {  # of each choice: the table, method, settings and metric of its percentages, in their order
+    "rome --preset fast": (
+        ("single", "rome", "fast", "efficacy, greedy"),
+        ("single", "rome", "fast", "neighborhood"),
+        ("single", "unedited", "", "neighborhood"),
+    ),
+    "glame-plus --graph GRAPH": (
+        ("ripples", "glame-plus", "", "two hops, known"),
+        ("ripples", "rome", "", "two hops, known"),
+        ("ripples", "glame-plus", "wrong graph", "two hops, known"),
+    ),
+    "alphaedit --preset fast": (
+        ("sequence-300", "alphaedit", "300 edits", "efficacy, greedy"),
+        ("sequence-300", "rome", "300 edits", "efficacy, greedy"),
+    ),
+    "serac": (("sequence-300", "serac", "150 training steps, 300 edits", "efficacy, greedy"),),
+    "grace": (
+        ("zsre", "grace", "", "unrelated unchanged"),
+        ("zsre", "grace", "", "efficacy, greedy"),
+        ("zsre", "grace", "", "paraphrase, greedy"),
+    ),
+    "ike": (("single", "ike", "no demonstrations", "efficacy, greedy"),),
+}
+
+
+def test_choices_have_the_measured_numbers() -> None:
+    rows = [row for file in (PAGE.parents[1] / "results").glob("*.csv") for row in csv.DictReader(file.open())]
+    means = {(row["table"], row["method"], row["settings"], row["metric"]): row["mean"] for row in rows}
+    for choice in CHOICES:
+        found = [float(number) / 100 for number in re.findall(r"(\d+) %", choice.because)]
+        assert found == [float(means[place]) for place in MEASURED[choice.take]], choice.take
+        assert choice.take.split()[0] in method_names()
+    assert {choice.take for choice in CHOICES} == set(MEASURED)
+    assert means["single", "rome", "fast", "paraphrase"] == "1.00"  # "all their paraphrases"
+    same = [
+        means["single", method, settings, "neighborhood"]
+        for method, settings in (("ike", "no demonstrations"), ("unedited", ""))
+    ]
+    assert same[0] == same[1]
 
 
 def test_names_need_no_torch_and_a_method_not_the_others() -> None:
