@@ -232,6 +232,7 @@ def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_
 def test_keep_going_skips_names_that_are_not_in_the_graph(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}, GOOD))
     arguments = ("patch", "edit", "ledger", "edits.jsonl", *GLAME, "--model", tiny_folder, "--layer", 1)
+    arguments = (*arguments, "--require-graph")
     refused(kg_edit, *arguments, message="Poseidonis", out=place / "ledger")
     result = kg_edit(*arguments, *QUICK, "--set", "steps=1", "--force", "--keep-going")
     assert result.code == 0, result.err

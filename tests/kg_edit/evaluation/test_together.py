@@ -109,9 +109,9 @@ def test_failed_pass_is_repeated_one_by_one(
 
 @pytest.mark.slow
 def test_failed_edit_of_a_group_is_recorded_alone(tmp_path: Path) -> None:
-    glame = method("glame", tiny("llama"))
+    glame = method("glame", tiny("llama"), graph={"require": True})
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
     found = run(tmp_path / "run", glame, [EDIT, broken, SECOND])
     errors = {entry["id"]: entry["error"] for entry in found if entry["phase"] == "edit"}
-    assert errors["broken"].startswith("GraphError: ")
+    assert errors["broken"].startswith("MissingObjectError: ")
     assert errors[EDIT.id] is errors[SECOND.id] is None

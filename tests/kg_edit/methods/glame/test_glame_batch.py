@@ -56,9 +56,10 @@ def test_edit_whose_object_is_not_in_the_graph_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs a knowledge graph"):
         find_method("glame-batch")(model, find_method("glame-batch").config_class())
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
-    first, failed = joint("glame-batch", model).edit_each([EDIT, broken])
+    required = joint("glame-batch", model, graph={"require": True})
+    first, failed = required.edit_each([EDIT, broken])
     assert isinstance(failed, GraphError) and isinstance(first, WeightPatch)
     with pytest.raises(GraphError):
-        joint("glame-batch", model).check([broken])
+        required.check([broken])
     subgraph = joint("glame-batch", model).subgraph(EDIT)
     assert isinstance(subgraph, nx.MultiDiGraph) and subgraph.number_of_edges() > 0

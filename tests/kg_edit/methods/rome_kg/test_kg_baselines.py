@@ -164,17 +164,21 @@ def test_number_of_facts_of_a_kind_is_a_setting(name: str) -> None:
 
 
 @both
-def test_object_without_statements_is_edited_alone(name: str) -> None:
+@pytest.mark.parametrize("target", ["Paris", "Atlantis"])
+def test_object_without_statements_is_edited_alone(name: str, target: str) -> None:
+    """Whether the graph has no statement of o*, or not even o*."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
-    bare = FRANCE.model_copy(update={"target_new": "Paris"})
-    patch = with_graph(model).edit([bare])
-    assert_same(patch, plain(model).edit([bare]))
+    alone = FRANCE.model_copy(update={"target_new": target})
+    chosen = with_graph(model)
+    patch = chosen.edit([alone])
+    assert_same(patch, plain(model).edit([alone]))
     assert not patch.edits[0].get("requests")
+    assert chosen.stated == {"france": False}
 
 
 @both
 def test_object_that_is_not_in_the_graph_is_refused(name: str) -> None:
-    chosen = MAKERS[name][0](tiny("llama"))
+    chosen = MAKERS[name][0](tiny("llama"), graph={"require": True})
     stranger = FRANCE.model_copy(update={"target_new": "Atlantis"})
     for refuse in (
         lambda: chosen.edit([stranger]),
