@@ -105,7 +105,7 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
         model = LanguageModel.load(options.model)
         method = method_class(model, config, graph=graph)
         # Saves the patch after each edit, then asks every prompt.
-        rows = run_edits(method, model, edits, options.out, force=options.force)
-        for row in rows:
+        run = run_edits(method, model, edits, options.out, force=options.force)
+        for row in run.rows:
             unedited, edited = row.unedited.text, row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,13 +38,19 @@ from kg_edit.storage.run_folder import replace_run
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
-    from kg_edit.reports.edit_run import EditFolder
-    from kg_edit.reports.probes import ReportRow
-    from kg_edit.reports.report import Verdict
+    from kg_edit.reports.edit_run import EditFolder, EditRun
 
 Force = Annotated[
     bool,
     typer.Option("--force", help="Accept edits so large that they probably break the model.", rich_help_panel=CHECKS),
+]
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--alone/--no-alone",
+        help="Make each failed edit alone as well, to see which fail only together.",
+        rich_help_panel=CHECKS,
+    ),
 ]
 RequireSuccess = Annotated[
     bool,
@@ -84,6 +89,7 @@ def edit(
     chat: AsChat = None,
     both_forms: BothForms = False,
     force: Force = False,
+    alone: Alone = True,
     require_success: RequireSuccess = False,
     log: Log = None,
     dtype: Dtype = "auto",
@@ -131,15 +137,15 @@ def edit(
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
         made = chosen.on(language_model)
-        make = partial(folder.run, made, usable, force=force, callbacks=callbacks)
-        rows = replace_run(out, make, overwrite=overwrite)
+        make = partial(folder.run, made, usable, force=force, alone=alone, callbacks=callbacks)
+        run = replace_run(out, make, overwrite=overwrite)
     chosen.note_layer(folder.path)
 
-    verdict = _show(rows, folder)
+    _show(run, folder)
     report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
-    if require_success and verdict.failed:
+    if require_success and run.verdict.failed:
         raise typer.Exit(1)
 
 
@@ -167,17 +173,18 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     _show(replace_run(out, make, overwrite=overwrite), folder)
 
 
-def _show(rows: Sequence[ReportRow], folder: EditFolder) -> Verdict:
-    """Print the table of the probes, how many edits succeeded, and the files; return the verdict."""
-    from kg_edit.reports.report import Verdict, terminal_table
+def _show(run: EditRun, folder: EditFolder) -> None:
+    """Print the table of the probes, how many edits succeeded, what helps the others, and the files."""
+    from kg_edit.reports.report import terminal_table
 
-    console, verdict = stdout(), Verdict.of(rows)
-    console.print(terminal_table(rows))
+    console, verdict = stdout(), run.verdict
+    console.print(terminal_table(run.rows))
     console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
+    for line in verdict.advice:
+        console.print(f"- {plain(line)}")
     where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
     if len(f"{where} {names}") <= console.width:
         console.print(f"{where} {names}", soft_wrap=True)
     else:  # the path stays whole, on a line of its own
         console.print(where, soft_wrap=True)
         console.print(names)
-    return verdict

@@ -186,6 +186,7 @@ def edit(
 
     - `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
     """
+    from kg_edit.edits.edit import without_repeats
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.ledger.log import open_store
@@ -200,7 +201,7 @@ def edit(
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
-    wanted = in_form(file.edits, chat, both=both_forms)
+    wanted, _ = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
         method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
     )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import (
@@ -192,6 +192,34 @@ def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
         return model.model_validate(dict(fields))
     except ValidationError as error:
         raise EditError(faults_of(error, model)) from None
+
+
+def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tuple[str, str], ...]]:
+    """Leave out edits that are equal to an earlier one in all fields but the id.
+
+    Returns:
+        The edits that are left, and (id, id of the earlier edit) of each that is left out.
+    """
+    first: dict[str, Edit] = {}
+    repeats = []
+    for edit in edits:
+        same = first.setdefault(edit.model_dump_json(exclude={"id"}), edit)
+        if same is not edit:
+            repeats.append((edit.id, same.id))
+    return tuple(first.values()), tuple(repeats)
+
+
+def opposed(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
+    """Return (id, id of the earlier edit) of each edit whose fact an earlier one has with another new target."""
+    first: dict[tuple[str, bool], Edit] = {}
+    pairs = []
+    for edit in edits:
+        for form in edit.forms:
+            other = first.setdefault((edit.text, form), edit)
+            if other.target_new != edit.target_new:
+                pairs.append((edit.id, other.id))
+                break
+    return tuple(pairs)
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:

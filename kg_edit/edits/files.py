@@ -102,7 +102,7 @@ def read_edits(
     unit = unit_of(path)
     by_id: dict[str, int] = {}
     by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the first row of the fact
-    repeated: list[tuple[int, int]] = []
+    repeated: list[tuple[int, int, str]] = []
     for number, row in rows:
         try:
             if isinstance(row, EditError):
@@ -122,7 +122,9 @@ def read_edits(
             problems += [RowProblem(path, number, fault) for fault in error.faults]
             continue
         edits.append(edit)
-        repeated += [(number, first)] if first else []
+        if first:
+            once = edit.model_copy(update={"id": same.id}) == same
+            repeated.append((number, first, "once" if once else "twice"))
         by_id[edit.id] = number
         by_fact[edit.subject, edit.prompt] = number, edit
 
@@ -132,9 +134,11 @@ def read_edits(
         others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
         raise EditFileError(f"{problems[0]}{others}")
     if repeated and not allow_conflicts:
-        number, first = repeated[0]
+        number, first, times = repeated[0]
         more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
-        log.warning("%s: %s %d is the edit of %s %d again%s; it is made twice", path, unit, number, unit, first, more)
+        log.warning(
+            "%s: %s %d is the edit of %s %d again%s; it is made %s", path, unit, number, unit, first, more, times
+        )
     skipped = len(rows) - len(edits)
     log.info("%s: read %s, skipped %s", path, _count(len(edits), "edit"), _count(skipped, "row"))
     return EditFile(tuple(edits), tuple(problems))

@@ -12,7 +12,7 @@ import networkx as nx
 from pydantic import ValidationError
 
 from kg_edit.callbacks import Callback, LossLines, read_losses
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, opposed, without_repeats
 from kg_edit.errors import KgEditError, OutputError
 from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
@@ -20,9 +20,11 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
+from kg_edit.reports.alone import make_alone, read_alone
 from kg_edit.reports.probes import ReportRow, check_probes
-from kg_edit.reports.report import before_and_after, markdown
+from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
+from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock
 from kg_edit.version import __version__
@@ -32,7 +34,30 @@ from wikidata_cache.view.svg import draw
 log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
-LOSSES, PAGE = "losses.jsonl", "report.html"
+LOSSES, PAGE, VERDICT = "losses.jsonl", "report.html", "report.json"
+FEW = 3  # edits; a method that makes more in sequence says so before it starts
+_IN_SEQUENCE = (
+    "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil earlier "
+    "ones; --method alphaedit makes them all at once"
+)
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """The result of `run_edits`. As text it is the verdict, and a line for each advice.
+
+    Attributes:
+        folder: the folder of the run.
+        rows: the readings of every probe on the unedited and on the edited model.
+        verdict: which edits succeeded, why others failed, and what helps.
+    """
+
+    folder: Path
+    rows: BeforeAfter
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.verdict), *self.verdict.advice])
 
 
 @dataclass(frozen=True)
@@ -55,18 +80,19 @@ class EditFolder:
         edits: Sequence[Edit],
         *,
         force: bool = False,
+        alone: bool = True,
         callbacks: Sequence[Callback] = (),
-    ) -> tuple[ReportRow, ...]:
-        """Make the edits by `run_edits`, draw the first one's subgraph, and return the rows of the report."""
-        rows = run_edits(method, method.model, edits, self.path, force=force, callbacks=callbacks)
+    ) -> EditRun:
+        """Make the edits by `run_edits`, draw the first one's subgraph, and return the run."""
+        run = run_edits(method, method.model, edits, self.path, force=force, alone=alone, callbacks=callbacks)
         draw_subgraph(method, edits[0], self.path)
-        return rows
+        return run
 
     @property
     def files(self) -> tuple[str, ...]:
         """Return the names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
         pictures = sorted(file.name for file in self.path.glob("subgraph-*.svg"))
-        names = (PATCH, RECORDS, LOSSES, REPORT, PAGE, *pictures)
+        names = (PATCH, RECORDS, LOSSES, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.path / name).is_file())
 
 
@@ -77,14 +103,15 @@ def run_edits(
     out: str | Path,
     *,
     force: bool = False,
+    alone: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
-) -> tuple[ReportRow, ...]:
+) -> EditRun:
     """Make ``edits`` one after the other and write a folder; started again, the run continues where it stopped.
 
-    The folder has patch.safetensors, records.jsonl, report.md, report.html and run.json, and losses.jsonl with the loss
-    at every step of every edit, if the method minimises a loss. Nothing is written before all edits are checked and the
-    method is prepared.
+    The folder has patch.safetensors, records.jsonl, report.json, report.md, report.html and run.json, losses.jsonl with
+    the loss at every step of every edit, if the method minimises a loss, and alone.jsonl if an edit failed. Nothing is
+    written before all edits are checked and the method is prepared. An edit that repeats an earlier one is made once.
 
     Args:
         method: the method, on ``model``.
@@ -93,30 +120,35 @@ def run_edits(
         out: the folder. A run is resumed only with the same method, model and edits.
         force: accept edits that would probably break the model (`kg_edit.patches.guards`); else such an edit stops the
             run before it is added to the patch.
+        alone: make each failed edit alone as well, to see which ones fail only together (at most
+            `kg_edit.reports.alone.MOST`).
         callbacks: receive the losses of every descent.
         progress: show progress bars; not on a terminal, log lines.
 
     Returns:
-        The readings of every probe on the unedited and on the edited model.
+        The rows of the report and the verdict.
 
     Raises:
         OutputError: ``out`` holds another run, can't be written, or another process works on it.
         PatchError: an edit is too large.
         KgEditError: an edit can't be made; the edits before it are in ``patch.partial.safetensors``.
     """
-    out = Path(out)
+    out, given = Path(out), edits
+    edits, repeats = without_repeats(given)
     method.check(edits)
     check_probes(model, edits)
     settings = {
         "job": "edit",
         **method_settings(method, model),
-        "edits": len(edits),
+        "edits": len(given),
         **chat_settings(model, edits),
-        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in given]),
         "kg_edit": __version__,
     }
     check_folder(out, settings)
     if not (out / PATCH).is_file():
+        if len(edits) > FEW and not method.joint and method.kind == "weights":
+            log.warning(_IN_SEQUENCE, method.name, len(edits))
         method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
@@ -125,19 +157,43 @@ def run_edits(
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
         # The rows of an earlier run are read, not computed again; the report is written last: with it, all is there
         known = known_rows(out / RECORDS, edits)
-        if known and (out / REPORT).is_file():
-            return known
-        rows = known or before_and_after(model, patch, edits, progress=progress)
-        write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        rows = BeforeAfter(known) if known else before_and_after(model, patch, edits, progress=progress)
+        if not known:
+            write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        verdict = Verdict.of(rows)
+        if alone and len(edits) > 1:
+            failed = {result.edit for result in verdict.failed}
+            make_alone(method, [edit for edit in edits if edit.id in failed], out, progress=progress)
+        verdict = Verdict.of(
+            rows,
+            joint=method.joint,
+            tokens={edit.id: len(_target(model, edit)) for edit in edits},
+            alone=read_alone(out),
+            repeats=repeats,
+            opposes=opposed(edits),
+        )
+        run, written = EditRun(out, rows, verdict), f"{verdict.model_dump_json(indent=1)}\n"
+        if known and (out / REPORT).is_file() and _text(out / VERDICT) == written:
+            return run
         graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
         try:
             curves = read_losses(out / LOSSES)
         except OutputError as error:  # a damaged file costs the curves, not the report
             log.warning("the report has no loss curves: %s", error)
             curves = {}
-        write_text(out / PAGE, report_page(rows, patch, curves=curves, graphs=graphs))
-        write_text(out / REPORT, markdown(rows, patch))
-        return rows
+        write_text(out / PAGE, report_page(rows, patch, verdict=verdict, curves=curves, graphs=graphs))
+        write_text(out / VERDICT, written)
+        write_text(out / REPORT, markdown(rows, patch, verdict))
+        return run
+
+
+def _target(model: LanguageModel, edit: Edit) -> Sequence[int]:
+    """Return the token ids of an edit's new target, after its prompt."""
+    return (model.in_chat() if edit.forms[0] else model).encode(edit.text, target=edit.target_new).target_ids
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def _patch(

@@ -1,4 +1,4 @@
-"""Report what a patch changed: ask the unedited and the edited model, the verdict, tables for people and programs.
+"""Report what a patch changed: ask the unedited and the edited model, tables for people and programs.
 
 `kg_edit.reports.report_page` shows the same as an HTML page, with pictures.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -17,14 +16,12 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
+from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_NAMED = 10  # failed edits that a verdict names, at most
-_LONG = 100  # characters of a text in a verdict; the table has all of it
 
 
 class BeforeAfter(tuple[ReportRow, ...]):
@@ -78,37 +75,6 @@ def before_and_after(
     )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The edits that succeeded and those that failed: "4 of 5 edits succeeded; 1 failed: row-3 (…)"."""
-
-    succeeded: tuple[ReportRow, ...]
-    failed: tuple[ReportRow, ...]
-
-    @classmethod
-    def of(cls, rows: Sequence[ReportRow]) -> Verdict:
-        """Return the verdict over the edits' own prompts among ``rows``."""
-        own = [row for row in rows if row.probe.kind == "rewrite"]
-        return cls(tuple(row for row in own if row.edited.success), tuple(row for row in own if not row.edited.success))
-
-    @property
-    def counted(self) -> str:
-        """Return the verdict without the failed edits."""
-        return f"{len(self.succeeded)} of {len(self.succeeded) + len(self.failed)} edits succeeded"
-
-    def __str__(self) -> str:
-        if not self.failed:
-            return self.counted
-        named = []
-        for row in self.failed[:_NAMED]:
-            texts = (row.probe.prompt, row.probe.wanted, row.edited.text)
-            prompt, target, text = (text if len(text) <= _LONG else f"{text[: _LONG - 1]}…" for text in texts)
-            likelier = ", though the target is more likely than the old one" if row.edited.right else ""
-            named.append(f"{row.edit} ({prompt!r}: target {target!r}, generated {text!r}{likelier})")
-        more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""
-        return f"{self.counted}; {len(self.failed)} failed: {'; '.join(named)}{more}"
-
-
 _HEADER = ("", "prompt", "target", "unedited", "edited", "nats/token")
 _SHORT_HEADER = ("", "prompt → target", "unedited", "edited", "nats")
 _COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
@@ -144,10 +110,12 @@ def headline(patch: Patch) -> str:
     return one_line(f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}")
 
 
-def markdown(rows: Sequence[ReportRow], patch: Patch) -> str:
-    """Return the report as Markdown, with `headline` as its title."""
-    verdict = f"**{escaped_markdown(one_line(str(Verdict.of(rows))))}**"
-    lines = [f"# {escaped_markdown(headline(patch))}", "", verdict, "", escaped_markdown(patch.summary), ""]
+def markdown(rows: Sequence[ReportRow], patch: Patch, verdict: Verdict | None = None) -> str:
+    """Return the report as Markdown, with `headline` as its title; ``verdict`` is by default that of the rows alone."""
+    verdict = verdict or Verdict.of(rows)
+    advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.advice]
+    lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
+    lines += [*advice, *[""] * bool(advice), escaped_markdown(patch.summary), ""]
     return "\n".join([*lines, *_table(rows), "", escaped_markdown(note(rows)), ""])
 
 

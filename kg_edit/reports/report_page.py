@@ -25,7 +25,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.probes import Kind, Reading, ReportRow
-from kg_edit.reports.report import Verdict, headline, label, note, sign
+from kg_edit.reports.report import headline, label, note, sign
+from kg_edit.reports.verdict import Verdict
 from kg_edit.text.display import one_line
 from wikidata_cache.view import svg
 from wikidata_cache.view.content import with_old_edge
@@ -96,13 +97,19 @@ class _Entry:
 
 
 def report_page(
-    rows: Sequence[ReportRow], patch: Patch, *, curves: Mapping[str, Curve] | None = None, graphs: Graphs | None = None
+    rows: Sequence[ReportRow],
+    patch: Patch,
+    *,
+    verdict: Verdict | None = None,
+    curves: Mapping[str, Curve] | None = None,
+    graphs: Graphs | None = None,
 ) -> str:
     """Return the page of a run as HTML.
 
     Args:
         rows: the probes, in the order of the edits.
         patch: the change.
+        verdict: the verdict; by default that of the rows alone.
         curves: the losses by edit, or by batch (``first..last``).
         graphs: each edit's subgraph, or a text why there is none.
     """
@@ -115,7 +122,7 @@ def report_page(
     script = _template("report.js")
     parts = {
         "TITLE": escape(headline(patch)),
-        "VERDICT": _verdict(entries),
+        "VERDICT": _verdict(entries, verdict or Verdict.of(rows)),
         "SUMMARY": _text(patch.summary),
         "TILES": _tiles(rows),
         "OVERVIEW": _overview(entries) if several else "",
@@ -166,17 +173,18 @@ def _entries(
     )
 
 
-def _verdict(entries: Sequence[_Entry]) -> str:
-    """Return the number of edits that succeeded, in the colour of the result, and links to the others."""
-    verdict = Verdict.of([row for entry in entries for row in entry.rows])
+def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
+    """Return the number of edits that succeeded, in the colour of the result, links to the others, and the advice."""
     kind = "good" if not verdict.failed else "warn" if verdict.succeeded else "bad"
     counted = f'<span class="{kind}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.own.edited.success]
+    advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.advice)
+    advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
     if not failed:
-        return counted
+        return f'<p class="verdict">{counted}</p>{advice}'
     links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS])
     more = f" and {len(failed) - _LINKS} more" if len(failed) > _LINKS else ""
-    return f"{counted}; {len(failed)} failed: {links}{more}"
+    return f'<p class="verdict">{counted}; {len(failed)} failed: {links}{more}</p>{advice}'
 
 
 def _tiles(rows: Sequence[ReportRow]) -> str:

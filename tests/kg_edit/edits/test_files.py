@@ -105,7 +105,7 @@ def test_repeated_row_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
     caplog.set_level("INFO")
     assert len(read_edits(write(tmp_path, "edits.csv", HEADER + ROW + ROW)).edits) == 2
     (warned, counted) = caplog.messages
-    assert "line 3 is the edit of line 2 again; it is made twice" in warned
+    assert "line 3 is the edit of line 2 again; it is made once" in warned
     assert counted.endswith("read 2 edits, skipped 0 rows")
 
 

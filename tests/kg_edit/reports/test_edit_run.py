@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 
 from kg_edit.callbacks import read_losses
 from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit, opposed
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.methods.glame.method import Glame
+from kg_edit.methods.registry import find_method
 from kg_edit.methods.rome.method import RankOneMethod, Rome, RomeConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
-from kg_edit.reports.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.reports.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, VERDICT, draw_subgraph, run_edits
 from kg_edit.reports.probes import ReportRow
+from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.run_folder import PATCH, folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
@@ -33,7 +36,7 @@ EDITS = (EDIT, SECOND)
 
 def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow, ...]:
     model = tiny("llama")
-    return run_edits(method(name, model, **settings), model, EDITS, out, progress=False)
+    return run_edits(method(name, model, **settings), model, EDITS, out, progress=False).rows
 
 
 def test_files_have_what_is_returned(tmp_path: Path) -> None:
@@ -208,3 +211,59 @@ def test_subgraph_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="the patch and the report are complete"):
         draw_subgraph(glame, EDIT, tmp_path / "file")
+
+
+def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two edits of a subject spoils the other one, which succeeds alone."""
+    own = {"subject": "LeBron James", "prompt": "{} plays for", "target_new": "Rome"}
+    other = own | {"prompt": "{} was born in", "target_new": "Italy"}
+    third = {"subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome"}
+    edits = [Edit(id=str(place), **fields) for place, fields in enumerate((own, other, third, third), 1)]
+    model = tiny("llama")
+
+    def made(**options: bool) -> edit_run.EditRun:
+        method = find_method("ft-m").on(model, settings={"steps": 60, "learning_rate": 2e-2})
+        return run_edits(method, model, edits, tmp_path / "out", force=True, progress=False, **options)
+
+    first = made(alone=False)
+    assert [result.alone for result in first.verdict.failed] == [None]
+    second = made()
+    (spoiled,) = second.verdict.spoiled
+    assert second.rows == first.rows
+    assert second.verdict.repeats == (("4", "3"),)
+    together, repeated = second.verdict.advice
+    assert (
+        together.startswith(f"{spoiled.edit} fail only together")
+        and repeated == "4 repeats 3 exactly, and was made once"
+    )
+    stored = json.loads((tmp_path / "out" / VERDICT).read_text())
+    assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
+    for name in (REPORT, PAGE):
+        assert "fail only together" in (tmp_path / "out" / name).read_text()
+    monkeypatch.setattr("kg_edit.reports.alone.read", None)
+    assert made() == second == made(alone=False), "what was tried is not tried again"
+
+
+def test_sequence_of_several_edits_says_so_before_it_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = [EDIT.model_copy(update={"id": str(number), "target_new": f"Rome{number}"}) for number in range(4)]
+
+    def fail(*_: object) -> None:
+        raise CovarianceError("stop here")
+
+    for name, said in (("rome", True), ("memit", False)):
+        caplog.clear()
+        made = find_method(name).on(tiny("llama"))
+        monkeypatch.setattr(made, "prepare", fail)
+        with pytest.raises(CovarianceError):
+            run_edits(made, made.model, edits, tmp_path, progress=False)
+        assert any("rome makes the 4 edits in sequence" in line for line in caplog.messages) == said
+
+
+def test_contradiction_in_python_is_in_the_verdict() -> None:
+    other = EDIT.model_copy(update={"id": "x", "target_new": "Rome"})
+    assert opposed([EDIT, SECOND, other, EDIT]) == (("x", EDIT.id),)
+    assert opposed([EDIT, other.in_chat()]) == (), "one form does not reach the other"
+    (line,) = Verdict.of([], opposes=[("x", "1")]).advice
+    assert line == "x contradicts 1: one fact, two targets; keep one of them"

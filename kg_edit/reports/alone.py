@@ -1,0 +1,70 @@
+"""Make each failed edit of a run alone: does it fail only together with the others?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods import EditingMethod
+from kg_edit.patches.base import Patch
+from kg_edit.reports.probes import probes, read
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from wikidata_cache.progress import Bar
+
+ALONE = "alone.jsonl"
+MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause
+_TOGETHER = 8  # edits in one call of `edit_each`, and between two writes to the file
+
+
+class AloneLine(BaseModel):
+    """A line of ``alone.jsonl``: what the model generates after the edit alone, or the error that it raised."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    edit: str
+    succeeded: bool
+    generated: str = ""
+    error: str = ""
+
+
+def read_alone(folder: Path) -> dict[str, bool]:
+    """Return whether each edit that was made alone succeeded, by id.
+
+    Raises:
+        OutputError: a line is no `AloneLine`.
+    """
+    drop_cut_line(folder / ALONE)
+    return {line.edit: line.succeeded for line in read_lines(folder / ALONE, AloneLine)}
+
+
+def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, progress: bool = False) -> None:
+    """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line for it.
+
+    Args:
+        method: the method, on the unedited model.
+        edits: the failed edits, of which the first `MOST` are made; those in the file are not made again.
+        folder: the folder of the run.
+        progress: whether to show a progress bar.
+
+    Raises:
+        OutputError: the file can't be written, or a line of it can't be read.
+    """
+    known, model = read_alone(folder), method.model
+    method.start_anew()  # what the run's edits left for later ones
+    left = [edit for edit in edits[:MOST] if edit.id not in known]
+    with Bar(title="failed edits alone", unit="edit", total=len(left), shown=progress) as bar:
+        for start in range(0, len(left), _TOGETHER):
+            some, lines = left[start : start + _TOGETHER], []
+            for edit, patch in zip(some, method.edit_each(some), strict=True):
+                if isinstance(patch, Patch):
+                    own, *_ = probes(model, edit)
+                    with patch.applied(model) as edited:
+                        (reading,) = read(edited, [own])
+                    lines.append(AloneLine(edit=edit.id, succeeded=reading.success, generated=reading.text))
+                else:
+                    lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
+            append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
+            bar.update(len(some))

@@ -1,0 +1,167 @@
+"""The verdict of an edit run: which edits succeeded, why others failed, and what helps.
+
+Every number comes from greedy decoding of the edits' own prompts, as in the report's table. A failed edit that was also
+made alone (`kg_edit.reports.alone`) is known to fail only together with the others, or always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from kg_edit.reports.probes import ReportRow
+
+LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
+_FOR_LONG = "--method ike puts such a fact into the prompt instead of the weights"
+_TOGETHER = "; --method alphaedit makes all edits at once"
+_NAMED = 10  # edits that a line names, at most
+_LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
+
+
+def _ids(results: Sequence[EditResult]) -> str:
+    more = f" and {len(results) - _NAMED} more" if len(results) > _NAMED else ""
+    return ", ".join(result.edit for result in results[:_NAMED]) + more
+
+
+class EditResult(BaseModel):
+    """What became of one edit.
+
+    Attributes:
+        edit: the edit's id.
+        prompt: its prompt.
+        target: what the model should generate after it.
+        generated: what the edited model generates.
+        succeeded: whether that begins with the target.
+        likelier: whether the target is more likely than the old object.
+        known: whether the unedited model generates the target, so that there was nothing to edit.
+        tokens: the number of the target's tokens; None: not counted.
+        alone: of a failed edit, whether it succeeds when it is made alone; None: it was not tried.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    edit: str
+    prompt: str
+    target: str
+    generated: str
+    succeeded: bool
+    likelier: bool
+    known: bool
+    tokens: int | None = None
+    alone: bool | None = None
+
+
+class Verdict(BaseModel):
+    """The results of all edits of a run: "4 of 5 edits succeeded; 1 failed: row-3 (…)", and `advice`.
+
+    Attributes:
+        joint: whether the method makes all edits at once, and not in sequence.
+        edits: the results, in the order of the edits.
+        repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
+        opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    joint: bool = False
+    edits: tuple[EditResult, ...]
+    repeats: tuple[tuple[str, str], ...] = ()
+    opposes: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[ReportRow],
+        *,
+        joint: bool = False,
+        tokens: Mapping[str, int] | None = None,
+        alone: Mapping[str, bool] | None = None,
+        repeats: Sequence[tuple[str, str]] = (),
+        opposes: Sequence[tuple[str, str]] = (),
+    ) -> Verdict:
+        """Return the verdict over the edits' own prompts among ``rows``.
+
+        Args:
+            rows: the rows of the report.
+            joint: as the attribute.
+            tokens: the number of tokens of each edit's target, by id.
+            alone: by the ids of failed edits that were also made alone, whether they then succeeded.
+            repeats: as the attribute.
+            opposes: as the attribute.
+        """
+        results = tuple(
+            EditResult(
+                edit=row.edit,
+                prompt=row.probe.prompt,
+                target=row.probe.wanted,
+                generated=row.edited.text,
+                succeeded=row.edited.success,
+                likelier=row.edited.right,
+                known=row.unedited.success,
+                tokens=(tokens or {}).get(row.edit),
+                alone=None if row.edited.success else (alone or {}).get(row.edit),
+            )
+            for row in rows
+            if row.probe.kind == "rewrite"
+        )
+        return cls(joint=joint, edits=results, repeats=tuple(repeats), opposes=tuple(opposes))
+
+    @property
+    def succeeded(self) -> tuple[EditResult, ...]:
+        """The edits after which the model generates the target."""
+        return tuple(result for result in self.edits if result.succeeded)
+
+    @property
+    def failed(self) -> tuple[EditResult, ...]:
+        """The other edits."""
+        return tuple(result for result in self.edits if not result.succeeded)
+
+    @property
+    def spoiled(self) -> tuple[EditResult, ...]:
+        """The failed edits that succeed when they are made alone: the other edits of the run spoil them."""
+        return tuple(result for result in self.failed if result.alone)
+
+    @property
+    def counted(self) -> str:
+        """Return the verdict without the failed edits."""
+        return f"{len(self.succeeded)} of {len(self.edits)} edits succeeded"
+
+    @computed_field  # type: ignore[prop-decorator] # also in report.json
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """One line for each cause: what was seen, and what helps if something was measured to help."""
+        lines = []
+        if self.spoiled:
+            lines.append(
+                f"{_ids(self.spoiled)} fail only together with the other edits of this run; made alone they succeed"
+                f"{'' if self.joint else _TOGETHER}"
+            )
+        left = [result for result in self.failed if not result.alone]
+        if long := [result for result in left if (result.tokens or 0) > LONG]:
+            sizes = sorted({result.tokens or 0 for result in long})
+            size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+            lines.append(f"{_ids(long)}: a target of {size} tokens; {_FOR_LONG}")
+        if always := [result for result in left if result not in long and result.alone is False]:
+            lines.append(f"{_ids(always)}: made alone, the edit fails too")
+        if known := [result for result in self.edits if result.known]:
+            lines.append(f"{_ids(known)}: the unedited model generates this target already; no edit is needed")
+        lines += [f"{edit} repeats {first} exactly, and was made once" for edit, first in self.repeats[:_NAMED]]
+        lines += [
+            f"{edit} contradicts {first}: one fact, two targets; keep one of them"
+            for edit, first in self.opposes[:_NAMED]
+        ]
+        return tuple(lines)
+
+    def __str__(self) -> str:
+        if not self.failed:
+            return self.counted
+        named = []
+        for result in self.failed[:_NAMED]:
+            texts = (result.prompt, result.target, result.generated)
+            cut = (text if len(text) <= _LONG_TEXT else f"{text[: _LONG_TEXT - 1]}…" for text in texts)
+            prompt, target, text = cut
+            likelier = ", though the target is more likely than the old one" if result.likelier else ""
+            named.append(f"{result.edit} ({prompt!r}: target {target!r}, generated {text!r}{likelier})")
+        more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""
+        return f"{self.counted}; {len(self.failed)} failed: {'; '.join(named)}{more}"
