@@ -13,37 +13,19 @@
 # %% [markdown]
 # # Follow one edit
 #
-# A language model believes that Spike Hughes comes from London. We change one fact, *Spike Hughes originates from
-# Philadelphia*, with GLAME, one step at a time: the key, the value, the graph network, the loss, the solve. At the
-# end one call of the library gives the same numbers. Everything here runs offline.
+# We change one fact in a language model, *Spike Hughes originates from Philadelphia*, with GLAME, one step at a time:
+# the key, the value, the graph network, the loss, the solve. At the end one call of the library makes the same patch,
+# to the last bit. Everything here runs offline.
 
 # %%
-import warnings
 from pathlib import Path
-from tempfile import mkdtemp
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import Markdown, display
-from transformers.utils import logging as transformers_logging
 
-from kg_edit.edits.edit import Edit, Question
-from kg_edit.locate_then_edit.descent import optimise_values
-from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.methods.glame.method import Glame, GlameConfig
-from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.reports.probes import compare_probes
-from kg_edit.reports.report import markdown
-from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.subgraphs.options import SubgraphOptions
-
-transformers_logging.disable_progress_bar()
-folder = Path(mkdtemp())
-BLUE, ORANGE, GREY = "#0b5cad", "#c2620a", "#9aa7b1"
+from kg_edit import Edit, Glame, LanguageModel, Question, before_and_after
+from wikidata_cache import SubgraphOptions, WikidataCache, packaged_extract
 
 # %% [markdown]
 # ## 1. The edit
@@ -88,8 +70,14 @@ graph.show(static=True)
 # alike whatever precedes it, and different for other people.
 
 # %%
+from kg_edit.locate_then_edit.states import other_keys, subject_states
+from kg_edit.methods.rome.method import rank_one_update
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import weight_matrix
+
+BLUE, ORANGE, GREY = "#0b5cad", "#c2620a", "#9aa7b1"
 model = LanguageModel.load("smollm2-135m")
-glame = Glame(model, GlameConfig.preset("default", {"per_node": 12}), graph=cache, progress=False)
+glame = Glame.on(model, settings={"per_node": 12}, graph=cache)
 weight = weight_matrix(model.down_projection(glame.layer)).detach()
 with untouched(model):
     request = glame.request(edit)  # the prompt in every context, with its target
@@ -159,7 +147,8 @@ axis.set_yticks(range(len(labels)), labels, fontsize=8)
 axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=45, ha="right")
 figure.colorbar(drawn, label="cosine", shrink=0.7)
 plt.show()
-print(len(inputs.nodes), "entities,", inputs.edges.shape[1], f"edges; |z| at first: {change.change().norm():.1f}")
+assert change.change().norm() == 0
+print(len(inputs.nodes), "entities,", inputs.edges.shape[1], "edges")
 
 # %% [markdown]
 # ## 6. The loss
@@ -168,11 +157,8 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], f"edges; |z| at fir
 # R-GNN learns by gradient descent until their sum is small and the target is what the model predicts. The loss falls:
 
 # %%
-with untouched(model):
-    objective = glame.objective(model, [edit], [request])
-    change, _ = glame.proposal(edit, objective.value[0])
-    (descent,) = optimise_values(objective, [change], glame.config)
-total, nll, kl = zip(*descent.losses, strict=True)
+(value,) = glame.find_values([edit], [request])
+total, nll, kl = zip(*value.descent.losses, strict=True)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
 left.plot(total, color=BLUE, marker="o", ms=3, label="loss")
 left.plot(nll, color=ORANGE, ls="--", label="nll of Philadelphia")
@@ -184,25 +170,35 @@ for axis in (left, right):
     axis.set_xlabel("evaluation of the loss")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
 plt.show()
-z = descent.change
+z = value.descent.change
+assert z.norm() <= limit * (1 + 1e-5)
 print(f"{len(total)} evaluations; |z| = {z.norm():.1f}, |m| = {values[0].norm():.1f}")
 
 # %% [markdown]
 # ## 7. The solve
 # Now the weight W must answer this key with m\*, and every other key as before, as well as it can. There is one best
 # answer to that, in closed form: W + left rightᵀ, one column and one row. It needs to know which keys are common: C,
-# the mean of k kᵀ over 16,384 tokens that the model wrote.
+# the mean of k kᵀ over 16,384 tokens that the model wrote, and with the weight `hold` the keys of the prompts' other
+# tokens, which should change little too.
 #
 # The new weight gives m\* for the key to five digits. For other keys, by how much does its answer change?
 
 # %%
-bare_key, mean_key = objective.bare_key[0], objective.mean_key[0]
+with untouched(model):
+    others = other_keys(model, request.rewrites, glame.layer)
 update = rank_one_update(
-    change=z, mean_key=mean_key, bare_key=bare_key, covariance=glame.covariance, weight=weight, variant=glame.config.key
+    change=z,
+    mean_key=value.mean_key,
+    bare_key=value.bare_key,
+    covariance=glame.covariance,
+    weight=weight,
+    variant=glame.config.key,
+    others=others,
+    hold=glame.config.hold,
 )
 left_factor, right_factor = update.left[:, 0], update.right[:, 0]
-reached = left_factor * (right_factor @ bare_key)
-print(f"distance from z: {float((reached - z).norm() / z.norm()):.0e} of its norm")
+reached = left_factor * (right_factor @ value.bare_key)
+assert (reached - z).norm() < 1e-5 * z.norm()
 print(f"norm of the update {update.product.norm():.1f}, of the weight {weight.norm():.1f}")
 
 templates = [
@@ -228,14 +224,15 @@ plt.show()
 # %% [markdown]
 # ## 8. Before and after
 # Inside `with patch.applied(model)` the model is edited; after it, the weights are bit for bit as before. One call of
-# the library makes the same patch as all these steps:
+# the library makes the same patch as all these steps, which the second line makes sure of:
 
 # %%
 patch = glame.edit([edit])
-(made,) = patch.factors.values()
-print("the same update as above:", torch.allclose(made.product, update.product, rtol=1e-3, atol=1e-5))
-rows = compare_probes(model, patch, [edit])
-display(Markdown(markdown(rows, patch)))
+torch.testing.assert_close(patch.factors[model.weight_name(glame.layer)].product, update.product)
+before = weight.clone()
+rows = before_and_after(model, patch, [edit])
+assert torch.equal(weight, before)
+rows
 
 # %% [markdown]
 # Nats per token of the target: less is more likely. The arrow goes from before to after.
@@ -257,8 +254,9 @@ plt.show()
 
 # %% [markdown]
 # ## 9. Keep it
-# A file of a few kilobytes, with all that it was made from.
+# A file of a few kilobytes, with all that it was made from; `Patch.load` reads it.
 
 # %%
-path = patch.save(folder / "patch.safetensors")
-print(f"{path.stat().st_size / 1024:.0f} kB,", {name: pair.rank for name, pair in patch.factors.items()})
+with TemporaryDirectory() as folder:
+    path = patch.save(Path(folder) / "patch.safetensors")
+    print(f"{path.stat().st_size / 1024:.0f} kB,", {name: pair.rank for name, pair in patch.factors.items()})

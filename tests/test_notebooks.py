@@ -95,4 +95,9 @@ def test_the_committed_notebook_has_the_same_cells_and_outputs(source: Path) -> 
     committed = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     cells = [(cell.cell_type, cell.source) for cell in jupytext.read(source).cells]
     assert [(cell.cell_type, cell.source) for cell in committed.cells] == cells, "run: make notebooks"
-    assert any(cell.get("outputs") for cell in committed.cells if cell.cell_type == "code")
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert any(cell.get("outputs") for cell in code)
+    printed = [output.text for cell in code for output in cell.outputs if output.output_type == "stream"]
+    assert [text for text in printed if "False" in text] == [], (
+        "a claim is an assertion, which can't be printed as false"
+    )
