@@ -36,9 +36,7 @@ function addProbe(prompt = "", answer = "") {
   const item = make("li", {},
     make("label", { htmlFor: text.id, className: "away" }, "Prompt"), text, remove,
     make("div", { className: "of" }, make("label", { htmlFor: watched.id }, "Probability of"), watched));
-  // A long prompt takes several lines; Enter makes the edit, as in the other fields
-  const grow = () => { text.style.height = "auto"; text.style.height = `${text.scrollHeight + 2}px`; };
-  text.addEventListener("input", grow);
+  text.addEventListener("input", () => grow(text)); // Enter makes the edit, as in the other fields
   text.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); byId("form").requestSubmit(); } });
   remove.setAttribute("aria-label", "Remove this prompt");
   remove.addEventListener("click", () => {
@@ -48,11 +46,17 @@ function addProbe(prompt = "", answer = "") {
     limitProbes();
   });
   list.append(item);
-  grow();
+  grow(text);
   limitProbes();
   return text;
 }
 addProbe.count = 0;
+
+// A long prompt takes as many lines as it needs.
+function grow(text) {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight + 2}px`;
+}
 
 function limitProbes() {
   byId("add").hidden = Boolean(state) && byId("probes").children.length >= state.most_probes;
@@ -329,5 +333,6 @@ byId("example").addEventListener("click", () => fill(state.example));
 byId("draw").addEventListener("click", draw);
 byId("add-edit").addEventListener("click", addEdit);
 for (const name of ["subject", "prompt", "target_new"]) byId(name).addEventListener("input", preview);
+addEventListener("resize", () => document.querySelectorAll(".probe").forEach(grow));
 addProbe();
 start();
