@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,16 +34,23 @@ from kg_edit.cli.options import (
     Settings,
     Templates,
 )
+from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import replace_run
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
+    from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.reports.edit_run import EditFolder, EditRun
 
 Force = Annotated[
     bool,
     typer.Option("--force", help="Accept edits so large that they probably break the model.", rich_help_panel=CHECKS),
+]
+MANY = 1000  # edits; a run with more does not start without a question or --yes
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", help=f"Start a run of more than {MANY} edits without a question.", rich_help_panel=CHECKS),
 ]
 Alone = Annotated[
     bool,
@@ -90,6 +98,7 @@ def edit(
     both_forms: BothForms = False,
     force: Force = False,
     alone: Alone = True,
+    yes: Yes = False,
     require_success: RequireSuccess = False,
     log: Log = None,
     dtype: Dtype = "auto",
@@ -133,6 +142,9 @@ def edit(
     folder.check()
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
 
+    if len(usable) > MANY and not yes:
+        confirm_many(planned, len(usable), model, dtype, device)
+
     with open_callbacks(log or ()) as callbacks:
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
@@ -146,6 +158,40 @@ def edit(
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and run.verdict.failed:
+        raise typer.Exit(1)
+
+
+def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device: str) -> None:
+    """Show the memory that the edits will take, and ask whether to start; without a terminal, refuse.
+
+    Their time is not estimated: it is shown once the first edits are made.
+
+    Raises:
+        ConfigError: there is no terminal to ask on.
+        typer.Exit: the answer is no.
+    """
+    from kg_edit.models.loading import pick_dtype
+    from kg_edit.planning.machine import this_machine
+    from kg_edit.planning.memory import PLACES, estimate
+    from kg_edit.planning.shape import shape_of
+
+    machine = this_machine(device)
+    kind = pick_dtype(dtype, machine.device)
+    found = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
+    memory = [
+        f"{needed / 1e9:.1f} GB of {place} at the peak"
+        + (f", more than the {(found.available(place) or 0) / 1e9:.1f} GB free" if place in found.lacking else "")
+        for place in PLACES
+        if (needed := found.needed(place))
+    ]
+    what = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(f"{what}; add --yes to start them, or give fewer edits")
+    typer.echo(
+        f"{what}. The time that is left is shown after the first edits; Ctrl-C stops, and the same command resumes.",
+        err=True,
+    )
+    if not typer.confirm("Start?", err=True):
         raise typer.Exit(1)
 
 

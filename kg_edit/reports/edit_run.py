@@ -136,7 +136,7 @@ def run_edits(
     out, given = Path(out), edits
     edits, repeats = without_repeats(given)
     method.check(edits)
-    check_probes(model, edits)
+    check_probes(model, edits, progress=progress)
     settings = {
         "job": "edit",
         **method_settings(method, model),

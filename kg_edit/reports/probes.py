@@ -242,19 +242,22 @@ def _statement(kind: Kind, prompt: str, wanted: str, unwanted: str | None) -> Re
     return ReportProbe(kind=kind, prompt=shown, ask=text, score=text, wanted=wanted, unwanted=unwanted)
 
 
-def check_probes(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> None:
+def check_probes(
+    model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
+) -> None:
     """Encode every probe once, to find a prompt that can't be scored before an edit is computed.
 
     Args:
         model: the unedited model.
         edits: the edits whose probes are checked.
         chat: as in `probes`.
+        progress: whether to show a progress bar.
 
     Raises:
         PromptError: a prompt's end and the text after it can't be separated; a note names the edit.
         ModelError: a prompt and the text after it do not fit into the model's positions; a note names the edit.
     """
-    for edit in edits:
+    for edit in Bar(edits, title="checking", unit="edit", shown=progress, leave=False, delay=1.0):
         try:
             check_queries(model, [probe.query for probe in probes(model, edit, chat=chat)], tokens=_TOKENS)
         except KgEditError as error:

@@ -258,3 +258,21 @@ def test_log_is_closed_after_a_failed_run(edit: Run, place: Path, monkeypatch: p
     closed.clear()
     assert edit(*ROME, "--log", "file:a.jsonl", "--log", "flie:b.jsonl").code == 2
     assert closed == [Path("a.jsonl")]
+
+
+def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure is that of `kg-edit plan`, and nothing is loaded or written before the answer."""
+    two = rows(*({**GOOD, "target_new": f"Rome{number}", "subject": f"France{number}"} for number in range(2)))
+    (place / "edits.jsonl").write_bytes(two)
+    monkeypatch.setattr("kg_edit.cli.edit.MANY", 1)
+    message = "2 edits by rome take 0.5 GB of main memory at the peak (see kg-edit plan); add --yes to start them"
+    refused(edit, *ROME, message=message, out=place / "out")
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    for answer, code in ((False, 1), (True, 0)):
+        monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
+        asked = edit(*ROME, "--device", "cpu")
+        assert asked.code == code, asked.err
+        assert "The time that is left is shown after the first edits" in asked.err
+        assert (place / "out").exists() == (code == 0)
+    assert "take" not in edit(*ROME, "--yes").err
