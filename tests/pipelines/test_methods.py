@@ -93,6 +93,16 @@ def test_script_resumes_where_it_stopped(
     assert patch.read_bytes() == written
 
 
+def test_edit_that_would_break_the_model_is_refused_and_accepted_with_the_option_of_the_message(
+    script: Script, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = settings_of({**RANK_ONE, "statements": 1, "clamp_norm_factor": 1000.0})
+    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv", "--out", "out", *large)
+    assert script("rome_kg", *options) == 2
+    assert "add it anyway with --force" in " ".join(capsys.readouterr().err.split())
+    assert script("rome_kg", *options, "--force") == 0
+
+
 def test_mistake_in_a_setting_is_named(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("rome", "edits.jsonl", "--set", "stps=2") == 2
     message = capsys.readouterr().err
