@@ -18,34 +18,21 @@
 # compare` do it properly, with intervals.
 
 # %%
-import warnings
 from importlib.resources import as_file, files
-from pathlib import Path
-from tempfile import mkdtemp
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # text bars do
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from transformers.utils import logging as transformers_logging
 
-from kg_edit.edits.files import read_edits
-from kg_edit.ledger import Ledger
-from kg_edit.methods import find_method
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.probes import probes, read
-from wikidata_cache import WikidataCache, packaged_extract
-
-transformers_logging.disable_progress_bar()
-folder = Path(mkdtemp())
+from kg_edit import LanguageModel, Ledger, before_and_after, find_method, read_edits
 
 # %% [markdown]
-# ## 1. Edits, model, graph
+# ## 1. Edits and model
 
 # %%
 with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
     edits = read_edits(path).edits
-model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extract())
+model = LanguageModel.load("smollm2-135m")
 [(edit.text, edit.target_true, edit.target_new) for edit in edits]
 
 # %% [markdown]
@@ -56,19 +43,11 @@ model, graph = LanguageModel.load("smollm2-135m"), WikidataCache(packaged_extrac
 
 # %%
 METHODS = ("rome", "glame", "ft-m", "grace", "definition")
-asked = [probe for edit in edits for probe in probes(model, edit)]
-before = read(model, asked)
-patches, rows = {}, []
+patches, tables = {}, []
 for name in METHODS:
-    found = find_method(name)
-    patches[name] = found(model, found.config_class.preset(), graph=graph).edit(edits)
-    with patches[name].applied(model) as edited:
-        after = read(edited, asked)
-    rows += [
-        {"method": name, "kind": probe.kind, "right": new.right, "nats": new.nats, "nats before": old.nats}
-        for probe, old, new in zip(asked, before, after, strict=True)
-    ]
-found = pd.DataFrame(rows)
+    patches[name] = find_method(name).on(model).edit(edits)
+    tables.append(before_and_after(model, patches[name], edits).to_frame().assign(method=name))
+found = pd.concat(tables)
 print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in patches.items()))
 
 # %% [markdown]
@@ -78,17 +57,19 @@ print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in
 
 # %%
 kinds = ["rewrite", "paraphrase", "portability", "locality"]
-found.pivot_table(index="method", columns="kind", values="right").loc[list(METHODS), kinds].astype(float).round(2)
+table = found.pivot_table(index="method", columns="kind", values=["edited right", "edited nats"]).loc[list(METHODS)]
+right, nats = (table[name][kinds].astype(float).round(2) for name in ("edited right", "edited nats"))
+right
 
 # %%
-found.pivot_table(index="method", columns="kind", values="nats").loc[list(METHODS), kinds].round(2)
+nats
 
 # %%
 figure, axes = plt.subplots(1, len(kinds), figsize=(11, 2.9), sharey=True, layout="constrained")
 for axis, kind in zip(axes, kinds, strict=True):
-    some = found[found.kind == kind].groupby("method")[["nats before", "nats"]].mean().loc[list(METHODS)]
-    axis.barh(some.index, some["nats before"], color="#d5d9de", label="before")
-    axis.barh(some.index, some["nats"], color="#3b6ea8", height=0.45, label="after")
+    some = found[found.kind == kind].groupby("method")[["unedited nats", "edited nats"]].mean().loc[list(METHODS)]
+    axis.barh(some.index, some["unedited nats"], color="#d5d9de", label="unedited")
+    axis.barh(some.index, some["edited nats"], color="#3b6ea8", height=0.45, label="edited")
     axis.set_title(kind)
     axis.set_xlabel("nats a token")
 axes[0].invert_yaxis()
@@ -96,16 +77,24 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", nc
 plt.show()
 
 # %% [markdown]
-# ROME and GLAME carry the fact to its paraphrases. GRACE holds for the prompt itself and leaves all else alone. FT-M
-# learns the sentence more than the fact. A fact in the prompt reaches questions, changes no weight, and so can't
-# be merged into one.
+# ROME and GLAME carry the fact to its paraphrases and to questions. FT-M learns the sentence more than the fact: no
+# question is answered by it. GRACE holds for the prompt itself and leaves all else alone. A fact in the prompt makes
+# the answers to questions the most likely, changes no weight, and so can't be merged into one.
+
+# %%
+assert (right.loc[["rome", "glame"], "paraphrase"] == 1).all()
+assert (right.loc[["rome", "glame"], "portability"] > right.loc["ft-m", "portability"]).all()
+others = found[(found.method == "grace") & (found.kind == "locality")]
+assert (others["edited nats"] == others["unedited nats"]).all() and right.loc["grace", "rewrite"] == 1
+assert nats["portability"].idxmin() == "definition"
 
 # %% [markdown]
 # ## 4. Take one edit back
 # A ledger keeps patches with a history; after a removal it is as if the edit had never been made.
 
 # %%
-ledger = Ledger.open(folder / "ledger")
-ledger.add(patches["grace"])
-ledger.remove([edits[0].id])
-[(entry.name, entry.state) for entry in ledger.edits]
+with TemporaryDirectory() as folder:
+    ledger = Ledger.open(folder)
+    ledger.add(patches["grace"])
+    ledger.remove([edits[0].id])
+    print([(entry.name, entry.state) for entry in ledger.edits])
