@@ -146,7 +146,7 @@ class MethodPlan:
                 try:  # all at once, which is one read of the graph
                     self.method.check_inputs(self.config, self.source, edits)
                     return tuple(edits)
-                except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError):
+                except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError):
                     if len(edits) == 1 or file is None:
                         raise
             # One by one, so that all wrong names are shown at once

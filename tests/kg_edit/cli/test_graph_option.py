@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit import Edit, Glame
 from kg_edit.patches.base import Patch
 from tests.kg_edit.command_line import (
     GOOD,
@@ -25,6 +26,7 @@ from tests.kg_edit.command_line import (
     rows,
     tiny_folder,
 )
+from tests.kg_edit.tiny import tiny
 
 ROOT = Path(__file__).parents[3]
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -97,6 +99,11 @@ def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) 
     (facts / "edits.jsonl").write_bytes(rows({**LOST, "target_new": "Italy"}, FRANCE))
     message = "the graph has no statement of o* 'Italy'; add some"
     refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
+    (facts / "edits.jsonl").write_bytes(
+        rows({**LOST, "id": "italy", "subject": "Eve", "target_new": "Italy"}, LOST, FRANCE)
+    )
+    both = edit("--graph", "facts.csv", "--require-graph")
+    assert both.code == 2 and "2 edits can't be made:\n  italy: the graph has no statement" in both.err
     assert edit("--graph", "facts.csv", "--require-graph", "--keep-going").code == 0
     assert set(recorded(facts / "out")) == {"france"}
     refused(edit, *ROME, "--require-graph", message="--require-graph has no effect: rome reads no graph", out=facts)
@@ -105,6 +112,12 @@ def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) 
 def test_ids_need_a_graph_and_the_message_names_it(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(TRIPLET))
     refused(edit, message="--graph", out=place / "out")
+
+
+def test_python_takes_the_name_of_a_file(facts: Path) -> None:
+    for name in ("facts.csv", Path("facts.csv")):
+        made = Glame.on(tiny("llama"), graph=name)
+        assert made.subgraph(Edit(**FRANCE)).number_of_edges() == 3
 
 
 @pytest.mark.parametrize(
