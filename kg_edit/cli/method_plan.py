@@ -207,7 +207,8 @@ def _all_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception
 
 def link_command(edits: Path, graph: Sequence[str] | None) -> str:
     """Return the command that fills ids into a file of edits, from the same graph."""
-    named = [f"--graph {shlex.quote(str(packaged_graph(part) or part))}" for part in graph or ()]
+    paths = [part if part == EXTRACT else str(packaged_graph(part) or part) for part in graph or ()]
+    named = [f"--graph {shlex.quote(path)}" for path in paths]
     linked = edits.with_name(f"{edits.stem}-linked.jsonl")
     return " ".join(["wikidata-cache link", shlex.quote(str(edits)), *named, "--out", shlex.quote(str(linked))])
 
