@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -13,12 +14,14 @@ import typer
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, ModelName, Start
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
+
+_NAMED = 3  # contradictions between patches that are named, at most
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ def generate(
 
     check_model_name(model)
     check_patches(patch or (), ledgers=False)
+    from kg_edit.ledger.conflicts import contradictions
+    from kg_edit.ledger.entries import entries_of
     from kg_edit.patches.base import Patch
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import ask, continuations
@@ -65,6 +70,10 @@ def generate(
     # Without a patch, the sum is an empty one, and the edited model is the unedited one
     patches = [Patch.load(patch_file(path) or path) for path in patch or ()]
     total: Patch = reduce(add, patches, WeightPatch(factors={}))
+    if len(patches) > 1:
+        with suppress(PatchError):  # a patch without readable records can still be applied
+            for conflict in contradictions(entries_of(total))[:_NAMED]:
+                log.warning("contradiction: %s", conflict)
     language_model = load(model, dtype, device)
     if chat:
         with total.applied(language_model) as edited:

@@ -276,3 +276,12 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
         assert "The time that is left is shown after the first edits" in asked.err
         assert (place / "out").exists() == (code == 0)
     assert "take" not in edit(*ROME, "--yes").err
+
+
+def test_patches_that_contradict_each_other_are_named(edit: Run, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    for out, target in (("one", "Rome"), ("two", "Oslo")):
+        (place / "edits.jsonl").write_bytes(rows({**GOOD, "target_new": target, "id": out}))
+        assert edit(*ROME, "--out", out, "--force").code == 0
+    both = generate(kg_edit, tiny_folder, "--patch", "one", "--patch", "two")
+    assert "contradiction: one and two edit one fact to 'Rome' and to 'Oslo'; remove one of them" in both.err
+    assert "contradiction" not in generate(kg_edit, tiny_folder, "--patch", "one").err
