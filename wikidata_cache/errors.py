@@ -196,19 +196,24 @@ class UnfitFactError(CacheFileError):
 
 
 class CacheMissError(WikidataCacheError, LookupError):
-    """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them."""
+    """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them.
 
-    def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str) -> None:
+    `place` is the row of a file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
+    """
+
+    def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str, place: str = "") -> None:
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
         places = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
         super().__init__(
-            f"Not in the cache: the facts of the kind {kind!r} for {shown}. Searched offline: {places}. "
+            f"{place}{': n' if place else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
+            f"Searched offline: {places}. "
             f"Fetch them with `{command}`, or run the same again without offline mode."
         )
         self.kind = kind
         self.ids = tuple(ids)
         self.searched = tuple(searched)
         self.command = command
+        self.place = place
 
 
 class SnapshotError(WikidataCacheError):

@@ -11,7 +11,7 @@ from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
 from wikidata_cache.atomic import gzipped, write_atomically
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
-from wikidata_cache.errors import EditRowError, WikidataCacheError
+from wikidata_cache.errors import CacheMissError, EditRowError, WikidataCacheError
 from wikidata_cache.ids import is_entity
 from wikidata_cache.labels.label_index import normalise
 from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
@@ -66,7 +66,25 @@ def fetch_edits(
     Raises:
         EditRowError: such a row, or with `keep_going` no other row. The errors of `WikidataCache.subgraphs` are raised
             as well.
+        CacheMissError: the cache is offline and lacks facts; the message names the first row that needs them.
     """
+    try:
+        return _fetch_together(cache, edits, path, options, keep_going)
+    except CacheMissError as miss:
+        for edit in edits:  # all rows share their requests, so a miss is found again row by row
+            try:
+                cache.subgraph(edit, options)
+            except CacheMissError:
+                place = f"{path}, row {edit.row}"
+                raise CacheMissError(miss.kind, miss.ids, miss.searched, miss.command, place) from miss
+            except WikidataCacheError:
+                continue
+        raise
+
+
+def _fetch_together(
+    cache: WikidataCache, edits: Sequence[EditRow], path: Path, options: SubgraphOptions, keep_going: bool
+) -> Fetched:
     ends = list(zip(edits, try_ends(edits, cache.facts), strict=True))
     good = [edit for edit, end in ends if isinstance(end, EditEnds)]
     skipped = [EditRowError(path, str(end), row=edit.row) for edit, end in ends if isinstance(end, WikidataCacheError)]

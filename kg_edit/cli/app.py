@@ -26,10 +26,12 @@ from kg_edit.cli import (
 from kg_edit.cli.console import friendly
 from kg_edit.cli.help_page import use_pages
 from kg_edit.version import __version__
+from wikidata_cache.usage import Commands
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables

@@ -264,9 +264,12 @@ def undo(ledger: LedgerPath) -> None:
 
     open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
+    from kg_edit.ledger.view import in_words
 
-    event = Ledger.open(ledger, create=False).undo()
-    stdout().print(f"undid event {event.number} ({event.event}, {event.time})")
+    opened = Ledger.open(ledger, create=False)
+    event = opened.undo()
+    text = f"undid event {event.number}: {in_words(event)}; {_count(opened.active)} left"
+    stdout().print(plain(text), soft_wrap=True)
 
 
 def _show_added(ledger: Ledger, number: int) -> None:

@@ -57,9 +57,9 @@ def check(
 ) -> None:
     """Ask the edited model the prompts of all edits again.
 
-    An edit holds if the whole new target is more likely than the old one after its prompt; where the old one is not
-    known, and with `--server`, if the model generates the new one (greedy decoding). The exit code is 1 if an edit does
-    not hold, or if two edits set different targets for one fact. If the server needs an API key, set the environment
+    An edit succeeds if the whole new target is more likely than the old one after its prompt; where the old one is not
+    known, and with `--server`, if the model generates the new one (greedy decoding). The exit code is 1 if an edit
+    fails, or if two edits set different targets for one fact. If the server needs an API key, set the environment
     variable `KG_EDIT_SERVER_KEY`.
 
     Examples:
@@ -121,16 +121,16 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
     rivals = contradictions([found.entry for found in checked])
     show_conflicts(rivals)
 
-    holding = [found for found in checked if not found.failures(kinds)]
-    verdict = f"{len(holding)} of {len(checked)} edits hold"
-    if url:  # on a server, an edit holds only if its target is generated
+    good = [found for found in checked if not found.failures(kinds)]
+    verdict = f"{len(good)} of {len(checked)} edits succeed"
+    if url:  # on a server, an edit succeeds only if its target is generated
         verdict = f"{url}: {verdict}"
         if led := sum(any(answer.led for answer in found.answers) for found in checked):
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
-        succeeded = sum(answer.success for found in holding for answer in found.of("rewrite"))
+        succeeded = sum(answer.success for found in good for answer in found.of("rewrite"))
         verdict += f"; the target is generated in {succeeded} of them"
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
     stdout().print(plain(verdict), soft_wrap=True)
-    return len(holding) < len(checked) or bool(rivals)
+    return len(good) < len(checked) or bool(rivals)

@@ -40,6 +40,7 @@ from kg_edit.storage.seeds import Seed
 
 _HINT = "give every shard of one run, each once"
 log = logging.getLogger(__name__)
+MOST_TOKENS = 10**10  # Wikipedia in all languages has some 10^10
 _TOKENS = 10  # default number of tokens, as a multiple of d_ff
 
 
@@ -53,7 +54,7 @@ class CovarianceConfig(BaseModel):
         json_schema_extra=NAMES_A_FILE,
         description="self (the model's own text), a text file, hf:NAME, or imported:NAME",
     )
-    tokens: int | None = Field(None, ge=1, description="minimum number of tokens; default 10 x d_ff")
+    tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="minimum number of tokens; default 10 x d_ff")
     seed: Seed = Field(0, description="random seed of the model's own text")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, as a multiple of its mean")
 

@@ -4,8 +4,8 @@
 server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it does not need torch. Both give a
 `CheckedEdit`.
 
-From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and holds if the
-continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and holds if
+From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and succeeds if the
+continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and succeeds if
 the answer's first sentence mentions the target. Some models have no usable first token (`kg_edit.models.first_token`),
 which a server does not show. So a prompt that begins with the edit's subject is asked unchanged first, and if the
 answer is wrong, once more after a line break.

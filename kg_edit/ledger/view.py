@@ -65,16 +65,19 @@ def events_table(events: Sequence[Event]) -> Table:
     """Return the table of events: number, time, and what was added, removed or undone."""
     table = _table("event", "when (UTC)", "what")
     for event in events:
-        if isinstance(event, Added):
-            source = f" from {event.source}" if event.source else ""
-            after = f", computed after {', '.join(map(str, event.after))}" if event.after else ""
-            what = f"added step {event.number}{source}{after}: {event.file.name}"
-        elif isinstance(event, Removed):
-            what = "removed " + ", ".join(f"{step}/{name}" for step, name in event.edits)
-        else:
-            what = f"undid event {event.undoes}"
-        _row(table, event.number, event.time, what)
+        _row(table, event.number, event.time, in_words(event))
     return table
+
+
+def in_words(event: Event) -> str:
+    """Return what happened in an event: what was added, removed or undone."""
+    if isinstance(event, Removed):
+        return "removed " + ", ".join(f"{step}/{name}" for step, name in event.edits)
+    if not isinstance(event, Added):
+        return f"undid event {event.undoes}"
+    source = f" from {event.source}" if event.source else ""
+    after = f", computed after {', '.join(map(str, event.after))}" if event.after else ""
+    return f"added step {event.number}{source}{after}: {event.file.name}"
 
 
 def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,9 @@ from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.seeds import Seed
 
+LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
+_OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
+
 
 class MethodConfig(BaseModel):
     """Settings of a method. They are immutable, unknown names are an error, and every patch records them.
@@ -59,26 +62,28 @@ class MethodConfig(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _no_truth_value_is_a_number(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is expected, also in nested values: pydantic would make them 1 and 0."""
+    def _numbers_are_sensible(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Refuse true and false as numbers (pydantic makes them 1 and 0) and huge counts, also in nested values."""
         taken = take(value)
-        for place, given in cls._turned(value, taken, info.field_name or ""):
-            message = f"found {describe(given)}; expected a number"
+        for place, given, expected in cls._faults(value, taken, info.field_name or ""):
+            message = f"found {describe(given)}; expected {expected}"
             raise PydanticCustomError("value_error", "{error}", {"error": message, "field": place})
         return taken
 
     @classmethod
-    def _turned(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, bool]]:
-        """Yield (place, value) of each bool in ``given`` that validation turned into another type in ``taken``."""
+    def _faults(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, Any, str]]:
+        """Yield (place, value, what is expected) of each bool or huge count in ``given``; ``taken`` is validated."""
         if isinstance(given, bool) and not isinstance(taken, bool):
-            yield place, given
+            yield place, given, "a number"
+        elif isinstance(taken, int) and taken > LARGEST_COUNT and place not in _OTHER_RANGE:
+            yield place, given, f"at most {LARGEST_COUNT}"
         elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
             inside = dict(taken)
             for name in filter(inside.__contains__, given):
-                yield from cls._turned(given[name], inside[name], f"{place}.{name}")
+                yield from cls._faults(given[name], inside[name], f"{place}.{name}")
         elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
             for number, pair in enumerate(zip(given, taken, strict=False)):
-                yield from cls._turned(*pair, f"{place}[{number}]")
+                yield from cls._faults(*pair, f"{place}[{number}]")
 
     @classmethod
     def preset(

@@ -147,7 +147,7 @@ def test_patches_of_several_kinds_add_up(model: LanguageModel, kg_edit: Run) -> 
     total = Patch.load("edit/patch.safetensors") + Patch.load("memit.safetensors") + Patch.load("ike.safetensors")
     with total.applied(model):
         assert ids(total) == 3 * EDITS  # it fits the model
-    assert "3 edits hold" in kg_edit("patch", "check", "memit.safetensors").out
+    assert "3 edits succeed" in kg_edit("patch", "check", "memit.safetensors").out
 
 
 def test_finished_run_is_left_unchanged(kg_edit: Run, place: Path) -> None:
@@ -196,7 +196,7 @@ def means(summary: Path) -> dict[tuple[str, str], float]:
 def test_ledger_is_read(kg_edit: Run) -> None:
     said = done(kg_edit, "patch", "list", "ledger")
     assert all(name in said for name in (*EDITS, "tower", "wade"))
-    assert "of 5 edits hold" in kg_edit("patch", "check", "ledger").out
+    assert "of 5 edits succeed" in kg_edit("patch", "check", "ledger").out
     assert [step.after for step in Ledger.open("ledger").steps] == [(), (1,)]
 
 
@@ -204,8 +204,8 @@ def test_ledger_is_added_to_and_undone(kg_edit: Run, place: Path) -> None:
     before, total = shown(place / "ledger"), Ledger.open("ledger").patch
     assert "ledger: step 3, 1 edit of rome" in done(kg_edit, "patch", "edit", "ledger", "third.jsonl", *ROME)
     assert ids(Ledger.open("ledger").patch) == (*ids(total), "thames")
-    assert "of 6 edits hold" in kg_edit("patch", "check", "ledger").out
-    assert "undid event 3 (added" in done(kg_edit, "patch", "undo", "ledger")
+    assert "of 6 edits succeed" in kg_edit("patch", "check", "ledger").out
+    assert "undid event 3: added step 3" in done(kg_edit, "patch", "undo", "ledger")
     torch.testing.assert_close(columns(Ledger.open("ledger").patch, 5), columns(total, 5), rtol=0, atol=0)
     after = shown(place / "ledger")
     assert all(after[file].startswith(text) for file, text in before.items())

@@ -186,6 +186,7 @@ def test_fetch_errors_name_a_remedy(edits: Path, tmp_path: Path) -> None:
     assert "Requests to query.wikidata.org must name a contact" in error and "KG_EDIT_CONTACT" in error
     error = failing(["fetch", str(edits), "--cache", cache, "--offline"])
     assert f"`wikidata-cache fetch '{edits}' --endpoint https://query" in error and "c.sqlite (no such file)" in error
+    assert f"{edits}, row 1: not in the cache: " in error
     error = failing(["fetch", str(edits), "--cache", cache, "--offline", "--mode", "refresh"])
     assert "disagree" in error
     error = failing(["fetch", "Q42", "--cache", cache, "--offline"])

@@ -177,3 +177,14 @@ def test_json_parser_has_limits() -> None:
     for text in ("[" * 10**5, "[1,2,3]", b"[{},{}]"):
         with pytest.raises(ValueError, match=r"nested too deeply|at most"):
             parse(text, most=10**6 if len(text) > 100 else 2)
+
+
+@pytest.mark.slow
+def test_store_with_a_label_of_20_mb_can_be_opened(tmp_path: Path) -> None:
+    label = "a" * 20 * MB
+    path = tmp_path / "g.nt"
+    path.write_text(
+        f'<http://www.wikidata.org/entity/Q1> <http://www.w3.org/2000/01/rdf-schema#label> "{label}"@en .\n'
+    )
+    load([path], tmp_path / "wd")
+    assert open_source(tmp_path / "wd").select("SELECT ?s { ?s ?p ?o }") == [{"s": "http://www.wikidata.org/entity/Q1"}]

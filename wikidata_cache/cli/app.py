@@ -26,6 +26,7 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
 from wikidata_cache.terminal import one_line
+from wikidata_cache.usage import Commands
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _AFTER_INTERRUPT = {
@@ -252,8 +253,13 @@ def import_(
         echo(f"{store.path}: {report.new} of {report.facts} facts are new; {report.queries} requests in its log")
 
 
+<<<<<<< HEAD
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 _COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, export, import_, load, serve, doctor)
+=======
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+_COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, export, import_, load, serve, doctor)
+>>>>>>> 3d0ece5 (Wrong values of options are named in plain words; huge counts in settings, and lines that a parser cannot take, are refused)
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 

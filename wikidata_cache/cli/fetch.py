@@ -218,7 +218,9 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             value = context.params[name]
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
-        raise CacheMissError(miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words)) from miss
+        raise CacheMissError(
+            miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words), miss.place
+        ) from miss
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -34,6 +34,7 @@ PARTS = 2  # parts of a batch, which are added to the database in parallel
 _KEPT = 48 << 20  # bytes of kept lines in a batch: about 400,000 triples
 _READ = 512 << 20  # bytes to read at most for one batch, even if few lines were kept
 _MODULUS = 1 << 128
+_LONGEST_PROBE = 10_000  # bytes; probes are stored in the manifest, and parsed whenever the store is opened
 
 Item = TypeVar("Item")
 
@@ -225,7 +226,7 @@ def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
         kept=len(kept),
         statements=len(numbers),
         content_hash=content_hash(kept),
-        probe=kept[len(kept) // 2].decode() if kept else "",
+        probe=next((line.decode() for line in kept[len(kept) // 2 :] if len(line) < _LONGEST_PROBE), ""),
         end=chunk.end,
         lines=chunk.first - 1 + chunk.lines.count(b"\n"),
     )

@@ -89,7 +89,7 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
     assert kg_edit("patch", "remove", "ledger", "heat", "river").code == 0
     assert "conflict" not in kg_edit("patch", "show", "ledger").out
     assert "removed 1/heat, 2/river" in kg_edit("patch", "show", "ledger").out
-    assert "undid event 4 (removed" in kg_edit("patch", "undo", "ledger").out
+    assert "undid event 4: removed 2/lebron" in kg_edit("patch", "undo", "ledger").out
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
     assert kg_edit("patch", "remove", "ledger", "heat", "river", "lakers").code == 0
     emptied = kg_edit("patch", "list", "ledger").out
@@ -104,7 +104,7 @@ def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_fol
         kg_edit("patch", "add", edit.id, file)
         result = kg_edit("patch", "check", edit.id, "--model", tiny_folder)
         codes[edit.id] = result.code
-        assert ("1 of 1 edits hold" in result.out) == (result.code == 0)
+        assert ("1 of 1 edits succeed" in result.out) == (result.code == 0)
         assert ("generated" in result.out.splitlines()[-2]) == (result.code == 1)
         assert kg_edit("patch", "check", file).code == result.code, "a patch file alone, the model it names"
         assert kg_edit("patch", "check", edit.id, "--merged", tiny_folder).code == result.code
@@ -187,10 +187,12 @@ def test_check_fails_if_active_edits_contradict(
     assert result.code == 1
     *_, conflict, verdict = result.out.splitlines()
     assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
-    assert verdict == "3 of 3 edits hold; the target is generated in 1 of them; 1 contradiction"
+    assert verdict == "3 of 3 edits succeed; the target is generated in 1 of them; 1 contradiction"
     kg_edit("patch", "remove", "ledger", "rival")
     result = kg_edit("patch", "check", "ledger")
-    assert result.code == 0 and result.out.splitlines()[-1] == "2 of 2 edits hold; the target is generated in 1 of them"
+    assert (
+        result.code == 0 and result.out.splitlines()[-1] == "2 of 2 edits succeed; the target is generated in 1 of them"
+    )
 
 
 def test_add_adds_all_inputs_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:

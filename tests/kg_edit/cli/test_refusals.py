@@ -115,6 +115,9 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "setting without value": ((*ROME, "--set", "steps"), "--set steps: expected NAME=VALUE"),
     "setting of the wrong type": ((*ROME, "--set", "steps=many"), "setting steps: found the text 'many'"),
     "setting out of range": ((*ROME, "--set", "learning_rate=-1"), "setting learning_rate: found the number -1"),
+    "setting beyond reason": ((*ROME, "--set", "steps=1000000000000"), "setting steps: found the number 1000000000000"),
+    "inner setting beyond reason": ((*ROME, "--set", "context_lengths=[[5, 2000000]]"), "expected at most 1000000"),
+    "tokens beyond reason": ((*ROME, "--set", "covariance.tokens=99999999999"), "setting covariance.tokens: found"),
     "setting that is no number": ((*ROME, "--set", "learning_rate=NaN"), "setting learning_rate"),
     "setting given twice": ((*ROME, "--set", "layer=1", "--layer", "2"), "layer is set twice"),
     "group and its member": (
@@ -207,7 +210,9 @@ def test_bad_patch_is_refused(patch: str, message: str, kg_edit: Run, place: Pat
         (("edit", "--out", "out"), "Missing argument 'EDITS'"),
         (("edit", "edits.jsonl", "--out", "out", "--metod", "rome"), "No such option: --metod"),
         (("edt",), "No such command 'edt'"),
-        (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens'"),
+        (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens': found '0'; expected at least 1"),
+        (("evaluate", "--limit", "four"), "Invalid value for '--limit': found 'four'; expected a whole number"),
+        (("serve", "--port", "99999"), "Invalid value for '--port': found '99999'; expected at most 65535"),
     ],
 )
 def test_wrong_use_is_refused(arguments: tuple[str, ...], message: str, kg_edit: Run, place: Path) -> None:

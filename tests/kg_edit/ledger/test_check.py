@@ -1,4 +1,4 @@
-"""A check asks the edited model the prompts of its edits again, and reports which edits hold."""
+"""A check asks the edited model the prompts of its edits again, and reports which edits succeed."""
 
 from __future__ import annotations
 

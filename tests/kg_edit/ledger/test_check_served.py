@@ -198,11 +198,11 @@ def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_fo
     kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, HEAT, RIVER))
     standin.texts = {HEAT.text: " Miami Heat", RIVER.text: " Paris"}
     good = kg_edit("patch", "check", "ledger", "--server", standin.url)
-    assert (good.code, good.out.splitlines()[-1]) == (0, f"{standin.url}: 2 of 2 edits hold")
+    assert (good.code, good.out.splitlines()[-1]) == (0, f"{standin.url}: 2 of 2 edits succeed")
     assert kg_edit("patch", "check", "one.safetensors", "--server", standin.url).code == 0, "a patch file alone"
     standin.texts[RIVER.text] = " London"
     bad = kg_edit("patch", "check", "ledger", "--server", standin.url)
-    assert bad.code == 1 and f"{standin.url}: 1 of 2 edits hold" in bad.out
+    assert bad.code == 1 and f"{standin.url}: 1 of 2 edits succeed" in bad.out
     assert "river, rewrite: 'Thames flows through': target 'Paris', generated 'London'" in bad.out
     strict = kg_edit("patch", "check", "ledger", "--server", standin.url, "--strict", "paraphrase")
     assert (
@@ -226,7 +226,7 @@ def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder:
         true = RIVER.model_copy(update={"target_new": text, "target_true": None})
         kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, true))
         found = kg_edit("patch", "check", "ledger", "--server", running.url)
-        assert (found.code, found.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits hold"), found
+        assert (found.code, found.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits succeed"), found
 
 
 @pytest.mark.slow
@@ -240,4 +240,4 @@ def test_served_check_needs_no_torch(place: Path, tiny_folder: Path, standin: St
     command = [sys.executable, "-c", code, "patch", "check", str(file), "--server", standin.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 of 1 edits hold" in done.stdout
+    assert "1 of 1 edits succeed" in done.stdout
