@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
+from wikidata_cache.errors import expected_of
+
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
@@ -114,6 +116,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     return UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
 
 
+# Parts of the messages of out-of-memory errors, on the CPU and on accelerators
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Return whether memory ran out: a MemoryError, or torch's error, which is a RuntimeError on the CPU."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).casefold() for words in _NO_MEMORY)
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near."""
     near = difflib.get_close_matches(name.casefold(), list(known), n=1)
@@ -141,7 +154,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
             case "bare_id":
                 message = one["msg"]
             case kind:
-                wanted = _EXPECTED.get(kind) or one["msg"].removeprefix("Input should be ")
+                wanted = _EXPECTED.get(kind) or expected_of(one)
                 message = f"found {describe(one['input'])}; expected {wanted}"
         # The place inside the record, as jq and Python write it: portability[0].answer.
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")

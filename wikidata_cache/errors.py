@@ -1,8 +1,8 @@
 """The errors of this package. Each message has what was found, what was expected, and what to do about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 _OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # an option of both command lines
 
@@ -19,6 +19,28 @@ EndpointTrouble = Literal[
     "rejected",  # any other HTTP 4xx
     "bad answer",  # the answer is not SPARQL JSON
 ]
+
+
+_EXPECTED = {  # by pydantic's name of the fault
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of at most 18 digits",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
+    "too_short": "at least {min_length} of them",
+}
+
+
+def expected_of(fault: Mapping[str, Any]) -> str:
+    """Return in plain words what pydantic expected; ``fault`` is one of its `ErrorDetails`."""
+    words = _EXPECTED.get(fault["type"])
+    return words.format(**fault.get("ctx", {})) if words else str(fault["msg"]).removeprefix("Input should be ")
 
 
 class WikidataCacheError(Exception):

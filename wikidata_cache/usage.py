@@ -7,21 +7,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-_EXPECTED = {  # by pydantic's name of the fault; newer releases of typer check values with pydantic
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number of at most 18 digits",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
-    "greater_than": "more than {gt}",
-    "less_than": "less than {lt}",
-}
+from wikidata_cache.errors import expected_of
 
 
 class Commands(TyperGroup):
-    """The top group of commands, which rewords what typer has to say about a wrong value."""
+    """The top group of commands; it rewords the message about a wrong value, which newer typers take from pydantic."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command of the arguments.
@@ -40,5 +30,4 @@ class Commands(TyperGroup):
 def _words(fault: dict[str, Any]) -> str:
     if fault["type"] == "value_error":  # typer's own check of choices and paths
         return str(fault["ctx"]["error"])
-    expected = _EXPECTED.get(fault["type"], fault["msg"].removeprefix("Input should be "))
-    return f"found {str(fault['input'])[:60]!r}; expected {expected.format(**fault.get('ctx', {}))}"
+    return f"found {str(fault['input'])[:60]!r}; expected {expected_of(fault)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from kg_edit.errors import KgEditError, OutputError
+from kg_edit.errors import KgEditError, ModelError, OutputError, is_memory_error
 from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 
@@ -53,6 +53,13 @@ def friendly() -> Iterator[None]:
             yield
         except (KgEditError, WikidataCacheError) as error:
             report(error)
+            raise SystemExit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            first = next(iter(str(error).splitlines()), "MemoryError")
+            way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
+            report(ModelError(f"there is not enough memory ({first}); {way}"))
             raise SystemExit(2) from None
         except FileNotFoundError as error:
             if "temporary directory" not in str(error):

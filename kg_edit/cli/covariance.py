@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, faults_of
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.covariance.files import Manifest
+
+_DIGITS = 6  # of a layer's number, at most
 
 Folder = Annotated[
     Path | None,
@@ -85,7 +88,11 @@ def covariance(
     from kg_edit.evaluation.schedule import Shard
 
     part = Shard.parse(shard) if shard else None
-    config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)
+    try:
+        config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)
+    except ValidationError as error:
+        faults = faults_of(error, CovarianceConfig)
+        raise ConfigError("; ".join(f"--{fault.field}: {fault.message}" for fault in faults)) from None
     open_corpus(config.corpus)  # so is a text that can't be read
     language_model = load(model, dtype, device)
     chosen = parse_layers(layers, len(language_model.blocks))
@@ -113,7 +120,7 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
     for piece in text.split(","):
         first, dash, last = (part.strip() for part in piece.partition("-"))
         ends = (first, last if dash else first)
-        if not all(end.isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
+        if not all(end.isdecimal() and len(end) <= _DIGITS for end in ends) or int(ends[0]) > int(ends[1]):
             raise ConfigError(f"--layers {text}: expected layers such as 4-8, 4,6,8 or all; found {piece!r}")
         found |= set(range(int(ends[0]), int(ends[1]) + 1))
     if count is not None and max(found) >= count:

@@ -35,7 +35,7 @@ def generate(
             metavar="PATH", help="Patch file, or output folder of `kg-edit edit`. Repeatable: patches are added."
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of new tokens.")] = 20,
+    tokens: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Maximum number of new tokens.")] = 20,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send each text as a user turn in the model's chat template.")
     ] = False,

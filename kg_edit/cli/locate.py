@@ -43,7 +43,7 @@ def locate(
             help="Number of layers restored together.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Number of noise samples.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Number of noise samples.")] = 10,
     answer: Annotated[
         str, typer.Option(help="`predicted`: the model's own next token. `true`: the fact's answer (`target_true`).")
     ] = "predicted",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -86,10 +87,10 @@ def read_sweep(path: Path) -> SweepSettings:
         UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints an example") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; kg-edit sweep --example prints an example") from error
     return checked_sweep(found, name=str(path))
 
@@ -126,6 +127,7 @@ def _flattened(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, 
 
 
 METHOD, PRESET = "method", "preset"
+_MOST_CELLS = 10_000
 _LONGEST = 120  # characters of a folder's name, at most
 
 
@@ -153,10 +155,15 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
 
     Raises:
         UnknownNameError: an axis or a setting is unknown to a method; the message suggests the nearest.
-        ConfigError: an axis is also set for all cells, or is inside a setting that is no table, or a value is wrong.
+        ConfigError: an axis is also set for all cells, or is inside a setting that is no table, or a value is wrong; or
+            there are too many cells.
     """
     for axis in settings.grid:
         _check_axis(axis, settings)
+    if (count := math.prod(map(len, settings.grid.values()))) > _MOST_CELLS:
+        raise ConfigError(
+            f"the grid has {count:,} cells, each of them a run; leave values out: at most {_MOST_CELLS:,}"
+        )
     cells = []
     for combination in itertools.product(*settings.grid.values()):
         values, own = dict(zip(settings.grid, combination, strict=True)), copy.deepcopy(settings.settings)

@@ -150,6 +150,8 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
         CovarianceError: the file can't be read as text.
     """
     try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise OSError("it is no file")
         content = path.read_bytes()
         lines = [line for line in content.decode().splitlines(keepends=True) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

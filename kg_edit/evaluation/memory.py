@@ -16,12 +16,10 @@ from typing import TypeVar
 
 import torch
 
-from kg_edit.errors import ModelError
+from kg_edit.errors import ModelError, is_memory_error
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _LARGEST_RESIDENT = "5"  # what to write into clear_refs to reset VmHWM, see proc(5)
-# Parts of the messages of out-of-memory errors, on the CPU and on accelerators.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,8 +78,7 @@ def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
 
 def memory_failure(error: Exception) -> ModelError:
     """Return the ModelError of an out-of-memory error; raise any other ``error``."""
-    text = str(error).casefold()
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in text for words in _NO_MEMORY):
+    if not is_memory_error(error):
         raise error
     first = (str(error).splitlines() or ["MemoryError"])[0]
     return ModelError(

@@ -43,6 +43,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.storage.seeds import Seed
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
+LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 
@@ -77,6 +78,8 @@ class MethodConfig(BaseModel):
             yield place, given, "a number"
         elif isinstance(taken, int) and taken > LARGEST_COUNT and place not in _OTHER_RANGE:
             yield place, given, f"at most {LARGEST_COUNT}"
+        elif isinstance(taken, float) and abs(taken) > LARGEST_NUMBER:
+            yield place, given, f"at most {LARGEST_NUMBER:g}"
         elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
             inside = dict(taken)
             for name in filter(inside.__contains__, given):

@@ -52,15 +52,21 @@ def find_method(name: str) -> type[EditingMethod]:
     plugins = entry_points(group=ENTRY_POINTS, name=name)  # slow, as it reads all installed packages
     if not plugins:
         raise unknown_name("method", name, method_names())
+    if len({plugin.value for plugin in plugins}) > 1:
+        owners = ", ".join(sorted(plugin.dist.name if plugin.dist else plugin.module for plugin in plugins))
+        raise ConfigError(f"several packages have a method {name!r}: {owners}; uninstall all but one")
     entry = plugins[name]
     owner = f"the method {name!r} of the package {entry.dist.name if entry.dist else entry.module}"
     try:
         plugin: type[EditingMethod] = entry.load()
-    except Exception as error:  # another package's code may raise anything when it is imported
-        raise ConfigError(
-            f"{owner} can't be imported ({type(error).__name__}: {error}); update or uninstall that package"
-        ) from error
-    if getattr(plugin, "name", None) != name:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # another package's code may raise anything when it is imported, or exit
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{owner} can't be imported ({why}); update or uninstall that package") from error
+    from kg_edit.methods.base import EditingMethod
+
+    if not (isinstance(plugin, type) and issubclass(plugin, EditingMethod) and getattr(plugin, "name", None) == name):
         raise ConfigError(f"{owner}: expected a subclass of EditingMethod with this name, found {plugin!r:.80}")
     return plugin
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Thread
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +30,7 @@ _DATE_PARTS = {
     "%H": "12", "%M": "00", "%S": "00", "%f": "000000",
 }  # fmt: skip
 _USER, _ANSWER = "<<kg-edit: user>>", "<<kg-edit: assistant>>"
+_SECONDS, _LONGEST = 10, 100_000  # of rendering; characters that a template may add to the messages
 _FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
 Message = Mapping[str, str]
 
@@ -98,7 +101,8 @@ def _rendered(
             filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
             # the break after the block is no text
             template = "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}\n" + template
-        text = tokenizer.apply_chat_template(
+        text = _soon(
+            tokenizer.apply_chat_template,
             [dict(message) for message in messages],
             chat_template=template,
             tokenize=False,
@@ -106,11 +110,35 @@ def _rendered(
             date_string=_DATE,
             enable_thinking=False,
         )
+        if len(text) > _LONGEST + 2 * sum(len(message["content"]) for message in messages):
+            raise ValueError(f"it makes a text of {len(text)} characters")
     except Exception as error:  # a template is a program, which may raise anything
+        why = str(error) or type(error).__name__
         raise ChatTemplateError(
-            f"the chat template of {name!r} can't format the messages: {error}; ask in plain text"
+            f"the chat template of {name!r} can't format the messages: {why}; ask in plain text"
         ) from error
-    return str(text)
+    return text
+
+
+def _soon(render: Callable[..., Any], *given: Any, **options: Any) -> str:
+    """Return the text of ``render``; a template may be an endless program, which no thread can be made to end."""
+    found = list[str]()
+    failed = list[Exception]()
+
+    def work() -> None:
+        try:
+            found.append(str(render(*given, **options)))
+        except Exception as error:
+            failed.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"it takes more than {_SECONDS} seconds")
+    return found[0]
 
 
 def user_turn(text: str) -> str:

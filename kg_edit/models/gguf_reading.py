@@ -7,9 +7,10 @@ numpy some 10 µs more than a slice of an array. For SmolLM2-135M both together 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -27,6 +28,13 @@ class ArrayReader(gguf.GGUFReader):
     @data.setter
     def data(self, mapped: np.ndarray[Any, Any]) -> None:
         self._bytes = mapped.view(np.ndarray)
+
+
+def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
+    """Return the number of blocks that a file's metadata states, and the names of its tensors."""
+    reader = gguf.GGUFReader(path)  # type: ignore[attr-defined]
+    stated = (field for name, field in reader.fields.items() if name.endswith(".block_count"))
+    return int(next((field.contents() for field in stated), 0)), [tensor.name for tensor in reader.tensors]
 
 
 @contextmanager

@@ -25,10 +25,19 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.errors import KgEditError, ModelError, PromptError, UnsupportedModelError
+from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
 from kg_edit.models.chat import ChatForm, chat_form
-from kg_edit.models.loading import WAYS, pick_device, pick_dtype, resolve_model
+from kg_edit.models.loading import (
+    WAYS,
+    check_blocks,
+    check_loaded,
+    in_short,
+    pick_device,
+    pick_dtype,
+    resolve_model,
+    stored_names,
+)
 from kg_edit.models.prompts import Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
@@ -94,15 +103,19 @@ class LanguageModel:
                     f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
                     "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
                 )
+            if stored := stored_names(Path(path)):
+                check_blocks(getattr(config, "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
-                model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, device_map=device_map, **options)
-        except KgEditError:
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=wanted, device_map=device_map, output_loading_info=True, **options
+                )
+            check_loaded(info)
+        except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             hint = f"{WAYS}; without internet access, download a hub model first: hf download {name}"
-            raise ModelError(f"can't load the model {name!r}: {first}; {hint}") from error
+            raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
         if device_map is None:
             nn.Module.to(model, target)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
@@ -121,6 +134,7 @@ class LanguageModel:
         Raises:
             UnsupportedModelError: its family has no `ModelSpec`, its weights are quantised, or not in memory.
             PromptError: the tokenizer gives no character offsets (it is not a fast one).
+            ModelError: a weight is not finite.
         """
         chosen = spec or find_spec(model.config.model_type)
         check_spec(model, chosen)
@@ -134,6 +148,9 @@ class LanguageModel:
                 f"some weights of {name!r} were left on disk or offloaded to the CPU, where they can't be edited; "
                 "give a device_map of devices whose memory holds the whole model"
             )
+        for path, parameter in model.named_parameters():
+            if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
+                raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
         model.eval()
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
 

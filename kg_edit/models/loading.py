@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
@@ -152,15 +154,21 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kg_edit.models.gguf_reading import read_once
+    from kg_edit.models.gguf_reading import blocks_of, read_once
 
     try:
         with read_once():
+            # First the tokenizer: its reader checks the sizes that a damaged file states, before memory is used
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            check_blocks(*blocks_of(gguf))
+            read, info = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+            )
+            check_loaded(info)
     except Exception as error:  # the GGUF reader may raise anything for a damaged file
         raise ModelError(
-            f"can't read {gguf} as a language model: {error}; expected a complete file of a supported model family"
+            f"can't read {gguf} as a language model: {in_short(error)}; expected a complete file of a supported model "
+            "family"
         ) from error
 
     # The weights are plain float32 already, but transformers refuses to save a model whose config is quantised.
@@ -174,6 +182,61 @@ def convert(gguf: Path, folder: Path) -> None:
     model.generation_config = read.generation_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def check_blocks(stated: int, names: Iterable[str]) -> None:
+    """Check the number of blocks that a config states, before memory for them is used.
+
+    Args:
+        stated: the number of blocks in the config.
+        names: the names of the stored weights, such as ``model.layers.3.mlp.up_proj.weight``.
+
+    Raises:
+        ModelError: the weights of a stated block are not stored.
+    """
+    stored = max((int(found[1]) + 1 for name in names if (found := _BLOCK.search(name))), default=0)
+    if stated > stored:
+        raise ModelError(f"its config states {stated} blocks, and its weights are those of {stored}")
+
+
+_BLOCK = re.compile(r"\.([0-9]{1,6})\.")
+
+
+def check_loaded(info: Mapping[str, Any]) -> None:
+    """Check that no weight is missing: transformers would fill it with random numbers.
+
+    Args:
+        info: what ``from_pretrained`` returns with ``output_loading_info``.
+
+    Raises:
+        ModelError: a weight is missing.
+    """
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"its weights lack {missing[0]}{more}")
+
+
+def stored_names(folder: Path) -> list[str]:
+    """Return the names of the weights in the safetensors files of a model's folder; [] for an adapter or a hub id."""
+    from safetensors import safe_open
+
+    names = list[str]()
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="np") as opened:
+            names += opened.keys()
+    return names
+
+
+_MISLEADING = {  # advice of transformers that does not help here: what is wrong instead
+    "ignore_mismatched_sizes": "its weights have other shapes than its config states",
+    "Weights only load failed": "its weights are a damaged pickle file; get the model's safetensors files",
+}
+
+
+def in_short(error: Exception) -> str:
+    """Return the first line of an error of transformers, or what it means."""
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next((meaning for words, meaning in _MISLEADING.items() if words in first), first)
 
 
 def pick_device(device: str) -> torch.device:

@@ -305,6 +305,9 @@ def main() -> None:
     except (WikidataCacheError, OSError) as error:
         echo(f"wikidata-cache: {one_line(str(error))}", err=True)
         raise SystemExit(2) from None
+    except MemoryError as error:
+        echo(f"wikidata-cache: there is not enough memory ({one_line(str(error))}); give smaller files", err=True)
+        raise SystemExit(2) from None
     except Exception:  # exit code 1 has another meaning for callers of `link`, `find` and `doctor`
         logging.exception("internal error; please report it with the traceback below")
         raise SystemExit(_FAULT) from None

@@ -64,6 +64,9 @@ class Leakage:
         return frozenset(folded(answer) for answer in self.answers)
 
 
+MOST_HOPS = 100  # no two items of Wikidata are so far apart
+
+
 @dataclass(frozen=True, kw_only=True)
 class SubgraphOptions:
     """The options of a subgraph.
@@ -106,6 +109,8 @@ class SubgraphOptions:
                 raise BadOptionError(f"{name}={value!r}: expected a whole number.")
             if least is not None and value < least:
                 raise BadOptionError(f"{name}={value}: expected at least {least}.")
+            if name == "hops" and value > MOST_HOPS:
+                raise BadOptionError(f"hops={value}: expected at most {MOST_HOPS}.")
             object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
         for name, kind in (("policy", Policy), ("direction", Direction), ("statements", Statements)):
             if getattr(self, name) not in get_args(kind):
