@@ -16,11 +16,13 @@ from rich.console import Console
 from kg_edit.errors import KgEditError, ModelError, OutputError, is_memory_error
 from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.terminal import harmless
 
 if TYPE_CHECKING:
     from kg_edit.ledger.conflicts import Conflict
 
 _SHOWN = 20  # conflicts that are printed one by one
+_LONGEST = 300  # characters of an error of the system, which may have a long path
 
 
 def stdout() -> Console:
@@ -61,12 +63,14 @@ def friendly() -> Iterator[None]:
             way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
             report(ModelError(f"there is not enough memory ({first}); {way}"))
             raise SystemExit(2) from None
-        except FileNotFoundError as error:
-            if "temporary directory" not in str(error):
-                raise
-            # Some libraries ask for the folder as soon as they are imported
-            way = "free disk space, or set TMPDIR to a folder with free space"
-            report(OutputError(f"no folder for temporary files can be written to; {way}"))
+        except OSError as error:
+            way = "check the path, its permissions, and the free space"
+            message = f"{str(error)[:_LONGEST]}; {way}"
+            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+                # Some libraries ask for the folder as soon as they are imported
+                way = "free disk space, or set TMPDIR to a folder with free space"
+                message = f"no folder for temporary files can be written to; {way}"
+            report(OutputError(message))
             raise SystemExit(2) from None
 
 
@@ -87,7 +91,7 @@ def _remarks(package: str) -> Iterator[None]:
 def report(error: Exception) -> None:
     """Write an error that a user can mend to stderr: its message and its notes."""
     notes = getattr(error, "__notes__", ())
-    typer.echo("\n  ".join([f"kg-edit: {error}", *notes]), err=True)
+    typer.echo(harmless("\n  ".join([f"kg-edit: {error}", *notes])), err=True)
 
 
 def show_conflicts(conflicts: Sequence[Conflict]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kg_edit.errors import ConfigError, ServerError
 
+_TOO_LARGE, _TOO_MANY, _HUBS_FAULT = 413, 429, 500  # HTTP statuses
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,6 +50,10 @@ def push_folder(folder: str | Path, name: str, *, private: bool = False, message
         code = getattr(getattr(error, "response", None), "status_code", None)
         if code in (401, 403) or "token" in type(error).__name__.lower():
             way = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+        elif code == _TOO_LARGE:
+            way = "the hub takes no file of this size; export an adapter, or upload with git"
+        elif code is not None and (code == _TOO_MANY or code >= _HUBS_FAULT):
+            way = "the hub is busy or has a fault; run the same command again later"
         message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}"
         raise ServerError(message) from error
     return str(made)

@@ -108,7 +108,9 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
     # Without a header, the separator is the one that makes three cells of the first line.
     usual = _SEPARATORS[_kind(path)]
     wide = (
-        one for one in (usual, ",", ";", "\t") if start and len(next(csv.reader([start[-1]], delimiter=one), [])) > 2
+        one
+        for one in (usual, ",", ";", "\t")
+        if start and len(next(csv.reader([start[-1].replace("\r", " ")], delimiter=one), [])) > 2
     )
     rows = table_rows(chain(start, lines), next(wide, usual))
 

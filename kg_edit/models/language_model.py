@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,8 +30,8 @@ from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import (
     WAYS,
     check_blocks,
-    check_loaded,
     in_short,
+    load_whole,
     pick_device,
     pick_dtype,
     resolve_model,
@@ -107,10 +106,7 @@ class LanguageModel:
                 check_blocks(getattr(config, "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
-                model, info = AutoModelForCausalLM.from_pretrained(
-                    path, dtype=wanted, device_map=device_map, output_loading_info=True, **options
-                )
-            check_loaded(info)
+                model = load_whole(path, {"dtype": wanted, "device_map": device_map, **options})
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder

@@ -26,6 +26,7 @@ from kg_edit.storage.cached_files import mark_used
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +162,7 @@ def convert(gguf: Path, folder: Path) -> None:
             # First the tokenizer: its reader checks the sizes that a damaged file states, before memory is used
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             check_blocks(*blocks_of(gguf))
-            read, info = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
-            )
-            check_loaded(info)
+            read = load_whole(gguf.parent, {"gguf_file": gguf.name, "dtype": torch.float32})
     except Exception as error:  # the GGUF reader may raise anything for a damaged file
         raise ModelError(
             f"can't read {gguf} as a language model: {in_short(error)}; expected a complete file of a supported model "
@@ -202,18 +200,24 @@ def check_blocks(stated: int, names: Iterable[str]) -> None:
 _BLOCK = re.compile(r"\.([0-9]{1,6})\.")
 
 
-def check_loaded(info: Mapping[str, Any]) -> None:
-    """Check that no weight is missing: transformers would fill it with random numbers.
+def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
+    """Load a causal language model that has all its weights: transformers fills a missing one with random numbers.
 
     Args:
-        info: what ``from_pretrained`` returns with ``output_loading_info``.
+        path: the folder or the hub id.
+        options: those of ``from_pretrained``.
 
     Raises:
-        ModelError: a weight is missing.
+        ModelError: a weight is missing. transformers may raise anything else for a damaged model.
     """
-    if missing := sorted(info["missing_keys"]):
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"its weights lack {missing[0]}{more}")
+    return model
 
 
 def stored_names(folder: Path) -> list[str]:

@@ -253,13 +253,8 @@ def import_(
         echo(f"{store.path}: {report.new} of {report.facts} facts are new; {report.queries} requests in its log")
 
 
-<<<<<<< HEAD
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-_COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, export, import_, load, serve, doctor)
-=======
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-_COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, export, import_, load, serve, doctor)
->>>>>>> 3d0ece5 (Wrong values of options are named in plain words; huge counts in settings, and lines that a parser cannot take, are refused)
+_COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, export, import_, load, serve, doctor)
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 

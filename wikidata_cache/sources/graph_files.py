@@ -77,7 +77,10 @@ def load_file(store: Store, path: Path) -> str:
                 store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
             except SyntaxError as error:
                 raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
-        if not reader.lines:
+            except MemoryError as error:  # the parser's buffer ends at 16 MiB
+                problem = "has a line of more than 16 MiB, which no dump has; fetch the file again"
+                raise GraphFileError(path, problem, line=reader.lines + 1) from error
+        if not reader.begun:
             raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
         return reader.sha256()
 
@@ -88,29 +91,12 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
     line = 0
     try:
         with CountingReader(path) as reader:
-<<<<<<< HEAD
             try:
                 yield reader
             finally:
                 line = reader.lines + 1
-=======
-            if ".tsv" in path.name.lower()[-7:]:
-                store.bulk_extend(_tsv_quads(reader, path))
-            else:
-                try:
-                    # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
-                    store.bulk_load(cast(IO[bytes], reader), RdfFormat.N_TRIPLES, lenient=True)
-                except SyntaxError as error:
-                    raise GraphFileError(path, f"is not N-Triples: {error.msg}", line=error.lineno) from error
-            if not reader.begun:
-                raise GraphFileError(path, "is empty; expected N-Triples or TSV rows")
-            return reader.sha256()
->>>>>>> 3d0ece5 (Wrong values of options are named in plain words; huge counts in settings, and lines that a parser cannot take, are refused)
     except FileNotFoundError as error:
         raise GraphFileError(path, "does not exist; check the path") from error
-    except MemoryError as error:  # the parser's buffer ends at 16 MiB
-        problem = "has a line of more than 16 MiB, which no dump has; fetch the file again"
-        raise GraphFileError(path, problem, line=reader.lines + 1) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problem = f"corrupt or cut-off gzip ({error}); fetch the file again"
         raise GraphFileError(path, problem, line=line) from error

@@ -109,7 +109,7 @@ class SubgraphOptions:
                 raise BadOptionError(f"{name}={value!r}: expected a whole number.")
             if least is not None and value < least:
                 raise BadOptionError(f"{name}={value}: expected at least {least}.")
-            if name == "hops" and value > MOST_HOPS:
+            if name == "hops" and int(value) > MOST_HOPS:
                 raise BadOptionError(f"hops={value}: expected at most {MOST_HOPS}.")
             object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
         for name, kind in (("policy", Policy), ("direction", Direction), ("statements", Statements)):

@@ -89,7 +89,7 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
     assert kg_edit("patch", "remove", "ledger", "heat", "river").code == 0
     assert "conflict" not in kg_edit("patch", "show", "ledger").out
     assert "removed 1/heat, 2/river" in kg_edit("patch", "show", "ledger").out
-    assert "undid event 4: removed 2/lebron" in kg_edit("patch", "undo", "ledger").out
+    assert "undid event 4: removed 1/heat, 2/river; 3 edits left" in kg_edit("patch", "undo", "ledger").out
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
     assert kg_edit("patch", "remove", "ledger", "heat", "river", "lakers").code == 0
     emptied = kg_edit("patch", "list", "ledger").out

@@ -116,7 +116,8 @@ def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) ->
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "README.md").write_text("# Card\n")
-    for status, way in ((401, "hf auth login"), (403, "hf auth login"), (404, "HF_ENDPOINT")):
+    ways = {401: "hf auth login", 403: "hf auth login", 404: "HF_ENDPOINT", 413: "of this size", 429: "again later"}
+    for status, way in (ways | {500: "again later", 503: "again later"}).items():
         hub.refusal = status
         done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
         assert done.returncode == 1 and done.stderr.startswith("ServerError: can't upload to someone/edits"), (
