@@ -1,19 +1,21 @@
 """Errors that a user can put right, and the pieces of their messages.
 
 Each message has what was found, what was expected and what to do. `KgEditError` is the base of all; `unknown_name`,
-`did_you_mean` and `describe` word messages, `faults_of` those of pydantic.
+`did_you_mean`, `describe` and `first_faults` word messages, `faults_of` those of pydantic.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from wikidata_cache.errors import expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
+
+_LISTED = 5  # faults of a file that an error lists; more would hide the first ones
 
 
 class KgEditError(Exception):
@@ -108,6 +110,12 @@ class AnotherRunError(OutputError):
 
 class UnknownNameError(KgEditError):
     """A name is in none of the tables: methods, models, datasets, metrics."""
+
+
+def first_faults(faults: Sequence[object]) -> str:
+    """Return the first five faults, a line each, and the number of the others."""
+    more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+    return "\n".join([*map(str, faults[:_LISTED]), *more])
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.cli.evaluation_graph import graph_for, guarded
-from kg_edit.cli.method_plan import check_names, choose_method, graph_name, graph_of, load, plan, report_stated
+from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, graph_name, load, plan, report_stated
 from kg_edit.cli.options import (
     BothForms,
     Contact,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from kg_edit.datasets import FileContent
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
+    from kg_edit.edits.files import LabelSource
     from kg_edit.evaluation import Shard, Summary
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
@@ -151,8 +152,11 @@ class Evaluation:
         """
         return replace_run(out, partial(self.ready(out).run, out), overwrite=overwrite)
 
-    def read(self) -> FileContent:
+    def read(self, labels: LabelSource | None = None) -> FileContent:
         """Read all records of the data set, and the faults of the rows that can't be read.
+
+        Args:
+            labels: the source of the labels of ids in own edits.
 
         Raises:
             ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling, or
@@ -176,7 +180,11 @@ class Evaluation:
                 "consistency.tfidf"
             )
         dataset = find_dataset(self.dataset)
-        whole = dataset.read(self.data) if self.keep_going else FileContent(dataset(self.data))
+        whole = (
+            dataset.read(self.data, labels=labels)
+            if self.keep_going
+            else FileContent(dataset(self.data, labels=labels))
+        )
         found: Sequence[BenchmarkRecord] = tuple(
             record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
             for record in part_of(whole.records, self.split)
@@ -205,7 +213,8 @@ class Evaluation:
         check_names(method, self.model)
 
         # All that can be wrong without a model is checked before the model is loaded.
-        content = self.read()
+        opened = LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
+        content = self.read(opened)
         if self.control and not find_method(method).needs_graph:
             raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
         if self.control == "none" and self.require_graph:
@@ -216,7 +225,7 @@ class Evaluation:
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=graph_of(method, self.graph, self.contact, default=graph_name(self.data)),
+            graph=opened.source,
             require_graph=self.require_graph,
             memory=self.memory,
         )

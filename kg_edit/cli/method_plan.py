@@ -322,11 +322,12 @@ class LazyGraph:
     method: str
     graph: list[str] | None
     contact: str | None
+    default: str = EXTRACT
 
     @cached_property
     def source(self) -> WikidataCache | PrivateGraph | None:
         """The graph; None if there is none and the method needs none."""
-        return graph_of(self.method, self.graph, self.contact)
+        return graph_of(self.method, self.graph, self.contact, default=self.default)
 
     def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the labels of those ``ids`` that have one in the graph."""

@@ -102,7 +102,7 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     found = guess_dataset(Path(path)).read(Path(path))
     if found.problems:
         others = len(found.problems) - 1
-        more = f" ({others} more such rows)" if others else ""
+        more = f" (and {others} more)" if others else ""
         log.warning("left out, as it can't be read: %s%s", found.problems[0], more)
     return found.records
 
@@ -114,7 +114,16 @@ def guess_dataset(path: Path) -> Dataset:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
     """
     known = known_datasets()
-    found = {name: len(dataset.read(path, limit=_GUESS_ROWS).records) for name, dataset in known.items()}
+    found: dict[str, int] = {}
+    errors: list[EditFileError] = []
+    for name, dataset in known.items():
+        try:
+            found[name] = len(dataset.read(path, limit=_GUESS_ROWS).records)
+        except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
+            found[name] = 0
+            errors.append(error)
+    if len(errors) == len(known):
+        raise errors[0]
     best = max(found, key=lambda name: (found[name], known[name].precedence))
     if not found[best]:
         raise EditFileError(f"{path}: can't recognise the benchmark of its records; give --dataset NAME")

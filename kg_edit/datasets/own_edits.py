@@ -1,31 +1,60 @@
-"""A user's own edits as a data set: rows of `kg_edit.edits.edit.Edit`, in JSON or JSON lines."""
+"""A user's own edits as a data set: the files that `kg-edit edit` reads, read in the same way."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 
-from kg_edit.datasets.building import built, without_null
-from kg_edit.datasets.reading import Dataset, RawRecord
+from kg_edit.datasets.building import built, probe, without_null
+from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import LabelSource, read_edits, unit_of
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
+from kg_edit.storage.packaged import HUB
+
+OWN = "edits"
 
 
-def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """Parse an edit or a triplet as a record; the labels of ids are not looked up.
+def record_of(edit: Edit) -> BenchmarkRecord:
+    """Return the record of an edit; its locality prompts that have an answer become probes."""
+    asked = [probe("locality", one.prompt, (one.names,), form="sentence") for one in edit.locality if one.names]
+    return built(edit.id, [edit], [query for some in asked for query in some], form=OWN)
+
+
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse an edit or a triplet as a record.
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
-    return built(edit.id, [edit], form="edits")
+    return record_of(to_edit(without_null(row), row_id=name, labels={}, templates=RelationTemplates.load()))
 
 
-OWN_EDITS = Dataset(
-    name="edits",
-    about="your own edits, as `kg-edit edit` takes them, in JSON or JSON lines",
-    measures=(),
-    parser=lambda: partial(parse, templates=RelationTemplates.load()),
+@dataclass(frozen=True, kw_only=True)
+class OwnEdits(Dataset):
+    """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
+
+    def read(self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+        """Read a file by `read_edits`; rows of a hub's data set are parsed one by one.
+
+        Raises:
+            EditFileError: the file can't be read, or has no good row.
+        """
+        if str(path).startswith(HUB):
+            return super().read(path, limit=limit)
+        file = read_edits(path, labels=labels, keep_going=True, allow_conflicts=True, limit=limit)
+        unit = unit_of(path)
+        problems = (Problem(path, row, f"row-{row}", fault, unit) for _, row, fault in file.problems)
+        return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
+
+
+OWN_EDITS = OwnEdits(
+    name=OWN,
+    about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
+    measures=("locality",),
+    parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=-1,  # a benchmark's rows may look like edits
 )

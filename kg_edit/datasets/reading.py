@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.files import LabelSource
 from kg_edit.edits.templates import utf8_text
-from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
+from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of, first_faults
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 
 RawRecord = Mapping[str, Any]
@@ -90,9 +91,10 @@ class Problem(NamedTuple):
     row: int  # from 1
     id: str
     fault: Fault
+    unit: str = "record"  # what is counted; "line" in files that are read line by line
 
     def __str__(self) -> str:
-        return f"{self.file}, record {self.row}, {self.fault}"
+        return f"{self.file}, {self.unit} {self.row}, {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -128,20 +130,26 @@ class Dataset:
     rows: Callable[[object], Iterable[object]] = every_row
     precedence: int = 0
 
-    def __call__(self, path: Path, *, limit: int | None = None) -> tuple[BenchmarkRecord, ...]:
-        """Return the records in the file's order, at most the first ``limit`` rows (None: all).
+    def __call__(
+        self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None
+    ) -> tuple[BenchmarkRecord, ...]:
+        """Return the records in the file's order; the arguments are those of `read`.
 
         Raises:
-            EditFileError: the file can't be read, or a record is wrong; the message names it.
+            EditFileError: the file can't be read, or a record is wrong; the message lists the first faults.
         """
-        found = self.read(path, limit=limit)
+        found = self.read(path, limit=limit, labels=labels)
         if found.problems:
-            more = f" ({len(found.problems) - 1} more such faults)" if len(found.problems) > 1 else ""
-            raise EditFileError(f"{found.problems[0]}{more}")
+            raise EditFileError(first_faults(found.problems))
         return found.records
 
-    def read(self, path: Path, *, limit: int | None = None) -> FileContent:
-        """Return the records of the first ``limit`` rows (None: all); rows with faults are left out and reported.
+    def read(self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+        """Return the records of a file; rows with faults are left out and reported.
+
+        Args:
+            path: the file, a packaged benchmark's name, or ``hf:NAME``.
+            limit: the number of rows to read; None: all.
+            labels: the source of the labels of ids, for rows that may have ids in the place of names (own edits).
 
         Raises:
             EditFileError: the file can't be read at all, or has no rows.

@@ -1,7 +1,7 @@
 """Translate the field names that people and other tools write, EasyEdit above all, into the field names of `Edit`.
 
 `ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt has the subject's name
-where ours has {}, and its ``locality`` and ``portability`` fields have prompts with their own answers.
+where ours has {}, and its ``locality`` and ``portability`` fields have groups of prompts with their own answers.
 `wikidata-cache link` adds ids to a row. It also adds ``candidates`` where a person has to choose an id; that field is
 ignored here.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from kg_edit.edits.edit import LocalityPrompt
 from kg_edit.errors import EditError, Fault
 
 Row = Mapping[str, object]
@@ -32,6 +33,7 @@ TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
 LINKED = "candidates"  # written by `wikidata-cache link` where no candidate clearly leads
 LOCALITY = ("locality_prompt", "locality_ground_truth")
+ANSWERS = "locality_answer"  # the column with the answers of the column locality
 _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
 
 
@@ -60,14 +62,16 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
             raise EditError([Fault(name, f"is another name for {own!r}, which the row has too; keep one of them")])
         found[own] = [value] if own in LISTS and isinstance(value, str) else value
     names = {own: name for name, own in renamed.items()}
-    return (found if triplet else _from_easy_edit(found, left)), names
+    if not triplet:
+        found = _from_easy_edit(found, left)
+    return _with_locality(found, old=found.get("object" if triplet else "target_true")), names
 
 
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     """Turn the fields of an EasyEdit row into those of an `Edit`; leave other rows unchanged."""
     if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
         return fields
-    found = {name: value for name, value in fields.items() if name not in ("locality", *LOCALITY)}
+    found = dict(fields)
     # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
     prompt, subject = found.get("prompt"), found.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
@@ -75,17 +79,48 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
         found["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
     if isinstance(old := found.get("target_true"), list) and old:
         found["target_true"] = old[0]
-    # A locality prompt whose answer is the old object is a neighborhood prompt of the fact.
-    groups = fields.get("locality")
-    locality = [*_paired(*map(fields.get, LOCALITY)), *(_pairs(groups) if isinstance(groups, Mapping) else ())]
-    if near := [prompt for prompt, names in locality if found.get("target_true") in names]:
-        found.setdefault("neighborhood", near)
     if isinstance(asked := found.get("portability"), Mapping):
         found["portability"] = [
             {"question": prompt, "answer": answer, **({"aliases": others} if others else {})}
             for prompt, (answer, *others) in _pairs(asked)
         ]
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, object]:
+    """Gather the locality prompts of a row, with their own answers, in the field ``locality``.
+
+    EasyEdit's groups and a table's columns become objects with prompt and answer. A prompt of EasyEdit whose answer is
+    ``old``, the old object, is a neighborhood prompt of the fact, unless the row has such prompts itself.
+
+    Raises:
+        EditError: there are more prompts than answers, or fewer.
+    """
+    found = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
+    if len(found) == len(fields):
+        return fields
+    given = fields.get("locality")
+    own: list[object] = []
+    pairs = [*_paired(*map(fields.get, LOCALITY))]  # EasyEdit's
+    if ANSWERS in fields:
+        own = [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
+    elif given is not None:
+        for one in given if isinstance(given, list) else [given]:
+            if isinstance(one, Mapping) and not one.keys() <= LocalityPrompt.model_fields.keys():
+                pairs += _pairs(one)
+            else:
+                own.append(one)
+    is_near = [old is not None and old in names and "neighborhood" not in found for _, names in pairs]
+    if any(is_near):
+        found["neighborhood"] = [prompt for (prompt, _), near in zip(pairs, is_near, strict=True) if near]
+    own += [_named(*pair) for pair, near in zip(pairs, is_near, strict=True) if not near]
+    return {**found, **({"locality": own} if own else {})}
+
+
+def _named(prompt: object, names: list[object]) -> dict[str, object]:
+    """Return a locality prompt's object; without an answer if all names are blank, as in a cell of a table."""
+    answer, *aliases = [name for name in names if name not in (None, "")] or [None]
+    return {"prompt": prompt, "answer": answer, "aliases": aliases}
 
 
 def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
@@ -101,16 +136,18 @@ def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
                     yield from _pairs(part)
 
 
-def _paired(prompt: object, answer: object) -> Iterator[tuple[object, list[object]]]:
+def _paired(prompt: object, answer: object, *, field: str = "ground_truth") -> Iterator[tuple[object, list[object]]]:
     """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers.
 
     Raises:
         EditError: there are more prompts than answers, or fewer.
     """
+    if isinstance(prompt, list) and answer is None:
+        answer = [None] * len(prompt)
     if isinstance(prompt, list) and isinstance(answer, list):
         if len(prompt) != len(answer):
             message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
-            raise EditError([Fault("ground_truth", message)])
+            raise EditError([Fault(field, message)])
         for one, its in zip(prompt, answer, strict=True):
             yield one, list(_names(its)) or [its]
     elif prompt is not None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -60,6 +61,27 @@ class Question(Record):
     recalled_relation: str | None = Field(None, description="the further fact that links o* to the answer")
 
 
+class LocalityPrompt(Record):
+    """A prompt whose answer must not change; a text alone is a prompt without a named answer."""
+
+    prompt: Text = Field(description="a prompt about anything else than the edited fact")
+    answer: Name | None = Field(None, description="its answer")
+    aliases: Texts = Field((), description="other names of the answer")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the answer; () if there is none."""
+        return (self.answer, *self.aliases) if self.answer else ()
+
+
+def _locality_prompts(given: object) -> object:
+    several = given if isinstance(given, list | tuple) else [given]
+    return [{"prompt": one} if isinstance(one, str) else one for one in several]
+
+
+Locality = Annotated[tuple[LocalityPrompt, ...], BeforeValidator(_locality_prompts), Field(strict=False)]
+
+
 class Edit(Record):
     """The edit (s, r, o -> o*): after it, the model continues `text` with `target_new` instead of `target_true`.
 
@@ -87,6 +109,11 @@ class Edit(Record):
     neighborhood: Texts = Field((), description="prompts about other subjects, which must not change")
     portability: Annotated[tuple[Question, ...], Field(strict=False)] = Field(
         (), description="questions whose answers follow from the edit"
+    )
+    locality: Locality = Field(
+        (),
+        description="prompts whose answers must not change: each a text, or an object with prompt and answer",
+        exclude_if=lambda prompts: not prompts,  # an edit without them has the digest that 0.1.0 wrote
     )
     chat: bool | Literal["both"] = Field(
         False, description="true: made and asked in the form of the model's chat template; both: made in both forms"

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from kg_edit.edits.aliases import ALIASES, LISTS
+from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.rows import FIELDS, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, OutputError, describe, did_you_mean
+from kg_edit.errors import (
+    ConfigError,
+    EditError,
+    EditFileError,
+    Fault,
+    OutputError,
+    describe,
+    did_you_mean,
+    first_faults,
+)
 from kg_edit.storage.atomic import write_text
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
@@ -32,7 +43,9 @@ _SHAPES = (
     ("subject", "prompt", "new_object"),
 )
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
-_COLUMNS = tuple(name for name in FIELDS if name != "portability")  # questions do not fit into a cell
+_COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)  # questions do not fit into a cell
+_LISTED = (*LISTS, "locality", ANSWERS, *LOCALITY)  # columns with several entries
+_BAR = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")  # " | " between two entries, of which the first or the last may be empty
 _TABLES = (".csv", ".tsv")
 _TRUTH = {"true": True, "false": False}  # values of the field chat in a table, besides "both"
 
@@ -72,11 +85,13 @@ def read_edits(
     templates: RelationTemplates | None = None,
     keep_going: bool = False,
     allow_conflicts: bool = False,
+    limit: int | None = None,
 ) -> EditFile:
     """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
 
     Rows are edits, triplets or CounterFact records (see `kg_edit.edits.rows`). In CSV and TSV, " | " separates the
-    entries of paraphrases and neighborhood, and an empty cell means that the field is absent.
+    entries of a list, ``locality_answer`` has the answers of ``locality``, and an empty cell means that the field is
+    absent.
 
     Args:
         path: the file, in UTF-8.
@@ -84,12 +99,13 @@ def read_edits(
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         keep_going: skip wrong rows, and report them in `problems`.
         allow_conflicts: accept rows that edit one fact to different targets, for a caller that makes each edit alone.
+        limit: the number of rows to read; None: all.
 
     Raises:
         EditFileError: the file can't be read, or has no good row, or (without `keep_going`) has a bad row.
     """
     path, templates = Path(path), templates or RelationTemplates.load()
-    rows = list(numbered_rows(path))
+    rows = list(islice(numbered_rows(path), limit))
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
@@ -129,10 +145,7 @@ def read_edits(
         by_fact[edit.subject, edit.prompt] = number, edit
 
     if problems and not (keep_going and edits):
-        if keep_going:
-            raise EditFileError("no row can be used:\n" + "\n".join(map(str, problems)))
-        others = f" ({len(problems) - 1} more such faults in the file)" if len(problems) > 1 else ""
-        raise EditFileError(f"{problems[0]}{others}")
+        raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(problems))
     if repeated and not allow_conflicts:
         number, first, times = repeated[0]
         more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
@@ -140,7 +153,8 @@ def read_edits(
             "%s: %s %d is the edit of %s %d again%s; it is made %s", path, unit, number, unit, first, more, times
         )
     skipped = len(rows) - len(edits)
-    log.info("%s: read %s, skipped %s", path, _count(len(edits), "edit"), _count(skipped, "row"))
+    if limit is None:
+        log.info("%s: read %s, skipped %s", path, _count(len(edits), "edit"), _count(skipped, "row"))
     return EditFile(tuple(edits), tuple(problems))
 
 
@@ -214,7 +228,7 @@ def check_file(path: Path) -> None:
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
-    if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES)]:
+    if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]:
         near = did_you_mean(unknown[0], _COLUMNS)
         if len(unknown) == len(header) and not near:
             wanted = ", ".join(_SHAPES[0])
@@ -229,8 +243,8 @@ def _header_fault(header: Sequence[str]) -> str | None:
 
 def _cell(field: str, cell: Any) -> object:
     """Convert the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
-    if field in LISTS:
-        return [entry.strip() for entry in cell.split(" | ")]
+    if field in _LISTED:
+        return [entry.strip() for entry in _BAR.split(cell)]
     return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
 
 

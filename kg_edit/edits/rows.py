@@ -17,6 +17,7 @@ from kg_edit.edits.aliases import canonical
 from kg_edit.edits.edit import (
     Edit,
     EntityId,
+    Locality,
     Name,
     PropertyId,
     Question,
@@ -77,13 +78,17 @@ class Portability(Record):
 
 
 class CounterFactRecord(Record):
-    """A record of CounterFact (Meng et al. 2022), and our field ``chat``. The last three fields are not used."""
+    """A record of CounterFact (Meng et al. 2022), and our own fields ``locality`` and ``chat``.
+
+    The last three fields are not used.
+    """
 
     case_id: Name
     requested_rewrite: RequestedRewrite
     paraphrase_prompts: Texts = ()
     neighborhood_prompts: Texts = ()
     portability: Portability | None = None
+    locality: Locality = ()
     chat: bool | Literal["both"] = False
     attribute_prompts: object = None
     generation_prompts: object = None
@@ -169,6 +174,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
         "paraphrases": record.paraphrase_prompts,
         "neighborhood": record.neighborhood_prompts,
         "portability": (Question.model_validate(asked.model_dump()),) if asked else (),
+        "locality": record.locality,
         "chat": record.chat,
     }
 

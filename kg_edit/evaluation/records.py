@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_edit.datasets.own_edits import OWN
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.schedule import CurvePlan, Scoring
+from kg_edit.models.first_token import readable_edit
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
@@ -289,13 +292,22 @@ class Item:
         return digest(self.record.model_dump(mode="json"))
 
 
-def items(records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], config: EvalConfig) -> list[Item]:
-    """Make an item of each record; the answers to choose from are drawn from ``pool``."""
+def items(
+    records: Sequence[BenchmarkRecord],
+    pool: Mapping[Form, str],
+    config: EvalConfig,
+    *,
+    model: LanguageModel | None = None,
+) -> list[Item]:
+    """Make an item of each record; the answers to choose from are drawn from ``pool``.
+
+    Own edits are asked in the form that ``model`` can read (`asked_of`); None: unchanged.
+    """
     return [
         Item(
             record=record,
             case=Case.of(
-                record,
+                record if model is None else asked_of(model, record, chat=config.chat),
                 choices=choices(record, pool, seed=config.seed),
                 extras=config.extras,
                 chat=config.chat,
@@ -303,6 +315,21 @@ def items(records: Sequence[BenchmarkRecord], pool: Mapping[Form, str], config: 
         )
         for record in records
     ]
+
+
+def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None) -> BenchmarkRecord:
+    """Return a record as it is asked: own edits as `kg-edit edit` asks them, benchmarks as they were published.
+
+    Args:
+        model: the model, which may not read a subject at the start of a text.
+        record: the record; own edits have no published form.
+        chat: as in `EvalConfig`; in chat form the template comes first, so each subject is read.
+    """
+    if record.form not in ("", OWN):
+        return record
+    in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
+    edits = (edit if own else readable_edit(model, edit) for edit, own in zip(record.edits, in_chat, strict=True))
+    return record.model_copy(update={"edits": tuple(edits)})
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:

@@ -118,7 +118,8 @@ def evaluate(
 
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence
-        cut = [items(all_records[start : start + size], choices, config) for start in range(0, len(records), size)]
+        starts = range(0, len(records), size)
+        cut = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
         own = config.part.deal([_Sequence(number, some) for number, some in enumerate(cut)])
         todo = [sequence for sequence in own if not run.is_done(sequence)]
         if todo:

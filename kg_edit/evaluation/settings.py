@@ -21,6 +21,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.records import asked_of
 from kg_edit.evaluation.scorer import ANSWER_TOKENS
 from kg_edit.evaluation.step import Method
 from kg_edit.models.language_model import LanguageModel
@@ -99,8 +100,10 @@ def run_settings(
 
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
     """Return the settings that depend on the records; a run that grows had those of its first records."""
+    led = [record.id for record in records if asked_of(model, record, chat=chat) != record]
     return {
         **chat_settings(model, (edit for record in records for edit in record.edits), chat),
+        **({"after_line_break": led} if led else {}),
         "ids": [record.id for record in records],
         "records_sha256": digest([record.model_dump(mode="json") for record in records]),
     }

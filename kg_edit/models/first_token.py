@@ -15,6 +15,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from kg_edit.edits.edit import Edit
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -62,6 +63,19 @@ def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
         return ""
     template = text.replace(subject, "{}", 1)
     return LEAD if begins_unread(model, encode(model.tokenizer, template, subject=subject)) else ""
+
+
+def readable_edit(model: LanguageModel, edit: Edit) -> Edit:
+    """Return the edit with a line break before each of its prompts that begins with a subject the model would not read.
+
+    This is the form in which `kg-edit edit` makes and asks it.
+    """
+
+    def led(text: str) -> str:
+        return lead_before(model, text, subject=edit.subject)
+
+    paraphrases = tuple(led(text) + text for text in edit.paraphrases)
+    return edit.model_copy(update={"prompt": led(edit.text) + edit.prompt, "paraphrases": paraphrases})
 
 
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
-from kg_edit.models.first_token import lead_before
+from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import CUT, continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
@@ -208,8 +208,8 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
     if edit.forms[0] if chat is None else chat:
         return tuple(in_chat)
     # The first token of a text is an attention sink for some models: a subject there needs a line break before it
-    own = [lead_before(model, text, subject=edit.subject) + text for text in (edit.text, *edit.paraphrases)]
-    first, *others = _probes(edit, own)
+    led = readable_edit(model, edit)
+    first, *others = _probes(edit, (led.text, *led.paraphrases))
     both = chat is None and len(edit.forms) > 1
     return (first, *([in_chat[0].model_copy(update={"kind": "paraphrase"})] if both else ()), *others)
 

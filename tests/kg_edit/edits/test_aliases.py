@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kg_edit.edits.aliases import ALIASES
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError
 from tests.kg_edit.edit_rows import GOOD, lines, refusal, write
@@ -75,7 +75,8 @@ def test_easy_edit_row_is_read(tmp_path: Path) -> None:
     (asked,) = edit.portability
     assert (asked.question, asked.answer, asked.aliases) == ("Which country shares it?", "Brazil", ("Portugal",))
     (other,) = read(tmp_path, {**EASY_EDIT, "locality_ground_truth": "Quechua"})
-    assert other.neighborhood == (), "what is asked elsewhere has another answer: it is no neighbour of the fact"
+    kept = LocalityPrompt(prompt="In Peru, the language spoken is", answer="Quechua")
+    assert (other.neighborhood, other.locality) == ((), (kept,)), "with another answer, it is no neighbour of the fact"
 
 
 def test_easy_edit_lists_are_read(tmp_path: Path) -> None:
@@ -84,6 +85,44 @@ def test_easy_edit_lists_are_read(tmp_path: Path) -> None:
     }
     (edit,) = read(tmp_path, {**EASY_EDIT, "ground_truth": ["Spanish"], "locality": locality, "locality_prompt": None})
     assert edit.neighborhood == ("In Peru, one speaks",)
+    assert edit.locality == (LocalityPrompt(prompt="In Chad, one speaks", answer="x"),)
+
+
+PROMPTS = (
+    LocalityPrompt(prompt="In Peru, one speaks", answer="Quechua"),
+    LocalityPrompt(prompt="Snow is"),
+)
+
+
+@pytest.mark.parametrize(
+    "locality",
+    [
+        [{"prompt": "In Peru, one speaks", "answer": "Quechua"}, "Snow is"],
+        [{"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, {"prompt": "Snow is"}],
+        {"a": {"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, "b": [{"prompt": ["Snow is"]}]},
+    ],
+)
+def test_locality_prompts_have_their_own_answers(locality: object, tmp_path: Path) -> None:
+    for row in (GOOD, {"subject": "Ann", "relation": "P19", "object": "Oslo", "new_object": "Rome"}):
+        assert read(tmp_path, {**row, "locality": locality})[0].locality == PROMPTS
+        assert read(tmp_path, {**row, "locality": "Snow is"})[0].locality == PROMPTS[1:]
+
+
+def test_locality_columns_of_a_table_are_read(tmp_path: Path) -> None:
+    text = "subject,prompt,target_new,locality,locality_answer\nAnn,{} is in,Rome,In Peru, one speaks | Snow is,"
+    text = text.replace("In Peru, one speaks | Snow is", '"In Peru, one speaks | Snow is"')
+    (edit,) = read_edits(write(tmp_path, "edits.csv", f"{text}Quechua | \n")).edits
+    assert edit.locality == PROMPTS
+    path = write(tmp_path, "edits.csv", f"{text}Quechua\n")
+    assert "line 2, field locality_answer: 2 prompts have 1 answers" in refusal(path)
+
+
+def test_fault_of_a_locality_prompt_has_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.jsonl", lines({**GOOD, "locality": ["Snow is", {"prompt": " "}, 7]}))
+    assert [line.partition(", field ")[2] for line in refusal(path).splitlines()] == [
+        "locality[1].prompt: is empty; expected a prompt about anything else than the edited fact",
+        "locality[2]: found the number 7; expected an object {...}",
+    ]
 
 
 @pytest.mark.parametrize(

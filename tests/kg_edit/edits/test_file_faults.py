@@ -202,11 +202,17 @@ def test_allow_conflicts_still_refuses_duplicated_ids(tmp_path: Path) -> None:
         read_edits(path, allow_conflicts=True)
 
 
-def test_first_fault_is_shown_and_others_counted(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"subject": 1, "target_new": 2}, GOOD, {}))
-    assert refusal(path).endswith(
-        "line 1, field subject: found the number 1; expected text (4 more such faults in the file)"
-    )
+def test_first_five_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
+    """Of whatever kind: the target that is the old one, and two rows that contradict each other."""
+    same = {**GOOD, "target_true": GOOD["target_new"]}
+    path = write(tmp_path, "edits.jsonl", lines(same, GOOD, {**GOOD, "target_new": "Bern"}))
+    first, second = refusal(path).splitlines()
+    assert first.startswith(f"{path}, line 1, field target_new: 'Rome' is also the old target")
+    assert second.startswith(f"{path}, line 3, field target_new: 'Ann lives in' is edited to 'Bern' here")
+    path = write(tmp_path, "edits.jsonl", lines(*[{**GOOD, "subject": number} for number in range(7)]))
+    *listed, more = refusal(path).splitlines()
+    assert [line.split(", ")[1] for line in listed] == [f"line {number}" for number in range(1, 6)]
+    assert more == "and 2 more"
 
 
 def test_keep_going_reports_wrong_rows(tmp_path: Path) -> None:
