@@ -12,6 +12,7 @@ from kg_edit.cli import (
     catalogue,
     covariance,
     data,
+    diff,
     drift,
     edit,
     evaluate,
@@ -45,7 +46,16 @@ app = typer.Typer(
 )
 
 _COMMANDS = (
-    *(edit.edit, edit.demo, generate.generate, evaluate.evaluate, evaluate.judge, evaluate.compare, evaluate.merge),
+    *(
+        edit.edit,
+        edit.demo,
+        generate.generate,
+        diff.diff,
+        evaluate.evaluate,
+        evaluate.judge,
+        evaluate.compare,
+        evaluate.merge,
+    ),
     *(plan.plan, serve.serve, locate.locate, sweep.sweep, drift.drift),
     *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor, cache.cache),
 )

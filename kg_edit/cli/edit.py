@@ -68,6 +68,12 @@ RequireSuccess = Annotated[
         rich_help_panel=CHECKS,
     ),
 ]
+LocalityCheck = Annotated[
+    bool,
+    typer.Option(
+        "--locality-check/--no-locality-check", help="Also ask 30 unrelated prompts, and report which answers changed."
+    ),
+]
 Log = Annotated[
     list[str] | None,
     typer.Option(
@@ -100,6 +106,7 @@ def edit(
     alone: Alone = True,
     yes: Yes = False,
     require_success: RequireSuccess = False,
+    locality_check: LocalityCheck = True,
     log: Log = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -149,7 +156,15 @@ def edit(
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
         made = chosen.on(language_model)
-        make = partial(folder.run, made, usable, force=force, alone=alone, callbacks=callbacks)
+        make = partial(
+            folder.run,
+            made,
+            usable,
+            force=force,
+            alone=alone,
+            locality_check=locality_check,
+            callbacks=callbacks,
+        )
         run = replace_run(out, make, overwrite=overwrite)
     chosen.note_layer(folder.path)
 
@@ -220,7 +235,8 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
 
 def _show(run: EditRun, folder: EditFolder) -> None:
-    """Print the table of the probes, how many edits succeeded, what helps the others, and the files."""
+    """Print the table of the probes, how many edits succeeded, what helps the others, what else changed, and the files."""
+    from kg_edit.reports.differences import counted, difference_table
     from kg_edit.reports.report import terminal_table
 
     console, verdict = stdout(), run.verdict
@@ -228,6 +244,10 @@ def _show(run: EditRun, folder: EditFolder) -> None:
     console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
     for line in verdict.advice:
         console.print(f"- {plain(line)}")
+    if run.differences:
+        if shown := [one for one in run.differences if one.asked.source == "edit" or not one.unchanged]:
+            console.print(difference_table(shown))
+        console.print(counted(run.differences))
     where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
     if len(f"{where} {names}") <= console.width:
         console.print(f"{where} {names}", soft_wrap=True)

@@ -21,7 +21,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
 from kg_edit.reports.alone import make_alone, read_alone
+from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
 from kg_edit.reports.probes import ReportRow, check_probes
+from kg_edit.reports.prompts import own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.verdict import Verdict
@@ -34,7 +36,7 @@ from wikidata_cache.view.svg import draw
 log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
-LOSSES, PAGE, VERDICT = "losses.jsonl", "report.html", "report.json"
+LOSSES, PAGE, VERDICT, LOCALITY = "losses.jsonl", "report.html", "report.json", "locality.jsonl"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 _IN_SEQUENCE = (
     "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil earlier "
@@ -50,11 +52,13 @@ class EditRun:
         folder: the folder of the run.
         rows: the readings of every probe on the unedited and on the edited model.
         verdict: which edits succeeded, why others failed, and what helps.
+        differences: the locality prompts and the unrelated prompts, as both models answered them.
     """
 
     folder: Path
     rows: BeforeAfter
     verdict: Verdict
+    differences: tuple[PromptDifference, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join([str(self.verdict), *self.verdict.advice])
@@ -81,10 +85,20 @@ class EditFolder:
         *,
         force: bool = False,
         alone: bool = True,
+        locality_check: bool = True,
         callbacks: Sequence[Callback] = (),
     ) -> EditRun:
         """Make the edits by `run_edits`, draw the first one's subgraph, and return the run."""
-        run = run_edits(method, method.model, edits, self.path, force=force, alone=alone, callbacks=callbacks)
+        run = run_edits(
+            method,
+            method.model,
+            edits,
+            self.path,
+            force=force,
+            alone=alone,
+            locality_check=locality_check,
+            callbacks=callbacks,
+        )
         draw_subgraph(method, edits[0], self.path)
         return run
 
@@ -92,7 +106,7 @@ class EditFolder:
     def files(self) -> tuple[str, ...]:
         """Return the names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
         pictures = sorted(file.name for file in self.path.glob("subgraph-*.svg"))
-        names = (PATCH, RECORDS, LOSSES, VERDICT, REPORT, PAGE, *pictures)
+        names = (PATCH, RECORDS, LOCALITY, LOSSES, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.path / name).is_file())
 
 
@@ -104,14 +118,16 @@ def run_edits(
     *,
     force: bool = False,
     alone: bool = True,
+    locality_check: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> EditRun:
     """Make ``edits`` one after the other and write a folder; started again, the run continues where it stopped.
 
-    The folder has patch.safetensors, records.jsonl, report.json, report.md, report.html and run.json, losses.jsonl with
-    the loss at every step of every edit, if the method minimises a loss, and alone.jsonl if an edit failed. Nothing is
-    written before all edits are checked and the method is prepared. An edit that repeats an earlier one is made once.
+    The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
+    report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
+    a loss, and alone.jsonl if an edit failed. Nothing is written before all edits are checked and the method is
+    prepared. An edit that repeats an earlier one is made once.
 
     Args:
         method: the method, on ``model``.
@@ -122,6 +138,8 @@ def run_edits(
             run before it is added to the patch.
         alone: make each failed edit alone as well, to see which ones fail only together (at most
             `kg_edit.reports.alone.MOST`).
+        locality_check: also ask unrelated prompts on both models (`kg_edit.reports.prompts.unrelated_prompts`), besides
+            those of the edits' own field ``locality``.
         callbacks: receive the losses of every descent.
         progress: show progress bars; not on a terminal, log lines.
 
@@ -137,6 +155,7 @@ def run_edits(
     edits, repeats = without_repeats(given)
     method.check(edits)
     check_probes(model, edits, progress=progress)
+    check_prompts(model, own_prompts(edits))
     settings = {
         "job": "edit",
         **method_settings(method, model),
@@ -172,18 +191,27 @@ def run_edits(
             repeats=repeats,
             opposes=opposed(edits),
         )
-        run, written = EditRun(out, rows, verdict), f"{verdict.model_dump_json(indent=1)}\n"
-        if known and (out / REPORT).is_file() and _text(out / VERDICT) == written:
+        # A finished run keeps the prompts that it asked
+        finished = bool(known) and (out / REPORT).is_file()
+        if finished:
+            differences = read_differences(out / LOCALITY)
+        else:
+            differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
+        run, written = EditRun(out, rows, verdict, differences), f"{verdict.model_dump_json(indent=1)}\n"
+        if finished and _text(out / VERDICT) == written:
             return run
+        if differences:
+            write_text(out / LOCALITY, "".join(f"{one.model_dump_json()}\n" for one in differences))
         graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
         try:
             curves = read_losses(out / LOSSES)
         except OutputError as error:  # a damaged file costs the curves, not the report
             log.warning("the report has no loss curves: %s", error)
             curves = {}
-        write_text(out / PAGE, report_page(rows, patch, verdict=verdict, curves=curves, graphs=graphs))
+        page = report_page(rows, patch, verdict=verdict, curves=curves, graphs=graphs, differences=differences)
+        write_text(out / PAGE, page)
         write_text(out / VERDICT, written)
-        write_text(out / REPORT, markdown(rows, patch, verdict))
+        write_text(out / REPORT, markdown(rows, patch, verdict, differences))
         return run
 
 
@@ -236,6 +264,20 @@ def _patch(
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
+
+
+def _differences(
+    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
+) -> tuple[PromptDifference, ...]:
+    """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
+    own = compare_prompts(model, patch, own_prompts(edits), progress=progress)
+    if not locality_check:
+        return own
+    try:
+        return own + compare_prompts(model, patch, unrelated_prompts(edits), progress=progress)
+    except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
+        log.warning("the unrelated prompts can't be asked: %s", error)
+        return own
 
 
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:

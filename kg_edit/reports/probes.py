@@ -289,6 +289,9 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
 def _is_success(probe: ReportProbe, text: str) -> bool:
     if probe.kind == "portability":
         return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
-    if probe.chat:
-        return mentions(first_sentence(text), probe.wanted)
-    return begins_with(text, probe.wanted)
+    return generates(text, probe.wanted, chat=probe.chat)
+
+
+def generates(text: str, target: str, *, chat: bool) -> bool:
+    """Return whether a text begins with the target; in chat form, whether its first sentence mentions it."""
+    return mentions(first_sentence(text), target) if chat else begins_with(text, target)

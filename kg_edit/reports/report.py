@@ -15,6 +15,7 @@ from rich.text import Text
 from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.reports.differences import PromptDifference, difference_markdown
 from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
 from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.frames import frame_of
@@ -110,13 +111,26 @@ def headline(patch: Patch) -> str:
     return one_line(f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}")
 
 
-def markdown(rows: Sequence[ReportRow], patch: Patch, verdict: Verdict | None = None) -> str:
-    """Return the report as Markdown, with `headline` as its title; ``verdict`` is by default that of the rows alone."""
+def markdown(
+    rows: Sequence[ReportRow],
+    patch: Patch,
+    verdict: Verdict | None = None,
+    differences: Sequence[PromptDifference] = (),
+) -> str:
+    """Return the report as Markdown, with `headline` as its title.
+
+    Args:
+        rows: the rows of the report.
+        patch: the change.
+        verdict: the verdict; by default that of the rows alone.
+        differences: the locality prompts and the unrelated prompts, as both models answered them.
+    """
     verdict = verdict or Verdict.of(rows)
     advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.advice]
     lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
     lines += [*advice, *[""] * bool(advice), escaped_markdown(patch.summary), ""]
-    return "\n".join([*lines, *_table(rows), "", escaped_markdown(note(rows)), ""])
+    lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
+    return "\n".join([*lines, *([difference_markdown(differences)] if differences else [])])
 
 
 def _table(rows: Sequence[ReportRow]) -> list[str]:

@@ -24,6 +24,7 @@ from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
+from kg_edit.reports.differences import PromptDifference, counted, difference_rows
 from kg_edit.reports.probes import Kind, Reading, ReportRow
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.verdict import Verdict
@@ -103,6 +104,7 @@ def report_page(
     verdict: Verdict | None = None,
     curves: Mapping[str, Curve] | None = None,
     graphs: Graphs | None = None,
+    differences: Sequence[PromptDifference] = (),
 ) -> str:
     """Return the page of a run as HTML.
 
@@ -112,6 +114,7 @@ def report_page(
         verdict: the verdict; by default that of the rows alone.
         curves: the losses by edit, or by batch (``first..last``).
         graphs: each edit's subgraph, or a text why there is none.
+        differences: the locality prompts and the unrelated prompts, as both models answered them.
     """
     curves = curves or {}
     entries = _entries(rows, patch, curves, graphs or {})
@@ -124,9 +127,10 @@ def report_page(
         "TITLE": escape(headline(patch)),
         "VERDICT": _verdict(entries, verdict or Verdict.of(rows)),
         "SUMMARY": _text(patch.summary),
-        "TILES": _tiles(rows),
+        "TILES": _tiles(rows, differences),
         "OVERVIEW": _overview(entries) if several else "",
         "NOTE": _text(note(rows)),
+        "DIFFERENCES": _differences(differences),
         "WEIGHTS": _weights(patch) if several else "",
         "EACH": "Each edit" if several else "The edit",
         "BATCHES": "".join(
@@ -187,13 +191,29 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     return f'<p class="verdict">{counted}; {len(failed)} failed: {links}{more}</p>{advice}'
 
 
-def _tiles(rows: Sequence[ReportRow]) -> str:
+def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
     tiles = []
     for kind, name in _COUNTED.items():
         if some := [row for row in rows if row.probe.kind == kind]:
             unedited, edited = _right(some)
             tiles.append(f"<li><b>{unedited} → {edited} of {len(some)}</b><span>{name} right</span></li>")
+    if differences:
+        unchanged = sum(one.unchanged for one in differences)
+        tiles.append(f"<li><b>{unchanged} of {len(differences)}</b><span>other prompts unchanged</span></li>")
     return "".join(tiles)
+
+
+def _differences(found: Sequence[PromptDifference]) -> str:
+    """Return the section with the prompts that should not change, the changed ones first."""
+    if not found:
+        return ""
+    rows = difference_rows(sorted(found, key=lambda one: one.unchanged))
+    is_open = len(found) <= _OPEN or not all(one.unchanged for one in found)
+    return (
+        f'<section aria-labelledby="other"><h2 id="other">What else changed?</h2><p class="soft">{counted(found)}</p>'
+        f"<details{' open' * is_open}><summary>Prompts that should not change</summary>"
+        f'<div class="wide"><table class="probes">{rows}</table></div></details></section>'
+    )
 
 
 def _right(rows: Sequence[ReportRow]) -> tuple[int, int]:

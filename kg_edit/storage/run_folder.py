@@ -33,7 +33,7 @@ PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
 _WRITTEN = (
     *(_RUN, "layer.json", "records.jsonl", "summary.json"),
-    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "report.*", "subgraph-*.svg"),  # edit
+    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "locality.jsonl", "report.*", "subgraph-*.svg"),  # edit
     *("general.jsonl", "environments.jsonl", "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "texts.jsonl", "points.jsonl"),  # locate, drift

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from kg_edit.datasets import DATASETS, find_dataset
+from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.datasets.reading import document
 from kg_edit.datasets.record import as_record
+from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError, UnknownNameError
 from tests.kg_edit.datasets.rows import (
     COUNTERFACT,
@@ -23,7 +24,9 @@ from tests.kg_edit.datasets.rows import (
     ZSRE,
     written,
 )
+from tests.kg_edit.edit_rows import Labels
 
+MISSING = "is missing; expected o*, what the edited model should predict"
 ROWS: dict[str, dict[str, Any]] = {
     "counterfact": COUNTERFACT,
     "counterfact-plus": {**COUNTERFACT, "portability": QUESTION},
@@ -51,7 +54,7 @@ def test_unknown_field_is_named_with_file_and_record(name: str, tmp_path: Path) 
     file = written(tmp_path, row)
     with pytest.raises(EditFileError) as error:
         find_dataset(name)(file)
-    assert str(error.value).startswith(f"{file}, record 1, field subjet: unknown field")
+    assert f"{file}, record 1, field subjet: unknown field" in str(error.value)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -106,6 +109,37 @@ def test_as_record_wraps_an_edit(tmp_path: Path) -> None:
     (record,) = find_dataset("edits")(written(tmp_path, ROWS["edits"]))
     assert as_record(record.edits[0]) == record.model_copy(update={"form": ""})
     assert as_record(record) is record
+
+
+def test_own_edits_are_read_as_edit_reads_them(tmp_path: Path) -> None:
+    """In each format, with the same ids, labels and lines."""
+    row = {"subject": "Ada", "prompt": "{} is", "target_new": "old", "locality": "Snow is", "locality_answer": "white"}
+    table = [",".join(row), ",".join(row.values()), "Bob,{} is,,,"]
+    contents = {
+        "a.jsonl": json.dumps(row) + "\n" + json.dumps({"subject": "Bob", "prompt": "{} is"}) + "\n",
+        "a.json": json.dumps([row, {"subject": "Bob", "prompt": "{} is"}]),
+        "a.csv": "\n".join(table),
+        "a.tsv": "\n".join(table).replace(",", "\t"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        for found in (
+            find_dataset("edits").read(tmp_path / name),
+            guess_dataset(tmp_path / name).read(tmp_path / name),
+        ):
+            (record,) = found.records
+            assert record.edits == read_edits(tmp_path / name, keep_going=True).edits
+            (asked,) = record.group("locality")
+            assert (asked.queries[0].prompt, asked.queries[0].answers) == ("Snow is", (("white",),))
+            place = {"a.jsonl": "line 2", "a.json": "record 2"}.get(name, "line 3")
+            assert [str(one) for one in found.problems] == [f"{tmp_path / name}, {place}, field target_new: {MISSING}"]
+
+
+def test_ids_of_own_edits_get_their_labels(tmp_path: Path) -> None:
+    file = written(tmp_path, {"subject": "Q36159", "relation": "P54", "new_object": "Q121783"})
+    assert "for which there is no label" in str(find_dataset("edits").read(file).problems[0])
+    (record,) = find_dataset("edits")(file, labels=Labels())
+    assert (record.edits[0].subject, record.edits[0].target_new) == ("LeBron James", "Los Angeles Lakers")
 
 
 def test_hub_data_set_is_read_from_a_folder(tmp_path: Path) -> None:

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 import kg_edit
+from kg_edit.datasets.own_edits import record_of
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.records import items
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods.mend.examples import make_examples
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
+from kg_edit.reports.probes import probes, read
 from kg_edit.tracing.trace import TracedFact, prompt_of
 
 FILE = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
@@ -51,6 +56,28 @@ def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, 
     assert all(edit.text.count(edit.subject) == 2 for edit in of("twice"))
     assert not any(edit.subject.isascii() for edit in of("script"))
     assert all(edit.prompt.endswith("?") for edit in of("question"))
+
+
+def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
+    """The verdicts are equal, for the new target and for the one that the model generates.
+
+    In plain text, also where the model does not read the subject at the start of a text, and in chat form.
+    """
+    shapes = [edit for edit in edits if edit.id in {"start-1", "start-3", "after-1", "question-1", "german-1"}]
+    asked = [*shapes, shapes[1].in_chat()]
+    texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in asked])]
+    generated = [
+        edit.model_copy(update={"target_new": " ".join(text.split()[:2])})
+        for edit, text in zip(asked, texts, strict=True)
+    ]
+    both = [edit.model_copy(update={"id": str(number)}) for number, edit in enumerate([*asked, *generated])]
+    by_edit = [reading.success for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in both])]
+    cases = [item.case for item in items([record_of(edit) for edit in both], {}, EvalConfig(), model=smollm2)]
+    found = [section.scores for section in score_cases(smollm2, cases)]
+    by_evaluate = [scores.get("efficacy.first_sentence", scores["efficacy.greedy"]) for scores in found]
+    assert by_evaluate == by_edit
+    assert by_edit[len(asked) :] == [True] * len(asked)
+    assert not all(by_edit)
 
 
 def test_training_and_tracing_begin_with_a_line_break(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:

@@ -1,0 +1,90 @@
+"""`kg-edit diff`: what an unedited and an edited model generate after the same prompts, side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kg_edit.cli.console import stdout
+from kg_edit.cli.generate import warn_of_sinks
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype
+from kg_edit.cli.patch_shipping import Unedited, model_for
+from kg_edit.text.display import one_line, plain
+from wikidata_cache.atomic import check_out
+
+
+def diff(
+    prompts: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PROMPTS",
+            show_default="20 packaged prompts",
+            help="File with a prompt on each line and answers after tabs, or `.jsonl`, `.json`, `.csv` with the "
+            "fields `prompt` and `answer`.",
+        ),
+    ] = None,
+    model: Unedited = None,
+    *,
+    patch: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="PATH",
+            help="Patch file, ledger, or output folder of `kg-edit edit`. Repeatable: patches are added.",
+        ),
+    ],
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Number of tokens to generate and to compare.")] = 5,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send each prompt as a user turn in the model's chat template.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page to write.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the texts and probabilities as JSON.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Compare the answers of the unedited and the edited model, prompt by prompt.
+
+    A prompt is unchanged if the edited model's text begins with the answer that the unedited model gives; without such
+    an answer, if both texts are the same. The probability of each answer is shown for both models.
+
+    Examples:
+
+    - `kg-edit diff --patch out/`
+    - `kg-edit diff --patch out/ prompts.txt --html diff.html`
+    - `kg-edit diff --patch ledger/ prompts.jsonl --json`
+    """
+    from functools import reduce
+    from operator import add
+
+    from kg_edit.ledger.listing import check_patches, patch_at
+    from kg_edit.storage.atomic import write_text
+
+    check_patches(patch)
+    if html:
+        check_out(html, ".html", option="--html", inputs=[prompts] if prompts else ())
+    from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table
+    from kg_edit.reports.prompts import packaged_prompts, read_prompts
+
+    asked = read_prompts(prompts) if prompts else packaged_prompts()
+    if chat:
+        asked = tuple(one.model_copy(update={"chat": True}) for one in asked)
+    total = reduce(add, map(patch_at, patch))
+    name = model_for(total, model)
+    language_model = load(name, dtype, device)
+    warn_of_sinks(language_model, total, [one.prompt for one in asked if not one.chat])
+    found = compare_prompts(language_model, total, asked, tokens=tokens, progress=True)
+    if as_json:
+        whole = {"model": name, "unchanged": sum(one.unchanged for one in found), "prompts": len(found)}
+        rows = [
+            {**one.asked.model_dump(mode="json"), **one.model_dump(mode="json", exclude={"asked"})} for one in found
+        ]
+        typer.echo(json.dumps({**whole, "differences": rows}, ensure_ascii=False, indent=2))
+    else:
+        stdout().print(difference_table(found))
+        stdout().print(counted(found))
+    if html:
+        write_text(html, difference_page(found, title=one_line(f"{name}, {total.summary}")))
+        typer.echo(plain(str(html)), err=True)

@@ -1,0 +1,195 @@
+"""What else did an edit change? Ask prompts on the unedited and on the edited model, and compare their texts.
+
+*Unchanged*: if the unedited model's text begins with one of the prompt's answers, the edited model's text begins with
+this answer too. Otherwise both greedy texts are the same; a text has five tokens, or as many as the longest answer
+needs. In chat form, the first sentence has to mention the answer, or has to be the same.
+
+Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
+place of the answer the most probable token is the same. Where it does not, this metric reads the tokens that the models
+predict after the answer's earlier tokens, which neither model would write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from kg_edit.errors import KgEditError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.reports.probes import check_queries, generates, responses
+from kg_edit.reports.prompts import AskedPrompt
+from kg_edit.text.display import escaped_markdown, markdown_table, one_line
+from kg_edit.text.matching import first_sentence
+
+TOKENS = 5
+_HEADER = ("", "prompt", "unedited", "edited", "answer")
+
+
+class PromptDifference(BaseModel):
+    """A prompt with the texts of both models and the probabilities of its answers; a line of ``locality.jsonl``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    asked: AskedPrompt
+    unchanged: bool
+    unedited: str
+    edited: str
+    unedited_probabilities: tuple[float, ...] = ()
+    edited_probabilities: tuple[float, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Return unchanged or changed."""
+        return "unchanged" if self.unchanged else "changed"
+
+    @property
+    def probabilities(self) -> tuple[str, ...]:
+        """Each answer with its probability on the unedited and on the edited model: "Rome 0.91 → 0.12"."""
+        pairs = zip(self.asked.answer, self.unedited_probabilities, self.edited_probabilities, strict=True)
+        return tuple(f"{name} {old:.2f} → {new:.2f}" for name, old, new in pairs)
+
+
+def compare_prompts(
+    model: LanguageModel,
+    patch: Patch,
+    prompts: Sequence[AskedPrompt | str],
+    *,
+    tokens: int = TOKENS,
+    progress: bool = False,
+) -> tuple[PromptDifference, ...]:
+    """Ask each prompt on the unedited and on the edited model.
+
+    Args:
+        model: the unedited model.
+        patch: the change; it is removed again at the end.
+        prompts: the prompts; a text is a prompt without an answer.
+        tokens: length of a text; it is longer where an answer has more tokens, and in chat form.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        PromptError: a prompt's end and an answer can't be separated.
+        ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
+        ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
+    """
+    asked = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in prompts]
+    queries = [one.query for one in asked]
+    unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
+    with patch.applied(model) as edited_model:
+        edited = responses(edited_model, queries, tokens=tokens, progress="edited" if progress else None)
+    return tuple(
+        PromptDifference(
+            asked=one,
+            unchanged=is_unchanged(one, old.text, new.text),
+            unedited=old.text,
+            edited=new.text,
+            unedited_probabilities=tuple(cost.probability for cost in old.costs),
+            edited_probabilities=tuple(cost.probability for cost in new.costs),
+        )
+        for one, old, new in zip(asked, unedited, edited, strict=True)
+    )
+
+
+def is_unchanged(asked: AskedPrompt, unedited: str, edited: str) -> bool:
+    """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
+    for answer in asked.answer:
+        if generates(unedited, answer, chat=asked.chat):
+            return generates(edited, answer, chat=asked.chat)
+    return first_sentence(unedited) == first_sentence(edited) if asked.chat else unedited == edited
+
+
+def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
+    """Encode each prompt, to find one that can't be asked before an edit is computed.
+
+    Raises:
+        PromptError, ModelError, ChatTemplateError: as in `compare_prompts`; a note names the prompt.
+    """
+    for one in prompts:
+        try:
+            check_queries(model, [one.query], tokens=TOKENS)
+        except KgEditError as error:
+            error.add_note(f"in the locality prompt {one.prompt!r}" + f" of the edit {one.edit!r}" * bool(one.edit))
+            raise
+
+
+def read_differences(path: Path) -> tuple[PromptDifference, ...]:
+    """Return the prompts of a ``locality.jsonl``; () if there is none, or it can't be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return tuple(PromptDifference.model_validate_json(line) for line in lines if line)
+    except (OSError, ValueError, ValidationError):
+        return ()
+
+
+def counted(found: Sequence[PromptDifference]) -> str:
+    """Return how many prompts are unchanged, those of the edits apart from others.
+
+    For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged".
+    """
+    by_name: dict[str, list[bool]] = {}
+    names = {"edit": "locality prompts", "file": "prompts"}
+    for one in found:
+        by_name.setdefault(names.get(one.asked.source, "unrelated prompts"), []).append(one.unchanged)
+    return ", ".join(f"{sum(some)} of {len(some)} {name}" for name, some in by_name.items()) + " unchanged"
+
+
+def difference_table(found: Sequence[PromptDifference]) -> Table:
+    """Return the prompts as a table for a rich console: the texts of both models side by side."""
+    table = Table(title="What else changed?", box=SIMPLE_HEAD)
+    table.show_edge, table.padding = False, (0, 1, 0, 0)
+    has_answers = any(one.asked.answer for one in found)
+    for name in _HEADER if has_answers else _HEADER[:-1]:
+        table.add_column(name, overflow="fold")
+    for one in found:
+        colour = "green" if one.unchanged else "red"
+        cells = [Text(one.verdict, style=colour), Text(_shown(one.asked.prompt)), Text(_shown(one.unedited))]
+        answers = [Text("\n".join(map(_shown, one.probabilities)))] if has_answers else []
+        table.add_row(*cells, Text(_shown(one.edited), style=colour), *answers)
+    return table
+
+
+def difference_markdown(found: Sequence[PromptDifference]) -> str:
+    """Return the prompts as a section of Markdown, with `counted` as its first line."""
+    rows = (
+        (one.verdict, _shown(one.asked.prompt), _shown(one.unedited), _shown(one.edited), "; ".join(one.probabilities))
+        for one in found
+    )
+    table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
+    return f"## What else changed?\n\n{counted(found)}\n\n{table}\n"
+
+
+def difference_rows(found: Sequence[PromptDifference]) -> str:
+    """Return the head and the body of an HTML table of the prompts."""
+    lines = []
+    for one in found:
+        kind = "good" if one.unchanged else "bad"
+        texts = (one.asked.prompt, one.unedited, one.edited)
+        cells = "".join(f'<td dir="auto">{escape(_shown(text))}</td>' for text in texts)
+        answers = "<br>".join(escape(_shown(text)) for text in one.probabilities)
+        lines.append(f'<tr><td class="{kind}">{one.verdict}</td>{cells}<td dir="auto">{answers}</td></tr>')
+    heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
+    return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+
+
+def difference_page(found: Sequence[PromptDifference], *, title: str) -> str:
+    """Return a self-contained HTML page of the prompts."""
+    folder = files("kg_edit") / "reports" / "page"
+    page = (folder / "differences.html").read_text(encoding="utf-8")
+    style = (folder / "report.css").read_text(encoding="utf-8")
+    parts = {"TITLE": escape(title), "STYLE": style, "VERDICT": counted(found), "TABLE": difference_rows(found)}
+    # In one pass: a placeholder within a text that was put in is not replaced
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)
+
+
+def _shown(text: str) -> str:
+    return one_line(text.replace("\n", "\\n")).strip()

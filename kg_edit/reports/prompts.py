@@ -1,0 +1,160 @@
+"""The prompts by which an edit's side effects are seen: those of a file, of edits, and the packaged unrelated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from kg_edit.edits.edit import Edit, Record, Text, Texts, checked
+from kg_edit.edits.files import unit_of
+from kg_edit.edits.templates import RelationTemplates, utf8_text
+from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
+from kg_edit.reports.probes import Query
+from kg_edit.text.matching import mentions
+from kg_edit.text.relation_nouns import diverse_prompts, relation_examples, relation_nouns
+from wikidata_cache.errors import EditRowError
+from wikidata_cache.row_files import RowFault, raw_rows
+
+RELATED = 10  # prompts about the edits' relations, at most
+Source = Literal["edit", "relation", "unrelated", "file"]
+_ROWS = (".jsonl", ".json", ".csv")
+_FORM = 'expected a prompt in each row, such as {"prompt": "The capital of Italy is", "answer": "Rome"}'
+
+
+def _several(given: object) -> object:
+    return (given,) if isinstance(given, str) else given
+
+
+class AskedPrompt(Record):
+    """A prompt that both models are asked; a prompt with ``chat`` is a user's turn."""
+
+    prompt: Text = Field(description="the text to continue")
+    answer: Annotated[Texts, BeforeValidator(_several)] = Field(
+        (), description="the answer, or a list of answers, whose probabilities are measured"
+    )
+    chat: bool = Field(False, description="whether it is asked in chat form")
+    source: Source = Field("file", description="a file of prompts, a field of an edit, an edit's relation, or neither")
+    edit: str = Field("", description="the id of the edit of whose field locality it is")
+
+    @property
+    def query(self) -> Query:
+        """The prompt without white space at its end, which would change the tokens of an answer."""
+        text = self.prompt.rstrip()
+        return Query(ask=text, score=text, candidates=self.answer, chat=self.chat)
+
+
+def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
+    """Read a file of prompts, in the file's order.
+
+    A .jsonl, .json or .csv file has rows with ``prompt`` and ``answer`` (optional; in CSV, " | " separates several).
+    Any other file has a prompt on each line, with answers after tabs.
+
+    Raises:
+        EditFileError: the file can't be read, has no prompt, or a row is wrong; the message lists the first faults.
+    """
+    path = Path(path)
+    found: list[AskedPrompt] = []
+    faults: list[str] = []
+    for number, row in _rows(path):
+        try:
+            if isinstance(row, RowFault):
+                raise EditError([Fault(*row)])
+            if not isinstance(row, dict):
+                raise EditError([Fault("", f"found {describe(row)}; {_FORM}")])
+            found.append(checked(AskedPrompt, row))
+        except EditError as error:
+            faults += [f"{path}, {unit_of(path)} {number}, {fault}" for fault in error.faults]
+    if faults:
+        raise EditFileError(first_faults(faults))
+    if not found:
+        raise EditFileError(f"{path}: has no prompts; expected one on each line")
+    return tuple(found)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the fields of each row that is not blank."""
+    suffix = path.suffix.lower()
+    if suffix not in _ROWS:
+        for number, line in enumerate(utf8_text(path).split("\n"), 1):
+            prompt, *answers = line.rstrip("\r").split("\t")
+            if prompt.strip():
+                yield number, {"prompt": prompt, "answer": [name for name in answers if name.strip()]}
+        return
+    try:
+        rows = raw_rows(path, expected="a file of prompts", header_fault=_header_fault)
+    except EditRowError as error:
+        raise EditFileError(str(error)) from None
+    for row in rows:
+        value: Any = {"prompt": row.value} if isinstance(row.value, str) else row.value
+        if suffix == ".csv" and isinstance(value, dict) and "answer" in value:
+            value = {**value, "answer": [name.strip() for name in value["answer"].split(" | ")]}
+        yield row.line, value
+
+
+def _header_fault(header: Sequence[str]) -> str | None:
+    known = ("prompt", "answer")
+    if unknown := [name for name in header if name not in known]:
+        return f"unknown column {unknown[0]!r}; known: {', '.join(known)}"
+    return None if "prompt" in header else "lacks the column 'prompt'"
+
+
+def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
+    """Return the prompts of the field ``locality`` of edits, each in the form in which its edit is asked."""
+    return tuple(
+        AskedPrompt(prompt=one.prompt, answer=one.names, chat=edit.forms[0], source="edit", edit=edit.id)
+        for edit in edits
+        for one in edit.locality
+    )
+
+
+def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
+    """Return the twenty packaged prompts about many things, each with its answer."""
+    text = (files("kg_edit") / "data" / "unrelated_prompts.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    return tuple(
+        AskedPrompt(prompt=prompt, answer=answer, chat=chat, source="unrelated") for prompt, answer in rows[1:]
+    )
+
+
+def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
+    """Return the packaged prompts, and up to ten about other subjects with the relations of the edits.
+
+    They are asked in the form of the first edit. A prompt that mentions the subject of an edit is left out, because it
+    may be about the edited fact.
+    """
+    chat, subjects = edits[0].forms[0], {edit.subject for edit in edits}
+    # Of several relations, one prompt of each comes first, then a second one of each
+    by_relation = zip_longest(*_related(edits, chat=chat).values())
+    related = (one for one in chain.from_iterable(by_relation) if one and not _mentions_any(one, subjects))
+    packaged = (one for one in packaged_prompts(chat=chat) if not _mentions_any(one, subjects))
+    return (*packaged, *[one for one, _ in zip(related, range(RELATED), strict=False)])
+
+
+def _mentions_any(asked: AskedPrompt, names: Iterable[str]) -> bool:
+    return any(mentions(asked.prompt, name) for name in names)
+
+
+def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
+    """Return prompts about well-known things for each relation of the edits: in the edit's words, then in others.
+
+    A relation is known by its id, by its label, or if the edit's prompt is a packaged template.
+    """
+    templates, nouns, examples = RelationTemplates.load(), relation_nouns(), relation_examples()
+    by_template = {row.template: row for row in templates.by_name.values()}
+    found: dict[str, list[AskedPrompt]] = {}
+    for edit in edits:
+        row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
+        relation = edit.relation_id or (row.property_id if row else "")
+        if relation in nouns and relation not in found:
+            known = edit.model_copy(update={"relation_id": relation})
+            found[relation] = [
+                AskedPrompt(prompt=prompt.replace("{}", thing), answer=name, chat=chat, source="relation")
+                for prompt in (edit.prompt, *diverse_prompts(known)[:1])
+                for thing, name in examples.get(nouns[relation], ())
+            ]
+    return found
