@@ -235,7 +235,7 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
 
 def _show(run: EditRun, folder: EditFolder) -> None:
-    """Print the table of the probes, how many edits succeeded, what helps the others, what else changed, and the files."""
+    """Print the table of the probes, the verdict with its advice, what else changed, and the files."""
     from kg_edit.reports.differences import counted, difference_table
     from kg_edit.reports.report import terminal_table
 

@@ -173,10 +173,15 @@ def difference_rows(found: Sequence[PromptDifference]) -> str:
     lines = []
     for one in found:
         kind = "good" if one.unchanged else "bad"
-        texts = (one.asked.prompt, one.unedited, one.edited)
-        cells = "".join(f'<td dir="auto">{escape(_shown(text))}</td>' for text in texts)
+        texts = "".join(
+            f'<td data-label="{name}" dir="auto">{escape(_shown(text))}</td>'
+            for name, text in (("unedited", one.unedited), ("edited", one.edited))
+        )
         answers = "<br>".join(escape(_shown(text)) for text in one.probabilities)
-        lines.append(f'<tr><td class="{kind}">{one.verdict}</td>{cells}<td dir="auto">{answers}</td></tr>')
+        lines.append(
+            f'<tr><td><span class="{kind}">{one.verdict}</span></td><td dir="auto">{escape(_shown(one.asked.prompt))}</td>'
+            f'{texts}<td data-label="answer" dir="auto">{answers}</td></tr>'
+        )
     heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
 

@@ -207,12 +207,12 @@ def _differences(found: Sequence[PromptDifference]) -> str:
     """Return the section with the prompts that should not change, the changed ones first."""
     if not found:
         return ""
-    rows = difference_rows(sorted(found, key=lambda one: one.unchanged))
+    table = f'<table class="probes">{difference_rows(sorted(found, key=lambda one: one.unchanged))}</table>'
     is_open = len(found) <= _OPEN or not all(one.unchanged for one in found)
     return (
         f'<section aria-labelledby="other"><h2 id="other">What else changed?</h2><p class="soft">{counted(found)}</p>'
         f"<details{' open' * is_open}><summary>Prompts that should not change</summary>"
-        f'<div class="wide"><table class="probes">{rows}</table></div></details></section>'
+        f"{_wide(table, 'prompts that should not change')}</details></section>"
     )
 
 

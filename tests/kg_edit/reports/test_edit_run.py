@@ -22,7 +22,7 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
-from kg_edit.reports.edit_run import LOSSES, PAGE, PARTIAL, RECORDS, REPORT, VERDICT, draw_subgraph, run_edits
+from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, VERDICT, draw_subgraph, run_edits
 from kg_edit.reports.probes import ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.run_folder import PATCH, folder_lock
@@ -98,7 +98,7 @@ def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path)
-    for name in ("before_and_after", "claim"):
+    for name in ("before_and_after", "compare_prompts", "claim"):
         monkeypatch.setattr(edit_run, name, lambda *_, **__: None)
         monkeypatch.setattr(RankOneMethod, {"claim": "prepare"}.get(name, "make"), None)
     assert run(tmp_path) == rows
@@ -107,7 +107,7 @@ def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
 def test_missing_or_damaged_report_is_recomputed(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path)
-    files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, REPORT, PAGE)}
+    files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, LOCALITY, REPORT, PAGE)}
     (tmp_path / RECORDS).write_text(cut)
     (tmp_path / REPORT).unlink()
     assert run(tmp_path) == rows

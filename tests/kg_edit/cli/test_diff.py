@@ -1,0 +1,84 @@
+"""`kg-edit diff`, and what `kg-edit edit` tells about prompts that should not change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kg_edit.reports.differences import read_differences
+from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
+from tests.kg_edit.command_line import ROME, Run, cache, edit, kg_edit, place, refused, rows, tiny_folder
+
+__all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+KEPT = {
+    "subject": "LeBron James",
+    "prompt": "{} plays for",
+    "target_new": "Los Angeles Lakers",
+    "relation": "member of sports team",
+    "locality": [{"prompt": "Where does the river Thames", "answer": "flow"}, "Spike Hughes"],
+}
+
+
+def test_edit_tells_what_else_changed(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows(KEPT))
+    result = edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01")
+    assert result.code == 0, result.err
+    found = read_differences(place / "out" / "locality.jsonl")
+    own = [one for one in found if one.asked.source == "edit"]
+    assert [(one.asked.prompt, one.asked.answer, one.asked.edit) for one in own] == [
+        ("Where does the river Thames", ("flow",), "row-1"),
+        ("Spike Hughes", (), "row-1"),
+    ]
+    assert len(found) - len(own) > 20
+    unchanged, same = (sum(one.unchanged for one in some) for some in (own, found))
+    line = f"{unchanged} of 2 locality prompts, {same - unchanged} of {len(found) - 2} unrelated prompts unchanged"
+    assert line in result.out
+    for name in ("report.md", "report.html"):
+        report = (place / "out" / name).read_text()
+        assert line in report and "Where does the river Thames" in report
+    assert "Where does the river Thames" in result.out
+    assert edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01").out == result.out, "nothing is asked again"
+
+
+def test_locality_check_can_be_left_out(edit: Run, place: Path) -> None:
+    """The prompts of the file are asked nevertheless."""
+    result = edit(*ROME, "--no-locality-check")
+    assert "unchanged" not in result.out and not (place / "out" / "locality.jsonl").exists()
+    (place / "edits.jsonl").write_bytes(rows(KEPT))
+    assert "of 2 locality prompts unchanged" in edit(*ROME, "--no-locality-check", "--out", "other").out
+
+
+def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    """With a patch file, and with a ledger that has the same patch."""
+    write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=5.0)
+    (place / "prompts.txt").write_text("The quick brown\tfox\tdog\nWhere does\n")
+    result = kg_edit("diff", "--patch", "a.safetensors", "prompts.txt", "--html", "diff.html")
+    assert result.code == 0, result.err
+    assert "of 2 prompts unchanged" in result.out
+    assert "fox 0." in result.out
+    assert "The quick brown" in (place / "diff.html").read_text()
+    printed = kg_edit("diff", "--patch", "a.safetensors", "prompts.txt", "--json").out
+    found = json.loads(printed)
+    assert (found["prompts"], found["model"]) == (2, str(tiny_folder))
+    first, second = found["differences"]
+    assert (first["prompt"], first["answer"], len(first["edited_probabilities"])) == (
+        "The quick brown",
+        ["fox", "dog"],
+        2,
+    )
+    assert found["unchanged"] == first["unchanged"] + second["unchanged"] < 2
+    assert kg_edit("patch", "add", "ledger", "a.safetensors", "--force").code == 0
+    assert kg_edit("diff", "--patch", "ledger", "prompts.txt", "--json").out == printed
+    packaged = kg_edit("diff", "--patch", "a.safetensors", "--patch", "ledger")
+    assert "of 20 unrelated prompts unchanged" in packaged.out
+
+
+def test_diff_checks_its_files_first(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    write_patch(place / "a.safetensors", tiny_folder, HEAT)
+    (place / "prompts.html").write_text("a\n")
+    asked = ("diff", "--patch", "a.safetensors")
+    refused(kg_edit, *asked, "absent.txt", message="absent.txt: no such file", out=place)
+    refused(kg_edit, *asked, "prompts.html", "--html", "prompts.html", message="is the input file itself", out=place)
+    refused(kg_edit, *asked, "--html", "absent/diff.html", message="there is no folder absent", out=place)
+    refused(kg_edit, "diff", "--patch", "absent", message="absent", out=place)

@@ -1,0 +1,129 @@
+"""What unchanged means, and that it agrees with the metric; the tables of the prompts."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from kg_edit.datasets.building import built, probe
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PromptError
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.scorer import score_cases
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports.differences import (
+    PromptDifference,
+    check_prompts,
+    compare_prompts,
+    counted,
+    difference_markdown,
+    difference_page,
+    difference_table,
+    is_unchanged,
+)
+from kg_edit.reports.prompts import AskedPrompt, packaged_prompts
+from kg_edit.scoring.generation import ask
+from tests.kg_edit.tiny import tiny
+
+
+@pytest.mark.parametrize(
+    ("answer", "chat", "unedited", "edited", "unchanged"),
+    [
+        (("Rome",), False, "Rome. The", "Rome, and it", True),
+        (("Rome",), False, "Rome. The", "Milan.", False),
+        (("Rome",), False, "the city of", "the city of", True),
+        (("Rome",), False, "the city of", "the town of", False),
+        (("Rome",), False, "the city of", "Rome", False),
+        (("Rome", "Milan"), False, "Milan", "Rome", False),
+        ((), False, "the city of", "the city of", True),
+        ((), False, "Rome.", "Rome, and", False),
+        (("Rome",), True, "It is Rome. Go!", "Rome is it. Stay!", True),
+        (("Rome",), True, "It is Rome. Go!", "It is Milan. Rome", False),
+        ((), True, "It is Rome. Go!", "It is Rome. Stay!", True),
+    ],
+)
+def test_unchanged_is_the_same_answer_or_the_same_text(
+    answer: tuple[str, ...], chat: bool, unedited: str, edited: str, unchanged: bool
+) -> None:
+    asked = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
+    assert is_unchanged(asked, unedited, edited) == unchanged
+
+
+def noise(model: LanguageModel, size: float) -> WeightPatch:
+    layer = len(model.blocks) // 2
+    rows, columns = weight_matrix(model.down_projection(layer)).shape
+    draw = torch.Generator().manual_seed(0)
+    factors = Factors(left=size * torch.randn(rows, 1, generator=draw), right=torch.randn(columns, 1, generator=draw))
+    return WeightPatch(factors={model.weight_name(layer): factors})
+
+
+def test_both_models_are_asked() -> None:
+    model = tiny("llama")
+    patch, prompts = noise(model, 3.0), ["The quick brown", AskedPrompt(prompt="Where is ", answer="Paris"), "Spike"]
+    found = compare_prompts(model, patch, prompts, tokens=4)
+    assert [one.unedited for one in found[::2]] == [ask(model, text, tokens=4) for text in ("The quick brown", "Spike")]
+    with patch.applied(model):
+        assert [one.edited for one in found[::2]] == [
+            ask(model, text, tokens=4) for text in ("The quick brown", "Spike")
+        ]
+    assert not all(one.unchanged for one in found)
+    (old,), (new,) = found[1].unedited_probabilities, found[1].edited_probabilities
+    assert 0 < old != new < 1
+    assert found[0].probabilities == () and found[1].probabilities == (f"Paris {old:.2f} → {new:.2f}",)
+
+
+def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
+    """Where the unedited model gives the answer, it is that `locality.unchanged` is 1; some prompts change here."""
+    found = compare_prompts(smollm2, patch := noise(smollm2, 0.3), packaged_prompts())
+    known = [one for one in found if is_unchanged(one.asked, one.unedited, one.asked.answer[0])]
+    edit = Edit(subject="Ann", prompt="{} lives in", target_new="Rome")
+    probes = [probe("locality", one.asked.prompt, (one.asked.answer,), form="sentence") for one in known]
+    cases = [Case.of(built(str(n), [edit], own, form="")) for n, own in enumerate(probes)]
+    sections = score_cases(smollm2, cases, before=score_cases(smollm2, cases), patches=[patch] * len(cases))
+    unchanged = [one.unchanged for one in known]
+    assert [section.scores["locality.unchanged"] == 1 for section in sections] == unchanged
+    assert 0 < sum(unchanged) < len(known)
+
+
+def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDifference:
+    asked = AskedPrompt.model_validate({"prompt": text, "answer": [text], "source": source})
+    return PromptDifference(
+        asked=asked,
+        unchanged=unchanged,
+        unedited=text,
+        edited=f"not {text}",
+        unedited_probabilities=(0.91,),
+        edited_probabilities=(0.123,),
+    )
+
+
+def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
+    found = [
+        difference("<b>[bold]a[/bold]</b> | b\n@@STYLE@@", unchanged=False),
+        difference("c", unchanged=True),
+        difference("d", unchanged=True, source="relation"),
+    ]
+    assert counted(found) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
+    console = Console(file=io.StringIO(), width=200)
+    console.print(difference_table(found))
+    table = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "changed    <b>[bold]a[/bold]</b> | b\\n@@STYLE@@" in table and "c 0.91 → 0.12" in table
+    rows = difference_markdown(found).splitlines()[4:]
+    assert len(rows) == 5 and all(row.count("|") - row.count(r"\|") == 6 for row in rows)
+    page = difference_page(found, title="a & b")
+    assert "<b>" not in page and "&lt;b&gt;" in page and "b\\n@@STYLE@@" in page and "a &amp; b" in page
+    assert page.count("<tr>") == 4 and "http" not in page.replace("http-equiv", "")
+
+
+def test_prompt_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PromptError("the tokenizer merges it")
+
+    monkeypatch.setattr(LanguageModel, "encode", refuse)
+    with pytest.raises(PromptError) as error:
+        check_prompts(tiny("llama"), [AskedPrompt(prompt="Snow is", edit="a")])
+    assert error.value.__notes__ == ["in the locality prompt 'Snow is' of the edit 'a'"]

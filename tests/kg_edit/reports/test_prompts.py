@@ -1,0 +1,89 @@
+"""The prompts that both models are asked: of files, of edits, packaged ones, and those about the edits' relations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.errors import EditFileError
+from kg_edit.reports.prompts import AskedPrompt, own_prompts, packaged_prompts, read_prompts, unrelated_prompts
+
+CAPITAL = Edit(subject="France", prompt="In {}, the capital is", target_new="Rome", relation_id="P36")
+PROMPTS = (
+    AskedPrompt(prompt="The capital of Italy is", answer=("Rome", "Milan")),
+    AskedPrompt(prompt="Snow is", answer="white"),
+    AskedPrompt(prompt="Once upon a"),
+)
+FILES = {
+    "prompts.txt": "The capital of Italy is\tRome\tMilan\n\nSnow is\twhite\r\nOnce upon a\n",
+    "prompts.csv": "prompt,answer\nThe capital of Italy is,Rome | Milan\nSnow is,white\nOnce upon a,\n",
+    "prompts.jsonl": '{"prompt": "The capital of Italy is", "answer": ["Rome", "Milan"]}\n'
+    '{"prompt": "Snow is", "answer": "white"}\n"Once upon a"\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_prompts_are_read_from_each_format(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(FILES[name])
+    assert read_prompts(tmp_path / name) == PROMPTS
+
+
+def test_faults_of_a_file_of_prompts_are_listed(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"promt": "a"}\n{"prompt": 1}\n[]\n{')
+    with pytest.raises(EditFileError) as error:
+        read_prompts(file)
+    places = [line.removeprefix(f"{file}, ").partition(":")[0] for line in str(error.value).splitlines()]
+    assert places == ["line 1, field prompt", "line 1, field promt", "line 2, field prompt", *places[3:5]]
+    assert places[3].startswith("line 3, found a list; expected a prompt in each row")
+    assert places[4].startswith("line 4, not JSON")
+    for text, message in (("\n \n", "has no prompts"), ("text,answer\na,b\n", "unknown column 'text'")):
+        file = tmp_path / ("a.csv" if "," in text else "a.txt")
+        file.write_text(text)
+        with pytest.raises(EditFileError, match=message):
+            read_prompts(file)
+
+
+def test_own_prompts_are_asked_in_the_form_of_their_edit() -> None:
+    edit = CAPITAL.model_copy(
+        update={"locality": (LocalityPrompt(prompt="Snow is", answer="white", aliases=("grey",)),)}
+    )
+    (plain,), (chat,) = own_prompts([edit]), own_prompts([edit.in_chat()])
+    assert (plain.answer, plain.edit, plain.chat) == (("white", "grey"), edit.id, False)
+    assert chat == plain.model_copy(update={"chat": True})
+
+
+@pytest.mark.parametrize("relation", [{"relation_id": "P36"}, {"relation": "Capital"}, {}])
+def test_ten_prompts_are_about_the_relation_of_the_edit(relation: dict[str, str]) -> None:
+    """Known by its id, its label, or the packaged template as the prompt."""
+    prompt = "In {}, the capital is" if relation else "The capital city of {} is"
+    edit = Edit(subject="France", prompt=prompt, target_new="Rome", **relation)
+    *packaged, _ = (one for one in unrelated_prompts([edit]) if one.source == "unrelated")
+    related = [one for one in unrelated_prompts([edit]) if one.source == "relation"]
+    assert len(packaged) == 19 and len(set(related)) == len(related)
+    assert 8 <= len(related) <= 10, "a thing that is the edited subject is left out"
+    assert sum(one.prompt.startswith(prompt.partition("{}")[0]) for one in related) >= 4
+    assert not any("France" in one.prompt for one in related)
+    assert all(one.answer for one in related)
+
+
+def test_relations_take_turns() -> None:
+    born = Edit(subject="Ann", prompt="{} was born in", target_new="Rome", relation="place of birth")
+    related = [one.prompt for one in unrelated_prompts([CAPITAL, born]) if one.source == "relation"]
+    assert ["capital" in prompt for prompt in related] == [True, False] * 5
+
+
+def test_prompts_that_mention_a_subject_are_left_out() -> None:
+    italy = Edit(subject="Italy", prompt="{} likes", target_new="Rome")
+    assert len(unrelated_prompts([italy])) == 19
+    assert {one.chat for one in unrelated_prompts([italy.in_chat()])} == {True}
+
+
+def test_twenty_prompts_are_packaged() -> None:
+    found = packaged_prompts()
+    assert len({one.prompt for one in found}) == len(found) == 20
+    assert all(one.answer and one.answer[0] not in one.prompt for one in found)
+    assert json.loads(found[0].model_dump_json())["source"] == "unrelated"
