@@ -20,7 +20,7 @@ from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.datasets import find_dataset
-    from kg_edit.edits.edit import Edit, Question
+    from kg_edit.edits.edit import Edit, LocalityPrompt, Question
     from kg_edit.edits.files import read_edits
     from kg_edit.errors import KgEditError
     from kg_edit.evaluation.comparison import Comparison, compare
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kg_edit.methods.rome.method import Rome, RomeConfig
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.reports.differences import compare_prompts
     from kg_edit.reports.report import BeforeAfter, before_and_after
     from kg_edit.scoring.generation import ask
 
@@ -48,6 +49,7 @@ __all__ = [
     "KgEditError",
     "LanguageModel",
     "Ledger",
+    "LocalityPrompt",
     "Patch",
     "Question",
     "Rome",
@@ -57,6 +59,7 @@ __all__ = [
     "ask",
     "before_and_after",
     "compare",
+    "compare_prompts",
     "evaluate",
     "find_dataset",
     "find_method",
@@ -68,7 +71,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "kg_edit.datasets": ["find_dataset"],
-        "kg_edit.edits.edit": ["Edit", "Question"],
+        "kg_edit.edits.edit": ["Edit", "LocalityPrompt", "Question"],
         "kg_edit.edits.files": ["read_edits"],
         "kg_edit.errors": ["KgEditError"],
         "kg_edit.evaluation.comparison": ["Comparison", "compare"],
@@ -82,6 +85,7 @@ __getattr__, __dir__ = lazy_names(
         "kg_edit.methods.rome.method": ["Rome", "RomeConfig"],
         "kg_edit.models.language_model": ["LanguageModel"],
         "kg_edit.patches.base": ["Patch"],
+        "kg_edit.reports.differences": ["compare_prompts"],
         "kg_edit.reports.report": ["BeforeAfter", "before_and_after"],
         "kg_edit.scoring.generation": ["ask"],
     },
