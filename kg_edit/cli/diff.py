@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.generate import warn_of_sinks
+from kg_edit.cli.generate import summed
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype
+from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.cli.patch_shipping import Unedited, model_for
 from kg_edit.text.display import one_line, plain
 from wikidata_cache.atomic import check_out
@@ -29,14 +29,10 @@ def diff(
     ] = None,
     model: Unedited = None,
     *,
-    patch: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="PATH",
-            help="Patch file, ledger, or output folder of `kg-edit edit`. Repeatable: patches are added.",
-        ),
-    ],
-    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Number of tokens to generate and to compare.")] = 5,
+    patch: Annotated[list[Path], PATCHES],
+    tokens: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Number of tokens to generate and to compare.")
+    ] = 5,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send each prompt as a user turn in the model's chat template.")
     ] = False,
@@ -56,10 +52,7 @@ def diff(
     - `kg-edit diff --patch out/ prompts.txt --html diff.html`
     - `kg-edit diff --patch ledger/ prompts.jsonl --json`
     """
-    from functools import reduce
-    from operator import add
-
-    from kg_edit.ledger.listing import check_patches, patch_at
+    from kg_edit.ledger.listing import check_patches
     from kg_edit.storage.atomic import write_text
 
     check_patches(patch)
@@ -71,20 +64,19 @@ def diff(
     asked = read_prompts(prompts) if prompts else packaged_prompts()
     if chat:
         asked = tuple(one.model_copy(update={"chat": True}) for one in asked)
-    total = reduce(add, map(patch_at, patch))
-    name = model_for(total, model)
+    whole = summed(patch)
+    name = model_for(whole, model)
     language_model = load(name, dtype, device)
-    warn_of_sinks(language_model, total, [one.prompt for one in asked if not one.chat])
-    found = compare_prompts(language_model, total, asked, tokens=tokens, progress=True)
+    found = compare_prompts(language_model, whole, asked, tokens=tokens, progress=True)
     if as_json:
-        whole = {"model": name, "unchanged": sum(one.unchanged for one in found), "prompts": len(found)}
+        counts = {"model": name, "unchanged": sum(one.unchanged for one in found), "prompts": len(found)}
         rows = [
             {**one.asked.model_dump(mode="json"), **one.model_dump(mode="json", exclude={"asked"})} for one in found
         ]
-        typer.echo(json.dumps({**whole, "differences": rows}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({**counts, "differences": rows}, ensure_ascii=False, indent=2))
     else:
         stdout().print(difference_table(found))
         stdout().print(counted(found))
     if html:
-        write_text(html, difference_page(found, title=one_line(f"{name}, {total.summary}")))
+        write_text(html, difference_page(found, title=one_line(f"{name}, {whole.summary}")))
         typer.echo(plain(str(html)), err=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype, ModelName, Start
+from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
@@ -29,12 +28,7 @@ log = logging.getLogger(__name__)
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="TEXTS...", help="Texts to continue.")],
     model: ModelName = "smollm2-135m",
-    patch: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PATH", help="Patch file, or output folder of `kg-edit edit`. Repeatable: patches are added."
-        ),
-    ] = None,
+    patch: Annotated[list[Path] | None, PATCHES] = None,
     tokens: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Maximum number of new tokens.")] = 20,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send each text as a user turn in the model's chat template.")
@@ -56,36 +50,41 @@ def generate(
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")
-    from kg_edit.ledger.listing import check_patches, patch_file
+    from kg_edit.ledger.listing import check_patches
 
     check_model_name(model)
-    check_patches(patch or (), ledgers=False)
-    from kg_edit.ledger.conflicts import contradictions
-    from kg_edit.ledger.entries import entries_of
-    from kg_edit.patches.base import Patch
-    from kg_edit.patches.weight_patch import WeightPatch
+    check_patches(patch or ())
     from kg_edit.scoring.generation import ask, continuations
     from kg_edit.scoring.text_start import with_start
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one
-    patches = [Patch.load(patch_file(path) or path) for path in patch or ()]
-    total: Patch = reduce(add, patches, WeightPatch(factors={}))
-    if len(patches) > 1:
-        with suppress(PatchError):  # a patch without readable records can still be applied
-            for conflict in contradictions(entries_of(total))[:_NAMED]:
-                log.warning("contradiction: %s", conflict)
+    whole = summed(patch or ())
     language_model = load(model, dtype, device)
     if chat:
-        with total.applied(language_model) as edited:
+        with whole.applied(language_model) as edited:
             answers = [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
             lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
             stdout().print("\n".join(lines), soft_wrap=True)
         return
-    asked, remark = with_start(language_model, prompts, patch=total, start=start)
+    asked, remark = with_start(language_model, prompts, patch=whole, start=start)
     if remark:
         log.warning(remark)
-    with total.applied(language_model) as edited:
+    with whole.applied(language_model) as edited:
         texts = continuations(edited, asked, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+
+
+def summed(paths: Sequence[Path]) -> Patch:
+    """Load the patches at these paths and return their sum, with a warning of edits that contradict each other."""
+    from kg_edit.ledger.conflicts import contradictions
+    from kg_edit.ledger.entries import entries_of
+    from kg_edit.ledger.listing import patch_at, total
+
+    whole = total(map(patch_at, paths))
+    if len(paths) > 1:
+        with suppress(PatchError):  # a patch without readable records can still be applied
+            for conflict in contradictions(entries_of(whole))[:_NAMED]:
+                log.warning("contradiction: %s", conflict)
+    return whole

@@ -83,6 +83,11 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace another run in the output folder; the same run is resumed.")
 ]
+PATCHES = typer.Option(
+    "--patch",
+    metavar="PATH",
+    help="Patch file, ledger, or output folder of `kg-edit edit`. Repeatable: patches are added.",
+)
 Layer = Annotated[int | None, typer.Option("--layer", min=0, help="Layer to edit, 0-based.")]
 LayerChoice = Annotated[
     str | None,

@@ -41,6 +41,10 @@ def document(path: Path) -> object:
         raise EditFileError(f"{path}: no such file, and no packaged data of this name{hint}")
     if path.is_dir():
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise EditFileError(
+            f"{path}: is a table; expected JSON or JSON lines, or a table of own edits: --dataset edits"
+        )
     text = utf8_text(path)
     try:
         return json.loads(text)

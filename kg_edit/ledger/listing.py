@@ -107,16 +107,16 @@ class Addition:
     after: tuple[int, ...] = ()
 
 
-def check_patches(paths: Iterable[Path], *, ledgers: bool = True) -> None:
+def check_patches(paths: Iterable[Path]) -> None:
     """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
 
     Raises:
-        PatchError: a path has neither a patch nor a ledger, or has a ledger and ``ledgers`` is false.
+        PatchError: a path has neither a patch nor a ledger.
         OutputError: a path has something else, or can't be read.
     """
     for path in paths:
         file = patch_file(path)
-        if file is None and ledgers and path.is_dir():
+        if file is None and path.is_dir():
             open_store(path, create=False)
         else:
             check_patch_file(file or path)

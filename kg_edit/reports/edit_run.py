@@ -270,14 +270,13 @@ def _differences(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
 ) -> tuple[PromptDifference, ...]:
     """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
-    own = compare_prompts(model, patch, own_prompts(edits), progress=progress)
-    if not locality_check:
-        return own
-    try:
-        return own + compare_prompts(model, patch, unrelated_prompts(edits), progress=progress)
-    except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
-        log.warning("the unrelated prompts can't be asked: %s", error)
-        return own
+    own = own_prompts(edits)
+    if locality_check:
+        try:
+            return compare_prompts(model, patch, (*own, *unrelated_prompts(edits)), progress=progress)
+        except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
+            log.warning("the unrelated prompts can't be asked: %s", error)
+    return compare_prompts(model, patch, own, progress=progress)
 
 
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:

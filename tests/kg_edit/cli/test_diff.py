@@ -70,6 +70,11 @@ def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder:
     assert found["unchanged"] == first["unchanged"] + second["unchanged"] < 2
     assert kg_edit("patch", "add", "ledger", "a.safetensors", "--force").code == 0
     assert kg_edit("diff", "--patch", "ledger", "prompts.txt", "--json").out == printed
+    one, same = (
+        kg_edit("generate", "Where does", "--patch", path, "--model", tiny_folder)
+        for path in ("a.safetensors", "ledger")
+    )
+    assert (one.out, one.code) == (same.out, 0)
     packaged = kg_edit("diff", "--patch", "a.safetensors", "--patch", "ledger")
     assert "of 20 unrelated prompts unchanged" in packaged.out
 

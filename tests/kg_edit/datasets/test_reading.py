@@ -135,6 +135,12 @@ def test_own_edits_are_read_as_edit_reads_them(tmp_path: Path) -> None:
             assert [str(one) for one in found.problems] == [f"{tmp_path / name}, {place}, field target_new: {MISSING}"]
 
 
+def test_table_is_no_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("subject,prompt,target_new\nAda,{} is,old\n")
+    with pytest.raises(EditFileError, match="or a table of own edits: --dataset edits"):
+        find_dataset("counterfact-plus")(tmp_path / "a.csv")
+
+
 def test_ids_of_own_edits_get_their_labels(tmp_path: Path) -> None:
     file = written(tmp_path, {"subject": "Q36159", "relation": "P54", "new_object": "Q121783"})
     assert "for which there is no label" in str(find_dataset("edits").read(file).problems[0])
