@@ -44,7 +44,7 @@ def diff(
     """Compare the answers of the unedited and the edited model, prompt by prompt.
 
     A prompt is unchanged if the edited model's text begins with the answer that the unedited model gives; without such
-    an answer, if both texts are the same. The probability of each answer is shown for both models.
+    an answer, if both texts begin with the same tokens. The probability of each answer is shown for both models.
 
     Examples:
 

@@ -1,8 +1,8 @@
 """What else did an edit change? Ask prompts on the unedited and on the edited model, and compare their texts.
 
 *Unchanged*: if the unedited model's text begins with one of the prompt's answers, the edited model's text begins with
-this answer too. Otherwise both greedy texts are the same; a text has five tokens, or as many as the longest answer
-needs. In chat form, the first sentence has to mention the answer, or has to be the same.
+this answer too. Otherwise the first five tokens of both greedy texts are the same. In chat form, the first sentence has
+to mention the answer, or has to be the same.
 
 Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
 place of the answer the most probable token is the same. Where it does not, this metric reads the tokens that the models
@@ -74,7 +74,7 @@ def compare_prompts(
         model: the unedited model.
         patch: the change; it is removed again at the end.
         prompts: the prompts; a text is a prompt without an answer.
-        tokens: length of a text; it is longer where an answer has more tokens, and in chat form.
+        tokens: number of tokens to compare; a text is longer where an answer has more tokens, and in chat form.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -90,7 +90,7 @@ def compare_prompts(
     return tuple(
         PromptDifference(
             asked=one,
-            unchanged=is_unchanged(one, old.text, new.text),
+            unchanged=is_unchanged(model, one, old.text, new.text, tokens=tokens),
             unedited=old.text,
             edited=new.text,
             unedited_probabilities=tuple(cost.probability for cost in old.costs),
@@ -100,12 +100,15 @@ def compare_prompts(
     )
 
 
-def is_unchanged(asked: AskedPrompt, unedited: str, edited: str) -> bool:
+def is_unchanged(model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = TOKENS) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
     for answer in asked.answer:
         if generates(unedited, answer, chat=asked.chat):
             return generates(edited, answer, chat=asked.chat)
-    return first_sentence(unedited) == first_sentence(edited) if asked.chat else unedited == edited
+    if asked.chat:
+        return first_sentence(unedited) == first_sentence(edited)
+    first, second = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (unedited, edited))
+    return bool(first[:tokens] == second[:tokens])
 
 
 def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
@@ -178,9 +181,10 @@ def difference_rows(found: Sequence[PromptDifference]) -> str:
             for name, text in (("unedited", one.unedited), ("edited", one.edited))
         )
         answers = "<br>".join(escape(_shown(text)) for text in one.probabilities)
+        prompt = escape(_shown(one.asked.prompt))
         lines.append(
-            f'<tr><td><span class="{kind}">{one.verdict}</span></td><td dir="auto">{escape(_shown(one.asked.prompt))}</td>'
-            f'{texts}<td data-label="answer" dir="auto">{answers}</td></tr>'
+            f'<tr><td><span class="{kind}">{one.verdict}</span></td><td dir="auto">{prompt}</td>{texts}'
+            f'<td data-label="answer" dir="auto">{answers}</td></tr>'
         )
     heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"

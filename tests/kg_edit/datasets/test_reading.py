@@ -143,7 +143,8 @@ def test_table_is_no_benchmark(tmp_path: Path) -> None:
 
 def test_ids_of_own_edits_get_their_labels(tmp_path: Path) -> None:
     file = written(tmp_path, {"subject": "Q36159", "relation": "P54", "new_object": "Q121783"})
-    assert "for which there is no label" in str(find_dataset("edits").read(file).problems[0])
+    with pytest.raises(EditFileError, match="for which there is no label"):
+        find_dataset("edits").read(file)
     (record,) = find_dataset("edits")(file, labels=Labels())
     assert (record.edits[0].subject, record.edits[0].target_new) == ("LeBron James", "Los Angeles Lakers")
 

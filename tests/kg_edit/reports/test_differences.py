@@ -25,6 +25,7 @@ from kg_edit.reports.differences import (
     difference_table,
     is_unchanged,
 )
+from kg_edit.reports.probes import generates
 from kg_edit.reports.prompts import AskedPrompt, packaged_prompts
 from kg_edit.scoring.generation import ask
 from tests.kg_edit.tiny import tiny
@@ -38,6 +39,7 @@ from tests.kg_edit.tiny import tiny
         (("Rome",), False, "the city of", "the city of", True),
         (("Rome",), False, "the city of", "the town of", False),
         (("Rome",), False, "the city of", "Rome", False),
+        (("Rome",), False, "the city of Rome and", "the city of Milan", True),
         (("Rome", "Milan"), False, "Milan", "Rome", False),
         ((), False, "the city of", "the city of", True),
         ((), False, "Rome.", "Rome, and", False),
@@ -50,7 +52,7 @@ def test_unchanged_is_the_same_answer_or_the_same_text(
     answer: tuple[str, ...], chat: bool, unedited: str, edited: str, unchanged: bool
 ) -> None:
     asked = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
-    assert is_unchanged(asked, unedited, edited) == unchanged
+    assert is_unchanged(tiny("llama"), asked, unedited, edited, tokens=7) == unchanged
 
 
 def noise(model: LanguageModel, size: float) -> WeightPatch:
@@ -79,7 +81,7 @@ def test_both_models_are_asked() -> None:
 def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     """Where the unedited model gives the answer, it is that `locality.unchanged` is 1; some prompts change here."""
     found = compare_prompts(smollm2, patch := noise(smollm2, 0.3), packaged_prompts())
-    known = [one for one in found if is_unchanged(one.asked, one.unedited, one.asked.answer[0])]
+    known = [one for one in found if generates(one.unedited, one.asked.answer[0], chat=False)]
     edit = Edit(subject="Ann", prompt="{} lives in", target_new="Rome")
     probes = [probe("locality", one.asked.prompt, (one.asked.answer,), form="sentence") for one in known]
     cases = [Case.of(built(str(n), [edit], own, form="")) for n, own in enumerate(probes)]
