@@ -28,6 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
+from kg_edit.scoring.generation import CUT
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.text.matching import first_sentence
 
@@ -107,6 +108,8 @@ def is_unchanged(model: LanguageModel, asked: AskedPrompt, unedited: str, edited
             return generates(edited, answer, chat=asked.chat)
     if asked.chat:
         return first_sentence(unedited) == first_sentence(edited)
+    if CUT in unedited + edited:  # half a character is other tokens in the text than it was in the output
+        return unedited == edited
     first, second = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (unedited, edited))
     return bool(first[:tokens] == second[:tokens])
 

@@ -43,6 +43,7 @@ from tests.kg_edit.tiny import tiny
         (("Rome", "Milan"), False, "Milan", "Rome", False),
         ((), False, "the city of", "the city of", True),
         ((), False, "Rome.", "Rome, and", False),
+        ((), False, "\ufffd\ufffd\ufffda", "\ufffd\ufffd\ufffdb", False),
         (("Rome",), True, "It is Rome. Go!", "Rome is it. Stay!", True),
         (("Rome",), True, "It is Rome. Go!", "It is Milan. Rome", False),
         ((), True, "It is Rome. Go!", "It is Rome. Stay!", True),
