@@ -117,7 +117,7 @@ def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
     text = (files("kg_edit") / "data" / "unrelated_prompts.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     return tuple(
-        AskedPrompt(prompt=prompt, answer=answer, chat=chat, source="unrelated") for prompt, answer in rows[1:]
+        AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated") for prompt, answer in rows[1:]
     )
 
 
@@ -153,7 +153,7 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt
         if relation in nouns and relation not in found:
             known = edit.model_copy(update={"relation_id": relation})
             found[relation] = [
-                AskedPrompt(prompt=prompt.replace("{}", thing), answer=name, chat=chat, source="relation")
+                AskedPrompt(prompt=prompt.replace("{}", thing), answer=(name,), chat=chat, source="relation")
                 for prompt in (edit.prompt, *diverse_prompts(known)[:1])
                 for thing, name in examples.get(nouns[relation], ())
             ]
