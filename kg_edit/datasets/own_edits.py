@@ -9,7 +9,7 @@ from kg_edit.datasets.building import built, probe, without_null
 from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.files import LabelSource, read_edits, unit_of
+from kg_edit.edits.files import LabelSource, read_rows, unit_of
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.storage.packaged import HUB
@@ -37,14 +37,14 @@ class OwnEdits(Dataset):
     """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
 
     def read(self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
-        """Read a file by `read_edits`; rows of a hub's data set are parsed one by one.
+        """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one.
 
         Raises:
-            EditFileError: the file can't be read, or has no good row.
+            EditFileError: the file can't be read, or has no rows.
         """
         if str(path).startswith(HUB):
             return super().read(path, limit=limit)
-        file = read_edits(path, labels=labels, keep_going=True, allow_conflicts=True, limit=limit)
+        file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
         unit = unit_of(path)
         problems = (Problem(path, row, f"row-{row}", fault, unit) for _, row, fault in file.problems)
         return FileContent(tuple(map(record_of, file.edits)), tuple(problems))

@@ -101,20 +101,23 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
         return fields
     given = fields.get("locality")
     own: list[object] = []
-    pairs = [*_paired(*map(fields.get, LOCALITY))]  # EasyEdit's
     if ANSWERS in fields:
-        own = [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
+        own += [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
     elif given is not None:
         for one in given if isinstance(given, list) else [given]:
-            if isinstance(one, Mapping) and not one.keys() <= LocalityPrompt.model_fields.keys():
-                pairs += _pairs(one)
-            else:
-                own.append(one)
-    is_near = [old is not None and old in names and "neighborhood" not in found for _, names in pairs]
-    if any(is_near):
-        found["neighborhood"] = [prompt for (prompt, _), near in zip(pairs, is_near, strict=True) if near]
-    own += [_named(*pair) for pair, near in zip(pairs, is_near, strict=True) if not near]
-    return {**found, **({"locality": own} if own else {})}
+            is_own = not isinstance(one, Mapping) or one.keys() <= LocalityPrompt.model_fields.keys()
+            own += [one] if is_own else _pairs(one)
+    own += _paired(*map(fields.get, LOCALITY))
+    near: list[object] = []
+    kept: list[object] = []
+    for one in own:
+        if not isinstance(one, tuple):
+            kept.append(one)
+        elif old is not None and old in one[1] and "neighborhood" not in found:
+            near.append(one[0])
+        else:
+            kept.append(_named(*one))
+    return {**found, **({"neighborhood": near} if near else {}), **({"locality": kept} if kept else {})}
 
 
 def _named(prompt: object, names: list[object]) -> dict[str, object]:

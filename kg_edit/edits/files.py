@@ -85,7 +85,6 @@ def read_edits(
     templates: RelationTemplates | None = None,
     keep_going: bool = False,
     allow_conflicts: bool = False,
-    limit: int | None = None,
 ) -> EditFile:
     """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
 
@@ -99,12 +98,39 @@ def read_edits(
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         keep_going: skip wrong rows, and report them in `problems`.
         allow_conflicts: accept rows that edit one fact to different targets, for a caller that makes each edit alone.
-        limit: the number of rows to read; None: all.
 
     Raises:
         EditFileError: the file can't be read, or has no good row, or (without `keep_going`) has a bad row.
     """
-    path, templates = Path(path), templates or RelationTemplates.load()
+    file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts)
+    if file.problems and not (keep_going and file.edits):
+        raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(file.problems))
+    skipped = len({problem.row for problem in file.problems})
+    log.info("%s: read %s, skipped %s", path, _count(len(file.edits), "edit"), _count(skipped, "row"))
+    return file
+
+
+def read_rows(
+    path: Path,
+    *,
+    labels: LabelSource | None = None,
+    templates: RelationTemplates | None = None,
+    allow_conflicts: bool = False,
+    limit: int | None = None,
+) -> EditFile:
+    """Read the rows of a file as `read_edits`; wrong rows are only reported, even if all are wrong.
+
+    Args:
+        path: the file, in UTF-8.
+        labels: the source of the labels of ids in triplets.
+        templates: relation templates for triplets without a prompt; by default the packaged ones.
+        allow_conflicts: accept rows that edit one fact to different targets.
+        limit: the number of rows to read; None: all.
+
+    Raises:
+        EditFileError: the file can't be read, or has no rows.
+    """
+    templates = templates or RelationTemplates.load()
     rows = list(islice(numbered_rows(path), limit))
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
@@ -144,17 +170,12 @@ def read_edits(
         by_id[edit.id] = number
         by_fact[edit.subject, edit.prompt] = number, edit
 
-    if problems and not (keep_going and edits):
-        raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(problems))
     if repeated and not allow_conflicts:
         number, first, times = repeated[0]
         more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
         log.warning(
             "%s: %s %d is the edit of %s %d again%s; it is made %s", path, unit, number, unit, first, more, times
         )
-    skipped = len(rows) - len(edits)
-    if limit is None:
-        log.info("%s: read %s, skipped %s", path, _count(len(edits), "edit"), _count(skipped, "row"))
     return EditFile(tuple(edits), tuple(problems))
 
 
@@ -229,7 +250,7 @@ def check_file(path: Path) -> None:
 
 def _header_fault(header: Sequence[str]) -> str | None:
     if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]:
-        near = did_you_mean(unknown[0], _COLUMNS)
+        near = "" if unknown[0] in FIELDS else did_you_mean(unknown[0], _COLUMNS)
         if len(unknown) == len(header) and not near:
             wanted = ", ".join(_SHAPES[0])
             return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {wanted}"

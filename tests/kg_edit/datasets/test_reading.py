@@ -54,7 +54,7 @@ def test_unknown_field_is_named_with_file_and_record(name: str, tmp_path: Path) 
     file = written(tmp_path, row)
     with pytest.raises(EditFileError) as error:
         find_dataset(name)(file)
-    assert f"{file}, record 1, field subjet: unknown field" in str(error.value)
+    assert str(error.value).startswith(f"{file}, record 1, field subjet: unknown field")
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -143,8 +143,7 @@ def test_table_is_no_benchmark(tmp_path: Path) -> None:
 
 def test_ids_of_own_edits_get_their_labels(tmp_path: Path) -> None:
     file = written(tmp_path, {"subject": "Q36159", "relation": "P54", "new_object": "Q121783"})
-    with pytest.raises(EditFileError, match="for which there is no label"):
-        find_dataset("edits").read(file)
+    assert "for which there is no label" in str(find_dataset("edits").read(file).problems[0])
     (record,) = find_dataset("edits")(file, labels=Labels())
     assert (record.edits[0].subject, record.edits[0].target_new) == ("LeBron James", "Los Angeles Lakers")
 

@@ -8,11 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from kg_edit.datasets.building import built, probe
-from kg_edit.edits.edit import Edit
+from kg_edit.datasets.record import Query
 from kg_edit.errors import PromptError
-from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.scorer import score_cases
+from kg_edit.evaluation.metrics.metric import Evidence, unchanged
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.differences import (
@@ -28,11 +26,13 @@ from kg_edit.reports.differences import (
 from kg_edit.reports.probes import generates
 from kg_edit.reports.prompts import AskedPrompt, packaged_prompts
 from kg_edit.scoring.generation import ask
+from kg_edit.scoring.likelihood import predictions
+from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.tiny import tiny
 
 
 @pytest.mark.parametrize(
-    ("answer", "chat", "unedited", "edited", "unchanged"),
+    ("answer", "chat", "unedited", "edited", "same"),
     [
         (("Rome",), False, "Rome. The", "Rome, and it", True),
         (("Rome",), False, "Rome. The", "Milan.", False),
@@ -50,10 +50,10 @@ from tests.kg_edit.tiny import tiny
     ],
 )
 def test_unchanged_is_the_same_answer_or_the_same_text(
-    answer: tuple[str, ...], chat: bool, unedited: str, edited: str, unchanged: bool
+    answer: tuple[str, ...], chat: bool, unedited: str, edited: str, same: bool
 ) -> None:
     asked = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
-    assert is_unchanged(tiny("llama"), asked, unedited, edited, tokens=7) == unchanged
+    assert is_unchanged(tiny("llama"), asked, unedited, edited, tokens=7) == same
 
 
 def noise(model: LanguageModel, size: float) -> WeightPatch:
@@ -81,15 +81,15 @@ def test_both_models_are_asked() -> None:
 
 def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     """Where the unedited model gives the answer, it is that `locality.unchanged` is 1; some prompts change here."""
-    found = compare_prompts(smollm2, patch := noise(smollm2, 0.3), packaged_prompts())
+    patch, prompts = noise(smollm2, 0.3), packaged_prompts()[:8]
+    found = compare_prompts(smollm2, patch, prompts)
     known = [one for one in found if generates(one.unedited, one.asked.answer[0], chat=False)]
-    edit = Edit(subject="Ann", prompt="{} lives in", target_new="Rome")
-    probes = [probe("locality", one.asked.prompt, (one.asked.answer,), form="sentence") for one in known]
-    cases = [Case.of(built(str(n), [edit], own, form="")) for n, own in enumerate(probes)]
-    sections = score_cases(smollm2, cases, before=score_cases(smollm2, cases), patches=[patch] * len(cases))
-    unchanged = [one.unchanged for one in known]
-    assert [section.scores["locality.unchanged"] == 1 for section in sections] == unchanged
-    assert 0 < sum(unchanged) < len(known)
+    queries = [Query(prompt=one.asked.prompt, answers=(one.asked.answer,), form="sentence") for one in known]
+    before = Evidence(predicted=predictions(smollm2, map(pair_of, queries)))
+    with patch.applied(smollm2) as edited:
+        after = Evidence(predicted=predictions(edited, map(pair_of, queries)), before=before)
+    assert [unchanged(query, after) == 1 for query in queries] == [one.unchanged for one in known]
+    assert 0 < sum(one.unchanged for one in known) < len(known)
 
 
 def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDifference:
