@@ -26,7 +26,7 @@ from rich.text import Text
 from kg_edit.errors import KgEditError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.reports.probes import check_queries, generates, responses
+from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.scoring.generation import CUT
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
@@ -204,4 +204,4 @@ def difference_page(found: Sequence[PromptDifference], *, title: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return one_line(text.replace("\n", "\\n")).strip()
+    return one_line(text.replace("\n", f"{LINE_BREAK} ")).strip()

@@ -114,11 +114,11 @@ def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(difference_table(found))
     table = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "changed    <b>[bold]a[/bold]</b> | b\\n@@STYLE@@" in table and "c 0.91 → 0.12" in table
+    assert "changed    <b>[bold]a[/bold]</b> | b↵ @@STYLE@@" in table and "c 0.91 → 0.12" in table
     rows = difference_markdown(found).splitlines()[4:]
     assert len(rows) == 5 and all(row.count("|") - row.count(r"\|") == 6 for row in rows)
     page = difference_page(found, title="a & b")
-    assert "<b>" not in page and "&lt;b&gt;" in page and "b\\n@@STYLE@@" in page and "a &amp; b" in page
+    assert "<b>" not in page and "&lt;b&gt;" in page and "b↵ @@STYLE@@" in page and "a &amp; b" in page
     assert page.count("<tr>") == 4 and "http" not in page.replace("http-equiv", "")
 
 
