@@ -29,6 +29,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.scoring.generation import CUT
+from kg_edit.scoring.text_start import with_start
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.text.matching import first_sentence
 
@@ -71,6 +72,9 @@ def compare_prompts(
 ) -> tuple[PromptDifference, ...]:
     """Ask each prompt on the unedited and on the edited model.
 
+    A prompt in plain text that begins with an edited subject which the model would not read there gets a line break in
+    front, as in `kg-edit generate`.
+
     Args:
         model: the unedited model.
         patch: the change; it is removed again at the end.
@@ -83,7 +87,10 @@ def compare_prompts(
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
     """
-    asked = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in prompts]
+    given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in prompts]
+    plain = dict.fromkeys(one.prompt for one in given if not one.chat)
+    led = dict(zip(plain, with_start(model, tuple(plain), patch=patch).texts, strict=True))
+    asked = [one if one.chat else one.model_copy(update={"prompt": led[one.prompt]}) for one in given]
     queries = [one.query for one in asked]
     unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
     with patch.applied(model) as edited_model:
