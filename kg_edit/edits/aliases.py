@@ -105,8 +105,8 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
         own += [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
     elif given is not None:
         for one in given if isinstance(given, list) else [given]:
-            is_own = not isinstance(one, Mapping) or one.keys() <= LocalityPrompt.model_fields.keys()
-            own += [one] if is_own else _pairs(one)
+            is_group = isinstance(one, Mapping) and not one.keys() <= LocalityPrompt.model_fields.keys()
+            own += _pairs({"": one}) if is_group else [one]
     own += _paired(*map(fields.get, LOCALITY))
     near: list[object] = []
     kept: list[object] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 import typer
 from rich.console import Console
 
@@ -197,5 +198,5 @@ def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkey
         monkeypatch.setenv(name, value)
     result = edit(*ROME)
     assert result.code == 0
-    assert max(map(len, result.out.splitlines())) <= int(environment.get("COLUMNS", "200"))
+    assert max(map(cell_len, result.out.splitlines())) <= int(environment.get("COLUMNS", "200"))
     assert "\x1b" not in result.out + result.err

@@ -182,7 +182,7 @@ def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path,
     [
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
         ("edits.jsonl", "can't read the patch edits.jsonl"),
-        (".", "can't read the patch ."),
+        (".", ". is not empty and has no ledger"),
         ("stranger.safetensors", "stranger.safetensors is not a patch: expected the format kg-edit-patch, found"),
         ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
         ("gpt2.safetensors", "this patch is for 'gpt2'"),
