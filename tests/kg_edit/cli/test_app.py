@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.cells import cell_len
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 
 from kg_edit import __version__
