@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import with_prompt_ends
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, note_fingerprint
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
 
@@ -89,8 +88,8 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
     whole.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
     setattr(whole, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
     shared = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
-    own = {"model": whole, "fingerprint": content_fingerprint(whole), "labels": tuple(labels)}
-    return ClassifierModel(**{**shared, **own})
+    note_fingerprint(whole)
+    return ClassifierModel(**{**shared, "model": whole, "labels": tuple(labels)})
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError
+from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
@@ -85,7 +85,7 @@ class EditingMethod(ABC):
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         self._refuse_no_graph(graph)
-        self.model, self.config = model, config
+        self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.graph = None if graph is None else as_source(graph)
 
     @classmethod
@@ -180,6 +180,11 @@ class EditingMethod(ABC):
     def _prepare_unpatched(self) -> None:
         """Run `prepare` on the model without a patch, because measurements are stored under the model's name."""
         refuse_patched(self.model)
+        if self.model.fingerprint != self._fingerprint:  # contexts and C are those of the model before
+            name = type(self).__name__
+            raise PatchError(
+                f"a patch was merged into the model since this {name} was made; make it again: {name}.on(…)"
+            )
         self.prepare()
 
     def empty_patch(self) -> Patch:

@@ -40,6 +40,7 @@ from kg_edit.models.loading import (
 from kg_edit.models.prompts import Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
+_FINGERPRINTS = "_kg_edit_fingerprints"  # of the module, because several `LanguageModel`s may share its weights
 
 
 @runtime_checkable
@@ -54,7 +55,7 @@ class Foreseeing(Protocol):
 class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and the paths of its modules.
 
-    ``name`` is the name that the user typed; ``fingerprint`` identifies the model by its weights, whatever its path.
+    ``name`` is the name that the user typed; `fingerprint` identifies the model by its weights, whatever its path.
     ``prompt_transform`` is set by a patch of the prompt: it changes a text before the model reads it. ``chat`` is the
     form in which the text is then asked, None for plain text (see `in_chat`).
     """
@@ -63,7 +64,6 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     spec: ModelSpec
     name: str
-    fingerprint: str
     prompt_transform: Callable[[str], str] | None = None
     chat: ChatForm | None = None
 
@@ -148,7 +148,29 @@ class LanguageModel:
             if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
                 raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
         model.eval()
-        return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name, fingerprint=content_fingerprint(model))
+        note_fingerprint(model)
+        return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the weights, without a patch that is applied to them; it is another one after `Patch.merge_into`.
+
+        A folder that the model is saved to has the same fingerprint when it is loaded.
+        """
+        return self.fingerprints[-1]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprint of the weights as they were loaded, and that after each `Patch.merge_into`."""
+        found: tuple[str, ...] = getattr(self.model, _FINGERPRINTS)
+        return found
+
+    def note_merge(self) -> None:
+        """Read the fingerprint again after the weights were changed for good; all copies (`in_chat`) have it too."""
+        found = content_fingerprint(self.model)
+        if found in self.fingerprints:  # the change is in elements that the hash does not read, or is rounded away
+            found = f"{self.fingerprints[0]}+{len(self.fingerprints)}"
+        setattr(self.model, _FINGERPRINTS, (*self.fingerprints, found))
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
         """Encode ``text`` as the model reads it, followed by ``target``; with ``chat`` in chat form.
@@ -293,6 +315,11 @@ class LanguageModel:
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def note_fingerprint(model: PreTrainedModel) -> None:
+    """Keep the fingerprint of the weights at hand: a `LanguageModel` has it before, during and after a patch."""
+    setattr(model, _FINGERPRINTS, (content_fingerprint(model),))
 
 
 def weight_matrix(module: nn.Module) -> Tensor:

@@ -83,9 +83,12 @@ class Patch(ABC):
     def merge_into(self, model: LanguageModel) -> None:
         """Change the model's weights for good.
 
+        The model is another one afterwards, with another fingerprint: patches that were made before don't fit it, this
+        one included; new ones are made on it. To merge several patches, merge their sum.
+
         Raises:
             PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
-            PatchMismatchError: the patch is for another model.
+            PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
         """
         raise PatchError(f"a patch of the {self.kind} can't be merged into weights; use patch.applied(model)")
 
@@ -97,6 +100,12 @@ class Patch(ABC):
         """
         if self.fingerprint in (None, model.fingerprint):
             return
+        if self.fingerprint in model.fingerprints:
+            raise PatchMismatchError(
+                f"this patch is for {model.name!r} before a patch was merged into it, and may be in its weights already; "
+                "load the model again to use the patch, make a new one on the merged model, or merge several at once: "
+                "(first + second).merge_into(model)"
+            )
         own, hint = self.provenance["model"], ""
         made, here = str(own.get("dtype")), str(model.model.dtype)
         if made != here and "torch.float16" in (made, here) and own.get("dtype"):  # a cast to float16 rounds

@@ -168,11 +168,11 @@ class WeightPatch(Patch):
             _put_back(modules, originals)
 
     def merge_into(self, model: LanguageModel) -> None:
-        """Change the model's weights for good.
+        """Change the model's weights for good. The model is another one afterwards, with another fingerprint.
 
         Raises:
             PatchError: a patch is applied to this model at the moment, or a weight would not be finite.
-            PatchMismatchError: the patch is for another model.
+            PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
         """
         with exclusive(model):
             modules = self.modules(model)
@@ -182,6 +182,7 @@ class WeightPatch(Patch):
             except BaseException:
                 _put_back(modules, originals)
                 raise
+        model.note_merge()
 
     def modules(self, model: LanguageModel) -> dict[str, Any]:
         """Return the modules of ``model`` that this patch changes, by the names of their weights.

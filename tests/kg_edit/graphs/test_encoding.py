@@ -167,9 +167,7 @@ def test_special_tokens_do_not_count_as_the_label(pooling: str) -> None:
     (found,) = label_vectors(model, ["Los Angeles"], layer=1, pooling=pooling)  # type: ignore[arg-type]
     torch.testing.assert_close(found, wanted)
 
-    closing = LanguageModel(
-        model=model.model, tokenizer=sentencepiece_style(), spec=model.spec, name="closing", fingerprint=""
-    )
+    closing = LanguageModel(model=model.model, tokenizer=sentencepiece_style(), spec=model.spec, name="closing")
     ends: list[int] = []
     with watched(closing.block(1), lambda _, output: ends.append(output.shape[1])):
         label_vectors(closing, ["Los Angeles"], layer=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,15 +77,37 @@ def test_patch_and_its_inverse_cancel() -> None:
         torch.testing.assert_close(weight_matrix(model.down_projection(1)), clean + only.left @ only.right.T)
 
 
-def test_merge_changes_the_weights() -> None:
-    model = tiny("qwen3")
-    before = weights(model)
-    patch = patch_of(model)
-    patch.merge_into(model)
+def test_merge_changes_the_weights_and_the_fingerprint(tmp_path: Path) -> None:
+    """The same patch a second time would overshoot, so it is refused; a patch of the merged model fits it alone."""
+    model = copy.deepcopy(tiny("qwen3"))
+    before, in_chat = weights(model), replace(model, chat=None)
+    first, second = patch_of(model), patch_of(model, seed=1)
+    first.merge_into(model)
     assert not same(before, weights(model))
-    (-patch).merge_into(model)
-    for name, tensor in weights(model).items():
-        torch.testing.assert_close(tensor, before[name])
+    for again in (first, second, -first):
+        with pytest.raises(PatchMismatchError, match=r"before a patch was merged into it.*load the model again"):
+            again.merge_into(model)
+        with pytest.raises(PatchMismatchError, match="before a patch was merged into it"), again.applied(in_chat):
+            pass
+    later = patch_of(model, seed=2)
+    with later.applied(model):
+        pass
+    with pytest.raises(PatchMismatchError, match="different models"):
+        first + later
+
+    model.model.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    assert LanguageModel.load(tmp_path).fingerprint == model.fingerprint != tiny("qwen3").fingerprint
+
+
+def test_merge_of_a_change_that_the_fingerprint_does_not_read_counts_too() -> None:
+    model = copy.deepcopy(tiny("llama"))
+    rows, columns = weight_matrix(model.down_projection(1)).shape
+    one = Factors(left=torch.eye(rows)[:, :1], right=torch.eye(columns)[:, 1:2])  # the element (0, 1) alone
+    patch = WeightPatch(factors={model.weight_name(1): one}, provenance=patch_of(model).provenance)
+    patch.merge_into(model)
+    with pytest.raises(PatchMismatchError, match="before a patch was merged"):
+        patch.merge_into(model)
 
 
 def test_weight_patch_is_saved_and_read(tmp_path: Path) -> None:

@@ -235,7 +235,6 @@ def test_tracing_refuses_prompts_without_subject_and_unknown_attention() -> None
         tokenizer=model.tokenizer,
         spec=type(model.spec)(**{**vars(model.spec), "attention": "attn"}),
         name="lacking",
-        fingerprint="",
     )
     with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.attn; give its path"):
         site(lacking, "attention", 0)
