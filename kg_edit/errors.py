@@ -7,6 +7,7 @@ Each message has what was found, what was expected and what to do. `KgEditError`
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -136,8 +137,16 @@ def is_memory_error(error: Exception) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near."""
-    near = difflib.get_close_matches(name.casefold(), list(known), n=1)
+    """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near.
+
+    If none is, `name` may be nearly the initials of one: lr is learning_rate.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name.casefold(), names, n=1)
+    if not near:
+        words = {one: [word for word in re.split("[-_.]", one) if word] for one in names}
+        initials = {"".join(word[0] for word in parts): one for one, parts in words.items() if len(parts) > 1}
+        near = [initials[short] for short in difflib.get_close_matches(name.casefold(), initials, n=1)]
     return f", did you mean {near[0]!r}?" if near else ""
 
 
@@ -190,7 +199,7 @@ def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[Base
 
 
 def describe(value: object) -> str:
-    """Return a JSON value in words, for an error message."""
+    """Return a value in words, for an error message: those of JSON, and others by their type."""
     match value:
         case str():
             return f"the text {value[:60]!r}" if value else "an empty text"
@@ -200,5 +209,7 @@ def describe(value: object) -> str:
             return f"the number {value}"
         case list() | tuple():
             return "a list"
-        case _:
+        case dict():
             return "an object {...}"
+        case _:
+            return f"a value of the type {type(value).__name__}"

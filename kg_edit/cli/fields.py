@@ -82,7 +82,7 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
 
 def _built(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     try:
-        return model(**{name: value for name, value in values.items() if value is not None})
+        return model.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         faults = (f"--{fault.field.replace('_', '-')}: {fault.message}" for fault in faults_of(error, model))
         raise ConfigError("; ".join(faults)) from None

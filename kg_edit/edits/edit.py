@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kg_edit.edits.called import Called
 from kg_edit.errors import EditError, Fault, faults_of
 from wikidata_cache.ids import is_item, is_property
 
@@ -46,10 +47,22 @@ Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 
 
-class Record(BaseModel):
-    """Base of all records read from files: immutable, no unknown fields, no silent type conversion."""
+class Record(BaseModel, metaclass=Called):
+    """Base of all records read from files: immutable, no unknown fields, no silent type conversion.
+
+    Raises:
+        EditError: a field of a call is wrong, or given without its name. `model_validate` raises pydantic's error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The fields that were given."""
+        return ((name, getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set)
+
+    @classmethod
+    def _refused(cls, faults: Iterable[Fault]) -> EditError:
+        return EditError(faults)
 
 
 class Question(Record):
@@ -91,7 +104,7 @@ class Edit(Record):
     from subject, prompt and target, so the same fact always has the same id.
 
     Raises:
-        pydantic.ValidationError: a field is wrong; `checked(Edit, fields)` raises an error in plain words instead.
+        EditError: a field is wrong; it has one fault for each wrong field.
     """
 
     id: Name = Field("", description="a name for the edit, unique in its file")

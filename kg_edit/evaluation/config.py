@@ -7,11 +7,13 @@ field here: `kg-edit evaluate` has an option for each field with a description, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kg_edit.errors import ConfigError
+from kg_edit.edits.called import Called
+from kg_edit.errors import ConfigError, Fault
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 from kg_edit.storage.run_folder import Settings, digest
 from kg_edit.storage.seeds import Seed
@@ -23,7 +25,7 @@ else:  # options are checked before torch is imported, which these classes need
     GeneralTasks = RetentionTest = Any
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(BaseModel, metaclass=Called):
     """What a run measures, and when. The defaults score each edit alone.
 
     Raises:
@@ -64,6 +66,10 @@ class EvalConfig(BaseModel):
     """Tasks of lm-eval, asked at each point of the curve."""
     retention: RetentionTest | None = None
     """Unrelated prompts; GRACE's retention rates are measured at each point of the curve."""
+
+    @classmethod
+    def _refused(cls, faults: Iterable[Fault]) -> ConfigError:
+        return ConfigError("\n".join(map(str, faults)))
 
     @field_validator("schedule")
     @classmethod

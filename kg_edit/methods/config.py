@@ -6,7 +6,7 @@ methods that read a graph. Types that several methods use in their settings are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import networkx as nx
@@ -26,8 +26,9 @@ from pydantic_core import PydanticCustomError
 
 from kg_edit.covariance.corpora import IMPORTED
 from kg_edit.covariance.store import CovarianceConfig
+from kg_edit.edits.called import Called
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError, describe, faults_of, unknown_name
+from kg_edit.errors import ConfigError, Fault, GraphError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import without_answers
 from kg_edit.graphs.source import (
     ABSENT,
@@ -47,7 +48,7 @@ LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(BaseModel, metaclass=Called):
     """Settings of a method. They are immutable, unknown names are an error, and every patch records them.
 
     Attributes:
@@ -109,16 +110,22 @@ class MethodConfig(BaseModel):
             if (published_as := cls.published_as or method) is None:
                 raise unknown_name("preset", name, presets)
             own = published_settings(name, published_as, own=presets)
-        wanted = _over(own, settings or {})
+        if not isinstance(settings or {}, Mapping):
+            raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
+        wanted, of = _over(own, settings or {}), f" of {method}" if method else ""
         for key in wanted:
             if key not in cls.model_fields:
-                raise unknown_name("setting", key, cls.model_fields)
+                raise unknown_name(f"setting{of}", key, cls.model_fields)
         try:
-            return cls(**wanted)
+            return cls.model_validate(wanted)
         except ValidationError as error:
-            raise ConfigError(
-                "\n".join(f"setting {fault.field}: {fault.message}" for fault in faults_of(error, cls))
-            ) from error
+            raise cls._refused(faults_of(error, cls), of=of) from None
+
+    @classmethod
+    def _refused(cls, faults: Iterable[Fault], *, of: str = "") -> ConfigError:
+        return ConfigError(
+            "\n".join(f"setting {one.field}{of}: {one.message}" if one.field else one.message for one in faults)
+        )
 
     @classmethod
     def preset_names(cls) -> tuple[str, ...]:
