@@ -27,12 +27,16 @@ from kg_edit.evaluation import Case, score_cases
 from kg_edit.evaluation.metrics import catalogue, probes
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import methods_page
+from kg_edit.patches.base import Patch
 from tests import test_method_pages
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods import quick, test_idle_settings, test_limits, test_matrix
 from tests.kg_edit.planning import test_estimate
 from tests.kg_edit.tiny import tiny
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs import sampling
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TOY, TOYS = "fixed-steps", "kg_edit_toys"
@@ -89,7 +93,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (own / name).write_text(block(f"kg_edit/methods/fixed_steps/{name}"), encoding="utf-8")
     (root / TOYS / "__init__.py").touch()
     (root / TOYS / "fixed_steps.py").write_text((own / "method.py").read_text(encoding="utf-8"), encoding="utf-8")
-    (root / TOYS / "capitals.py").write_text(block(f"{TOYS}/capitals.py"), encoding="utf-8")
+    for name in ("capitals.py", "nudge.py"):
+        (root / TOYS / name).write_text(block(f"{TOYS}/{name}"), encoding="utf-8")
     (settings,) = blocks("toml")
     install(root, tomllib.loads(settings)["project"]["entry-points"])
     (section,) = blocks("markdown")
@@ -122,6 +127,18 @@ def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> Non
     assert find_method(TOY).__module__ == "kg_edit.methods.fixed_steps.method"
     (plugin,) = entry_points(group="kg_edit.methods", name=TOY)
     assert plugin.load().name == TOY
+
+
+def test_the_editor_from_scratch_makes_checks_and_removes_edits(toys: Path, tiny_folder: Path, kg_edit: Run) -> None:
+    """Its patches have no provenance of their own: the base class adds what a ledger needs."""
+    own, model = ("--method", "nudge", "--set", "strength=2"), ("--model", tiny_folder)
+    made = kg_edit("edit", "edits.jsonl", *own, *model, "--out", "out")
+    assert made.code == 0 and "2 of 2 edits succeeded" in made.out
+    assert kg_edit("patch", "add", "ledger", "out").code == 0
+    assert kg_edit("patch", "check", "ledger", *model).code == 0
+    assert kg_edit("patch", "remove", "ledger", "lebron", *model).code == 0
+    (kept,) = Patch.load("ledger").edits
+    assert (kept["edit"]["id"], kept["method"]) == ("france", "nudge")
 
 
 def test_the_page_of_methods_has_the_editor(toys: Path) -> None:

@@ -30,6 +30,7 @@ from kg_edit.errors import (
     first_faults,
 )
 from kg_edit.storage.atomic import write_text
+from kg_edit.storage.notebook import html_table
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
 
@@ -72,10 +73,29 @@ class RowProblem(NamedTuple):
 
 @dataclass(frozen=True)
 class EditFile:
-    """The edits of a file, and the faults of the rows that were skipped."""
+    """The edits of a file, and the faults of the rows that were skipped. It has a length, and iterates over the edits.
+
+    Attributes:
+        edits: the edits, in the file's order.
+        problems: why rows were skipped.
+    """
 
     edits: tuple[Edit, ...]
     problems: tuple[RowProblem, ...] = ()
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self.edits)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    def __repr__(self) -> str:
+        skipped = f", {_count(len({problem.row for problem in self.problems}), 'row')} skipped" if self.problems else ""
+        return f"EditFile({_count(len(self), 'edit')}{skipped})"
+
+    def _repr_html_(self) -> str:
+        rows = [(edit.id, edit.text, edit.target_true or "", edit.target_new) for edit in self.edits]
+        return html_table(repr(self), ("id", "prompt", "target_true", "target_new"), rows)
 
 
 def read_edits(
@@ -102,6 +122,8 @@ def read_edits(
     Raises:
         EditFileError: the file can't be read, or has no good row, or (without `keep_going`) has a bad row.
     """
+    if not isinstance(path, str | Path):
+        raise EditFileError(f"found {describe(path)}; expected the path of a file of edits")
     file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts)
     if file.problems and not (keep_going and file.edits):
         raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(file.problems))

@@ -95,8 +95,8 @@ class CounterFactRecord(Record):
     pararel_idx: object = None
 
 
-def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplates) -> Edit:
-    """Build the edit that a row of any shape describes. An edit without an id gets `row_id` as its id.
+def to_edit(row: Row, *, row_id: str | None = None, labels: Labels, templates: RelationTemplates) -> Edit:
+    """Build the edit that a row of any shape describes. An edit without an id gets `row_id`, or one made of its fact.
 
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
@@ -118,7 +118,7 @@ def to_edit(row: Row, *, row_id: str, labels: Labels, templates: RelationTemplat
         ending = fields.get("ending")
         if isinstance(ending, str) and ending and (ending[0].isdigit() or ending[0].lower() != ending[0].upper()):
             fields = {**fields, "ending": f" {ending}"}
-        return checked(Edit, {"id": row_id, **fields})
+        return checked(Edit, fields if row_id is None else {"id": row_id, **fields})
     except EditError as error:
         raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
 

@@ -10,10 +10,11 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial, reduce, wraps
+from inspect import signature
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import networkx as nx
 import torch
@@ -24,7 +25,8 @@ from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError, PatchError
+from kg_edit.edits.given import Edits, as_edits
+from kg_edit.errors import ConfigError, GraphError, PatchError, did_you_mean
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
@@ -39,10 +41,11 @@ from kg_edit.graphs.source import (
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.hooks import refuse_patched, untouched
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.storage.notebook import html_table
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
 from kg_edit.version import __version__
@@ -50,6 +53,26 @@ from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
+Given = ParamSpec("Given")
+
+
+def hint_settings(
+    on: Callable[Concatenate[type[EditingMethod], Given], Made],
+) -> Callable[Concatenate[type[EditingMethod], Given], Made]:
+    """Let `EditingMethod.on` refuse an unknown option, which most often is a setting, by naming ``settings={…}``."""
+    options = [name for name, one in signature(on).parameters.items() if one.kind is one.KEYWORD_ONLY]
+
+    @wraps(on)
+    def checked(cls: type[EditingMethod], /, *given: Given.args, **named: Given.kwargs) -> Made:
+        for name, value in named.items():
+            if name in cls.config_class.model_fields:
+                raise ConfigError(f"{name} is a setting of {cls.name}; give settings={{{name!r}: {value!r}}}")
+            if name not in (*options, "model"):
+                near = did_you_mean(name, [*options, *cls.config_class.model_fields])
+                raise ConfigError(f"unknown option {name!r}{near}; give {', '.join(options)}")
+        return on(cls, *given, **named)
+
+    return checked
 
 
 class EditingMethod(ABC):
@@ -88,10 +111,23 @@ class EditingMethod(ABC):
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.graph = None if graph is None else as_source(graph)
 
+    def __repr__(self) -> str:
+        layers = self.config.written_layers(len(self.model.blocks))
+        parts = [repr(self.model.name), *([f"layers {', '.join(map(str, layers))}"] if layers else [])]
+        parts += [f"graph {type(self.graph).__name__}"] if self.graph is not None else []
+        settings = self.config.model_dump(exclude_defaults=True)
+        return f"{type(self).__name__}({', '.join(parts)}{f', settings={settings}' if settings else ''})"
+
+    def _repr_html_(self) -> str:
+        fields = type(self.config).model_fields
+        rows = [(name, getattr(self.config, name), field.description or "") for name, field in fields.items()]
+        return html_table(repr(self), ("setting", "value", "what it is"), rows)
+
     @classmethod
+    @hint_settings
     def on(
         cls,
-        model: LanguageModel,
+        model: LanguageModel | str | Path,
         *,
         preset: str = "default",
         settings: dict[str, Any] | None = None,
@@ -100,7 +136,7 @@ class EditingMethod(ABC):
         """Build this method for a model.
 
         Args:
-            model: the language model.
+            model: the language model, or its name, by which it is loaded.
             preset: the name of a preset, whose settings are used.
             settings: values that override single settings of the preset.
             graph: a graph; or a file of facts (facts.csv), a folder, URL, or name of a packaged graph, as `open_named`
@@ -112,11 +148,11 @@ class EditingMethod(ABC):
         """
         name = EXTRACT if graph is None and cls.needs_graph else graph
         opened = open_named(name) if isinstance(name, str | Path) else name
-        return cls(model, cls.config_class.preset(preset, settings, method=cls.name), graph=opened)
+        return cls(as_model(model), cls.config_class.preset(preset, settings, method=cls.name), graph=opened)
 
     def edit(
         self,
-        edits: Sequence[Edit],
+        edits: Edits,
         *,
         start: Patch | None = None,
         after_each: Callable[[Patch], object] = lambda _: None,
@@ -127,7 +163,7 @@ class EditingMethod(ABC):
         """Make all ``edits`` and return one patch. The model itself is unchanged afterwards, also after an exception.
 
         Args:
-            edits: the facts to change.
+            edits: the facts to change: edits, rows of their fields, or the path of a file of them.
             start: a patch made earlier; the result contains it, and the new edits are made on top of it.
             after_each: called with the patch so far after each batch of edits, so that a killed run can resume.
             guard: called with the new patch and the patch so far before the new one is added; it may raise.
@@ -137,20 +173,21 @@ class EditingMethod(ABC):
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
+        wanted = as_edits(edits)
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = start or self.empty_patch()
-        with Bar(title=self.name, unit="edit", total=len(edits), shown=progress) as bar:
-            for batch in self._batches(edits):
+        with Bar(title=self.name, unit="edit", total=len(wanted), shown=progress) as bar:
+            for batch in self._batches(wanted):
                 seen = (*callbacks, StepNotes(bar.note))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
-                    made = self._made(batch, patch)
+                    made = self._recorded(self._made(batch, patch), batch)
                     guard(made, patch)
                     patch = patch + made
                     after_each(patch)
                 bar.update(len(batch))
         return patch
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def update(self, edits: Edits, *, before: Patch | None = None) -> Patch:
         """Make ``edits`` on the model with the patch ``before`` applied, and return a patch of these edits alone.
 
         It differs from `edit` with ``start=before`` in one point: the result does not contain ``before``.
@@ -162,16 +199,27 @@ class EditingMethod(ABC):
         self.edit(edits, start=before, guard=lambda made, _: update.append(made))
         return reduce(add, update)
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def edit_each(self, edits: Edits) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, on the unedited model.
 
-        The patches are the same, up to rounding, as from one call of `edit` for each edit. Some methods override this
-        to compute all of them together, which is faster.
+        The patches are the same, up to rounding, as from one call of `edit` for each edit.
 
         Returns:
             For each edit, its patch, or the exception of `FAILURES` that it raised.
         """
+        wanted = as_edits(edits)
         self._prepare_unpatched()
+        made = self.make_each(wanted)
+        return tuple(
+            self._recorded(one, [edit]) if isinstance(one, Patch) else one
+            for one, edit in zip(made, wanted, strict=True)
+        )
+
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+        """Return for each edit its patch, or its exception; callers use `edit_each`.
+
+        Some methods override this to compute all of them together, which is faster.
+        """
         return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
 
     def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
@@ -202,6 +250,16 @@ class EditingMethod(ABC):
         with before.applied(self.model):
             made = self.make(edits, before=before)
         return with_weight_norms(made, self.model)
+
+    def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
+        """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""
+        known = {record.get("edit", {}).get("id") for record in patch.edits}
+        records = [
+            {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
+            for edit in edits
+            if edit.id not in known
+        ]
+        return patch.with_records(records, self.provenance()) if records else patch
 
     @property
     def reads_graph(self) -> bool:
@@ -252,6 +310,9 @@ class EditingMethod(ABC):
     @abstractmethod
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of ``edits``. Subclasses implement this; callers use `edit` or `update`.
+
+        The provenance of the patch may have a record of each edit with what the method notes of it, as
+        ``{"edit": …, "method": …}``; the records that are missing are added.
 
         Args:
             edits: one edit, unless the method is joint.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +25,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
 from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import (
@@ -51,7 +52,7 @@ class Foreseeing(Protocol):
         """Prepare the prompts for ``texts``."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and the paths of its modules.
 
@@ -260,6 +261,19 @@ class LanguageModel:
         assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - check_spec has seen it
         return blocks
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        shape = (
+            f"{self.model.config.model_type}, {len(self.blocks)} layers, width {self.width}, {weights:,.1f}M weights"
+        )
+        where = (
+            f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}{', in chat form' if self.chat else ''}"
+        )
+        return f"LanguageModel({self.name!r}: {shape}, {where})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
+
     @property
     def width(self) -> int:
         """d, the width of the residual stream."""
@@ -320,6 +334,22 @@ class LanguageModel:
 def note_fingerprint(model: PreTrainedModel) -> None:
     """Keep the fingerprint of the weights at hand: a `LanguageModel` has it before, during and after a patch."""
     setattr(model, _FINGERPRINTS, (content_fingerprint(model),))
+
+
+def as_model(given: LanguageModel | str | Path) -> LanguageModel:
+    """Return a model; a name, a hub id, a folder or a file is loaded. The door of every call that takes a model.
+
+    Raises:
+        ModelError: there is no such model, or something else is given.
+    """
+    if isinstance(given, LanguageModel):
+        return given
+    if isinstance(given, str | Path):
+        return LanguageModel.load(given)
+    raise ModelError(
+        f"found {describe(given)}; expected a LanguageModel or the name of a model. A model of transformers is "
+        "wrapped: LanguageModel.wrap(model, tokenizer, name=…)"
+    )
 
 
 def weight_matrix(module: nn.Module) -> Tensor:

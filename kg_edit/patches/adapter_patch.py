@@ -79,7 +79,7 @@ class Adapter(ABC):
         """Within the ``with`` block, the adapter acts on the module of the weight ``name``."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class AdapterPatch(Patch):
     """Adapters by method and weight, in the order in which they act.
 

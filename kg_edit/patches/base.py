@@ -8,20 +8,23 @@ their own in their folders. `PatchStack` holds patches of different kinds at onc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from importlib import import_module
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.container import patch_class, read_patch
+from kg_edit.storage.notebook import html_table
 
 Kind = Literal["weights", "adapter", "prompt"]
+_LONG = 160  # characters of a summary in a repr
 
 
 class Patch(ABC):
@@ -50,6 +53,52 @@ class Patch(ABC):
         found: str | None = self.provenance.get("model", {}).get("fingerprint")
         return found
 
+    def __repr__(self) -> str:
+        texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
+        named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
+        by = ", ".join(dict.fromkeys(method["name"] for method in self.provenance.get("methods", ())))
+        made = " of ".join(filter(None, [f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)}", self._model]))
+        changes = f"{self.summary[:_LONG]}{'…' * (len(self.summary) > _LONG)}" or "no change"
+        return f"{type(self).__name__}({made}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), ("edit", "prompt", "before", "after", "method"), self._facts)
+
+    @property
+    def _model(self) -> str | None:
+        name: str | None = self.provenance.get("model", {}).get("name")
+        return name
+
+    @property
+    def _facts(self) -> list[tuple[str, str, str, str, str]]:
+        """Of each edit with a readable record: its id, its text, the old and the new target, the method."""
+        found = []
+        for record in self.edits:
+            fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
+            if "prompt" in fields and "subject" in fields:
+                text = str(fields["prompt"]).replace("{}", str(fields["subject"]))
+                old, new = str(fields["target_true"] or ""), str(fields["target_new"])
+                found.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
+        return found
+
+    def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
+        """Return the patch with further records of edits.
+
+        Args:
+            records: of edits, after those that the patch has.
+            provenance: values of the fields that the patch's provenance lacks.
+
+        Raises:
+            PatchError: a patch class of a plug-in is no dataclass.
+        """
+        whole = {**provenance, **self.provenance, "edits": [*self.edits, *records]}
+        try:
+            return replace(self, provenance=whole)  # type: ignore[type-var]
+        except TypeError as error:
+            raise PatchError(
+                f"{type(self).__name__} has no records of its edits, and is no dataclass; {error}"
+            ) from error
+
     def __add__(self, other: Patch) -> Patch:
         """Return the sum: both changes at once. The edits of ``other`` come after this patch's edits.
 
@@ -65,16 +114,17 @@ class Patch(ABC):
         return PatchStack.of(self, other)
 
     @contextmanager
-    def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied(self, model: LanguageModel | str | Path) -> Iterator[LanguageModel]:
         """Apply this patch to ``model`` within a ``with`` block; afterwards the model is as before, bit for bit.
 
         Use the model that the ``with`` statement yields: a patch of the prompt changes that model's prompts, not the
-        weights of ``model``.
+        weights of ``model``. The name of a model is accepted too: it is loaded for the block.
 
         Raises:
             PatchError: another patch is applied to this model; add patches, or merge the first one.
             PatchMismatchError: the patch is for another model.
         """
+        model = as_model(model)
         with exclusive(model):
             self.check_model(model)
             with self.stacked_on(model) as edited:
@@ -102,8 +152,8 @@ class Patch(ABC):
             return
         if self.fingerprint in model.fingerprints:
             raise PatchMismatchError(
-                f"this patch is for {model.name!r} before a patch was merged into it, and may be in its weights already; "
-                "load the model again to use the patch, make a new one on the merged model, or merge several at once: "
+                f"this patch is for {model.name!r} before a patch was merged into it, and may be in its weights; load "
+                "the model again to use the patch, make a new one on the merged model, or merge several at once: "
                 "(first + second).merge_into(model)"
             )
         own, hint = self.provenance["model"], ""
@@ -165,11 +215,17 @@ class Patch(ABC):
 
     @staticmethod
     def load(path: str | Path) -> Patch:
-        """Read a patch of any kind that `save` wrote.
+        """Read a patch of any kind that `save` wrote, also from the folder of `kg-edit edit` or from a ledger.
 
         Raises:
-            PatchError: the file is missing, or is no patch.
+            PatchError: the file is missing, or is no patch; or the folder has neither a patch nor a ledger.
         """
+        if not isinstance(path, str | Path):
+            raise PatchError(f"found {describe(path)}; expected the path of a patch, a run's folder or a ledger")
+        if Path(path).is_dir():  # ledgers are above this folder, so they are imported by name
+            patch: Patch
+            patch, _ = import_module("kg_edit.ledger.listing").active_at(path)
+            return patch
         file = read_patch(path)
         found: Patch = patch_class(file.kind).from_file(file)
         return found
@@ -205,7 +261,7 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
     return {**provenance, "edits": edits}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchStack(Patch):
     """Several patches, applied in order: one of each class, or several whose changes are in different places."""
 
@@ -245,6 +301,11 @@ class PatchStack(Patch):
 
     def _plus(self, other: PatchStack) -> Patch:
         return PatchStack.of(self, other)
+
+    def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
+        """Return the stack with further records of edits, in its first part."""
+        first, *others = self.patches
+        return PatchStack((first.with_records(records, provenance), *others))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:

@@ -134,7 +134,7 @@ class FactBook:
         return TfIdf()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PromptPatch(Patch):
     """Facts in the order of their edits, each with its rule. Adding patches appends the facts.
 

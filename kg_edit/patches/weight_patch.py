@@ -26,7 +26,7 @@ from kg_edit.patches.container import PatchFile, write_patch
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Factors:
     """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
 
@@ -40,6 +40,9 @@ class Factors:
         if rows <= columns:
             return cls(left=torch.eye(rows, dtype=change.dtype, device=change.device), right=change.T.contiguous())
         return cls(left=change, right=torch.eye(columns, dtype=change.dtype, device=change.device))
+
+    def __repr__(self) -> str:
+        return f"Factors({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
 
     @property
     def rank(self) -> int:
@@ -94,7 +97,7 @@ class Factors:
         return Factors(left=torch.cat([self.left, other.left], 1), right=torch.cat([self.right, other.right], 1))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class WeightPatch(Patch):
     """Changes W + left right^T of named weights [out, in], with their provenance.
 
@@ -182,7 +185,8 @@ class WeightPatch(Patch):
             except BaseException:
                 _put_back(modules, originals)
                 raise
-        model.note_merge()
+        if not self.is_empty:
+            model.note_merge()
 
     def modules(self, model: LanguageModel) -> dict[str, Any]:
         """Return the modules of ``model`` that this patch changes, by the names of their weights.

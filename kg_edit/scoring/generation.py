@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from kg_edit.errors import PromptError, describe
 from kg_edit.models.chat import Message, render
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
@@ -46,10 +48,13 @@ def continuations(
         patches: the patch of each prompt's model; None: the unpatched model.
 
     Raises:
+        PromptError: a prompt has no token.
         ModelError: a prompt and the text after it do not fit into the model's positions.
         PatchMismatchError: a patch is for another model.
     """
     encoded = [model.encode(prompt) for prompt in prompts]
+    if not all(prompt.ids for prompt in encoded):
+        raise PromptError("a prompt is empty; give a text to continue")
     for prompt, limit in zip(encoded, limits, strict=True):
         check_lengths(model, [prompt], more=limit)
     ends = _end_tokens(model)
@@ -72,16 +77,20 @@ def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     return len(tokenizer(name, add_special_tokens=False)["input_ids"]) + _SLACK
 
 
-def ask(model: LanguageModel, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
+def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
     """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
-    The model may be patched. With ``chat``, the prompt is a user's turn, unchanged, and the answer may have several
-    lines.
+    The model may be patched; a model's name is accepted too, which is then loaded for each call. With ``chat``, the
+    prompt is a user's turn, unchanged, and the answer may have several lines.
 
     Raises:
+        PromptError: the prompt is empty, or is not one text.
         ModelError: the prompt and the answer do not fit into the model's positions.
         ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
     """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
+    model = as_model(model)
     if chat:
         return reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
     (text,) = continuations(model, [prompt], limits=[tokens])

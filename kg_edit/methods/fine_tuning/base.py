@@ -124,9 +124,8 @@ class FineTuning(TuningMethod):
             raise made
         return made
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
-        self._prepare_unpatched()
         empty = self.empty_patch()
         with untouched(self.model):
             rows = [attempt(edit, partial(self.rows, edit, empty)) for edit in edits]

@@ -125,15 +125,15 @@ class GraphValues(GraphReader):
         layer = self.config.representation_layer
         return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, all in one descent.
 
         With ``warm_start`` there is a descent for each edit, in order, because it starts from the previous edit's
         R-GNN.
         """
         if not self.config.warm_start:
-            return super().edit_each(edits)
-        return tuple(result for edit in edits for result in super(GraphValues, self).edit_each([edit]))
+            return super().make_each(edits)
+        return tuple(result for edit in edits for result in super(GraphValues, self).make_each([edit]))
 
     def start_anew(self) -> None:
         """Forget the R-GNN of the previous edit."""

@@ -114,13 +114,13 @@ class Grace(EditingMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
         made = self.empty_patch()
-        for patch in self.edit_each(edits):
+        for patch in self.make_each(edits):
             if isinstance(patch, Exception):
                 raise patch
             made = made + patch
         return made
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
             requests = [attempt(edit, partial(self._request, edit)) for edit in edits]

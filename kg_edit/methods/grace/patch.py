@@ -31,7 +31,7 @@ from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.patches.weight_patch import module_of
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class CodebookPatch(Patch):
     """Codebooks by the name of the weight whose module's output they replace; the module's input is the key.
 

@@ -33,7 +33,7 @@ class LoopRule(PromptRule):
     shots: NonNegativeInt = Field(len(DEMONSTRATIONS), description="number of answered examples before the question")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class LoopPatch(PromptPatch):
     """The memory of facts for the loop. All facts form one memory, under the rule of the last edit.
 

@@ -178,7 +178,7 @@ class JointMethod(ValueMethod):
             wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
             return self.write(list(chain(*facts)), wanted, records, before)
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
         with untouched(self.model):
             self.prepare()

@@ -165,12 +165,12 @@ class RankOneMethod(ValueMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of the one edit: a batch of one."""
-        (patch,) = self.edit_each(edits)
+        (patch,) = self.make_each(edits)
         if isinstance(patch, Exception):
             raise patch
         return patch
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Compute the update of each edit on the model in its present state.
 
         Args:

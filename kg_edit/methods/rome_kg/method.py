@@ -143,7 +143,7 @@ class RomeKg(GraphRequestMethod, Rome):
         made = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with made.stacked_on(self.model):
-                (update,) = super().edit_each((fact,))
+                (update,) = super().make_each((fact,))
             if isinstance(update, Exception):
                 raise update
             made = made + update
@@ -152,9 +152,9 @@ class RomeKg(GraphRequestMethod, Rome):
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
         return WeightPatch(factors=made.factors, provenance=provenance)
 
-    def edit_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Make each edit alone. A fact needs the model with the earlier facts, so edits can't share a descent."""
-        return EditingMethod.edit_each(self, edits)
+        return EditingMethod.make_each(self, edits)
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode the prompts of every edit and of its facts."""

@@ -72,7 +72,7 @@ class ScopedFact:
     weights: Tensor
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ScopePatch(Patch):
     """The trained ``scope`` and ``changes`` (by weight: left [out, rank], right [rank, in]), and the edits' ``facts``.
 

@@ -59,11 +59,11 @@ def test_self_test_fails_if_weights_are_not_restored(monkeypatch: pytest.MonkeyP
     stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
 
     @contextmanager
-    def merged(patch: Patch, model: LanguageModel) -> Iterator[LanguageModel]:
-        patch.merge_into(model)
+    def left(patch: WeightPatch, model: LanguageModel) -> Iterator[LanguageModel]:
+        patch._add_to(patch.modules(model))
         yield model
 
-    monkeypatch.setattr(Patch, "applied", merged)
+    monkeypatch.setattr(Patch, "applied", left)
     with pytest.raises(ModelError, match="were not restored bit for bit"):
         dict(examine(model))
     model.model.load_state_dict(stored)

@@ -1,0 +1,54 @@
+"""The door of every call that takes edits: `as_edits` accepts an edit, edits, rows of fields, or the path of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import EditFile, read_edits
+from kg_edit.edits.rows import to_edit
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import EditError, Fault, describe
+
+Row = Mapping[str, object]
+Edits = Edit | EditFile | Row | str | Path | Iterable[Edit | Row]
+"""One edit or several; a row is what a line of a file of edits has, such as ``{"subject": …, "prompt": …}``."""
+
+_EXPECTED = "expected an Edit, a list of edits, or the path of a file of them"
+
+
+def as_edits(given: Edits) -> tuple[Edit, ...]:
+    """Return the edits that a caller gives.
+
+    Raises:
+        EditError: a row has a wrong field, or something else is given.
+        EditFileError: the file can't be read.
+    """
+    match given:
+        case Edit():
+            return (given,)
+        case EditFile():
+            return given.edits
+        case str() | Path():
+            return read_edits(given).edits
+        case Mapping():
+            return (_from_row(given),)
+    other: object = given
+    if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
+        raise EditError([Fault("", f"found {describe(other)}; {_EXPECTED}")])
+    found = list[Edit]()
+    for number, one in enumerate(given, 1):
+        try:
+            found.append(one if isinstance(one, Edit) else _from_row(one))
+        except EditError as error:
+            raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
+    return tuple(found)
+
+
+def _from_row(row: Row) -> Edit:
+    if not isinstance(row, Mapping):
+        raise EditError([Fault("", f"found {describe(row)}; {_EXPECTED}")])
+    return to_edit(row, labels={}, templates=RelationTemplates.load())
