@@ -35,7 +35,7 @@ def main() -> None:
     method = FtM.on(LanguageModel.load("smollm2-135m"))
     edits = some_edits(args.edits)
     method.edit(edits[:1])  # the first pass reads the weights from disk
-    alone, plain = timed(lambda: EditingMethod.edit_each(method, edits))
+    alone, plain = timed(lambda: EditingMethod.make_each(method, edits))
     together, found = timed(lambda: method.edit_each(edits))
     gap = max(abs(one - other) for one, other in zip(plain, found, strict=True))
     print(f"{len(edits)} edits: one after the other {alone:.1f} s, together {together:.1f} s; {gap=:.4f}")

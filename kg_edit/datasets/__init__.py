@@ -6,7 +6,7 @@ An entry point of the group ``kg_edit.datasets`` has the data set's name, and it
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from kg_edit.datasets.ripple_edits import RIPPLE_EDITS
 from kg_edit.datasets.ripples import RIPPLES
 from kg_edit.datasets.wikibio import WIKIBIO
 from kg_edit.datasets.zsre import ZSRE, ZSRE_ALT
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import EditFile
+from kg_edit.edits.given import Edits, Row, as_edits
 from kg_edit.errors import ConfigError, EditFileError, unknown_name
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "Problem",
     "Query",
     "as_record",
+    "as_records",
     "find_dataset",
     "guess_dataset",
     "known_datasets",
@@ -105,6 +109,29 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
         more = f" (and {others} more)" if others else ""
         log.warning("left out, as it can't be read: %s%s", found.problems[0], more)
     return found.records
+
+
+Records = Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]
+"""Records of a benchmark, or edits in any form that `as_edits` takes."""
+
+
+def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
+    """Return the records that a caller gives; an edit becomes a record, and the path of a benchmark is read.
+
+    Raises:
+        EditError: a row has a wrong field, or something else is given.
+        EditFileError: the file can't be read.
+    """
+    if isinstance(given, str | Path):
+        return guess_dataset(Path(given))(Path(given))
+    if isinstance(given, BenchmarkRecord):
+        return (given,)
+    if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
+        return tuple(map(as_record, as_edits(given)))
+    found = list[BenchmarkRecord]()
+    for one in given:
+        found += [one] if isinstance(one, BenchmarkRecord) else map(as_record, as_edits([one]))
+    return tuple(found)
 
 
 def guess_dataset(path: Path) -> Dataset:

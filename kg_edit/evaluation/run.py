@@ -14,7 +14,8 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.datasets import Records, as_records
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import Case, ceiling_cases
@@ -55,7 +56,7 @@ from kg_edit.evaluation.step import (
 )
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import answers
@@ -69,8 +70,8 @@ HELD = 2_500_000_000  # bytes that the patches of records that are edited togeth
 
 def evaluate(
     method: Method,
-    model: LanguageModel,
-    records: Sequence[Edit | BenchmarkRecord],
+    model: LanguageModel | str | Path,
+    records: Records,
     *,
     out: str | Path,
     config: EvalConfig | None = None,
@@ -87,8 +88,8 @@ def evaluate(
 
     Args:
         method: computes the patches, for this ``model``.
-        model: the model, asked in evaluation mode; it is the same before and after.
-        records: the records to edit and to ask.
+        model: the model or its name, asked in evaluation mode; it is the same before and after.
+        records: the records to edit and to ask: of a benchmark, edits, rows of their fields, or the path of a file.
         out: the folder of the run.
         config: what is measured, and when; by default each edit alone.
         pool: the records that give the wrong answers of portability.choice; by default ``records``.
@@ -100,10 +101,11 @@ def evaluate(
     Raises:
         ConfigError: two records have the same id.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
+        KgEditError: there is no such model, or a record can't be read.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
     config, out = config or EvalConfig(), Path(out)
-    all_records = tuple(as_record(record) for record in records)
+    model, all_records = as_model(model), as_records(records)
     if len({record.id for record in all_records}) < len(all_records):
         raise ConfigError("two records have the same id; give each a different one")
     choices = answers(all_records if pool is None else pool)
@@ -118,7 +120,7 @@ def evaluate(
 
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence
-        starts = range(0, len(records), size)
+        starts = range(0, len(all_records), size)
         cut = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
         own = config.part.deal([_Sequence(number, some) for number, some in enumerate(cut)])
         todo = [sequence for sequence in own if not run.is_done(sequence)]

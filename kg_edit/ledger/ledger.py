@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import networkx as nx
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.given import Edits, as_edits
 from kg_edit.errors import LedgerChangedError, PatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
@@ -121,17 +121,18 @@ class Ledger(Listing):
             ]
             return self._add(new, force=force, model=model)
 
-    def make(self, method: EditingMethod, edits: Sequence[Edit], *, force: bool = False) -> int:
+    def make(self, method: EditingMethod, edits: Edits, *, force: bool = False) -> int:
         """Make edits on the model with this ledger's patches, and add them; return the step's number.
 
         Raises:
             KgEditError: an edit can't be made, or would probably break the model (see ``force`` of `add`).
         """
-        method.check(edits)
+        wanted = as_edits(edits)
+        method.check(wanted)
         with self._store.locked():
             patches = self.patches
             before = total(patches.values())
-            patch = method.update(edits, before=None if before.is_empty else before)
+            patch = method.update(wanted, before=None if before.is_empty else before)
             new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
             (number,) = self._add([new], force=force, model=method.model)
         return number

@@ -42,6 +42,9 @@ class Listing:
         open_store(path, create=create)
         return cls(path)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}: {len(self.active)} active edits)"
+
     @property
     def folder(self) -> Path:
         """The folder of the ledger."""

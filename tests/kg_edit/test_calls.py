@@ -1,0 +1,200 @@
+"""Calls from Python: what is meant is understood, and every wrong call is a `KgEditError` that says what to write."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pydoc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg_edit import Edit, Glame, KgEditError, LanguageModel, Patch, Question, Rome, RomeConfig, ask, read_edits
+from kg_edit.datasets import as_records, find_dataset
+from kg_edit.edits.files import EditFile
+from kg_edit.edits.given import as_edits
+from kg_edit.evaluation import EvalConfig
+from kg_edit.ledger import Ledger
+from kg_edit.methods import EditingMethod
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.command_line import tiny_folder
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
+
+__all__ = ["tiny_folder"]  # a fixture
+
+ROW = {"subject": "Google", "prompt": "{} was founded by", "target_true": "Larry Page", "target_new": "Ada <b>Lovelace"}
+EDIT = Edit(**ROW)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "e.jsonl"
+    path.write_text(json.dumps({"id": EDIT.id, **ROW}))
+    return path
+
+
+def rome(model: LanguageModel | str | Path | None = None) -> Rome:
+    return Rome.on(model or tiny("llama"), settings=QUICK["rome"])
+
+
+def test_edits_are_given_in_any_form(file: Path) -> None:
+    forms: list[Any] = [EDIT, [EDIT], ROW, [ROW], read_edits(file), file, str(file), iter([EDIT])]
+    assert [as_edits(form) for form in forms] == [(EDIT,)] * len(forms)
+    triplet = {"subject": "Google", "relation": "founder", "object": "Larry Page", "new_object": "Ada"}
+    assert as_edits(triplet)[0].target_true == "Larry Page"
+    assert as_edits([]) == () and as_records([EDIT, ROW]) == as_records(file) == as_records(read_edits(file)) * 1
+
+
+def test_methods_and_ledgers_take_edits_in_any_form(file: Path, tmp_path: Path) -> None:
+    method = rome()
+    (each,) = method.edit_each(ROW)
+    assert isinstance(each, Patch)
+    for patch in (method.edit(EDIT), method.edit(str(file)), method.update(read_edits(file)), each):
+        assert [record["edit"]["id"] for record in patch.edits] == [EDIT.id]
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(method, ROW)
+    assert repr(ledger) == f"Ledger('{tmp_path}/ledger': 1 active edits)"
+    assert [record["edit"]["id"] for record in Patch.load(ledger.folder).edits] == [EDIT.id]
+
+
+def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
+    made = rome(tiny_folder).edit(EDIT)
+    assert made.provenance["model"]["name"] == str(tiny_folder)
+    with made.applied(str(tiny_folder)) as edited:
+        assert ask(edited, "Google", tokens=3) == ask(edited, "Google", tokens=3)
+    assert ask(str(tiny_folder), "Google", tokens=3) == ask(tiny("llama"), "Google", tokens=3)
+
+
+WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a list with something else": (lambda _: rome().edit([7]), "edit 1: found the number 7; expected an Edit"),
+    "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
+    "a path in a list": (lambda _: rome().edit(["e.jsonl"]), "edit 1: found the text 'e.jsonl'; expected an Edit"),
+    "a file that is missing": (lambda _: rome().edit("none.jsonl"), "none.jsonl: no such file"),
+    "a row with a wrong field": (
+        lambda _: rome().edit([EDIT, {**ROW, "prompt": "Google was founded by"}]),
+        "edit 2: field prompt: 'Google was founded by' has no {}; write '{} was founded by'",
+    ),
+    "a record of a benchmark": (
+        lambda _: rome().edit(as_records(EDIT)[0]),
+        "found a value of the type BenchmarkRecord",
+    ),
+    "an unknown model": (lambda _: Rome.on("smollm2-135"), "did you mean 'smollm2-135m'"),
+    "a model of transformers": (lambda _: Rome.on(tiny("llama").model), r"LanguageModel\.wrap\(model, tokenizer, name"),
+    "a setting as an option": (lambda _: Rome.on(tiny("llama"), steps=3), r"give settings=\{'steps': 3\}"),
+    "a setting's initials": (
+        lambda _: Rome.on(tiny("llama"), lr=3),
+        "unknown option 'lr', did you mean 'learning_rate'",
+    ),
+    "an unknown setting": (
+        lambda _: Rome.on(tiny("llama"), settings={"lrr": 3}),
+        "unknown setting of rome 'lrr', did you mean 'learning_rate'",
+    ),
+    "a setting's wrong value": (
+        lambda _: Rome.on(tiny("llama"), settings={"steps": "many"}),
+        "setting steps of rome: found the text 'many'",
+    ),
+    "settings as text": (lambda _: Rome.on(tiny("llama"), settings="steps=3"), "expected settings={'name': value}"),
+    "a config with an unknown setting": (
+        lambda _: RomeConfig(step=3),
+        "setting step: unknown field, did you mean 'steps'",
+    ),
+    "a config without names": (lambda _: RomeConfig(3), r"fields are given by name: RomeConfig\(layer=…"),
+    "a run's config": (lambda _: EvalConfig(schedul="single"), "field schedul: unknown field, did you mean 'schedule'"),
+    "no prompt": (lambda _: ask(tiny("llama"), ""), "found an empty text; expected one text to continue"),
+    "several prompts": (lambda _: ask(tiny("llama"), ["x"]), "found a list; expected one text to continue; ask once"),
+    "a model and a prompt, exchanged": (lambda _: ask("The capital is", tiny("llama")), "of the type LanguageModel"),
+    "a list as the graph": (
+        lambda _: Glame.on(tiny("llama"), graph=[("a", "r", "b")]),
+        "found a list; expected a graph",
+    ),
+    "an edit without names": (
+        lambda _: Edit("x", "{} y", "z"),
+        r"fields are given by name: Edit\(subject=…, prompt=…, target_new=…\)",
+    ),
+    "an edit without a place for the subject": (
+        lambda _: Edit(subject="x", prompt="who is y", target_new="z"),
+        "field prompt: 'who is y' has no {}",
+    ),
+    "an edit with an unknown field": (
+        lambda _: Edit(subject="x", prompt="{} y", target="z"),
+        "field target: unknown field, did you mean 'target_new'",
+    ),
+    "a question without its answer": (lambda _: Question(question="Who?"), "field answer: is missing"),
+    "a folder without a patch": (lambda folder: Patch.load(folder), "e.jsonl|no ledger"),
+    "a number as a path": (lambda _: Patch.load(3), "expected the path of a patch, a run's folder or a ledger"),
+    "a list as a path": (lambda _: read_edits([EDIT]), "found a list; expected the path of a file of edits"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_says_what_to_write(case: str, tmp_path: Path) -> None:
+    call, message = WRONG[case]
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(KgEditError, match=message):
+        call(tmp_path)
+
+
+def test_a_folder_of_a_run_is_read_as_its_patch(tmp_path: Path) -> None:
+    patch = made_up(edits_of(1))
+    patch.save(tmp_path / "out" / "patch.safetensors")
+    assert Patch.load(tmp_path / "out").provenance == patch.provenance
+    assert repr(Patch.load(tmp_path / "out")) == repr(patch)
+
+
+def test_reprs_are_one_line() -> None:
+    """Also of what contains tensors."""
+    method = rome()
+    patch = method.edit(EDIT)
+    model = "LanguageModel('tiny-llama': llama, 4 layers, width 32, 0.1M weights, float32 on cpu)"
+    weight = "model.layers.1.mlp.down_proj.weight"
+    assert repr(method.model) == model
+    assert repr(patch) == (
+        "WeightPatch(1 edit of tiny-llama by rome: 'Google was founded by' → 'Ada <b>Lovelace'; "
+        f"{weight}: rank 1; 0.3 kB)"
+    )
+    assert isinstance(patch, WeightPatch) and repr(patch.factors) == f"{{'{weight}': Factors(32 x 48, rank 1)}}"
+    assert repr(method).startswith("Rome('tiny-llama', layers 1, settings={'layer': 1, 'steps': 4")
+    assert repr(EDIT).startswith(f"Edit(id='{EDIT.id}', subject='Google', prompt=") and "chat" not in repr(EDIT)
+    assert repr(EditFile((EDIT,))) == "EditFile(1 edit)" and len(EditFile((EDIT,))) == 1
+    assert repr(patch + made_up(edits_of(3), model=patch.fingerprint or "")).count("\n") == 0
+    memit = EditingMethod.__repr__(method)
+    assert memit.count("\n") == 0
+
+
+def test_notebooks_show_tables_with_escaped_text() -> None:
+    method = rome()
+    for shown in (method.edit(EDIT), EditFile((EDIT,)), method, method.model):
+        html = shown._repr_html_()
+        assert "<b>" not in html and "\n" not in html
+    assert "<td>Larry Page</td><td>Ada &lt;b&gt;Lovelace</td>" in method.edit(EDIT)._repr_html_()
+    many = EditFile(tuple(edits_of(60)))._repr_html_()
+    assert many.count("<tr>") == 52 and "… and 10 more" in many
+
+
+def test_help_of_an_edit_is_about_the_edit() -> None:
+    shown = pydoc.render_doc(Edit, renderer=pydoc.plaintext)
+    assert "subject: str, prompt: str" in shown and "in_chat" in shown and "model_dump" not in shown
+    assert len(shown.splitlines()) < 60
+
+
+def test_a_method_refuses_a_model_that_changed_since() -> None:
+    """Its contexts and covariances are those of the model before the merge."""
+    model = copy.deepcopy(tiny("llama"))
+    method = rome(model)
+    patch = method.edit(EDIT)
+    patch.merge_into(model)
+    with pytest.raises(KgEditError, match=r"merged into the model since this Rome was made; make it again: Rome\.on"):
+        method.edit(EDIT)
+    later = rome(model).edit({**ROW, "subject": "Apple"})
+    assert later.fingerprint == model.fingerprint != patch.fingerprint
+    with later.applied(model):
+        pass
+
+
+def test_records_of_a_benchmark_are_read_by_their_path() -> None:
+    file = Path(__file__).parents[1] / "data" / "counterfact.json"
+    assert as_records(file) == find_dataset("counterfact")(file)
