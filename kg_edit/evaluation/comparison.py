@@ -38,6 +38,7 @@ from kg_edit.evaluation.statistics import (
     score_difference,
 )
 from kg_edit.storage.frames import frame_of
+from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import Settings, by_content, difference, read_settings
 
 if TYPE_CHECKING:
@@ -245,6 +246,16 @@ class Comparison(BaseModel):
             for side in self.shown
             if side in row.means
         ]
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.sides)}: {self.records} records, {len(self.rows)} metrics)"
+
+    def _repr_html_(self) -> str:
+        means = (
+            (row, [row.means[side].mean if side in row.means else None for side in self.shown]) for row in self.rows
+        )
+        rows = [(row.metric, row.n, *own) for row, own in means]
+        return html_table(repr(self), ["metric", "n", *self.shown], rows)
 
     def to_frame(self) -> pd.DataFrame:
         """Return `table` as a pandas.DataFrame.

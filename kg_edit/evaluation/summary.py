@@ -17,6 +17,7 @@ from kg_edit.evaluation.schedule import CurvePlan
 from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.frames import frame_of
+from kg_edit.storage.notebook import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,6 +145,16 @@ class Summary(BaseModel):
         """The existing sections, by name."""
         found = {name: getattr(self, name) for name in SECTIONS}
         return {name: section for name, section in found.items() if section is not None}
+
+    def __repr__(self) -> str:
+        method, model = self.provenance.get("method"), self.provenance.get("model", {}).get("name")
+        return f"Summary({self.n} records, {method} on {model}: {', '.join(self.sections)})"
+
+    def _repr_html_(self) -> str:
+        names = dict.fromkeys(name for section in self.sections.values() for name in section)
+        sections = self.sections.values()
+        rows = [(name, *(own[name].mean if name in own else None for own in sections)) for name in names]
+        return html_table(repr(self), ["metric", *self.sections], rows)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas.DataFrame with one row per section and metric: mean, interval, and number of records.

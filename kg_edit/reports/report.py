@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kg_edit.edits.edit import Edit
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.edits.given import Edits, as_edits
+from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch
 from kg_edit.reports.differences import PromptDifference, difference_markdown
 from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
@@ -55,18 +56,19 @@ class BeforeAfter(tuple[ReportRow, ...]):
 
 
 def before_and_after(
-    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
+    model: LanguageModel | str | Path, patch: Patch, edits: Edits, *, chat: bool | None = None, progress: bool = False
 ) -> BeforeAfter:
     """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and locality prompts.
 
     Args:
-        model: the unedited model.
+        model: the unedited model, or its name.
         patch: the change; it is removed again at the end.
-        edits: the edits whose prompts are asked.
+        edits: the edits whose prompts are asked: edits, rows of their fields, or the path of a file of them.
         chat: in chat form, or in plain text; by default in the form in which the edit is made.
         progress: whether to show a progress bar.
     """
-    pairs = [(edit, probe) for edit in edits for probe in probes(model, edit, chat=chat)]
+    model = as_model(model)
+    pairs = [(edit, probe) for edit in as_edits(edits) for probe in probes(model, edit, chat=chat)]
     unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
     with patch.applied(model) as edited_model:
         edited = read(edited_model, [probe for _, probe in pairs], progress="edited" if progress else None)

@@ -9,11 +9,17 @@ _SHOWN = 50  # rows of a table
 
 
 def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an HTML table under a title; all texts are escaped, and only the first 50 rows are shown."""
+    """Return an HTML table under a title: texts escaped, numbers with three digits, None empty, at most 50 rows."""
     found = list(rows)
-    lines = [[f"<td>{escape(str(cell))}</td>" for cell in row] for row in found[:_SHOWN]]
+    lines = [[f"<td>{escape(_text(cell))}</td>" for cell in row] for row in found[:_SHOWN]]
     if len(found) > _SHOWN:
         lines.append([f'<td colspan="{len(header)}">… and {len(found) - _SHOWN} more</td>'])
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
     return f"<p>{escape(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

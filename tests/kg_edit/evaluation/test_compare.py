@@ -268,6 +268,7 @@ def test_several_runs_are_shown_beside_the_unedited_model_which_is_not_tested(ru
     assert [row["side"] for row in rows] == ["unedited", "first", "second"]
     assert [row["difference"] for row in rows[:2]] == ["", ""] and float(rows[2]["p"]) > 0
     assert found.to_frame().to_dict("records")[2]["mean"] == float(rows[2]["mean"])
+    assert repr(found).startswith("Comparison(first, second: ") and "<td>efficacy.prob</td>" in found._repr_html_()
 
 
 def test_metric_without_the_unedited_model_has_no_cell_for_it(run: Run) -> None:

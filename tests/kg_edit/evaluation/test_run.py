@@ -17,6 +17,7 @@ import torch
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import EditFile
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation import METRICS, EvalConfig, Summary, evaluate, score_cases
 from kg_edit.evaluation.metrics.edit import PORTABILITY
@@ -77,7 +78,9 @@ def test_run_writes_scores_evidence_and_a_summary(
 def test_results_are_data_frames(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = evaluate(method, model, edits[:2], out=str(tmp_path))
+    summary = evaluate(method, model, EditFile(edits[:2]), out=str(tmp_path))
+    assert repr(summary) == f"Summary(2 records, {method.name} on {model.name}: base, edited)"
+    assert "<th>metric</th><th>base</th><th>edited</th>" in summary._repr_html_()
     means = summary.to_frame().set_index(["section", "metric"])["mean"]
     scores = RunFolder(tmp_path).to_frame()
     assert {*scores.columns} == {"id", "section", "metric", "score", "error"} and scores["id"].nunique() == 2
