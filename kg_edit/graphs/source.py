@@ -22,7 +22,7 @@ import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError
+from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import digest
@@ -234,9 +234,14 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
     """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`.
 
     Raises:
-        GraphError: a networkx graph is undirected, or an edge has no relation.
+        GraphError: a networkx graph is undirected, or an edge has no relation; or it is no graph.
     """
-    return PrivateGraph(graph) if isinstance(graph, nx.Graph) else graph
+    if isinstance(graph, nx.Graph):
+        return PrivateGraph(graph)
+    if not isinstance(graph, SubgraphSource):
+        expected = "a graph: a networkx.MultiDiGraph, the path of a file, or an object with subgraph(edit)"
+        raise GraphError(f"found {describe(graph)}; expected {expected}")
+    return graph
 
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:

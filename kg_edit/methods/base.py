@@ -14,7 +14,7 @@ from functools import cached_property, partial, reduce, wraps
 from inspect import signature
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import networkx as nx
 import torch
@@ -53,17 +53,15 @@ from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
-Given = ParamSpec("Given")
+Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
 
-def hint_settings(
-    on: Callable[Concatenate[type[EditingMethod], Given], Made],
-) -> Callable[Concatenate[type[EditingMethod], Given], Made]:
+def hint_settings(on: Constructor) -> Constructor:
     """Let `EditingMethod.on` refuse an unknown option, which most often is a setting, by naming ``settings={…}``."""
     options = [name for name, one in signature(on).parameters.items() if one.kind is one.KEYWORD_ONLY]
 
     @wraps(on)
-    def checked(cls: type[EditingMethod], /, *given: Given.args, **named: Given.kwargs) -> Made:
+    def checked(cls: type[EditingMethod], /, *given: Any, **named: Any) -> Any:
         for name, value in named.items():
             if name in cls.config_class.model_fields:
                 raise ConfigError(f"{name} is a setting of {cls.name}; give settings={{{name!r}: {value!r}}}")
@@ -72,7 +70,7 @@ def hint_settings(
                 raise ConfigError(f"unknown option {name!r}{near}; give {', '.join(options)}")
         return on(cls, *given, **named)
 
-    return checked
+    return cast(Constructor, checked)
 
 
 class EditingMethod(ABC):

@@ -64,7 +64,10 @@ def test_before_and_after_asks_both_models() -> None:
     assert list(frame["kind"]) == ["rewrite", "paraphrase", "portability", "locality", "locality", "rewrite"]
     assert list(frame["edited nats"]) == [row.edited.nats for row in rows]
     assert repr(rows) == "BeforeAfter(6 prompts: 0 of 2 edits succeeded)"
-    assert before_and_after(model, patch, {"subject": "Al", "prompt": "{} is in", "target_new": "Rome"})[0].probe.kind == "rewrite"
+    assert (
+        before_and_after(model, patch, {"subject": "Al", "prompt": "{} is in", "target_new": "Rome"})[0].probe.kind
+        == "rewrite"
+    )
     assert rows._repr_markdown_().count("\n") == len(rows) + 1
 
 
