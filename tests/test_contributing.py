@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-import kg_edit.methods
+from kg_edit import methods
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluation import Case, score_cases
@@ -102,7 +102,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "docs" / "editors.md").write_text(section, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
-        patch.setattr(kg_edit.methods, "__path__", [*kg_edit.methods.__path__, str(own.parent)])
+        patch.setattr(methods, "__path__", [*methods.__path__, str(own.parent)])
         patch.setattr(test_method_pages, "DOCS", root / "docs")
         patch.setenv("KG_EDIT_CACHE", str(root / "cache"))
         row = eval(f"{{{block('tests/kg_edit/methods/quick.py')}}}", vars(quick))  # noqa: S307 - our own text
@@ -132,13 +132,15 @@ def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> Non
 def test_the_editor_from_scratch_makes_checks_and_removes_edits(toys: Path, tiny_folder: Path, kg_edit: Run) -> None:
     """Its patches have no provenance of their own: the base class adds what a ledger needs."""
     own, model = ("--method", "nudge", "--set", "strength=2"), ("--model", tiny_folder)
-    made = kg_edit("edit", "edits.jsonl", *own, *model, "--out", "out")
-    assert made.code == 0 and "2 of 2 edits succeeded" in made.out
+    rows = [{"id": name, "subject": name, "prompt": "In {}, the capital is", "target_true": "Paris"} for name in "AB"]
+    Path("own.jsonl").write_text("".join(json.dumps({**row, "target_new": "Rome"}) + "\n" for row in rows))
+    assert kg_edit("edit", "own.jsonl", *own, *model, "--out", "out").code == 0
     assert kg_edit("patch", "add", "ledger", "out").code == 0
-    assert kg_edit("patch", "check", "ledger", *model).code == 0
-    assert kg_edit("patch", "remove", "ledger", "lebron", *model).code == 0
+    checked = kg_edit("patch", "check", "ledger", *model)
+    assert checked.code == 0 and "2 of 2 edits hold" in checked.out
+    assert kg_edit("patch", "remove", "ledger", "A", *model).code == 0
     (kept,) = Patch.load("ledger").edits
-    assert (kept["edit"]["id"], kept["method"]) == ("france", "nudge")
+    assert (kept["edit"]["id"], kept["method"]) == ("B", "nudge")
 
 
 def test_the_page_of_methods_has_the_editor(toys: Path) -> None:

@@ -62,12 +62,11 @@ def hint_settings(on: Constructor) -> Constructor:
 
     @wraps(on)
     def checked(cls: type[EditingMethod], /, *given: Any, **named: Any) -> Any:
-        for name, value in named.items():
+        for name in named.keys() - {*options, "model"}:
             if name in cls.config_class.model_fields:
-                raise ConfigError(f"{name} is a setting of {cls.name}; give settings={{{name!r}: {value!r}}}")
-            if name not in (*options, "model"):
-                near = did_you_mean(name, [*options, *cls.config_class.model_fields])
-                raise ConfigError(f"unknown option {name!r}{near}; give {', '.join(options)}")
+                raise ConfigError(f"{name} is a setting of {cls.name}; give settings={{{name!r}: {named[name]!r}}}")
+            near = did_you_mean(name, [*options, *cls.config_class.model_fields])
+            raise ConfigError(f"unknown option {name!r}{near}; give {', '.join(options)}")
         return on(cls, *given, **named)
 
     return cast(Constructor, checked)
