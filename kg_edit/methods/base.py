@@ -57,7 +57,11 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
 
 def hint_settings(on: Constructor) -> Constructor:
-    """Let `EditingMethod.on` refuse an unknown option, which most often is a setting, by naming ``settings={…}``."""
+    """Let `EditingMethod.on` refuse an unknown option, which most often is a setting, by naming ``settings={…}``.
+
+    Raises:
+        ConfigError: the option is unknown.
+    """
     options = [name for name, one in signature(on).parameters.items() if one.kind is one.KEYWORD_ONLY]
 
     @wraps(on)

@@ -170,7 +170,7 @@ class AdapterPatch(Patch):
                 prefix = f"{method}/{name}/"
                 own = {key.removeprefix(prefix): value for key, value in file.tensors.items() if key.startswith(prefix)}
                 adapters[method, name] = declared_by_method(method, "adapter_class").read(one["adapter"], own)
-        except (AttributeError, KeyError, TypeError, ValueError, UnknownNameError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, UnknownNameError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(adapters=adapters, provenance=file.provenance)
 
