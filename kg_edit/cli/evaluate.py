@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.evaluation import Evaluation
+from kg_edit.cli.evaluation import JUDGE, Evaluation
 from kg_edit.cli.fields import with_fields_of
-from kg_edit.cli.options import Out, Overwrite, refuse_unused
+from kg_edit.cli.options import CHECKS, MACHINE, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.run_folder import delete_run, is_run, read_settings
 from kg_edit.text.display import plain
@@ -27,13 +27,26 @@ if TYPE_CHECKING:
 
 KEY = "KG_EDIT_JUDGE_KEY"
 _URL = "OpenAI-compatible server, such as `http://localhost:8000/v1`"
-Url = Annotated[str | None, typer.Option("--judge", metavar="URL", help=f"Also let a model judge the answers: {_URL}.")]
-ModelAtUrl = Annotated[str, typer.Option(metavar="NAME", help="Name of the judge model at the server.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--judge", metavar="URL", help=f"Also let a model judge the answers: {_URL}.", rich_help_panel=JUDGE),
+]
+ModelAtUrl = Annotated[
+    str, typer.Option(metavar="NAME", help="Name of the judge model at the server.", rich_help_panel=JUDGE)
+]
 Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Resume the run in the output folder, or refuse to.")
+    bool,
+    typer.Option(
+        "--resume/--no-resume", help="Resume the run in the output folder, or refuse to.", rich_help_panel=CHECKS
+    ),
 ]
 OnRay = Annotated[
-    bool, typer.Option("--ray", help="Run on a Ray cluster (`RAY_ADDRESS`, or this machine), one worker per device.")
+    bool,
+    typer.Option(
+        "--ray",
+        help="Run on a Ray cluster (`RAY_ADDRESS`, or this machine), one worker per device.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ import typer
 from kg_edit.cli.evaluation_graph import graph_for, guarded
 from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, graph_name, load, plan, report_stated
 from kg_edit.cli.options import (
+    CHAT,
     BothForms,
     Contact,
     CorpusName,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RECORDS, EXTRA, JUDGE = "Which records", "Side effects and extra metrics", "Judge"  # panels of the help
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -83,16 +86,27 @@ class Evaluation:
     require_graph: RequireGraph = False
     split: Split = None
     known_only: Annotated[
-        bool, typer.Option("--known-only", help="Use only questions whose other hops the unedited model knows.")
+        bool,
+        typer.Option(
+            "--known-only",
+            help="Use only questions whose other hops the unedited model knows.",
+            rich_help_panel=RECORDS,
+        ),
     ] = False
     skip: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Leave out the first records, such as those on which settings were chosen."
+            min=0,
+            metavar="N",
+            help="Leave out the first records, such as those on which settings were chosen.",
+            rich_help_panel=RECORDS,
         ),
     ] = 0
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Score only this many records, the first after `--skip`.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Score only this many records, the first after `--skip`.", rich_help_panel=RECORDS
+        ),
     ] = None
     config: EvalConfig = field(default_factory=EvalConfig)  # its fields are options of the command
     general: Annotated[
@@ -101,23 +115,37 @@ class Evaluation:
             metavar="TEXT|TASKS",
             help="Measure side effects: perplexity of a text file, and lm-eval tasks by name, file or folder; separate "
             "them by commas.",
+            rich_help_panel=EXTRA,
         ),
     ] = None
     general_limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Use only the first documents of each lm-eval task.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Use only the first documents of each lm-eval task.", rich_help_panel=EXTRA
+        ),
     ] = None
     retention: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates."),
+        typer.Option(
+            metavar="FILE",
+            help="Unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates.",
+            rich_help_panel=EXTRA,
+        ),
     ] = None
     references: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="`attribute_snippets.json`: reference texts for `consistency.tfidf`."),
+        typer.Option(
+            metavar="FILE",
+            help="`attribute_snippets.json`: reference texts for `consistency.tfidf`.",
+            rich_help_panel=EXTRA,
+        ),
     ] = None
     specificity: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="ECBD's file of sentences about other entities, to score their masked spans."
+            metavar="FILE",
+            help="ECBD's file of sentences about other entities, to score their masked spans.",
+            rich_help_panel=EXTRA,
         ),
     ] = None
     edit_chat: Annotated[
@@ -126,6 +154,7 @@ class Evaluation:
             "--edit-chat/--edit-plain",
             show_default="the row's field chat",
             help="Make all edits in chat form, or none.",
+            rich_help_panel=CHAT,
         ),
     ] = None
     both_forms: BothForms = False

@@ -62,8 +62,8 @@ def with_fields_of(
 def options_of(model: type[BaseModel]) -> list[Parameter]:
     """Return an option for each field of a pydantic model that has a description, which is its help.
 
-    The flag is the field's name, or ``flag`` in its ``json_schema_extra``, which may also have ``show_default``. A
-    tuple is an option that can be repeated.
+    The flag is the field's name, or ``flag`` in its ``json_schema_extra``, which may also have ``show_default``, and
+    ``panel`` (of the help). A tuple is an option that can be repeated.
     """
     found = []
     for name, field in model.model_fields.items():
@@ -74,7 +74,9 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
         several = get_origin(field.annotation) is tuple
         kind: Any = list[str] | None if several else field.annotation
         shown = str(extra["show_default"]) if "show_default" in extra else True
-        annotation = Annotated[kind, typer.Option(flag, help=field.description, show_default=shown)]
+        panel = str(extra["panel"]) if "panel" in extra else None
+        option = typer.Option(flag, help=field.description, show_default=shown, rich_help_panel=panel)
+        annotation = Annotated[kind, option]
         default = None if several else field.default
         found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return found

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SERVER = "Server"  # panel of the help
 _HERE = ("127.0.0.1", "localhost")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _END_S = 3  # for connections that are open when the server ends
@@ -51,17 +52,23 @@ def serve(
         Path | None, typer.Option(metavar="LEDGER", help="Folder of the patch ledger to show and add to.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default serves this machine only.")
+        str, typer.Option(help="Address to listen on; the default serves this machine only.", rich_help_panel=_SERVER)
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
+    ] = 8000,
     names: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="HOST", help="Additional host name to answer to, such as that of a proxy. Repeatable."
+            "--name",
+            metavar="HOST",
+            help="Additional host name to answer to, such as that of a proxy. Repeatable.",
+            rich_help_panel=_SERVER,
         ),
     ] = None,
     max_body: Annotated[
-        float, typer.Option(min=0.001, max=1000, metavar="MB", help="Maximum size of a request.")
+        float,
+        typer.Option(min=0.001, max=1000, metavar="MB", help="Maximum size of a request.", rich_help_panel=_SERVER),
     ] = 1.0,
     start: Start = "auto",
     dtype: Dtype = "auto",

@@ -25,6 +25,9 @@ else:  # options are checked before torch is imported, which these classes need
     GeneralTasks = RetentionTest = Any
 
 
+_MANY = "Many edits in one model"  # panel of the command's help
+
+
 class EvalConfig(BaseModel, metaclass=Called):
     """What a run measures, and when. The defaults score each edit alone.
 
@@ -37,16 +40,19 @@ class EvalConfig(BaseModel, metaclass=Called):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     schedule: str = Field(
-        "single", description="`single`, `batch:N`, `sequential:N` or `batch:B,sequential:N` (N records in all)."
+        "single",
+        description="`single`, `batch:N`, `sequential:N` or `batch:B,sequential:N` (N records in all).",
+        json_schema_extra={"panel": _MANY},
     )
     evaluate_every: int | None = Field(
         None,
         description="Number of edits between two points of the curve.",
-        json_schema_extra={"show_default": "about ten points"},
+        json_schema_extra={"show_default": "about ten points", "panel": _MANY},
     )
     sample: int | None = Field(
         None,
         description="For long sequences: score only this many evenly spread records, at the curve's points.",
+        json_schema_extra={"panel": _MANY},
     )
     ceilings: bool = Field(False, description="Also score portability with the facts in the prompt.")
     extras: tuple[str, ...] = Field(
@@ -55,7 +61,11 @@ class EvalConfig(BaseModel, metaclass=Called):
     chat: bool | None = Field(
         None,
         description="Ask all prompts as chat user turns, or none.",
-        json_schema_extra={"flag": "--chat/--plain", "show_default": "as the edit is made"},
+        json_schema_extra={
+            "flag": "--chat/--plain",
+            "show_default": "as the edit is made",
+            "panel": "Chat form, start of a text",
+        },
     )
     seed: Seed = Field(0, description="Random seed of choices and intervals.")
     shard: str | None = Field(None, description="`i/n`: run only this part; `kg-edit merge` puts the parts together.")
