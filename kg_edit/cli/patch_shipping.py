@@ -102,6 +102,7 @@ def merge(
     else:
         shipment.to_folder(out, loaded, shard=shard)
     stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
+    _remark(shipment)
     _push(out, push, private=private)
 
 
@@ -159,6 +160,7 @@ def export(
         name = model_for(patch, model)
         shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
         (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
+        _remark(shipment)
     stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)
     _push(out, push, private=private)
 
@@ -198,6 +200,12 @@ def _shipment(
         text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
         stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)
     return shipment
+
+
+def _remark(shipment: Shipment) -> None:
+    """Print what other programs have to do at the start of a text."""
+    if remark := shipment.remark:
+        stderr().print(plain(remark), soft_wrap=True)
 
 
 def _check_push(context: typer.Context, push: str | None) -> None:

@@ -70,8 +70,9 @@ _LIMITS = (
     "made."
 )
 _START = (
-    "If a prompt begins with its subject, put a line break before it: some models use a text's first token as an "
-    "attention sink and cannot recognise it."
+    "If a text begins with the subject of an edit, put a line break before it: many models use a text's first token as "
+    "an attention sink and do not read it, and the edit was made after a line break. The document's start (BOS) is no "
+    "substitute: it was measured, and changes more of the model's text."
 )
 _CHAT = (
     "Edits that are \"asked as\" chat hold for a user's turn: format the prompt with the tokenizer's chat template "

@@ -26,7 +26,7 @@ from kg_edit.storage.cached_files import mark_used
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,22 @@ def dequantise(gguf: Path) -> Path:
             shutil.rmtree(scratch, ignore_errors=True)
     mark_used(folder)
     return folder
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, without its weights.
+
+    Raises:
+        ModelError: as `resolve_model`, or the tokenizer can't be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    path = resolve_model(name)
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
+        raise ModelError(f"can't load the tokenizer of {name!r}: {error}; {WAYS}") from error
+    return found
 
 
 def convert(gguf: Path, folder: Path) -> None:

@@ -10,7 +10,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.export.card import BaseModel, Form, Score, base_model, model_card
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.loading import NAMED_MODELS, named_model_file
+from kg_edit.models.loading import NAMED_MODELS, load_tokenizer, named_model_file
+from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.reports.edit_run import RECORDS, known_rows
 from kg_edit.reports.probes import ReportRow
@@ -84,6 +85,27 @@ class Shipment:
 
         card = self._card("gguf model")
         return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)
+
+    @property
+    def remark(self) -> str | None:
+        """What other programs have to do for edits of one-token subjects at the start of a text; None if none is.
+
+        Raises:
+            ModelError: the model's tokenizer can't be loaded.
+        """
+        plain = [edit for edit in self.edits if False in edit.forms and edit.text.startswith(edit.subject)]
+        if not plain:
+            return None
+        tokenizer = load_tokenizer(self.model)
+        # With BOS in front, the subject is not the first token
+        alone = [edit for edit in plain if encode(tokenizer, edit.prompt, subject=edit.subject).subject_last == 0]
+        if not alone:
+            return None
+        others = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+        return (
+            f"edit {alone[0].id!r}{others}: the subject is the first token of the prompt, which many models do not "
+            "read; in other programs, put a line break before such a text (see README.md)"
+        )
 
     def _card(self, form: Form) -> str:
         return model_card(self.patch, self.edits, base=self.base, form=form, scores=scores_of(self.rows))

@@ -12,10 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from kg_edit.cli.app import app
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports.shipping import Shipment
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.export.test_gguf_files import as_gguf
@@ -136,3 +138,22 @@ def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
             subtract(tmp_path / "lost", tmp_path / "lost", "--out", tmp_path / "3.safetensors", *options)
         with pytest.raises(ConfigError, match="has no PEFT adapter"):
             subtract(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)
+
+
+def test_exports_name_edits_of_a_first_token() -> None:
+    """Other programs put nothing in front of a text, so its user has to."""
+    edits = [
+        Edit(id=name, subject=subject, prompt=prompt, target_new="Rome")
+        for name, subject, prompt in (
+            ("g", "Google", "{} was founded in"),
+            ("m", "Microsoft", "The company {} was founded in"),
+            ("e", "The Eiffel Tower", "{} is in the city of"),
+        )
+    ]
+    factors = {"w": Factors(left=torch.ones(2, 1), right=torch.ones(3, 1))}
+    patch = WeightPatch(
+        factors=factors, provenance={"edits": [{"edit": edit.model_dump(mode="json")} for edit in edits]}
+    )
+    remark = Shipment.of(patch, edits, model="smollm2-135m").remark
+    assert remark and remark.startswith("edit 'g': ") and "put a line break before" in remark
+    assert Shipment.of(patch, edits[1:], model="smollm2-135m").remark is None
