@@ -3,7 +3,7 @@
     from kg_edit import Edit, LanguageModel, Rome, ask
 
     model = LanguageModel.load("smollm2-135m")
-    edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Philadelphia")
+    edit = Edit(subject="The Eiffel Tower", prompt="{} is in the city of", target_new="Rome")
     patch = Rome.on(model).edit([edit])
     with patch.applied(model) as edited:
         print(ask(edited, edit.text))

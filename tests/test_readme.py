@@ -18,7 +18,7 @@ def test_python_example_edits_and_saves(
     monkeypatch.chdir(tmp_path)
     (code,) = README.blocks("python")
     exec(compile(code.text, "README.md", "exec"), {})  # noqa: S102 - our own text
-    assert "Spike Hughes originates from Philadelphia" in capsys.readouterr().out
+    assert "The Eiffel Tower is in the city of Rome" in capsys.readouterr().out
     assert (tmp_path / "patch.safetensors").stat().st_size < 50_000
 
 
@@ -26,7 +26,7 @@ def test_row_is_read_as_an_edit(tmp_path: Path) -> None:
     (row,) = README.blocks("json")
     (tmp_path / "edits.jsonl").write_text(row.text, encoding="utf-8")
     (edit,) = read_edits(tmp_path / "edits.jsonl").edits
-    assert edit.target_new == "Philadelphia"
+    assert edit.target_new == "Rome"
 
 
 def test_linked_files_exist() -> None:

@@ -78,7 +78,7 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     demo = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
     lebron = {**json.loads(demo[1]), "id": "lebron"}
     (place / "edits.jsonl").write_text(f"{row.text.strip()}\n{json.dumps(lebron)}\n", encoding="utf-8")
-    (place / "mine.jsonl").write_text(f"{demo[0]}\n", encoding="utf-8")
+    (place / "mine.jsonl").write_text(f"{demo[1]}\n", encoding="utf-8")  # its subject is in the extract
     (place / "prompts.txt").write_text("The capital of Italy is\tRome\n")
     (place / "dev.json").write_text(json.dumps([COUNTERFACT | {"portability": QUESTION}]))
     for name in ("MQuAKE-CF-3k.json", "MQuAKE-CF-3k-v2.json"):

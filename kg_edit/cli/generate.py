@@ -44,9 +44,9 @@ def generate(
 
     Examples:
 
-    - `kg-edit generate "Spike Hughes originates from"`
-    - `kg-edit generate --patch out/patch.safetensors "Spike Hughes originates from"`
-    - `kg-edit generate --chat "Where is Spike Hughes from?"`
+    - `kg-edit generate "The Eiffel Tower is in the city of"`
+    - `kg-edit generate --patch out/patch.safetensors "The Eiffel Tower is in the city of"`
+    - `kg-edit generate --chat "Where is the Eiffel Tower?"`
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")

@@ -81,7 +81,7 @@ def test_one_row_of_a_file_is_read(tmp_path: Path) -> None:
 
 def test_counterfact_and_demo_files_are_read() -> None:
     packaged = Path(__file__).parents[2] / "kg_edit" / "data" / "demo.jsonl"
-    assert read_edits(packaged)[0].target_new_id == "Q1345"
+    assert read_edits(packaged)[0].target_new_id == "Q220"
     edits = read_edits(read_shared("counterfact/counterfact-val.json"))
     assert len(edits) > 1_000 and all(edit.subject and edit.target_new for edit in edits)
 

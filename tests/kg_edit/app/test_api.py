@@ -347,7 +347,7 @@ def test_serve_runs_until_it_is_stopped(
     assert "is up; stop it with Ctrl-C" in result.out
     assert result.out.endswith("stopped\n")
     assert (state["method"], state["ledger"], state["settings"]["layer"]) == ("rome", None, 1)
-    assert state["example"]["subject"] == "Spike Hughes"
+    assert state["example"]["subject"] == "The Eiffel Tower"
 
 
 def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: Served) -> None:
