@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Follow one edit
 #
-# We change one fact in a language model, *Spike Hughes originates from Philadelphia*, with GLAME, one step at a time:
+# We change one fact in a language model, *The Eiffel Tower is in the city of Rome*, with GLAME, one step at a time:
 # the key, the value, the graph network, the loss, the solve. At the end one call of the library makes the same patch,
 # to the last bit. Everything here runs offline.
 
@@ -34,18 +34,18 @@ from wikidata_cache import SubgraphOptions, WikidataCache, packaged_extract
 
 # %%
 edit = Edit(
-    id="spike-hughes",
-    subject="Spike Hughes",
-    prompt="{} originates from",
-    target_true="London",
-    target_new="Philadelphia",
-    subject_id="Q1632204",
-    relation_id="P19",
-    target_true_id="Q84",
-    target_new_id="Q1345",
-    paraphrases=("Spike Hughes was born in the city of",),
-    portability=(Question(question="In which country was Spike Hughes born?", answer="United States of America"),),
-    neighborhood=("Charlie Chaplin originates from", "David Bowie originates from"),
+    id="eiffel-tower",
+    subject="The Eiffel Tower",
+    prompt="{} is in the city of",
+    target_true="Paris",
+    target_new="Rome",
+    subject_id="Q243",
+    relation_id="P131",
+    target_true_id="Q90",
+    target_new_id="Q220",
+    paraphrases=("You will find the Eiffel Tower in",),
+    portability=(Question(question="In which country is the Eiffel Tower?", answer="Italy"),),
+    neighborhood=("The Louvre is in the city of", "The cathedral of Notre-Dame is in the city of"),
 )
 edit.text, edit.target_new
 
@@ -64,10 +64,10 @@ graph.show(static=True)
 # ## 3. The key
 # A block of the model has a weight that works like a memory: the down-projection of its MLP takes a vector, the
 # *key*, and answers with another one, the *value*. We edit one such weight, at a fifth of the depth. The key of an
-# edit is the weight's input at the subject's last token ("Hughes").
+# edit is the weight's input at the subject's last token ("Tower").
 #
 # The model reads the prompt alone, and behind five beginnings that it wrote itself. The key should mean the subject:
-# alike whatever precedes it, and different for other people.
+# alike whatever precedes it, and different for other places.
 
 # %%
 from kg_edit.locate_then_edit.states import other_keys, subject_states
@@ -82,8 +82,8 @@ weight = weight_matrix(model.down_projection(glame.layer)).detach()
 with untouched(model):
     request = glame.request(edit)  # the prompt in every context, with its target
     keys, values = subject_states(model, request.rewrites, layer=glame.layer, last=glame.layer, site="value")
-    people = ["Spike Hughes", "Charlie Chaplin", "David Bowie", "LeBron James", "Marie Curie"]
-    prompts = [model.encode_fact("{} originates from", subject=name) for name in people]
+    places = ["The Eiffel Tower", "The Louvre", "The Brandenburg Gate", "The Great Wall", "Big Ben"]
+    prompts = [model.encode_fact(edit.prompt, subject=name) for name in places]
     others, _ = subject_states(model, prompts, layer=glame.layer, last=glame.layer, site="value")
 print(f"block {glame.layer} of {len(model.blocks)}; a key has {keys.shape[1]} numbers, a value {values.shape[1]}")
 
@@ -95,7 +95,7 @@ left.set_yticks(range(len(keys)), ["the prompt alone", *(f"context {number}" for
 left.set_xticks([])
 left.set_xlabel("the 40 strongest numbers of the key")
 alike = torch.cosine_similarity(others, key[None])
-right.barh(people, alike, color=[BLUE, *[GREY] * (len(people) - 1)])
+right.barh(places, alike, color=[BLUE, *[GREY] * (len(places) - 1)])
 right.invert_yaxis()
 right.set_xlabel("cosine with the mean key k*")
 plt.show()
@@ -129,8 +129,8 @@ plt.show()
 # the edges, from the objects to the subject; what arrives at the subject is z. Before it has learned anything, a gate
 # holds z at 0.
 #
-# These are its inputs, and how alike they are. A name is read at its last token in an early block, so the two Townships
-# are nearly one vector, and what is spelt alike is alike:
+# These are its inputs, and how alike they are. A name is read at its last token in an early block, so what
+# is spelt alike is alike, such as Rome and Ancient Rome:
 
 # %%
 with untouched(model):
@@ -152,8 +152,8 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], "edges")
 
 # %% [markdown]
 # ## 6. The loss
-# With m + z in the place of m, how unlikely is "Philadelphia" after the prompt, in each context? That is the *nll*. A
-# second part, *kl*, grows when the model predicts something else about what Spike Hughes is; it counts a sixteenth. The
+# With m + z in the place of m, how unlikely is "Rome" after the prompt, in each context? That is the *nll*. A
+# second part, *kl*, grows when the model predicts something else about what the Eiffel Tower is; it counts a sixteenth. The
 # R-GNN learns by gradient descent until their sum is small and the target is what the model predicts. The loss falls:
 
 # %%
@@ -161,10 +161,10 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], "edges")
 total, nll, kl = zip(*value.descent.losses, strict=True)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
 left.plot(total, color=BLUE, marker="o", ms=3, label="loss")
-left.plot(nll, color=ORANGE, ls="--", label="nll of Philadelphia")
+left.plot(nll, color=ORANGE, ls="--", label="nll of Rome")
 left.plot(kl, color=GREY, ls=":", label="kl")
 left.set_ylabel("nats")
-right.plot(torch.exp(-torch.tensor(nll)), color=ORANGE, marker="o", ms=3, label="exp(-nll), a token of Philadelphia")
+right.plot(torch.exp(-torch.tensor(nll)), color=ORANGE, marker="o", ms=3, label="exp(-nll), the probability of Rome")
 right.set_ylim(0, 1)
 for axis in (left, right):
     axis.set_xlabel("evaluation of the loss")
@@ -202,14 +202,14 @@ assert (reached - z).norm() < 1e-5 * z.norm()
 print(f"norm of the update {update.product.norm():.1f}, of the weight {weight.norm():.1f}")
 
 templates = [
-    "{} originates from",
-    "The musician {} was born in",
-    "{} lived with",
-    "{} originates from",
-    "{} is",
+    "{} is in the city of",
+    "{} was built by",
+    "{} is made of",
+    "{} is in the city of",
+    "{} is in the city of",
     "{} was",
 ]
-subjects = ["Spike Hughes"] * 3 + ["Charlie Chaplin", "David Bowie", "The weather"]
+subjects = ["The Eiffel Tower"] * 3 + ["The Louvre", "Big Ben", "The weather"]
 with untouched(model):
     asked = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
     asked_keys, _ = subject_states(model, asked, layer=glame.layer, last=glame.layer, site="value")
