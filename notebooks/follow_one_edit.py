@@ -153,8 +153,9 @@ print(len(inputs.nodes), "entities,", inputs.edges.shape[1], "edges")
 # %% [markdown]
 # ## 6. The loss
 # With m + z in the place of m, how unlikely is "Rome" after the prompt, in each context? That is the *nll*. A
-# second part, *kl*, grows when the model predicts something else about what the Eiffel Tower is; it counts a sixteenth. The
-# R-GNN learns by gradient descent until their sum is small and the target is what the model predicts. The loss falls:
+# second part, *kl*, grows when the model predicts something else about what the Eiffel Tower is; it counts a sixteenth.
+# The R-GNN learns by gradient descent until their sum is small and the target is what the model predicts. The loss
+# falls:
 
 # %%
 (value,) = glame.find_values([edit], [request])
