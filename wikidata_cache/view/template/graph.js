@@ -75,7 +75,7 @@ function fit() {
 // At first the ends and what is next to them can be read, though outer hops may lie outside; on a phone, o* can.
 function start() {
   fit();
-  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new"), phone = cy.width() < 600;
+  const inner = cy.nodes().not(".small"), ends = cy.nodes(".s, .new"), phone = innerWidth < 600;
   if (!ends.length || (inner.length === cy.nodes().length && !phone)) return;
   const room = nodes => { const box = nodes.boundingBox(); return 0.95 * Math.min(cy.width() / box.w, cy.height() / box.h); };
   const readable = 9.5 / Math.min(...inner.map(node => node.data("font")));
