@@ -68,7 +68,7 @@ def rome(model: LanguageModel, **settings: Any) -> Rome:
 
 
 def rome_kg(model: LanguageModel, source: SubgraphSource | None = None, **settings: Any) -> RomeKg:
-    wanted = RomeKgConfig(**{**ROME_SETTINGS, **settings})
+    wanted = RomeKgConfig(**{**ROME_SETTINGS, "statements": 5, "composed": 5, **settings})  # as many as memit-kg
     covariance = identity(model, wanted.layer or 0)
     return RomeKg(model, wanted, graph=source or graph(), contexts=CONTEXTS, covariance=covariance)
 
