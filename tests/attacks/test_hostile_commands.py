@@ -77,7 +77,7 @@ SWEEPS: dict[str, tuple[bytes, str]] = {
     "bytes": (bytes(range(256)), "can't read"),
     "UTF-16": (f"{SWEEP}[grid]\nsteps = [2]\n".encode("utf-16"), "can't read"),
     "unknown axis": (f"{SWEEP}[grid]\nstepz = [2]\n".encode(), "did you mean 'steps'"),
-    "path as an axis": (f'{SWEEP}[grid]\n"../../x" = [1]\n'.encode(), "unknown setting ''"),
+    "path as an axis": (f'{SWEEP}[grid]\n"../../x" = [1]\n'.encode(), "unknown setting of rome ''"),
     "text": (f"{SWEEP}[grid]\nsteps = ['a']\n".encode(), "found the text 'a'; expected a whole number"),
     "NaN": (f"{SWEEP}[grid]\nlearning_rate = [nan]\n".encode(), "expected a finite number"),
     "table": (f"{SWEEP}[grid]\nsteps = [{{a = 1}}]\n".encode(), "found an object"),

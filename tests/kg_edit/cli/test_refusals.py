@@ -110,14 +110,23 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "damaged model": ((*ROME, "--model", "damaged"), "can't load the model 'damaged'"),
     "unknown method": (("--method", "gleam"), "unknown method 'gleam', did you mean 'glame'"),
     "unknown preset": ((*ROME, "--preset", "papers"), "unknown preset 'papers'"),
-    "unknown setting": ((*ROME, "--set", "step=3"), "unknown setting 'step', did you mean 'steps'"),
+    "unknown setting": ((*ROME, "--set", "step=3"), "unknown setting of rome 'step', did you mean 'steps'"),
     "unknown inner setting": ((*ROME, "--set", "covariance.token=3"), "unknown field, did you mean 'tokens'"),
     "setting without value": ((*ROME, "--set", "steps"), "--set steps: expected NAME=VALUE"),
-    "setting of the wrong type": ((*ROME, "--set", "steps=many"), "setting steps: found the text 'many'"),
-    "setting out of range": ((*ROME, "--set", "learning_rate=-1"), "setting learning_rate: found the number -1"),
-    "setting beyond reason": ((*ROME, "--set", "steps=1000000000000"), "setting steps: found the number 1000000000000"),
+    "setting of the wrong type": ((*ROME, "--set", "steps=many"), "setting steps of rome: found the text 'many'"),
+    "setting out of range": (
+        (*ROME, "--set", "learning_rate=-1"),
+        "setting learning_rate of rome: found the number -1",
+    ),
+    "setting beyond reason": (
+        (*ROME, "--set", "steps=1000000000000"),
+        "setting steps of rome: found the number 1000000000000",
+    ),
     "inner setting beyond reason": ((*ROME, "--set", "context_lengths=[[5, 2000000]]"), "expected at most 1000000"),
-    "tokens beyond reason": ((*ROME, "--set", "covariance.tokens=99999999999"), "setting covariance.tokens: found"),
+    "tokens beyond reason": (
+        (*ROME, "--set", "covariance.tokens=99999999999"),
+        "setting covariance.tokens of rome: found",
+    ),
     "setting that is no number": ((*ROME, "--set", "learning_rate=NaN"), "setting learning_rate"),
     "setting given twice": ((*ROME, "--set", "layer=1", "--layer", "2"), "layer is set twice"),
     "group and its member": (
