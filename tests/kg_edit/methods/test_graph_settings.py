@@ -189,8 +189,11 @@ def test_wrong_graph_has_incoming_statements(wikidata: WikidataCache) -> None:
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("graph.policy=best", "graph.policy: found the text 'best'.*'uniform', 'relation-stratified' or 'inverse-hub'"),
-        ("graph.direction=in", "graph.direction: found the text 'in'.*'out' or 'both'"),
+        (
+            "graph.policy=best",
+            "graph.policy of glame: found the text 'best'.*'uniform', 'relation-stratified' or 'inverse-hub'",
+        ),
+        ("graph.direction=in", "graph.direction of glame: found the text 'in'.*'out' or 'both'"),
         ("graph.polcy=uniform", "did you mean 'policy'"),
         ("graph.leakage.answer=[]", "did you mean 'answers'"),
         ('graph.leakage.answers=[""]', "none of them empty"),
