@@ -129,4 +129,4 @@ def test_rank_beyond_the_model_is_refused() -> None:
     from kg_edit.errors import ConfigError
 
     with pytest.raises(ConfigError, match="allows at most"):
-        method("lora", tiny("llama"), rank=10**8)
+        method("lora", tiny("llama"), rank=1_000_000)
