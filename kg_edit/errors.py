@@ -152,9 +152,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words."""
-    found = []
+    found = list[Fault]()
     for one in error.errors():
-        place, context = one["loc"], one.get("ctx", {})
+        # Where a field takes several types, the place also names the type that was tried: the first one counts
+        place = tuple(step for step in one["loc"] if isinstance(step, int) or not _TRIED.match(step))
+        context = one.get("ctx", {})
         fields = _model_at(place[:-1], model).model_fields
         known = fields.get(str(place[-1])) if place else None
         expected = f"; expected {known.description}" if known and known.description else ""
@@ -175,8 +177,15 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
                 message = f"found {describe(one['input'])}; expected {wanted}"
         # The place inside the record, as jq and Python write it: portability[0].answer.
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
-        found.append(Fault(context.get("field") or path, message))
+        fault = Fault(context.get("field") or path, message)
+        if one["type"] == "too_short" and any(other.field.startswith(f"{path}[") for other in found):
+            continue  # the list lacks an item because that item is wrong
+        if place == one["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in found):
+            found.append(fault)
     return tuple(found)
+
+
+_TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
 
 
 _EXPECTED = {

@@ -34,6 +34,11 @@ _EXPECTED = {  # by pydantic's name of the fault
     "greater_than": "more than {gt}",
     "less_than": "less than {lt}",
     "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kg_edit.errors import PromptError, describe
+from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
@@ -122,6 +122,11 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     check_lengths(model, [Prompt(text=text, ids=ids, target_start=len(ids))], more=tokens)
+    trained = getattr(model.model.config, "max_position_embeddings", None)
+    if trained and len(ids) > trained:  # positions may be computed for any length, but memory grows with its square
+        raise ModelError(
+            f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"
+        )
     ends = _end_tokens(model)
     (written,) = greedy(model, [ids], limits=[tokens], is_last=lambda token: token in ends)
     own = [token for token in written.tokens if token not in ends]
