@@ -42,7 +42,7 @@ def cache(
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Delete the files of these kinds, after a question.")] = False,
     older_than: Annotated[
-        float, typer.Option(min=0, metavar="DAYS", help="Delete only what was not used for so many days.")
+        float, typer.Option(min=0, max=36_500, metavar="DAYS", help="Delete only what was not used for so many days.")
     ] = 0.0,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
 ) -> None:

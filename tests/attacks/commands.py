@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,46 @@ def edit(folder: Path, model: Path) -> Case:
     return Case("edit", _KG_EDIT, arguments, folder, made, environment=_cache(folder))
 
 
+def overwrite(folder: Path, model: Path) -> Case:
+    """The same edits in place of another run, of which nothing is left."""
+    case = edit(folder, model)
+    first = replace(case, arguments=[*case.arguments, "--set", "steps=2"]).run()
+    assert first.code == 0, first.output
+    other = case.made()
+
+    def made() -> Any:
+        found = case.made()
+        return None if found == other else found
+
+    return replace(case, name="overwrite", arguments=[*case.arguments, "--overwrite"], made=made)
+
+
+def sweep(folder: Path, model: Path) -> Case:
+    """Two cells of a grid, each a run of its own."""
+    (folder / "edits.jsonl").write_text(EDITS)
+    settings = "further_steps = 0\ncontext_lengths = [[5, 2]]\ncovariance = {tokens = 500}"
+    data = '[data]\ndataset = "edits"\nfile = "edits.jsonl"'
+    grid = f'method = "rome"\n{data}\n[settings]\n{settings}\n[grid]\nsteps = [2, 3]\n'
+    (folder / "sweep.toml").write_text(grid)
+
+    def made() -> Any:
+        if not (folder / "out" / "table.md").exists():
+            return None
+        files = sorted((folder / "out").glob("*/records.jsonl"))
+        return {file.parent.name: sorted(_scored(file)) for file in files}
+
+    arguments = ["sweep", "sweep.toml", "--model", str(model), "--out", "out"]
+    return Case("sweep", _KG_EDIT, arguments, folder, made, environment=_cache(folder))
+
+
+def _scored(path: Path) -> list[tuple[str, str]]:
+    """The id and the phase of each record in a file, once each."""
+    whole = [line for line in path.read_text().split("\n")[:-1] if line]
+    names = [(entry["id"], entry["phase"]) for entry in map(json.loads, whole)]
+    assert len(set(names)) == len(names), "a record is there twice"
+    return names
+
+
 def evaluate(folder: Path, model: Path) -> Case:
     """Scores of two edits, one record a line."""
     (folder / "edits.jsonl").write_text(EDITS)
@@ -162,9 +202,7 @@ def evaluate(folder: Path, model: Path) -> Case:
         path = folder / "out" / "records.jsonl"
         if not path.exists():
             return None
-        whole = [line for line in path.read_text().split("\n")[:-1] if line]
-        names = [(entry["id"], entry["phase"]) for entry in map(json.loads, whole)]
-        assert len(set(names)) == len(names), "a record is there twice"
+        names = _scored(path)
         return sorted(names) if (folder / "out" / "summary.json").exists() else None
 
     return Case("evaluate", _KG_EDIT, [*arguments, "--out", "out", *_QUICK], folder, made, environment=_cache(folder))
@@ -218,7 +256,9 @@ OFFLINE: dict[str, Callable[[Path, Path], Case]] = {
     "load": lambda folder, model: load(folder),
     "import": lambda folder, model: import_(folder),
     "edit": edit,
+    "overwrite": overwrite,
     "evaluate": evaluate,
+    "sweep": sweep,
     "covariance": covariance,
     "patch add": lambda folder, model: patch_add(folder),
     "patch subtract": lambda folder, model: subtract(folder),

@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "skipped records": ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--skip", HUGE),
     "seed of an evaluation": ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--seed", HUGE),
     "size of a request": ("serve", "--max-body", "nan"),
+    "age": ("cache", "all", "--clear", "--older-than", "inf", "--yes"),
     "long file": ("edit", f"{LONG}.jsonl", "--method", "rome", "--out", "out"),
     "long graph": ("edit", "edits.jsonl", "--method", "glame", "--graph", LONG, "--out", "out"),
     "long graph of names": ("edit", "edits.jsonl", "--method", "glame", "--graph", f"{LONG}.csv", "--out", "out"),

@@ -298,7 +298,8 @@ def main() -> None:
             echo(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
             raise SystemExit(_INTERRUPTED) from None
     except (WikidataCacheError, OSError) as error:
-        echo(f"wikidata-cache: {one_line(str(error))}", err=True)
+        way = "" if isinstance(error, WikidataCacheError) else "; check the path, its permissions, and the free space"
+        echo(f"wikidata-cache: {one_line(str(error))}{way}", err=True)
         raise SystemExit(2) from None
     except MemoryError as error:
         echo(f"wikidata-cache: there is not enough memory ({one_line(str(error))}); give smaller files", err=True)
