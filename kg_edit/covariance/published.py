@@ -111,9 +111,12 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
         raise CovarianceError(
             f"{path}: lacks {error.args[0]!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CovarianceError(f"{path}: not a readable .npz file ({error}); download it again") from error
-    if not (count >= 1 and count == int(count)):
+    except CovarianceError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        why = str(error).splitlines() or [type(error).__name__]
+        raise CovarianceError(f"{path}: not a readable .npz file ({why[0]:.200}); download it again") from error
+    if not (count >= 1 and count.is_integer()):
         raise CovarianceError(f"{path}: {_COUNT} is {count:g}; expected the number of tokens")
     moment = total.float() / count
     if not torch.isfinite(moment).all():
