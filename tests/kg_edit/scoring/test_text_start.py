@@ -16,6 +16,7 @@ from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.text_start import with_start
+from kg_edit.text.matching import begins_with
 from tests.kg_edit.tiny import tiny
 
 FOUNDED = Edit(id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs")
@@ -73,3 +74,13 @@ def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: py
     assert desk.complete(["Google was founded by"], tokens=6) == continuations(
         smollm2, ["Google was founded by"], limits=[6]
     )
+
+
+@pytest.mark.slow
+def test_edit_is_active_in_a_text_that_begins_with_its_subject(smollm2: LanguageModel) -> None:
+    patch = find_method("rome").on(smollm2, settings={}).edit([FOUNDED])
+    for start, success in (("auto", True), ("never", False)):
+        asked, _ = with_start(smollm2, [FOUNDED.text], patch=patch, start=start)  # type: ignore[arg-type]
+        with patch.applied(smollm2) as edited:
+            (text,) = continuations(edited, asked, limits=[6])
+        assert begins_with(text, FOUNDED.target_new) == success, start
