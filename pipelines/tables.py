@@ -116,7 +116,7 @@ class Results:
         return markdown(["", *shown], [[row, *(text(row, metric) for metric in shown)] for row in rows])
 
     def appendix(self) -> str:
-        """Return the page with the tables of `appendix = true`, means only, and the names of the others."""
+        """Return the page with the tables of `appendix = true`, means only, and the number of the others."""
         parts = [INTRODUCTION]
         for file, title in self.words["files"].items():
             tables = {name: table for name, table in self.words["tables"].items() if table["file"] == file}
@@ -125,9 +125,8 @@ class Results:
                 if table.get("appendix"):
                     made = self.markdown(name, intervals=False)
                     parts.append(f"### {table['title']}\n\n{table['caption']}\n\n{made}\n")
-            others = [f"`{name}`: {table['title']}" for name, table in tables.items() if not table.get("appendix")]
-            if others:
-                parts.append(f"Other tables of the file: {'; '.join(others)}.\n")
+            if others := sum(not table.get("appendix") for table in tables.values()):
+                parts.append(f"{others} other tables of the file are named in [tables.toml](../results/tables.toml).\n")
         return "\n".join(parts)
 
 
