@@ -63,9 +63,9 @@ def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tup
 
     In plain text, also where the model does not read the subject at the start of a text, and in chat form.
     """
-    chosen = [edit for edit in edits if edit.id in {"start-1", "start-3", "german-1"}]
+    chosen = [edit for edit in edits if edit.id in {"start-3", "german-1"}]
     asked = [edit.model_copy(update={"target_true": None, "neighborhood": ()}) for edit in chosen]
-    asked.append(asked[1].in_chat())
+    asked.append(asked[0].in_chat())
     texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in asked])]
     generated = [
         edit.model_copy(update={"target_new": " ".join(text.split()[:2])})
