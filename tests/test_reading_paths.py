@@ -76,7 +76,8 @@ def called_by(name: str, folder: Path) -> dict[str, int]:
             relation="member of sports team",
             target_new="Los Angeles Lakers",
         )
-        editor = chosen(model, chosen.config_class.preset("default", QUICK[name]), graph=graph())
+        config = chosen.config_class.preset("default", QUICK[name])
+        editor = chosen(model, config, graph=graph() if chosen.needs_graph else None)
         patch = editor.edit([edit])
         path = patch.save(folder / f"{name}.safetensors")
         with Patch.load(path).applied(model):

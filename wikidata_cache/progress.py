@@ -102,7 +102,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
         passed, done = time.time() - self.start_t, self.n - self.initial
-        if done:  # the mean of what was done in this run
+        if done and self.n < self.total:  # the mean of what was done in this run; a last chunk may be more than is left
             time_ = f"about {duration(passed / done * (self.total - self.n))} left"
         else:
             time_ = f"{duration(passed)} so far"

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -96,29 +99,26 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
     """Read C = mom2 / count as its upper block triangle, and the count. Shapes are checked before memory is taken."""
     try:
         with zipfile.ZipFile(path) as archive:
-            shape, dtype = _header(archive, _SUM)
-            if shape != (size, size) or dtype.kind != "f":
-                raise CovarianceError(
-                    f"{path}: {_SUM} has the shape {list(shape)} and the type {dtype}, but {module} of this model has "
-                    f"keys of size {size}; give the file of this model and layer"
-                )
-            shape, dtype = _header(archive, _COUNT)
-            if shape != () or dtype.kind not in "iuf":
-                raise CovarianceError(f"{path}: {_COUNT} is no number; give a file of ROME's or MEMIT's program")
-        with np.load(path, allow_pickle=False) as arrays:
-            count, total = float(arrays[_COUNT]), torch.from_numpy(arrays[_SUM])
+            with _member(archive, _COUNT) as (file, shape, dtype):
+                if shape != () or dtype.kind not in "iuf":
+                    raise CovarianceError(f"{path}: {_COUNT} is no number; give a file of ROME's or MEMIT's program")
+                count = float(np.frombuffer(file.read(dtype.itemsize), dtype)[0])
+            with _member(archive, _SUM) as (file, shape, dtype):
+                if shape != (size, size) or dtype.kind != "f":
+                    raise CovarianceError(
+                        f"{path}: {_SUM} has the shape {list(shape)} and the type {dtype}, but {module} of this model "
+                        f"has keys of size {size}; give the file of this model and layer"
+                    )
+                total = np.frombuffer(file.read(size * size * dtype.itemsize), dtype).reshape(shape)
     except KeyError as error:
         raise CovarianceError(
             f"{path}: lacks {error.args[0]!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
         ) from error
-    except CovarianceError:
-        raise
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        why = str(error).splitlines() or [type(error).__name__]
-        raise CovarianceError(f"{path}: not a readable .npz file ({why[0]:.200}); download it again") from error
-    if not (count >= 1 and count.is_integer()):
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CovarianceError(f"{path}: not a readable .npz file ({error}); download it again") from error
+    if not (count >= 1 and count == int(count)):
         raise CovarianceError(f"{path}: {_COUNT} is {count:g}; expected the number of tokens")
-    moment = total.float() / count
+    moment = torch.from_numpy(total.astype(np.float32)) / count
     if not torch.isfinite(moment).all():
         raise CovarianceError(f"{path}: {_SUM} has values that are not finite; download it again")
     if (moment - moment.T).abs().max() > _SYMMETRIC * moment.abs().max():
@@ -129,8 +129,9 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
     return flat, int(count)
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the shape and the type of an array in a .npz file, without the array.
+@contextmanager
+def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
+    """Open an array in a .npz file behind its header, which gives its shape and type.
 
     Raises:
         KeyError: there is no such array.
@@ -141,4 +142,4 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    return shape, dtype
+        yield file, shape, dtype

@@ -70,7 +70,7 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
     """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
 
     Raises:
-        OutputError: as `claim`.
+        OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give --out a folder")
