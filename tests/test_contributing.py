@@ -137,7 +137,7 @@ def test_the_editor_from_scratch_makes_checks_and_removes_edits(toys: Path, tiny
     assert kg_edit("edit", "own.jsonl", *own, *model, "--out", "out").code == 0
     assert kg_edit("patch", "add", "ledger", "out").code == 0
     checked = kg_edit("patch", "check", "ledger", *model)
-    assert checked.code == 0 and "2 of 2 edits hold" in checked.out
+    assert checked.code == 0 and "2 of 2 edits succeed" in checked.out
     assert kg_edit("patch", "remove", "ledger", "A", *model).code == 0
     (kept,) = Patch.load("ledger").edits
     assert (kept["edit"]["id"], kept["method"]) == ("B", "nudge")

@@ -217,7 +217,8 @@ def _beginnings(name: str, edits: int) -> float | None:
 def test_every_method_says_what_it_is() -> None:
     for name in method_names():
         method = find_method(name)
-        assert method.family in get_args(Family), name
+        if method.__module__.startswith("kg_edit."):  # a method of another package may have no family
+            assert method.family in get_args(Family), name
         assert (method.trains == "graph network") == issubclass(method, GraphValues), name
     assert find_method("glame").family == find_method("rome").family == "rank-one"
     assert find_method("glame-batch").family == "joint"
