@@ -34,7 +34,7 @@ _EXPECTED = {  # by pydantic's name of the fault
     "greater_than": "more than {gt}",
     "less_than": "less than {lt}",
     "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
+    "too_long": "at most {max_length} items",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
     "bool_type": "true or false",
