@@ -90,9 +90,12 @@ def utf8_text(path: Path) -> str:
 
 def _decoded(path: Path) -> str:
     try:
-        if (size := path.stat().st_size) > _LARGEST:
+        size = path.stat().st_size
+        with path.open("rb") as file:  # a pipe or a device has no size, and perhaps no end
+            data = file.read(_LARGEST + 1) if size <= _LARGEST else b""
+        if (size := max(size, len(data))) > _LARGEST:
             raise EditRowError(path, f"has {size / 1e6:,.0f} MB; at most {_LARGEST / 1e6:g} MB are read, so split it")
-        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise EditRowError(path, f"no such file; check the path (the current folder is {Path.cwd()})") from None
     except OSError as error:

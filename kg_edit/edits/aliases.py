@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from kg_edit.edits.edit import LocalityPrompt
 from kg_edit.errors import EditError, Fault
 
 Row = Mapping[str, object]
@@ -105,7 +104,7 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
         own += [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
     elif given is not None:
         for one in given if isinstance(given, list) else [given]:
-            is_group = isinstance(one, Mapping) and not one.keys() <= LocalityPrompt.model_fields.keys()
+            is_group = isinstance(one, Mapping) and ("prompt" not in one or "ground_truth" in one)
             own += _pairs({"": one}) if is_group else [one]
     own += _paired(*map(fields.get, LOCALITY))
     near: list[object] = []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kg_edit.edits.files import read_edits
 from kg_edit.edits.rows import FIELDS
+from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditFileError
 from tests.kg_edit.edit_rows import GOOD, HEADER, ROW, lines, refusal, write
 
@@ -257,3 +258,17 @@ def test_keep_going_needs_one_good_row(tmp_path: Path) -> None:
         f"{path}, line 1, field subject",
         f"{path}, line 2, field prompt",
     ]
+
+
+def test_misspelt_field_of_a_locality_prompt_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "edits.json"
+    prompt = {"prompt": "The capital of Italy is", "answr": "Rome"}
+    row = {"subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome", "locality": [prompt]}
+    path.write_text(json.dumps([row]))
+    with pytest.raises(EditFileError, match=r"locality\[0\].answr: unknown field, did you mean 'answer'"):
+        read_edits(path)
+
+
+def test_file_without_end_is_refused() -> None:
+    with pytest.raises(EditFileError, match="at most 500 MB are read"):
+        utf8_text(Path("/dev/zero"))
