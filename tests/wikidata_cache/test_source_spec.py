@@ -101,7 +101,7 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
         open_source(f"oxigraph:{tmp_path / 'empty'}")
     with pytest.raises(SourceStringError, match="no graph file"):
         open_source(tmp_path)
-    with pytest.raises(SourceStringError, match="is not a source; expected a graph file"):
+    with pytest.raises(SourceStringError, match="is not a source; expected extract"):
         open_source("wikidata")
     with pytest.raises(SourceStringError, match="empty source"):
         open_source(" , ")

@@ -280,5 +280,5 @@ def test_facts_have_the_form_of_their_edit() -> None:
 
 
 def test_glame_batch_refuses_warm_start() -> None:
-    with pytest.raises(ValueError, match="the edits of a batch are made at once"):
+    with pytest.raises(ConfigError, match="the edits of a batch are made at once"):
         GlameBatchConfig(warm_start=True)

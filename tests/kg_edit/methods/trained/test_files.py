@@ -41,7 +41,7 @@ def test_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_network_of_another_size_is_refused_before_memory_is_used(tmp_path: Path) -> None:
-    wide = manifest().model_copy(update={"training": MendTraining(rank=2_000_000)})
+    wide = manifest().model_copy(update={"training": MendTraining(rank=1_000_000)})
     FORMAT.write(tmp_path / NETWORK, manifest().network().state_dict(), wide)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match=r"has the shape .*, expected \("):
