@@ -58,7 +58,9 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "make demo": Expected(r"3 of 3 edits succeeded", "demo/patch.safetensors"),
     "source": Expected(),
     "kg-edit edit edits.jsonl --method glame": Expected(r"1 of 1 edits succeeded", "out/report.md"),
-    'kg-edit generate --model smollm2-135m --patch out/ "The Eiffel': Expected(r"city of Rome[^\n]*\nThe Louvre is in the"),
+    'kg-edit generate --model smollm2-135m --patch out/ "The Eiffel': Expected(
+        r"city of Rome[^\n]*\nThe Louvre is in the"
+    ),
     "kg-edit edit edits.json --method rome --out first/": Expected(r"2 of 2 edits succeeded", "first/report.md"),
     "kg-edit generate --patch first/": Expected(r"country of Norway[^\n]*\nThe capital of Japan is Tokyo"),
     'kg-edit generate "Mount Fuji': Expected(r"country of Japan"),
