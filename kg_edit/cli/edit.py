@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.reports.edit_run import EditFolder, EditRun
 
+_SHOWN = 10  # changed answers to unrelated prompts in the terminal; the report has all
+
 Force = Annotated[
     bool,
     typer.Option("--force", help="Accept edits so large that they probably break the model.", rich_help_panel=CHECKS),
@@ -245,8 +247,12 @@ def _show(run: EditRun, folder: EditFolder) -> None:
     for line in verdict.advice:
         console.print(f"- {plain(line)}")
     if run.differences:
-        if shown := [one for one in run.differences if one.asked.source == "edit" or not one.unchanged]:
+        own = [one for one in run.differences if one.asked.source == "edit"]
+        changed = [one for one in run.differences if one.asked.source != "edit" and not one.unchanged]
+        if shown := [*own, *changed[:_SHOWN]]:
             console.print(difference_table(shown))
+        if len(changed) > _SHOWN:
+            console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
         console.print(counted(run.differences))
     where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
     if len(f"{where} {names}") <= console.width:

@@ -34,6 +34,8 @@ def test_edit_tells_what_else_changed(edit: Run, place: Path) -> None:
     unchanged, same = (sum(one.unchanged for one in some) for some in (own, found))
     line = f"{unchanged} of 2 locality prompts, {same - unchanged} of {len(found) - 2} unrelated prompts unchanged"
     assert line in result.out
+    changed = len(found) - 2 - (same - unchanged)
+    assert (f"and {changed - 10} more that changed, in report.html" in result.out) is (changed > 10)
     for name in ("report.md", "report.html"):
         report = (place / "out" / name).read_text()
         assert line in report and "Where does the river Thames" in report
