@@ -32,10 +32,14 @@ class Change:
 
 @dataclass(kw_only=True)
 class Changes:
-    """The changes in the order of their subjects and relations, and how many others there are, by what they are."""
+    """The changes in the order of their subjects and relations, and how many others there are, by what they are.
+
+    ``compared`` is the number of items that are known at both times.
+    """
 
     found: list[Change] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    compared: int = 0
 
     @cached_property
     def _internal(self) -> frozenset[str]:
@@ -43,6 +47,7 @@ class Changes:
 
     def compare(self, subject: str, old: Iterable[Sequence[str]], new: Iterable[Sequence[str]], *, time: str) -> None:
         """Add what differs between the (relation, object) pairs of a subject; `time` is that of the new ones."""
+        self.compared += 1
         gone, come = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
         was, now = {tuple(pair) for pair in old}, {tuple(pair) for pair in new}
         for relation, value in sorted(was - now):

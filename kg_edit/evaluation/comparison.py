@@ -250,6 +250,8 @@ class Comparison(BaseModel):
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.sides)}: {self.records} records, {len(self.rows)} metrics)"
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         means = (
             (row, [row.means[side].mean if side in row.means else None for side in self.shown]) for row in self.rows

@@ -97,11 +97,11 @@ def check(
     Raises:
         PromptError, ModelError: a prompt can't be asked; a note names the edit.
     """
-    from kg_edit.reports.probes import check_probes, probes, read
+    from kg_edit.reports.probes import check_probes, locality_probes, probes, read
 
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
-    asked = [probes(model, edit, chat=chat) for edit in edits]
+    asked = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
     readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
     return tuple(
         CheckedEdit(
@@ -307,6 +307,9 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
         )
     for prompt in edit.neighborhood if edit.target_true else ():
         yield statement("locality", prompt, edit.target_true or "")
+    for asked in edit.locality:
+        if asked.answer:
+            yield replace(statement("locality", asked.prompt, asked.answer), names=asked.names)
 
 
 def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:

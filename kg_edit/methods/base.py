@@ -426,7 +426,7 @@ class GraphReader(EditingMethod):
             self._reported = True
             log.info(
                 "edit %r: the graph that %s reads contains %s, the answer to a test question of this edit; for a "
-                "benchmark, leave such answers out with exclude_answers=true",
+                "benchmark, leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
                 edit.id,
                 self.name,
                 ", ".join(map(repr, met[:3])),

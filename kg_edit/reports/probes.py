@@ -236,6 +236,22 @@ def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
     )
 
 
+def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
+    """Return a probe for each prompt of the edit's field ``locality`` that has an answer; `probes` leaves them out.
+
+    `kg_edit.reports.differences` compares these prompts before and after an edit. Where only the edited model is at
+    hand, as in `kg-edit patch check`, it is asked for the answer. ``chat`` is as in `probes`.
+    """
+    in_chat = edit.forms[0] if chat is None else chat
+    return tuple(
+        _statement("locality", asked.prompt, asked.answer, None).model_copy(
+            update={"aliases": asked.names, "chat": in_chat}
+        )
+        for asked in edit.locality
+        if asked.answer
+    )
+
+
 def _statement(kind: Kind, prompt: str, wanted: str, unwanted: str | None) -> ReportProbe:
     text = prompt.rstrip()  # a space at the end would change the target's tokens
     shown = text.replace("\n", f"{LINE_BREAK} ")  # a table cell has one line
@@ -289,7 +305,7 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
 def _is_success(probe: ReportProbe, text: str) -> bool:
     if probe.kind == "portability":
         return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
-    return generates(text, probe.wanted, chat=probe.chat)
+    return any(generates(text, name, chat=probe.chat) for name in probe.aliases or (probe.wanted,))
 
 
 def generates(text: str, target: str, *, chat: bool) -> bool:

@@ -75,6 +75,10 @@ def diff(
     others = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
     plural = f"{len(rows)} change{'s' * (len(rows) != 1)} of {known} item{'s' * (known != 1)}"
     echo(plural + (f"; left out: {', '.join(others)}" if others else ""))
+    if not changes.compared:
+        echo(
+            f"no item has answers from before {since}; later answers are added by `fetch --kind out ... --mode refresh`"
+        )
     if bare:
         ids = sorted({item for one in bare for item in (one.subject, one.relation, one.old, one.new)})
         shown = " ".join(ids) if len(ids) <= 20 else "IDS..."

@@ -70,6 +70,25 @@ def test_failures_are_of_the_given_kinds() -> None:
     assert [answer.kind for answer in wrong.failures(("locality",))] == ["locality"]
 
 
+def test_locality_prompts_with_an_answer_are_asked_again() -> None:
+    """What the model generates counts as right, by any name of the answer; a prompt without an answer is not asked."""
+    model = tiny("llama")
+    text = "The river Thames flows"
+    (found,) = check(model, [asking({"prompt": text, "answer": "nowhere"}, "Snow is")])
+    (wrong,) = found.of("locality")
+    assert (wrong.prompt, wrong.right) == (text, False) and found.failures(("locality",)) == (wrong,)
+    generated = wrong.text.split()[0]
+    (found,) = check(model, [asking({"prompt": text, "answer": "nowhere", "aliases": [generated]})])
+    assert [answer.right for answer in found.of("locality")] == [True]
+
+
+def asking(*locality: object) -> Entry:
+    """The entry of an edit with these locality prompts."""
+    edit = Edit.model_validate(swapped()[1].model_dump() | {"locality": list(locality)})
+    first = entries(tiny("llama"))[0]
+    return replace(first, edit=edit)
+
+
 def test_check_names_the_edit_whose_prompt_is_too_long() -> None:
     model = tiny("gpt2")
     (first, _) = entries(model)

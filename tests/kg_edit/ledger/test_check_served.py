@@ -140,6 +140,14 @@ def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
     ]
 
 
+def test_served_check_asks_locality_prompts_with_an_answer(standin: StandIn) -> None:
+    locality = [{"prompt": "The capital of Italy is", "answer": "Rome", "aliases": ["Roma"]}, "Snow is"]
+    edit = Edit.model_validate(HEAT.model_dump() | {"locality": locality, "neighborhood": []})
+    standin.texts = {"The capital of Italy is": " Roma, of course"}
+    (found,) = check_served(CompletionServer(url=standin.url), [entry(edit)], ("locality",))
+    assert [(one.target, one.right) for one in found.answers] == [("Rome", True)]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
