@@ -209,7 +209,7 @@ def edits(
     from kg_edit.edits.files import check_writable_name, write_edits
 
     check_writable_name(out)
-    from kg_edit.methods.mend.questions import with_questions
+    from kg_edit.methods.glame_plus.edit_questions import with_questions
     from kg_edit.ripples.drawn import with_neighbours
 
     table, found, excluded = draw_edits(graph, relations, n=n, seed=seed, exclude=exclude, contact=contact)

@@ -1,4 +1,4 @@
-"""Portability questions of edits, drawn from a graph: the facts of o*, composed with the edit. PropMEND learns them."""
+"""Portability questions of edits, drawn from a graph: facts of o*, composed with the edit, such as PropMEND learns."""
 
 from __future__ import annotations
 

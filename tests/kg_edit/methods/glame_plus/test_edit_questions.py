@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import as_source
-from kg_edit.methods.mend.questions import with_questions
+from kg_edit.methods.glame_plus.edit_questions import with_questions
 from kg_edit.ripples.drawn import Excluded
 
 
