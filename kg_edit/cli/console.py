@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,7 +90,9 @@ def _remarks(package: str) -> Iterator[None]:
 
 
 def report(error: Exception) -> None:
-    """Write an error that a user can mend to stderr: its message and its notes."""
+    """Write an error that a user can mend to stderr: its message and its notes; its traceback only if asked for."""
+    if os.environ.get("KG_EDIT_TRACEBACK"):
+        traceback.print_exception(error)
     notes = getattr(error, "__notes__", ())
     typer.echo(harmless("\n  ".join([f"kg-edit: {error}", *notes])), err=True)
 

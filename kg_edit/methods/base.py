@@ -14,6 +14,7 @@ from functools import cached_property, partial, reduce, wraps
 from inspect import signature
 from operator import add
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import networkx as nx
@@ -26,7 +27,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.given import Edits, as_edits
-from kg_edit.errors import ConfigError, GraphError, PatchError, did_you_mean
+from kg_edit.errors import ConfigError, GraphError, PatchError, did_you_mean, is_memory_error
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
@@ -39,6 +40,7 @@ from kg_edit.graphs.source import (
     open_named,
 )
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
+from kg_edit.methods.registry import owner_of
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -181,7 +183,8 @@ class EditingMethod(ABC):
             for batch in self._batches(wanted):
                 seen = (*callbacks, StepNotes(bar.note))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
-                    made = self._recorded(self._made(batch, patch), batch)
+                    with blame_plug_in(type(self)):
+                        made = self._recorded(self._made(batch, patch), batch)
                     guard(made, patch)
                     patch = patch + made
                     after_each(patch)
@@ -210,11 +213,12 @@ class EditingMethod(ABC):
         """
         wanted = as_edits(edits)
         self._prepare_unpatched()
-        made = self.make_each(wanted)
-        return tuple(
-            self._recorded(one, [edit]) if isinstance(one, Patch) else one
-            for one, edit in zip(made, wanted, strict=True)
-        )
+        with blame_plug_in(type(self)):
+            made = self.make_each(wanted)
+            return tuple(
+                self._recorded(one, [edit]) if isinstance(one, Patch) else one
+                for one, edit in zip(made, wanted, strict=True)
+            )
 
     def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
         """Return for each edit its patch, or its exception; callers use `edit_each`.
@@ -234,7 +238,8 @@ class EditingMethod(ABC):
             raise PatchError(
                 f"a patch was merged into the model since this {name} was made; make it again: {name}.on(…)"
             )
-        self.prepare()
+        with blame_plug_in(type(self)):
+            self.prepare()
 
     def empty_patch(self) -> Patch:
         """Return a patch that changes nothing, with this method's provenance."""
@@ -243,7 +248,7 @@ class EditingMethod(ABC):
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
         """Yield the batches for `make`: one batch of all edits if the method is joint, else one edit per batch."""
         if self.joint:
-            yield from (edits,) if edits else ()
+            yield edits
         else:
             yield from ((edit,) for edit in edits)
 
@@ -499,6 +504,31 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
             return make()
     except FAILURES as error:
         return error
+
+
+@contextmanager
+def blame_plug_in(method: type[EditingMethod]) -> Iterator[None]:
+    """Turn an unforeseen exception of another package's method into an error that names the package.
+
+    What methods may raise (`FAILURES`) passes, and so does any exception of a method that is no plug-in.
+
+    Raises:
+        ConfigError: the method is a plug-in's; the exception is its cause.
+    """
+    try:
+        yield
+    except FAILURES:
+        raise
+    except Exception as error:
+        package = None if is_memory_error(error) else owner_of(method)
+        if package is None:
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        frame = extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"the method {method.name!r} of the package {package} failed ({why}; {frame.filename}, line "
+            f"{frame.lineno}); report it there, with the traceback that KG_EDIT_TRACEBACK=1 shows"
+        ) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.registry import warn_of_shadowed
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ CHOICES = (
 
 
 def all_methods() -> Iterator[type[EditingMethod]]:
-    """Import all methods, and yield them by name. A plug-in that can't be imported is a warning that names it."""
+    """Import all methods, and yield them by name. A plug-in that can't be used is a warning that names it."""
+    warn_of_shadowed()
     for name in method_names():
         try:
             yield find_method(name)

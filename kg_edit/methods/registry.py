@@ -10,8 +10,9 @@ group ``kg_edit.methods``.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod
 
 ENTRY_POINTS = "kg_edit.methods"
+log = logging.getLogger(__name__)
 
 
 def method_names() -> tuple[str, ...]:
@@ -29,13 +31,34 @@ def method_names() -> tuple[str, ...]:
 
 
 def check_method(name: str) -> None:
-    """Check that a method of this name exists, without importing it.
+    """Check that a method of this name exists, without importing it; warn if a plug-in's method has the same name.
 
     Raises:
         UnknownNameError: there is no such method; the message suggests a similar name.
     """
-    if name not in _packaged() and name not in method_names():
+    if name in _packaged():
+        warn_of_shadowed(name)
+    elif name not in method_names():
         raise unknown_name("method", name, method_names())
+
+
+def warn_of_shadowed(*names: str) -> None:
+    """Warn of plug-ins that are not used because this package has a method of their name; by default of all."""
+    packaged = _packaged()
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in packaged and (not names or entry.name in names):
+            log.warning(
+                "the method %r of the package %s is not used: kg-edit has a method of this name; give it another name",
+                entry.name,
+                _package_of(entry),
+            )
+
+
+def owner_of(method: type[EditingMethod]) -> str | None:
+    """Return the name of the package whose plug-in a method is; None for a method without an entry point."""
+    found = f"{method.__module__}:{method.__qualname__}"
+    entries = entry_points(group=ENTRY_POINTS, name=getattr(method, "name", ""))
+    return next((_package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
 
 
 def find_method(name: str) -> type[EditingMethod]:
@@ -53,10 +76,10 @@ def find_method(name: str) -> type[EditingMethod]:
     if not plugins:
         raise unknown_name("method", name, method_names())
     if len({plugin.value for plugin in plugins}) > 1:
-        owners = ", ".join(sorted(plugin.dist.name if plugin.dist else plugin.module for plugin in plugins))
+        owners = ", ".join(sorted(map(_package_of, plugins)))
         raise ConfigError(f"several packages have a method {name!r}: {owners}; uninstall all but one")
     entry = plugins[name]
-    owner = f"the method {name!r} of the package {entry.dist.name if entry.dist else entry.module}"
+    owner = f"the method {name!r} of the package {_package_of(entry)}"
     try:
         plugin: type[EditingMethod] = entry.load()
     except KeyboardInterrupt:
@@ -69,6 +92,10 @@ def find_method(name: str) -> type[EditingMethod]:
     if not (isinstance(plugin, type) and issubclass(plugin, EditingMethod) and getattr(plugin, "name", None) == name):
         raise ConfigError(f"{owner}: expected a subclass of EditingMethod with this name, found {plugin!r:.80}")
     return plugin
+
+
+def _package_of(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.module
 
 
 def _packaged() -> dict[str, str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.methods import find_method, method_names, registry
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
-from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from kg_edit.patches.base import Patch
+from tests.kg_edit.command_line import Run, cache, edit, kg_edit, place, tiny_folder
 
-__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+__all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 BLOOM = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
 
@@ -23,6 +26,15 @@ class Mine(Rome):
     """A method of somebody else's."""
 
     name = "mine"
+
+
+class Failing(Rome):
+    """A method with a mistake in it."""
+
+    name = "failing"
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        raise KeyError("subjects")
 
 
 def plug_in(name: str, value: str, group: str) -> EntryPoints:
@@ -57,7 +69,8 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "kg_edit_broken-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kg-edit-broken\nVersion: 1\n")
-    entries = f"[kg_edit.methods]\nbroken = kg_edit_broken:Broken\nother = {__name__}:Mine\n"
+    entries = f"[kg_edit.methods]\nbroken = kg_edit_broken:Broken\nother = {__name__}:Mine\nrome = {__name__}:Mine\n"
+    entries += f"failing = {__name__}:Failing\n"
     (info / "entry_points.txt").write_text(entries)
     (tmp_path / "kg_edit_broken.py").write_text("import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
@@ -77,3 +90,23 @@ def test_a_plug_in_that_fails_is_one_line_of_the_list_of_methods(kg_edit: Run) -
 def test_a_plug_in_that_fails_is_an_error_when_it_is_chosen(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' of the package kg-edit-broken.*{message}"):
         find_method(name)
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
+    edit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = edit("--method", "failing")
+    assert failed.code == 2 and "Traceback" not in failed.err
+    assert "the method 'failing' of the package kg-edit-broken failed (KeyError: 'subjects'; " in failed.err
+    assert f"{Path(__file__).name}, line " in failed.err and "in the edit 'lebron'" in failed.err
+    monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
+    assert 'raise KeyError("subjects")' in edit("--method", "failing").err
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_plug_in_named_like_a_packaged_method_is_left_out_and_named(kg_edit: Run) -> None:
+    for command in (("methods",), ("methods", "rome")):
+        (line,) = [line for line in kg_edit(*command).err.splitlines() if "'rome'" in line]
+        assert line.startswith("the method 'rome' of the package kg-edit-broken is not used")
+    assert find_method("rome") is Rome
