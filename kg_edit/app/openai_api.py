@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from kg_edit.app.messages import Problem, Prompt
 from kg_edit.edits.edit import Record, Text
@@ -94,11 +94,28 @@ class Completion(BaseModel):
     usage: Usage
 
 
+def _text_of_parts(content: object) -> object:
+    """Return the text of a list of text parts, a line each; anything else stays as it is, to be refused as no text."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                texts.append(text)
+            case _:
+                kind = part.get("type") if isinstance(part, dict) else part
+                raise ValueError(f'found a part {kind!r:.80}; expected text parts: {{"type": "text", "text": "…"}}')
+    return "\n".join(texts)
+
+
 class ChatMessage(Record):
     """A turn of a conversation."""
 
     role: Literal["system", "user", "assistant"] = Field(description="whose turn it is")
-    content: Annotated[Text, Field(max_length=20_000)] = Field(description="the text of the turn")
+    content: Annotated[Text, Field(max_length=20_000), BeforeValidator(_text_of_parts)] = Field(
+        description="the text of the turn, or a list of text parts"
+    )
 
 
 class ChatRequest(Record):

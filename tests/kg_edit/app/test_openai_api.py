@@ -114,7 +114,7 @@ def test_stream_sends_the_finished_texts_as_events(server: Served) -> None:
     assert {part["object"] for part in parts} == {"text_completion"}
 
 
-def test_chat_streams_and_stops() -> None:
+def test_chat_streams_stops_and_takes_text_parts() -> None:
     made = workshop(None)
     made.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
@@ -123,10 +123,18 @@ def test_chat_streams_and_stops() -> None:
     with served(made) as running:
         first, last = events(running, CHAT, {"messages": turns, "max_tokens": 8, "stream": True, "stop": stop})
         _, refused = running.post(CHAT, {"messages": [], "stream": True})
+        parts = [{"type": "text", "text": "Who plays for"}, {"type": "text", "text": "Miami Heat?"}]
+        _, joined = running.post(CHAT, {"messages": [{"role": "user", "content": parts}], "max_tokens": 8})
+        image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+        code, other = running.post(CHAT, {"messages": [{"role": "user", "content": image}]})
     assert first["object"] == "chat.completion.chunk"
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": whole[: whole.index(stop)]}
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert refused["error"]["param"] == "messages"
+    turn = {"role": "user", "content": "Who plays for\nMiami Heat?"}
+    assert joined["choices"][0]["message"]["content"] == reply(made.model, [turn], tokens=8).text
+    assert (code, other["error"]["param"]) == (400, "messages[0].content")
+    assert "found a part 'image_url'; expected text parts" in other["error"]["message"]
 
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
