@@ -15,7 +15,7 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
-from kg_edit.text.display import plain
+from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
@@ -66,6 +66,7 @@ def generate(
         for prompt, answer in zip(prompts, answers, strict=True):
             lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
             stdout().print("\n".join(lines), soft_wrap=True)
+            _note_empty(prompt, answer)
         return
     asked, remark = with_start(language_model, prompts, patch=whole, start=start)
     if remark:
@@ -74,6 +75,12 @@ def generate(
         texts = continuations(edited, asked, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+        _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
+
+
+def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
+    if not answer.strip():
+        log.warning("%s: the model ended its answer at once%s", one_line(prompt), way)
 
 
 def summed(paths: Sequence[Path]) -> Patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,6 +33,7 @@ from tests.kg_edit.command_line import (
     place,
     tiny_folder,
 )
+from tests.kg_edit.tiny import chatting
 
 GROUP = typer.main.get_command(app)
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -125,6 +128,21 @@ def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None
     result = kg_edit("generate", "", "--tokens", "3", "--model", tiny_folder)
     assert result.code == 2
     assert "is empty" in result.err
+
+
+@pytest.mark.parametrize("options", [(), ("--chat",)])
+def test_an_empty_answer_is_said(
+    options: tuple[str, ...], kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = chatting()
+    model = copy.deepcopy(made.model)
+    torch.nn.init.zeros_(model.lm_head.weight)  # all tokens are as likely: the first one is taken
+    model.generation_config.eos_token_id = 0
+    model.save_pretrained(place / "silent")
+    made.tokenizer.save_pretrained(place / "silent")
+    result = kg_edit("generate", "Who founded Google?", "--model", place / "silent", *options)
+    assert result.code == 0 and "Who founded Google?: the model ended its answer at once" in result.err
+    assert ("--chat asks it as a question" in result.err) == (not options)
 
 
 def test_methods_and_models_are_listed(kg_edit: Run) -> None:
