@@ -25,7 +25,7 @@ from kg_edit.datasets.zsre import ZSRE, ZSRE_ALT
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
 from kg_edit.edits.given import Edits, Row, as_edits
-from kg_edit.errors import ConfigError, EditFileError, unknown_name
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, unknown_name
 
 __all__ = [
     "DATASETS",
@@ -119,7 +119,7 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     """Return the records that a caller gives; an edit becomes a record, and the path of a benchmark is read.
 
     Raises:
-        EditError: a row has a wrong field, or something else is given.
+        EditError: a row has a wrong field, there is no record, or something else is given.
         EditFileError: the file can't be read.
     """
     if isinstance(given, str | Path):
@@ -131,6 +131,8 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     found = list[BenchmarkRecord]()
     for one in given:
         found += [one] if isinstance(one, BenchmarkRecord) else map(as_record, as_edits([one]))
+    if not found:
+        raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     return tuple(found)
 
 

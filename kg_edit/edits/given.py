@@ -24,14 +24,16 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
     """Return the edits that a caller gives.
 
     Raises:
-        EditError: a row has a wrong field, or something else is given.
-        EditFileError: the file can't be read.
+        EditError: a row has a wrong field, there is no edit, or something else is given.
+        EditFileError: the file can't be read, or has no rows.
     """
     match given:
         case Edit():
             return (given,)
+        case EditFile(edits=edits) if edits:
+            return edits
         case EditFile():
-            return given.edits
+            raise EditError([Fault("", f"no row of the file is an edit; {_EXPECTED}")])
         case str() | Path():
             return read_edits(given).edits
         case Mapping():
@@ -45,6 +47,8 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
             found.append(one if isinstance(one, Edit) else _from_row(one))
         except EditError as error:
             raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
+    if not found:
+        raise EditError([Fault("", f"found no edits; {_EXPECTED}")])
     return tuple(found)
 
 

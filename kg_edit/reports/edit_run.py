@@ -253,14 +253,22 @@ def _patch(
         if not force:
             refuse_disabling(made, [] if before.is_empty else [before], method.model)
 
-    try:
-        patch = method.edit(
-            edits[done:], start=start, after_each=save, guard=guard, callbacks=(*callbacks, losses), progress=progress
-        )
-    except Exception as error:
-        if partial.is_file():
-            error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
-        raise
+    if start and done == len(edits):  # the run was killed after its last edit
+        patch = start
+    else:
+        try:
+            patch = method.edit(
+                edits[done:],
+                start=start,
+                after_each=save,
+                guard=guard,
+                callbacks=(*callbacks, losses),
+                progress=progress,
+            )
+        except Exception as error:
+            if partial.is_file():
+                error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
+            raise
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch

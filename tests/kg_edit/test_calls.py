@@ -15,10 +15,11 @@ from kg_edit import Edit, Glame, KgEditError, LanguageModel, Patch, Question, Ro
 from kg_edit.datasets import as_records
 from kg_edit.edits.files import EditFile
 from kg_edit.edits.given import as_edits
-from kg_edit.evaluation import EvalConfig
+from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.report import before_and_after
 from tests.kg_edit.command_line import tiny_folder
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.methods.quick import QUICK
@@ -46,7 +47,6 @@ def test_edits_are_given_in_any_form(file: Path) -> None:
     assert [as_edits(form) for form in forms] == [(EDIT,)] * len(forms)
     triplet = {"subject": "Google", "relation": "founder", "object": "Larry Page", "new_object": "Ada"}
     assert as_edits(triplet)[0].target_true == "Larry Page"
-    assert as_edits([]) == ()
 
 
 def test_records_are_given_in_any_form(file: Path) -> None:
@@ -79,6 +79,15 @@ def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a list with something else": (lambda _: rome().edit([7]), "edit 1: found the number 7; expected an Edit"),
     "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
+    "no edits": (lambda _: rome().edit([]), "found no edits; expected an Edit, a list of edits, or the path"),
+    "no edits, each alone": (lambda _: rome().edit_each(iter(())), "found no edits; expected"),
+    "no edits to compare": (lambda _: before_and_after(tiny("llama"), rome().empty_patch(), []), "found no edits"),
+    "a file without a row": (
+        lambda folder: rome().edit(folder / "notes.txt"),
+        "notes.txt: has no rows; expected one edit",
+    ),
+    "a file without a right row": (lambda _: rome().edit(EditFile(())), "no row of the file is an edit; expected"),
+    "no records": (lambda _: evaluate(rome(), tiny("llama"), [], out="none"), "found no records; expected records"),
     "a path in a list": (lambda _: rome().edit(["e.jsonl"]), "edit 1: found the text 'e.jsonl'; expected an Edit"),
     "a file that is missing": (lambda _: rome().edit("none.jsonl"), "none.jsonl: no such file"),
     "a row with a wrong field": (

@@ -139,15 +139,12 @@ def test_failed_edit_leaves_the_others() -> None:
     found = chosen.edit_each([EDITS[0], broken, EDITS[1]])
     assert [isinstance(one, Patch) for one in found] == [True, False, True]
     assert isinstance(found[1], PromptError) and "'broken'" in "".join(found[1].__notes__)
-    assert chosen.edit_each([]) == ()
     with pytest.raises(PromptError):
         chosen.edit([EDITS[0], broken])
 
 
-def test_no_edits_and_a_missing_layer() -> None:
+def test_missing_layer() -> None:
     model = tiny("llama")
-    patch = grace(model).edit([])
-    assert patch.is_empty and patch.kind == "adapter"
     with pytest.raises(ModelError, match="there is no layer 9: "):
         grace(model, layer=9)
     assert Grace(model, GraceConfig()).layer == 3
