@@ -40,7 +40,7 @@ from kg_edit.graphs.source import (
     open_named,
 )
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
-from kg_edit.methods.registry import owner_of
+from kg_edit.methods.plug_ins import owner_of
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model

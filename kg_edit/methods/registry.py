@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.methods.plug_ins import ENTRY_POINTS, package_of
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod
 
-ENTRY_POINTS = "kg_edit.methods"
 log = logging.getLogger(__name__)
 
 
@@ -50,15 +50,8 @@ def warn_of_shadowed(*names: str) -> None:
             log.warning(
                 "the method %r of the package %s is not used: kg-edit has a method of this name; give it another name",
                 entry.name,
-                _package_of(entry),
+                package_of(entry),
             )
-
-
-def owner_of(method: type[EditingMethod]) -> str | None:
-    """Return the name of the package whose plug-in a method is; None for a method without an entry point."""
-    found = f"{method.__module__}:{method.__qualname__}"
-    entries = entry_points(group=ENTRY_POINTS, name=getattr(method, "name", ""))
-    return next((_package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
 
 
 def find_method(name: str) -> type[EditingMethod]:
@@ -76,10 +69,10 @@ def find_method(name: str) -> type[EditingMethod]:
     if not plugins:
         raise unknown_name("method", name, method_names())
     if len({plugin.value for plugin in plugins}) > 1:
-        owners = ", ".join(sorted(map(_package_of, plugins)))
+        owners = ", ".join(sorted(map(package_of, plugins)))
         raise ConfigError(f"several packages have a method {name!r}: {owners}; uninstall all but one")
     entry = plugins[name]
-    owner = f"the method {name!r} of the package {_package_of(entry)}"
+    owner = f"the method {name!r} of the package {package_of(entry)}"
     try:
         plugin: type[EditingMethod] = entry.load()
     except KeyboardInterrupt:
@@ -92,10 +85,6 @@ def find_method(name: str) -> type[EditingMethod]:
     if not (isinstance(plugin, type) and issubclass(plugin, EditingMethod) and getattr(plugin, "name", None) == name):
         raise ConfigError(f"{owner}: expected a subclass of EditingMethod with this name, found {plugin!r:.80}")
     return plugin
-
-
-def _package_of(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else entry.module
 
 
 def _packaged() -> dict[str, str]:

@@ -83,8 +83,8 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "no edits, each alone": (lambda _: rome().edit_each(iter(())), "found no edits; expected"),
     "no edits to compare": (lambda _: before_and_after(tiny("llama"), rome().empty_patch(), []), "found no edits"),
     "a file without a row": (
-        lambda folder: rome().edit(folder / "notes.txt"),
-        "notes.txt: has no rows; expected one edit",
+        lambda folder: rome().edit(folder / "no.jsonl"),
+        "no.jsonl: has no rows; expected one edit",
     ),
     "a file without a right row": (lambda _: rome().edit(EditFile(())), "no row of the file is an edit; expected"),
     "no records": (lambda _: evaluate(rome(), tiny("llama"), [], out="none"), "found no records; expected records"),
@@ -150,6 +150,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_a_wrong_call_says_what_to_write(case: str, tmp_path: Path) -> None:
     call, message = WRONG[case]
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "no.jsonl").touch()
     with pytest.raises(KgEditError, match=message):
         call(tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
-from kg_edit.methods import find_method, method_names, registry
+from kg_edit.methods import find_method, method_names, plug_ins, registry
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
@@ -57,7 +57,7 @@ def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch
 
 
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in("mine", "Mine", registry.ENTRY_POINTS)
+    found = plug_in("mine", "Mine", plug_ins.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", found.select)
     assert {"glame", "mine", "rome"} < set(method_names())
     assert find_method("mine") is Mine
