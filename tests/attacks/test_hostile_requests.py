@@ -96,8 +96,8 @@ BODIES: list[bytes] = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     desk = workshop(Path(tmp_path_factory.mktemp("ledger")) / "ledger")
-    desk.model.tokenizer.chat_template = TEMPLATE
-    with served(desk) as found:
+    with pytest.MonkeyPatch.context() as patched, served(desk) as found:
+        patched.setattr(desk.model.tokenizer, "chat_template", TEMPLATE)  # the tiny model is shared with other tests
         yield found
 
 
