@@ -362,7 +362,7 @@ def _drawing(entry: _Entry) -> str:
     if entry.graph is None or not len(entry.graph):
         return ""
     count = entry.graph.number_of_edges()
-    counted = f"{count} statements" if count <= _MOST else f"{_MOST} of {count} statements"
+    counted = f"{count} statement{'s' * (count != 1)}" if count <= _MOST else f"{_MOST} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.own.probe.prompt}")
     picture = svg.inline_svg(entry.graph, title=title, most=_MOST)
     return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(entry.graph)}</div>'
