@@ -250,7 +250,8 @@ class Comparison(BaseModel):
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.sides)}: {self.records} records, {len(self.rows)} metrics)"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def _repr_html_(self) -> str:
         means = (

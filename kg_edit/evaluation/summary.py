@@ -150,7 +150,8 @@ class Summary(BaseModel):
         method, model = self.provenance.get("method"), self.provenance.get("model", {}).get("name")
         return f"Summary({self.n} records, {method} on {model}: {', '.join(self.sections)})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def _repr_html_(self) -> str:
         names = dict.fromkeys(name for section in self.sections.values() for name in section)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import networkx as nx
 from pydantic import Field
@@ -30,7 +30,7 @@ POOL = (
 class AblationConfig(GlameConfig):
     """GLAME's settings, including GLAME's published presets for each model."""
 
-    published_as = "glame"
+    published_as: ClassVar[str | None] = "glame"
 
 
 class GlameMlpConfig(AblationConfig):

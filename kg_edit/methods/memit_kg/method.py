@@ -23,7 +23,7 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
         **MemitConfig.presets,
         "paper": {**MemitConfig.presets["paper"], **PUBLISHED_FACTS},
     }
-    published_as = "memit"
+    published_as: ClassVar[str | None] = "memit"
 
 
 class MemitKg(GraphRequestMethod, Memit):

@@ -122,7 +122,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
         **RomeConfig.presets,
         "paper": {**PUBLISHED, **PUBLISHED_FACTS},
     }
-    published_as = "rome"
+    published_as: ClassVar[str | None] = "rome"
 
 
 class RomeKg(GraphRequestMethod, Rome):
