@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 OUTAGE_RATE = 1 / 62  # requests per second: a little below one per minute, the limit during the outages of 2026
 ELSEWHERE = "Or use another endpoint, or a local graph: FILE.nt.gz, a folder, or oxigraph:FOLDER."
 
-_WIKIMEDIA = ("wikidata.org", "wikimedia.org", "wikipedia.org", "mediawiki.org")
+_WIKIMEDIA = ("wikidata.org", "wikimedia.org", "wikipedia.org", "mediawiki.org", "wmcloud.org", "toolforge.org")
 _ONE_A_SECOND = (*_WIKIMEDIA, "qlever.dev")
 
 _BURST = 5.0  # seconds; the bucket holds the requests of this time, so that a single subgraph needs no wait

@@ -237,6 +237,13 @@ def test_wikimedia_endpoint_requires_contact(contact: str | None, monkeypatch: p
     assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
 
 
+@pytest.mark.parametrize("host", ["qlever-wikidata.wmcloud.org", "blazegraph.toolforge.org"])
+def test_hosts_in_the_cloud_of_wikimedia_require_contact(host: str) -> None:
+    with pytest.raises(MissingContactError, match=f"Requests to {host} must name a contact"):
+        EndpointSource(f"https://{host}/sparql")
+    assert EndpointSource(f"https://my{host.partition('.')[2]}/sparql").name
+
+
 def test_kg_offline_forbids_endpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     source = EndpointSource(server.url)
     monkeypatch.setenv("KG_OFFLINE", "0")
