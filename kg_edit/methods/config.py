@@ -6,6 +6,7 @@ methods that read a graph. Types that several methods use in their settings are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
@@ -189,7 +190,13 @@ class LayerConfig(MethodConfig):
     depth: ClassVar[float] = DEPTH
     writes_weight: ClassVar[bool] = True
 
-    layer: int | None = Field(None, ge=0, description="edited layer, 0-based; default 0.2 of the depth")
+    layer: int | None = Field(None, ge=0, description=f"edited layer, 0-based; default {DEPTH} of the depth")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Let the help of ``layer`` name the ``depth`` of this class; fields are copied, so the parent's help stays."""
+        field = cls.model_fields["layer"]
+        field.description = re.sub(r"[\d.]+(?= of the depth)", f"{cls.depth:g}", field.description or "")
 
     def layer_in(self, blocks: int) -> int:
         """Return the layer that the method writes in a model of ``blocks`` blocks."""

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from kg_edit.methods import find_method, method_names
+from kg_edit.methods.adapters.base import AdapterConfig
+from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.overview import CHOICES, HEADER, all_methods, methods_page, row_of, settings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
@@ -33,6 +35,22 @@ def test_settings_have_meanings_and_include_those_of_groups() -> None:
         assert all(meaning for _, _, meaning in settings(method)), method.name
     shown = {field for field, _, _ in settings(find_method("glame-plus"))}
     assert {"answers.steps", "covariance.tokens"} <= shown
+
+
+def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
+    """Also of a class that only sets the depth, as an editor of one's own does."""
+
+    class Deep(LayerConfig):
+        depth = 0.5
+
+    class Deeper(AdapterConfig):
+        depth = 0.9
+
+    classes = [method.config_class for method in all_methods() if issubclass(method.config_class, LayerConfig)]
+    helps = {one: one.model_fields["layer"].description or "" for one in (*classes, LayerConfig, Deep, Deeper)}
+    assert "default 0.5 of the depth" in helps[Deep] and "default 0.2 of the depth" in helps[LayerConfig]
+    wrong = [one for one, text in helps.items() if "of the depth" in text and f" {one.depth:g} of the" not in text]
+    assert not wrong and "block whose down-projection gets the adapter" in helps[Deeper]
 
 
 def test_page_is_up_to_date() -> None:
