@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load, plan
-from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Preset, Settings
+from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Overwrite, Preset, Settings
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
@@ -38,6 +39,7 @@ def drift(
     every: Every = 25,
     tokens: Tokens = 256,
     limit: Limit = None,
+    overwrite: Overwrite = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -53,7 +55,7 @@ def drift(
     from kg_edit.label_drift.classifier import trained_classifier
     from kg_edit.label_drift.run import check_editor, check_labels, run_drift, shortened
     from kg_edit.label_drift.texts import LabelDrift, read_label_drift
-    from kg_edit.storage.run_folder import check_folder
+    from kg_edit.storage.run_folder import check_folder, replace_run
 
     check_folder(out)
 
@@ -66,7 +68,8 @@ def drift(
     cut = cut._replace(stream=cut.stream[:limit])
     classifier = trained_classifier(loaded, [text.prompt for text in cut.train], [text.label for text in cut.train])
     editor = chosen.method(classifier, chosen.config)
-    for point in run_drift(classifier, editor, cut, out=out, every=every):
+    start = partial(run_drift, classifier, editor, cut, out=out, every=every)
+    for point in replace_run(out, start, overwrite=overwrite):
         rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
         shares = "  ".join(f"{name} {'-' if rate is None else f'{rate:.2f}'}" for name, rate in rates)
         stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)

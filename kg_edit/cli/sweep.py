@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import graph_name, load, open_graph
-from kg_edit.cli.options import Contact, Graph, Out, refuse_unused
+from kg_edit.cli.options import Contact, Graph, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
@@ -39,6 +40,7 @@ def sweep(
     ] = None,
     example: Annotated[bool, typer.Option("--example", help="Print a commented sweep file and exit.")] = False,
     cells: Annotated[bool, typer.Option("--cells", help="List the cells of the grid and exit.")] = False,
+    overwrite: Overwrite = False,
     contact: Contact = None,
 ) -> None:
     """Score a grid of methods and settings, such as layers and steps.
@@ -51,7 +53,7 @@ def sweep(
     - `kg-edit sweep sweep.toml --data dev.json --graph wikidata.nt.gz --out runs/sweep/`
     """
     if example:
-        unused = ("file", "out", "data", "graph", "model", "limit", "cells", "contact")
+        unused = ("file", "out", "data", "graph", "model", "limit", "cells", "overwrite", "contact")
         refuse_unused(context, unused, "with --example, which only prints a sweep file")
     # The paths are checked before anything heavy is imported.
     if file is not None and not file.exists():
@@ -65,7 +67,7 @@ def sweep(
         typer.echo(text_of_example(), nl=False)
         return
     if cells:
-        unread = ("out", "data", "graph", "model", "limit", "contact")
+        unread = ("out", "data", "graph", "model", "limit", "overwrite", "contact")
         refuse_unused(context, unread, "with --cells, which only lists the cells of the file")
     if file is None:
         raise ConfigError("no sweep file given; kg-edit sweep --example prints an example")
@@ -78,29 +80,30 @@ def sweep(
         for cell in cells_of(settings):
             stdout().print(plain(cell.folder), soft_wrap=True)
         return
-    _show(_run(settings, out, contact), settings, out)
+    _show(_run(settings, out, contact, overwrite=overwrite), settings, out)
 
 
-def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outcome, ...]:
+def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: bool) -> tuple[Outcome, ...]:
     """Check all, load the model, then score cell after cell."""
     from kg_edit.cli.evaluation_graph import graph_for, guarded
     from kg_edit.cli.sweep_grid import cells_of
     from kg_edit.cli.sweep_run import run_sweep
-    from kg_edit.datasets import find_dataset
+    from kg_edit.datasets import read_dataset
     from kg_edit.evaluation.config import EvalConfig
     from kg_edit.evaluation.settings import DataSource
-    from kg_edit.storage.run_folder import check_folder
+    from kg_edit.storage.run_folder import check_folder, replace_run
 
     cells, chosen = cells_of(settings), settings.data
     config = EvalConfig(schedule=settings.schedule, seed=settings.seed)
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
-    records = find_dataset(chosen.dataset)(chosen.file)
+    records = read_dataset(chosen.dataset, chosen.file).records
     seen = graph_for(_graph_of(cells, settings, chosen.file, contact), records)
     for cell in cells:
         cell.method.check_inputs(cell.config, seen, ())
-    return run_sweep(
+    work = partial(
+        run_sweep,
         cells,
         load(settings.model, settings.dtype, settings.device),
         records[: chosen.limit],
@@ -110,6 +113,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None) -> tuple[Outco
         data=DataSource.of(chosen.dataset, chosen.file),
         config=config,
     )
+    return replace_run(out, work, overwrite=overwrite)
 
 
 def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contact: str | None) -> SubgraphSource | None:

@@ -146,7 +146,9 @@ def check_labels(drift: LabelDrift, known: Collection[str]) -> None:
 def run_drift(
     model: ClassifierModel, method: Method, drift: LabelDrift, *, out: Path, every: int = 25
 ) -> Iterator[DriftPoint]:
-    """Process the stream; yield a point before the first text, after every ``every`` edits, and at the end.
+    """Claim the folder and return the points: before the first text, after every ``every`` edits, and at the end.
+
+    The stream is processed as the points are read.
 
     Args:
         model: the classifier.
@@ -171,6 +173,12 @@ def run_drift(
         "kg_edit": __version__,
     }
     claim(out, settings)
+    return _points(model, method, drift, out=out, every=every)
+
+
+def _points(
+    model: ClassifierModel, method: Method, drift: LabelDrift, *, out: Path, every: int
+) -> Iterator[DriftPoint]:
     with folder_lock(out):
         note_environment(out, environment(method, model))
         folder, state = DriftFolder(out), _State(model)

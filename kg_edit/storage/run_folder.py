@@ -36,7 +36,7 @@ _WRITTEN = (
     *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "locality.jsonl", "report.*", "subgraph-*.svg"),  # edit
     *("general.jsonl", "environments.jsonl", "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
-    *("heatmap*.svg", "texts.jsonl", "points.jsonl"),  # locate, drift
+    *("heatmap*.svg", "texts.jsonl", "points.jsonl", "table.md", "picture.svg"),  # locate, drift, sweep
 )
 Result = TypeVar("Result")
 
@@ -119,10 +119,11 @@ def delete_run(folder: Path) -> None:
         isinstance(settings, dict) and {"job", "method", "command"} & settings.keys()
     ):  # another program's run.json
         raise OutputError(f"{folder} has no run of kg-edit; give another --out")
-    if foreign := sorted(name for name in _names(folder) if not any(fnmatchcase(name, own) for own in _WRITTEN)):
+    if foreign := sorted(name for name in _names(folder) if not _is_written(folder / name)):
         raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
-    with _lock(folder, 0.0):
-        pass
+    for run in (folder, *filter(is_run, folder.iterdir())):
+        with _lock(run, 0.0):
+            pass
     gone = folder.resolve().with_name(f".{folder.resolve().name}-{uuid4().hex[:8]}")
     try:
         folder.resolve().rename(gone)
@@ -130,6 +131,13 @@ def delete_run(folder: Path) -> None:
         raise OutputError(f"can't replace {folder}: {error.strerror}; give another --out") from error
     log.info("the other run in %s is deleted", folder)
     rmtree(gone, ignore_errors=True)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a run writes a file or a folder of this name; a sweep's folder also has the runs of its cells."""
+    if any(fnmatchcase(path.name, own) for own in _WRITTEN):
+        return True
+    return is_run(path) and all(map(_is_written, (path / name for name in _names(path))))
 
 
 def _names(folder: Path) -> set[str]:

@@ -271,4 +271,8 @@ def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     table = (place / "out" / "table.md").read_text()
     assert table in made.out and "2 records" in table and table.count("\n| ") == 4
     assert (place / "out" / "picture.svg").is_file()
+    other = (*given, "--data", "data.json", "--limit", "1")
+    refused = kg_edit(*other)
+    assert refused.code == 2 and "--overwrite replaces it" in refused.err
+    assert kg_edit(*other, "--overwrite").code == 0 and "1 records" in (place / "out" / "table.md").read_text()
     assert kg_edit("sweep").code == 2

@@ -218,6 +218,8 @@ def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
     with pytest.raises(OutputError, match="another run"):
         CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
+    again = CliRunner().invoke(app, [*arguments, "--set", "steps=21", "--overwrite"], catch_exceptions=False)
+    assert again.exit_code == 0 and "3 texts, 2 edits" in again.output
 
 
 def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:

@@ -126,6 +126,25 @@ def test_another_run_is_replaced_and_the_same_one_resumed(run: Path) -> None:
     assert read_settings(run)["config"]["steps"] == 4 and not (run / "patch.safetensors").exists()
 
 
+def test_sweep_is_replaced_with_the_runs_of_its_cells(tmp_path: Path) -> None:
+    def sweep(model: str, *, overwrite: bool) -> None:
+        replace_run(out, lambda: claim(out, {"job": "sweep", "model": model}), overwrite=overwrite)
+
+    out = tmp_path / "sweep"
+    sweep("a", overwrite=False)
+    claim(out / "layer=1", SETTINGS)
+    write_text(out / "table.md", "|")
+    write_text(out / "layer=1" / "records.jsonl", "{}")
+    with folder_lock(out / "layer=1"), pytest.raises(OutputError, match="another process works on"):
+        sweep("b", overwrite=True)
+    write_text(out / "layer=1" / "thesis.tex", "mine")
+    with pytest.raises(OutputError, match="also has files of yours"):
+        sweep("b", overwrite=True)
+    (out / "layer=1" / "thesis.tex").unlink()
+    sweep("b", overwrite=True)
+    assert read_settings(out)["model"] == "b" and not (out / "layer=1").exists()
+
+
 @pytest.mark.parametrize("whose", ["a file of the user", "a process", "no run"])
 def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) -> None:
     if whose == "a file of the user":
