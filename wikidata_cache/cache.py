@@ -9,9 +9,11 @@ import networkx as nx
 
 from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.rate_limit import offline_forced
-from wikidata_cache.errors import BadOptionError, CacheMissError
+from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, CacheMissError, WikidataCacheError
+from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
+from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
@@ -59,6 +61,15 @@ class WikidataCache:
             meta=deny_lists.meta_properties(meta_properties),
             internal=deny_lists.internal_classes(internal_classes),
         )
+
+    @property
+    def about(self) -> str:
+        """The source in words: its name, and the size of a local graph."""
+        triples = self.source.size if isinstance(self.source, OxigraphSource) else None
+        size = "" if triples is None else f"{triples:,} triples"
+        sample = "a packaged sample of Wikidata" if self.source.name == packaged_extract().name else ""
+        known = ", ".join(filter(None, (sample, size)))
+        return f"{self.source.name} ({known})" if known else self.source.name
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label}: English, else mul, en-gb, en-ca, en-us, simple. Ids without a label are absent."""
@@ -145,8 +156,18 @@ class WikidataCache:
         leakages = [options.leakage] * len(edits) if leakages is None else leakages
         if len(leakages) != len(edits):
             raise BadOptionError(f"Found {len(leakages)} leakages for {len(edits)} edits; give one for each edit.")
-        graphs = edit_subgraphs(edits, self.facts, [replace(options, leakage=leakage) for leakage in leakages])
+        try:
+            graphs = edit_subgraphs(edits, self.facts, [replace(options, leakage=leakage) for leakage in leakages])
+        except AmbiguousLabelError as error:
+            edit = next(one for one in edits if one.target_new_id is None and one.target_new == error.label)
+            raise self.in_rank(edit, error) from None
         return [self._with_source(graph) for graph in graphs]
+
+    def in_rank(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
+        """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first."""
+        from wikidata_cache.linking.edit_links import in_rank
+
+        return in_rank(self.linker, edit, error) if isinstance(error, AmbiguousLabelError) else error
 
     def neighbourhood(self, entity: str, options: SubgraphOptions = _ITEM_DEFAULTS) -> Subgraph:
         """Return the subgraph around one item, without any edit. The statements of the item are hop 1.

@@ -68,6 +68,16 @@ class SourceStringError(WikidataCacheError, ValueError):
     """A source string does not name anything that can be opened."""
 
 
+class PrivateGraphError(SourceStringError):
+    """A file of statements between names was given, which only kg-edit reads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is a private graph: it has names instead of Wikidata's ids, so an edit needs no `link` and no "
+            f"`fetch`. Give it to kg-edit: kg-edit edit EDITS --graph {path} --out out/"
+        )
+
+
 class OfflineError(WikidataCacheError):
     """A SPARQL endpoint was to be opened, but KG_OFFLINE forbids the network."""
 
@@ -114,7 +124,7 @@ class UnknownLabelError(WikidataCacheError, LookupError):
 class AmbiguousLabelError(WikidataCacheError, LookupError):
     """Several items have the label that had to be resolved to an id.
 
-    `candidates` are their ids, `described` the same with their types; the item with the most statements comes first.
+    `candidates` are their ids, `described` the same with their types, the one that is probably meant first.
     """
 
     def __init__(self, label: str, candidates: Sequence[str], described: Sequence[str]) -> None:

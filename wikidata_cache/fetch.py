@@ -87,7 +87,11 @@ def _fetch_together(
 ) -> Fetched:
     ends = list(zip(edits, try_ends(edits, cache.facts), strict=True))
     good = [edit for edit, end in ends if isinstance(end, EditEnds)]
-    skipped = [EditRowError(path, str(end), row=edit.row) for edit, end in ends if isinstance(end, WikidataCacheError)]
+    skipped = [
+        EditRowError(path, str(cache.in_rank(edit, end)), row=edit.row)
+        for edit, end in ends
+        if isinstance(end, WikidataCacheError)
+    ]
     if skipped and not (keep_going and good):
         more = f" ({len(skipped)} rows have such errors; --keep-going skips them)" if len(skipped) > 1 else ""
         raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)

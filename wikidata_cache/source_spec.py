@@ -15,7 +15,7 @@ from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
-from wikidata_cache.errors import BadOptionError, GraphFileError, SourceStringError
+from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError
 from wikidata_cache.extract import names_extract, packaged_extract
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
@@ -79,7 +79,7 @@ def open_source(
         The source; files are read and stores are checked, but no request is sent yet.
 
     Raises:
-        SourceStringError: `spec` names nothing that can be opened.
+        SourceStringError: `spec` names nothing that can be opened; PrivateGraphError if it has names instead of ids.
         GraphFileError, StoreError, CacheFileError: a file is missing or damaged.
         MissingContactError: a Wikimedia endpoint without a contact (in mode "cache_first" at the first request).
         BadOptionError: the options do not fit each other.
@@ -163,6 +163,8 @@ def _files(part: str) -> list[Path]:
         if not files:
             raise SourceStringError(f"{path} contains no graph file; expected names ending in {', '.join(SUFFIXES)}.")
         return files
+    if path.name.lower().removesuffix(".gz").endswith((".csv", ".graphml")):
+        raise PrivateGraphError(path)
     if not path.exists() and not is_graph_file(path):
         raise SourceStringError(f"{part!r} is not a source; expected {_FORMS}.")
     if not path.exists():

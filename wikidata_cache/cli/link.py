@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, echo_json, table_console
 from wikidata_cache.edits import file_of, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import WIKIDATA_API, is_property
+from wikidata_cache.ids import WIKIDATA_API, is_entity, is_property
 from wikidata_cache.terminal import plain
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def link(
     role: Annotated[Literal["object", "subject"], typer.Option(help="Role of TEXT in the fact.")] = "object",
     kind: Annotated[Literal["item", "property"], typer.Option(help="What TEXT names.")] = "item",
     label: Annotated[str | None, typer.Option(metavar="LABEL", help="Expected label of the id given as TEXT.")] = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW=ID", help="Candidate to take for a row, or for a name (`Paris=Q90`). Repeatable."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Largest number of candidates.")] = 10,
     graph: opt.Graph = None,
     contact: opt.Contact = None,
@@ -51,12 +56,14 @@ def link(
     - `wikidata-cache link Q65 --label "Los Angeles"`
     - `wikidata-cache link "place of birth" --kind property`
     - `wikidata-cache link edits.jsonl --out linked.jsonl`
+    - `wikidata-cache link edits.jsonl --choose 3=Q1345 --out linked.jsonl`
     """
     from wikidata_cache.linking.linker import open_linker
     from wikidata_cache.linking.online import ActionApi
 
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
+    choices = [_choice(one) for one in choose or ()]
     is_file = out is not None or is_edit_file(text)
     if is_file:  # checked before a graph is opened, which may take time
         if out is None:
@@ -70,10 +77,12 @@ def link(
                 raise BadOptionError(
                     f"{option} is for a single text; leave it out. In a file, each row has its own fields."
                 )
+    elif choices:
+        raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
     facts = opt.open_cache(graph, offline=offline, contact=contact, cache=cache).facts
     linker = open_linker(facts, api=ActionApi(api, contact=contact) if online else None)
     if out is not None:
-        raise typer.Exit(_link_file(linker, text, out, limit))
+        raise typer.Exit(_link_file(linker, text, out, limit, choices))
     wanted = _property(linker, relation) if relation else None
     linked = linker.link(text, relation=wanted, role=role, kind=kind, expected_label=label, limit=limit)
     if as_json:
@@ -83,16 +92,26 @@ def link(
     raise typer.Exit(_EXIT_CODES[linked.status])
 
 
-def _link_file(linker: Linker, edits: str, out: Path, limit: int) -> int:
+def _choice(text: str) -> tuple[str, str]:
+    """Parse `ROW=ID` or `NAME=ID`."""
+    place, _, entity = (part.strip() for part in text.rpartition("="))
+    if not place or not is_entity(entity):
+        raise BadOptionError(f"--choose {text}: expected a row or a name, and an id, such as 3=Q1345 or Paris=Q90.")
+    return place, entity
+
+
+def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Sequence[tuple[str, str]]) -> int:
     from wikidata_cache.linking.edit_file import link_edits
 
-    report = link_edits(linker, edits, out, limit=limit)
+    report = link_edits(linker, edits, out, limit=limit, choices=choices)
     for row, field, linked in sorted((*report.open, *report.absent), key=lambda part: part[0]):
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3])
         missing = (row, field, linked) in report.absent
         echo(f"row {row}, {field}, {linked.text!r}: {f'not in this graph ({linked.source})' if missing else best}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
+        row, _, linked = report.open[0]
+        echo(f"choose with --choose ROW=ID, such as --choose {row}={linked.candidates[0].id}, and the same command")
         return _EXIT_CODES["ambiguous"]
     return _EXIT_CODES["exact" if report.complete == report.edits else "none"]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wikidata_cache.atomic import check_out, write_atomically
-from wikidata_cache.edits import file_of, json_rows, read_edits
+from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
+from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
-from wikidata_cache.linking.edit_links import link_all
+from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
 
 
@@ -29,8 +30,10 @@ class LinkReport:
     absent: tuple[tuple[int, str, LinkResult], ...]
 
 
-def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10) -> LinkReport:
-    """Write the edits as JSONL to `out`, with an id for each part of which one candidate clearly leads.
+def link_edits(
+    linker: Linker, edits: str | Path, out: Path, *, limit: int = 10, choices: Sequence[tuple[str, str]] = ()
+) -> LinkReport:
+    """Write the edits as JSONL to `out`, with an id for each part that is chosen or has a clearly leading candidate.
 
     For the other parts, the row gets the field `candidates`: {field: list of candidates}. All other contents of a row
     stay as they are.
@@ -40,33 +43,39 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
         edits: a file of edits, or one row of it such as "edits.jsonl:3".
         out: the file to write, .jsonl.
         limit: the largest number of candidates for each part.
+        choices: pairs (number of a row, or a name that rows have; the id of one of its candidates), which come before
+            the order of the candidates.
 
     Returns:
         The numbers of edits, the parts that a person has to decide, and those that the graph does not have.
 
     Raises:
         EditRowError: a row is not an edit.
-        BadOptionError: `out` cannot be written, or is the file of edits itself.
+        BadOptionError: `out` cannot be written, or is the file of edits itself; or a choice names a row that is not
+            there, or an id that is no candidate of it.
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
     read, raw = read_edits(edits), json_rows(file_of(edits))
+    links = list(link_all(linker, read, limit=limit))
+    chosen = _chosen(choices, read, links)
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     absent: list[tuple[int, str, LinkResult]] = []
-    for edit, linked in zip(read, link_all(linker, read, limit=limit), strict=True):
+    for edit, linked in zip(read, links, strict=True):
+        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen[edit.row]
         # Open parts are also ids of the row that the row's own label contradicts.
-        pending = {name: part for name, part in linked.parts().items() if part.status != "exact"}
+        pending = {name: part for name, part in linked.parts().items() if name not in ids}
         for name, part in pending.items():
             given = getattr(edit, name) is not None
             unknown = not part.candidates or (given and part.candidates[0].label is None)
             (absent if unknown else unsettled).append((edit.row, name, part))
         row = raw[edit.row - 1]
         filled = dict(row) if isinstance(row, Mapping) else {}
-        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()}
         if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
             filled["requested_rewrite"] = _with_ids(rewrite, ids)
         else:
             filled |= ids
+        filled.pop("candidates", None)  # of an earlier call
         if pending:
             filled["candidates"] = {name: part.to_json()["candidates"] for name, part in pending.items()}
         lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
@@ -76,6 +85,45 @@ def link_edits(linker: Linker, edits: str | Path, out: Path, *, limit: int = 10)
     }
     incomplete = lacking | {row for row, _, _ in unsettled}
     return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent))
+
+
+def _chosen(
+    choices: Sequence[tuple[str, str]], edits: Sequence[EditRow], links: Sequence[LinkedEdit]
+) -> dict[int, dict[str, str]]:
+    """Return {row: {id field: chosen id}}, with all rows.
+
+    Raises:
+        BadOptionError: a choice fits no part of an edit, or several parts of one.
+    """
+    found: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
+    for place, entity in choices:
+        refused = f"--choose {place}={entity}: "
+        named = [
+            (edit.row, name, part)
+            for edit, linked in zip(edits, links, strict=True)
+            for name, part in linked.parts().items()
+            if place in (str(edit.row), part.text)
+        ]
+        if not named:
+            rows = f"there is no row {place}; the rows are {edits[0].row} to {edits[-1].row}"
+            raise BadOptionError(refused + (rows if place.isdecimal() else f"no row has the name {place!r}"))
+        fitting = [parts for parts in named if entity in {candidate.id for candidate in parts[2].candidates}]
+        if not fitting:
+            listed = [str(one) for _, _, part in named if part.status != "exact" for one in part.candidates[:3]]
+            offered = "; ".join(dict.fromkeys(listed)) or "no open candidate"
+            raise BadOptionError(
+                f"{refused}{entity} is no candidate there; found {offered}. Choose one of these, give a larger "
+                "--limit, or write the id into the row itself."
+            )
+        # An id that is a candidate of an open part is not meant for a part that is settled.
+        fitting = [parts for parts in fitting if parts[2].status != "exact"] or fitting
+        for row, name, _ in fitting:
+            fields = [other for there, other, _ in fitting if there == row]
+            if len(fields) > 1:
+                raise BadOptionError(f"{refused}in row {row} it fits {' and '.join(fields)}; write it into the row.")
+            if found[row].setdefault(name, entity) != entity:
+                raise BadOptionError(f"{refused}{found[row][name]} is chosen for {name} of row {row} too; keep one.")
+    return found
 
 
 def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:

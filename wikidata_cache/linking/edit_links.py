@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from wikidata_cache.errors import AmbiguousLabelError
 from wikidata_cache.ids import Statement, is_entity
 from wikidata_cache.labels.label_index import EntityKind, normalise
 from wikidata_cache.linking import candidates
@@ -122,6 +123,14 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         target_true=linker.result(edit.target_true or "", target_true, old, limit=limit) if has_old else None,
         stated=facts[0] if len(facts) == 1 else None,
     )
+
+
+def in_rank(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
+    """Return the error of an edit's new object with its candidates in the order in which the edit ranks them."""
+    ranks = {one.id: rank for rank, one in enumerate(link_edit(linker, edit, limit=POOL).target_new.candidates)}
+    described = dict(zip(error.candidates, error.described, strict=True))
+    best = sorted(described, key=lambda entity: ranks.get(entity, len(ranks)))  # stable: the others as they were
+    return AmbiguousLabelError(error.label, best, [described[entity] for entity in best])
 
 
 def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> Iterator[LinkedEdit]:

@@ -20,7 +20,7 @@ from typing import IO, cast
 
 from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 
-from wikidata_cache.errors import GraphFileError
+from wikidata_cache.errors import GraphFileError, PrivateGraphError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
 from wikidata_cache.progress import Bar
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
@@ -39,6 +39,7 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
 
     Raises:
         GraphFileError: a file is missing, empty, corrupt or malformed.
+        PrivateGraphError: a TSV file has names instead of ids.
     """
     store = Store()
     names = [path.name for path in paths]
@@ -118,6 +119,8 @@ def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
             yield Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
         elif is_item(subject) and is_property(relation) and is_item(value):
             yield Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
+        elif number <= 2 and all((subject, relation, value)) and not (is_entity(subject) or is_property(relation)):
+            raise PrivateGraphError(path)  # the first statement has names
         else:
             expected = "expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
             raise GraphFileError(path, f"found {' | '.join(cells)!r}; {expected}", line=number)

@@ -91,6 +91,11 @@ class OxigraphSource(SparqlSource):
         """The names of the files, or the name of the store's folder."""
         return self._name
 
+    @property
+    def size(self) -> int | None:
+        """The number of triples in memory; None for a store on disk, which would be read as a whole."""
+        return None if self._folder else len(self._store)
+
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return file names with sha256, a store's content hash, or a plain folder's modification time in ns."""
         return dict(self._provenance)

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from tests.wikidata_cache.link_graph import ROWS, homonyms
+from tests.wikidata_cache.link_graph import ROWS, homonyms, write_graph
 from tests.wikidata_cache.wikidata_helpers import Edit, read_shared, write_edits
-from wikidata_cache import WikidataCache
+from wikidata_cache import WikidataCache, cli
 from wikidata_cache.edits import read_edits
-from wikidata_cache.errors import BadOptionError, EditRowError
+from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, EditRowError
+from wikidata_cache.fetch import fetch_edits
 from wikidata_cache.ids import Statement
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_file import link_edits
@@ -51,6 +54,21 @@ def test_fact_that_is_not_stated_settles_nothing(linker: Linker) -> None:
     assert linked.subject.status == "ambiguous"
     assert linked.parts()["target_true_id"].status == "ambiguous"
     assert linked.clear_candidates().keys() == {"relation_id", "target_new_id"}
+
+
+@pytest.mark.parametrize(("relation", "best"), [("P103", "Q150"), ("P172", "Q121842")])
+def test_ambiguous_object_is_refused_with_the_best_candidate_of_the_edit(
+    tmp_path: Path, relation: str, best: str
+) -> None:
+    """Which one that is depends on the relation: the language for a native language, the people for an ethnic group."""
+    cache = homonyms(tmp_path, ROWS + "Q11 | P103 | Q150\nQ12 | P172 | Q121842\n")
+    edit = Edit(subject="Zidane", relation_id=relation, target_new="French")
+    with pytest.raises(AmbiguousLabelError, match=f'names 2 entities: {best}.*target_new_id: "{best}"') as caught:
+        cache.subgraph(edit)
+    assert set(caught.value.candidates) == {"Q150", "Q121842"} and "(language)" in str(caught.value)
+    file = write_edits(tmp_path / "edits.jsonl", {"subject": "Z", "relation": relation, "target_new": "French"})
+    with pytest.raises(EditRowError, match=f'target_new_id: "{best}"'):
+        fetch_edits(cache, read_edits(file), path=file)
 
 
 def test_two_stated_facts_stay_ambiguous(tmp_path: Path) -> None:
@@ -113,6 +131,39 @@ def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: 
     twice = tmp_path / "twice.jsonl"
     link_edits(linker, out, twice)
     assert twice.read_bytes() == out.read_bytes()
+
+
+def test_candidates_are_chosen_by_row_or_name_on_the_command_line(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path)
+    french = {"subject": "Anna", "relation": "native language", "target_new": "French"}
+    rows = [{"subject": "Rome", "target_new": "Paris"}, french, {**french, "subject": "Earth"}]
+    edits, out = write_edits(tmp_path / "edits.jsonl", *rows), tmp_path / "linked.jsonl"
+
+    def link(*choices: str) -> Result:
+        options = [part for choice in choices for part in ("--choose", choice)]
+        return CliRunner().invoke(cli.app, ["link", str(edits), "-g", str(graph), "--out", str(out), *options])
+
+    first = link()
+    assert first.exit_code == 3 and "such as --choose 1=Q90, and the same command" in first.output
+    some = link("French=Q121842", "1=Q90")
+    assert some.exit_code == 3 and "2 of 3 edits settled" in some.output  # two Annas are left
+    assert link("French=Q121842", "1=Q90", "2=Q12").exit_code == 0
+    linked = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["target_new_id"] for row in linked] == ["Q90", "Q121842", "Q121842"]
+    assert linked[1]["subject_id"] == "Q12" and not any("candidates" in row for row in linked)
+    for choices, message in {
+        ("4=Q90",): "there is no row 4; the rows are 1 to 3",
+        ("Pariss=Q90",): "no row has the name 'Pariss'",
+        ("1=Q90", "Paris=Q47899"): "Q90 is chosen for target_new_id of row 1 too",
+        ("1=Q150",): "Q150 is no candidate there; found Q90 (Paris: capital of France)",
+        ("1",): "expected a row or a name, and an id",
+    }.items():
+        before = out.read_bytes()
+        result = link(*choices)
+        assert isinstance(result.exception, BadOptionError) and message in str(result.exception)
+        assert out.read_bytes() == before
+    alone = CliRunner().invoke(cli.app, ["link", "Paris", "-g", str(graph), "--choose", "1=Q90"])
+    assert "--choose is for a file of edits" in str(alone.exception)
 
 
 @pytest.mark.parametrize("as_text", [False, True])
