@@ -9,7 +9,9 @@ from kg_edit.edits.aliases import ALIASES, LINKED
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.files import read_edits
 from kg_edit.edits.rows import FIELDS
+from wikidata_cache import WikidataCache, packaged_extract
 
+EXTRACT = WikidataCache(packaged_extract())
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
 
 
@@ -21,16 +23,22 @@ def test_every_field_and_every_other_name_is_there() -> None:
     assert [name for name in (*FIELDS, *Question.model_fields, LINKED) if f"`{name}`" not in PAGE] == []
 
 
+def test_ids_are_in_the_packaged_graph() -> None:
+    """So that the examples run as they are printed."""
+    ids = set(re.findall(r"\b[QP][0-9]+\b", PAGE))
+    assert len(ids) > 5 and ids == EXTRACT.labels(ids).keys()
+
+
 def test_the_examples_are_read(tmp_path: Path) -> None:
     found: list[Edit] = []
     for number, block in enumerate(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(block, encoding="utf-8")
-        found += read_edits(path).edits
+        found += read_edits(path, labels=EXTRACT).edits
     whole = found[1]
-    assert len(found) == 5
+    assert len(found) == 6
     assert {name for name, value in whole if value} == set(Edit.model_fields), "the second one has every field"
-    assert found[4].neighborhood == ("In Peru, the language spoken is",)
+    assert found[5].neighborhood == ("In Peru, the language spoken is",)
     cells = re.findall(r"^\| `\w+` \| [^|]* \| `(.*?)` \|", PAGE, re.MULTILINE)
     held = whole.model_dump_json()
     assert [cell for cell in cells if cell.strip('"[]') not in held and not cell.startswith("[{")] == []

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,7 +193,10 @@ class MethodPlan:
 def _all_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
     """Make one error for all edits that can't be made, with the command that resolves names."""
     unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
-    way = f"Resolve all names at once with this command, choose a candidate for each, and edit that file:\n  {link}"
+    way = (
+        "Resolve all names at once with this command, choose where several candidates are left (--choose ROW=ID), and "
+        f"edit that file:\n  {link}"
+    )
     first = next(iter(faults.values()))
     if len(faults) == 1:
         if unclear and link:
@@ -312,26 +315,47 @@ def report_stated(method: EditingMethod) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class LazyGraph:
     """The graph of ``--graph``, or a method's default, opened when it is needed.
 
     So a bad row without ids is reported before torch is imported, which is needed to ask the method's class.
+    ``labelled`` is whether it was asked for labels.
     """
 
     method: str
     graph: list[str] | None
     contact: str | None
     default: str = EXTRACT
+    labelled: bool = field(default=False, init=False)
 
     @cached_property
     def source(self) -> WikidataCache | PrivateGraph | None:
         """The graph; None if there is none and the method needs none."""
         return graph_of(self.method, self.graph, self.contact, default=self.default)
 
+    @property
+    def about(self) -> str:
+        """The graph in words; empty if there is none."""
+        return self.source.about if self.source else ""
+
     def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the labels of those ``ids`` that have one in the graph."""
+        self.labelled = True
         return self.source.labels(ids) if self.source else {}
+
+    def refuse_unread(self) -> None:
+        """Refuse a graph that was given and that nothing reads; to be called after the edits are read.
+
+        Raises:
+            ConfigError: the method reads no graph, and no edit needed a label.
+        """
+        found = find_method(self.method)
+        if self.graph and not (self.labelled or found.needs_graph or found.takes_graph):
+            raise ConfigError(
+                f"--graph has no effect: {self.method} reads no graph, and the rows have no ids to look up; leave it "
+                "out, or give another --method, such as glame"
+            )
 
 
 def graph_of(

@@ -54,7 +54,10 @@ log = logging.getLogger(__name__)
 
 
 class LabelSource(Protocol):
-    """Any object that knows the labels of Wikidata ids, such as `wikidata_cache.WikidataCache`."""
+    """Any object that knows the labels of Wikidata ids, such as `wikidata_cache.WikidataCache`.
+
+    If it has an attribute ``about``, a text that says what it is, errors name it.
+    """
 
     def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
         """Return the labels of those `ids` that have one."""
@@ -160,6 +163,7 @@ def read_rows(
     # One question to the graph for all ids of the file.
     ids = {id_ for _, row in rows if isinstance(row, dict) for id_ in ids_to_label(row, templates)}
     known = labels.labels(sorted(ids)) if labels and ids else {}
+    looked_in = getattr(labels, "about", "") if labels and ids else ""
 
     edits: list[Edit] = []
     problems: list[RowProblem] = []
@@ -174,7 +178,7 @@ def read_rows(
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
             given = {name: value for name, value in row.items() if value is not None}
-            edit = to_edit(given, row_id=f"row-{number}", labels=known, templates=templates)
+            edit = to_edit(given, row_id=f"row-{number}", labels=known, templates=templates, looked_in=looked_in)
             if edit.id in by_id:
                 raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
             first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))

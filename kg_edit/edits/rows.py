@@ -95,8 +95,17 @@ class CounterFactRecord(Record):
     pararel_idx: object = None
 
 
-def to_edit(row: Row, *, row_id: str | None = None, labels: Labels, templates: RelationTemplates) -> Edit:
-    """Build the edit that a row of any shape describes. An edit without an id gets `row_id`, or one made of its fact.
+def to_edit(
+    row: Row, *, row_id: str | None = None, labels: Labels, templates: RelationTemplates, looked_in: str = ""
+) -> Edit:
+    """Build the edit that a row of any shape describes.
+
+    Args:
+        row: the fields.
+        row_id: the id of an edit without one; None: an id is made of its fact.
+        labels: the labels of the ids that `ids_to_label` returns.
+        templates: for rows without a prompt.
+        looked_in: the graph that the labels are from, in words; empty: there was none.
 
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
@@ -109,7 +118,7 @@ def to_edit(row: Row, *, row_id: str | None = None, labels: Labels, templates: R
         fields, names = _from_counterfact(checked(CounterFactRecord, row), labels, templates), _COUNTERFACT
     elif _is_triplet(row):
         _refuse_unknown(row, _TRIPLET_FIELDS)
-        fields, names = _from_triplet(row, labels, templates), {**_TRIPLET, **names}
+        fields, names = _from_triplet(row, labels, templates, looked_in), {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
         fields = {**row, **_relation_fields(row, labels, templates)} if _lacks_prompt(row) else row
@@ -185,15 +194,19 @@ def _renamed(row: Row) -> dict[str, object]:
     return {name: bare_id(value.strip()) if isinstance(value, str) else value for name, value in fields.items()}
 
 
-def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates) -> Row:
+def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> Row:
     fields = _renamed(row)
     for name in _ENTITIES:
         entity = fields.get(name)
         if is_entity_id(entity) and fields.get(f"{name}_id") in (None, entity):
             if not labels.get(entity):
                 field = _TRIPLET.get(name, name)
-                way_out = f"write the label here and the id in {field}_id, or give a --graph that knows it"
-                raise EditError([Fault(field, f"found the id {entity}, for which there is no label; {way_out}")])
+                where = f"the graph {looked_in} has" if looked_in else "there is"
+                other = (
+                    "a larger --graph (a store of a dump, or a SPARQL URL)" if looked_in else "a --graph with labels"
+                )
+                way_out = f"write the label here and the id in {field}_id, or give {other}"
+                raise EditError([Fault(field, f"found the id {entity}, for which {where} no label; {way_out}")])
             fields |= {name: labels[entity], f"{name}_id": entity}
     return fields | _relation_fields(fields, labels, templates)
 

@@ -26,7 +26,7 @@ from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectEr
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import digest
-from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError, WikidataCacheError
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
@@ -101,6 +101,11 @@ class PrivateGraph:
                     made.add_edge(node, end, key=relation, label=relation, role="statement")
             frontier = reached
         return made
+
+    @property
+    def about(self) -> str:
+        """The graph in words: its files, and its size."""
+        return f"{', '.join(self.files) or 'in networkx'} ({self.graph.number_of_edges():,} statements between names)"
 
     def labels(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the labels of those ``ids`` that are keys of nodes, for the rows of an edit file that have ids."""
@@ -209,25 +214,28 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
         contact: your e-mail address or URL, which Wikimedia requires.
 
     Raises:
-        GraphError: a file of facts has a wrong row, or is given together with a graph of Wikidata's ids.
-        WikidataCacheError: the graph can't be opened.
+        GraphError: the graph can't be opened, a file of facts has a wrong row, or is given together with a graph of
+            Wikidata's ids.
     """
     from wikidata_cache import WikidataCache
 
     parts = [names] if isinstance(names, str | Path) else list(names)
     paths = [Path(os.path.expanduser(part)) for part in parts]  # noqa: PTH111 - unlike Path's, it never raises
-    if own := [path for path in paths if has_names(path)]:
-        if len(own) < len(paths):
-            raise GraphError(
-                f"{own[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
-            )
-        graph, files = read_facts(own)
-        try:
-            return PrivateGraph(graph, files)
-        except GraphError as error:  # only GraphML can have such edges
-            raise GraphError(f"{own[0]}: {error}") from None
-    known = [packaged_graph(str(part)) or part for part in parts]
-    return WikidataCache(known[0] if len(known) == 1 else known, contact=contact)
+    try:
+        if own := [path for path in paths if has_names(path)]:
+            if len(own) < len(paths):
+                raise GraphError(
+                    f"{own[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
+                )
+            graph, files = read_facts(own)
+            try:
+                return PrivateGraph(graph, files)
+            except GraphError as error:  # only GraphML can have such edges
+                raise GraphError(f"{own[0]}: {error}") from None
+        known = [packaged_graph(str(part)) or part for part in parts]
+        return WikidataCache(known[0] if len(known) == 1 else known, contact=contact)
+    except WikidataCacheError as error:
+        raise GraphError(str(error)) from error
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:

@@ -92,6 +92,7 @@ class EditingMethod(ABC):
             the model with the earlier edits applied.
         separable: whether an edit can be removed from a patch without computing the other edits again.
         needs_graph: whether the method needs a knowledge graph.
+        takes_graph: whether it can read one, which depends on its settings, although it needs none.
         config_class: the class of the method's settings.
     """
 
@@ -104,6 +105,7 @@ class EditingMethod(ABC):
     joint: ClassVar[bool] = False
     separable: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    takes_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
     memory: float = 1000.0  # MB that a forward pass may take besides the model; changes the speed, never the result
 
@@ -147,7 +149,7 @@ class EditingMethod(ABC):
 
         Raises:
             KgEditError: the preset or a setting is unknown, or a value is invalid.
-            GraphError, WikidataCacheError: the graph can't be opened.
+            GraphError: the graph can't be opened.
         """
         name = EXTRACT if graph is None and cls.needs_graph else graph
         opened = open_named(name) if isinstance(name, str | Path) else name

@@ -56,6 +56,7 @@ class Definition(PromptMethod):
     """Puts the fact as a sentence, and a graph's descriptions of its subject and new object, before the prompt."""
 
     name = "definition"
+    takes_graph = True
     paper = "Onoe et al., ACL 2023, arXiv 2305.01651"
     about = "the fact, or an entity's definition, in the prompt; a reference for methods that change the model"
     config_class = DefinitionConfig

@@ -61,6 +61,7 @@ class PopularityRetrieval(PromptMethod):
     """
 
     name = "popularity-retrieval"
+    takes_graph = True
     paper = "Mallen et al., ACL 2023, arXiv 2212.10511"
     about = "the fact in the prompt for unpopular subjects only, the model's own knowledge for the others"
     config_class = PopularityConfig

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from kg_edit import Edit, Glame
+from kg_edit.errors import GraphError
 from kg_edit.patches.base import Patch
 from tests.kg_edit.command_line import (
     GOOD,
@@ -27,6 +29,7 @@ from tests.kg_edit.command_line import (
     tiny_folder,
 )
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.cli import app as wikidata_cli
 
 ROOT = Path(__file__).parents[3]
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -169,3 +172,18 @@ def test_bad_row_is_reported_without_torch(place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "bad.jsonl, line 1" in done.stderr
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["facts.csv", "graph.nt", "graph.tsv", "folder/", "wd"])
+def test_graph_that_is_missing_is_an_error_of_this_package(name: str, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=name.strip("/")) as caught:
+        Glame.on(tiny("llama"), graph=str(tmp_path / name))
+    assert "check the path" in str(caught.value) or "expected extract (packaged), a graph file" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["facts.csv", "facts.graphml", "facts.tsv"])
+def test_link_says_that_a_graph_of_names_needs_none(name: str, facts: Path) -> None:
+    (facts / "facts.tsv").write_text(FACTS.replace(",", "\t"))
+    result = CliRunner().invoke(wikidata_cli, ["link", "edits.jsonl", "--graph", name, "--out", "linked.jsonl"])
+    assert f"{name} is a private graph: it has names instead of Wikidata's ids" in str(result.exception)
+    assert f"kg-edit edit EDITS --graph {name} --out out/" in str(result.exception)

@@ -79,9 +79,19 @@ BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
     "QID without label": (
         rows(TRIPLET, {**TRIPLET, "new_object": "Q6"}),
         GLAME,
-        "line 2, field new_object: found the id Q6, for which there is no label",
+        "line 2, field new_object: found the id Q6, for which the graph graph.tsv (11 triples) has no label; write the "
+        "label here and the id in new_object_id, or give a larger --graph",
     ),
-    "QIDs without a graph": (rows(TRIPLET), ROME, "line 1, field subject: found the id Q1"),
+    "QIDs without a graph": (
+        rows(TRIPLET),
+        ROME,
+        "line 1, field subject: found the id Q1, for which there is no label",
+    ),
+    "QIDs with a graph of names": (
+        rows(TRIPLET),
+        ("--graph", "facts.csv"),
+        "found the id Q1, for which the graph facts.csv (1 statements between names) has no label",
+    ),
     "graph without o*": (
         rows({**GOOD, "id": "fr", "target_new_id": "Q77"}),
         (*GLAME, "--require-graph"),
@@ -175,6 +185,7 @@ def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Pat
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_file_is_refused(case: str, kg_edit: Run, place: Path, out: Path, tiny_folder: Path) -> None:
     written, options, message = BAD_FILES[case]
+    (place / "facts.csv").write_text("Rome,country,Italy\n")
     (place / "edits.jsonl").unlink() if written is None else (place / "edits.jsonl").write_bytes(written)
     refused(kg_edit, "edit", "edits.jsonl", *options, "--model", tiny_folder, "--out", out, message=message, out=out)
 

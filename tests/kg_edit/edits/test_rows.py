@@ -110,7 +110,7 @@ def test_triplet_without_relation_is_refused() -> None:
 
 NO_LABEL = (
     "found the id Q999999999, for which there is no label; write the label here and the id in "
-    "new_object_id, or give a --graph that knows it"
+    "new_object_id, or give a --graph with labels"
 )
 
 
