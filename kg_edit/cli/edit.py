@@ -135,6 +135,7 @@ def edit(
     check_file(edits)
     opened = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    opened.refuse_unread()
     wanted = in_form(file.edits, chat, both=both_forms)
     planned = plan(
         method,

@@ -139,10 +139,10 @@ def _judge_at(url: str, model: str) -> Judge:
 
 def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
     """Let a judge judge a run, and print the shares of right answers."""
-    from kg_edit.datasets import find_dataset
+    from kg_edit.datasets import read_dataset
     from kg_edit.evaluation.judge import judge_run
 
-    for section, shares in judge_run(run, find_dataset(dataset).read(data).records, judge).items():
+    for section, shares in judge_run(run, read_dataset(dataset, data, keep_going=True).records, judge).items():
         for name, share in shares.items():
             stdout().print(f"{plain(section)}  {name}  {'' if share is None else f'{share:.3f}'}", soft_wrap=True)
     stdout().print(f"{plain(str(run))}: judge.jsonl", soft_wrap=True)

@@ -193,7 +193,7 @@ class Evaluation:
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
-        from kg_edit.datasets import FileContent, find_dataset
+        from kg_edit.datasets import FileContent, read_dataset
         from kg_edit.datasets.counterfact import read_references, with_references
         from kg_edit.datasets.entity_inferences import read_spans, with_specificity
         from kg_edit.datasets.ripples import part_of
@@ -208,12 +208,7 @@ class Evaluation:
                 "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
                 "consistency.tfidf"
             )
-        dataset = find_dataset(self.dataset)
-        whole = (
-            dataset.read(self.data, labels=labels)
-            if self.keep_going
-            else FileContent(dataset(self.data, labels=labels))
-        )
+        whole = read_dataset(self.dataset, self.data, labels=labels, keep_going=self.keep_going)
         found: Sequence[BenchmarkRecord] = tuple(
             record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
             for record in part_of(whole.records, self.split)
@@ -244,6 +239,7 @@ class Evaluation:
         # All that can be wrong without a model is checked before the model is loaded.
         opened = LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
         content = self.read(opened)
+        opened.refuse_unread()
         if self.control and not find_method(method).needs_graph:
             raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
         if self.control == "none" and self.require_graph:

@@ -23,9 +23,9 @@ from kg_edit.datasets.ripples import RIPPLES
 from kg_edit.datasets.wikibio import WIKIBIO
 from kg_edit.datasets.zsre import ZSRE, ZSRE_ALT
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.files import EditFile
+from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.given import Edits, Row, as_edits
-from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, unknown_name
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
 
 __all__ = [
     "DATASETS",
@@ -40,6 +40,7 @@ __all__ = [
     "find_dataset",
     "guess_dataset",
     "known_datasets",
+    "read_dataset",
     "readable_records",
 ]
 
@@ -136,24 +137,63 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     return tuple(found)
 
 
+def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, keep_going: bool = False) -> FileContent:
+    """Read a file as a benchmark that the user names.
+
+    Args:
+        name: the benchmark.
+        path: the file, a packaged benchmark's name, or ``hf:NAME``.
+        labels: the source of the labels of ids in own edits.
+        keep_going: report rows with faults instead of failing.
+
+    Raises:
+        UnknownNameError: there is no such benchmark.
+        EditFileError: the file can't be read, or has a row with faults; if none of its first rows is a record of this
+            benchmark, the message names the one that they look like.
+    """
+    found = find_dataset(name).read(path, labels=labels)
+    if found.problems and not (keep_going and found.records):
+        error = EditFileError(first_faults(found.problems))
+        rows = _readable(path)
+        if not rows[name] and (other := _most(rows)):
+            error.add_note(f"the file looks like {other}: --dataset {other}")
+        raise error
+    return found
+
+
 def guess_dataset(path: Path) -> Dataset:
     """Return the benchmark that can read the most of a file's first rows; on a tie, the one of higher precedence.
 
     Raises:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
     """
-    known = known_datasets()
+    best = _most(_readable(path))
+    if best is None:
+        raise EditFileError(f"{path}: can't recognise the benchmark of its records; give --dataset NAME")
+    return known_datasets()[best]
+
+
+def _readable(path: Path) -> dict[str, int]:
+    """How many of a file's first rows each benchmark can read.
+
+    Raises:
+        EditFileError: no benchmark can read the file.
+    """
     found: dict[str, int] = {}
     errors: list[EditFileError] = []
-    for name, dataset in known.items():
+    for name, dataset in known_datasets().items():
         try:
             found[name] = len(dataset.read(path, limit=_GUESS_ROWS).records)
         except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
             found[name] = 0
             errors.append(error)
-    if len(errors) == len(known):
+    if len(errors) == len(found):
         raise errors[0]
-    best = max(found, key=lambda name: (found[name], known[name].precedence))
-    if not found[best]:
-        raise EditFileError(f"{path}: can't recognise the benchmark of its records; give --dataset NAME")
-    return known[best]
+    return found
+
+
+def _most(rows: Mapping[str, int]) -> str | None:
+    """The benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
+    known = known_datasets()
+    best = max(rows, key=lambda name: (rows[name], known[name].precedence))
+    return best if rows[best] else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
+from kg_edit.datasets import DATASETS, find_dataset, guess_dataset, read_dataset
 from kg_edit.datasets.reading import document
 from kg_edit.datasets.record import as_record
 from kg_edit.edits.files import read_edits
@@ -146,6 +146,21 @@ def test_ids_of_own_edits_get_their_labels(tmp_path: Path) -> None:
     assert "for which there is no label" in str(find_dataset("edits").read(file).problems[0])
     (record,) = find_dataset("edits")(file, labels=Labels())
     assert (record.edits[0].subject, record.edits[0].target_new) == ("LeBron James", "Los Angeles Lakers")
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_file_of_another_benchmark_is_named(tmp_path: Path, keep_going: bool) -> None:
+    file = written(tmp_path, ZSRE)
+    with pytest.raises(EditFileError, match="record 1, field case_id: is missing") as caught:
+        read_dataset("counterfact", file, keep_going=keep_going)
+    assert caught.value.__notes__ == ["the file looks like zsre: --dataset zsre"]
+    faulty = written(tmp_path, ZSRE, {**ZSRE, "subject": ""})
+    if keep_going:
+        assert len(read_dataset("zsre", faulty, keep_going=True).records) == 1
+        return
+    with pytest.raises(EditFileError, match="record 2, field subject") as caught:
+        read_dataset("zsre", faulty)
+    assert not getattr(caught.value, "__notes__", [])
 
 
 def test_hub_data_set_is_read_from_a_folder(tmp_path: Path) -> None:
