@@ -90,7 +90,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit patch check ledger/ --model": Expected(r"2 of 2 edits succeed; the target is generated in 2 of them"),
     "kg-edit patch check ledger/ --merged": Expected(r"2 of 2 edits succeed; the target is generated in 2 of them"),
     "kg-edit patch remove": Expected(r"fuji"),
-    "kg-edit patch undo": Expected(r"undid event 2: removed 1/fuji; 2 edits left"),
+    "kg-edit patch undo": Expected(r"undid event 2: removed fuji; 2 edits left"),
     "kg-edit patch merge": Expected(leaves="merged/model.safetensors"),
     "kg-edit patch export ledger/ --to peft": Expected(leaves="adapter/adapter_model.safetensors"),
     "kg-edit patch export ledger/ --to gguf": Expected(leaves="adapter-gguf/adapter.gguf"),

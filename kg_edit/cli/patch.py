@@ -89,7 +89,7 @@ def list_edits(
 @app.command()
 def show(
     ledger: LedgerPath,
-    edit: Annotated[str | None, typer.Argument(show_default="all events", help="Name of an edit.")] = None,
+    edit: Annotated[str | None, typer.Argument(show_default="all events", help="Name or subject of an edit.")] = None,
 ) -> None:
     """Show where an edit came from and how it was made, or all events of a ledger.
 
@@ -108,7 +108,7 @@ def show(
     opened = Ledger.open(ledger, create=False)
     conflicts = opened.conflicts()
     if edit is None:
-        stdout().print(events_table(opened.events))
+        stdout().print(events_table(opened))
         show_conflicts(conflicts)
         return
     places = places_of([edit], opened.edits)
@@ -198,16 +198,19 @@ def edit(
     check_file(edits)
     source = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    source.refuse_unread()
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
-    wanted, _ = without_repeats(in_form(file.edits, chat, both=both_forms))
+    wanted, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
         method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
     )
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
     made = planned.on(load(model, dtype, device))
     _show_added(opened, opened.make(made, usable, force=force))
+    for repeat, first in repeats:
+        stdout().print(plain(f"{repeat} repeats {first} exactly, and was made once"), soft_wrap=True)
     report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
@@ -218,7 +221,7 @@ def remove(
     context: typer.Context,
     ledger: LedgerPath,
     names: Annotated[
-        list[str], typer.Argument(metavar="EDITS...", help="Names of edits; `3/*` means all edits of step 3.")
+        list[str], typer.Argument(metavar="EDITS...", help="Names or subjects of edits; `3/*` means all of step 3.")
     ],
     graph: Graph = None,
     model: Annotated[
@@ -235,6 +238,7 @@ def remove(
     Examples:
 
     - `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
+    - `kg-edit patch remove ledger/ "LeBron James" --model smollm2-135m`
     """
     from kg_edit.ledger.log import open_store
 
@@ -264,11 +268,12 @@ def undo(ledger: LedgerPath) -> None:
 
     open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.view import in_words
+    from kg_edit.ledger.view import in_words, names_of
 
     opened = Ledger.open(ledger, create=False)
+    names = names_of(opened)
     event = opened.undo()
-    text = f"undid event {event.number}: {in_words(event)}; {_count(opened.active)} left"
+    text = f"undid event {event.number}: {in_words(event, names)}; {_count(opened.active)} left"
     stdout().print(plain(text), soft_wrap=True)
 
 

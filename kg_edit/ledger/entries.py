@@ -125,7 +125,11 @@ def check_records(patch: Patch) -> None:
 
 
 def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
-    """Return the positions of the edits with these names; ``3/*`` means all edits of step 3.
+    """Return the positions of the edits that a user names.
+
+    Args:
+        names: names or ids of edits, subjects that one edit has, or ``3/*`` for all edits of step 3.
+        known: the edits.
 
     Raises:
         UnknownNameError: no edit has a name.
@@ -157,11 +161,15 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
 
 
 def _named(known: Sequence[Entry], name: str) -> list[Entry]:
-    """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id."""
+    """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id.
+
+    If it is no id, those with this subject.
+    """
     fitting = [
         entry
         for entry in known
         if name in (entry.place.id, f"{entry.place.step}/{entry.place.id}", f"{entry.place.step}/*")
     ]
     own = [entry for entry in fitting if entry.name == name]
-    return own if len(own) == 1 and not name.endswith("/*") else fitting
+    subject = [entry for entry in known if entry.edit.subject.casefold() == name.casefold()]
+    return own if len(own) == 1 and not name.endswith("/*") else fitting or subject

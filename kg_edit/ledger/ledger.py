@@ -147,7 +147,7 @@ class Ledger(Listing):
         """Remove edits; other edits that were computed on a model with them are computed again.
 
         Args:
-            names: ids or names of edits; ``3/*`` means all edits of step 3.
+            names: names, ids or subjects of edits; ``3/*`` means all edits of step 3.
             model: the unedited model, needed if edits have to be computed again.
             graph: the graph that those edits were computed with.
 

@@ -7,7 +7,7 @@ shows the size of each active edit's change, and the conflicts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -61,18 +61,23 @@ def norms_of(ledger: Listing) -> dict[EditPosition, float]:
     }
 
 
-def events_table(events: Sequence[Event]) -> Table:
+def events_table(ledger: Ledger) -> Table:
     """Return the table of events: number, time, and what was added, removed or undone."""
-    table = _table("event", "when (UTC)", "what")
-    for event in events:
-        _row(table, event.number, event.time, in_words(event))
+    table, names = _table("event", "when (UTC)", "what"), names_of(ledger)
+    for event in ledger.events:
+        _row(table, event.number, event.time, in_words(event, names))
     return table
 
 
-def in_words(event: Event) -> str:
-    """Return what happened in an event: what was added, removed or undone."""
+def names_of(ledger: Listing) -> dict[EditPosition, str]:
+    """Return the names of a ledger's edits; an edit whose addition was undone has none."""
+    return {entry.place: entry.name for entry in ledger.edits}
+
+
+def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
+    """Return what happened in an event: what was added, removed or undone; `names_of` returns the ``names``."""
     if isinstance(event, Removed):
-        return "removed " + ", ".join(f"{step}/{name}" for step, name in event.edits)
+        return "removed " + ", ".join(names.get(place) or f"{place.step}/{place.id}" for place in event.edits)
     if not isinstance(event, Added):
         return f"undid event {event.undoes}"
     source = f" from {event.source}" if event.source else ""

@@ -88,8 +88,8 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
         assert part in shown
     assert kg_edit("patch", "remove", "ledger", "heat", "river").code == 0
     assert "conflict" not in kg_edit("patch", "show", "ledger").out
-    assert "removed 1/heat, 2/river" in kg_edit("patch", "show", "ledger").out
-    assert "undid event 4: removed 1/heat, 2/river; 3 edits left" in kg_edit("patch", "undo", "ledger").out
+    assert "removed heat, river" in kg_edit("patch", "show", "ledger").out
+    assert "undid event 4: removed heat, river; 3 edits left" in kg_edit("patch", "undo", "ledger").out
     assert len(Ledger.open(place / "ledger").patch.edits) == 3
     assert kg_edit("patch", "remove", "ledger", "heat", "river", "lakers").code == 0
     emptied = kg_edit("patch", "list", "ledger").out
@@ -217,6 +217,30 @@ def test_ledger_without_its_log_is_refused(kg_edit: Run, place: Path, tiny_folde
         refused(kg_edit, "patch", *arguments, message="has 1 stored patch,", out=place / "ledger")
     assert "patch add ledger" not in kg_edit("patch", "list", "ledger").err
     assert kg_edit("patch", "add", "other", "ledger/patches/0001.safetensors").code == 0
+
+
+def test_edit_is_named_by_its_subject_if_it_is_the_only_one(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    heat = HEAT.model_copy(update={"id": "row-1"})
+    for edit in (heat, RIVER, LAKERS, RIVER.model_copy(update={"id": "row-1"})):
+        kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.target_new}.st", tiny_folder, edit), "--force")
+    for command in ("show", "remove"):
+        lebron = kg_edit("patch", command, "ledger", "LeBron James")
+        assert lebron.code == 2 and "'LeBron James' matches 2 edits; give one of 1/row-1, lakers" in lebron.err
+    assert "fact: Thames flows through" in kg_edit("patch", "show", "ledger", "river").out
+    assert kg_edit("patch", "remove", "ledger", "lakers").out.startswith("removed lakers; 3 edits left")
+    assert kg_edit("patch", "remove", "ledger", "lebron james").out.startswith("removed 1/row-1; 2 edits left")
+    assert "removed 1/row-1" in kg_edit("patch", "show", "ledger").out
+    assert kg_edit("patch", "undo", "ledger").out.startswith("undid event 6: removed 1/row-1; 3 edits left")
+    unknown = kg_edit("patch", "remove", "ledger", "Google")
+    assert unknown.code == 2 and "unknown edit 'Google'" in unknown.err
+
+
+def test_repeats_in_a_file_are_made_once_and_said(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one"}, {**GOOD, "id": "two"}))
+    quick = ("--method", "rome", "--model", tiny_folder, "--layer", 1, "--set", "steps=1", *QUICK)
+    result = kg_edit("patch", "edit", "ledger", "edits.jsonl", *quick)
+    assert "step 1, 1 edit of rome" in result.out
+    assert result.out.splitlines()[-1] == "two repeats one exactly, and was made once"
 
 
 @pytest.mark.slow
