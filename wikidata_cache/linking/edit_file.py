@@ -109,11 +109,12 @@ def _chosen(
             raise BadOptionError(refused + (rows if place.isdecimal() else f"no row has the name {place!r}"))
         fitting = [parts for parts in named if entity in {candidate.id for candidate in parts[2].candidates}]
         if not fitting:
-            listed = [str(one) for _, _, part in named if part.status != "exact" for one in part.candidates[:3]]
-            offered = "; ".join(dict.fromkeys(listed)) or "no open candidate"
+            pending = [part for _, _, part in named if part.status != "exact" and part.candidates]
+            parts = pending or [part for _, _, part in named]
+            offered = dict.fromkeys(str(one) for part in parts for one in part.candidates[:3])
             raise BadOptionError(
-                f"{refused}{entity} is no candidate there; found {offered}. Choose one of these, give a larger "
-                "--limit, or write the id into the row itself."
+                f"{refused}{entity} is no candidate there; found {'; '.join(offered) or 'none'}. Choose a candidate, give "
+                "a larger --limit, or write the id into the row itself."
             )
         # An id that is a candidate of an open part is not meant for a part that is settled.
         fitting = [parts for parts in fitting if parts[2].status != "exact"] or fitting
