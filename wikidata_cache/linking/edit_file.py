@@ -113,8 +113,8 @@ def _chosen(
             parts = pending or [part for _, _, part in named]
             offered = dict.fromkeys(str(one) for part in parts for one in part.candidates[:3])
             raise BadOptionError(
-                f"{refused}{entity} is no candidate there; found {'; '.join(offered) or 'none'}. Choose a candidate, give "
-                "a larger --limit, or write the id into the row itself."
+                f"{refused}{entity} is no candidate there; found {'; '.join(offered) or 'none'}. Choose one of "
+                "these, give a larger --limit, or write the id into the row itself."
             )
         # An id that is a candidate of an open part is not meant for a part that is settled.
         fitting = [parts for parts in fitting if parts[2].status != "exact"] or fitting
