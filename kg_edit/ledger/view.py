@@ -77,7 +77,8 @@ def names_of(ledger: Listing) -> dict[EditPosition, str]:
 def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
     """Return what happened in an event: what was added, removed or undone; `names_of` returns the ``names``."""
     if isinstance(event, Removed):
-        return "removed " + ", ".join(names.get(place) or f"{place.step}/{place.id}" for place in event.edits)
+        places = [EditPosition(*place) for place in event.edits]
+        return "removed " + ", ".join(names.get(place) or f"{place.step}/{place.id}" for place in places)
     if not isinstance(event, Added):
         return f"undid event {event.undoes}"
     source = f" from {event.source}" if event.source else ""
