@@ -105,7 +105,7 @@ class PrivateGraph:
     @property
     def about(self) -> str:
         """The graph in words: its files, and its size."""
-        return f"{', '.join(self.files) or 'in networkx'} ({self.graph.number_of_edges():,} statements between names)"
+        return f"{', '.join(self.files) or 'in networkx'} (statements between names: {self.graph.number_of_edges():,})"
 
     def labels(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the labels of those ``ids`` that are keys of nodes, for the rows of an edit file that have ids."""

@@ -7,7 +7,7 @@ from pyoxigraph import RdfFormat, Store
 
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import open_source, packaged_extract
-from wikidata_cache.errors import BadOptionError, GraphFileError, SourceStringError
+from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError
 from wikidata_cache.stores.load import load
 
 WIKIDATA = "http://www.wikidata.org"
@@ -115,3 +115,11 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
     shutil.copy(packaged_extract(), tmp_path / "graph.ttl")
     with pytest.raises(GraphFileError, match=r"graph\.ttl: is not a graph file"):
         open_source(tmp_path / "graph.ttl")
+
+
+@pytest.mark.parametrize("name", ["facts.csv", "facts.csv.gz", "facts.graphml", "plain.tsv", "header.tsv"])
+def test_graph_of_names_is_told_apart(name: str, tmp_path: Path) -> None:
+    head = "head\trelation\ttail\n" if name == "header.tsv" else ""
+    (tmp_path / name).write_text(f"{head}Paris\tcapital of\tFrance\n")
+    with pytest.raises(PrivateGraphError, match=r"names instead of Wikidata's ids.*kg-edit edit EDITS --graph"):
+        open_source(str(tmp_path / name))

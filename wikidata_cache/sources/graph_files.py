@@ -106,6 +106,7 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
 
 
 def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
+    first = True  # no statement was read yet
     for number, raw in enumerate(reader, start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -119,11 +120,12 @@ def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
             yield Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
         elif is_item(subject) and is_property(relation) and is_item(value):
             yield Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
-        elif number <= 2 and all((subject, relation, value)) and not (is_entity(subject) or is_property(relation)):
-            raise PrivateGraphError(path)  # the first statement has names
+        elif first and value and not (is_entity(subject) or is_property(relation)):
+            raise PrivateGraphError(path)
         else:
             expected = "expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
             raise GraphFileError(path, f"found {' | '.join(cells)!r}; {expected}", line=number)
+        first = False
 
 
 def _has_labels(store: Store) -> bool:

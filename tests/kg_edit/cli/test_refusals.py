@@ -90,7 +90,7 @@ BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
     "QIDs with a graph of names": (
         rows(TRIPLET),
         ("--graph", "facts.csv"),
-        "found the id Q1, for which the graph facts.csv (1 statements between names) has no label",
+        "found the id Q1, for which the graph facts.csv (statements between names: 1) has no label",
     ),
     "graph without o*": (
         rows({**GOOD, "id": "fr", "target_new_id": "Q77"}),
