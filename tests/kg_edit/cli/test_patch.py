@@ -235,6 +235,7 @@ def test_edit_is_named_by_its_subject_if_it_is_the_only_one(kg_edit: Run, place:
     assert unknown.code == 2 and "unknown edit 'Google'" in unknown.err
 
 
+@pytest.mark.slow
 def test_repeats_in_a_file_are_made_once_and_said(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one"}, {**GOOD, "id": "two"}))
     quick = ("--method", "rome", "--model", tiny_folder, "--layer", 1, "--set", "steps=1", *QUICK)
