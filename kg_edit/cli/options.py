@@ -156,7 +156,7 @@ Memory = Annotated[
     typer.Option(
         min=1,
         metavar="MB",
-        show_default="1000",
+        show_default="1000, on an accelerator half of what is free",
         help="Memory of a forward pass, without the model. Same results.",
         rich_help_panel=MACHINE,
     ),

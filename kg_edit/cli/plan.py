@@ -50,8 +50,7 @@ def plan(
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         kind = pick_dtype(dtype, machine.device)
-        limit = memory or chosen.method.memory
-        found = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=limit)
+        found = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
 
     layers = ", ".join(map(str, found.job.layers[:8])) + (", …" if len(found.job.layers) > 8 else "")
     lines = [

@@ -11,8 +11,8 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 - penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none.
 
 `Request` has the prompts of an edit, `Objective` is the loss. All prompts of all edits are rows of token ids, which run
-together in few forward passes (`passes`). A forward pass is a `TailForward`, which runs only what a change can reach,
-or a `PlainForward`, the reference.
+together in few forward passes (`kg_edit.locate_then_edit.passes`). A forward pass is a `TailForward`, which runs only
+what a change can reach, or a `PlainForward`, the reference.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import is_memory_error
+from kg_edit.locate_then_edit.passes import PassLimit, halved, padded_tokens, pass_limit, passes
 from kg_edit.locate_then_edit.tail_forward import TailForward, tail
 from kg_edit.models.first_token import readable
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE
 
 _ESSENCE = "{} is a"
 Part = Literal["nll", "kl", "further"]
+Result = TypeVar("Result")
 Penalty = Callable[[Tensor, Tensor], Tensor]
 """(delta [edits, d], m [edits, d]) -> a further term of each edit's loss, [edits]."""
-
-FEWEST_TOKENS, MOST_TOKENS = 32, 512  # larger passes are no faster, and no longer fit into the processor's caches
-_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,7 +167,7 @@ class Objective:
         kl_weight: float,
         penalty: Penalty | None = None,
         forward: ForwardFactory = TailForward,
-        tokens: int = MOST_TOKENS,
+        limit: PassLimit | None = None,
     ) -> None:
         """Run all prompts once without a change, for m, the keys and the distribution that L_a compares with.
 
@@ -178,16 +178,16 @@ class Objective:
             kl_weight: the weight of L_a.
             penalty: a further term, computed from delta and m; None: no such term.
             forward: how the logits are computed.
-            tokens: the most tokens of a forward pass, with padding.
+            limit: the most tokens of a forward pass; None: what the model's device allows.
         """
         self.kl_weight, self._penalty = kl_weight, penalty
-        rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
-        self._passes = [
-            Pass(some, forward(model, layer, [row.prompt for row in some]), edits=len(requests))
-            for some in passes(rows, tokens=tokens)
-        ]
+        self._model, self._layer, self._forward, self._edits = model, layer, forward, len(requests)
+        self._rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
+        self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
+        self.value, self.bare_key, self.mean_key = self._within_memory(partial(self._unchanged, requests))
 
-        # m and k of the bare prompt, and the mean of k over the rewrites; a request's rows may be in several passes.
+    def _unchanged(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+        """m and k of the bare prompts, and the mean of k over the rewrites; a request's rows may be in many passes."""
         keys: list[list[Tensor]] = [[] for _ in requests]
         bare: dict[int, tuple[Tensor, Tensor]] = {}
         for one in self._passes:
@@ -196,20 +196,41 @@ class Objective:
                     keys[row.edit].append(key)
                 if row.prompt is requests[row.edit].rewrites[0]:
                     bare[row.edit] = (value, key)
-        self.value = torch.stack([bare[edit][0] for edit in range(len(requests))])
-        self.bare_key = torch.stack([bare[edit][1] for edit in range(len(requests))])
-        self.mean_key = torch.stack([torch.stack(own).mean(0) for own in keys])
+        values, bare_keys = zip(*(bare[edit] for edit in range(len(requests))), strict=True)
+        return torch.stack(values), torch.stack(bare_keys), torch.stack([torch.stack(own).mean(0) for own in keys])
+
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
+        while True:
+            try:
+                if not self._passes:
+                    self._passes = [
+                        Pass(some, self._forward(self._model, self._layer, [row.prompt for row in some]), self._edits)
+                        for some in passes(self._rows, self._limit)
+                    ]
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                tried = list(passes(self._rows, self._limit))
+                if not is_memory_error(error) or max(map(len, tried)) == 1:
+                    raise
+            # After the handler, as the error keeps the tensors of the failed pass.
+            self._passes = []
+            self._limit = halved(self._limit, self._model, self._layer, tokens=max(map(padded_tokens, tried)))
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.
 
         Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
         """
-        parts = _no_losses(change)
-        for one in self._passes:
-            for part, loss in one.losses(one.logits(change)):
-                parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
-        return self._total(change, parts)
+
+        def losses() -> Losses:
+            parts = _no_losses(change)
+            for one in self._passes:
+                for part, loss in one.losses(one.logits(change)):
+                    parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
+            return self._total(change, parts)
+
+        return self._within_memory(losses)
 
     def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Losses, Tensor]:
         """Return the losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
@@ -222,6 +243,9 @@ class Objective:
                 other token by at least this margin (``missed``); at 0, greedy decoding gives the target in all rewrites
                 of an edit that misses none. None: don't count.
         """
+        return self._within_memory(partial(self._gradient, change, margin))
+
+    def _gradient(self, change: Tensor, margin: float | None) -> tuple[Losses, Tensor]:
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
@@ -250,7 +274,9 @@ class Objective:
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
-        gone = set(done)  # a pass is built again without them only if that saves half of its rows
+        gone = set(done)
+        self._rows = [row for row in self._rows if row.edit not in gone]
+        # A pass is built again without them only if that saves half of its rows.
         self._passes = [left for one in self._passes if (left := one.without(gone)) is not None]
 
 
@@ -274,8 +300,8 @@ class TargetRow:
 
     @property
     def kind(self) -> tuple[Part, bool]:
-        """The part of the loss, and whether the target is soft. Rows of one kind have one formula."""
-        return self.part, self.taught is not None
+        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
+        return self.part, self.taught is None
 
     @property
     def length(self) -> int:
@@ -301,7 +327,7 @@ def _rows(edit: int, request: Request) -> Iterator[TargetRow]:
 class Pass:
     """Rows that run in one forward pass, ordered by kind. ``edits`` is the number of edits of the whole objective."""
 
-    def __init__(self, rows: Sequence[TargetRow], forward: Forward, *, edits: int) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int) -> None:
         self.rows, self.forward, self._edits = rows, forward, edits
         self._edit_of_row = torch.tensor([row.edit for row in rows])
         with torch.no_grad():  # L_a compares with the distribution of the unedited model
@@ -337,7 +363,7 @@ class Pass:
             return None
         if 2 * len(left) > len(self.rows):
             return self
-        return Pass([self.rows[place] for place in left], self.forward.subset(left), edits=self._edits)
+        return Pass([self.rows[place] for place in left], self.forward.subset(left), self._edits)
 
 
 class _Rows:
@@ -386,50 +412,3 @@ class _Rows:
     def of_edits(self, values: Tensor, edits: int) -> Tensor:
         """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
         return values.new_zeros(edits).index_add(0, self._edit_of_read, values)
-
-
-def passes(rows: Sequence[TargetRow], *, tokens: int) -> Iterator[list[TargetRow]]:
-    """Group the rows into passes of at most about ``tokens`` tokens, padding included.
-
-    A pass with few tokens takes as long as reading the weights, so rows of different length share a pass if the padding
-    costs less than another pass.
-    """
-    by_length: dict[int, list[TargetRow]] = {}
-    for row in rows:
-        by_length.setdefault(row.length, []).append(row)
-    some, width = list[TargetRow](), 0
-    for length, alike in sorted(by_length.items()):
-        fits = (len(some) + len(alike)) * length <= tokens
-        if some and not (fits and len(some) * (length - width) <= _PASS):
-            yield from _pieces(some, width, tokens)
-            some = []
-        some, width = [*some, *alike], length
-    if some:
-        yield from _pieces(some, width, tokens)
-
-
-def _pieces(rows: Sequence[TargetRow], width: int, tokens: int) -> Iterator[list[TargetRow]]:
-    """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
-    size = -(-len(rows) // -(-len(rows) * width // tokens))
-    order = sorted(rows, key=lambda row: (row.part, row.taught is None))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def tokens_within(model: LanguageModel, layer: int, megabytes: float) -> int:
-    """Return the number of tokens of a pass with gradient that fit into ``megabytes``, besides the model itself."""
-    inner = weight_matrix(model.down_projection(layer)).shape[1]
-    vocabulary = model.model.get_output_embeddings().weight.shape[0]
-    numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
-    size = torch.finfo(model.model.dtype).bits // 8
-    return int(tokens_at_once(size * numbers, limit=megabytes * 1e6))
-
-
-def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
-    """Return how many numbers a token keeps for the backward pass: 10 d + 5 d_ff a block, and its logits (measured)."""
-    return (10 * width + 5 * inner) * blocks + vocabulary
-
-
-def tokens_at_once(bytes_a_token: float, *, limit: float) -> float:
-    """Return the number of tokens of a pass that fit into ``limit`` bytes, but at least 32 and at most 512."""
-    return max(FEWEST_TOKENS, min(MOST_TOKENS, limit / bytes_a_token))

@@ -42,6 +42,7 @@ from kg_edit.graphs.source import (
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.plug_ins import owner_of
 from kg_edit.methods.workload import Family, Trains
+from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Kind, Patch
@@ -107,13 +108,18 @@ class EditingMethod(ABC):
     needs_graph: ClassVar[bool] = False
     takes_graph: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
-    memory: float = 1000.0  # MB that a forward pass may take besides the model; changes the speed, never the result
+    memory: float = 1000.0
+    """MB that a forward pass may take besides the model, on a CPU; on an accelerator half of what is free there.
+
+    It changes the speed, never the result.
+    """
 
     def __init__(
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         self._refuse_no_graph(graph)
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
+        self.memory = pass_megabytes(model.device) or self.memory
         self.graph = None if graph is None else as_source(graph)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.loading import pick_device
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -37,8 +38,7 @@ def this_machine(device: str = "auto") -> Machine:
         ModelError: there is no such device.
     """
     chosen = pick_device(device)
-    own = torch.cuda.mem_get_info(chosen)[0] if chosen.type == "cuda" else None
-    return Machine(device=chosen, host=free_memory(), accelerator=own)
+    return Machine(device=chosen, host=free_memory(), accelerator=free_bytes(chosen))
 
 
 def free_memory() -> int | None:

@@ -16,7 +16,7 @@ import torch
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.covariance.keys import BATCH_TOKENS
 from kg_edit.errors import ConfigError
-from kg_edit.locate_then_edit.objective import numbers_kept, tokens_at_once
+from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.prefix_store import MEGABYTES
@@ -130,9 +130,10 @@ def memory_parts(job: Job) -> Iterator[Part]:
             tokens = float(_PROMPT)
         blocks = shape.layers - lowest
         each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
+        most = tokens_at_once(each, limit=job.limit, cpu=job.machine.is_cpu)
         yield Part(
             what="states for the backward pass",
-            bytes=each * min(tokens_at_once(each, limit=job.limit), tokens * (job.edits if joint else 1)),
+            bytes=each * min(most, tokens * (job.edits if joint else 1)),
             phase="editing",
             place=place,
             formula=f"(10 d + 5 d_ff) x {blocks} blocks + V, a token",
@@ -268,7 +269,7 @@ def estimate(
     *,
     edits: int = 1,
     dtype: torch.dtype = torch.float32,
-    limit: float = 1000.0,
+    limit: float | None = None,
 ) -> Estimate:
     """Estimate the memory of a run.
 
@@ -279,12 +280,16 @@ def estimate(
         machine: the free memory.
         edits: the number of edits.
         dtype: the model's dtype.
-        limit: MB that a pass may use besides the model (--memory).
+        limit: MB that a pass may use besides the model (--memory); None: the method's own, or half of what the model
+            leaves of the accelerator's free memory.
 
     Raises:
         ConfigError: the model has no such layer.
     """
-    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=limit * 1e6)
+    weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
+    left = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
+    most = limit * 1e6 if limit else method.memory * 1e6 if left is None else left
+    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=most)
     if beyond := [layer for layer in job.layers if not 0 <= layer < shape.layers]:
         raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
     notes = {

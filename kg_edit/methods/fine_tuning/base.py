@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.objective import tokens_within
+from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
@@ -142,7 +142,7 @@ class FineTuning(TuningMethod):
         """
         # ``memory`` is in MB, so 5e5 bytes a MB are half of it. A pass pads its rows to the longest.
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
-        most, room = int(self.memory * 5e5 / size), tokens_within(self.model, self.layer, self.memory / 2)
+        most, room = int(self.memory * 5e5 / size), pass_limit(self.model, self.layer, self.memory / 2).tokens
         group = list[tuple[Edit, Sequence[TrainingRow]]]()
         for one in edits:
             rows = [row for _, own in (*group, one) for row in own]

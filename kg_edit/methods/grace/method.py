@@ -23,7 +23,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import Descent, Stops, optimise_values
-from kg_edit.locate_then_edit.objective import Objective, Request, tokens_within
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.grace.codebook import Codebook, Deferral
@@ -146,8 +147,8 @@ class Grace(EditingMethod):
         if not asked:
             return []
         edits, requests = zip(*asked, strict=True)
-        size = tokens_within(self.model, self.layer, self.memory)
-        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, tokens=size)
+        limit = pass_limit(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
         values = [_Value(output, self.config) for output in outputs]

@@ -39,7 +39,8 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, refuse_norm_after_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
@@ -234,7 +235,7 @@ class JointMethod(ValueMethod):
                     kl_weight=self.config.kl_weight,
                     penalty=self.penalty,
                     forward=partial(TailForward, contexts=contexts),
-                    tokens=tokens_within(self.model, layer, self.memory),
+                    limit=pass_limit(self.model, layer, self.memory),
                 )
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
 

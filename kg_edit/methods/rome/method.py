@@ -39,7 +39,8 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
     optimise_values,
 )
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty, tokens_within
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
@@ -237,7 +238,7 @@ class RankOneMethod(ValueMethod):
             # A change reaches only the subject's last token and what follows, in the edited block and above. What comes
             # before is computed once per call, because the model may have been edited since the last call.
             forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
-            tokens=tokens_within(model, self.layer, self.memory),
+            limit=pass_limit(model, self.layer, self.memory),
         )
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from kg_edit.locate_then_edit.objective import (
     SoftTarget,
     TargetRow,
     norm_penalty,
-    passes,
 )
+from kg_edit.locate_then_edit.passes import PassLimit, passes
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
@@ -59,7 +59,8 @@ def objective(
     model: LanguageModel, requests: list[Request], forward: ForwardFactory = TailForward, *, tokens: int = 512
 ) -> Objective:
     """ROME's loss in layer 1."""
-    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward, tokens=tokens)
+    limit = PassLimit(tokens)
+    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward, limit=limit)
 
 
 def change(model: LanguageModel, edits: int) -> Tensor:
@@ -250,13 +251,13 @@ def test_few_rows_share_a_pass_and_many_of_unlike_length_do_not() -> None:
     few.append(TargetRow(edit=0, prompt=edits[0].rewrites[0], part="kl"))
     lengths = {row.length for row in few}
     assert len(lengths) > 1
-    (together,) = passes(few, tokens=512)
+    (together,) = passes(few, PassLimit(512))
     assert len(together) == len(few) and [row.part for row in together] == ["kl"] + ["nll"] * (len(few) - 1)
     many = [row for row in few for _ in range(100)]
-    apart = list(passes(many, tokens=10_000))
+    apart = list(passes(many, PassLimit(10_000)))
     assert [len({row.length for row in some}) for some in apart] == [1] * len(lengths)
     for tokens in (1, 40):
-        pieces = list(passes(many, tokens=tokens))
+        pieces = list(passes(many, PassLimit(tokens)))
         assert sum(map(len, pieces)) == len(many)
         widths = [max(row.length for row in some) for some in pieces]
         assert all((len(some) - 1) * width < tokens for some, width in zip(pieces, widths, strict=True))

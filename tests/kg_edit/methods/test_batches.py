@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.objective import tokens_within
+from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, run_prefix
 from kg_edit.models.prompts import Prompt, encode
@@ -84,8 +84,8 @@ def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
 @pytest.mark.slow
 def test_memory_limit_changes_the_passes_but_no_patch() -> None:
     model = tiny("llama")
-    assert tokens_within(model, 1, 1e9) == 512
-    assert 32 <= tokens_within(model, 1, 1.0) < tokens_within(model, 0, 4.0) < 512
+    assert pass_limit(model, 1).tokens == 512
+    assert 32 <= pass_limit(model, 1, 1.0).tokens < pass_limit(model, 0, 4.0).tokens < 512
     chosen, frugal = method("rome", model), method("rome", model)
     frugal.memory = 0.001
     for one, other in zip(chosen.edit_each(EDITS), frugal.edit_each(EDITS), strict=True):

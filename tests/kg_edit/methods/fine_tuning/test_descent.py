@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
+from kg_edit.locate_then_edit.passes import PassLimit
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change
@@ -114,7 +115,7 @@ def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch)
     method.memory = 2 * 4 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
     made.append(method.edit_each(EDITS))
     method.memory = 1000.0
-    monkeypatch.setattr(base, "tokens_within", lambda model, layer, megabytes: 10)  # fewer than two rows have
+    monkeypatch.setattr(base, "pass_limit", lambda model, layer, megabytes: PassLimit(10))  # fewer than two rows have
     made.append(method.edit_each(EDITS))
     assert groups == [3, 2, 1, 1, 1, 1]
     for each in zip(*made, strict=True):

@@ -1,0 +1,119 @@
+"""How the rows of a step are put into forward passes. The device of the model decides.
+
+- On a CPU a pass has few tokens, so that they stay in its caches, and rows of unlike length share one only if the
+  padding costs less than another pass.
+- On an accelerator all rows of a step share one padded pass, as far as the memory goes: a pass of few tokens takes as
+  long as reading the weights and starting the kernels.
+
+The memory is that of ``--memory``, and of an accelerator half of what it says is free. If it runs out nevertheless,
+the passes get half of the tokens, for the rest of the process (`halved`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+
+_FEWEST, _CPU_MOST = 32, 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
+_CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
+
+_ENOUGH: dict[torch.device, float] = {}  # the largest pass since the device's memory ran out, in bytes
+
+
+class Row(Protocol):
+    """A row of a pass: its ``length`` in tokens; rows of one ``kind`` stand together."""
+
+    @property
+    def length(self) -> int:
+        """The number of tokens."""
+
+    @property
+    def kind(self) -> Any:
+        """What the rows are ordered by."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class PassLimit:
+    """The most ``tokens`` of a pass, with padding, and how many of ``padding`` are cheaper than another pass."""
+
+    tokens: float
+    padding: float = _CPU_PASS
+
+
+def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> PassLimit:
+    """Return the limit of passes with gradient from block ``layer`` on, on the device of ``model``.
+
+    Args:
+        model: the language model.
+        layer: the lowest block with a gradient, 0-based.
+        megabytes: the memory that a pass may take, besides the model itself.
+    """
+    free, token, cpu = pass_megabytes(model.device), _bytes_a_token(model, layer), _is_cpu(model.device)
+    fits = tokens_at_once(token, limit=1e6 * min(megabytes, inf if free is None else free), cpu=cpu)
+    return PassLimit(min(fits, _ENOUGH.get(model.device, inf) / token), padding=_CPU_PASS if cpu else inf)
+
+
+def _is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def halved(limit: PassLimit, model: LanguageModel, layer: int, *, tokens: int) -> PassLimit:
+    """Return the limit after a pass of ``tokens`` has run out of memory; `pass_limit` keeps to it from now on."""
+    _ENOUGH[model.device] = tokens / 2 * _bytes_a_token(model, layer)
+    return PassLimit(tokens / 2, padding=limit.padding)
+
+
+def tokens_at_once(bytes_a_token: float, *, limit: float, cpu: bool) -> float:
+    """Return the number of tokens of a pass that fit into ``limit`` bytes: at least 32, and on a CPU at most 512."""
+    return max(_FEWEST, min(_CPU_MOST if cpu else inf, limit / bytes_a_token))
+
+
+def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
+    """Return how many numbers a token keeps for the backward pass: 10 d + 5 d_ff a block, and its logits (measured)."""
+    return (10 * width + 5 * inner) * blocks + vocabulary
+
+
+def _bytes_a_token(model: LanguageModel, layer: int) -> int:
+    inner = weight_matrix(model.down_projection(layer)).shape[1]
+    vocabulary = model.model.get_output_embeddings().weight.shape[0]
+    numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
+    return torch.finfo(model.model.dtype).bits // 8 * numbers
+
+
+def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
+    """Group the rows into passes within ``limit``; a row that alone has more tokens has a pass of its own."""
+    by_length: dict[int, list[R]] = {}
+    for row in rows:
+        by_length.setdefault(row.length, []).append(row)
+    some, width = list[R](), 0
+    for length, alike in sorted(by_length.items()):
+        fits = (len(some) + len(alike)) * length <= limit.tokens
+        if some and not (fits and len(some) * (length - width) <= limit.padding):
+            yield from _pieces(some, width, limit.tokens)
+            some = []
+        some, width = [*some, *alike], length
+    if some:
+        yield from _pieces(some, width, limit.tokens)
+
+
+def _pieces(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:
+    """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
+    size = int(-(-len(rows) // -(-len(rows) * width // tokens)))
+    order = sorted(rows, key=lambda row: row.kind)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def padded_tokens(rows: Sequence[Row]) -> int:
+    """Return the number of tokens of a pass of these rows, padding included."""
+    return len(rows) * max(row.length for row in rows)

@@ -1,0 +1,117 @@
+"""How rows are put into passes: by the device's memory, and in halves if it runs out. The losses are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.locate_then_edit import passes
+from kg_edit.locate_then_edit.objective import Objective, Request, TargetRow
+from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit
+from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from tests.kg_edit.tiny import tiny
+
+LAYER = 1
+CONTEXTS = ("{}", "The quick brown fox. {}")
+SUBJECTS = {"LeBron James": "the Los Angeles Lakers of 1999", "France": "Rome", "Spike Hughes": "Paris in Texas"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> Iterator[None]:
+    passes._ENOUGH.clear()
+    yield
+    passes._ENOUGH.clear()
+
+
+def requests(model: LanguageModel) -> list[Request]:
+    """Three edits, whose targets have different lengths."""
+
+    def of(subject: str, target: str) -> Request:
+        rows = [model.encode_fact("{} is from", subject=subject, target=target, context=text) for text in CONTEXTS]
+        return Request(rewrites=tuple(rows), essence=model.encode_fact("{} is a", subject=subject))
+
+    return [of(*pair) for pair in SUBJECTS.items()]
+
+
+def on_accelerator(monkeypatch: pytest.MonkeyPatch, *, free: float) -> LanguageModel:
+    """A model in an accelerator's memory, of which ``free`` MB may be taken; only the rule of the passes sees this."""
+    monkeypatch.setattr(passes, "pass_megabytes", lambda device: free)
+    monkeypatch.setattr(passes, "_is_cpu", lambda device: False)
+    return tiny("llama")
+
+
+def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = pass_limit(tiny("llama"), LAYER)
+    assert on_cpu == PassLimit(512)
+    model = on_accelerator(monkeypatch, free=4000.0)
+    whole = pass_limit(model, LAYER)
+    assert whole.tokens > 10 * on_cpu.tokens
+    assert pass_limit(model, LAYER, 1000.0).tokens == pytest.approx(whole.tokens / 4), "--memory is less"
+    assert pass_limit(model, LAYER, 9000.0).tokens == whole.tokens, "--memory is more than there is"
+    rows = [
+        TargetRow(edit=edit, prompt=row)
+        for edit, one in enumerate(requests(model))
+        for row in one.rewrites
+        for _ in range(50)
+    ]
+    assert len({row.length for row in rows}) == 3
+    (together,) = passes.passes(rows, whole)
+    assert len(together) == len(rows) and padded_tokens(together) > 512
+    assert len(list(passes.passes(rows, on_cpu))) > 1
+
+
+class Tight(TailForward):
+    """A forward whose memory has room for ``most`` rows with a gradient; ``refused`` are the sizes of larger ones."""
+
+    most, refused = 2, list[int]()
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        if change is not None and len(change) > self.most:
+            self.refused.append(len(change))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return super().logits(change)
+
+
+def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = on_accelerator(monkeypatch, free=4000.0)
+    asked, start = requests(model), torch.zeros(len(SUBJECTS), model.width)
+    change = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
+    plenty = Objective(model, LAYER, asked, kl_weight=0.5)
+    monkeypatch.setattr(Tight, "refused", refused := [])
+    tight = Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight)
+    expected, found = plenty.gradient(change, margin=0.0), tight.gradient(change, margin=0.0)
+    assert refused[0] == 9, "all rows of a step run in one pass"
+    assert len(refused) > 1
+    for name in ("nll", "kl", "total", "missed"):
+        torch.testing.assert_close(getattr(found[0], name), getattr(expected[0], name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tight(change).total, expected[0].total, rtol=1e-5, atol=1e-5)
+    for name in ("value", "bare_key", "mean_key"):
+        torch.testing.assert_close(getattr(tight, name), getattr(plenty, name))
+
+    refused.clear()
+    tight.drop([0])
+    tight.gradient(change)
+    Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight).gradient(change)
+    assert refused == [], "the run remembers it"
+
+
+def test_one_row_that_does_not_fit_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tight, "most", 0)
+    with pytest.raises(torch.OutOfMemoryError, match="9 GiB"):
+        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, forward=Tight)(torch.zeros(3, 64))
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    class Broken(TailForward):
+        def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, forward=Broken)
+    assert passes._ENOUGH == {}
