@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kg_edit.covariance.corpora import Corpus
+from kg_edit.covariance.factor import CPU
 from kg_edit.covariance.files import (
     LARGEST,
     Identity,
@@ -31,6 +32,7 @@ from kg_edit.covariance.files import (
 )
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, SecondMoment, doubling, flat_size, square
 from kg_edit.errors import CovarianceError
+from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from wikidata_cache.progress import Bar
 
@@ -238,10 +240,14 @@ class Sums:
         moment = self.moments[layer]
         if layer not in self.halves or not 0 < self.position.half_count < moment.count:
             return ()
-        halves = self.halves[layer].double()
+        # Five matrices in float64: C, that of half the text, their factors and a copy. The CPU has room for them.
+        here = moment.total.device
+        free = free_bytes(here)
+        place = here if free is None or free > 40 * moment.size**2 else CPU
+        halves, whole = self.halves[layer].to(place, torch.float64), moment.total.to(place)
         before, after = (
             Covariance(moment=square(total / count, moment.size), tokens=count, ridge=self.position.ridge, id="")
-            for total, count in ((halves, self.position.half_count), (moment.total, self.position.count))
+            for total, count in ((halves, self.position.half_count), (whole, self.position.count))
         )
         found = doubling(before, after, self.probe_keys(layer))
         return (found,) if found else ()

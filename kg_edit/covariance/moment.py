@@ -16,14 +16,14 @@ estimated 23 degrees at 29 thousand tokens, found 26 degrees from 230 thousand; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kg_edit.covariance.factor import CPU, Factor
 from kg_edit.errors import CovarianceError
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
@@ -43,19 +43,20 @@ class Covariance:
     tokens: int
     ridge: float
     id: str
+    _factors: dict[torch.device, Factor] = field(default_factory=dict, init=False, repr=False)
 
-    @cached_property
-    def _cholesky(self) -> Tensor:
-        moment = self.moment.to(torch.float64, copy=True)  # may be gigabytes, so no second copy for the ridge
-        moment.diagonal().add_(self.ridge * moment.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(moment)
-        if failed:
-            raise CovarianceError(
-                f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
-                f"use at least {10 * len(moment)} tokens, or a ridge above {self.ridge:g}"
-            )
-        lower: Tensor = factor
-        return lower
+    def _factor(self, device: torch.device) -> Factor:
+        """The factor of C with its ridge on ``device``, or where C is, if that is an accelerator; made once."""
+        place = device if self.moment.device == CPU else self.moment.device
+        if place not in self._factors:
+            try:
+                self._factors[place] = Factor(self.moment, self.ridge, place)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise CovarianceError(
+                    f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
+                    f"use at least {10 * len(self.moment)} tokens, or a ridge above {self.ridge:g}"
+                ) from error
+        return self._factors[place]
 
     def solve(self, key: Tensor, *, others: OtherKeys | None = None, weight: float = 0.0) -> Tensor:
         """Return (C + w H)^-1 k in float64, with the ridge in C.
@@ -70,8 +71,7 @@ class Covariance:
         """
         columns = key.double().reshape(len(key), -1)
         if others is None or not weight:
-            solution: Tensor = torch.cholesky_solve(columns.to(self._cholesky.device), self._cholesky)
-            return solution.reshape(key.shape).to(key.device)
+            return self._factor(key.device).solve(columns).reshape(key.shape)
 
         # Woodbury with N = others.rows [n, d_ff]: A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K, A = C + w moment
         rows = others.rows.to(key.device)
@@ -95,9 +95,9 @@ class OtherKeys:
     moment: Tensor | None = None
 
     @classmethod
-    def none(cls, size: int) -> Self:
-        """Return H = 0, for keys with ``size`` components."""
-        return cls(torch.empty(0, size, dtype=torch.float64))
+    def none(cls, size: int, device: torch.device = CPU) -> Self:
+        """Return H = 0 on ``device``, for keys with ``size`` components."""
+        return cls(torch.empty(0, size, dtype=torch.float64, device=device))
 
     def plus(self, keys: Tensor) -> OtherKeys:
         """Return H plus the mean outer product of an edit's ``keys`` [n_e, d_ff]."""

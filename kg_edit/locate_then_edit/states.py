@@ -111,13 +111,14 @@ class OtherTokens:
     @torch.no_grad()
     def at(self, layer: int) -> OtherKeys:
         """Return H of all requests together in block ``layer``, on the model in its present state."""
-        found = OtherKeys.none(weight_matrix(self._model.down_projection(layer)).shape[1])
+        weight = weight_matrix(self._model.down_projection(layer))
+        found = OtherKeys.none(weight.shape[1], weight.device)
         seen: dict[str, Tensor] = {}
         with watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)):
             for some, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
                 keys = iter(_without_subjects(seen["key"], [row for rows in some for row in rows]))
                 for rows in some:
-                    found = found.plus(torch.cat([next(keys) for _ in rows]).cpu())
+                    found = found.plus(torch.cat([next(keys) for _ in rows]))
         return found
 
 

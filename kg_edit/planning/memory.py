@@ -225,13 +225,16 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
     # C and that of half the text, a factor of each and a copy, in float64; the sums of all layers and of their halves.
     compared = square * (5 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
     formula = f"d_ff² x (40 + 6 x {layers})"
-    yield Part(what="comparing C", bytes=compared, phase="comparing C", place="main memory", formula=formula)
-    formula = f"d_ff² x 12 x {layers}"  # float32, and its factor in float64
-    held = layers * square * (FLOAT32 + FLOAT64)
-    yield Part(what="C and its factors", bytes=held, phase="always", place="main memory", formula=formula)
+    free, weights = job.machine.accelerator, float(size) * shape.parameters
+    place: MemoryPlace = "main memory" if free is not None and free < weights + compared else job.place
+    yield Part(what="comparing C", bytes=compared, phase="comparing C", place=place, formula=formula)
+    held, formula = layers * square * FLOAT32, f"d_ff² x 4 x {layers}"
+    yield Part(what="C", bytes=held, phase="always", place="main memory", formula=formula)
+    held, formula = layers * square * FLOAT64, f"d_ff² x 8 x {layers}"  # where it is solved with
+    yield Part(what="factors of C", bytes=held, phase="always", place=job.place, formula=formula)
     copies = 4 if job.method.joint else 1  # a batch: eigenvectors with their workspace, or C with the held keys
     factoring, formula = copies * square * FLOAT64, f"d_ff² x {copies * FLOAT64}"
-    yield Part(what="factoring C", bytes=factoring, phase="factoring C", place="main memory", formula=formula)
+    yield Part(what="factoring C", bytes=factoring, phase="factoring C", place=job.place, formula=formula)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +316,8 @@ def suggestions(found: Estimate) -> tuple[str, ...]:
     states = bytes_of.get("states for the backward pass", 0.0)
     if states >= 0.1 * max(found.needed(place) for place in found.lacking):
         ways.append(f"`--memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower")
-    held = bytes_of.get("C and its factors", 0.0) + bytes_of.get("factoring C", 0.0)
-    if "main memory" in found.lacking and held >= 0.2 * found.needed("main memory"):
+    held = sum(part.bytes for part in found.parts if part.what.endswith("C") and part.place in found.lacking)
+    if held >= 0.2 * max(found.needed(place) for place in found.lacking):
         ways.append(f"C takes {held / 1e9:.1f} GB: fewer layers need less, and ft-m, lora or grace need no C")
     short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
     where = " and ".join(found.lacking)

@@ -16,10 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.covariance.factor import CPU
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
+from kg_edit.models.language_model import weight_matrix
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -71,7 +73,10 @@ class AlphaEdit(JointMethod):
         """Return P, the projection onto the free directions of the keys of ``layer``; computed once per layer."""
         if layer not in self._null_spaces:
             self._null_spaces[layer] = null_space(
-                self.covariances[layer], threshold=self.config.threshold, relative=self.config.relative
+                self.covariances[layer],
+                threshold=self.config.threshold,
+                relative=self.config.relative,
+                device=weight_matrix(self.model.down_projection(layer)).device,
             )
         return self._null_spaces[layer]
 
@@ -106,7 +111,9 @@ class NullSpace:
         return keys - used @ (used.T @ keys)
 
 
-def null_space(covariance: Covariance, *, threshold: float, relative: bool = True) -> NullSpace:
+def null_space(
+    covariance: Covariance, *, threshold: float, relative: bool = True, device: torch.device = CPU
+) -> NullSpace:
     """Return the projection onto the span of C's eigenvectors with eigenvalues below ``threshold``.
 
     C is used without its ridge.
@@ -116,11 +123,12 @@ def null_space(covariance: Covariance, *, threshold: float, relative: bool = Tru
         threshold: the eigenvalue below which a direction is free.
         relative: the threshold is a multiple of the mean eigenvalue (trace(C) / d_ff), because models differ in scale
             by orders of magnitude; the published threshold is absolute.
+        device: where the eigenvectors are computed, and stay.
 
     Raises:
         CovarianceError: no direction is free.
     """
-    values, vectors = torch.linalg.eigh(covariance.moment.double())
+    values, vectors = torch.linalg.eigh(covariance.moment.to(device, torch.float64))
     bound = threshold * (float(values.mean()) if relative else 1.0)
     found = NullSpace(used=vectors[:, values >= bound])
     if not found.free:

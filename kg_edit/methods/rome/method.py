@@ -330,7 +330,7 @@ def rank_one_update(
         PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
     # u = (C + w H)^-1 k*: the direction that changes the outputs of ordinary keys least. Its length cancels below.
-    held = None if others is None else OtherKeys.none(len(mean_key)).plus(others)
+    held = None if others is None else OtherKeys.none(len(mean_key), others.device).plus(others)
     u = covariance.solve(mean_key, others=held, weight=hold)  # [d_ff], float64
     right = u / u.norm()
 

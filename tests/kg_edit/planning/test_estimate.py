@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import networkx as nx
 import pytest
@@ -100,7 +100,7 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     found = reckoned()
     parts = {part.what: part.bytes for part in found.parts}
     assert parts["the model"] == 4 * 10**6
-    assert parts["C and its factors"] == 12 * 400**2
+    assert (parts["C"], parts["factors of C"]) == (4 * 400**2, 8 * 400**2)
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
     # 6 rows of 4 tokens, layer 2
     assert parts["states for the backward pass"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)
@@ -128,6 +128,26 @@ def test_text_that_is_read_needs_a_pass_and_waiting_keys() -> None:
     assert parts["measuring C"] == 4 * 2048 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
     longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
     assert next(part.bytes for part in longer.parts if part.what == "comparing C") == 46 * 400**2
+
+
+def test_an_accelerators_memory_holds_the_factors_and_bounds_the_passes() -> None:
+    """One ROME edit of Llama-3-8B in bfloat16 fits into 24 GB; a batch takes half of what the weights leave."""
+    shape, dtype = shape_of("llama-3-8b"), torch.bfloat16
+
+    def planned(name: str, **given: Any) -> Estimate:
+        card = Machine(device=torch.device("cuda"), host=10**11, accelerator=24 * 10**9)
+        return estimate(find_method(name), find_method(name).config_class(), shape, card, dtype=dtype, **given)
+
+    one = planned("rome")
+    assert not one.lacking
+    places = {part.what: part.place for part in one.parts}
+    assert (places["C"], places["factors of C"], places["factoring C"]) == ("main memory", "accelerator", "accelerator")
+    states = [
+        next(part.bytes for part in found.parts if part.what.startswith("states"))
+        for found in (planned("memit", edits=1000), planned("memit", edits=1000, limit=500.0))
+    ]
+    left = 24e9 - 2 * shape.parameters
+    assert states == [pytest.approx(left / 2, rel=0.01), pytest.approx(500e6, rel=0.01)]
 
 
 def test_grace_runs_one_token_an_edit_and_many_edits_together() -> None:

@@ -1,0 +1,122 @@
+"""C's factor on a device without fast float64: refined to float64's residual, and in float64 where that does not do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.covariance import factor, moment
+from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refined
+from kg_edit.covariance.moment import Covariance, SecondMoment, square
+from kg_edit.errors import CovarianceError
+from kg_edit.methods import find_method
+from kg_edit.models.hooks import watched
+from kg_edit.models.language_model import LanguageModel
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.test_methods import EDIT, SECOND
+from tests.kg_edit.tiny import tiny
+
+LAYER = 5
+
+
+@pytest.fixture
+def slow_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factor, "has_fast_float64", lambda device: False)
+
+
+def covariance(matrix: Tensor, *, ridge: float = 1e-4) -> Covariance:
+    return Covariance(moment=matrix, tokens=1, ridge=ridge, id="made up")
+
+
+def test_refinement_removes_the_error_of_the_factor() -> None:
+    """A factor of 1.01 A: each step leaves 1/101 of the error. One of 2 A leaves half of it, which is too much."""
+    matrix, shift = torch.tensor([[4.0, 2.0], [2.0, 2.0]]), torch.tensor(1.0, dtype=torch.float64)
+    wanted = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    columns = torch.tensor([[1.0], [-4.0]], dtype=torch.float64)  # (C + I) times the wanted
+    lower = torch.linalg.cholesky(matrix + torch.eye(2))
+    found = refined(matrix, shift, 1.01**0.5 * lower, columns)
+    assert found is not None
+    torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0)
+    assert refined(matrix, shift, 2**0.5 * lower, columns) is None
+
+
+def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageModel, slow_float64: None) -> None:
+    """SmolLM2's C of layer 5, from few tokens, so that it is worse conditioned than from many."""
+    text = torch.randint(len(smollm2.tokenizer), (4, 128), generator=torch.Generator().manual_seed(0))
+    sums = SecondMoment(1536)
+    with torch.no_grad(), watched(smollm2.down_projection(LAYER), lambda keys, _: sums.add(keys)):
+        smollm2.model.base_model(text, use_cache=False)
+    sums.flush()
+    c = square(sums.total / sums.count, 1536).float()
+    keys = c.double()[:, :20]
+    whole = c.double()
+    whole.diagonal().add_(1e-4 * whole.diagonal().mean())
+    expected = torch.cholesky_solve(keys, torch.linalg.cholesky(whole))
+    found = covariance(c).solve(keys)
+    solver = Factor(c, 1e-4, CPU)
+    assert solver._lower.dtype == torch.float32, "the test must be able to fail"
+
+    def residual(solution: Tensor) -> float:
+        return float((keys - whole @ solution).norm() / keys.norm())
+
+    assert residual(found) < 10 * residual(expected)
+    assert (found - expected).norm() < 1e-9 * expected.norm()
+    rough = torch.cholesky_solve(keys.float(), solver._lower).double()
+    assert residual(rough) > 1e3 * residual(found), "the refinement does something"
+
+
+def test_ill_conditioned_matrix_is_factored_in_float64(slow_float64: None) -> None:
+    """A Hilbert matrix of size 8 has the condition 1e10: float32 may factor it, but its refinement fails."""
+    number = torch.arange(8, dtype=torch.float64)
+    hilbert = (1 / (number[:, None] + number + 1)).float()
+    solver, columns = Factor(hilbert, 0.0, CPU), torch.ones(8, 1, dtype=torch.float64)
+    found = solver.solve(columns)
+    assert solver._lower.dtype == torch.float64
+    assert (hilbert.double() @ found - columns).norm() < 1e-4
+
+
+def test_matrix_that_is_not_positive_definite_is_an_error(slow_float64: None) -> None:
+    with pytest.raises(CovarianceError, match="not positive definite"):
+        covariance(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).solve(torch.ones(2))
+
+
+@pytest.mark.parametrize(("ratio", "fast"), [(2.0, True), (32.0, False)])
+def test_float64_is_fast_if_it_is_measured_so(ratio: float, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.float64: ratio, torch.float32: 1.0}
+    monkeypatch.setattr(factor, "_seconds", lambda device, dtype: seconds[dtype])
+    assert has_fast_float64.__wrapped__(torch.device("cuda")) is fast
+    assert has_fast_float64(CPU)
+
+
+def test_device_without_room_leaves_the_factor_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is ``meta``, which has no numbers, so that only the CPU can have solved."""
+
+    def full(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        if matrix.is_meta:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cholesky(matrix)
+
+    cholesky = torch.linalg.cholesky_ex
+    monkeypatch.setattr(factor, "has_fast_float64", lambda device: True)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", full)
+    solver = Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, torch.device("meta"))
+    found = solver.solve(torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
+
+
+def test_batches_factor_each_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    factored = list[int]()
+
+    class Counted(Factor):
+        def _make(self, *, exact: bool) -> None:
+            factored.append(len(self._c))
+            super()._make(exact=exact)
+
+    monkeypatch.setattr(moment, "Factor", Counted)
+    method = find_method("memit").on(tiny("llama"), settings={**QUICK["memit"], "layers": (1, 2)})
+    method.prepare()
+    factored.clear()  # of the doublings, while C was measured
+    method.edit([EDIT, SECOND])
+    method.edit([SECOND])
+    assert len(factored) == 2
