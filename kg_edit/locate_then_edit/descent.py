@@ -8,7 +8,7 @@ of the model in bfloat16 (`descent_model`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -66,7 +66,16 @@ class StepSettings(Protocol):
 
     @property
     def clamp_norm_factor(self) -> float:
-        """The largest |m* - m|, as a multiple of |m|."""
+        """The largest |m* - m|, as a multiple of |m|; infinite without a limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """`StepSettings` for a change without a method's config: Adam, without a limit."""
+
+    learning_rate: float
+    optimiser: Optimiser = "adam"
+    clamp_norm_factor: float = math.inf
 
 
 class FreeDelta:
@@ -80,37 +89,86 @@ class FreeDelta:
       a share of the limit reach it in about half of Adam's evaluations. For edits that share a model Adam is better:
       hundreds of changes found by ``momentum`` cost more of the model's other text (docs/speed.md).
 
-    It starts at 0. After each step delta is rescaled if its norm exceeds r.
+    After each step delta is rescaled if its norm exceeds r.
+
+    Args:
+        value: m, [d], or [edits, d] of many edits, each with its own limit.
+        config: the optimiser's settings.
+        start: delta at the beginning, shaped like ``value``; None: 0.
     """
 
-    def __init__(self, value: Tensor, config: StepSettings) -> None:
-        self._delta = torch.zeros_like(value).requires_grad_()
-        self._limit = config.clamp_norm_factor * value.norm()
+    def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
+        self._value, self._config = value, config
+        self._delta = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
+        self._limit = config.clamp_norm_factor * value.norm(dim=-1, keepdim=True)
         self._optimizer: torch.optim.Optimizer
         if config.optimiser == "adam":
             self._optimizer = torch.optim.Adam([self._delta], lr=config.learning_rate)
         else:
-            length = config.learning_rate * float(self._limit)
-            self._optimizer = torch.optim.SGD([self._delta], lr=length, momentum=_MOMENTUM)
-        self._normalised = config.optimiser == "momentum"
+            self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_MOMENTUM)
+
+    @classmethod
+    def together(cls, deltas: Sequence[FreeDelta]) -> FreeDelta:
+        """Return the changes of many edits as one parameter [edits, d], from where they are now."""
+        value, start = (torch.stack(each) for each in zip(*((own._value, own._delta) for own in deltas), strict=True))
+        return cls(value, deltas[0]._config, start=start)
 
     def change(self) -> Tensor:
-        """Return the current change m* - m, [d]; a leaf tensor."""
+        """Return the current change m* - m, shaped like the value; a leaf tensor."""
         return self._delta
 
     @torch.no_grad()
     def learn(self) -> None:
-        """Take a step of the optimiser, then rescale the change if its norm exceeds the limit."""
+        """Take a step of the optimiser, then rescale each change whose norm exceeds its limit."""
         gradient = self._delta.grad
-        if self._normalised and gradient is not None:
-            gradient.div_(gradient.norm().clamp(min=1e-12))
+        if self._config.optimiser == "momentum" and gradient is not None:
+            length = self._config.learning_rate * self._limit
+            gradient.mul_(length / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12))
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._clamp()
+        if self._config.clamp_norm_factor < math.inf:
+            norm = self._delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            self._delta.mul_((self._limit / norm).clamp(max=1.0))
 
-    @torch.no_grad()
-    def _clamp(self) -> None:
-        self._delta.mul_((self._limit / self._delta.norm().clamp(min=1e-12)).clamp(max=1.0))
+
+class _Changes(Protocol):
+    """The changes of all edits of a descent."""
+
+    def now(self) -> Tensor:
+        """Return the changes [edits, d], detached."""
+
+    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
+        """Take a step of the edits that are ``running``, with d loss_i / d delta_i in ``gradient`` [edits, d]."""
+
+
+class _FreeChanges:
+    """Changes that are free: one parameter [edits, d], and one step of the optimiser for all, also for ended edits."""
+
+    def __init__(self, deltas: Sequence[FreeDelta]) -> None:
+        self._all = FreeDelta.together(deltas)
+
+    def now(self) -> Tensor:
+        return self._all.change().detach().clone()
+
+    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
+        self._all.change().grad = gradient
+        self._all.learn()
+
+
+class _OwnChanges:
+    """Changes that each have parameters of their own, such as an R-GNN."""
+
+    def __init__(self, parameters: Sequence[DeltaParameters]) -> None:
+        self._parameters, self._changes = parameters, [own.change() for own in parameters]  # differentiable, [d]
+
+    def now(self) -> Tensor:
+        return torch.stack([change.detach() for change in self._changes])
+
+    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
+        for edit in running:
+            self._changes[edit].backward(gradient[edit])  # chain rule: from delta to its parameters
+            self._parameters[edit].learn()
+            self._changes[edit] = self._parameters[edit].change()
 
 
 class StopSettings(Protocol):
@@ -197,16 +255,17 @@ def optimise_values(
     Returns:
         One `Descent` per edit, in order.
     """
-    changes = [own.change() for own in parameters]  # delta_i [d], differentiable in the parameters of edit i
+    free = [own for own in parameters if isinstance(own, FreeDelta)]
+    changes: _Changes = _FreeChanges(free) if len(free) == len(parameters) else _OwnChanges(parameters)
     losses: list[list[_Losses]] = [[] for _ in parameters]
-    running = dict(enumerate(parameters))
-    noisy = {edit: own for edit, own in running.items() if isinstance(own, NoisyParameters)}
+    noisy = {edit: own for edit, own in enumerate(parameters) if isinstance(own, NoisyParameters)}
     best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the change with the lowest loss
+    running, results = set(range(len(parameters))), dict[int, Tensor]()
     last = settings.steps + settings.further_steps - 1
 
     for step in range(last + 1):
         # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
-        now = torch.stack([change.detach() for change in changes])  # [edits, d]
+        now = changes.now()  # [edits, d]
         # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
         asked = settings.further_steps and step >= settings.steps - 1
         margin = (_MARGIN if step >= settings.steps else 0.0) if asked else None
@@ -214,13 +273,13 @@ def optimise_values(
         missed = torch.ones_like(found.nll) if found.missed is None else found.missed
         *terms, missing = torch.stack([found.total, found.nll, found.kl, missed]).tolist()  # one wait for the device
         numbers = list(zip(*terms, strict=True))
-        for edit in running:
+        for edit in sorted(running):
             losses[edit].append(numbers[edit])
             if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
                 best[edit] = now[edit].clone(), numbers[edit]
         report_losses(
             step,
-            {edit: numbers[edit][0] for edit in running},
+            {edit: numbers[edit][0] for edit in sorted(running)},
             of=len(parameters),
             terms={edit: {"nll": numbers[edit][1], "kl": numbers[edit][2]} for edit in running},
         )
@@ -229,7 +288,8 @@ def optimise_values(
         done = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
         done |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
         done |= {edit for edit in running if not missing[edit]}
-        ended = set(running) if step == last else done & running.keys()
+        ended = running if step == last else done
+        results |= {edit: now[edit] for edit in ended}
 
         # A change with noise is replaced by the one without, as in GLAME's public program, unless that is much worse
         # than the best change seen: one more evaluation for the edits that end.
@@ -241,18 +301,15 @@ def optimise_values(
             for edit, change in settled.items():
                 reached = quiet[edit]
                 fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE
-                changes[edit], reached = (change, reached) if fine else best[edit]
+                results[edit], reached = (change, reached) if fine else best[edit]
                 losses[edit].append(reached)
 
-        running = {edit: own for edit, own in running.items() if edit not in ended}
+        running = running - ended
         if not running:
             break
-        objective.drop(range(len(changes)) - running.keys())
-        for edit, own in running.items():
-            changes[edit].backward(gradient[edit])  # chain rule: from delta to its parameters
-            own.learn()
-            changes[edit] = own.change()
-    return [Descent(change=change.detach(), losses=tuple(own)) for change, own in zip(changes, losses, strict=True)]
+        objective.drop(set(range(len(parameters))) - running)
+        changes.learn(gradient, sorted(running))
+    return [Descent(change=results[edit], losses=tuple(own)) for edit, own in enumerate(losses)]
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -228,7 +228,8 @@ class Objective:
             for one in self._passes:
                 for part, loss in one.losses(one.logits(change)):
                     parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
-            return self._total(change, parts)
+            penalty = self._penalty(change, self.value) if self._penalty else change.new_zeros(len(change))
+            return self._total(parts, penalty)
 
         return self._within_memory(losses)
 
@@ -253,24 +254,25 @@ class Objective:
             # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
             logits = one.logits(leaf)
             found = one.losses(logits)
-            torch.stack([weights[part] * loss.sum() for part, loss in found]).sum().backward()
+            torch.autograd.backward(
+                [loss for _, loss in found], [torch.full_like(loss, weights[part]) for part, loss in found]
+            )
             for part, loss in found:
-                parts[part] += loss.detach().to(leaf.device)
+                parts[part] = parts[part] + loss.detach().to(leaf.device)
             if missed is not None and margin is not None:
                 for wrong in one.missed(logits.detach(), margin):
                     missed += wrong.to(leaf.device)
-        losses = self._total(leaf, parts)
-        if losses.penalty.requires_grad:
-            losses.penalty.sum().backward()
-        detached = {name: getattr(losses, name).detach() for name in ("nll", "kl", "further", "penalty", "total")}
-        return Losses(**detached, missed=missed), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        penalty = self._penalty(leaf, self.value) if self._penalty else leaf.new_zeros(len(leaf))
+        if penalty.requires_grad:
+            penalty.backward(torch.ones_like(penalty))
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        return self._total(parts, penalty.detach(), missed), gradient
 
-    def _total(self, change: Tensor, parts: dict[Part, Tensor]) -> Losses:
+    def _total(self, parts: dict[Part, Tensor], penalty: Tensor, missed: Tensor | None = None) -> Losses:
         nll, kl, further = parts["nll"], parts["kl"], parts["further"]
-        penalty = change.new_zeros(len(change)) if self._penalty is None else self._penalty(change, self.value)
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
+        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
@@ -282,7 +284,7 @@ class Objective:
 
 def _no_losses(change: Tensor) -> dict[Part, Tensor]:
     parts: tuple[Part, ...] = ("nll", "kl", "further")
-    return {part: change.new_zeros(len(change)) for part in parts}
+    return dict.fromkeys(parts, change.new_zeros(len(change)))
 
 
 @dataclass(frozen=True, kw_only=True)

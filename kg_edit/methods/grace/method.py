@@ -22,7 +22,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.locate_then_edit.descent import Descent, Stops, optimise_values
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
@@ -151,13 +151,21 @@ class Grace(EditingMethod):
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
-        values = [_Value(output, self.config) for output in outputs]
+        steps = Steps(learning_rate=self.config.learning_rate)
+        values = [FreeDelta(output, steps, start=self._start(output)) for output in outputs]
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
         descents = optimise_values(objective, values, stops)
         return [
             attempt(edit, partial(self._entry, edit, key, output, descent))
             for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
         ]
+
+    def _start(self, output: Tensor) -> Tensor | None:
+        """The difference to the module's own ``output`` [d] at the start: None for 0, or that of a random value."""
+        if self.config.start == "warm":
+            return None
+        draw = torch.Generator().manual_seed(self.config.seed)  # one for each edit, so none depends on another
+        return torch.rand(output.shape, generator=draw).to(output) - output
 
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """The patch of one edit.
@@ -192,24 +200,3 @@ class Grace(EditingMethod):
         found = super().provenance()
         found["methods"][0] |= {"layer": self.layer}
         return found
-
-
-class _Value:
-    """The difference v - output [d] between an edit's value and the module's own output, trained by Adam."""
-
-    def __init__(self, output: Tensor, config: GraceConfig) -> None:
-        start = torch.zeros_like(output)
-        if config.start == "cold":  # a generator for each edit, so the value doesn't depend on others
-            draw = torch.Generator().manual_seed(config.seed)
-            start = torch.rand(output.shape, generator=draw).to(output) - output
-        self._change = start.requires_grad_()
-        self._optimizer = torch.optim.Adam([self._change], lr=config.learning_rate)
-
-    def change(self) -> Tensor:
-        """Return the current difference v - output, [d]."""
-        return self._change
-
-    def learn(self) -> None:
-        """Take a step of Adam on the gradient of the loss, then clear the gradient."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()

@@ -1,0 +1,77 @@
+"""A step of a descent dispatches few operators beside the forward and backward pass, for any number of edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.passes import PassLimit
+from kg_edit.methods.rome.method import RomeConfig
+from kg_edit.models.language_model import LanguageModel
+from tests.kg_edit.tiny import tiny
+
+EDITS = [
+    Edit(subject=subject, prompt="{} lives in", target_new=target)
+    for subject in ("The lazy dog", "Spike Hughes")
+    for target in ("London", "Paris")
+]
+CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
+LAYER = 0  # so that a step runs as many blocks as the model's own forward pass
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation._schema.name
+        self.count += name.startswith("aten::")
+        return operation(*args, **(kwargs or {}))
+
+
+def operators(work: Callable[[], object]) -> int:
+    with Operators() as counted:
+        work()
+    return counted.count
+
+
+def of_a_step(model: LanguageModel, edits: list[Edit]) -> float:
+    """The operators of one step of ROME's descent: the difference of two descents, without what happens once."""
+
+    def descent(steps: int) -> int:
+        requests = [Request.of(model, edit, CONTEXTS) for edit in edits]
+        penalty = partial(norm_penalty, weight=0.5)
+        loss = Objective(model, LAYER, requests, kl_weight=0.06, penalty=penalty, limit=PassLimit(10_000, padding=100))
+        parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
+        return operators(lambda: optimise_values(loss, parameters, Stops(steps=steps, stop_below=-1.0)))
+
+    return (descent(5) - descent(2)) / 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+def test_a_step_has_few_operators_beside_the_models_own(family: str) -> None:
+    model = tiny(family)
+    flags = [weight.requires_grad for weight in model.model.parameters()]
+    model.model.requires_grad_(False)
+    try:
+        one, four = of_a_step(model, EDITS[:1]), of_a_step(model, EDITS)
+        states = torch.zeros(3, 8, model.width, requires_grad=True)
+        own = operators(
+            lambda: model.model(inputs_embeds=states, use_cache=False).logits.logsumexp(-1).sum().backward()
+        )
+    finally:
+        for weight, flag in zip(model.model.parameters(), flags, strict=True):
+            weight.requires_grad_(flag)
+    assert four == one, "one step of the optimiser for all edits"
+    assert one <= 1.15 * own
