@@ -1,0 +1,256 @@
+"""The sections of `bench/gpu.py`: each yields rows of its table."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.files import read_edits
+from kg_edit.graphs.source import open_named
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.tail_forward import tail
+from kg_edit.methods import find_method
+from kg_edit.methods.base import ValueMethod
+from kg_edit.methods.presets import model_presets, preset_models
+from kg_edit.methods.rome.method import RankOneMethod, RomeConfig
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.loading import pick_device
+
+__all__ = ["Clock", "pick_device", "sections"]
+from tools.growth_models import made_up_edits, packaged_tokenizer, small_tokenizer
+from tools.model_edits import DEMO, PENALTY
+
+Row = dict[str, Any]
+STEPS = 20
+TINY = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512}
+TINY_SETTINGS = {"steps": 2, "further_steps": 0, "per_node": 2}
+SIZES = {"cpu": (2**24, 512), "cuda": (2**30, 8192)}  # bytes of the copy, and size of the product
+BATCHES = {"rome": 8, "memit": 100, "alphaedit": 100, "grace": 8}  # edits of a call
+
+
+@dataclass
+class Clock:
+    """The time limits in seconds, of the ``whole`` run and of each ``section``."""
+
+    whole: float
+    section: float
+    _start: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def limit(self) -> Iterator[None]:
+        """Raise a TimeoutError in the block when its time or that of the run is over."""
+
+        def over(_: int, __: FrameType | None) -> None:
+            raise TimeoutError("the time limit")
+
+        left = min(self.section, self.whole - (time.monotonic() - self._start))
+        if left <= 0:
+            raise TimeoutError("the time limit of the run")
+        before = signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, left)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device can do: bytes a second of a copy, read and written, and FLOP a second of a product."""
+
+    bandwidth: float
+    product: float
+
+
+def sections(place: torch.device, shapes: Sequence[str], methods: Sequence[str], clock: Clock) -> Iterator[Row]:
+    """Yield the rows of all sections, shape by shape; a section that fails yields a row with a note.
+
+    Args:
+        place: the device.
+        shapes: MODEL:DTYPE each, a name of a preset or ``tiny``.
+        methods: the methods whose whole edits are measured.
+        clock: the time limits.
+    """
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    for shape in shapes:
+        model, _, dtype = shape.partition(":")
+        common = {"device": name, "torch": torch.__version__, "model": model, "dtype": dtype or "float32"}
+        yield from of_shape(common, place, methods, clock)
+        gc.collect()
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: Clock) -> Iterator[Row]:
+    """Yield the rows of one model shape."""
+    name, dtype, held = common["model"], getattr(torch, common["dtype"]), list[Shaped]()
+
+    def made() -> Row:
+        limits = measured_limits(device, dtype)
+        held.append(Shaped(random_model(name, dtype, device), name, limits))
+        note = f"copy {limits.bandwidth / 1e9:.0f} GB/s, product {limits.product / 1e12:.2f} TFLOP/s"
+        return {"note": note, "GB": round(held[0].weights / 1e9, 2)}
+
+    yield from guarded("model", made, common, clock)
+    for shaped in held:
+        for edits in (1, shaped.batch):
+            yield from guarded("descent", partial(shaped.descent, edits), common, clock)
+        for method in methods:
+            yield from guarded(method, partial(shaped.whole, method), common, clock)
+
+
+def guarded(section: str, work: Callable[[], Row], common: Row, clock: Clock) -> Iterator[Row]:
+    """Yield the row of ``work``, or a row that says why there is none."""
+    start = time.perf_counter()
+    try:
+        with clock.limit():
+            yield {**common, "section": section, **work()}
+    except Exception as error:  # a section that fails must not end the others
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        yield {
+            **common,
+            "section": section,
+            "error": why,
+            "note": why,
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+    gc.collect()
+
+
+def random_model(name: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """A model of a published shape, with random weights that are made on the device."""
+    of_presets = {model_presets(one).name: model_presets(one).config for one in preset_models()}
+    config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    tokenizer = small_tokenizer() if name == "tiny" else packaged_tokenizer()
+    return LanguageModel.wrap(model.requires_grad_(False), tokenizer, name=name)
+
+
+def measured_limits(device: torch.device, dtype: torch.dtype) -> Limits:
+    """The best of five copies and products; a first one is not timed."""
+    numbers, size = SIZES["cpu" if device.type == "cpu" else "cuda"]
+    source = torch.empty(numbers, dtype=torch.uint8, device=device)
+    target, square = torch.empty_like(source), torch.ones(size, size, dtype=dtype, device=device)
+    copy = min(seconds_of(lambda: target.copy_(source), device) for _ in range(6))
+    product = min(seconds_of(lambda: square @ square, device) for _ in range(6))
+    return Limits(bandwidth=2 * numbers / copy, product=2 * size**3 / product)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device has done ``work``."""
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done all its work."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+class Shaped:
+    """A random model in a published shape, and what is measured on it."""
+
+    def __init__(self, model: LanguageModel, name: str, limits: Limits) -> None:
+        self.model, self.name, self._limits = model, name, limits
+        self.weights = sum(part.nbytes for part in model.model.parameters())
+        self.batch = 2 if name == "tiny" else 32  # edits of the large descent
+        # 21 contexts, as published
+        self._contexts = ("{}", *(f"{edit.text}. {{}}" for edit in made_up_edits(2 if name == "tiny" else 20)))
+        self._covariances = dict[int, Covariance]()
+
+    def descent(self, edits: int) -> Row:
+        """The descent to the values of some edits: published contexts, 20 steps, no early end."""
+        model, layer = self.model, self._settings("rome").written_layers(len(self.model.blocks))[0]
+        requests = [Request.of(model, edit, self._contexts) for edit in made_up_edits(edits + 1)[1:]]
+
+        def run(steps: int) -> float:
+            loss = Objective(model, layer, requests, kl_weight=0.0625, penalty=PENALTY)
+            parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
+            stops = Stops(steps=steps, stop_below=-1.0)
+            return seconds_of(lambda: optimise_values(loss, parameters, stops), model.device)
+
+        run(2)  # the first steps start libraries
+        measured = self._costs(lambda: run(STEPS), edits)
+        step = (run(STEPS + 2) - run(2)) / STEPS
+        # Twice the weights above the edit at the speed of a copy, or their products, forward and backward.
+        above = [part for block in model.blocks[layer:] for part in block.parameters() if part.dim() == 2]
+        head = model.model.get_output_embeddings().weight
+        rows = [row for request in requests for row in (*request.rewrites, request.essence) if row]
+        numbers, tokens = sum(part.numel() for part in above), sum(len(tail(row)) for row in rows)
+        reads = sum(max(1, len(row.target_ids)) for row in rows)
+        # A copy reads and writes, so its bytes are counted twice in the bandwidth: reading alone has all of it.
+        reading = 2 * (numbers + head.numel()) * head.element_size() / self._limits.bandwidth
+        computing = 4 * (numbers * tokens + head.numel() * reads) / self._limits.product
+        limit = max(reading, computing)
+        share = {"ms_a_step": round(1e3 * step, 2), "limit_ms": round(1e3 * limit, 2)}
+        return {**measured, **share, "share_of_limit": float(f"{limit / step:.3g}"), "tokens": tokens}
+
+    def whole(self, method: str) -> Row:
+        """Whole edits by a method with default settings in its published layers; C is made up, and factored before."""
+        chosen, config = find_method(method), self._settings(method)
+        most = 3 if self.name == "tiny" else None
+        edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
+        given: Row = {"contexts": self._contexts[:6]} if issubclass(chosen, ValueMethod) else {}
+        if issubclass(chosen, RankOneMethod):
+            given["covariance"] = self._covariance(config.written_layers(len(self.model.blocks))[0])
+        elif issubclass(chosen, ValueMethod):
+            given["covariances"] = {one: self._covariance(one) for one in config.written_layers(len(self.model.blocks))}
+        if chosen.needs_graph:
+            given["graph"] = open_named("extract")
+        made = chosen(self.model, config, **given)
+        made.edit_each(edits[:1])  # starts libraries, and factors C
+        return self._costs(lambda: made.edit(edits), len(edits))
+
+    def _settings(self, method: str) -> Any:
+        """Default settings in the layers of the shape's preset; for the tiny model few steps."""
+        config = find_method(method).config_class
+        published = {} if self.name == "tiny" else model_presets(self.name).methods
+        own = TINY_SETTINGS if self.name == "tiny" else published[method].settings if method in published else {}
+        names = TINY_SETTINGS if self.name == "tiny" else ("layer", "layers")
+        places = {name: own[name] for name in names if name in own and name in config.model_fields}
+        return config.preset("default", places, method=method)
+
+    def _covariance(self, layer: int) -> Covariance:
+        """A made-up C of random keys, the same for all layers of one size."""
+        size = weight_matrix(self.model.down_projection(layer)).shape[1]
+        if size not in self._covariances:
+            keys = torch.randn(2048, size, device=self.model.device)
+            self._covariances[size] = Covariance(
+                moment=(keys.T @ keys / len(keys)).cpu(), tokens=len(keys), ridge=1e-4, id="made up"
+            )
+        return self._covariances[size]
+
+    def _costs(self, work: Callable[[], object], edits: int) -> Row:
+        """Seconds, and on CUDA the most memory above the weights."""
+        device, gigabytes = self.model.device, None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = seconds_of(work, device)
+        if device.type == "cuda":
+            gigabytes = round((torch.cuda.max_memory_allocated(device) - self.weights) / 1e9, 2)
+        return {
+            "edits": edits,
+            "seconds": round(seconds, 3),
+            "an_edit": round(seconds / edits, 4),
+            "GB_above_weights": gigabytes,
+        }

@@ -1,0 +1,43 @@
+"""The measurement of accelerators runs on a CPU with a tiny model, so that it works once a card is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    shapes = ["--device", "cpu", "--shapes", "tiny:float32,tiny:bfloat16"]
+    options = [*shapes, "--seconds", "1500", "--section-seconds", "200", "--out", str(out)]
+    run = subprocess.run(
+        [sys.executable, "bench/gpu.py", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    sections = ["model", "descent", "descent", "rome", "memit", "glame", "alphaedit", "grace"]
+    assert [row["section"] for row in rows] == 2 * sections
+    assert [row["error"] for row in rows if "error" in row] == []
+    for row in rows:
+        assert row["section"] == "model" or row["seconds"] > 0
+        assert row["section"] != "descent" or row["share_of_limit"] > 0
+    assert run.stdout.splitlines()[-len(rows) :] == out.read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_a_section_out_of_time_is_a_row_that_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    options = ["--device", "cpu", "--shapes", "tiny:float32", "--seconds", "0.001", "--out", str(out)]
+    run = subprocess.run(
+        [sys.executable, "bench/gpu.py", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert "time limit" in row["error"] and "time limit" in run.stdout
