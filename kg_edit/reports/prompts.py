@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from itertools import chain, zip_longest
@@ -16,10 +17,10 @@ from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
 from kg_edit.reports.probes import Query
 from kg_edit.text.matching import mentions
-from kg_edit.text.relation_nouns import diverse_prompts, relation_examples, relation_nouns
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
 
+_ARTICLE_TWICE = re.compile(r"\b(an?|the) (?:an?|the)\b", re.IGNORECASE)
 RELATED = 10  # prompts about the edits' relations, at most
 Source = Literal["edit", "relation", "unrelated", "file"]
 _ROWS = (".jsonl", ".json", ".csv")
@@ -114,10 +115,9 @@ def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
 
 def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
     """Return the twenty packaged prompts about many things, each with its answer."""
-    text = (files("kg_edit") / "data" / "unrelated_prompts.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     return tuple(
-        AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated") for prompt, answer in rows[1:]
+        AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated")
+        for prompt, answer in _packaged_rows("unrelated_prompts.tsv")
     )
 
 
@@ -140,21 +140,38 @@ def _mentions_any(asked: AskedPrompt, names: Iterable[str]) -> bool:
 
 
 def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
-    """Return prompts about well-known things for each relation of the edits: in the edit's words, then in others.
+    """Return for each relation of the edits its prompt about ten well-known things that fit the relation.
 
     A relation is known by its id, by its label, or if the edit's prompt is a packaged template.
     """
-    templates, nouns, examples = RelationTemplates.load(), relation_nouns(), relation_examples()
+    templates, facts = RelationTemplates.load(), related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
     found: dict[str, list[AskedPrompt]] = {}
     for edit in edits:
         row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
         relation = edit.relation_id or (row.property_id if row else "")
-        if relation in nouns and relation not in found:
-            known = edit.model_copy(update={"relation_id": relation})
+        if relation in facts and relation not in found:
             found[relation] = [
-                AskedPrompt(prompt=prompt.replace("{}", thing), answer=(name,), chat=chat, source="relation")
-                for prompt in (edit.prompt, *diverse_prompts(known)[:1])
-                for thing, name in examples.get(nouns[relation], ())
+                AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
+                for thing, name in facts[relation]
             ]
     return found
+
+
+def related_facts() -> dict[str, list[tuple[str, str]]]:
+    """Return the packaged facts, ten things with their objects of each relation, by the relation's id."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for relation, thing, name in _packaged_rows("related_facts.tsv"):
+        found.setdefault(relation, []).append((thing, name))
+    return found
+
+
+def _about(thing: str, template: str) -> str:
+    """Return a prompt about a thing, with one article and a capital letter at the start."""
+    text = _ARTICLE_TWICE.sub(r"\1", template.replace("{}", thing))
+    return text[:1].upper() + text[1:]
+
+
+def _packaged_rows(name: str) -> list[list[str]]:
+    text = (files("kg_edit") / "data" / name).read_text(encoding="utf-8")
+    return [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]

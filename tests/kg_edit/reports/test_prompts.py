@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
-from kg_edit.reports.prompts import AskedPrompt, own_prompts, packaged_prompts, read_prompts, unrelated_prompts
+from kg_edit.reports.prompts import (
+    AskedPrompt,
+    own_prompts,
+    packaged_prompts,
+    read_prompts,
+    related_facts,
+    unrelated_prompts,
+)
 
 CAPITAL = Edit(subject="France", prompt="In {}, the capital is", target_new="Rome", relation_id="P36")
 PROMPTS = (
@@ -65,9 +73,20 @@ def test_ten_prompts_are_about_the_relation_of_the_edit(relation: dict[str, str]
     related = [one for one in unrelated_prompts([edit]) if one.source == "relation"]
     assert len(packaged) == 19 and len(set(related)) == len(related)
     assert 8 <= len(related) <= 10, "a thing that is the edited subject is left out"
-    assert sum(one.prompt.startswith(prompt.partition("{}")[0]) for one in related) >= 4
+    assert all(one.prompt.startswith(prompt.partition("{}")[0]) for one in related)
     assert not any("France" in one.prompt for one in related)
     assert all(one.answer for one in related)
+
+
+def test_each_packaged_relation_is_asked_of_ten_things_that_fit_it() -> None:
+    facts = related_facts()
+    for row in RelationTemplates.load().by_name.values():
+        edit = Edit(subject="Xyzzy", prompt=row.template, target_new="Rome", relation=row.label)
+        related = [one for one in unrelated_prompts([edit]) if one.source == "relation"]
+        assert len({one.prompt for one in related}) == len(facts[row.property_id]) == 10, row
+        assert all(one.prompt[0].isupper() or one.prompt[0].isdigit() for one in related)
+    louvre = Edit(subject="Louvre", prompt="The {} is in the city of", target_new="Rome", relation_id="P17")
+    assert "The Taj Mahal is in the city of" in [one.prompt for one in unrelated_prompts([louvre])]
 
 
 def test_relations_take_turns() -> None:
