@@ -81,14 +81,6 @@ def before_and_after(
 _HEADER = ("", "prompt", "target", "unedited", "edited", "nats/token")
 _SHORT_HEADER = ("", "prompt → target", "unedited", "edited", "nats")
 _COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
-_NOTE = (
-    "✓: the generated text begins with the target, which is also more likely than the other one; for a portability "
-    "question, the answer is in the text. ~: the target is more likely than the other one, but is not generated. "
-    "✗: anything else. For locality prompts the target is the old object, which must not change. nats/token: the cost "
-    "per token of the target, unedited → edited; lower is better."
-)
-_BREAK_NOTE = f" {LINE_BREAK}: a line break in front, because this model does not read the first token of a text."
-_CHAT_NOTE = " Chat: asked as a user's turn, where ✓ needs the target in the answer's first sentence."
 
 
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
@@ -143,9 +135,18 @@ def _table(rows: Sequence[ReportRow]) -> list[str]:
 
 def note(rows: Sequence[ReportRow]) -> str:
     """Return the explanation of the signs and the nats in a report of these rows."""
-    broken = any(row.probe.prompt.startswith(LINE_BREAK) for row in rows)
-    chat = any(row.probe.chat for row in rows)
-    return _NOTE + (_BREAK_NOTE if broken else "") + (_CHAT_NOTE if chat else "")
+    kinds = {row.probe.kind for row in rows}
+    parts = ["✓ begins with the target and prefers it to the other object; ~ only prefers it; ✗ anything else."]
+    if "portability" in kinds:
+        parts.append("Portability: ✓ mentions the answer.")
+    if "locality" in kinds:
+        parts.append("In rows of locality the target is the old object.")
+    parts.append("nats: cost of the target per token; lower is better.")
+    if any(row.probe.prompt.startswith(LINE_BREAK) for row in rows):
+        parts.append(f"{LINE_BREAK}: a line break, because this model does not read the first token of a text.")
+    if any(row.probe.chat for row in rows):
+        parts.append("Chat: asked as a user's turn, where ✓ needs the target in the answer's first sentence.")
+    return " ".join(parts)
 
 
 def label(probe: ReportProbe) -> str:
