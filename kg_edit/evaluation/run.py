@@ -129,9 +129,14 @@ def evaluate(
             note_environment(out, environment(method, model, data))
         total, left = (sum(len(sequence.items) for sequence in some) for some in (own, todo))
         with Bar(title=method.name, unit="record", total=total, done=total - left) as bar:
-            for group in _groups(run, todo, bar) if size == 1 else ([sequence] for sequence in todo):
-                for sequence in group:
+            if size > 1:
+                for sequence in todo:
                     run.sequence(sequence, bar.update)
+            else:
+                for group in _groups(run, todo, bar):
+                    for sequence in group:
+                        run.sequence(sequence, lambda _: None)
+                    bar.update(len(group))  # its records were computed together: counted one by one, the first is slow
         return finish(out)
 
 

@@ -19,6 +19,7 @@ from kg_edit.patches.base import Patch
 from tests.kg_edit.methods.test_batches import THIRD
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.progress import Bar
 
 EDITS = [EDIT, SECOND, THIRD]
 
@@ -115,3 +116,17 @@ def test_failed_edit_of_a_group_is_recorded_alone(tmp_path: Path) -> None:
     errors = {entry["id"]: entry["error"] for entry in found if entry["phase"] == "edit"}
     assert errors["broken"].startswith("MissingObjectError: ")
     assert errors[EDIT.id] is errors[SECOND.id] is None
+
+
+def test_progress_counts_a_group_when_it_is_done(
+    chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records are computed together: counted one by one, the first takes the time of all, and "left" is wrong."""
+    counted = list[tuple[int, int]]()
+
+    def update(bar: Bar, n: int = 1) -> None:
+        counted.append((n, sum(entry["phase"] == "edited" for entry in entries(tmp_path))))
+
+    monkeypatch.setattr(Bar, "update", update)
+    run(tmp_path, chosen, [EDITS[0].model_copy(update={"id": str(number)}) for number in range(5)])
+    assert counted == [(4, 4), (1, 5)]
