@@ -30,6 +30,7 @@ from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerpr
 from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.loading import (
     WAYS,
+    cached_only,
     check_blocks,
     in_short,
     load_whole,
@@ -94,6 +95,7 @@ class LanguageModel:
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         target = pick_device(device)
         wanted = pick_dtype(dtype, target)
+        options |= {"local_files_only": True} if cached_only(path, revision) else {}
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config.model_type)

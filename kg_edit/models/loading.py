@@ -162,6 +162,35 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return found
 
 
+def cached_only(name: str, revision: str | None = None) -> bool:
+    """Return whether a model has to be read from the hub's cache: it has a copy there, and the hub can't be reached.
+
+    The hub is asked once, for at most ``HF_HUB_ETAG_TIMEOUT`` seconds (10); transformers would ask it again and again.
+
+    Raises:
+        ModelError: the hub can't be reached, and there is no copy.
+    """
+    import huggingface_hub as hub
+
+    if Path(name).exists() or hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        address = hub.hf_hub_url(name, "config.json", revision=revision)
+        hub.get_hf_file_metadata(address, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
+    except (hub.errors.HfHubHTTPError, ValueError):  # the hub answers, or the name is no hub id: transformers says why
+        return False
+    except Exception as error:  # of the network
+        if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+            log.info("the hub can't be reached; the copy of %s in its cache is used (HF_HUB_OFFLINE=1: always)", name)
+            return True
+        way = f"download it elsewhere (hf download {name}) and give the folder, or take the packaged smollm2-135m"
+        raise ModelError(
+            f"can't load the model {name!r}: it is no folder, and {hub.constants.ENDPOINT} can't be reached "
+            f"({in_short(error)}); {way}; HF_HUB_OFFLINE=1 never asks the hub"
+        ) from error
+    return False
+
+
 def convert(gguf: Path, folder: Path) -> None:
     """Save the model of ``gguf``, as float32 safetensors, and its tokenizer in ``folder``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.loading import NAMED_MODELS, dequantise, named_model_file
+from kg_edit.models.loading import NAMED_MODELS, cached_only, dequantise, named_model_file
 from kg_edit.models.sampling import sample_contexts, seeded
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
@@ -197,3 +198,27 @@ def test_sampling_ignores_generation_settings() -> None:
     settings.repetition_penalty, settings.min_p, settings.num_beams = 1.8, 0.3, 2
     assert sample_contexts(model, lengths=((8, 4),)) == plain
     assert model.model.generation_config is settings and settings.num_beams == 2
+
+
+def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes the connection and is silent, as behind a firewall. A copy in the cache is used."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in (
+            ("ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"),
+            ("HF_HUB_ETAG_TIMEOUT", 0.2),
+            ("HF_HUB_CACHE", str(tmp_path)),
+            ("HF_HUB_OFFLINE", False),
+        ):
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        with pytest.raises(ModelError, match=r"can't be reached.*hf download .*smollm2-135m.*HF_HUB_OFFLINE=1"):
+            LanguageModel.load("someorg/somename")
+        silent.setblocking(False)
+        silent.accept()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        there = tmp_path / "models--someorg--somename"
+        (there / "refs").mkdir(parents=True)
+        (there / "refs" / "main").write_text("1")
+        (there / "snapshots" / "1").mkdir(parents=True)
+        (there / "snapshots" / "1" / "config.json").write_text("{}")
+        assert cached_only("someorg/somename")
