@@ -61,9 +61,9 @@ def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, 
 def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """The verdicts are equal, for the new target and for the one that the model generates.
 
-    In plain text, also where the model does not read the subject at the start of a text, and in chat form.
+    In plain text where the model does not read the subject at the start of a text, and in chat form.
     """
-    chosen = [edit for edit in edits if edit.id in {"start-3", "german-1"}]
+    chosen = [edit for edit in edits if edit.id == "start-3"]
     asked = [edit.model_copy(update={"target_true": None, "neighborhood": ()}) for edit in chosen]
     asked.append(asked[0].in_chat())
     texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in asked])]

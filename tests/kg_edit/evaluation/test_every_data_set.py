@@ -208,7 +208,11 @@ def test_every_data_set_has_a_case() -> None:
     assert {run.name for run in RUNS} == set(ROWS)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+# Ripples has the longest prompts; its metrics are also tested alone
+RUNS_OF_A_DAY = [pytest.param(run, id=run.name, marks=[pytest.mark.slow] * (run.name == "ripples")) for run in RUNS]
+
+
+@pytest.mark.parametrize("run", RUNS_OF_A_DAY)
 def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
     model, records = parrot(*run.phrases), find_dataset(run.name)(written(tmp_path, ROWS[run.name]))
     out, method = tmp_path / "run", Lesson(model, NudgeConfig())
