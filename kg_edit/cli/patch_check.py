@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import environ
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
 from kg_edit.errors import unknown_name
 from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
 from kg_edit.text.display import plain
-
-if TYPE_CHECKING:
-    pass
 
 
 def check(
@@ -118,6 +115,9 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         for answer in found.failures(kinds):
             text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
             stdout().print(plain(f"{found.entry.name}, {answer.kind}: {text}"), soft_wrap=True)
+    if unasked := sum(not one.names for found in checked for one in found.entry.edit.locality):
+        way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
+        stdout().print(f"locality prompts without an answer, not asked: {unasked}; {way}", soft_wrap=True)
     rivals = contradictions([found.entry for found in checked])
     show_conflicts(rivals)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kg_edit.datasets.building import built, probe, without_null
+from kg_edit.datasets.building import built, without_null
 from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
-from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import LabelSource, read_rows, unit_of
 from kg_edit.edits.rows import to_edit
@@ -18,9 +18,15 @@ OWN = "edits"
 
 
 def record_of(edit: Edit) -> BenchmarkRecord:
-    """Return the record of an edit; its locality prompts that have an answer become probes."""
-    asked = [probe("locality", one.prompt, (one.names,), form="sentence") for one in edit.locality if one.names]
-    return built(edit.id, [edit], [query for some in asked for query in some], form=OWN)
+    """Return the record of an edit; its locality prompts become probes, in a group of their own without an answer."""
+    probes = [
+        Probe(
+            measures="locality" if one.names else "locality-text",
+            queries=(Query(prompt=one.prompt, answers=(one.names,) if one.names else (), form="sentence"),),
+        )
+        for one in edit.locality
+    ]
+    return built(edit.id, [edit], probes, form=OWN)
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
@@ -53,7 +59,7 @@ class OwnEdits(Dataset):
 OWN_EDITS = OwnEdits(
     name=OWN,
     about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
-    measures=("locality",),
+    measures=("locality", "locality-text"),
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=-1,  # a benchmark's rows may look like edits

@@ -38,6 +38,7 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "hops": frozenset({"continuation"}),
     "inference": frozenset({"all answers"}),
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
+    "locality-text": frozenset({"continuation"}),
     "multihop": frozenset({"continuation", "all answers"}),
     "paraphrase": frozenset({"continuation", "first answer"}),
     "portability": frozenset({"continuation", "first answer"}),
@@ -186,6 +187,14 @@ class Case:
     def answered(self) -> frozenset[str]:
         """The texts of `continued` whose continuation shall answer a question, a probe or a condition."""
         return frozenset([*self._asked, *self._probed])
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """The texts of `continued` whose continuation is only compared with the unedited model's."""
+        probes = self.group("locality-text")
+        return frozenset(generated_from(query) for probe in probes for query in probe.queries) - frozenset(
+            generated_from(query) for query in self._queries("first answer")
+        )
 
     @property
     def sampled(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
-from kg_edit.scoring.generation import continuations, room_for, samples
+from kg_edit.scoring.generation import COMPARED, compared_text, continuations, room_for, samples
 from kg_edit.scoring.likelihood import predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import generated_from
@@ -111,7 +111,8 @@ def _score_together(
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
         evidence = Evidence(
             scores=found,
-            texts={prompt: written[owner, prompt] for prompt in case.continued},
+            texts={prompt: written[owner, prompt] for prompt in case.continued}
+            | {prompt: compared_text(model, written[owner, prompt], chat=case.chat) for prompt in case.compared},
             predicted=predicted,
             samples=sampled,
             before=_evidence_of(case, unedited) if unedited else None,
@@ -127,6 +128,8 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
+    if not case.chat:
+        limits |= dict.fromkeys(case.compared, COMPARED)
     # Each edit's statement with its target, and each prompt of a probe with each name of its answers.
     accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
     queries = (query for probe in case.probes for query in probe.queries)

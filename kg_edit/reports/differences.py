@@ -6,7 +6,8 @@ to mention the answer, or has to be the same.
 
 Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
 place of the answer the most probable token is the same. Where it does not, this metric reads the tokens that the models
-predict after the answer's earlier tokens, which neither model would write.
+predict after the answer's earlier tokens, which neither model would write. For a prompt without an answer, unchanged
+means that `locality.same_text` is 1.
 """
 
 from __future__ import annotations
@@ -28,12 +29,10 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
-from kg_edit.scoring.generation import CUT
+from kg_edit.scoring.generation import COMPARED, compared_text
 from kg_edit.scoring.text_start import with_start
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
-from kg_edit.text.matching import first_sentence
 
-TOKENS = 5
 _HEADER = ("", "prompt", "unedited", "edited", "answer")
 
 
@@ -67,7 +66,7 @@ def compare_prompts(
     patch: Patch,
     prompts: Sequence[AskedPrompt | str],
     *,
-    tokens: int = TOKENS,
+    tokens: int = COMPARED,
     progress: bool = False,
 ) -> tuple[PromptDifference, ...]:
     """Ask each prompt on the unedited and on the edited model.
@@ -108,17 +107,15 @@ def compare_prompts(
     )
 
 
-def is_unchanged(model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = TOKENS) -> bool:
+def is_unchanged(
+    model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
+) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
     for answer in asked.answer:
         if generates(unedited, answer, chat=asked.chat):
             return generates(edited, answer, chat=asked.chat)
-    if asked.chat:
-        return first_sentence(unedited) == first_sentence(edited)
-    if CUT in unedited + edited:  # half a character is other tokens in the text than it was in the output
-        return unedited == edited
-    first, second = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (unedited, edited))
-    return bool(first[:tokens] == second[:tokens])
+    old, new = (compared_text(model, text, tokens=tokens, chat=asked.chat) for text in (unedited, edited))
+    return old == new
 
 
 def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
@@ -129,7 +126,7 @@ def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
     """
     for one in prompts:
         try:
-            check_queries(model, [one.query], tokens=TOKENS)
+            check_queries(model, [one.query], tokens=COMPARED)
         except KgEditError as error:
             error.add_note(f"in the locality prompt {one.prompt!r}" + f" of the edit {one.edit!r}" * bool(one.edit))
             raise
@@ -158,7 +155,8 @@ def counted(found: Sequence[PromptDifference]) -> str:
 
 def difference_table(found: Sequence[PromptDifference]) -> Table:
     """Return the prompts as a table for a rich console: the texts of both models side by side."""
-    table = Table(title="What else changed?", box=SIMPLE_HEAD)
+    meaning = "unchanged: the edited text gives the unedited model's answer, or begins with the same tokens."
+    table = Table(title="What else changed?", caption=meaning, caption_justify="left", box=SIMPLE_HEAD)
     table.show_edge, table.padding = False, (0, 1, 0, 0)
     has_answers = any(one.asked.answer for one in found)
     for name in _HEADER if has_answers else _HEADER[:-1]:

@@ -23,8 +23,10 @@ from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import check_lengths
+from kg_edit.text.matching import first_sentence
 
 CUT = "\ufffd"  # a character whose last bytes are in a token after the limit
+COMPARED = 5  # tokens of a text by which two models are compared
 _SLACK = 2  # added to the number of tokens of a name alone
 
 
@@ -132,6 +134,20 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     own = [token for token in written.tokens if token not in ends]
     answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).strip()
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(own) < len(written.tokens))
+
+
+def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:
+    """Return the part of a greedy text by which two models are compared where no answer is known to be right.
+
+    It is the first ``tokens`` tokens, or in chat form the first sentence.
+    """
+    text = text.rstrip(CUT).strip()
+    if chat:
+        return first_sentence(text)
+    if CUT in text:  # half a character is other tokens in the text than it was in the output
+        return text
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return str(model.tokenizer.decode(ids[:tokens]))
 
 
 def ends_line(model: LanguageModel, token: int) -> bool:

@@ -198,6 +198,12 @@ def unchanged(query: Query, evidence: Evidence) -> float | None:
     return mean(old == new for old, new in zip(before, after, strict=True))
 
 
+def same_text(query: Query, evidence: Evidence) -> float | None:
+    """Return whether the compared part of the greedy text is the unedited model's; None for the unedited model."""
+    prompt = generated_from(query)
+    return None if evidence.before is None else float(evidence.before.texts[prompt] == evidence.texts[prompt])
+
+
 def ripple_passed(group: str) -> Compute:
     """Return a metric: the share of a criterion's tests that pass, if the unedited model fulfils their conditions."""
 

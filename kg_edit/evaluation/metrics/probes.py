@@ -30,6 +30,7 @@ from kg_edit.evaluation.metrics.metric import (
     prefers_positive,
     ripple_passed,
     rival_nll,
+    same_text,
     share_passed,
     unchanged,
 )
@@ -123,6 +124,13 @@ _WHOLE: Mapping[str, Metric] = {
     "locality.greedy": _greedy("locality", "unrelated prompts"),
     "locality.teacher_forced": _accuracy("locality"),
     "locality.unchanged": _unchanged("locality"),
+    "locality.same_text": Metric(
+        compute=over_queries("locality-text", same_text),
+        formula="Share of the locality prompts without an answer after which the first five tokens of the greedy text "
+        "(in chat form its first sentence) are the unedited model's. Missing for the unedited model.",
+        source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
+        needs=("locality-text",),
+    ),
     **{f"{part}.greedy": _greedy(part, f"prompts of {part}") for part in (*_FURTHER, *_MUST_NOT_CHANGE)},
     **{f"{part}.teacher_forced": _accuracy(part) for part in _FURTHER},
     **{f"{part}.unchanged": _unchanged(part) for part in _MUST_NOT_CHANGE},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -38,6 +38,7 @@ HEAT = Edit(
     target_new="Miami Heat",
     target_true="Los Angeles Lakers",
     paraphrases=("LeBron James is in",),
+    locality=(LocalityPrompt(prompt="Snow is"), LocalityPrompt(prompt="Spike plays in", answer="London")),
     relation="team",
 )
 LAKERS = HEAT.model_copy(update={"id": "lakers", "target_new": "Los Angeles Lakers", "target_true": "Miami Heat"})
@@ -105,7 +106,8 @@ def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_fol
         result = kg_edit("patch", "check", edit.id, "--model", tiny_folder)
         codes[edit.id] = result.code
         assert ("1 of 1 edits succeed" in result.out) == (result.code == 0)
-        assert ("generated" in result.out.splitlines()[-2]) == (result.code == 1)
+        assert "locality prompts without an answer, not asked: 1; `kg-edit diff --patch`" in result.out
+        assert ("generated" in result.out.splitlines()[-3]) == (result.code == 1)
         assert kg_edit("patch", "check", file).code == result.code, "a patch file alone, the model it names"
         assert kg_edit("patch", "check", edit.id, "--merged", tiny_folder).code == result.code
     assert sorted(codes.values()) == [0, 1]

@@ -8,9 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from kg_edit.datasets.record import Query
+from kg_edit.datasets.own_edits import record_of
+from kg_edit.datasets.record import Probe, Query
+from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.errors import PromptError
+from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import Evidence, unchanged
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.differences import (
@@ -24,11 +28,11 @@ from kg_edit.reports.differences import (
     is_unchanged,
 )
 from kg_edit.reports.probes import generates
-from kg_edit.reports.prompts import AskedPrompt, packaged_prompts
+from kg_edit.reports.prompts import AskedPrompt, own_prompts, packaged_prompts
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.likelihood import predictions
 from kg_edit.scoring.questions import pair_of
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,7 @@ def test_both_models_are_asked() -> None:
     assert found[0].probabilities == () and found[1].probabilities == (f"Paris {old:.2f} → {new:.2f}",)
 
 
+@pytest.mark.slow
 def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     """Where the unedited model gives the answer, it is that `locality.unchanged` is 1; some prompts change here."""
     patch, prompts = noise(smollm2, 0.3), packaged_prompts()[:8]
@@ -90,6 +95,29 @@ def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
         after = Evidence(predicted=predictions(edited, map(pair_of, queries)), before=before)
     assert [unchanged(query, after) == 1 for query in queries] == [one.unchanged for one in known]
     assert 0 < sum(one.unchanged for one in known) < len(known)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_without_an_answer_are_judged_alike_by_edit_and_by_evaluate(chat: bool) -> None:
+    """Some change and others do not; a longer continuation of the same prompt, in another record, changes nothing."""
+    model = chatting()
+    patch, texts = noise(model, 0.7), ("The quick brown", "Spike", "Where does", "LeBron James plays", "Paris")
+    edit = Edit(
+        subject="Ada",
+        prompt="{} is",
+        target_new="old",
+        locality=tuple(LocalityPrompt(prompt=text) for text in texts),
+        chat=chat,
+    )
+    verdicts = [one.unchanged for one in compare_prompts(model, patch, own_prompts([edit]))]
+    assert 0 < sum(verdicts) < len(verdicts)
+    record = record_of(edit)
+    answered = [Probe(measures="recall", queries=probe.queries) for probe in record.probes]
+    cases = [Case.of(one) for one in (record, record.model_copy(update={"probes": tuple(answered)}))]
+    before = score_cases(model, cases)
+    (after, _) = score_cases(model, cases, before=before, patches=[patch] * 2)
+    assert before[0].scores["locality.same_text"] is None
+    assert after.scores["locality.same_text"] == pytest.approx(sum(verdicts) / len(verdicts))
 
 
 def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDifference:

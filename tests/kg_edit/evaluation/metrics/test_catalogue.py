@@ -41,6 +41,7 @@ PROTOCOLS = {
     "any_of_3",
     "edit_wise",
     "first_sentence",
+    "same_text",
     "instance_wise",
     "glame_fuzzy",
     "ngram_entropy",
