@@ -99,25 +99,24 @@ def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_prompts_without_an_answer_are_judged_alike_by_edit_and_by_evaluate(chat: bool) -> None:
-    """Some change and others do not; a longer continuation of the same prompt, in another record, changes nothing."""
+    """Changes of three sizes; a longer continuation of the same prompts, in another record, makes no difference."""
     model = chatting()
-    patch, texts = noise(model, 0.7), ("The quick brown", "Spike", "Where does", "LeBron James plays", "Paris")
-    edit = Edit(
-        subject="Ada",
-        prompt="{} is",
-        target_new="old",
-        locality=tuple(LocalityPrompt(prompt=text) for text in texts),
-        chat=chat,
-    )
-    verdicts = [one.unchanged for one in compare_prompts(model, patch, own_prompts([edit]))]
-    assert 0 < sum(verdicts) < len(verdicts)
+    texts = ("The quick brown", "Spike", "Where does", "LeBron James plays", "Paris")
+    prompts = tuple(LocalityPrompt(prompt=text) for text in texts)
+    edit = Edit(subject="Ada", prompt="{} is", target_new="old", locality=prompts, chat=chat)
     record = record_of(edit)
     answered = [Probe(measures="recall", queries=probe.queries) for probe in record.probes]
     cases = [Case.of(one) for one in (record, record.model_copy(update={"probes": tuple(answered)}))]
     before = score_cases(model, cases)
-    (after, _) = score_cases(model, cases, before=before, patches=[patch] * 2)
     assert before[0].scores["locality.same_text"] is None
-    assert after.scores["locality.same_text"] == pytest.approx(sum(verdicts) / len(verdicts))
+    verdicts = []
+    for size in (0.01, 0.1, 1.0):
+        patch = noise(model, size)
+        found = [one.unchanged for one in compare_prompts(model, patch, own_prompts([edit]))]
+        (after, _) = score_cases(model, cases, before=before, patches=[patch] * 2)
+        assert after.scores["locality.same_text"] == pytest.approx(sum(found) / len(found))
+        verdicts += found
+    assert set(verdicts) == {True, False}
 
 
 def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDifference:
