@@ -171,13 +171,14 @@ def cached_only(name: str, revision: str | None = None) -> bool:
         ModelError: the hub can't be reached, and there is no copy.
     """
     import huggingface_hub as hub
+    from huggingface_hub import constants, errors
 
-    if Path(name).exists() or hub.constants.HF_HUB_OFFLINE:
+    if Path(name).exists() or constants.HF_HUB_OFFLINE:
         return False
     try:
         address = hub.hf_hub_url(name, "config.json", revision=revision)
-        hub.get_hf_file_metadata(address, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
-    except (hub.errors.HfHubHTTPError, ValueError):  # the hub answers, or the name is no hub id: transformers says why
+        hub.get_hf_file_metadata(address, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (errors.HfHubHTTPError, ValueError):  # the hub answers, or the name is no hub id: transformers says why
         return False
     except Exception as error:  # of the network
         if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
@@ -185,7 +186,7 @@ def cached_only(name: str, revision: str | None = None) -> bool:
             return True
         way = f"download it elsewhere (hf download {name}) and give the folder, or take the packaged smollm2-135m"
         raise ModelError(
-            f"can't load the model {name!r}: it is no folder, and {hub.constants.ENDPOINT} can't be reached "
+            f"can't load the model {name!r}: it is no folder, and {constants.ENDPOINT} can't be reached "
             f"({in_short(error)}); {way}; HF_HUB_OFFLINE=1 never asks the hub"
         ) from error
     return False
