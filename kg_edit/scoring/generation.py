@@ -139,15 +139,14 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
 def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:
     """Return the part of a greedy text by which two models are compared where no answer is known to be right.
 
-    It is the first ``tokens`` tokens, or in chat form the first sentence.
+    It is the first ``tokens`` tokens, or in chat form the first sentence, and ends before a character that is cut: so it
+    is the same for a longer continuation.
     """
-    text = text.rstrip(CUT).strip()
+    text = text.partition(CUT)[0].strip()
     if chat:
         return first_sentence(text)
-    if CUT in text:  # half a character is other tokens in the text than it was in the output
-        return text
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return str(model.tokenizer.decode(ids[:tokens]))
+    return str(model.tokenizer.decode(ids[:tokens])).rstrip(CUT)
 
 
 def ends_line(model: LanguageModel, token: int) -> bool:

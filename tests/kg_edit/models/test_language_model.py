@@ -203,8 +203,10 @@ def test_sampling_ignores_generation_settings() -> None:
 def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and is silent, as behind a firewall. A copy in the cache is used."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for name, value in (
-            ("ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"),
+            ("ENDPOINT", address),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"),
             ("HF_HUB_ETAG_TIMEOUT", 0.2),
             ("HF_HUB_CACHE", str(tmp_path)),
             ("HF_HUB_OFFLINE", False),

@@ -47,7 +47,8 @@ from tests.kg_edit.tiny import chatting, tiny
         (("Rome", "Milan"), False, "Milan", "Rome", False),
         ((), False, "the city of", "the city of", True),
         ((), False, "Rome.", "Rome, and", False),
-        ((), False, "\ufffd\ufffd\ufffda", "\ufffd\ufffd\ufffdb", False),
+        ((), False, "a\ufffd\ufffd\ufffda", "b\ufffd\ufffd\ufffda", False),
+        ((), False, "a\ufffd", "a\ufffd\ufffdb", True),  # compared up to the character that is cut
         (("Rome",), True, "It is Rome. Go!", "Rome is it. Stay!", True),
         (("Rome",), True, "It is Rome. Go!", "It is Milan. Rome", False),
         ((), True, "It is Rome. Go!", "It is Rome. Stay!", True),
