@@ -139,8 +139,8 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
 def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:
     """Return the part of a greedy text by which two models are compared where no answer is known to be right.
 
-    It is the first ``tokens`` tokens, or in chat form the first sentence, and ends before a character that is cut: so it
-    is the same for a longer continuation.
+    It is the first ``tokens`` tokens, or in chat form the first sentence, and ends before a character that is cut, so
+    that it is the same for a longer continuation.
     """
     text = text.partition(CUT)[0].strip()
     if chat:
