@@ -96,16 +96,18 @@ def refined(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Te
         lower: the Cholesky factor of C + shift I in float32, [n, n].
         columns: B in float64, [n, columns].
     """
-    # |b - A x| <= 10 eps |A| |x| in each column: what a solve in float64 leaves, too
-    bound = 10 * torch.finfo(torch.float64).eps * (moment.norm().double() + shift)
-    solution, residual = torch.zeros_like(columns), columns
+    solution, residual, before = torch.zeros_like(columns), columns, columns.norm(dim=0)
     for _ in range(_STEPS):
         solution = solution + torch.cholesky_solve(residual.float(), lower).double()
         product = torch.cat([rows.double() @ solution for rows in moment.split(_ROWS)])  # C x
         residual = columns - product - shift * solution
-        if (residual.norm(dim=0) <= bound * solution.norm(dim=0)).all():
-            return solution
-    return None
+        now = residual.norm(dim=0)
+        if not (now < before / 2).any():  # float64's rounding is reached, or the factor is too rough
+            break
+        before = now
+    # |b - A x| <= 10 eps |A| |x| in each column: what a solve in float64 leaves, too
+    bound = 10 * torch.finfo(torch.float64).eps * (moment.norm().double() + shift)
+    return solution if (now <= bound * solution.norm(dim=0)).all() else None
 
 
 def _kept(matrix: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ class Objective:
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
             self._passes = []
-            self._limit = halved(self._limit, self._model, self._layer, tokens=max(map(padded_tokens, tried)))
+            tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
+            self._limit = halved(self._limit, self._model, self._layer, tokens=tokens)
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.

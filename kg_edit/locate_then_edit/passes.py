@@ -67,7 +67,7 @@ def _is_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def halved(limit: PassLimit, model: LanguageModel, layer: int, *, tokens: int) -> PassLimit:
+def halved(limit: PassLimit, model: LanguageModel, layer: int, *, tokens: float) -> PassLimit:
     """Return the limit after a pass of ``tokens`` has run out of memory; `pass_limit` keeps to it from now on."""
     _ENOUGH[model.device] = tokens / 2 * _bytes_a_token(model, layer)
     return PassLimit(tokens / 2, padding=limit.padding)
