@@ -1,0 +1,135 @@
+"""Measure what the text behind C changes: ROME with C from several corpora, on the same records (table `corpora`).
+
+python pipelines/corpora.py                                            # SmolLM2-135M, a hundred records
+python pipelines/corpora.py --model gemma.gguf --name "Gemma 3 270M" --limit 30 --corpora packaged,wiki.txt
+
+The values m* do not depend on C, so each is found once, and written once per corpus. Differences are paired: C from
+the first corpus minus C from another one, with the 95 % interval over the records. `angle` is that between the
+directions C^-1 k* of both, in degrees. Each record's scores are stored in --out, and a killed run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from study import DEV
+from tables import ROOT, Number, Results, render
+
+from kg_edit.cli.console import friendly
+from kg_edit.covariance.store import CovarianceConfig
+from kg_edit.datasets import find_dataset
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.scorer import score_cases
+from kg_edit.evaluation.statistics import paired_difference
+from kg_edit.methods.rome.method import Rome, RomeConfig
+from kg_edit.models.language_model import LanguageModel
+
+SHOWN = {
+    "efficacy": "efficacy.prob",
+    "efficacy, greedy": "efficacy.greedy",
+    "nll": "nll",  # of o* after the edit's prompt
+    "paraphrase": "paraphrase.prob",
+    "neighborhood": "neighborhood.prob",
+    "portability, nll": "portability.nll",
+}
+BATCH = 10  # records whose values are found in one descent, and whose scores are stored together
+Row = dict[str, Any]
+log = logging.getLogger("corpora")
+
+
+def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit]) -> Iterator[Row]:
+    """Yield a row for each edit: its id, and for each corpus the scores and the angle to the first corpus."""
+    configs = {name: RomeConfig(covariance=CovarianceConfig(corpus=name)) for name in corpora}
+    methods = {name: Rome(model, config) for name, config in configs.items()}
+    first = methods[corpora[0]]
+    for place in range(0, len(edits), BATCH):
+        batch = edits[place : place + BATCH]
+        found = first.find_values(batch, [first.request(edit) for edit in batch])
+        keys = torch.stack([value.mean_key for value in found], 1)  # k* [d_ff, edits]
+        rows: list[Row] = [{"id": edit.id} for edit in batch]
+        for name, rome in methods.items():
+            patches = [rome.write(edit, value) for edit, value in zip(batch, found, strict=True)]
+            sections = score_cases(model, [Case.of(edit) for edit in batch], patches=patches)
+            cosines = torch.cosine_similarity(rome.covariance.solve(keys), first.covariance.solve(keys), dim=0)
+            for row, edit, section, cosine in zip(rows, batch, sections, cosines.clamp(max=1), strict=True):
+                nll, angle = section.nll[edit.text][edit.target_new], float(torch.rad2deg(cosine.acos()))
+                row[name] = {**section.scores, "nll": nll, "angle": angle}
+        yield from rows
+
+
+def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) -> Iterator[Number]:
+    """Yield the table's numbers: the means of each corpus, and the paired differences from the first one."""
+    values = {
+        (name, metric): np.array([np.nan if row[name][key] is None else row[name][key] for row in rows], float)
+        for name in corpora
+        for metric, key in SHOWN.items()
+    }
+    first, *others = corpora
+    labels = {name: Path(name).stem if "/" in name else name for name in corpora}
+    for name in corpora:
+        for metric in SHOWN:
+            yield Number(**about, settings=labels[name], metric=metric, mean=f"{np.nanmean(values[name, metric]):.3f}")
+    for other in others:
+        named = about | {"settings": f"{labels[first]} - {labels[other]}"}
+        for metric in SHOWN:
+            pair = np.stack([values[other, metric], values[first, metric]])
+            found = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
+            if found:
+                mean, low, high = (f"{end:+.3f}" for end in (found.mean, found.ci95_low, found.ci95_high))
+                yield Number(**named, metric=metric, mean=mean, low=low, high=high)
+        degrees = float(np.median([row[other]["angle"] for row in rows]))
+        yield Number(**named, metric="angle", mean=f"{degrees:.1f}", note="°")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score the records that are not scored yet, and write the numbers into results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", default=DEV, help="CounterFactPlus")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--name", default="SmolLM2-135M", help="the model's name in the table")
+    parser.add_argument("--corpora", default="packaged,self", help="names with commas, as `--corpus`; the first is new")
+    parser.add_argument(
+        "--skip", type=int, default=24, metavar="N", help="first records, on which settings were chosen"
+    )
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="records after these")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "corpora", metavar="FOLDER")
+    parser.add_argument("--commit", default="", help="of the table")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    corpora = options.corpora.split(",")
+    file = options.out / f"{options.name}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    records = find_dataset("counterfact-plus")(options.data)[options.skip :][: options.limit]
+    edits = [record.edits[0] for record in records]
+    if left := edits[len(rows) :]:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for row in rows_of(LanguageModel.load(options.model), corpora, left):
+            with file.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+            rows.append(row)
+            log.info("%d of %d records", len(rows), len(edits))
+    about = {
+        "table": "corpora",
+        "data": "CounterFactPlus",
+        "n": str(len(rows)),
+        "method": options.name,
+        "model": options.name,
+        "commit": options.commit,
+    }
+    results = Results()
+    results.add(numbers(rows, corpora, about))
+    results.save()
+    render(results)
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
