@@ -24,7 +24,7 @@ from kg_edit.models.sampling import continue_text, document_start
 
 log = logging.getLogger("corpus")
 PACKAGED = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "corpus.jsonl.gz"
-LENGTH, PIECES = 128, 9
+LENGTH, PIECES = 128, 8
 
 # Openings of encyclopedias, news, stories, letters, talk, instructions, code and lists.
 STARTS = (

@@ -67,7 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 ALONE = ("ft", "glame", "memit", "memit-kg", "rome", "rome-kg")  # also each of the ten edits on the unedited model
 ON_GPT2 = ("glame", "memit", "rome")  # whose weights are stored transposed
-DEFAULTS = ("glame", "memit", "rome")  # on SmolLM2-135M, with no setting changed
+DEFAULTS = ("glame", "memit", "rome")  # on SmolLM2-135M, with no setting changed but the text for C
 SUBGRAPHS: dict[str, dict[str, Any]] = {
     "default": {},
     "inverse-hub": {"policy": "inverse-hub", "per_node": 8},
@@ -76,6 +76,7 @@ SUBGRAPHS: dict[str, dict[str, Any]] = {
 BENCHMARKS = {"edits": str(HERE / "edits.jsonl"), "ripples": "ripples-smollm2-135m"}
 SCORED = ("glame", "rome")
 SMOLLM2 = "smollm2-135m"
+OWN_TEXT = {"covariance": {"corpus": "self"}}
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +215,8 @@ def computed(kind: str, name: str) -> dict[str, Any]:
     if kind == "subgraphs":
         return subgraphs(name)
     if kind == "smollm2-patches":
-        return patches(name, LanguageModel.load(SMOLLM2, device="cpu"), edits()[:3], alone=False)
-    return scores(first, second, model=SMOLLM2)
+        return patches(name, LanguageModel.load(SMOLLM2, device="cpu"), edits()[:3], alone=False, **OWN_TEXT)
+    return scores(first, second, model=SMOLLM2, **OWN_TEXT)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ CorpusName = Annotated[
     str | None,
     typer.Option(
         "--corpus",
-        help="Text for the covariance: `self` (the model's own), a text file, `hf:NAME`, or `imported:NAME`.",
+        show_default="self",
+        help="Text for the covariance: `self` (by the model), `packaged`, a text file, `hf:NAME` or `imported:NAME`.",
         rich_help_panel=COVARIANCE,
     ),
 ]

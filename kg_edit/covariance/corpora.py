@@ -1,14 +1,17 @@
-"""The corpora from which a covariance is measured: text by the model itself (no download), a file, or a data set.
+"""The corpora from which a covariance is measured: the packaged text, the model's own text, a file, or a data set.
 
 ``imported:NAME`` names covariances that were imported, and has no text (`kg_edit.covariance.published`).
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.resources import files
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,20 +21,24 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 
-IMPORTED = "imported:"
+PACKAGED, IMPORTED = "packaged", "imported:"
+PACKAGED_TOKENS = 120_000
+"""The number of tokens that the packaged text has at least, in the tokenizer of any model."""
 
 
 def open_corpus(name: str, *, seed: int = 0) -> Corpus:
     """Open a corpus by name.
 
     Args:
-        name: ``self`` (the model's own text), a file's path, ``hf:NAME[:CONFIG]`` (a hub data set), or
-            ``imported:NAME`` (imported covariances).
+        name: ``packaged`` (text that SmolLM2 wrote), ``self`` (the model's own text), a file's path,
+            ``hf:NAME[:CONFIG]`` (a hub data set), or ``imported:NAME`` (imported covariances).
         seed: the random seed of the model's own text.
 
     Raises:
         CovarianceError: the corpus can't be opened.
     """
+    if name == PACKAGED:
+        return packaged_corpus()
     if name == "self":
         return SelfCorpus(seed=seed)
     if name.startswith(IMPORTED):
@@ -141,6 +148,17 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
         keys_of_rows(model, layers, rows, see, packed=packed())
 
     return Chunk(tokens=tokens, feed=feed)
+
+
+def packaged_corpus() -> TextCorpus:
+    """Return the packaged corpus: texts of about 128 tokens that SmolLM2 sampled (`pipelines/corpus.py`)."""
+    content = (files("kg_edit") / "data" / "corpus.jsonl.gz").read_bytes()
+
+    def texts() -> Iterator[str]:
+        return map(json.loads, gzip.decompress(content).decode().strip().split("\n"))
+
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return TextCorpus(f"{PACKAGED}:sha256={digest}", texts, at_hand=True)
 
 
 def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:

@@ -216,13 +216,12 @@ def doubling(before: Covariance, after: Covariance, keys: Tensor) -> Convergence
     if len(keys) == 0:
         return None
     try:
-        pairs = [(before.solve(key), after.solve(key)) for key in keys]
+        first, second = (one.solve(keys.T) for one in (before, after))  # [d_ff, n], a column per key
     except CovarianceError:  # too few tokens for a ridge of 0, so there is nothing to compare yet
         return None
     # The angle from the chord |a - b| of the unit vectors, 2 asin(|a - b| / 2): a cosine is inexact at small angles.
-    chords = [(one / one.norm() - other / other.norm()).norm() for one, other in pairs]
-    angles = [float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))) for chord in chords]
-    degrees = torch.tensor(angles, dtype=torch.float64)  # [n]
+    chords = (first / first.norm(dim=0) - second / second.norm(dim=0)).norm(dim=0)
+    degrees = torch.rad2deg(2 * torch.asin((chords / 2).clamp(max=1)))  # [n]
     return ConvergenceCheck(
         tokens_before=before.tokens,
         tokens=after.tokens,

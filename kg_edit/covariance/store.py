@@ -17,7 +17,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.covariance.corpora import IMPORTED, Corpus, ImportedCorpus, open_corpus
+from kg_edit.covariance.corpora import (
+    IMPORTED,
+    PACKAGED,
+    PACKAGED_TOKENS,
+    Corpus,
+    ImportedCorpus,
+    open_corpus,
+)
 from kg_edit.covariance.files import (
     Identity,
     Manifest,
@@ -52,15 +59,20 @@ class CovarianceConfig(BaseModel):
     corpus: str = Field(
         "self",
         json_schema_extra=NAMES_A_FILE,
-        description="self (the model's own text), a text file, hf:NAME, or imported:NAME",
+        description="self (the model's own text), packaged (text by SmolLM2), a text file, hf:NAME, or imported:NAME",
     )
-    tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="minimum number of tokens; default 10 x d_ff")
+    tokens: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_TOKENS,
+        description=f"minimum number of tokens; default 10 x d_ff, of the packaged text at most {PACKAGED_TOKENS:,}",
+    )
     seed: Seed = Field(0, description="random seed of the model's own text")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, as a multiple of its mean")
 
     def tokens_for(self, size: int) -> int:
         """Return the least number of tokens from which a covariance of this size (d_ff) is measured."""
-        return self.tokens or _TOKENS * size
+        return self.tokens or min(_TOKENS * size, PACKAGED_TOKENS if self.corpus == PACKAGED else MOST_TOKENS)
 
 
 def store_folder() -> Path:

@@ -228,7 +228,7 @@ def test_covariances_are_found_and_one_is_added(kg_edit: Run, place: Path) -> No
     before, known = shown(folder), stored_covariances(folder)
     assert [found.module for found in known] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
     assert known[0].id in done(kg_edit, "covariance", "list")
-    done(kg_edit, "covariance", *MODEL, "--layers", "1-3", "--tokens", "300")
+    done(kg_edit, "covariance", *MODEL, "--layers", "1-3", "--corpus", "self", "--tokens", "300")
     assert len(stored_covariances(folder)) == 3
     assert before.items() < shown(folder).items()
 

@@ -47,7 +47,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 MODEL = words("--model tiny-model --device cpu")
-TOKENS = words("--set covariance.tokens=300")
+TOKENS = words("--set covariance.corpus=self --set covariance.tokens=300")
 SMALL = words("--set layer=1 --set steps=15 --set further_steps=0 --set hold=0 --set context_lengths=[]")
 ROME = (*words("--method rome"), *SMALL, *MODEL, *TOKENS)
 MEMIT = (*words("--method memit --set layers=[1,2] --set mom2_weight=10 --set context_starts=[]"), *MODEL, *TOKENS)
@@ -55,7 +55,7 @@ GRACE = (*words("--method grace --set layer=2"), *MODEL)
 IKE = (*words("--method ike --set count=1"), *MODEL)
 SINGLE = (*words("--data records.json"), *ROME)
 SEQUENCE = (*SINGLE, *words("--schedule sequential:4 --evaluate-every 2 --general text.txt"))
-SHARDS = (*words("--layers 3 --tokens 300 --folder shards"), *MODEL)
+SHARDS = (*words("--layers 3 --corpus self --tokens 300 --folder shards"), *MODEL)
 
 
 def main(folder: Path) -> None:

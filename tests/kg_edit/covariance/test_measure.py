@@ -185,7 +185,7 @@ def test_layers_of_several_sizes_need_tokens() -> None:
 @pytest.mark.slow
 def test_stored_sums_do_not_grow_with_the_text(tmp_path: Path) -> None:
     sizes = []
-    config = CovarianceConfig(tokens=16 * CHUNK)
+    config = CovarianceConfig(corpus="self", tokens=16 * CHUNK)
     end = Sums.end_chunk
 
     def watched_end(self: Sums, tokens: int) -> None:
@@ -228,7 +228,7 @@ def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
 
 def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     model = tiny("llama")
-    config = CovarianceConfig(tokens=4 * CHUNK)
+    config = CovarianceConfig(corpus="self", tokens=4 * CHUNK)
     (manifest,) = measure_covariances(model, [1], config, folder=tmp_path, progress=False).values()
     probes = ProbeKeys()
     next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
@@ -245,7 +245,7 @@ def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_doublings_shrink_with_more_text(tmp_path: Path) -> None:
     manifests = measure_covariances(
-        tiny("llama"), [1], CovarianceConfig(tokens=32 * CHUNK), folder=tmp_path, progress=False
+        tiny("llama"), [1], CovarianceConfig(corpus="self", tokens=32 * CHUNK), folder=tmp_path, progress=False
     )
     angles = [one.median_degrees for one in manifests[1].doublings]
     assert len(angles) == 5
@@ -254,7 +254,7 @@ def test_doublings_shrink_with_more_text(tmp_path: Path) -> None:
 
 def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:
     (manifest,) = measure_covariances(
-        tiny("llama"), [1], CovarianceConfig(tokens=CHUNK), folder=tmp_path, progress=False
+        tiny("llama"), [1], CovarianceConfig(corpus="self", tokens=CHUNK), folder=tmp_path, progress=False
     ).values()
     assert manifest.doublings == ()
 
@@ -316,7 +316,7 @@ def test_merged_patch_has_its_own_covariance(tmp_path: Path) -> None:
     name, size = model.weight_name(0), weight_matrix(model.down_projection(0)).shape
     change = Factors(left=torch.ones(size[0], 1), right=torch.ones(size[1], 1))
     patch = WeightPatch(factors={name: change}, provenance={"model": {"fingerprint": model.fingerprint}})
-    config = CovarianceConfig(tokens=CHUNK)
+    config = CovarianceConfig(corpus="self", tokens=CHUNK)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
         find_covariance(model, 2, config, folder=tmp_path, progress=False)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
@@ -331,6 +331,6 @@ def test_merged_patch_has_its_own_covariance(tmp_path: Path) -> None:
 def test_dtype_changes_the_id(tmp_path: Path) -> None:
     half = copy.deepcopy(tiny("llama"))
     half.model.to(torch.bfloat16)
-    config = CovarianceConfig(tokens=CHUNK)
+    config = CovarianceConfig(corpus="self", tokens=CHUNK)
     found = [find_covariance(one, 2, config, folder=tmp_path, progress=False) for one in (tiny("llama"), half)]
     assert found[0].id != found[1].id

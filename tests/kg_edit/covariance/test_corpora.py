@@ -1,0 +1,33 @@
+"""The packaged text: it is as long as promised, and read by a model that writes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.covariance.corpora import PACKAGED_TOKENS, packaged_corpus
+from kg_edit.covariance.store import CovarianceConfig, measure_covariances
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import sample_text
+from tests.kg_edit.tiny import tiny
+
+
+def test_packaged_text_has_the_promised_tokens(smollm2: LanguageModel) -> None:
+    sizes = [chunk.tokens for chunk in packaged_corpus().chunks(smollm2, tokens=PACKAGED_TOKENS)]
+    assert sum(sizes) >= PACKAGED_TOKENS
+
+
+def test_packaged_text_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(f"{sample_text.__module__}.continue_text", lambda *_: pytest.fail("the model wrote a text"))
+    (found,) = measure_covariances(
+        tiny("llama"), [1], CovarianceConfig(corpus="packaged", tokens=500), folder=tmp_path
+    ).values()
+    assert found.corpus == packaged_corpus().name and found.corpus.startswith("packaged:sha256=")
+
+
+def test_large_models_take_what_the_packaged_text_has() -> None:
+    assert CovarianceConfig(corpus="packaged").tokens_for(4_864) == 48_640
+    assert CovarianceConfig(corpus="packaged").tokens_for(18_944) == PACKAGED_TOKENS
+    assert CovarianceConfig(corpus="packaged", tokens=200_000).tokens_for(18_944) == 200_000
+    assert CovarianceConfig(corpus="self").tokens_for(18_944) == 189_440
