@@ -55,11 +55,11 @@ class Factor:
         try:
             # Sent as it is, and converted there; it may be gigabytes.
             matrix = self._c.to(self._device).to(torch.float64 if exact else torch.float32, copy=True)
-            shift = self._ridge * matrix.diagonal().mean()
+            shift = self._ridge * matrix.diagonal().double().mean()  # rounded to float32, A would be another matrix
             matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
             lower, failed = torch.linalg.cholesky_ex(matrix)
             if not failed:
-                self._lower, self._shift = _kept(lower), shift.double()
+                self._lower, self._shift = _kept(lower), shift
                 self._c = self._c if exact else _kept(self._c.to(self._device))  # for the residuals
         except (RuntimeError, MemoryError) as error:
             if self._device == CPU or not is_memory_error(error):
