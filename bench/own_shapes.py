@@ -51,6 +51,7 @@ def main() -> None:
     """Edit, ask, print a line for each shape and method, and end with the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--edits", type=Path, default=FILE, help="a file of edits; the shape is the id without -NUMBER")
     parser.add_argument("--methods", default="rome", help="names with commas, or all")
     parser.add_argument("--shapes", help="names with commas; all by default")
     parser.add_argument("--together", action="store_true", help="all edits in one model")
@@ -59,7 +60,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     wanted = options.shapes.split(",") if options.shapes else None
-    edits = [edit for edit in read_edits(FILE).edits if not wanted or shape_of(edit) in wanted]
+    edits = [edit for edit in read_edits(options.edits).edits if not wanted or shape_of(edit) in wanted]
     names = method_names() if options.methods == "all" else options.methods.split(",")
     model = LanguageModel.load(options.model)
     result = {

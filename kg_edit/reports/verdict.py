@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from kg_edit.reports.probes import ReportRow
 
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
-_FOR_LONG = "--method ike puts such a fact into the prompt instead of the weights"
+_FOR_LONG = (
+    "--method rome --preset long makes most such edits, and changes more neighbours; --method ike puts the fact into "
+    "the prompt instead of the weights"
+)
 _TOGETHER = "; --method alphaedit makes all edits at once"
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it

@@ -67,6 +67,7 @@ PUBLISHED: dict[str, Any] = {
     "hold": 0.0,
 }
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16"}
+LONG: dict[str, Any] = {"further_steps": 100, "clamp_norm_factor": 4.0}  # for long targets (docs/limits.md)
 
 
 class RankOneConfig(ValueConfig, LayerConfig):
@@ -354,14 +355,21 @@ def rank_one_update(
 
 
 class RomeConfig(RankOneConfig):
-    """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer."""
+    """ROME's settings. The preset ``paper`` has the settings of the published code, except the layer.
+
+    The preset ``long`` continues until a long target is predicted, with the published clamp, which such a target needs.
+    """
 
     steps: PositiveInt = Field(12, description="maximum number of evaluations of the objective")
     learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
     optimiser: Optimiser = Field("adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": {**FAST, **MOMENTUM}, "paper": PUBLISHED}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {**FAST, **MOMENTUM},
+        "long": LONG,
+        "paper": PUBLISHED,
+    }
 
 
 class Rome(RankOneMethod):

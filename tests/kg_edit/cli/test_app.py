@@ -154,7 +154,7 @@ def test_methods_and_models_are_listed(kg_edit: Run) -> None:
     assert list(lines) == list(method_names())
     assert all(word in lines["rome"] for word in ("weights", "sequence", "recomputed", "arXiv 2202.05262"))
     shown = kg_edit("methods", "rome")
-    assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, paper"))
+    assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, long, paper"))
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err
     named = kg_edit("models")
     assert named.code == 0
