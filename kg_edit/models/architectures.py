@@ -17,9 +17,14 @@ from kg_edit.errors import UnsupportedModelError
 
 if TYPE_CHECKING:  # other modules read the table without loading a model
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
+_ATTENTION = {
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+}  # what a config calls layers with keys, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,9 @@ ARCHITECTURES: dict[str, ModelSpec] = {
         attention="self_attention",
     ),
     "gemma2": _LLAMA_LIKE,
+    "gemma3": ModelSpec(  # text and images; the models of 4B and more
+        blocks="model.language_model.layers", down_projection="mlp.down_proj", final_norm="model.language_model.norm"
+    ),
     "gemma3_text": _LLAMA_LIKE,
     "gpt2": ModelSpec(
         blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f", attention="attn"
@@ -61,9 +69,11 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "gptj": ModelSpec(
         blocks="transformer.h", down_projection="mlp.fc_out", final_norm="transformer.ln_f", attention="attn"
     ),
+    "granite": _LLAMA_LIKE,
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,
+    "olmo3": _LLAMA_LIKE,
     "opt": ModelSpec(
         blocks="model.decoder.layers",
         down_projection="fc2",
@@ -74,6 +84,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "phi3": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
 }
 
 
@@ -95,20 +106,35 @@ def known_architectures() -> dict[str, ModelSpec]:
     return known
 
 
-def find_spec(model_type: str) -> ModelSpec:
+def find_spec(config: PreTrainedConfig) -> ModelSpec:
     """Return the spec for a ``config.model_type``.
 
     Raises:
-        UnsupportedModelError: neither the table nor a plug-in has this type.
+        UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
+            why its blocks can't be edited.
     """
     known = known_architectures()
-    if model_type not in known:
-        raise UnsupportedModelError(
-            f"models of type {model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-            f"Pass a ModelSpec to LanguageModel.load(spec=...), or register one in the entry-point group "
-            f"{ENTRY_POINTS!r}"
-        )
-    return known[model_type]
+    if config.model_type in known:
+        return known[config.model_type]
+    message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
+    if reason := _unfit(config):
+        raise UnsupportedModelError(f"{message}Its blocks have {reason}; take a model of another family")
+    raise UnsupportedModelError(
+        f"{message}To add this family, give its module paths, which print(model) shows. In Python: "
+        'LanguageModel.load(NAME, spec=ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", '
+        f'final_norm="model.norm")); for the commands: a ModelSpec in the entry-point group {ENTRY_POINTS!r} '
+        "(docs/models.md, Another family)"
+    )
+
+
+def _unfit(config: PreTrainedConfig) -> str | None:
+    """What no ModelSpec can describe in the blocks of a family; None if they may fit."""
+    text = config.get_text_config()
+    if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+        return "a mixture of experts instead of one MLP, so there is no single matrix to edit"
+    if not set(getattr(text, "layer_types", None) or ()) <= _ATTENTION:
+        return "layers without softmax attention, whose states of earlier tokens can't be shared between prompts"
+    return None
 
 
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:

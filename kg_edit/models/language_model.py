@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -98,7 +99,7 @@ class LanguageModel:
         options |= {"local_files_only": True} if cached_only(path, revision) else {}
         try:
             config = AutoConfig.from_pretrained(path, **options)
-            chosen = spec or find_spec(config.model_type)
+            chosen = spec or find_spec(config)
             if (quantised := getattr(config, "quantization_config", None)) is not None:
                 method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
                 raise UnsupportedModelError(
@@ -106,7 +107,7 @@ class LanguageModel:
                     "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
                 )
             if stored := stored_names(Path(path)):
-                check_blocks(getattr(config, "num_hidden_layers", 0), stored)
+                check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
                 model = load_whole(path, {"dtype": wanted, "device_map": device_map, **options})
@@ -135,7 +136,7 @@ class LanguageModel:
             PromptError: the tokenizer gives no character offsets (it is not a fast one).
             ModelError: a weight is not finite.
         """
-        chosen = spec or find_spec(model.config.model_type)
+        chosen = spec or find_spec(model.config)
         check_spec(model, chosen)
         if not tokenizer.is_fast:
             raise PromptError(
@@ -215,7 +216,7 @@ class LanguageModel:
     @cached_property
     def positions(self) -> int | None:
         """The size of the model's table of positions; None if it computes positions for any length (rotary, ALiBi)."""
-        config = self.model.config
+        config = self.text_config
         computed = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
         if computed or getattr(config, "alibi", False):
             return None
@@ -277,9 +278,15 @@ class LanguageModel:
         return f"<code>{escape(repr(self))}</code>"
 
     @property
+    def text_config(self) -> PreTrainedConfig:
+        """The config of the blocks; a model that also takes images has another one for these."""
+        config: PreTrainedConfig = self.model.config.get_text_config()
+        return config
+
+    @property
     def width(self) -> int:
         """d, the width of the residual stream."""
-        return int(self.model.config.hidden_size)
+        return int(self.text_config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -329,7 +336,8 @@ class LanguageModel:
             module = optional_module(self.model, path)
             hidden = hidden if module is None else module(hidden)
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        logits = logits / getattr(self.text_config, "logits_scaling", 1.0)  # Granite
+        cap = getattr(self.text_config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 

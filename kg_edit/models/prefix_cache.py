@@ -253,7 +253,7 @@ def mask_decides(model: LanguageModel, longest: int) -> bool:
 
     False for ALiBi, which counts places in the row, and for a sliding window shorter than the text.
     """
-    config = model.model.config
+    config = model.text_config
     window = getattr(config, "sliding_window", None) or math.inf
     plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
     return plain and getattr(config, "model_type", "") != "mpt" and longest <= window

@@ -89,7 +89,7 @@ class TokenMeans:
         around = model.spec.blocks.rpartition(".")[0]  # in some families the head calls this module, not the base model
         self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
-        self._window = getattr(model.model.config, "sliding_window", None) or math.inf
+        self._window = getattr(model.text_config, "sliding_window", None) or math.inf
         self._size = (0, 0)
         self._mask: Tensor | None = None
         self._cache: Cache | None = None

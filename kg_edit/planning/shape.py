@@ -43,7 +43,8 @@ def shape_of(name: str) -> ModelShape:
         UnsupportedModelError: its family has no `ModelSpec`.
     """
     config = _config(name)
-    spec = find_spec(config.model_type)
+    spec = find_spec(config)
+    text = config.get_text_config()
     try:
         with torch.device("meta"):  # weights have a shape but take no memory
             model = AutoModelForCausalLM.from_config(config)
@@ -54,10 +55,10 @@ def shape_of(name: str) -> ModelShape:
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
     # The width of the keys, all heads together; less than d if heads share keys.
-    heads = config.num_attention_heads
-    one = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon
-    of_keys = 1 if one else getattr(config, "num_key_value_heads", None) or heads
-    attended = int(of_keys * (getattr(config, "head_dim", None) or config.hidden_size // heads))
+    heads = text.num_attention_heads
+    one = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
+    of_keys = 1 if one else getattr(text, "num_key_value_heads", None) or heads
+    attended = int(of_keys * (getattr(text, "head_dim", None) or text.hidden_size // heads))
     return ModelShape(
         name=name,
         family=config.model_type,

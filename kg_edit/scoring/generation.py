@@ -124,7 +124,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     check_lengths(model, [Prompt(text=text, ids=ids, target_start=len(ids))], more=tokens)
-    trained = getattr(model.model.config, "max_position_embeddings", None)
+    trained = getattr(model.text_config, "max_position_embeddings", None)
     if trained and len(ids) > trained:  # positions may be computed for any length, but memory grows with its square
         raise ModelError(
             f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
@@ -44,8 +45,8 @@ def plug_in(name: str, value: str, group: str) -> EntryPoints:
 def test_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     found = plug_in("bloom", "BLOOM", architectures.ENTRY_POINTS)
     monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
-    assert find_spec("bloom") == BLOOM
-    assert find_spec("gpt2") == architectures.ARCHITECTURES["gpt2"]
+    assert find_spec(AutoConfig.for_model("bloom")) == BLOOM
+    assert find_spec(AutoConfig.for_model("gpt2")) == architectures.ARCHITECTURES["gpt2"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("gpt2", "BLOOM"), ("bloom", "Mine")])
@@ -53,7 +54,7 @@ def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch
     found = plug_in(name, value, architectures.ENTRY_POINTS)
     monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
     with pytest.raises(UnsupportedModelError, match="uninstall or fix this plug-in"):
-        find_spec("llama")
+        find_spec(AutoConfig.for_model("llama"))
 
 
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,19 +28,34 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", {**_SMALL, "alibi": False}),
     "falcon-alibi": ("falcon", {**_SMALL, "alibi": True, "new_decoder_architecture": False}),
     "gemma2": ("gemma2", {**_GEMMA, "final_logit_softcapping": 5.0}),
+    "gemma3": (
+        "gemma3",
+        {
+            "text_config": {**_GEMMA, "sliding_window_pattern": 2, "vocab_size": 400},
+            "vision_config": {**_SMALL, "intermediate_size": 48, "num_hidden_layers": 1, "image_size": 28},
+            "mm_tokens_per_image": 4,
+            "image_token_index": 399,
+        },
+    ),
     "gemma3_text": ("gemma3_text", {**_GEMMA, "sliding_window_pattern": 2}),
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
     "gpt_neox": ("gpt_neox", {**_SMALL, "intermediate_size": 48}),
     "gptj": ("gptj", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "rotary_dim": 4}),
+    "granite": (
+        "granite",
+        {**_LLAMA, "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0},
+    ),
     "llama": ("llama", _LLAMA),
     "mistral": ("mistral", {**_LLAMA, "sliding_window": 5}),
     "olmo2": ("olmo2", _LLAMA),
+    "olmo3": ("olmo3", {**_LLAMA, "sliding_window": 5}),
     "opt": ("opt", {**_SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "opt-350m": ("opt", {**_SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "phi": ("phi", {**_SMALL, "intermediate_size": 48}),
     "phi3": ("phi3", {**_LLAMA, "pad_token_id": 0, "sliding_window": 5}),
     "qwen2": ("qwen2", {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}),
     "qwen3": ("qwen3", {**_LLAMA, "head_dim": 8}),
+    "smollm3": ("smollm3", {**_LLAMA, "no_rope_layer_interval": 2, "pad_token_id": 0}),
 }
 
 # One of each kind: a gated MLP; Conv1D; parallel attention; norms after the MLP; a projection behind the embedding

@@ -22,7 +22,7 @@ from kg_edit.methods import find_method
 from kg_edit.methods.adapters.base import AdapterMethod
 from kg_edit.methods.memit.method import SpreadConfig
 
-POST_NORM = {"gemma2", "gemma3_text", "olmo2", "opt-350m"}  # families that normalise after the MLP
+POST_NORM = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3", "opt-350m"}  # families that normalise after the MLP
 
 
 class Refusal(NamedTuple):

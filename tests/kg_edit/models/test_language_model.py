@@ -12,7 +12,7 @@ from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
-from kg_edit.models.architectures import ModelSpec, content_fingerprint
+from kg_edit.models.architectures import ModelSpec, content_fingerprint, find_spec
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, dequantise, named_model_file
 from kg_edit.models.sampling import sample_contexts, seeded
@@ -123,6 +123,19 @@ def test_unknown_family_error_names_known_ones(tmp_path: Path) -> None:
     save_config(tmp_path, "bloom")
     with pytest.raises(UnsupportedModelError, match=r"'bloom' can't be edited yet; known types: falcon, gemma2"):
         LanguageModel.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("bloom", r"To add this family, give its module paths.*entry-point group 'kg_edit.architectures'"),
+        ("qwen3_5", "layers without softmax attention"),
+        ("mixtral", "a mixture of experts"),
+    ],
+)
+def test_unknown_family_error_says_how_to_add_it_or_why_not(model_type: str, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        find_spec(AutoConfig.for_model(model_type))
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
