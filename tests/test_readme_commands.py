@@ -43,6 +43,7 @@ MADE = {  # a page: files that its commands leave
     "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),
+    "update-a-model": ("changed.jsonl", "updated/report.md"),
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files

@@ -34,6 +34,7 @@ PAGES = (
             "from-python",
             "private-graph",
             "offline-wikidata",
+            "update-a-model",
             "honest-comparison",
             "ship-an-edit",
         )
@@ -76,6 +77,9 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache fetch linked.jsonl --offline": Expected(r"requests\W+0\b[\s\S]*37b6e9a0acc8"),
     "wikidata-cache export": Expected(leaves="snapshot.jsonl.gz"),
     "wikidata-cache import": Expected(leaves="mine.sqlite"),
+    "wikidata-cache import sample": Expected(r"48 of 48 facts are new", "world.sqlite"),
+    "wikidata-cache diff": Expected(r"5 changes of 10 items", "changed.jsonl"),
+    "kg-edit edit changed.jsonl": Expected(r"\d of 5 edits succeeded", "updated/report.html"),
     "kg-edit edit linked.jsonl": Expected(r"2 of 2 edits succeeded", "edited/report.md"),
     "kg-edit evaluate": Expected(r"efficacy\.greedy", "runs"),
     "python edit.py": Expected(r"BeforeAfter\(\d prompts: 2 of 2 edits succeeded\)", "python.safetensors"),

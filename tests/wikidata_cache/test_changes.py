@@ -114,6 +114,19 @@ def test_two_fetched_versions_become_a_file_of_edits(tmp_path: Path, capsys: pyt
     assert json.loads(out.read_text())["id"] == f"Q10 P54 {moments[1][:10]}"
 
 
+def test_packaged_sample_becomes_edits_of_known_relations(tmp_path: Path) -> None:
+    """The tutorial's first steps: every change of the sample has a template, so `kg-edit` makes its prompt."""
+    cache, out = str(tmp_path / "c.sqlite"), tmp_path / "changed.jsonl"
+    run_cli("import", "sample", "--cache", cache)
+    with pytest.raises(BadOptionError, match=r"no answers of the kind out .*; add --dates"):
+        run_cli("diff", "--since", "2019-12-01", "--cache", cache)
+    shown = run_cli(*f"diff --dates --since 2019-12-01 --until 2025-03-01 --cache {cache} --out {out}".split())
+    assert "8 changes of 10 items; left out: 1 where objects were only added" in shown
+    edits = {edit.subject: edit for edit in read_edits(out).edits}
+    assert edits["Poland"].text == "The head of government of Poland is"
+    assert (edits["Finland"].target_true, edits["Finland"].target_new) == ("Sauli Niinistö", "Alexander Stubb")
+
+
 def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
     save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
     save(tmp_path / "c.sqlite", "out", "Q10", SECOND, at=JULY)

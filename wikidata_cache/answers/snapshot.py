@@ -28,6 +28,7 @@ from wikidata_cache.safe_json import parse
 logger = logging.getLogger(__name__)
 
 FORMAT = "wikidata-cache snapshot/1"
+SAMPLE = "sample"  # the name of the packaged snapshot (data/sample.md) for `import`
 LICENCE = "CC0 (Wikidata)"
 
 _FACTS = """
@@ -194,7 +195,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
 
     Args:
         store: the cache.
-        path: the snapshot file.
+        path: the snapshot file, or `SAMPLE`; a file of this name comes first.
         on_conflict: what to do with a fact that both have (`OnConflict`).
 
     Returns:
@@ -206,7 +207,8 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         BadOptionError: `on_conflict` is unknown.
         CacheFileError: the cache cannot be written.
     """
-    path = Path(path)
+    packaged = str(path) == SAMPLE and not Path(path).exists()
+    path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz" if packaged else Path(path)
     if on_conflict not in get_args(OnConflict):
         raise BadOptionError(f"on_conflict={on_conflict!r}: expected one of {', '.join(get_args(OnConflict))}.")
     if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache

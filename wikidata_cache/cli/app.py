@@ -232,7 +232,7 @@ def export(
 
 
 def import_(
-    snapshot: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="File written by `export`.")],
+    snapshot: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="File written by `export`, or `sample`.")],
     cache: Cache = None,
     on_conflict: Annotated[
         OnConflict,
@@ -241,11 +241,12 @@ def import_(
 ) -> None:
     """Import a snapshot into the cache after checking its hash and every row.
 
-    An error leaves the cache unchanged.
+    An error leaves the cache unchanged. `sample` is the packaged one, for a first `wikidata-cache diff --dates`.
 
     Examples:
 
     - `wikidata-cache import snapshot.jsonl.gz`
+    - `wikidata-cache import sample --cache sample.sqlite`
     - `wikidata-cache import paper.jsonl.gz --cache paper.sqlite --on-conflict error`
     """
     with AnswerStore(cache_file(cache)) as store:

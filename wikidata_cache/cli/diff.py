@@ -55,8 +55,11 @@ def diff(
     with AnswerStore(cache_file(cache), read_only=True) as store:
         kind = "claims" if dates else "out"
         if not (known := len(store.ids(graph_name, kind))):
+            other = (
+                "" if dates or not store.ids(graph_name, "claims") else "add --dates to read those of kind claims, or "
+            )
             raise BadOptionError(
-                f"{store.path} has no answers of the kind {kind} for the graph {graph_name}; fetch some: "
+                f"{store.path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
                 f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
             )
         changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
