@@ -163,6 +163,7 @@ def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
         _, changed = subject_states(model, [prompt], layer=layer, last=layer)
     if (changed - clean - change).norm() > _SLACK * change.norm():
         raise UnsupportedModelError(
-            f"{model.name} ({model.model.config.model_type}) normalises after its MLP, so changes in several layers do "
-            "not add up, and an edit can't be spread over layers; use a method that writes one layer, such as rome"
+            f"{model.name} ({model.model.config.model_type}) normalises after its MLP or scales it, so changes in "
+            "several layers do not add up, and an edit can't be spread over layers; use a method that writes one "
+            "layer, such as rome"
         )

@@ -22,7 +22,8 @@ from kg_edit.methods import find_method
 from kg_edit.methods.adapters.base import AdapterMethod
 from kg_edit.methods.memit.method import SpreadConfig
 
-POST_NORM = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3", "opt-350m"}  # families that normalise after the MLP
+# Families that normalise after the MLP, or scale its output
+POST_NORM = {"gemma2", "gemma3", "gemma3_text", "granite", "olmo2", "olmo3", "opt-350m"}
 
 
 class Refusal(NamedTuple):
