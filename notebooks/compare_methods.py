@@ -77,9 +77,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", nc
 plt.show()
 
 # %% [markdown]
-# ROME and GLAME carry the fact to its paraphrases and to questions. FT-M learns the sentence more than the fact: no
-# question is answered by it. GRACE holds for the prompt itself and leaves all else alone. A fact in the prompt makes
-# the answers to questions the most likely, changes no weight, and so can't be merged into one.
+# ROME and GLAME carry the fact to its paraphrases and to questions. FT-M learns the sentence more than the fact.
+# GRACE holds for the prompt itself and leaves all else alone. A fact in the prompt makes the answers to questions the
+# most likely, though the model does not always generate them, and changes no weight, so it can't be merged into one.
 
 # %%
 assert (right.loc[["rome", "glame"], "paraphrase"] == 1).all()

@@ -14,8 +14,8 @@
 # # Follow one edit
 #
 # We change one fact in a language model, *The Eiffel Tower is in the city of Rome*, with GLAME, one step at a time:
-# the key, the value, the graph network, the loss, the solve. At the end one call of the library makes the same patch,
-# to the last bit. Everything here runs offline.
+# the key, the value, the graph network, the loss, the solve. At the end one call of the library makes the same patch.
+# Everything here runs offline.
 
 # %%
 from pathlib import Path

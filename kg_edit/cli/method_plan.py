@@ -350,8 +350,10 @@ class LazyGraph:
         Raises:
             ConfigError: the method reads no graph, and no edit needed a label.
         """
+        if not self.graph or self.labelled or not self.source:  # a missing graph is an error before torch is imported
+            return
         found = find_method(self.method)
-        if self.graph and not (self.labelled or found.needs_graph or found.takes_graph):
+        if not (found.needs_graph or found.takes_graph):
             raise ConfigError(
                 f"--graph has no effect: {self.method} reads no graph, and the rows have no ids to look up; leave it "
                 "out, or give another --method, such as glame"

@@ -153,11 +153,17 @@ def add(
     open_store(ledger)  # without torch, so that a wrong path is an error at once
     check_patches(patches)
     from kg_edit.ledger import Ledger
+    from kg_edit.reports.verdict import Verdict
 
     opened, found = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
     for number in opened.add_all(found, force=force, model=language_model):
         _show_added(opened, number)
+    for addition in found:
+        verdict = Verdict.beside(addition.path)
+        if verdict and verdict.failed:
+            failed = ", ".join(result.edit for result in verdict.failed)
+            stdout().print(plain(f"failed when they were made ({addition.path.parent}): {failed}"), soft_wrap=True)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from kg_edit.datasets.counterfact import COUNTERFACT, COUNTERFACT_PLUS
 from kg_edit.datasets.entity_inferences import ENTITY_INFERENCES
 from kg_edit.datasets.knowedit import KNOWEDIT
 from kg_edit.datasets.mquake import MQUAKE
-from kg_edit.datasets.own_edits import OWN_EDITS
+from kg_edit.datasets.own_edits import OWN_EDITS, record_of
 from kg_edit.datasets.popqa import POPQA
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
@@ -128,13 +128,18 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     if isinstance(given, BenchmarkRecord):
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
-        return tuple(map(as_record, as_edits(given)))
+        return tuple(map(_record_of, as_edits(given)))
     found = list[BenchmarkRecord]()
     for one in given:
-        found += [one] if isinstance(one, BenchmarkRecord) else map(as_record, as_edits([one]))
+        found += [one] if isinstance(one, BenchmarkRecord) else map(_record_of, as_edits([one]))
     if not found:
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     return tuple(found)
+
+
+def _record_of(edit: Edit) -> BenchmarkRecord:
+    """Return the record of an edit; its field `locality` is asked as in a file of own edits."""
+    return record_of(edit) if edit.locality else as_record(edit)
 
 
 def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, keep_going: bool = False) -> FileContent:

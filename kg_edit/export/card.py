@@ -65,9 +65,9 @@ _PEFT_OF_HUB = (  # PEFT loads the base model by its hub id
     'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n```'
 )
 _LIMITS = (
-    "The edits were asked with the prompts above. Other wordings, other languages and portability questions may still "
-    "get the old answer, and facts about similar subjects may have changed. `kg_edit.json` records how each edit was "
-    "made."
+    "The edits were made for the prompts above, and an edit may fail. Other wordings, other languages and portability "
+    "questions may still get the old answer, and facts about similar subjects may have changed. `kg_edit.json` records "
+    "how each edit was made."
 )
 _START = (
     "If a text begins with the subject of an edit, put a line break before it: many models use a text's first token as "
@@ -199,8 +199,7 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
     parts = [
         metadata,
         f"# {count} edited in {escaped_markdown(one_line(base.hub or Path(base.path).name))}",
-        f"{about.what}: it changes what the model predicts for {count}. Made with "
-        f"kg-edit {__version__} (method: {escaped_markdown(methods)}).",
+        f"{about.what}, edited with {count}. Made with kg-edit {__version__} (method: {escaped_markdown(methods)}).",
         "## Edits",
         markdown_table(("prompt", "new object", "old object", "asked as")[:columns], rows),
         *([f"… and {len(edits) - _EDITS} more in `kg_edit.json`."] if len(edits) > _EDITS else []),

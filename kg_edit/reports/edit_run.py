@@ -26,7 +26,7 @@ from kg_edit.reports.probes import ReportRow, check_probes
 from kg_edit.reports.prompts import own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
-from kg_edit.reports.verdict import Verdict
+from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock
 from kg_edit.version import __version__
@@ -36,7 +36,7 @@ from wikidata_cache.view.svg import draw
 log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
-LOSSES, PAGE, VERDICT, LOCALITY = "losses.jsonl", "report.html", "report.json", "locality.jsonl"
+LOSSES, PAGE, LOCALITY = "losses.jsonl", "report.html", "locality.jsonl"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 _IN_SEQUENCE = (
     "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil earlier "
@@ -185,7 +185,9 @@ def run_edits(
             make_alone(method, [edit for edit in edits if edit.id in failed], out, progress=progress)
         verdict = Verdict.of(
             rows,
+            method=method.name,
             joint=method.joint,
+            subjects={edit.id: edit.subject for edit in edits},
             tokens={edit.id: len(_target(model, edit)) for edit in edits},
             alone=read_alone(out),
             repeats=repeats,

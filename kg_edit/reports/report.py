@@ -58,7 +58,7 @@ class BeforeAfter(tuple[ReportRow, ...]):
 def before_and_after(
     model: LanguageModel | str | Path, patch: Patch, edits: Edits, *, chat: bool | None = None, progress: bool = False
 ) -> BeforeAfter:
-    """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and locality prompts.
+    """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and neighborhood prompts.
 
     Args:
         model: the unedited model, or its name.

@@ -6,17 +6,20 @@ made alone (`kg_edit.reports.alone`) is known to fail only together with the oth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
 from kg_edit.reports.probes import ReportRow
 
+VERDICT = "report.json"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
-_FOR_LONG = (
-    "--method rome --preset long makes most such edits, and changes more neighbours; --method ike puts the fact into "
-    "the prompt instead of the weights"
-)
+_FOR_LONG = {  # by method
+    "rome": "--method rome --preset long makes most such edits, and changes more neighbours",
+    "ike": "--method ike puts the fact into the prompt instead of the weights",
+}
 _TOGETHER = "; --method alphaedit makes all edits at once"
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
@@ -40,6 +43,7 @@ class EditResult(BaseModel):
         known: whether the unedited model generates the target, so that there was nothing to edit.
         tokens: the number of the target's tokens; None: not counted.
         alone: of a failed edit, whether it succeeds when it is made alone; None: it was not tried.
+        subject: its subject.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,12 +57,14 @@ class EditResult(BaseModel):
     known: bool
     tokens: int | None = None
     alone: bool | None = None
+    subject: str = ""
 
 
 class Verdict(BaseModel):
     """The results of all edits of a run: "4 of 5 edits succeeded; 1 failed: row-3 (…)", and `advice`.
 
     Attributes:
+        method: the method that made the edits.
         joint: whether the method makes all edits at once, and not in sequence.
         edits: the results, in the order of the edits.
         repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
@@ -67,6 +73,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    method: str = ""
     joint: bool = False
     edits: tuple[EditResult, ...]
     repeats: tuple[tuple[str, str], ...] = ()
@@ -77,7 +84,9 @@ class Verdict(BaseModel):
         cls,
         rows: Sequence[ReportRow],
         *,
+        method: str = "",
         joint: bool = False,
+        subjects: Mapping[str, str] | None = None,
         tokens: Mapping[str, int] | None = None,
         alone: Mapping[str, bool] | None = None,
         repeats: Sequence[tuple[str, str]] = (),
@@ -87,7 +96,8 @@ class Verdict(BaseModel):
 
         Args:
             rows: the rows of the report.
-            joint: as the attribute.
+            method, joint: as the attributes.
+            subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
             alone: by the ids of failed edits that were also made alone, whether they then succeeded.
             repeats: as the attribute.
@@ -104,11 +114,12 @@ class Verdict(BaseModel):
                 known=row.unedited.success,
                 tokens=(tokens or {}).get(row.edit),
                 alone=None if row.edited.success else (alone or {}).get(row.edit),
+                subject=(subjects or {}).get(row.edit, ""),
             )
             for row in rows
             if row.probe.kind == "rewrite"
         )
-        return cls(joint=joint, edits=results, repeats=tuple(repeats), opposes=tuple(opposes))
+        return cls(method=method, joint=joint, edits=results, repeats=tuple(repeats), opposes=tuple(opposes))
 
     @property
     def succeeded(self) -> tuple[EditResult, ...]:
@@ -140,11 +151,15 @@ class Verdict(BaseModel):
                 f"{_ids(self.spoiled)} fail only together with the other edits of this run; made alone they succeed"
                 f"{'' if self.joint else _TOGETHER}"
             )
+            subjects = Counter(result.subject for result in self.edits if result.subject)
+            if shared := [result for result in self.spoiled if subjects[result.subject] > 1]:
+                lines.append(f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key")
         left = [result for result in self.failed if not result.alone]
         if long := [result for result in left if (result.tokens or 0) > LONG]:
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-            lines.append(f"{_ids(long)}: a target of {size} tokens; {_FOR_LONG}")
+            ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
+            lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
         if always := [result for result in left if result not in long and result.alone is False]:
             lines.append(f"{_ids(always)}: made alone, the edit fails too")
         if known := [result for result in self.edits if result.known]:
@@ -155,6 +170,14 @@ class Verdict(BaseModel):
             for edit, first in self.opposes[:_NAMED]
         ]
         return tuple(lines)
+
+    @classmethod
+    def beside(cls, patch: Path) -> Verdict | None:
+        """Return the verdict of the run that wrote a patch file; None if its folder has none that can be read."""
+        try:
+            return cls.model_validate_json((patch.parent / VERDICT).read_bytes())
+        except (OSError, ValidationError):
+            return None
 
     def __str__(self) -> str:
         if not self.failed:

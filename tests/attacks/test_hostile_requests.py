@@ -67,7 +67,7 @@ REFUSED_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": [HI | {"content": ""}]}, "messages[0].content"),
     ({"messages": [HI | {"role": "tool"}]}, "messages[0].role"),
-    ({"messages": [HI | {"content": [{"type": "text", "text": "hi"}]}]}, "messages[0].content"),
+    ({"messages": [HI | {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content"),
     ({"messages": [HI | {"content": "x" * 20_001}]}, "messages[0].content"),
     ({"messages": [HI | {"content": "x " * 9000}] * 3}, ""),  # more tokens than the model was trained on
     ({"messages": [HI] * 201}, "messages"),

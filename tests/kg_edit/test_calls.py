@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from kg_edit import Edit, Glame, KgEditError, LanguageModel, Patch, Question, Rome, RomeConfig, ask, read_edits
+from kg_edit import (
+    Edit,
+    Glame,
+    KgEditError,
+    LanguageModel,
+    LocalityPrompt,
+    Patch,
+    Question,
+    Rome,
+    RomeConfig,
+    ask,
+    read_edits,
+)
 from kg_edit.datasets import as_records
 from kg_edit.edits.files import EditFile
 from kg_edit.edits.given import as_edits
@@ -53,6 +65,10 @@ def test_records_are_given_in_any_form(file: Path) -> None:
     (record,) = as_records(EDIT)
     forms: list[Any] = [[EDIT], ROW, [ROW], read_edits(file), record, [record]]
     assert [as_records(form) for form in forms] == [(record,)] * len(forms)
+    asked = EDIT.model_copy(
+        update={"locality": (LocalityPrompt(prompt="Snow is"), LocalityPrompt(prompt="2 + 2 is", answer="4"))}
+    )
+    assert [[probe.measures for probe in one.probes] for one in as_records([asked])] == [["locality-text", "locality"]]
     assert as_records(file)[0].edits == record.edits and as_records([record, EDIT]) == (record, record)
 
 

@@ -121,6 +121,11 @@ class LinkResult:
         leads = second is None or round(best.score - second, 2) >= LEAD
         return "exact" if best.can_settle and leads else "ambiguous"
 
+    @property
+    def rival(self) -> Candidate | None:
+        """The next candidate, if the text is its id or one of its full names too; else None."""
+        return self.candidates[1] if len(self.candidates) > 1 and self.candidates[1].can_settle else None
+
     def only(self) -> Candidate:
         """Return the candidate that clearly leads.
 

@@ -21,13 +21,15 @@ class LinkReport:
 
     A part is `open` if none of its candidates clearly leads, so that a person has to choose. It is `absent` if the
     graph has no candidate for it, or does not know the id that the row has. An edit is complete if no part is open, and
-    its new object has an id.
+    its new object has an id. The parts in `rivalled` got the id of the leading candidate although another one has the
+    same name.
     """
 
     edits: int
     complete: int
     open: tuple[tuple[int, str, LinkResult], ...]
     absent: tuple[tuple[int, str, LinkResult], ...]
+    rivalled: tuple[tuple[int, str, LinkResult], ...] = ()
 
 
 def link_edits(
@@ -61,6 +63,7 @@ def link_edits(
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     absent: list[tuple[int, str, LinkResult]] = []
+    rivalled: list[tuple[int, str, LinkResult]] = []
     for edit, linked in zip(read, links, strict=True):
         ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen[edit.row]
         # Open parts are also ids of the row that the row's own label contradicts.
@@ -69,6 +72,11 @@ def link_edits(
             given = getattr(edit, name) is not None
             unknown = not part.candidates or (given and part.candidates[0].label is None)
             (absent if unknown else unsettled).append((edit.row, name, part))
+        rivalled += [
+            (edit.row, name, part)
+            for name, part in linked.parts().items()
+            if name in linked.clear_candidates() and name not in chosen[edit.row] and part.rival
+        ]
         row = raw[edit.row - 1]
         filled = dict(row) if isinstance(row, Mapping) else {}
         if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
@@ -84,7 +92,7 @@ def link_edits(
         row for row, name, _ in absent if name == "target_new_id"
     }
     incomplete = lacking | {row for row, _, _ in unsettled}
-    return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent))
+    return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent), tuple(rivalled))
 
 
 def _chosen(

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kg_edit.covariance.moment import Covariance
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.export.peft_adapter import is_adapter, read_peft, write_peft
+from kg_edit.methods import find_method
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import PatchStack
@@ -124,8 +126,10 @@ def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> No
     patch = patch_of(model, {1: 1})
     with pytest.raises(PatchError, match="changes no weight"):
         write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
-    with pytest.raises(PatchError, match="parts of the kind 'adapter'"):
-        write_peft(PatchStack((patch,)), tmp_path / "a", modules=model.model)
+    fact = Edit(id="paris", subject="Paris", prompt="{} is in", target_new="Italy")
+    told = find_method("ike").on(model, settings={"source": "patch"}).edit([fact])
+    with pytest.raises(PatchError, match=r"1 of the patch's 1 edits are not .*: paris \(ike\); remove"):
+        write_peft(PatchStack((patch, told)), tmp_path / "a", modules=model.model)
     with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
         write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)
     wrong = WeightPatch(factors={model.weight_name(1): Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))})

@@ -19,12 +19,14 @@ from kg_edit.ledger.check import KINDS, CompletionServer, check_served, prompts_
 from kg_edit.ledger.entries import EditPosition, Entry
 from kg_edit.text.matching import normalised
 from tests.kg_edit.app.serving import served, workshop
-from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
+from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
+from tests.kg_edit.cli.test_patch import LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.loopback import QuietHandler, running
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
+HEAT = HEAT_WITH_LOCALITY.model_copy(update={"locality": ()})
 MODELS = {"data": [{"id": "m"}]}
 
 

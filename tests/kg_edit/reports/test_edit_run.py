@@ -22,9 +22,9 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
-from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, VERDICT, draw_subgraph, run_edits
+from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
 from kg_edit.reports.probes import ReportRow
-from kg_edit.reports.verdict import Verdict
+from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.run_folder import PATCH, folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
@@ -231,11 +231,12 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
-    together, repeated = second.verdict.advice
-    assert (
-        together.startswith(f"{spoiled.edit} fail only together")
-        and repeated == "4 repeats 3 exactly, and was made once"
-    )
+    together, same, repeated = second.verdict.advice
+    assert together.startswith(f"{spoiled.edit} fail only together")
+    assert same.startswith(f"{spoiled.edit}: another edit has the same subject")
+    assert repeated == "4 repeats 3 exactly, and was made once"
+    assert Verdict.beside(tmp_path / "out" / PATCH) == second.verdict
+    assert Verdict.beside(tmp_path / PATCH) is None
     stored = json.loads((tmp_path / "out" / VERDICT).read_text())
     assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
     for name in (REPORT, PAGE):
