@@ -100,7 +100,8 @@ def test_link_command_links_a_file(tmp_path: Path) -> None:
     edits.write_text('{"subject": "Anna", "relation": "born in", "object": "Paris", "target_new": "Rome"}\n')
     graph = str(write_graph(tmp_path))
     code, output = link(str(edits), "--out", str(out), "-g", graph)
-    assert (code, output) == (0, f"{out}: 1 of 1 edits settled\n")
+    assert code == 0 and output.endswith(f"{out}: 1 of 1 edits settled\n")
+    assert "row 1, subject_id, 'Anna': Q11 (Anna: human), 38.3 points; not Q12 (Anna: human), 18.3\n" in output
     assert json.loads(out.read_text())["subject_id"] == "Q11"
     edits.write_text('{"subject": "Anna", "target_new": "Rome"}\n')
     code, output = link(str(edits), "--out", str(out), "-g", graph)
