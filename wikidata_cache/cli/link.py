@@ -109,8 +109,8 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
         missing = (row, field, linked) in report.absent
         echo(f"row {row}, {field}, {linked.text!r}: {f'not in this graph ({linked.source})' if missing else best}")
     for row, field, linked in report.rivalled:
-        best, score, rival = linked.candidates[0], linked.candidates[0].score, linked.rival
-        echo(f"row {row}, {field}, {linked.text!r}: {best}, {score} points; not {rival}, {rival.score if rival else 0}")
+        taken, other = (f"{one}, {one.score}" for one in linked.candidates[:2])
+        echo(f"row {row}, {field}, {linked.text!r}: {taken} points; not {other}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
         row, _, linked = report.open[0]
