@@ -18,7 +18,7 @@ what a change can reach, or a `PlainForward`, the reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, Self, TypeVar
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import is_memory_error
-from kg_edit.locate_then_edit.passes import PassLimit, halved, padded_tokens, pass_limit, passes
+from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit, passes
 from kg_edit.locate_then_edit.tail_forward import TailForward, tail
 from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel
@@ -216,7 +216,7 @@ class Objective:
             # After the handler, as the error keeps the tensors of the failed pass.
             self._passes = []
             tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
-            self._limit = halved(self._limit, self._model, self._layer, tokens=tokens)
+            self._limit = replace(self._limit, tokens=tokens / 2)
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.

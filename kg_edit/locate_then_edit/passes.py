@@ -6,7 +6,7 @@
   long as reading the weights and starting the kernels.
 
 The memory is that of ``--memory``, and of an accelerator half of what it says is free. If it runs out nevertheless,
-the passes get half of the tokens, for the rest of the process (`halved`).
+the passes get half of the tokens, for the rest of the descent (`Objective`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 _FEWEST, _CPU_MOST = 32, 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
-
-_ENOUGH: dict[torch.device, float] = {}  # the largest pass since the device's memory ran out, in bytes
 
 
 class Row(Protocol):
@@ -60,17 +58,11 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
     """
     free, token, cpu = pass_megabytes(model.device), _bytes_a_token(model, layer), _is_cpu(model.device)
     fits = tokens_at_once(token, limit=1e6 * min(megabytes, inf if free is None else free), cpu=cpu)
-    return PassLimit(min(fits, _ENOUGH.get(model.device, inf) / token), padding=_CPU_PASS if cpu else inf)
+    return PassLimit(fits, padding=_CPU_PASS if cpu else inf)
 
 
 def _is_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
-
-
-def halved(limit: PassLimit, model: LanguageModel, layer: int, *, tokens: float) -> PassLimit:
-    """Return the limit after a pass of ``tokens`` has run out of memory; `pass_limit` keeps to it from now on."""
-    _ENOUGH[model.device] = tokens / 2 * _bytes_a_token(model, layer)
-    return PassLimit(tokens / 2, padding=limit.padding)
 
 
 def tokens_at_once(bytes_a_token: float, *, limit: float, cpu: bool) -> float:

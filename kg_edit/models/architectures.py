@@ -53,9 +53,6 @@ ARCHITECTURES: dict[str, ModelSpec] = {
         attention="self_attention",
     ),
     "gemma2": _LLAMA_LIKE,
-    "gemma3": ModelSpec(  # text and images; the models of 4B and more
-        blocks="model.language_model.layers", down_projection="mlp.down_proj", final_norm="model.language_model.norm"
-    ),
     "gemma3_text": _LLAMA_LIKE,
     "gpt2": ModelSpec(
         blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f", attention="attn"

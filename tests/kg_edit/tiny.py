@@ -28,15 +28,6 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", {**_SMALL, "alibi": False}),
     "falcon-alibi": ("falcon", {**_SMALL, "alibi": True, "new_decoder_architecture": False}),
     "gemma2": ("gemma2", {**_GEMMA, "final_logit_softcapping": 5.0}),
-    "gemma3": (
-        "gemma3",
-        {
-            "text_config": {**_GEMMA, "sliding_window_pattern": 2, "vocab_size": 400},
-            "vision_config": {**_SMALL, "intermediate_size": 48, "num_hidden_layers": 1, "image_size": 28},
-            "mm_tokens_per_image": 4,
-            "image_token_index": 399,
-        },
-    ),
     "gemma3_text": ("gemma3_text", {**_GEMMA, "sliding_window_pattern": 2}),
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
     "gpt_neox": ("gpt_neox", {**_SMALL, "intermediate_size": 48}),

@@ -62,15 +62,16 @@ def test_wrong_split_and_control_are_refused(kg_edit: Run, inputs: tuple[str, ..
     result = kg_edit(*run, *inputs[2:], "--split", "dev")
     assert result.code == 2
     assert "this data set has no splits; remove --split" in " ".join(result.err.split())
-    for graph in ((), inputs[:2]):
-        result = kg_edit(*run, *graph, *inputs[2:], "--control", "wrong")
-        assert (result.code, "rome reads no graph; remove --control" in result.err) == (2, True)
+    result = kg_edit(*run, *inputs[2:], "--control", "wrong")
+    assert (result.code, "rome reads no graph; remove --control" in result.err) == (2, True)
+    result = kg_edit(*run, *inputs, "--control", "wrong")
+    assert (result.code, "--graph has no effect: rome reads no graph" in result.err) == (2, True)
 
 
 @pytest.mark.slow
-def test_packaged_file_and_graph_have_a_name(kg_edit: Run, place: Path) -> None:
+def test_packaged_file_has_a_name(kg_edit: Run, place: Path) -> None:
     name = "ripples-smollm2-135m"
-    run = ("evaluate", "--dataset", "ripples", "--data", name, "--graph", name, "--split", "dev", "--known-only")
+    run = ("evaluate", "--dataset", "ripples", "--data", name, "--split", "dev", "--known-only")
     found = kg_edit(*run, "--method", "rome", *QUICK, "--set", "steps=2", "--limit", "1", "--out", "run")
     assert found.code == 0, found.err
     assert "ripples-known.greedy" in found.out and "ripples-unknown" not in found.out

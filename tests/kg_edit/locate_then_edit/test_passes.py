@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -19,13 +19,6 @@ from tests.kg_edit.tiny import tiny
 LAYER = 1
 CONTEXTS = ("{}", "The quick brown fox. {}")
 SUBJECTS = {"LeBron James": "the Los Angeles Lakers of 1999", "France": "Rome", "Spike Hughes": "Paris in Texas"}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_remembered() -> Iterator[None]:
-    passes._ENOUGH.clear()
-    yield
-    passes._ENOUGH.clear()
 
 
 def requests(model: LanguageModel) -> list[Request]:
@@ -97,8 +90,7 @@ def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.
     refused.clear()
     tight.drop([0])
     tight.gradient(change)
-    Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight).gradient(change)
-    assert refused == [], "the run remembers it"
+    assert refused == [], "the descent remembers it"
 
 
 def test_one_row_that_does_not_fit_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +106,3 @@ def test_another_error_is_no_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, forward=Broken)
-    assert passes._ENOUGH == {}
