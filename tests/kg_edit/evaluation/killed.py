@@ -44,7 +44,8 @@ def found(out: Path) -> dict[str, object]:
     summary["provenance"] = {
         name: value for name, value in summary["provenance"].items() if name not in ("commit", "other_environments")
     }
-    patches = {file.name: file.read_bytes().hex() for file in sorted((out / "patches").glob("*"))}
+    # A kill during a write leaves its temporary file, whose name begins with a dot.
+    patches = {file.name: file.read_bytes().hex() for file in sorted((out / "patches").glob("[!.]*"))}
     return {
         "records": [
             {name: value for name, value in line.items() if name not in ("seconds", "memory")} for line in lines
