@@ -80,6 +80,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache import sample": Expected(r"48 of 48 facts are new", "world.sqlite"),
     "wikidata-cache diff": Expected(r"5 changes of 10 items", "changed.jsonl"),
     "kg-edit edit changed.jsonl": Expected(r"\d of 5 edits succeeded", "updated/report.html"),
+    "kg-edit generate --patch updated/": Expected(r"head of state of Mexico is .*\nThe head of state of France is"),
     "kg-edit edit linked.jsonl": Expected(r"2 of 2 edits succeeded", "edited/report.md"),
     "kg-edit evaluate": Expected(r"efficacy\.greedy", "runs"),
     "python edit.py": Expected(r"BeforeAfter\(\d prompts: 2 of 2 edits succeeded\)", "python.safetensors"),

@@ -336,7 +336,8 @@ class LanguageModel:
             module = optional_module(self.model, path)
             hidden = hidden if module is None else module(hidden)
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        logits = logits / getattr(self.text_config, "logits_scaling", 1.0)  # Granite
+        if scaling := getattr(self.text_config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
         cap = getattr(self.text_config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

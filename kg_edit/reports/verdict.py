@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from kg_edit.reports.probes import ReportRow
 
@@ -57,7 +57,7 @@ class EditResult(BaseModel):
     known: bool
     tokens: int | None = None
     alone: bool | None = None
-    subject: str = ""
+    subject: str = Field("", exclude=True)  # for the advice, which is written
 
 
 class Verdict(BaseModel):
@@ -73,7 +73,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    method: str = ""
+    method: str = Field("", exclude=True)
     joint: bool = False
     edits: tuple[EditResult, ...]
     repeats: tuple[tuple[str, str], ...] = ()
