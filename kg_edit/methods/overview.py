@@ -59,7 +59,7 @@ CHOICES = (
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "63 % of the two-hop questions are right, with rome 43 %; with a wrong graph 20 %",
+        "63 % of the two-hop questions are right, without a graph 62 %, with a wrong one 20 %; with rome 43 %",
     ),
     Choice(
         "hundreds of facts, in the weights",
@@ -79,7 +79,7 @@ CHOICES = (
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "97 % of 100 edits succeed, neighbours are unchanged; the fact makes each prompt longer",
+        "97 % of 100 edits succeed; the fact is put before prompts that name its subject, so neighbours are unchanged",
     ),
 )
 

@@ -75,6 +75,7 @@ def test_a_page_with_an_edited_number_is_found(tables: ModuleType, tmp_path: Pat
     (tmp_path / "docs").mkdir()
     results = tables.Results()
     (tmp_path / "docs" / "measurements.md").write_text(results.appendix())
+    (tmp_path / "docs" / "claims.md").write_text(tables.claims_page(results))
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- results: readme -->\n<!-- /results -->\nafter\n")
     page.write_text(tables.rendered(results, tmp_path)[page])
@@ -82,6 +83,39 @@ def test_a_page_with_an_edited_number_is_found(tables: ModuleType, tmp_path: Pat
     assert "before\n<!-- results: readme -->\n|  | the edit |" in page.read_text()
     page.write_text(page.read_text().replace("| rome |", "| rome | 1"))
     assert tables.outdated(results, tmp_path) == [page]
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "rest", "verdict"),
+    [
+        (0.20, 0.05, {"expect": "more"}, "reproduced"),
+        (0.20, 0.05, {"expect": "more", "differs": "50 edits"}, "direction (50 edits)"),
+        (-0.20, 0.05, {"expect": "less"}, "reproduced"),
+        (-0.20, 0.05, {"expect": "more"}, "contradicted"),
+        (0.02, 0.05, {"expect": "more", "effect": 0.03}, "not seen, seen from 14 points on, theirs: 3"),
+        (0.02, 0.05, {"expect": "more", "effect": 0.40}, "contradicted"),
+        (0.01, 0.01, {"expect": "same"}, "reproduced"),
+        (-0.20, 0.05, {"expect": "same"}, "contradicted"),
+        (0.01, 0.05, {"expect": "same"}, "not seen, seen from 14 points on"),
+        (-0.01, 0.01, {"expect": "at least"}, "reproduced"),
+        (-0.72, 0.05, {"expect": "at least"}, "contradicted"),
+    ],
+)
+def test_a_verdict_follows_the_rule(
+    difference: float, error: float, rest: dict[str, str], verdict: str, tables: ModuleType
+) -> None:
+    assert tables.verdict_of(difference, error, **rest) == verdict
+
+
+def test_a_claim_needs_numbers_with_an_error(tables: ModuleType) -> None:
+    results = tables.Results()
+    claim = {"table": "single", "metric": "efficacy", "row": "rome, fast", "level": 0.9, "expect": "at least"}
+    *_, measured, verdict = tables.claim_cells(results, claim)
+    assert (measured, verdict) == ("`single`: efficacy; n 100", "reproduced")
+    with pytest.raises(ValueError, match="no number 'efficacy' of 'rom' in single"):
+        tables.claim_cells(results, claim | {"row": "rom"})
+    with pytest.raises(ValueError, match="verdict is by hand"):
+        tables.claim_cells(results, claim | {"table": "sequence-300", "metric": "perplexity", "row": "rome, 300 edits"})
 
 
 @pytest.mark.parametrize("schedule", ["single", "sequential:2"])

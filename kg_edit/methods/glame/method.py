@@ -247,7 +247,10 @@ class Glame(GraphValues, RankOneMethod):
 
     name = "glame"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "rank-one editing with a knowledge graph: a graph network computes the value from the edit's subgraph"
+    about = (
+        "rank-one editing with a knowledge graph: a graph network computes the value from the edit's subgraph; the "
+        "default settings are this project's, the published ones are presets"
+    )
     config_class = GlameConfig
     config: GlameConfig
 

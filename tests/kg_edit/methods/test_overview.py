@@ -66,8 +66,9 @@ MEASURED = {  # of each choice: the table, method, settings and metric of its pe
     ),
     "glame-plus --graph GRAPH": (
         ("ripples", "glame-plus", "", "two hops, known"),
-        ("ripples", "rome", "", "two hops, known"),
+        ("ripples", "glame-plus", "no graph", "two hops, known"),
         ("ripples", "glame-plus", "wrong graph", "two hops, known"),
+        ("ripples", "rome", "", "two hops, known"),
     ),
     "alphaedit --preset fast": (
         ("sequence-300", "alphaedit", "300 edits", "efficacy, greedy"),
