@@ -26,8 +26,8 @@ from kg_edit.scoring.questions import right_answers
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 
 # {} is the subject, [hop] is such as "currency of the country of origin". All wordings ask for a short answer, as tests
-# do. The frame of tests is another ("Question: … Answer:"), their question often the same. Sentences ("The [hop] of {} is") are not used: a value trained on them alone
-# answers questions less well.
+# do. The frame of tests is another ("Question: … Answer:"), their question is often the same. Sentences ("The [hop] of
+# {} is") are not used: a value trained on them alone answers questions less well.
 WORDINGS = (
     "Q: What is the [hop] of {}?\nA:",
     "[hop] of {}:",
