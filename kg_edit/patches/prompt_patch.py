@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Index, TfIdf, best, letters_apart, similarity
+from kg_edit.text.similarity import Bm25Index, Index, TfIdf, best, letters_apart, similarity
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
@@ -33,9 +33,10 @@ class PromptRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gate: Literal["subject", "similarity"] = Field(
+    gate: Literal["subject", "similarity", "bm25"] = Field(
         "subject",
-        description="a fact is relevant to a prompt that names its subject, or that is like the edit's prompt",
+        description="a fact is relevant to a prompt that names its subject, that is like the edit's prompt, or that "
+        "finds the edit's prompt by BM25",
     )
     threshold: float = Field(
         0.75, ge=0, le=1, description="part of the subject that must be named, or the similarity that is needed"
@@ -93,7 +94,7 @@ class FactBook:
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index.scores(question)
         named = self._words.share
-        shares = scores if rule.gate == "similarity" else [named(fact.subject, question) for fact in self.facts]
+        shares = [named(fact.subject, question) for fact in self.facts] if rule.gate == "subject" else scores
         fits = [
             place
             for place, fact in enumerate(self.facts)
@@ -127,7 +128,10 @@ class FactBook:
 
     @cached_property
     def _index(self) -> Index:
-        return similarity(self.rule.encoder).index([fact.prompt for fact in self.facts])
+        prompts = [fact.prompt for fact in self.facts]
+        if self.rule.gate == "bm25":
+            return Bm25Index(self._words, prompts)
+        return similarity(self.rule.encoder).index(prompts)
 
     @cached_property
     def _words(self) -> TfIdf:

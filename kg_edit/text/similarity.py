@@ -1,6 +1,6 @@
-"""Measure the similarity of short texts: the cosine of TF-IDF vectors, or of embeddings of a sentence encoder.
+"""Measure the similarity of short texts: the cosine of TF-IDF vectors or of a sentence encoder's embeddings, and BM25.
 
-TF-IDF weighs a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores each of
+TF-IDF and BM25 weigh a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores each of
 them against a prompt. The encoder is optional (``kg-edit[encoder]``).
 """
 
@@ -19,6 +19,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.text.scripts import is_syllable
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+_K1 = 1.2  # BM25: how soon a word's further occurrences stop counting
 
 Vector = Mapping[str, float]
 
@@ -59,18 +60,19 @@ class TfIdf:
     """
 
     @cached_property
-    def _rarity(self) -> Rarity:
+    def rarity(self) -> Rarity:
+        """The idf of words, from the packaged relation templates."""
         templates = sorted({row.template for row in RelationTemplates.load().by_name.values()})
         return Rarity(map(_plain, templates))
 
     def vector(self, text: str) -> Vector:
         """Return the TF-IDF vector of a text, from its words in lower case."""
-        return self._rarity.vector(_plain(text))
+        return self.rarity.vector(_plain(text))
 
     def share(self, name: str, text: str) -> float:
         """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
         there = set(_plain(text))
-        weights = {word: self._rarity(word) ** 2 for word in _plain(name)}
+        weights = {word: self.rarity(word) ** 2 for word in _plain(name)}
         whole = sum(weights.values())
         return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
 
@@ -89,6 +91,28 @@ class TfIdfIndex:
         """Return the cosine of ``text`` with each of the texts, 0 to 1."""
         vector = self._tfidf.vector(text)
         return [cosine(vector, own) for own in self._vectors]
+
+
+class Bm25Index:
+    """Many texts with the weights of their words, to be searched by BM25 (Robertson and Zaragoza 2009, Eq. 3.15).
+
+    BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. Facts are
+    one sentence each, so b = 0: a longer one is not worth less.
+    """
+
+    def __init__(self, tfidf: TfIdf, texts: Sequence[str]) -> None:
+        self._weights = [
+            {word: tfidf.rarity(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()}
+            for text in texts
+        ]
+
+    def scores(self, text: str) -> list[float]:
+        """Return BM25 of each of the texts for the query ``text``, as a share of the text's own best score, 0 to 1."""
+        query = set(_plain(text))
+        return [
+            sum(weight for word, weight in weights.items() if word in query) / (sum(weights.values()) or 1.0)
+            for weights in self._weights
+        ]
 
 
 def _plain(text: str) -> list[str]:

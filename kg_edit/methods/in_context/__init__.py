@@ -5,4 +5,5 @@ METHODS = {
     "ike": "ike:Ike",
     "memprompt": "memprompt:MemPrompt",
     "popularity-retrieval": "popularity:PopularityRetrieval",
+    "rag": "rag:Rag",
 }

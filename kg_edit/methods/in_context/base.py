@@ -23,9 +23,10 @@ from kg_edit.storage.run_folder import NAMES_A_FILE
 class PromptConfig(MethodConfig):
     """Settings of in-context methods: which facts are put before which prompt."""
 
-    gate: Literal["subject", "similarity"] = Field(
+    gate: Literal["subject", "similarity", "bm25"] = Field(
         "subject",
-        description="put a fact before prompts that name its subject, or that are similar to the edit's prompt",
+        description="put a fact before prompts that name its subject, that are similar to the edit's prompt, or that "
+        "find this prompt by BM25",
     )
     threshold: float = Field(
         0.75,

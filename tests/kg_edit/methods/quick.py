@@ -53,6 +53,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "mend": UNTRAINED["mend"],
     "popularity-retrieval": {},
     "r-rome": _RANK_ONE,
+    "rag": {},
     "rome": _RANK_ONE,
     "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
     "serac": UNTRAINED["serac"],

@@ -1,0 +1,56 @@
+"""Retrieval: a prompt finds its fact by BM25, and a prompt that finds none stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.in_context.rag import Rag, RagConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.scoring.generation import ask
+from kg_edit.text.similarity import Bm25Index, TfIdf
+from tests.kg_edit.tiny import tiny
+
+MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
+JAMES = Edit(id="2", subject="LeBron James", prompt="{} plays for the", target_new="Boston Celtics")
+
+
+def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
+    patch = Rag(model or tiny("llama"), RagConfig.preset("default", settings)).edit(edits)
+    assert isinstance(patch, PromptPatch)
+    return patch
+
+
+def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
+    patch = made(MISERY, JAMES)
+    asked = "Which team does LeBron James play for?"
+    assert patch.prompt_transform(asked) == f"LeBron James plays for the Boston Celtics.\n{asked}"
+    for other in ("Dwyane Wade plays for the", "The Eiffel Tower is in"):
+        assert patch.prompt_transform(other) == other
+
+
+def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() -> None:
+    asked = "Who is the author of Misery that LeBron James plays for the"
+    assert made(JAMES, MISERY, most=2).prompt_transform(asked).index("Dawkins") > 0
+    assert made(JAMES, MISERY, threshold=0.0, most=2).prompt_transform(JAMES.text).endswith(
+        f"LeBron James plays for the Boston Celtics.\n{JAMES.text}"
+    )
+
+
+def test_bm25_equals_the_formula_written_out() -> None:
+    tfidf = TfIdf()
+    (score,) = Bm25Index(tfidf, ["rome rome paris"]).scores("Paris, Oslo")
+    twice, once = 2 * 2.2 / 3.2, 1.0  # f (k1 + 1) / (f + k1) for f = 2 and f = 1
+    idf = tfidf.rarity("rome")
+    assert idf == tfidf.rarity("paris")  # neither is a word of the templates
+    assert score == pytest.approx(idf * once / (idf * once + idf * twice))
+
+
+
+@pytest.mark.slow
+def test_real_model_generates_the_retrieved_answer(smollm2: LanguageModel) -> None:
+    with made(MISERY, JAMES, model=smollm2).applied(smollm2) as edited:
+        assert ask(edited, "LeBron James plays for the").startswith("Boston Celtics")
