@@ -34,15 +34,21 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "edit": frozenset({"continuation"}),
     "efficacy": frozenset({"first answer"}),
     "accurate": frozenset({"first answer"}),
+    "distracting": frozenset({"first answer", "all answers"}),
+    "elsewhere": frozenset({"continuation"}),
+    "fact-check": frozenset({"first answer", "all answers"}),
     "hallucination": frozenset({"first answer", "all answers"}),
     "hops": frozenset({"continuation"}),
     "inference": frozenset({"all answers"}),
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
     "locality-text": frozenset({"continuation"}),
     "multihop": frozenset({"continuation", "all answers"}),
+    "negation": frozenset({"first answer", "all answers"}),
     "paraphrase": frozenset({"continuation", "first answer"}),
     "portability": frozenset({"continuation", "first answer"}),
     "recall": frozenset({"continuation"}),
+    "refutation": frozenset({"continuation"}),
+    "reversed": frozenset({"continuation", "first answer"}),
     "ripple": frozenset({"continuation"}),
     "ripples-edit": frozenset({"continuation"}),
     "ripples-known": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
@@ -187,6 +193,11 @@ class Case:
     def answered(self) -> frozenset[str]:
         """The texts of `continued` whose continuation shall answer a question, a probe or a condition."""
         return frozenset([*self._asked, *self._probed])
+
+    @property
+    def long_texts(self) -> frozenset[str]:
+        """The texts of `continued` that the model continues with several sentences."""
+        return frozenset(generated_from(query) for probe in self.group("refutation") for query in probe.queries)
 
     @property
     def compared(self) -> frozenset[str]:

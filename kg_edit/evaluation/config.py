@@ -32,7 +32,7 @@ class EvalConfig(BaseModel, metaclass=Called):
     """What a run measures, and when. The defaults score each edit alone.
 
     Raises:
-        UnknownNameError: there is no such schedule, or extra metric.
+        UnknownNameError: there is no such schedule, extra metric, or template probe.
         ConfigError: a number in the schedule, `evaluate_every` or `sample` is not possible; an extra needs a package
             that is not installed.
     """
@@ -57,6 +57,11 @@ class EvalConfig(BaseModel, metaclass=Called):
     ceilings: bool = Field(False, description="Also score portability with the facts in the prompt.")
     extras: tuple[str, ...] = Field(
         (), description="Also score a costly metric. Repeatable.", json_schema_extra={"flag": "--extra"}
+    )
+    probes: tuple[str, ...] = Field(
+        (),
+        description="Also ask probes made from the edit by templates: negation, fact-check, distracting, reversed, "
+        "elsewhere, refutation. Names with commas.",
     )
     chat: bool | None = Field(
         None,
@@ -100,6 +105,15 @@ class EvalConfig(BaseModel, metaclass=Called):
         from kg_edit.evaluation.metrics.catalogue import find_extras
 
         return find_extras(names)
+
+    @field_validator("probes")
+    @classmethod
+    def _known_probes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            return ()
+        from kg_edit.datasets.template_probes import find_probes
+
+        return find_probes(names)
 
     @model_validator(mode="after")
     def _refuse_a_curve_without_steps(self) -> EvalConfig:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.own_edits import OWN
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.template_probes import with_probes
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -303,17 +304,18 @@ def items(
 
     Own edits are asked in the form that ``model`` can read (`asked_of`); None: unchanged.
     """
+    asked = [with_probes(record, config.probes) for record in records]
     return [
         Item(
             record=record,
             case=Case.of(
-                record if model is None else asked_of(model, record, chat=config.chat),
+                whole if model is None else asked_of(model, whole, chat=config.chat),
                 choices=choices(record, pool, seed=config.seed),
                 extras=config.extras,
                 chat=config.chat,
             ),
         )
-        for record in records
+        for record, whole in zip(records, asked, strict=True)
     ]
 
 

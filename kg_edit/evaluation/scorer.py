@@ -33,6 +33,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
+LONG_TOKENS = 60  # a text in which the model may contradict an edit
 STEP_TOKENS = 40  # the longest answer with written steps
 _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
 # The settings on which an unedited model's scores of a case depend.
@@ -128,6 +129,7 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
+    limits |= dict.fromkeys(case.long_texts, LONG_TOKENS)
     if not case.chat:
         limits |= dict.fromkeys(case.compared, COMPARED)
     # Each edit's statement with its target, and each prompt of a probe with each name of its answers.

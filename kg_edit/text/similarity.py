@@ -1,7 +1,7 @@
 """Measure the similarity of short texts: the cosine of TF-IDF vectors or of a sentence encoder's embeddings, and BM25.
 
-TF-IDF and BM25 weigh a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores each of
-them against a prompt. The encoder is optional (``kg-edit[encoder]``).
+TF-IDF and BM25 weigh a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores
+each of them against a prompt. The encoder is optional (``kg-edit[encoder]``).
 """
 
 from __future__ import annotations

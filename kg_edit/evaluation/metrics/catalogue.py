@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kg_edit.datasets import DATASETS
+from kg_edit.datasets.template_probes import PROBES
 from kg_edit.errors import unknown_name
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
-from kg_edit.evaluation.metrics.probes import PROBE_METRICS
+from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
 from kg_edit.scoring.questions import CHOICES, SHOTS
@@ -90,7 +91,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS}
+_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS, **TEMPLATE_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
@@ -152,7 +153,7 @@ easier than generation; it is included because published numbers use it.
 
 def metrics_page() -> str:
     """Return the page docs/metrics.md: each metric with its formula, source, range and data sets; the data sets."""
-    others = {**METRICS, **CHAT_METRICS, **EXTRAS}
+    others = {**METRICS, **CHAT_METRICS, **TEMPLATE_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     rows = [
         (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
@@ -164,6 +165,7 @@ def metrics_page() -> str:
         _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
         _section("Of the probes that a data set brings", probed.items()),
         _kinds(),
+        _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
         _section("On request: sampled texts", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
         f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
@@ -175,7 +177,7 @@ def used_by(name: str) -> tuple[str, ...]:
     """Return the data sets whose records may have this metric of records."""
     found = []
     for dataset in DATASETS.values():
-        groups = {part for group in dataset.measures for part in (group, group.partition(".")[0])}
+        groups = {part for group in (*dataset.measures, *PROBES) for part in (group, group.partition(".")[0])}
         asked = ("portability",) if "questions" in dataset.edits_have else ()  # a question is also such a probe
         if {*groups, *dataset.edits_have, *asked}.issuperset(RECORD_METRICS[name].needs):
             found.append(dataset.name)

@@ -36,7 +36,7 @@ from kg_edit.evaluation.metrics.metric import (
 )
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.questions import generated_from
-from kg_edit.text.matching import begins_with, is_exactly, substring
+from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
 
 
 def exact(query: Query, evidence: Evidence) -> float:
@@ -281,6 +281,55 @@ _WHOLE: Mapping[str, Metric] = {
         needs=("multihop", "hops"),
     ),
 }
+
+_SAND = "Negation and fact-check probes (arXiv 2510.00625), there with a wording for each relation"
+TEMPLATE_METRICS: Mapping[str, Metric] = {
+    "negation.prob": Metric(
+        compute=over_rivals("negation", prefers_answer),
+        formula='1 if NLL(o) < NLL(o*) after "It is not true that" and the edit\'s prompt.',
+        source=f"{_SAND}. An edit that only changed which words follow which generates o* here too.",
+        needs=("negation",),
+    ),
+    "fact-check.prob": Metric(
+        compute=over_rivals("fact-check", prefers_answer),
+        formula='Share of right answers, Yes or No, the one with the lower NLL, to "Is it true that …?" about the new '
+        "fact (Yes) and about the old one (No). A model that always says the same has 0.5.",
+        source=f"{_SAND}.",
+        needs=("fact-check",),
+    ),
+    "distracting.prob": Metric(
+        compute=over_rivals("distracting", prefers_answer),
+        formula="As neighborhood.prob, with the new fact as a sentence before each neighbour's prompt.",
+        source="CounterFact+ (Hoelscher-Obermaier et al. 2023).",
+        needs=("distracting",),
+    ),
+    "reversed.greedy": _greedy("reversed", 'questions for the subject of the new fact, "Which name is missing in …?",'),
+    "reversed.nll": Metric(
+        compute=over_queries("reversed", nll),
+        formula="-log p of the subject after that question, mean over its tokens.",
+        source="This project; the reversed relation, as in BAKE (Ma et al. 2023).",
+        needs=("reversed",),
+        values="0 to ∞ nats a token",
+        better="lower",
+    ),
+    "elsewhere.greedy": Metric(
+        compute=share_passed("elsewhere", begins_with),
+        formula="Share of neighbours' prompts whose greedy continuation begins with o*, which is not their answer.",
+        source="This project, after EVOKE (Zhang et al. 2025): the new object where it should not be.",
+        needs=("elsewhere",),
+        better="lower",
+    ),
+    "refutation.greedy": Metric(
+        compute=share_passed("refutation", mentions),
+        formula="1 if the greedy text after the edit's prompt, at most 60 tokens of one line, contains the old object "
+        "as whole words.",
+        source="Self-refutation (arXiv 2605.28303), there judged by a model: the text says the new fact, and then the "
+        "old one.",
+        needs=("refutation",),
+        better="lower",
+    ),
+}
+"""The metrics of the probes that `kg_edit.datasets.template_probes` makes on request."""
 # Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
 _SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
 PROBE_METRICS: Mapping[str, Metric] = {

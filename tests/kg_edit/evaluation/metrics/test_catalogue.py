@@ -8,6 +8,7 @@ import pytest
 
 from kg_edit.datasets import DATASETS
 from kg_edit.datasets.record import Probe
+from kg_edit.datasets.template_probes import PROBES
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import EVIDENCE, Case
@@ -21,7 +22,7 @@ from kg_edit.evaluation.metrics.catalogue import (
     used_by,
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
-from kg_edit.evaluation.metrics.probes import PROBE_METRICS
+from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
@@ -69,14 +70,14 @@ def test_every_group_of_probes_has_a_metric() -> None:
 
 
 def test_what_a_metric_needs_is_what_a_record_may_have() -> None:
-    parts = {part for dataset in DATASETS.values() for part in (*dataset.measures, *dataset.edits_have)}
+    parts = {part for dataset in DATASETS.values() for part in (*dataset.measures, *dataset.edits_have, *PROBES)}
     families = {part.partition(".")[0] for part in parts}
     for name, metric in RECORD_METRICS.items():
         assert isinstance(metric.needs, tuple) and set(metric.needs) <= {*parts, *families, "portability"}, name
 
 
 def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
-    for name, metric in PROBE_METRICS.items():
+    for name, metric in {**PROBE_METRICS, **TEMPLATE_METRICS}.items():
         assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
 
 

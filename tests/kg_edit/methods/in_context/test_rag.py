@@ -35,8 +35,10 @@ def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
 def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() -> None:
     asked = "Who is the author of Misery that LeBron James plays for the"
     assert made(JAMES, MISERY, most=2).prompt_transform(asked).index("Dawkins") > 0
-    assert made(JAMES, MISERY, threshold=0.0, most=2).prompt_transform(JAMES.text).endswith(
-        f"LeBron James plays for the Boston Celtics.\n{JAMES.text}"
+    assert (
+        made(JAMES, MISERY, threshold=0.0, most=2)
+        .prompt_transform(JAMES.text)
+        .endswith(f"LeBron James plays for the Boston Celtics.\n{JAMES.text}")
     )
 
 
@@ -47,7 +49,6 @@ def test_bm25_equals_the_formula_written_out() -> None:
     idf = tfidf.rarity("rome")
     assert idf == tfidf.rarity("paris")  # neither is a word of the templates
     assert score == pytest.approx(idf * once / (idf * once + idf * twice))
-
 
 
 @pytest.mark.slow

@@ -1,0 +1,93 @@
+"""Further probes that are made from an edit by templates, for the records of every data set.
+
+`kg-edit evaluate --probes negation,distracting` asks them as well as the record's own prompts. They look for an edit
+that only changed which words follow which: the new object after a negation too, or after another subject, or next to
+the old object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import unknown_name
+from kg_edit.models.prompts import join
+
+BLANK = "___"
+
+
+def _negation(edit: Edit) -> Iterator[Query]:
+    """The prompt, negated; the old object is now right, and the new one wrong."""
+    if edit.target_true:
+        prompt = f"It is not true that {edit.text}"
+        yield Query(prompt=prompt, answers=((edit.target_true,),), others=(edit.target_new,), form="sentence")
+
+
+def _fact_check(edit: Edit) -> Iterator[Query]:
+    """Whether the new fact is true, and whether the old one still is: a model that always says yes is half right."""
+    if edit.target_true:
+        for target, right, wrong in ((edit.target_new, "Yes", "No"), (edit.target_true, "No", "Yes")):
+            statement = join(edit.text, target) + edit.ending.rstrip().removesuffix(".")
+            yield Query(prompt=f"Is it true that {statement}?", answers=((right,),), others=(wrong,))
+
+
+def _distracting(edit: Edit) -> Iterator[Query]:
+    """Each neighbour's prompt after the new fact, which is about another subject."""
+    if edit.target_true:
+        fact = f"{join(edit.text, edit.target_new)}{edit.ending.rstrip().removesuffix('.')}."
+        for prompt in edit.neighborhood:
+            answers, others = ((edit.target_true,),), (edit.target_new,)
+            yield Query(prompt=prompt, context=fact, answers=answers, others=others, form="sentence")
+
+
+def _reversed(edit: Edit) -> Iterator[Query]:
+    """The statement with a blank for the subject."""
+    statement = join(edit.prompt.replace("{}", BLANK), edit.target_new)
+    yield Query(prompt=f'Which name is missing in "{statement}"?', answers=((edit.subject,),))
+
+
+def _elsewhere(edit: Edit) -> Iterator[Query]:
+    """Each neighbour's prompt, to see whether the new object is generated where it should not be."""
+    for prompt in edit.neighborhood:
+        yield Query(prompt=prompt, answers=((edit.target_new,),), form="sentence")
+
+
+def _refutation(edit: Edit) -> Iterator[Query]:
+    """The edit's prompt, after which the old object should not be mentioned."""
+    if edit.target_true:
+        yield Query(prompt=edit.text, answers=((edit.target_true,),), form="sentence")
+
+
+PROBES: Mapping[str, Callable[[Edit], Iterable[Query]]] = {
+    "negation": _negation,
+    "fact-check": _fact_check,
+    "distracting": _distracting,
+    "reversed": _reversed,
+    "elsewhere": _elsewhere,
+    "refutation": _refutation,
+}
+"""The templates by the name of their group of probes."""
+
+
+def find_probes(names: Iterable[str]) -> tuple[str, ...]:
+    """Check the names of template probes, given one by one or with commas; return each once, in the order of `PROBES`.
+
+    Raises:
+        UnknownNameError: there are no such probes; the message suggests the nearest name.
+    """
+    wanted = {one.strip() for name in names for one in name.split(",")} - {""}
+    for name in sorted(wanted - PROBES.keys()):
+        raise unknown_name("template probe", name, PROBES)
+    return tuple(name for name in PROBES if name in wanted)
+
+
+def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecord:
+    """Return the record with a probe for each query that the templates ``names`` make of its edits."""
+    made = tuple(
+        Probe(measures=name, queries=(query,))
+        for name in names
+        for edit in record.edits
+        for query in PROBES[name](edit)
+    )
+    return record.model_copy(update={"probes": (*record.probes, *made)}) if made else record

@@ -1,0 +1,96 @@
+"""Probes that are made from an edit by templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.datasets.template_probes import PROBES, find_probes, with_probes
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import UnknownNameError
+from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
+from kg_edit.methods import find_method
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.questions import generated_from, scored_after
+
+EDIT = Edit(
+    id="1",
+    subject="LeBron James",
+    prompt="{} plays for the",
+    target_new="Boston Celtics",
+    target_true="Miami Heat",
+    neighborhood=("Dwyane Wade plays for the",),
+)
+RECORD = BenchmarkRecord(id="1", edits=(EDIT,))
+
+
+def asked(name: str) -> list[str]:
+    record = with_probes(RECORD, [name])
+    return [scored_after(query) for probe in record.group(name) for query in probe.queries]
+
+
+def test_prompts_of_the_templates() -> None:
+    assert asked("negation") == ["It is not true that LeBron James plays for the"]
+    assert asked("fact-check") == [
+        "Question: Is it true that LeBron James plays for the Boston Celtics?\nAnswer:",
+        "Question: Is it true that LeBron James plays for the Miami Heat?\nAnswer:",
+    ]
+    assert asked("distracting") == ["LeBron James plays for the Boston Celtics. Dwyane Wade plays for the"]
+    assert asked("reversed") == ['Question: Which name is missing in "___ plays for the Boston Celtics"?\nAnswer:']
+    assert asked("elsewhere") == ["Dwyane Wade plays for the"]
+    assert asked("refutation") == ["LeBron James plays for the"]
+
+
+def test_edit_without_an_old_object_is_only_asked_what_needs_none() -> None:
+    bare = RECORD.model_copy(update={"edits": (EDIT.model_copy(update={"target_true": None}),)})
+    assert {probe.measures for probe in with_probes(bare, PROBES).probes} == {"reversed", "elsewhere"}
+
+
+def test_names_are_given_with_commas_and_a_wrong_one_is_named() -> None:
+    assert find_probes(["reversed,negation", "negation"]) == ("negation", "reversed")
+    assert EvalConfig(probes=("negation,reversed",)).settings["probes"] == ["negation", "reversed"]
+    with pytest.raises(UnknownNameError, match="negation"):
+        find_probes(["negatoin"])
+
+
+def test_metrics_by_hand() -> None:
+    """A model that says the new object everywhere, and always yes: what each metric makes of it."""
+    case = Case.of(with_probes(RECORD, PROBES))
+    likely = {"Boston Celtics": 0.1, "Miami Heat": 2.0, "Yes": 0.5, "No": 0.7, "LeBron James": 3.0}
+    scores = {pair: TokenScores(nll=likely[pair.candidate], accuracy=1.0, tokens=2) for pair in case.pairs}
+    texts = dict.fromkeys(case.continued, "Boston Celtics, once of the Miami Heat.")
+    found = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in TEMPLATE_METRICS.items()}
+    assert found == {
+        "negation.prob": 0.0,
+        "fact-check.prob": 0.5,
+        "distracting.prob": 0.0,
+        "reversed.greedy": 0.0,
+        "reversed.nll": 3.0,
+        "elsewhere.greedy": 1.0,
+        "refutation.greedy": 1.0,
+    }
+    (query,) = case.group("elsewhere")[0].queries
+    right = texts | {generated_from(query): "Miami Heat"}
+    assert TEMPLATE_METRICS["elsewhere.greedy"](case, Evidence(scores=scores, texts=right)) == 0.0
+    scores |= {
+        pair: TokenScores(nll=3.0, accuracy=1.0, tokens=2)
+        for pair in scores
+        if pair.prompt.startswith("It is not") and pair.candidate == "Boston Celtics"
+    }
+    assert TEMPLATE_METRICS["negation.prob"](case, Evidence(scores=scores, texts=texts)) == 1.0
+    assert Pair(query.prompt, "Boston Celtics") in case.pairs
+
+
+@pytest.mark.slow
+def test_run_asks_the_probes_of_both_models(smollm2: LanguageModel, tmp_path: Path) -> None:
+    config = EvalConfig(probes=("negation,refutation",))
+    summary = evaluate(find_method("rome").on(smollm2), smollm2, [RECORD], out=tmp_path / "run", config=config)
+    for section in (summary.base, summary.edited):
+        assert {"negation.prob", "refutation.greedy"} <= section.keys()
+    assert summary.edited["efficacy.greedy"].mean == 1.0
