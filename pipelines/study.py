@@ -31,6 +31,7 @@ from kg_edit.cli.method_plan import open_graph
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
+from kg_edit.datasets.template_probes import PROBES
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.evaluation.retention import RetentionTest
@@ -60,6 +61,7 @@ class Part:
     hops: int | None = None
     ceilings: bool = False
     spread: bool = False  # take records of 2, 3 and 4 hops in turn
+    probes: tuple[str, ...] = ()  # as `evaluate --probes`
     kept: int = 0  # so many later records have the unrelated prompts of the retention rates
 
     def records(self) -> list[BenchmarkRecord]:
@@ -81,6 +83,7 @@ ZSRE = Part(table="zsre", dataset="zsre", data=SHARED / "zsre" / "zsre_mend_eval
 MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "MQuAKE-CF-3k.dev.json", spread=True)
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
+    "probes": Part(table="probes", dataset="counterfact-plus", data=DEV, skip=24, probes=tuple(PROBES)),
     "ripples": Part(table="ripples", dataset="ripples", data=RIPPLES, graph=RIPPLES, ceilings=True),
     "sequence": Part(table="sequence-300", dataset="counterfact-plus", data=DEV, schedule="sequential:{n}"),
     "batches": Part(
@@ -190,6 +193,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
                 general=text,
                 retention=RetentionTest.of(later[: part.kept]) if part.kept else None,
                 ceilings=part.ceilings,
+                probes=part.probes,
             ),
         )
         results.add(of_run(results, part.table, summary, row.method, ", ".join(filter(None, (row.said(), edits)))))
