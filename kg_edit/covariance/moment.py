@@ -99,9 +99,10 @@ class OtherKeys:
         """Return H = 0 on ``device``, for keys with ``size`` components."""
         return cls(torch.empty(0, size, dtype=torch.float64, device=device))
 
-    def plus(self, keys: Tensor) -> OtherKeys:
-        """Return H plus the mean outer product of an edit's ``keys`` [n_e, d_ff]."""
-        rows = torch.cat([self.rows, keys.to(self.rows) / max(1, len(keys)) ** 0.5])
+    def plus(self, keys: Tensor, *, weight: float | None = None) -> OtherKeys:
+        """Return H plus the mean outer product of an edit's ``keys`` [n_e, d_ff], or ``weight`` times their sum."""
+        scale = 1 / max(1, len(keys)) if weight is None else weight
+        rows = torch.cat([self.rows, scale**0.5 * keys.to(self.rows)])
         if len(rows) < rows.shape[1]:
             return OtherKeys(rows, self.moment)
         moment = rows.T @ rows

@@ -203,17 +203,26 @@ class Stops:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Descent:
-    """The result of a descent for one edit: its ``change`` [d], and the losses (total, nll, kl) of every step."""
+    """The result of a descent for one edit.
+
+    Attributes:
+        change: m* - m, [d].
+        losses: (total, nll, kl) of every step.
+        refused: why the change must not be written; empty if it may.
+    """
 
     change: Tensor
     losses: tuple[_Losses, ...]
+    refused: str = ""
 
-    def check_finite(self) -> None:
-        """Check that the change and its last loss are finite.
+    def check(self) -> None:
+        """Check that the change may be written: it is finite, as is its last loss, and was not refused.
 
         Raises:
-            PatchError: one of them is infinite or not a number.
+            PatchError: it may not be written.
         """
+        if self.refused:
+            raise PatchError(f"the edit was refused: {self.refused}; leave it out, or make anchor larger")
         losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])
         if not (losses and torch.isfinite(self.change).all()):
             raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")

@@ -39,6 +39,8 @@ from kg_edit.graphs.source import (
     has_statements,
     open_named,
 )
+from kg_edit.locate_then_edit.lasting import mean_value_norm
+from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.plug_ins import owner_of
 from kg_edit.methods.workload import Family, Trains
@@ -228,12 +230,14 @@ class EditingMethod(ABC):
                 for one, edit in zip(made, wanted, strict=True)
             )
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Return for each edit its patch, or its exception; callers use `edit_each`.
 
-        Some methods override this to compute all of them together, which is faster.
+        Some methods override this to compute all of them together, which is faster. ``before`` is the patch that is
+        applied to the model, if any.
         """
-        return tuple(attempt(edit, partial(self.make, (edit,), before=self.empty_patch())) for edit in edits)
+        before = self.empty_patch() if before is None else before
+        return tuple(attempt(edit, partial(self.make, (edit,), before=before)) for edit in edits)
 
     def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
         """Forget the state that earlier edits left for later ones, such as GLAME's R-GNN with ``warm_start``."""
@@ -453,6 +457,7 @@ class ValueMethod(EditingMethod):
     """
 
     trains: ClassVar[Trains] = "value"
+    site: ClassVar[Site] = "value"  # which output of the last written block a value is
     config: ValueConfig
 
     def __init__(
@@ -499,10 +504,30 @@ class ValueMethod(EditingMethod):
         assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
         open_corpus(config.covariance.corpus, seed=config.covariance.seed)
 
+    @cached_property
+    def value_norm(self) -> float:
+        """The mean norm of the unedited model's values, for the setting ``anchor``."""
+        return mean_value_norm(
+            self.model,
+            self.layers[-1],
+            self.contexts,
+            site=self.site,
+            clamp=self.config.clamp_norm_factor,
+            stops=self.config,
+        )
+
     def prepare(self) -> None:
-        """Sample the contexts, and load or measure the covariances."""
+        """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
         with untouched(self.model):
             _ = self.contexts, self.covariances
+            _ = self.config.anchor and self.value_norm
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, and the norm of ``anchor`` if it is on."""
+        found = super().provenance()
+        if self.config.anchor:
+            found["methods"][0] |= {"value_norm": self.value_norm}
+        return found
 
 
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:

@@ -18,10 +18,12 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -46,6 +48,7 @@ from kg_edit.storage.seeds import Seed
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
 LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
+SWITCHES = ("remember", "anchor", "sphere")  # for edits that last: `kg_edit.locate_then_edit.lasting`
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 
@@ -215,6 +218,7 @@ class ValueConfig(MethodConfig):
         28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
     )
     learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
     kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
     stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
     stop_nll: float = Field(
@@ -223,6 +227,21 @@ class ValueConfig(MethodConfig):
         description="the descent also stops when the target's loss (mean over the contexts) is below this value",
     )
     hold: float = Field(1.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1; published: 0")
+    remember: float = Field(
+        0.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 1"
+    )
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="rescale every value to the mean norm of the unedited model's values, and refuse one that is this "
+        "many times as long; 0: off; published: 2",
+    )
+    sphere: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8",
+    )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
         CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
@@ -240,6 +259,11 @@ class ValueConfig(MethodConfig):
         if self.covariance.corpus.startswith(IMPORTED):
             found["covariance.tokens"] = "an imported covariance has its own number of tokens"
         return found
+
+    @model_serializer(mode="wrap")
+    def _without_unused_switches(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the switches that have their defaults: version 0.1.0 has none, and its patches and runs go on."""
+        return {name: value for name, value in dump(self).items() if name not in SWITCHES or _changed(self, name)}
 
 
 class GraphSettings(MethodConfig):

@@ -40,6 +40,9 @@ class AlphaEditConfig(SpreadConfig):
     hold: float = Field(
         1.0, ge=0, description="weight of the keys of the prompts' other tokens; a new key has 1; published: 0"
     )
+    remember: float = Field(
+        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 1"
+    )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": FAST,
@@ -61,7 +64,6 @@ class AlphaEdit(JointMethod):
     name = "alphaedit"
     paper = "Fang et al., ICLR 2025, arXiv 2410.02355"
     about = "mass editing in the null space of other knowledge, batch after batch"
-    keeps_keys = True
     config_class = AlphaEditConfig
     config: AlphaEditConfig
 

@@ -18,9 +18,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.lasting import KEY
 from kg_edit.methods.adapters.base import own_text_inputs
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
-from kg_edit.methods.memit.method import KEY, Memit, MemitConfig
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, Record
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
@@ -31,6 +32,9 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 class ComebaConfig(GateSettings, MemitConfig):
     """MEMIT's settings, and those of the gate."""
 
+    remember: float = Field(
+        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 1"
+    )
     texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
 
@@ -43,7 +47,6 @@ class Comeba(Memit):
     about = "MEMIT's batches one after the other; they only act at tokens near the edited keys"
     kind = "adapter"
     separable = False
-    keeps_keys = True
     adapter_class = GatedUpdate
     config_class = ComebaConfig
     config: ComebaConfig

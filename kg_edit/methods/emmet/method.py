@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -57,7 +58,8 @@ class Emmet(JointMethod):
         return self.layers[0]
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
-        """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]."""
-        solved = self.solved(layer, keys, others)
-        diagonal = float((keys * solved).sum(0).mean())  # of K^T C^-1 K: eps is relative, whatever the scale of C
-        return joint_directions(keys, solved, weight=self.config.relaxation * diagonal)
+        """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]; earlier keys K_p are constraints with a change of 0."""
+        known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
+        solved, facts = self.solved(layer, known, others), keys.shape[1]
+        diagonal = float((known * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative, whatever C's scale
+        return joint_directions(known, solved, weight=self.config.relaxation * diagonal, first=facts)

@@ -124,7 +124,7 @@ class FineTuning(TuningMethod):
             raise made
         return made
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
         empty = self.empty_patch()
         with untouched(self.model):

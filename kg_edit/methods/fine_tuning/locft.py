@@ -81,6 +81,6 @@ class LocFt(FineTuning):
         pairs = zip(edits, losses.tolist(), strict=True)
         return self.patch(change.detach(), [record(self, edit, change=change, losses=own) for edit, own in pairs])
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, one after the other: mini-batches are no descents that could share passes."""
-        return EditingMethod.make_each(self, edits)
+        return EditingMethod.make_each(self, edits, before=before)

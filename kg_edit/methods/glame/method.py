@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -125,15 +126,16 @@ class GraphValues(GraphReader):
         layer = self.config.representation_layer
         return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, all in one descent.
 
         With ``warm_start`` there is a descent for each edit, in order, because it starts from the previous edit's
         R-GNN.
         """
         if not self.config.warm_start:
-            return super().make_each(edits)
-        return tuple(result for edit in edits for result in super(GraphValues, self).make_each([edit]))
+            return super().make_each(edits, before=before)
+        one = partial(super().make_each, before=before)
+        return tuple(result for edit in edits for result in one([edit]))
 
     def start_anew(self) -> None:
         """Forget the R-GNN of the previous edit."""

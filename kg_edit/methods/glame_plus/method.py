@@ -149,13 +149,13 @@ class GlamePlus(GraphReader, Rome):
                 refuse_norm_after_mlp(self.model, self.layers[-1])
         super().prepare()
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make ROME's edits in one descent, then write the answers of each edit.
 
         The cached questions are dropped first, because the model may have changed since the last call.
         """
         self._ripples.clear()
-        made = super().make_each(edits)
+        made = super().make_each(edits, before=before)
         if self.config.answers is None:
             return made
         return tuple(

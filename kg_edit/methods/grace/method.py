@@ -121,7 +121,7 @@ class Grace(EditingMethod):
             made = made + patch
         return made
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
             requests = [attempt(edit, partial(self._request, edit)) for edit in edits]

@@ -39,6 +39,7 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
+from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, remembered
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, refuse_norm_after_mlp, subject_states
@@ -53,19 +54,18 @@ from kg_edit.methods.memit.records import (
     batches_without,
     facts_of,
     new_record,
-    state_of,
     with_updates,
 )
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 
-KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
 PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0}
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
 _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
@@ -119,8 +119,7 @@ class JointMethod(ValueMethod):
     family = "joint"
     joint = True
     separable = True
-    keeps_keys: ClassVar[bool] = False  # whether later batches need the keys of earlier ones
-    site: ClassVar[Site] = "block"  # which output of the last edited layer z is
+    site: ClassVar[Site] = "block"
     config: JointConfig
 
     @property
@@ -179,8 +178,9 @@ class JointMethod(ValueMethod):
             wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
             return self.write(list(chain(*facts)), wanted, records, before)
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
+        applied = self.empty_patch() if before is None else before
         with untouched(self.model):
             self.prepare()
             facts = [attempt(edit, partial(self.facts, edit)) for edit in edits]
@@ -188,7 +188,7 @@ class JointMethod(ValueMethod):
 
             def alone(edit: Edit, own: Sequence[Fact], found: Sequence[FactValue]) -> Patch:
                 record = new_record(self.name, edit, own, found) | self.notes(edit)
-                return self.write(own, torch.stack([value.wanted for value in found]), [record], self.empty_patch())
+                return self.write(own, torch.stack([value.wanted for value in found]), [record], applied)
 
             return tuple(
                 attempt(edit, partial(alone, edit, own, [next(values) for _ in own])) if isinstance(own, tuple) else own
@@ -241,6 +241,10 @@ class JointMethod(ValueMethod):
 
                 proposals = [self.proposal(fact.edit, state) for fact, state in zip(some, states, strict=True)]
                 descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+                if self.config.anchor:
+                    _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
+                    anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
+                    descents = list(map(anchor, descents, values))
                 found += [
                     FactValue(state=state, descent=descent, notes=notes)
                     for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
@@ -289,12 +293,12 @@ class JointMethod(ValueMethod):
             wanted,
             layers=self.layers,
             site=self.site,
-            directions=lambda layer, keys: self.directions(
-                layer, keys, others=others.at(layer), protected=self.protected(layer, before)
+            directions=lambda layer, keys: self.spread(
+                layer, self.directions(layer, keys, others=others.at(layer), protected=self.protected(layer, before))
             ),
             memory=self.memory / 2,
         )
-        keys = {KEY + name: own for name, own in written.keys.items()} if self.keeps_keys else {}
+        keys = {KEY + name: own for name, own in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
@@ -306,16 +310,24 @@ class JointMethod(ValueMethod):
             layer: the block that is written.
             keys: K, the facts' keys, [d_ff, facts], in float64.
             others: H, of the keys of other tokens; 0 if ``hold`` is 0.
-            protected: the keys of earlier batches, [d_ff, earlier facts]; None if there are none.
+            protected: K_p, the keys of earlier batches times sqrt(``remember``), [d_ff, earlier facts]; None if there
+                are none.
         """
+
+    def spread(self, layer: int, right: Tensor) -> Tensor:
+        """Return U [d_ff, facts] off the principal directions of the layer's weight, as ``sphere`` sets."""
+        if not self.config.sphere:
+            return right
+        weight = weight_matrix(self.model.down_projection(layer))
+        return off_principal(weight, right, strength=self.config.sphere)
 
     def solved(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
         """Return (C + hold H)^-1 K, [d_ff, facts]."""
         return self.covariances[layer].solve(keys, others=others, weight=self.config.hold)
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
-        """Return the keys of the facts of ``before`` in a layer, [d_ff, earlier facts], if the method keeps them."""
-        return state_of(before, KEY + self.model.weight_name(layer)) if self.keeps_keys else None
+        """Return sqrt(remember) K_p, of the keys of the facts of ``before`` in a layer, [d_ff, earlier facts]."""
+        return remembered(before, self.model.weight_name(layer), weight=self.config.remember)
 
     def without(self, patch: Patch, ids: Collection[str], *, before: Patch | None = None) -> WeightPatch:
         """Remove the edits with these ``ids`` from ``patch``: the other edits are written again from their values z.
@@ -392,7 +404,7 @@ class Memit(JointMethod):
     config: MemitConfig
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
-        """Return (lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (Eq. 14); MEMIT keeps no earlier keys K_p."""
+        """Return (lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (Eq. 14; K_p: OTE = SE, arXiv 2605.26670)."""
         weight = self.config.mom2_weight or len(keys) / 10
         known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
         return joint_directions(known, self.solved(layer, known, others), weight=weight, first=keys.shape[1])

@@ -16,9 +16,9 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit, checked
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
+from kg_edit.locate_then_edit.lasting import state_of
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.base import Patch
 
 VALUE = "value"  # a patch's state: z, [d, facts]
 
@@ -56,11 +56,11 @@ def new_record(method: str, edit: Edit, facts: Sequence[Fact], values: Sequence[
     """Return the record of an edit: of the edit's own fact, and of the further facts (``requests``).
 
     Raises:
-        PatchError: a value, or its loss, is not finite.
+        PatchError: a value, or its loss, is not finite, or the value was refused.
     """
     records = []
     for fact, value in zip(facts, values, strict=True):
-        value.descent.check_finite()
+        value.descent.check()
         norms = {
             "value": round(float(value.state.norm()), 6),
             "change": round(float(value.descent.change.norm()), 6),
@@ -94,12 +94,6 @@ def facts_of(record: Record) -> list[Edit]:
     """
     further = [request["edit"] for request in record.get("requests", ())]
     return [checked(Edit, fields) for fields in (record["edit"], *further)]
-
-
-def state_of(patch: Patch, name: str) -> Tensor | None:
-    """Return the state ``name`` of a weight patch, or of the first in a stack that has it; None if none has."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    return next((part.state[name] for part in parts if isinstance(part, WeightPatch) and name in part.state), None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

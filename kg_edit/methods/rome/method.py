@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +39,7 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
     optimise_values,
 )
+from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, remembered
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
@@ -77,7 +78,6 @@ class RankOneConfig(ValueConfig, LayerConfig):
     which gives the same scores in a fraction of the time (docs/speed.md).
     """
 
-    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
     key: KeyVariant = Field(
         "rome", description="key in the residual: of the bare prompt (rome), or the mean over the contexts (r-rome)"
     )
@@ -167,16 +167,17 @@ class RankOneMethod(ValueMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of the one edit: a batch of one."""
-        (patch,) = self.make_each(edits)
+        (patch,) = self.make_each(edits, before=before)
         if isinstance(patch, Exception):
             raise patch
         return patch
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Compute the update of each edit on the model in its present state.
 
         Args:
             edits: facts, each with a prompt that contains its subject.
+            before: the patch that is applied to the model, for ``remember``; None: there is none.
 
         Returns:
             For each edit, a `WeightPatch` of one rank-one update, or the exception that it raised.
@@ -191,7 +192,9 @@ class RankOneMethod(ValueMethod):
             # m*, k and k* of all edits in one descent, then W' of each edit alone.
             values = iter(self.find_values([edit for edit, _ in usable], [own for _, own in usable]))
             return tuple(
-                attempt(edit, partial(self.write, edit, next(values))) if isinstance(own, Request) else own
+                attempt(edit, partial(self.write, edit, next(values), before=before))
+                if isinstance(own, Request)
+                else own
                 for edit, own in zip(edits, prompts, strict=True)
             )
 
@@ -221,6 +224,9 @@ class RankOneMethod(ValueMethod):
             # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
             proposals = [self.proposal(edit, value) for edit, value in zip(edits, loss.value, strict=True)]
             descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+            if self.config.anchor:
+                anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
+                descents = list(map(anchor, descents, loss.value))
         return [
             EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
             for request, clean, k, k_mean, descent, (_, notes) in zip(
@@ -260,25 +266,34 @@ class RankOneMethod(ValueMethod):
         return values[bare], keys[bare], torch.stack([own.mean(0) for own in keys.split(counts)])
 
     @torch.no_grad()
-    def write(self, edit: Edit, found: EditValue) -> Patch:
+    def write(self, edit: Edit, found: EditValue, *, before: Patch | None = None) -> Patch:
         """Return the patch that writes an edit's value: the closed form (Eq. 2).
+
+        Args:
+            edit: the fact.
+            found: its value, from `find_values`.
+            before: the patch that is applied to the model, for ``remember``; None: there is none.
 
         Raises:
             PatchError: the value or the update is not finite, or the update would explode.
         """
-        found.descent.check_finite()
-        change, rewrites = found.descent.change, found.request.rewrites
+        found.descent.check()
+        change, rewrites, name = found.descent.change, found.request.rewrites, self.model.weight_name(self.layer)
+        weight = weight_matrix(self.model.down_projection(self.layer))
         factors = rank_one_update(
             change=change,
             mean_key=found.mean_key,
             bare_key=found.bare_key,
             covariance=self.covariance,
-            weight=weight_matrix(self.model.down_projection(self.layer)),
+            weight=weight,
             variant=self.config.key,
             # Keys of the prompts' other tokens, at which the descent did not make the change.
             others=other_keys(self.model, rewrites, self.layer) if self.config.hold else None,
             hold=self.config.hold,
+            earlier=None if before is None else remembered(before, name, weight=self.config.remember),
         )
+        if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
+            factors = replace(factors, right=off_principal(weight, factors.right, strength=self.config.sphere))
         record = {
             "edit": edit.model_dump(mode="json", exclude_defaults=True),
             "method": self.name,
@@ -291,7 +306,8 @@ class RankOneMethod(ValueMethod):
             **found.notes,
         }
         provenance = {**self.provenance(), "edits": [record]}
-        return WeightPatch(factors={self.model.weight_name(self.layer): factors}, provenance=provenance)
+        state = {KEY + name: found.mean_key[:, None]} if self.config.remember else {}
+        return WeightPatch(factors={name: factors}, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the layer, the contexts and the covariance."""
@@ -314,6 +330,7 @@ def rank_one_update(
     variant: KeyVariant = "rome",
     others: Tensor | None = None,
     hold: float = 0.0,
+    earlier: Tensor | None = None,
 ) -> Factors:
     """Return the update with which W's output is m* for the bare key (``rome``), or for the mean key (``r-rome``).
 
@@ -326,13 +343,19 @@ def rank_one_update(
         variant: which key is in the residual and in the denominator.
         others: N, keys whose outputs should change little, [n, d_ff] (`kg_edit.locate_then_edit.states`).
         hold: w, the weight of H = N^T N / n, where C has weight 1.
+        earlier: K_p, the keys of earlier edits, [d_ff, earlier edits].
 
     Raises:
         PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
-    # u = (C + w H)^-1 k*: the direction that changes the outputs of ordinary keys least. Its length cancels below.
-    held = None if others is None else OtherKeys.none(len(mean_key), others.device).plus(others)
-    u = covariance.solve(mean_key, others=held, weight=hold)  # [d_ff], float64
+    # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that changes the outputs of ordinary keys, and of earlier
+    # edits' keys, least. lambda = d_ff / 10 weighs C against an edit's key, as in MEMIT. The length of u cancels below.
+    held = OtherKeys.none(len(mean_key), mean_key.device)
+    if others is not None:
+        held = held.plus(others, weight=hold / max(1, len(others)))
+    if earlier is not None:
+        held = held.plus(earlier.T, weight=10 / len(mean_key))
+    u = covariance.solve(mean_key, others=held, weight=1.0)  # [d_ff], float64
     right = u / u.norm()
 
     # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.

@@ -143,18 +143,18 @@ class RomeKg(GraphRequestMethod, Rome):
         made = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with made.stacked_on(self.model):
-                (update,) = super().make_each((fact,))
+                (update,) = super().make_each((fact,), before=before + made)
             if isinstance(update, Exception):
                 raise update
             made = made + update
         first, *further = made.edits
         provenance = {**made.provenance, "edits": [{**first, **self.notes(edit), "requests": further}]}
         assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
-        return WeightPatch(factors=made.factors, provenance=provenance)
+        return WeightPatch(factors=made.factors, provenance=provenance, state=made.state)
 
-    def make_each(self, edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone. A fact needs the model with the earlier facts, so edits can't share a descent."""
-        return EditingMethod.make_each(self, edits)
+        return EditingMethod.make_each(self, edits, before=before)
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode the prompts of every edit and of its facts."""

@@ -1,0 +1,141 @@
+"""Switches of the closed forms for long sequences: ``remember``, ``anchor`` and ``sphere``; all are off by default.
+
+- ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
+  of batches solves what one batch of all edits would solve. A patch stores its keys (`KEY`); `remembered` reads them.
+- ``anchor`` (NAS, arXiv 2602.02543): each wanted value has the norm that values have in the unedited model.
+- ``sphere`` (SPHERE, arXiv 2510.01172): an update avoids the principal directions of the weight that it changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from math import floor
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, StopSettings, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.passes import pass_limit
+from kg_edit.locate_then_edit.states import Site, subject_states
+from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.text.relation_nouns import WORDINGS, relation_examples
+
+KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
+FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
+_OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
+_RATE, _WEIGHT_DECAY = 0.5, 0.5  # of the descent for the norm: MEMIT's, whatever the method, as in the public code
+_ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
+
+log = logging.getLogger(__name__)
+
+
+def state_of(patch: Patch, name: str) -> Tensor | None:
+    """Return the state ``name`` of a weight patch, or of the first in a stack that has it; None if none has."""
+    return next((part.state[name] for part in _weight_patches(patch) if name in part.state), None)
+
+
+def _weight_patches(patch: Patch) -> list[WeightPatch]:
+    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
+    return [part for part in parts if isinstance(part, WeightPatch)]
+
+
+def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
+    """Return sqrt(weight) K_p [d_ff, earlier facts], so that K_p K_p^T counts ``weight`` times; None if there is none.
+
+    Args:
+        before: the patch that is applied to the model. Its state has the keys of the edits that were made with
+            ``remember``, by any method.
+        name: the weight that is written.
+        weight: of an earlier edit's key; a new key has 1.
+    """
+    if not weight:
+        return None
+    keys = state_of(before, KEY + name)
+    if keys is None and any(name in part.factors for part in _weight_patches(before)):
+        log.warning("the earlier edits of %s were made without remember, so they are not protected", name)
+    return None if keys is None else weight**0.5 * keys
+
+
+def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> Descent:
+    """Return the descent with v* = m + delta rescaled to the anchor's norm: delta = v* norm / |v*| - m.
+
+    Args:
+        descent: with the change delta, [d].
+        value: m, the present output of the last written down-projection, [d].
+        norm: the mean |v*| of the unedited model (`mean_value_norm`).
+        most: a value longer than ``most`` times ``norm`` is an outlier. Its edit is refused, where the public code
+            makes it without any change.
+    """
+    wanted = value + descent.change
+    length = float(wanted.norm())
+    if length > most * norm:
+        why = f"its value is {length / norm:.1f} times as long as in the unedited model; anchor allows {most:g}"
+        return replace(descent, refused=why)
+    return replace(descent, change=wanted * (norm / max(length, 1e-10)) - value)
+
+
+def mean_value_norm(
+    model: LanguageModel, layer: int, contexts: Sequence[str], *, site: Site, clamp: float, stops: StopSettings
+) -> float:
+    """Return the mean |v*| over packaged facts, to three digits; ``model`` is unedited.
+
+    The public code solves facts of CounterFact, and leaves out the largest 5 % of the norms, too.
+
+    Args:
+        model: the language model.
+        layer: the last block that is written.
+        contexts: the templates around the prompts.
+        site: the output of the block that delta is added to; its norm bounds delta.
+        clamp: the bound of |delta|, as a multiple of that norm.
+        stops: when the descent of a fact ends.
+    """
+    requests = [Request.of(model, fact, tuple(contexts)) for fact in _facts()]
+    loss = Objective(
+        model,
+        layer,
+        requests,
+        kl_weight=0.0625,
+        penalty=partial(norm_penalty, weight=_WEIGHT_DECAY),
+        forward=partial(TailForward, contexts=SharedContexts.of(model, tuple(contexts))),
+        limit=pass_limit(model, layer),
+    )
+    values = loss.value  # m, [facts, d]
+    if site == "block":
+        bare = [request.rewrites[0] for request in requests]
+        _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
+    steps = Steps(learning_rate=_RATE, clamp_norm_factor=clamp)
+    descents = optimise_values(loss, [FreeDelta(state, steps) for state in loss.value], stops)
+    norms = (values + torch.stack([descent.change for descent in descents])).norm(dim=1).sort().values
+    return float(f"{float(norms[: len(norms) - floor(_OUTLIERS * len(norms))].mean()):.3g}")
+
+
+def _facts() -> Iterator[Edit]:
+    """One fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
+    for noun, ((thing, own), *others) in list(relation_examples().items())[:FACTS]:
+        target = next(other for _, other in others if other != own)
+        yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=target)
+
+
+def off_principal(weight: Tensor, right: Tensor, *, strength: float) -> Tensor:
+    """Return P U for the right factor U [d_ff, facts] of an update R U^T, with P = I - strength V V^T.
+
+    V [d_ff, directions] are the principal directions of ``weight`` W [d, d_ff]: with A the rows of W at norm 1, the
+    eigenvectors of A^T A with the largest eigenvalues, as many as have half of the eigenvalues' sum.
+    """
+    rows = weight.double()
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
+    values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    count = int((values.cumsum(0) / values.sum() <= _ENERGY).sum()) + 1
+    directions = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
+    removed: Tensor = strength * directions @ (directions.T @ right.double())
+    return (right - removed).to(right.dtype)

@@ -1,0 +1,122 @@
+"""``remember``, ``anchor`` and ``sphere`` in the methods: earlier edits stay, also if a run is killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
+from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.locate_then_edit.lasting import KEY
+from kg_edit.methods import find_method
+from kg_edit.methods.base import ValueMethod
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import ask
+from tests.everyday import keep_first
+from tests.kg_edit.methods.memit.joint import EDITS, state_at
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.test_methods import graph
+from tests.kg_edit.tiny import tiny
+
+NAMES = ("rome", "memit", "emmet", "glame", "glame-batch", "r-rome", "rome-kg", "memit-kg", "glame-plus")
+FIRST, SECOND = (
+    Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers", target_new_id="Q2"),
+    Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome", target_new_id="Q4"),
+)
+
+
+def made(name: str, model: LanguageModel, **settings: Any) -> ValueMethod:
+    chosen = find_method(name)
+    assert issubclass(chosen, ValueMethod)
+    config = chosen.config_class.preset("default", {**QUICK[name], **settings})
+    return chosen(model, config, graph=graph() if chosen.needs_graph else None)  # type: ignore[arg-type]
+
+
+def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
+    assert isinstance(patch, WeightPatch)
+    return patch.factors[model.weight_name(1)].product @ key
+
+
+@pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
+def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
+    """Also if the patch with its key was saved and read again, as a resumed sequence does."""
+    model, moved = tiny("llama"), {}
+    for remember in (0.0, 100.0):
+        method = made(name, model, remember=remember)
+        first = method.edit([FIRST])
+        assert isinstance(first, WeightPatch) and (KEY + model.weight_name(1) in first.state) == bool(remember)
+        key, *_ = state_at(model, FIRST, 1)
+        second = method.update([SECOND], before=Patch.load(first.save(tmp_path / "first.safetensors")))
+        moved[remember] = float(outputs(second, model, key).norm() / outputs(first, model, key).norm())
+    assert moved[100.0] < 0.5 * moved[0.0]
+
+
+def test_patch_records_a_switch_only_if_it_is_set() -> None:
+    """Version 0.1.0 has none of them; AlphaEdit and COMEBA remember by default."""
+    assert made("rome", tiny("gpt2"), sphere=0.8).config.model_dump()["sphere"] == 0.8
+    for name in ("memit", "alphaedit", "comeba"):
+        assert not {"remember", "anchor", "sphere"} & made(name, tiny("gpt2")).config.model_dump().keys()
+    assert made("alphaedit", tiny("gpt2"), remember=0.0).config.model_dump()["remember"] == 0
+
+
+@pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))
+def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
+    model = tiny("llama")
+    method = made(name, model, anchor=50.0, remember=1.0)
+    patch = method.edit([FIRST, SECOND])
+    norm = patch.provenance["methods"][0]["value_norm"]
+    assert norm == method.value_norm > 0
+    for edit, record in zip((FIRST, SECOND), patch.edits, strict=True):
+        _, value, _ = state_at(model, edit, method.layers[-1])
+        assert abs(norm - value.norm()) - 1e-3 <= record["norms"]["change"] <= norm + value.norm() + 1e-3
+    with pytest.raises(PatchError, match=r"as long as in the unedited model; anchor allows 0\.01"):
+        made(name, model, anchor=0.01).edit([FIRST])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memit", "rome"])
+def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Path) -> None:
+    model, whole = tiny("llama"), tmp_path / "whole"
+    batch = 2 if name == "memit" else 1
+    config = EvalConfig(schedule=f"batch:{batch},sequential:3" if batch > 1 else "sequential:3")
+
+    def run(out: Path) -> list[bytes]:
+        evaluate(made(name, model, remember=1.0, anchor=50.0, sphere=0.5), model, EDITS, out=out, config=config)
+        return (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+
+    lines = run(whole)
+    for cut in range(1, len(lines), 3):
+        part = tmp_path / f"cut-{cut}"
+        shutil.copytree(whole, part)
+        (part / "records.jsonl").write_bytes(b"".join(lines[:cut]))
+        assert [_without_times(line) for line in run(part)] == [_without_times(line) for line in lines]
+
+
+def _without_times(line: bytes) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(line).items() if name not in ("seconds", "memory")}
+
+
+@pytest.mark.slow
+def test_switches_on_a_real_model(smollm2: LanguageModel) -> None:
+    """Three batches of one edit each with all switches: every edit succeeds, and the values have the anchor's norm."""
+    settings = {"remember": 1.0, "anchor": 4.0, "sphere": 0.5}
+    method = find_method("memit").on(smollm2, settings=settings)
+    patch = method.empty_patch()
+    for edit in EDITS:
+        patch = method.edit([edit], start=patch)
+    assert isinstance(patch, WeightPatch)
+    assert {own.shape[1] for name, own in patch.state.items() if name.startswith(KEY)} == {3}
+    with patch.applied(smollm2) as edited:
+        for edit in EDITS:
+            assert ask(edited, edit.text, tokens=4).strip().startswith(edit.target_new.split()[0])
+    assert patch.provenance["methods"][0]["config"].items() >= settings.items()
+    torch.testing.assert_close(patch.provenance["methods"][0]["value_norm"], method.value_norm)
