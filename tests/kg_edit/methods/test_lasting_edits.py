@@ -49,15 +49,14 @@ def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
 def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
     """Also if the patch with its key was saved and read again, as a resumed sequence does."""
-    model, moved = tiny("llama"), {}
-    for remember in (0.0, 100.0):
-        method = made(name, model, remember=remember)
-        first = method.edit([FIRST])
-        assert isinstance(first, WeightPatch) and (KEY + model.weight_name(1) in first.state) == bool(remember)
-        key, *_ = state_at(model, FIRST, 1)
-        second = method.update([SECOND], before=Patch.load(first.save(tmp_path / "first.safetensors")))
-        moved[remember] = float(outputs(second, model, key).norm() / outputs(first, model, key).norm())
-    assert moved[100.0] < 0.5 * moved[0.0]
+    model = tiny("llama")
+    method, forgetful = made(name, model, remember=100.0), made(name, model)
+    first = method.edit([FIRST])
+    assert isinstance(first, WeightPatch)
+    key = first.state[KEY + model.weight_name(1)][:, 0]
+    before = Patch.load(first.save(tmp_path / "first.safetensors"))
+    moved, freely = (outputs(one.update([SECOND], before=before), model, key).norm() for one in (method, forgetful))
+    assert moved < 0.2 * freely
 
 
 def test_patch_records_a_switch_only_if_it_is_set() -> None:
