@@ -92,6 +92,12 @@ PARTS = {
         data=SHARED / "counterfact" / "counterfact-edit.json",
         schedule="batch:{batch},sequential:{n}",
     ),
+    "lasting": Part(
+        table="lasting",
+        dataset="counterfact",
+        data=SHARED / "counterfact" / "counterfact-edit.json",
+        schedule="batch:10,sequential:{n}",
+    ),
     "retention": replace(ZSRE, table="retention", schedule="sequential:{n}", kept=200),
     "zsre": ZSRE,
     "knowedit": Part(table="knowedit", dataset="knowedit", data=SHARED / "knowedit" / "wiki_counterfact_train_cf.json"),
