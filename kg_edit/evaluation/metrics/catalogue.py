@@ -138,7 +138,7 @@ easier than generation; it is included because published numbers use it.
 - NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
   probabilities, not the probability of the whole target. The target follows the prompt after one space, and prompt and
   target are encoded in one piece.
-- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered questions
+- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered riddles
   that are in no benchmark come first. Sentences are used as they are. A continuation ends at the end of a line, at the
   end of the text, or at its limit.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.

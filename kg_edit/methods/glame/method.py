@@ -62,6 +62,11 @@ class GraphConfig(GraphSettings):
     final_activation: bool = Field(False, description="apply the activation g after the last layer too (paper)")
     slope: float = Field(0.0, ge=0, lt=1, description="slope of g below 0; the public program: 11/48")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout after g while the R-GNN is trained (public program)")
+    keep_lowest: bool = Field(
+        False,
+        description="end with the change of the lowest loss, if the last loss is more than 0.1 above it (public "
+        "program); always so with dropout",
+    )
     self_loops: bool = Field(False, description="each node is its own neighbour too (public program)")
     warm_start: bool = Field(
         False,
@@ -191,8 +196,8 @@ class GraphValue(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> Tensor | None:
-        """Return the change without dropout, [d]; None if there is no dropout."""
-        if not self._config.dropout:
+        """Return the change without dropout, [d]; None if there is no dropout and the last change counts anyway."""
+        if not (self._config.dropout or self._config.keep_lowest):
             return None
         self.eval()
         found = self.change()
@@ -210,6 +215,8 @@ _PAPER: dict[str, Any] = {
     "aggregation": "sum",
     "start_token": False,
     "final_activation": True,
+    "slope": 11 / 48,
+    "keep_lowest": True,
     "normalise": False,
     "gate": False,
 }
@@ -218,12 +225,13 @@ _PAPER: dict[str, Any] = {
 class GlameConfig(GraphConfig, RankOneConfig):
     """GLAME's settings.
 
-    Presets: with ``default`` the change starts at 0, that is, at the unedited model. ``paper`` has the paper's settings
-    with ROME's 20 steps and contexts; the public code has 25 to 50 steps, by data set (see the presets of the models).
-    ``code`` has the settings of the public code (GPT-J on CounterFact), except the layers and m, which is the paper's
-    20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists where that code differs from the paper. What still differs
-    from that code: the clamp rescales, and gradients see it; statements are a seeded sample and not the file's first
-    ones.
+    Presets: with ``default`` the change starts at 0, that is, at the unedited model. ``paper`` has the paper's
+    equations; what the paper does not say is the public code's (g, a leaky ReLU: after a ReLU m* - m could have no
+    negative coordinate; learning rate, clamp, `keep_lowest`) or ROME's (20 steps, contexts; that code has 25 to 50
+    steps, by data set, as the presets of the models). ``code`` has the settings of the public code (GPT-J on
+    CounterFact), except the layers and m, which is the paper's 20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists
+    where that code differs from the paper. What still differs from that code: the clamp rescales, and gradients see it;
+    statements are a seeded sample and not the file's first ones.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -236,7 +244,6 @@ class GlameConfig(GraphConfig, RankOneConfig):
             "steps": 35,
             "stop_below": 0.04,
             "pooling": "mean",
-            "slope": 11 / 48,
             "dropout": 0.15,
             "self_loops": True,
             "warm_start": True,

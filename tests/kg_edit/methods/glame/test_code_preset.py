@@ -59,7 +59,7 @@ def test_without_warm_start_edits_are_independent() -> None:
 
 def test_final_value_has_no_dropout() -> None:
     """The last evaluation follows those of the descent; it has no noise, so it can be repeated."""
-    (noisy,), (plain,) = (made(FIRST, clamp_norm_factor=0.5, dropout=share) for share in (0.15, 0.0))
+    (noisy,), (plain,) = (made(FIRST, clamp_norm_factor=0.5, dropout=share, keep_lowest=False) for share in (0.15, 0.0))
     assert (noisy.edits[0]["steps"], plain.edits[0]["steps"]) == (4, 3)
     model = tiny("llama")
     change, _ = method(model).proposal(FIRST, torch.ones(model.width))
@@ -67,5 +67,28 @@ def test_final_value_has_no_dropout() -> None:
     final, again = change.settled(), change.settled()
     assert final is not None and again is not None and torch.equal(final, again)
     assert not torch.allclose(change.change(), final) and not torch.allclose(change.change(), change.change())
-    quiet, _ = method(model, dropout=0.0).proposal(FIRST, torch.ones(model.width))
+    quiet, _ = method(model, dropout=0.0, keep_lowest=False).proposal(FIRST, torch.ones(model.width))
     assert isinstance(quiet, NoisyParameters) and quiet.settled() is None
+
+
+def paper(**settings: Any) -> tuple[Glame, WeightPatch]:
+    model, graph = tiny("llama"), nx.DiGraph()
+    graph.add_edge("Miami Heat", "Miami", label="city")
+    glame = Glame(model, GlameConfig.preset("paper", {**QUICK["glame"], **settings}), graph=graph)
+    patch = glame.edit([FIRST])
+    assert isinstance(patch, WeightPatch)
+    return glame, patch
+
+
+def test_paper_ends_with_the_lowest_loss() -> None:
+    """A rate that is far too large ends worse than it began; the public program then takes the best change."""
+    (_, last), (_, best) = (paper(steps=6, learning_rate=8.0, keep_lowest=keep) for keep in (False, True))
+    assert best.edits[0]["loss_after"] < last.edits[0]["loss_after"] - 0.1
+
+
+def test_change_of_paper_has_both_signs() -> None:
+    """With a ReLU at the end no coordinate of m* - m could fall."""
+    glame, _ = paper(steps=2)
+    change, _ = glame.proposal(FIRST, torch.ones(glame.model.width))
+    found = change.change()
+    assert float(found.detach().min()) < 0 < float(found.detach().max())
