@@ -179,7 +179,7 @@ print(f"{len(total)} evaluations; |z| = {z.norm():.1f}, |m| = {values[0].norm():
 # ## 7. The solve
 # Now the weight W must answer this key with m\*, and every other key as before, as well as it can. There is one best
 # answer to that, in closed form: W + left rightᵀ, one column and one row. It needs to know which keys are common: C,
-# the mean of k kᵀ over 16,384 tokens that the model wrote, and with the weight `hold` the keys of the prompts' other
+# the mean of k kᵀ over 15,458 tokens of packaged text, and with the weight `hold` the keys of the prompts' other
 # tokens, which should change little too.
 #
 # The new weight gives m\* for the key to five digits. For other keys, by how much does its answer change?

@@ -123,7 +123,10 @@ class Row:
         Raises:
             ConfigError: a setting has no effect.
         """
-        made = find_method(self.method).config_class.preset(self.preset, dict(self.settings), method=self.method)
+        kind = find_method(self.method).config_class
+        # C as in all recorded numbers, so that a new row can be compared with them
+        own_text = {"covariance": {"corpus": "self"}} if "covariance" in kind.model_fields else {}
+        made = kind.preset(self.preset, {**own_text, **self.settings}, method=self.method)
         made.refuse_idle()
         return made
 

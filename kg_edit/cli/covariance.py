@@ -79,7 +79,8 @@ def covariance(
         every = [parameter.name for parameter in context.command.params if parameter.name]
         refuse_unused(context, every, f"before {command}", way=f"give options of {command} after it")
         return
-    if corpus not in (None, "self"):
+    corpus = corpus or "packaged"
+    if corpus != "self":
         refuse_unused(context, ("seed",), f"with --corpus {corpus}, which is the same for every seed")
     parse_layers(layers, None)  # a typing error is an error before the model is loaded
     check_model_name(model)
@@ -89,7 +90,7 @@ def covariance(
 
     part = Shard.parse(shard) if shard else None
     try:
-        config = CovarianceConfig(corpus=corpus or "self", tokens=tokens, seed=seed, ridge=ridge)
+        config = CovarianceConfig(corpus=corpus, tokens=tokens, seed=seed, ridge=ridge)
     except ValidationError as error:
         faults = faults_of(error, CovarianceConfig)
         raise ConfigError("; ".join(f"--{fault.field}: {fault.message}" for fault in faults)) from None

@@ -106,8 +106,8 @@ CorpusName = Annotated[
     str | None,
     typer.Option(
         "--corpus",
-        show_default="self",
-        help="Text for the covariance: `self` (by the model), `packaged`, a text file, `hf:NAME` or `imported:NAME`.",
+        show_default="packaged",
+        help="Text for the covariance: `packaged`, `self` (by the model), a text file, `hf:NAME` or `imported:NAME`.",
         rich_help_panel=COVARIANCE,
     ),
 ]

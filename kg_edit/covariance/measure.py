@@ -122,7 +122,8 @@ def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
 def _check_length(corpus: str, found: int, wanted: int) -> None:
     if found < wanted:
         raise CovarianceError(
-            f"the corpus {corpus} ends after {found} of {wanted} tokens; give more text, or ask for fewer tokens"
+            f"the corpus {corpus} ends after {found} of {wanted} tokens; give more text (--corpus FILE), or ask for "
+            "fewer tokens"
         )
 
 

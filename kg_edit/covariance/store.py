@@ -57,9 +57,9 @@ class CovarianceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     corpus: str = Field(
-        "self",
+        PACKAGED,
         json_schema_extra=NAMES_A_FILE,
-        description="self (the model's own text), packaged (text by SmolLM2), a text file, hf:NAME, or imported:NAME",
+        description="packaged (text by SmolLM2), self (the model's own text), a text file, hf:NAME, or imported:NAME",
     )
     tokens: int | None = Field(
         None,
@@ -67,7 +67,7 @@ class CovarianceConfig(BaseModel):
         le=MOST_TOKENS,
         description=f"minimum number of tokens; default 10 x d_ff, of the packaged text at most {PACKAGED_TOKENS:,}",
     )
-    seed: Seed = Field(0, description="random seed of the model's own text")
+    seed: Seed = Field(0, description="random seed of the model's own text (corpus self)")
     ridge: float = Field(1e-4, ge=0, description="added to C's diagonal, as a multiple of its mean")
 
     def tokens_for(self, size: int) -> int:

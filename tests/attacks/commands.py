@@ -210,7 +210,8 @@ def evaluate(folder: Path, model: Path) -> Case:
 
 def covariance(folder: Path, model: Path) -> Case:
     """Covariances of two layers."""
-    arguments = ["covariance", "--model", str(model), "--layers", "1-2", "--tokens", "9000", "--folder", "stored"]
+    arguments = ["covariance", "--model", str(model), "--layers", "1-2", "--corpus", "self", "--tokens", "9000"]
+    arguments += ["--folder", "stored"]
 
     def made() -> Any:
         found = sorted((folder / "stored").glob("????????????????.safetensors"))
@@ -250,7 +251,8 @@ def ledger_remove(folder: Path) -> Case:
     return Case("ledger remove", _KG_EDIT, arguments, folder, made, again=(2,), atomic=True)
 
 
-_QUICK = ["--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]", "--set", "further_steps=0"]
+_SHORT = ("covariance.corpus=self", "covariance.tokens=500", "context_lengths=[[5, 2]]", "further_steps=0")
+_QUICK = [part for setting in _SHORT for part in ("--set", setting)]
 
 OFFLINE: dict[str, Callable[[Path, Path], Case]] = {
     "load": lambda folder, model: load(folder),

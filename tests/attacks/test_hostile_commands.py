@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "device for a text": (*ROME, "--set", "covariance.corpus=/dev/zero"),
     "tokens of a covariance": ("covariance", "--layers", "1", "--tokens", HUGE),
     "layers of a covariance": ("covariance", "--layers", "0-99999999", "--tokens", "500"),
-    "seed of a covariance": ("covariance", "--layers", "1", "--seed", HUGE),
+    "seed of a covariance": ("covariance", "--layers", "1", "--corpus", "self", "--seed", HUGE),
     "noise samples": ("locate", "edits.jsonl", "--samples", "1000000"),
     "skipped records": ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--skip", HUGE),
     "seed of an evaluation": ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--seed", HUGE),

@@ -12,7 +12,9 @@ import pytest
 from kg_edit.cli.app import main
 from tests.kg_edit.tiny import tiny
 
-QUICK = ("--set", "covariance.tokens=500", "--set", "context_lengths=[[5, 2]]", "--set", "further_steps=0")
+# C from text that the random model writes: real text has few of its tokens, and updates would be refused as too large
+SHORT = ("covariance.corpus=self", "covariance.tokens=500", "context_lengths=[[5, 2]]", "further_steps=0")
+QUICK = tuple(part for setting in SHORT for part in ("--set", setting))
 EDITS = """
 {"id": "lebron", "subject": "LeBron James", "prompt": "{} plays for", "target_new": "Los Angeles Lakers",
  "target_true": "Miami Heat", "subject_id": "Q1", "relation_id": "P54", "target_new_id": "Q2",

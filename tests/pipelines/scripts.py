@@ -16,7 +16,7 @@ from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluation.conftest import Nudge
 
 FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
-QUICK = {"steps": 3, "further_steps": 2, "covariance": {"tokens": 500}}
+QUICK = {"steps": 3, "further_steps": 2, "covariance": {"corpus": "self", "tokens": 500}}
 # the tokens of a random model are much alike: an update that held them all would be too large, and be refused
 RANK_ONE, JOINT = {**QUICK, "context_lengths": [[5, 2]], "hold": 0.01}, {**QUICK, "context_tokens": 4, "layers": [0, 1]}
 Script = Callable[..., int]

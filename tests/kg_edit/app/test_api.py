@@ -341,7 +341,8 @@ def test_serve_runs_until_it_is_stopped(
         raise KeyboardInterrupt  # as uvicorn does after Ctrl-C
 
     monkeypatch.setattr(uvicorn.Server, "run", asked_once)
-    options = ("--set", "covariance.tokens=300", "--set", "context_lengths=[[4,1]]", "--graph", "graph.tsv")
+    short = ("--corpus", "self", "--set", "covariance.tokens=300", "--set", "context_lengths=[[4,1]]")
+    options = (*short, "--graph", "graph.tsv")
     result = kg_edit("serve", "--model", tiny_folder, "--method", "rome", "--layer", "1", "--port", "0", *options)
     assert result.code == 0, result.err
     assert "is up; stop it with Ctrl-C" in result.out

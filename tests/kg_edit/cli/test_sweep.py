@@ -238,12 +238,14 @@ def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: 
     (place / "data.json").write_text(json.dumps({"format": FORMAT, "nouns": nouns, "records": [one]}))
     (place / "sweep.toml").write_text(
         "method = 'glame'\ndata.dataset = 'ripples'\ngraph = ['graph.tsv']\n"
-        "[settings]\nsteps = 1\ncontext_lengths = [[5, 2]]\ncovariance.tokens = 500\n[grid]\nlayer = [1]\n"
+        "[settings]\nsteps = 1\ncontext_lengths = [[5, 2]]\ncovariance.corpus = 'self'\ncovariance.tokens = 500\n"
+        "[grid]\nlayer = [1]\n"
     )
     given = ("--data", "data.json", "--model", tiny_folder)
     swept = kg_edit("sweep", "sweep.toml", *given, "--out", "out")
     assert swept.code == 0, swept.err
-    own = ("--dataset", "ripples", "--set", "steps=1", "--set", "covariance.tokens=500", "--layer", "1")
+    short = ("--corpus", "self", "--set", "steps=1", "--set", "covariance.tokens=500", "--layer", "1")
+    own = ("--dataset", "ripples", *short)
     run = kg_edit("evaluate", *given, *own, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
     assert run.code == 0, run.err
     cell, whole = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
@@ -256,7 +258,8 @@ def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     assert printed.code == 0 and printed.out == example()
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:3])]))
     (place / "sweep.toml").write_text(
-        "method = 'rome'\n[settings]\nsteps = 2\ncontext_lengths = [[5, 2]]\ncovariance.tokens = 500\n"
+        "method = 'rome'\n[settings]\nsteps = 2\ncontext_lengths = [[5, 2]]\ncovariance.corpus = 'self'\n"
+        "covariance.tokens = 500\n"
         "[grid]\nlayer = [1, 2]\n"
     )
     given = ("sweep", "sweep.toml", "--model", tiny_folder, "--out", "out")

@@ -145,7 +145,7 @@ def test_unknown_preset_and_preset_of_other_methods_are_refused() -> None:
 @pytest.mark.slow
 def test_command_line_takes_a_preset_and_settings_over_it(kg_edit: Run, tiny_folder: Path) -> None:
     Path("edits.jsonl").write_text(EDITS.splitlines()[0])
-    options = ("--layer", "1", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5,2]]")
+    options = ("--layer", "1", "--corpus", "self", "--set", "covariance.tokens=500", "--set", "context_lengths=[[5,2]]")
     result = kg_edit(
         *("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, "--preset", "gpt2-xl"),
         *options,
