@@ -96,11 +96,17 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
     saved = time.monotonic()
     with Bar(title=title, unit="token", total=wanted, done=position.seen, shown=progress) as bar:
+
+        def see(layer: int, keys: Tensor) -> None:
+            sums.see(layer, keys)
+            if layer == min(sums.moments):  # a chunk may take minutes
+                bar.update(keys.shape[:-1].numel())
+
         for chunk in islice(corpus.chunks(model, tokens=wanted), sums.position.chunks, None):
             if sums.position.mine:
-                chunk.feed(tuple(sums.moments), sums.see)
+                chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
-            bar.update(chunk.tokens)
+            bar.update(sums.position.seen - bar.n)  # also the tokens of other shards
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 sums.save(path)
                 saved = time.monotonic()

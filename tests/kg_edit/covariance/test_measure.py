@@ -259,6 +259,18 @@ def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:
     assert manifest.doublings == ()
 
 
+def test_progress_is_shown_within_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    caplog.set_level("INFO")
+    config = CovarianceConfig(corpus="self", tokens=2 * CHUNK)
+    measure_covariances(tiny("llama"), [1, 2], config, folder=tmp_path)
+    lines = [line for line in caplog.messages if line.startswith("covariance: ")]
+    counts = [int(line.split()[1].replace(",", "")) for line in lines]
+    assert counts[0] < CHUNK / 2 and counts[-1] == 2 * CHUNK and counts == sorted(counts)
+
+
 def test_chunks_are_whole_texts() -> None:
     model = tiny("llama")
     lengths = [len(model.tokenizer(text)["input_ids"]) for text in TEXT[:3]]
