@@ -14,6 +14,7 @@ from typing import Literal
 import networkx as nx
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
@@ -28,19 +29,45 @@ _ROWS = 256  # labels in one pass
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedSubgraph:
-    """A subgraph as tensors, on one device.
+    """A subgraph as tensors, on one device; or several, as one graph (`together`).
 
     Attributes:
-        nodes: the entities' vectors, [nodes, d].
+        nodes: the entities' vectors, [nodes, d]; of several graphs [graphs, nodes, d], padded with zeros.
         edges: [2, edges], rows of ``nodes``: the object, then the subject, which is the direction of messages.
         relations: the edges' vectors, [edges, d].
-        subject: the row of the edit's subject in ``nodes``.
+        subject: the row of the edit's subject in ``nodes``; of several graphs [graphs], and rows count on.
+        sizes: how many nodes each of several graphs has without padding.
     """
 
     nodes: Tensor
     edges: Tensor
     relations: Tensor
-    subject: int
+    subject: int | Tensor
+    sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def together(cls, several: Sequence[EncodedSubgraph]) -> EncodedSubgraph:
+        """Return the subgraphs of several edits as one graph without edges between them."""
+        sizes = tuple(len(own.nodes) for own in several)
+        first = [place * max(sizes) for place in range(len(several))]  # row of each graph
+        return cls(
+            nodes=pad_sequence([own.nodes for own in several], batch_first=True),
+            edges=torch.cat([own.edges + start for own, start in zip(several, first, strict=True)], 1),
+            relations=torch.cat([own.relations for own in several]),
+            subject=torch.tensor(
+                [own.subject + start for own, start in zip(several, first, strict=True)], device=several[0].nodes.device
+            ),
+            sizes=sizes,
+        )
+
+    def with_self_loops(self) -> EncodedSubgraph:
+        """Return the same with each node as one of its own neighbours, by the relation of the first edge.
+
+        In the public program, these edges carry relation 1 of an unordered list.
+        """
+        own = torch.arange(len(self.nodes), device=self.edges.device).expand(2, -1)  # [2, nodes]
+        relations = torch.cat([self.relations, self.relations[:1].expand(len(self.nodes), -1)])
+        return replace(self, edges=torch.cat([self.edges, own], 1), relations=relations)
 
     def normalised(self) -> EncodedSubgraph:
         """Return the same with each vector scaled to root mean square 1.
@@ -51,8 +78,7 @@ class EncodedSubgraph:
 
     def to(self, device: torch.device) -> EncodedSubgraph:
         """Return the same on another device: labels are read in an early block, the value is needed at a later one."""
-        moved = {name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")}
-        return EncodedSubgraph(**moved, subject=self.subject)
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")})
 
 
 def encode_subgraph(

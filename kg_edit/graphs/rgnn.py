@@ -4,15 +4,20 @@
 
 for the statements s -r-> o of the subgraph, n times; aggr is the paper's sum, or the mean. The ablations of the
 paper's table 2 leave out z_r ("w/ GNN") or all messages ("w/ MLP"). The public program differs from the paper: it has a
-leaky g, dropout after g, and every node as its own neighbour (`RGNN`'s options).
+leaky g, dropout after g (`RGNN`'s options), and every node as its own neighbour (`EncodedSubgraph.with_self_loops`).
+
+Many edits, each with its own network, run as one: weights are then [graphs, d, d] and nodes [graphs, nodes, d].
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.nn import MessagePassing
 
 Aggregation = Literal["sum", "mean"]
@@ -32,12 +37,13 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """Return z' [nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
-        result = nodes @ self.itself.T  # W_2 z_s
+        """Return z' [..., nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
+        result = nodes @ self.itself.mT  # W_2 z_s
         if not self._graph:
             return result
-        received: Tensor = self.propagate(edges, nodes=nodes, relations=relations)  # aggr (z_o + z_r), [nodes, d]
-        return result + received @ self.neighbours.T  # W_1 of a sum is the sum of W_1
+        # Graphs have no edge between them, so the nodes of all are those of one graph: aggr (z_o + z_r), [..., d]
+        received = self.propagate(edges, nodes=nodes.flatten(0, -2), relations=relations).reshape(nodes.shape)
+        return result + received @ self.neighbours.mT  # W_1 of a sum is the sum of W_1
 
     def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
         """Call the base class's method.
@@ -64,8 +70,6 @@ class RGNN(nn.Module):
         final_activation: whether g follows the last layer too.
         slope: the slope of g, a leaky ReLU, below 0; 0 gives the paper's ReLU.
         dropout: the dropout after g in training.
-        self_loops: whether each node is one of its own neighbours, by the relation of the first edge: in the public
-            program, these edges carry relation 1 of an unordered list.
         seed: the seed of the initial weights and of dropout.
     """
 
@@ -80,32 +84,57 @@ class RGNN(nn.Module):
         final_activation: bool = True,
         slope: float = 0.0,
         dropout: float = 0.0,
-        self_loops: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._slope, self._dropout, self._self_loops = slope, dropout, self_loops
+        self._slope, self._dropout = slope, dropout
         self._final_activation = final_activation
         self.layers = nn.ModuleList(
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
         )
         # Xavier-uniform with ReLU's gain, as in the public code, from our own random generator.
-        self._drawn = torch.Generator().manual_seed(seed)
+        self._draws = [torch.Generator().manual_seed(seed)]
         with torch.no_grad():
             for weight in self.parameters():
-                nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._drawn)
+                nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._draws[0])
 
-    def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
-        """Return z^n [nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
-        if self._self_loops:
-            own = torch.arange(len(nodes), device=edges.device).expand(2, -1)  # [2, nodes]
-            edges = torch.cat([edges, own], 1)
-            relations = torch.cat([relations, relations[:1].expand(len(nodes), -1)])
+    @classmethod
+    def together(cls, several: Sequence[RGNN]) -> RGNN:
+        """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
+        made = deepcopy(several[0])
+        made._draws = [draw for own in several for draw in own._draws]
+        for layer, *own in zip(made.layers, *(one.layers for one in several), strict=True):
+            for name, _ in list(layer.named_parameters()):
+                share_memory(name, layer, own)
+        return made
+
+    def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+        """Return z^n, shaped like ``nodes``.
+
+        Args:
+            nodes: z, [nodes, d]; of several graphs [graphs, nodes, d].
+            edges: [2, edges] (object, subject), places in ``nodes``, where the nodes of all graphs count on.
+            relations: z_r, [edges, d].
+            sizes: how many nodes each of several graphs has without padding.
+        """
         for index, layer in enumerate(self.layers, start=1):
             nodes = layer(nodes, edges, relations)
             if index < len(self.layers) or self._final_activation:
                 nodes = nn.functional.leaky_relu(nodes, self._slope)
-                if self.training and self._dropout:  # from the network's own generator, so that a run can be repeated
-                    active = torch.rand(nodes.shape, generator=self._drawn).to(nodes.device) >= self._dropout
-                    nodes = nodes * active / (1 - self._dropout)
+                if self.training and self._dropout:  # from each graph's own generator, so that a run can be repeated
+                    counts = sizes or (nodes.shape[-2],)
+                    drawn = [
+                        torch.rand(count, nodes.shape[-1], generator=draw)
+                        for count, draw in zip(counts, self._draws, strict=True)
+                    ]
+                    active = pad_sequence(drawn, batch_first=True).reshape(nodes.shape) >= self._dropout
+                    nodes = nodes * active.to(nodes.device) / (1 - self._dropout)
         return nodes
+
+
+def share_memory(name: str, whole: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Make the parameter ``name`` of ``whole`` those of ``parts`` stacked, and each of these a view of it."""
+    stacked = torch.stack([part.get_parameter(name).detach() for part in parts])
+    setattr(whole, name, nn.Parameter(stacked))
+    for part, own in zip(parts, stacked, strict=True):
+        setattr(part, name, nn.Parameter(own))

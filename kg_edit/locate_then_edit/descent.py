@@ -1,8 +1,8 @@
 """The gradient descent for the values: it minimises `Objective` over the parameters of each edit's change m* - m.
 
 ROME's parameters are the change itself (`FreeDelta`), GLAME's are those of a relational GNN that outputs the change.
-Both are `DeltaParameters`. `optimise_values` trains the parameters of many edits at once. The descent may run on a copy
-of the model in bfloat16 (`descent_model`).
+Both are `DeltaParameters`. `optimise_values` trains the parameters of many edits at once, as one if they can be stacked
+(`Stackable`). The descent may run on a copy of the model in bfloat16 (`descent_model`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,15 @@ class DeltaParameters(Protocol):
 
     def learn(self) -> None:
         """Take one step of the optimiser; the parameters already have their gradients."""
+
+
+@runtime_checkable
+class Stackable(DeltaParameters, Protocol):
+    """Parameters that many edits can have as one: a step then has as many operators as for one edit."""
+
+    @classmethod
+    def together(cls, several: Sequence[Self]) -> Self:
+        """Return the parameters of many edits as one, from where they are now, with a `change` [edits, d]."""
 
 
 @runtime_checkable
@@ -108,10 +117,10 @@ class FreeDelta:
             self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_MOMENTUM)
 
     @classmethod
-    def together(cls, deltas: Sequence[FreeDelta]) -> FreeDelta:
+    def together(cls, several: Sequence[FreeDelta]) -> FreeDelta:
         """Return the changes of many edits as one parameter [edits, d], from where they are now."""
-        value, start = (torch.stack(each) for each in zip(*((own._value, own._delta) for own in deltas), strict=True))
-        return cls(value, deltas[0]._config, start=start)
+        value, start = (torch.stack(each) for each in zip(*((own._value, own._delta) for own in several), strict=True))
+        return cls(value, several[0]._config, start=start)
 
     def change(self) -> Tensor:
         """Return the current change m* - m, shaped like the value; a leaf tensor."""
@@ -141,22 +150,24 @@ class _Changes(Protocol):
         """Take a step of the edits that are ``running``, with d loss_i / d delta_i in ``gradient`` [edits, d]."""
 
 
-class _FreeChanges:
-    """Changes that are free: one parameter [edits, d], and one step of the optimiser for all, also for ended edits."""
+class _Together:
+    """Changes whose parameters are one: one step of the optimiser for all, also for edits that have ended."""
 
-    def __init__(self, deltas: Sequence[FreeDelta]) -> None:
-        self._all = FreeDelta.together(deltas)
+    def __init__(self, parameters: Sequence[Stackable]) -> None:
+        self._all = type(parameters[0]).together(parameters)
+        self._change = self._all.change()  # differentiable, [edits, d]
 
     def now(self) -> Tensor:
-        return self._all.change().detach().clone()
+        return self._change.detach().clone()
 
     def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
-        self._all.change().grad = gradient
+        self._change.backward(gradient)  # chain rule: from the changes to their parameters
         self._all.learn()
+        self._change = self._all.change()
 
 
-class _OwnChanges:
-    """Changes that each have parameters of their own, such as an R-GNN."""
+class _OneByOne:
+    """Changes that can't be stacked, or are of several kinds; the reference for those that can."""
 
     def __init__(self, parameters: Sequence[DeltaParameters]) -> None:
         self._parameters, self._changes = parameters, [own.change() for own in parameters]  # differentiable, [d]
@@ -264,11 +275,11 @@ def optimise_values(
     Returns:
         One `Descent` per edit, in order.
     """
-    free = [own for own in parameters if isinstance(own, FreeDelta)]
-    changes: _Changes = _FreeChanges(free) if len(free) == len(parameters) else _OwnChanges(parameters)
+    alike = [own for own in parameters if isinstance(own, Stackable) and type(own) is type(parameters[0])]
+    changes: _Changes = _Together(alike) if len(alike) == len(parameters) else _OneByOne(parameters)
     losses: list[list[_Losses]] = [[] for _ in parameters]
     noisy = {edit: own for edit, own in enumerate(parameters) if isinstance(own, NoisyParameters)}
-    best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the change with the lowest loss
+    best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the changes [edits, d] at the edit's lowest loss
     running, results = set(range(len(parameters))), dict[int, Tensor]()
     last = settings.steps + settings.further_steps - 1
 
@@ -285,7 +296,7 @@ def optimise_values(
         for edit in sorted(running):
             losses[edit].append(numbers[edit])
             if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
-                best[edit] = now[edit].clone(), numbers[edit]
+                best[edit] = now, numbers[edit]
         report_losses(
             step,
             {edit: numbers[edit][0] for edit in sorted(running)},
@@ -310,7 +321,7 @@ def optimise_values(
             for edit, change in settled.items():
                 reached = quiet[edit]
                 fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE
-                results[edit], reached = (change, reached) if fine else best[edit]
+                results[edit], reached = (change, reached) if fine else (best[edit][0][edit], best[edit][1])
                 losses[edit].append(reached)
 
         running = running - ended

@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -100,12 +101,15 @@ class GraphValues(GraphReader):
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
+    _first: RGNN | None = None  # the R-GNN with which each edit begins
     _last: RGNN | None = None  # the R-GNN of the previous edit, for ``warm_start``
 
     def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """Return a new R-GNN on the edit's subgraph, and notes on the subgraph; ``value`` is m, [d]."""
         subgraph, notes = self.encode(edit)
-        made = GraphValue(subgraph.to(value.device), value, self.config)
+        if self._first is None:  # drawn once, as in a large model that takes longer than a step of all its blocks
+            self._first = new_rgnn(len(value), self.config).to(value.device)
+        made = GraphValue(subgraph.to(value.device), value, self.config, rgnn=deepcopy(self._first))
         if self.config.warm_start:
             if self._last is not None:
                 made.rgnn.load_state_dict(self._last.state_dict())
@@ -123,7 +127,8 @@ class GraphValues(GraphReader):
             start_token=self.config.start_token,
         )
         notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
-        return subgraph.normalised() if self.config.normalise else subgraph, notes
+        subgraph = subgraph.normalised() if self.config.normalise else subgraph
+        return subgraph.with_self_loops() if self.config.self_loops else subgraph, notes
 
     @property
     def representation_layer(self) -> int:
@@ -155,43 +160,65 @@ class GraphValues(GraphReader):
                 check_graph(self.subgraph(edit))
 
 
+def new_rgnn(width: int, config: GraphConfig) -> RGNN:
+    """Return an R-GNN for vectors [``width``], with weights drawn by the settings' seed."""
+    from kg_edit.graphs.rgnn import RGNN  # here, as PyTorch Geometric takes a second to import
+
+    return RGNN(
+        width,
+        layers=config.hops,
+        aggregation=config.aggregation,
+        relations=config.relations,
+        graph=config.use_graph,
+        final_activation=config.final_activation,
+        slope=config.slope,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+
+
 class GraphValue(nn.Module):
-    """The change m* - m = z_s^n of one edit, whose R-GNN is trained by AdamW (Eq. 6).
+    """The change m* - m = z_s^n of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits (`together`).
 
     Its norm is at most ``clamp_norm_factor`` times |m|. With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a
-    learned number that starts at 0.
+    learned number that starts at 0. Shapes for many edits: ``value`` [edits, d], weights [edits, d, d].
     """
 
-    def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig) -> None:
-        from kg_edit.graphs.rgnn import RGNN  # here, as PyTorch Geometric takes a second to import
-
+    def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
         super().__init__()
-        self._subgraph, self._size, self._config = subgraph, value.norm(), config
-        self._limit = config.clamp_norm_factor * self._size
-        self.rgnn = RGNN(
-            subgraph.nodes.shape[1],
-            layers=config.hops,
-            aggregation=config.aggregation,
-            relations=config.relations,
-            graph=config.use_graph,
-            final_activation=config.final_activation,
-            slope=config.slope,
-            dropout=config.dropout,
-            self_loops=config.self_loops,
-            seed=config.seed,
-        ).to(subgraph.nodes.device)
-        self.gate = nn.Parameter(torch.zeros((), device=subgraph.nodes.device)) if config.gate else None
-        self._optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        self._subgraph, self._value, self._config, self.rgnn = subgraph, value, config, rgnn
+        self._size = value.norm(dim=-1, keepdim=True)
+        self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0])) if config.gate else None
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self._config
+        return torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    @classmethod
+    def together(cls, several: Sequence[GraphValue]) -> GraphValue:
+        """Return the changes of many edits as one, whose R-GNNs take a step together; theirs change with it."""
+        from kg_edit.graphs.rgnn import RGNN, share_memory
+
+        made = cls(
+            EncodedSubgraph.together([own._subgraph for own in several]),
+            torch.stack([own._value for own in several]),
+            several[0]._config,
+            rgnn=RGNN.together([own.rgnn for own in several]),
         )
+        if made.gate is not None:
+            share_memory("gate", made, several)
+        return made
 
     def change(self) -> Tensor:
-        """Return the current change m* - m = z_s^n, [d]; gradients flow through the rescaling."""
+        """Return the current change m* - m = z_s^n, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
-        z: Tensor = self.rgnn(graph.nodes, graph.edges, graph.relations)[graph.subject]  # [nodes, d] -> [d]
+        nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
+        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # [..., d]
         if self.gate is not None:
-            z = z * (self.gate * self._size / len(z) ** 0.5)
-        z = z * (self._limit / z.norm().clamp(min=1e-12)).clamp(max=1.0)
+            z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
+        limit = self._config.clamp_norm_factor * self._size
+        z = z * (limit / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
         return z
 
     @torch.no_grad()

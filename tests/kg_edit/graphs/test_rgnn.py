@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.graphs.rgnn import RGNN, RelationalLayer
+from kg_edit.graphs.encoding import EncodedSubgraph
+from kg_edit.graphs.rgnn import RGNN, Aggregation, RelationalLayer
 
 NODES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # s, o*, o'
 EDGES = torch.tensor([[1, 2], [0, 0]])  # o* -> s and o' -> s: messages run from object to subject
@@ -87,11 +88,12 @@ def test_final_activation_is_an_option() -> None:
 
 def test_self_loops_by_hand() -> None:
     """The mean over o*, o' and s itself, by the first relation: ((1, 3) + (-.5, 1) + (2, 1)) / 3."""
-    rgnn = RGNN(2, layers=1, aggregation="mean", final_activation=False, self_loops=True)
+    rgnn = RGNN(2, layers=1, aggregation="mean", final_activation=False)
     with torch.no_grad():
         rgnn.layers[0].neighbours.copy_(W1)
         rgnn.layers[0].itself.copy_(W2)
-    found = rgnn(NODES, EDGES, RELATIONS)
+    graph = EncodedSubgraph(nodes=NODES, edges=EDGES, relations=RELATIONS, subject=0).with_self_loops()
+    found = rgnn(graph.nodes, graph.edges, graph.relations)
     mean = torch.tensor([2.5 / 3, 5.0 / 3])
     torch.testing.assert_close(found[0], W1 @ mean + W2 @ NODES[0])
     torch.testing.assert_close(found[1], W1 @ (NODES[1] + RELATIONS[0]) + W2 @ NODES[1])
@@ -115,6 +117,37 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     gone = (dropped == 0) & (whole > 0)
     assert 0.3 < float(gone.sum() / (whole > 0).sum()) < 0.7
     torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "mean"])
+def test_networks_together_give_what_each_gives_alone(aggregation: Aggregation) -> None:
+    """Graphs of unlike sizes, each with its own weights and its own dropout; training all trains each."""
+    draw = torch.Generator().manual_seed(5)
+    graphs = [
+        EncodedSubgraph(nodes=NODES, edges=EDGES, relations=RELATIONS, subject=0),
+        EncodedSubgraph(
+            nodes=torch.randn(5, 2, generator=draw),
+            edges=torch.tensor([[0, 2, 3, 4], [1, 1, 2, 0]]),
+            relations=torch.randn(4, 2, generator=draw),
+            subject=1,
+        ).with_self_loops(),
+    ]
+
+    def networks() -> list[RGNN]:
+        return [RGNN(2, aggregation=aggregation, dropout=0.3, slope=0.1, seed=seed) for seed in (1, 2)]
+
+    alone = [
+        network(graph.nodes, graph.edges, graph.relations)[graph.subject]
+        for network, graph in zip(networks(), graphs, strict=True)
+    ]
+    own = networks()
+    together, whole = RGNN.together(own), EncodedSubgraph.together(graphs)
+    found = together(whole.nodes, whole.edges, whole.relations, whole.sizes)
+    torch.testing.assert_close(found.flatten(0, -2)[whole.subject], torch.stack(alone))
+    with torch.no_grad():
+        for weight in together.parameters():
+            weight.mul_(2)
+    torch.testing.assert_close(own[1].layers[0].itself, 2 * networks()[1].layers[0].itself)
 
 
 @pytest.mark.slow

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.graphs.encoding import EncodedSubgraph
+from kg_edit.locate_then_edit.descent import DeltaParameters, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import PassLimit
+from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
@@ -46,17 +49,61 @@ def operators(work: Callable[[], object]) -> int:
     return counted.count
 
 
-def of_a_step(model: LanguageModel, edits: list[Edit]) -> float:
-    """The operators of one step of ROME's descent: the difference of two descents, without what happens once."""
+Parameters = Callable[[Tensor, int], DeltaParameters]
+"""(m [d], number of the edit) -> the parameters of its change."""
+
+
+def free(value: Tensor, _: int) -> FreeDelta:
+    return FreeDelta(value, RomeConfig())
+
+
+def graph_made(value: Tensor, edit: int) -> GraphValue:
+    """A change by an R-GNN on a small graph, whose size depends on the edit."""
+    draw, config = torch.Generator().manual_seed(edit), GlameConfig(hops=2)
+    nodes = torch.randn(3 + edit, len(value), generator=draw)
+    edges = torch.tensor([range(1, len(nodes)), [0] * (len(nodes) - 1)])
+    graph = EncodedSubgraph(nodes=nodes, edges=edges, relations=nodes[1:], subject=0)
+    return GraphValue(graph, value, config, rgnn=new_rgnn(len(value), config))
+
+
+def of_a_step(model: LanguageModel, edits: list[Edit], parameters_of: Parameters = free) -> float:
+    """The operators of one step of a descent: the difference of two descents, without what happens once."""
 
     def descent(steps: int) -> int:
         requests = [Request.of(model, edit, CONTEXTS) for edit in edits]
         penalty = partial(norm_penalty, weight=0.5)
         loss = Objective(model, LAYER, requests, kl_weight=0.06, penalty=penalty, limit=PassLimit(10_000, padding=100))
-        parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
+        parameters = [parameters_of(value, edit) for edit, value in enumerate(loss.value)]
         return operators(lambda: optimise_values(loss, parameters, Stops(steps=steps, stop_below=-1.0)))
 
     return (descent(5) - descent(2)) / 3
+
+
+def test_a_step_of_many_r_gnns_has_the_operators_of_one() -> None:
+    assert of_a_step(tiny("llama"), EDITS, graph_made) == of_a_step(tiny("llama"), EDITS[:1], graph_made)
+
+
+class Alone:
+    """Parameters that can't be stacked."""
+
+    def __init__(self, inner: DeltaParameters) -> None:
+        self.change, self.learn = inner.change, inner.learn
+
+
+@pytest.mark.parametrize("parameters_of", [free, graph_made])
+def test_edits_that_step_together_get_the_changes_of_those_that_step_alone(parameters_of: Parameters) -> None:
+    """Also if one of them ends earlier."""
+    model, found = tiny("llama"), []
+    for alone in (True, False):
+        loss = Objective(model, LAYER, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.06)
+        parameters = [parameters_of(value, edit) for edit, value in enumerate(loss.value)]
+        start = loss.gradient(torch.zeros_like(loss.value))[0].nll
+        stops = Stops(steps=8, stop_below=-1.0, stop_nll=float(start.sort().values[1]) - 0.01)
+        found.append(optimise_values(loss, [Alone(own) for own in parameters] if alone else parameters, stops))
+    for plain, together in zip(*found, strict=True):
+        assert len(plain.losses) == len(together.losses)
+        torch.testing.assert_close(together.change, plain.change, rtol=1e-4, atol=1e-5)
+    assert len({len(one.losses) for one in found[0]}) > 1
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
