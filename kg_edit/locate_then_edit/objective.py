@@ -28,6 +28,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import is_memory_error
 from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit, passes
+from kg_edit.locate_then_edit.repeated import Repeated
 from kg_edit.locate_then_edit.tail_forward import TailForward, tail
 from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel
@@ -184,6 +185,9 @@ class Objective:
         self._model, self._layer, self._forward, self._edits = model, layer, forward, len(requests)
         self._rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
+        places = {one.device for one in model.model.parameters()}
+        self._captures = len(places) == 1 and places.pop().type == "cuda"
+        self._step: tuple[float | None, Repeated] | None = None  # the present passes' gradient, for a margin
         self.value, self.bare_key, self.mean_key = self._within_memory(partial(self._unchanged, requests))
 
     def _unchanged(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +218,7 @@ class Objective:
                 if not is_memory_error(error) or max(map(len, tried)) == 1:
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
-            self._passes = []
+            self._passes, self._step = [], None
             tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
             self._limit = replace(self._limit, tokens=tokens / 2)
 
@@ -245,9 +249,21 @@ class Objective:
                 other token by at least this margin (``missed``); at 0, greedy decoding gives the target in all rewrites
                 of an edit that misses none. None: don't count.
         """
-        return self._within_memory(partial(self._gradient, change, margin))
 
-    def _gradient(self, change: Tensor, margin: float | None) -> tuple[Losses, Tensor]:
+        def found() -> tuple[Tensor, ...]:
+            if self._step is None or self._step[0] != margin:
+                self._step = margin, Repeated(capture=self._captures)
+            return self._step[1](partial(self._gradient, margin=margin), change)
+
+        terms, gradient = self._within_memory(found)
+        nll, kl, further, penalty, total, *missed = terms
+        losses = Losses(
+            nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed[0] if missed else None
+        )
+        return losses, gradient
+
+    def _gradient(self, change: Tensor, *, margin: float | None) -> tuple[Tensor, Tensor]:
+        """The terms of the loss [5 or 6, edits], as in `Losses`, and the gradient; nothing is read back to the host."""
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
@@ -267,20 +283,24 @@ class Objective:
         if penalty.requires_grad:
             penalty.backward(torch.ones_like(penalty))
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        return self._total(parts, penalty.detach(), missed), gradient
+        found = self._total(parts, penalty.detach())
+        terms = [found.nll, found.kl, found.further, found.penalty, found.total]
+        return torch.stack(terms if missed is None else [*terms, missed]), gradient
 
-    def _total(self, parts: dict[Part, Tensor], penalty: Tensor, missed: Tensor | None = None) -> Losses:
+    def _total(self, parts: dict[Part, Tensor], penalty: Tensor) -> Losses:
         nll, kl, further = parts["nll"], parts["kl"], parts["further"]
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
+        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
         gone = set(done)
         self._rows = [row for row in self._rows if row.edit not in gone]
         # A pass is built again without them only if that saves half of its rows.
-        self._passes = [left for one in self._passes if (left := one.without(gone)) is not None]
+        rest = [left for one in self._passes if (left := one.without(gone)) is not None]
+        if rest != self._passes:
+            self._passes, self._step = rest, None
 
 
 def _no_losses(change: Tensor) -> dict[Part, Tensor]:
