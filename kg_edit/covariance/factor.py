@@ -8,7 +8,8 @@ float32, and the solution is refined with residuals in float64 (Wilkinson; Higha
 Each step multiplies the error by about cond(A) times float32's precision. Measured on SmolLM2-135M, layer 5: cond(A) is
 250, and two steps reach the residual of float64. If the steps do not get there, the factor is in float64 after all.
 
-The CPU always has float64. It also factors what the device has no room for. A factor stays on its device if it takes at
+The CPU always has float64. It also factors what the device has no room for, and what is on a device without float64
+(`kg_edit.models.precision`). A factor stays on its device if it takes at
 most half of what is free there, else in pinned main memory.
 """
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kg_edit.covariance.factor import CPU, Factor
 from kg_edit.errors import CovarianceError
+from kg_edit.models.precision import exact, has_float64
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
 _NEARLY, _TINY = 1.001, 1e-30
@@ -44,10 +45,18 @@ class Covariance:
     ridge: float
     id: str
     _factors: dict[torch.device, Factor] = field(default_factory=dict, init=False, repr=False)
+    _ridged: dict[float, Covariance] = field(default_factory=dict, init=False, repr=False)
+
+    def with_ridge(self, ridge: float) -> Covariance:
+        """Return C with another ridge; its factor is made once, too."""
+        if ridge == self.ridge:
+            return self
+        return self._ridged.setdefault(ridge, replace(self, ridge=ridge))
 
     def _factor(self, device: torch.device) -> Factor:
-        """The factor of C with its ridge on ``device``, or where C is, if that is an accelerator; made once."""
-        place = device if self.moment.device == CPU else self.moment.device
+        """The factor of C with its ridge where C is, if that is an accelerator with float64, else on ``device``."""
+        here = self.moment.device
+        place = here if here != CPU and has_float64(here) else device
         if place not in self._factors:
             try:
                 self._factors[place] = Factor(self.moment, self.ridge, place)
@@ -59,7 +68,7 @@ class Covariance:
         return self._factors[place]
 
     def solve(self, key: Tensor, *, others: OtherKeys | None = None, weight: float = 0.0) -> Tensor:
-        """Return (C + w H)^-1 k in float64, with the ridge in C.
+        """Return (C + w H)^-1 k in float64, with the ridge in C, where `exact` puts k.
 
         Args:
             key: k [d_ff], or one key in each column of [d_ff, keys].
@@ -69,12 +78,12 @@ class Covariance:
         Raises:
             CovarianceError: C is not positive definite.
         """
-        columns = key.double().reshape(len(key), -1)
+        columns = exact(key).reshape(len(key), -1)
         if others is None or not weight:
-            return self._factor(key.device).solve(columns).reshape(key.shape)
+            return self._factor(columns.device).solve(columns).reshape(key.shape)
 
         # Woodbury with N = others.rows [n, d_ff]: A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K, A = C + w moment
-        rows = others.rows.to(key.device)
+        rows = others.rows.to(columns)
         both = others.added_to(self, weight=weight).solve(torch.cat([columns, rows.T], 1))
         alone, theirs = both[:, : columns.shape[1]], both[:, columns.shape[1] :]
         inner = rows @ theirs
@@ -96,13 +105,13 @@ class OtherKeys:
 
     @classmethod
     def none(cls, size: int, device: torch.device = CPU) -> Self:
-        """Return H = 0 on ``device``, for keys with ``size`` components."""
-        return cls(torch.empty(0, size, dtype=torch.float64, device=device))
+        """Return H = 0 on ``device``, or on the CPU if that has no float64, for keys with ``size`` components."""
+        return cls(exact(torch.empty(0, size, device=device)))
 
     def plus(self, keys: Tensor, *, weight: float | None = None) -> OtherKeys:
         """Return H plus the mean outer product of an edit's ``keys`` [n_e, d_ff], or ``weight`` times their sum."""
         scale = 1 / max(1, len(keys)) if weight is None else weight
-        rows = torch.cat([self.rows, scale**0.5 * keys.to(self.rows)])
+        rows = torch.cat([self.rows, scale**0.5 * exact(keys).to(self.rows)])
         if len(rows) < rows.shape[1]:
             return OtherKeys(rows, self.moment)
         moment = rows.T @ rows

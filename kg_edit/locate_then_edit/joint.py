@@ -20,6 +20,7 @@ from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site, SubjectStates
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.precision import exact
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 _SMALLEST_PIVOT = 1e-6
@@ -77,7 +78,7 @@ def write_jointly(
             own = row_keys.split(counts)
             key = torch.stack([k[0] if len(k) == 1 else (k[0] + k[1:].mean(0)) / 2 for k in own], 1)  # [d_ff, facts]
             state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
-            right = directions(layer, key.double()).float()  # U
+            right = directions(layer, exact(key)).float()  # U
 
         missing = (wanted.to(state.device) - state) / (len(layers) - number)  # an equal share for each layer left
         factors = Factors(left=missing.T.to(right.device), right=right)
@@ -107,7 +108,7 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
     Raises:
         PatchError: the system is singular, because two facts have the same key, or a number is not finite.
     """
-    keys, solved = keys.double(), solved.double()
+    keys, solved = exact(keys), exact(solved)
     size, facts = keys.shape
 
     # Solve the smaller of the two systems.

@@ -40,6 +40,7 @@ from kg_edit.models.loading import (
     resolve_model,
     stored_names,
 )
+from kg_edit.models.precision import has_float64
 from kg_edit.models.prompts import Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
@@ -149,7 +150,8 @@ class LanguageModel:
                 "give a device_map of devices whose memory holds the whole model"
             )
         for path, parameter in model.named_parameters():
-            if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
+            wide = torch.float64 if has_float64(parameter.device) else torch.float32  # a sum must not overflow
+            if not torch.isfinite(parameter.detach().sum(dtype=wide)):
                 raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
         model.eval()
         note_fingerprint(model)

@@ -8,7 +8,7 @@ too: the CPU represents another accelerator. A registration can't be removed, so
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ HERE, ELSEWHERE = torch.device("cpu"), f"{NAME}:0"
 _CROSSING = {"aten::copy_", "aten::_to_copy"}
 COUNTED: Counter[str] = Counter()
 """How many copies there ("copies") and waits for it ("waits": copies back, and numbers that were read)."""
+REFUSED = set[torch.dtype]()
+"""The types that the device does not have, as Apple's has no float64."""
 
 _RESIZING = (torch.tensor, torch.as_tensor, torch.eye)  # make an empty tensor first, whose wrapper can't grow
 
@@ -65,6 +67,10 @@ def _run(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if wanted is not None:
         own_kwargs["device"] = HERE
     result = operation(*own_args, **own_kwargs)
+    if REFUSED and (stays or ELSEWHERE in homes):  # a copy from there converts there, too
+        types = {leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        if refused := types & REFUSED:
+            raise TypeError(f"cannot convert to {refused.pop()} on {ELSEWHERE}, which does not have it")
     if name in _CROSSING and len(homes) + (wanted is not None and str(torch.device(wanted)) not in homes) > 1:
         COUNTED["copies" if stays else "waits"] += 1
     if name == "aten::_local_scalar_dense" and ELSEWHERE in homes:
@@ -102,8 +108,9 @@ class _Functions(TorchFunctionMode):
         return function(*args, **options)
 
 
-def register() -> torch.library.Library:
-    """Make the device known to torch, for as long as the library that is returned lives."""
+def register(*, refused: Collection[torch.dtype] = ()) -> torch.library.Library:
+    """Make the device known to torch, without the types ``refused``, for as long as the returned library lives."""
+    REFUSED.update(refused)
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda operation, *args, **kwargs: _run(operation, args, kwargs), "PrivateUse1")

@@ -1,5 +1,7 @@
 """Everything that asks a model, on one that lies on two devices: run as a module, it writes a line a job.
 
+With ``no-float64`` after the file's name, the model lies on one device, which has no float64.
+
 It is a program because the second device can't be taken back once torch knows it.
 """
 
@@ -33,6 +35,8 @@ from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, meth
 from tests.kg_edit.tiny import tiny
 
 Job = Callable[[LanguageModel], Tensor]
+EXACT = ("alphaedit", "comeba", "emmet", "ext-sub", "glame", "glame-plus", "memit", "mend", "r-rome", "rome")
+"""The methods that compute in float64."""
 SPLITS = (("llama", "cpu"), ("gpt2", second_device.ELSEWHERE))
 
 
@@ -122,6 +126,17 @@ def report() -> Iterator[dict[str, object]]:
         yield {"job": f"{name} {family} {first}", **_outcome(job, tiny(family), split(tiny(family), first=first))}
 
 
+def report_without_float64() -> Iterator[dict[str, object]]:
+    """What came of the methods that compute in float64."""
+    try:
+        torch.ones(2, device=second_device.ELSEWHERE).double()
+    except TypeError as error:
+        yield {"job": "float64", "error": str(error)}
+    for name in EXACT:
+        model = _loaded({"": second_device.ELSEWHERE})
+        yield {"job": name, **_outcome(JOBS[name], tiny("llama"), model)}
+
+
 def _loaded(device_map: dict[str, int | str]) -> LanguageModel:
     whole = tiny("llama")
     with TemporaryDirectory() as folder:
@@ -141,9 +156,10 @@ def _outcome(job: Job, whole: LanguageModel, parted: LanguageModel) -> dict[str,
 
 
 if __name__ == "__main__":
-    library = second_device.register()
+    path, *options = sys.argv[1:]
+    library = second_device.register(refused=[torch.float64] if options else [])
     torch.set_num_threads(1)
-    with Path(sys.argv[1]).open("w", encoding="utf-8") as file:
-        for line in report():
+    with Path(path).open("w", encoding="utf-8") as file:
+        for line in report_without_float64() if options else report():
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -8,6 +8,7 @@ little else; K_p are the keys of earlier batches, K [d_ff, facts] those of this 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,12 +17,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kg_edit.covariance.factor import CPU
+from kg_edit.covariance.factor import CPU, has_fast_float64
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
 from kg_edit.models.language_model import weight_matrix
+from kg_edit.models.precision import exact, has_float64
+
+log = logging.getLogger(__name__)
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -108,9 +112,9 @@ class NullSpace:
         return self.used.shape[0] - self.used.shape[1]
 
     def project(self, keys: Tensor) -> Tensor:
-        """Return P K for ``keys`` K [d_ff, facts], in float64 on their device."""
-        keys, used = keys.double(), self.used.to(keys.device)
-        return keys - used @ (used.T @ keys)
+        """Return P K for ``keys`` K [d_ff, facts], in float64; the product is where ``used`` is, as precise as that."""
+        keys, there = exact(keys), keys.to(self.used)
+        return keys - (self.used @ (self.used.T @ there)).to(keys)
 
 
 def null_space(
@@ -125,12 +129,22 @@ def null_space(
         threshold: the eigenvalue below which a direction is free.
         relative: the threshold is a multiple of the mean eigenvalue (trace(C) / d_ff), because models differ in scale
             by orders of magnitude; the published threshold is absolute.
-        device: where the eigenvectors are computed, and stay.
+        device: where the eigenvectors are computed, and stay; the CPU does it if there is no room, or no float64. If
+            float64 is slow there, they are in float32.
 
     Raises:
         CovarianceError: no direction is free.
     """
-    values, vectors = torch.linalg.eigh(covariance.moment.to(device, torch.float64))
+    place = device if has_float64(device) else CPU
+    try:
+        values, vectors = torch.linalg.eigh(
+            covariance.moment.to(place).to(torch.float64 if has_fast_float64(place) else torch.float32)
+        )
+    except RuntimeError as error:  # no room, or its library does not converge
+        if place == CPU:
+            raise
+        log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", place, error)
+        values, vectors = torch.linalg.eigh(covariance.moment.cpu().double())
     bound = threshold * (float(values.mean()) if relative else 1.0)
     found = NullSpace(used=vectors[:, values >= bound])
     if not found.free:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch, joined
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
@@ -68,8 +69,8 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
     opposite, they have nothing in common, and all of a is subtracted.
     """
-    left, right = (pair.left.double() for pair in (expert, anti))  # [out, rank]; e = left own^T
-    own, other = (pair.right.double() for pair in (expert, anti))  # [in, rank];  a = right other^T
+    left, right = (exact(pair.left) for pair in (expert, anti))  # [out, rank]; e = left own^T
+    own, other = (exact(pair.right) for pair in (expert, anti))  # [in, rank];  a = right other^T
 
     def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
         """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
@@ -87,4 +88,4 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     #     e - strength rest(a) = (1 + strength share one) e - strength (1 - share two) a
     of_expert, of_anti = 1 + strength * share * one, -strength * (1 - share * two)
     lefts = torch.cat([of_expert[:, None] * left, of_anti[:, None] * right], 1)
-    return Factors(left=lefts.float(), right=torch.cat([expert.right, anti.right.to(expert.right)], 1))
+    return Factors(left=lefts.float(), right=torch.cat([own, other], 1).float())

@@ -28,13 +28,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.precision import exact
 from kg_edit.models.prefix_cache import SharedContexts, quick_backward
 from kg_edit.models.prefix_store import PrefixStore, model_state
 from kg_edit.models.prompts import Prompt, encode, left_pad
@@ -190,6 +191,7 @@ class AnswerRows:
         self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
         self._reads = read_index(rows, [-row.edited_at for row in rows], there)
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
+        self._of: tuple[int, ...] | None = None  # the facts of the present `_selection`
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
         self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
 
@@ -207,18 +209,26 @@ class AnswerRows:
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
-        place = torch.full((len(change),), -1)
-        place[list(facts)] = torch.arange(len(facts))
-        of_read = place.to(self._fact.device)[self._fact[self._reads[0]]]  # the fact of each read, -1: not asked for
-        wanted = of_read >= 0
-        reads = (self._reads[0][wanted], self._reads[1][wanted])
+        if tuple(facts) != self._of:  # chosen again only when a fact has ended, as that waits for the device
+            self._of, self._selection = tuple(facts), self._selected(facts)
+        reads, of_read, targets, share = self._selection
         hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
             logits = self._model.logits(self._above.run(hidden)[index_for(reads, hidden)]).float()
-        targets = self._targets[wanted.to(self._targets.device)].to(logits.device)
+        targets, of_read, share = index_for((targets, of_read, share), logits)
         each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        share = self._share.to(each.device)[reads[0].to(each.device)]
-        return each.new_zeros(len(facts)).index_add(0, of_read[wanted].to(each.device), each * share)
+        return each.new_zeros(len(facts)).index_add(0, of_read, each * share)
+
+    def _selected(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+        """The reads of ``facts``: (rows, positions), and of each its place in ``facts``, its target and its share."""
+        rows, there = self._reads[0].cpu(), self._fact.device
+        place = torch.full((int(self._fact.max()) + 1,), -1)
+        place[list(facts)] = torch.arange(len(facts))
+        of_read = place[self._fact.cpu()[rows]]
+        wanted = of_read >= 0
+        targets, share = self._targets[wanted], self._share[rows[wanted]]
+        reads = (self._reads[0][wanted.to(there)], self._reads[1][wanted.to(there)])
+        return reads, of_read[wanted].to(there), targets.to(there), share.to(there)
 
 
 class AnswerValues:
@@ -230,47 +240,43 @@ class AnswerValues:
 
     def __init__(self, rows: AnswerRows, options: AnswerOptions) -> None:
         self._rows, self._limits = rows, options.bound * rows.norms[..., None]
-        self._values = [torch.zeros(len(norms), rows.width, device=norms.device) for norms in rows.norms]
-        self._optimiser = torch.optim.Adam([value.requires_grad_() for value in self._values], lr=options.learning_rate)
+        self._values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
+        self._optimiser = torch.optim.Adam([self._values], lr=options.learning_rate)
         self.seen: list[list[float]] = [[] for _ in self._values]
 
     def descend(self, steps: int) -> Tensor:
         """Run at most ``steps`` evaluations, with an update between two; return the values [facts, n, d]."""
-        active = list(range(len(self._values)))
+        active, found = list(range(len(self._values))), dict[int, Tensor]()
         for step in range(steps):
-            # Gradients flow to the values of the active facts only.
-            held = [value if fact in active else value.detach() for fact, value in enumerate(self._values)]
-            nll = self._rows.nll(torch.stack(held), active)
-            for fact, now in zip(active, nll.tolist(), strict=True):
+            nll = self._rows.nll(self._values, active)
+            for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
                 self.seen[fact].append(now)
-            active = [fact for fact in active if self.seen[fact][-1] >= _STOP_BELOW]
-            if not active or step == steps - 1:
+            # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
+            last = step == steps - 1
+            ended = [fact for fact in active if last or not self.seen[fact][-1] >= _STOP_BELOW]
+            found |= {fact: self._values[fact].detach().clone() for fact in ended}
+            active = [fact for fact in active if fact not in found]
+            if not active:
                 break
 
             self._optimiser.zero_grad()
-            nll[nll >= _STOP_BELOW].sum().backward()
-            for fact in set(range(len(self._values))) - set(active):
-                self._values[
-                    fact
-                ].grad = None  # Adam leaves out a value without a gradient; with zeros it would move on
+            nll.sum().backward()
             self._optimiser.step()
             with torch.no_grad():  # |v| <= bound |m|
-                for fact in active:
-                    size = self._values[fact].norm(dim=-1, keepdim=True).clamp(min=1e-12)
-                    self._values[fact].mul_((self._limits[fact] / size).clamp(max=1.0))
-        return torch.stack([value.detach() for value in self._values])
+                size = self._values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+                self._values.mul_((self._limits / size).clamp(max=1.0))
+        return torch.stack([found[fact] for fact in sorted(found)])
 
 
 @torch.no_grad()
 def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
-    """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for K [d_ff, facts] and ``others`` n [d_ff, n]."""
-    metric = covariance.moment.double().clone()
-    keys, others = keys.to(metric), others.to(metric)
-    metric.diagonal().add_(options.ridge * metric.diagonal().mean())
-    if others.shape[1]:
-        metric += options.others_weight / others.shape[1] * others @ others.T
-    solved = torch.linalg.solve(metric, keys)  # A^-1 K
-    gram = keys.T @ solved
+    """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for K [d_ff, facts] and ``others`` n [d_ff, n].
+
+    C with its ridge is factored once for all edits.
+    """
+    held = OtherKeys.none(len(keys), keys.device).plus(others.T) if others.shape[1] else None
+    solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
+    gram = exact(keys).T @ solved
     gram.diagonal().add_(options.softness * gram.diagonal().mean())
     found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
     return found

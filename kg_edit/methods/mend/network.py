@@ -19,6 +19,7 @@ from kg_edit.methods.mend.gradients import Shape, has_gradient
 from kg_edit.methods.trained import training
 from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.precision import exact
 from kg_edit.patches.weight_patch import Factors
 
 FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend train")
@@ -82,7 +83,7 @@ class MendNetwork(nn.Module):
     def normalise_by(self, factors: Pairs) -> None:
         """Set the mean and the deviation of u [tokens, in] and delta [tokens, out], given by weight name."""
         for name, (inputs, deltas) in factors.items():
-            seen = torch.cat([inputs, deltas], -1).double()
+            seen = exact(torch.cat([inputs, deltas], -1))
             deviation = seen.std(0)
             # A feature that hardly varies would be blown up by its deviation. The floor is relative to the mean one of
             # u, or of delta: their sizes differ by orders of magnitude.

@@ -50,6 +50,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.precision import exact
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
@@ -359,10 +360,10 @@ def rank_one_update(
     right = u / u.norm()
 
     # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.
-    key, residual = bare_key.double(), change.double()
+    key, residual = exact(bare_key), exact(change)
     if variant == "r-rome":
-        key = mean_key.double()
-        residual = residual - weight.double() @ (key - bare_key.double())
+        key = exact(mean_key)
+        residual = residual - exact(weight) @ (key - exact(bare_key))
     factor = key @ right
     if abs(factor) < _SMALLEST_COSINE * key.norm():
         raise PatchError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.kg_edit.split_model import JOBS, SPLITS
+from tests.kg_edit.split_model import EXACT, JOBS, SPLITS
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,17 @@ Outcomes = dict[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """Of all jobs, in one process, as the second device can't be taken back."""
-    folder = tmp_path_factory.mktemp("split")
-    command = [sys.executable, "-m", "tests.kg_edit.split_model", str(folder / "report.jsonl")]
+    return run_jobs(tmp_path_factory.mktemp("split"))
+
+
+@pytest.fixture(scope="module")
+def exact_outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Of the methods that compute in float64, on a device that has none."""
+    return run_jobs(tmp_path_factory.mktemp("exact"), "no-float64")
+
+
+def run_jobs(folder: Path, *options: str) -> Outcomes:
+    command = [sys.executable, "-m", "tests.kg_edit.split_model", str(folder / "report.jsonl"), *options]
     run = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "KG_EDIT_CACHE": str(folder)}, capture_output=True, text=True, check=False
     )
@@ -47,6 +56,15 @@ def test_weights_offloaded_to_the_cpu_are_refused(outcomes: Outcomes) -> None:
 def test_adalora_says_that_it_needs_one_device(outcomes: Outcomes) -> None:
     for family, first in SPLITS:
         assert "PEFT's AdaLoRA needs a model on one device" in outcomes[f"adalora {family} {first}"]["error"]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_method_needs_no_float64_on_the_models_device(name: str, exact_outcomes: Outcomes) -> None:
+    assert "does not have it" in exact_outcomes["float64"]["error"]
+    outcome = exact_outcomes[name]
+    assert "error" not in outcome, outcome["error"]
+    assert outcome["difference"] < 5e-4
+    assert outcome["untouched"]
 
 
 @pytest.mark.parametrize(("family", "first"), SPLITS)
