@@ -36,6 +36,7 @@ COLUMNS = (
     "ms a step",
     "share of limit",
     "GB above weights",
+    "GB planned",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +22,17 @@ from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.tail_forward import tail
-from kg_edit.methods import find_method
+from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.base import ValueMethod
+from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.methods.rome.method import RankOneMethod, RomeConfig
+from kg_edit.models.device_memory import free_bytes, pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
+from kg_edit.planning.machine import Machine
+from kg_edit.planning.memory import Job, memory_parts
+from kg_edit.planning.shape import shape_of_config
 
 __all__ = ["Clock", "pick_device", "sections"]
 from tools.growth_models import made_up_edits, packaged_tokenizer, small_tokenizer
@@ -219,7 +225,28 @@ class Shaped:
             given["graph"] = open_named("extract")
         made = chosen(self.model, config, **given)
         made.edit_each(edits[:1])  # starts libraries, and factors C
-        return self._costs(lambda: made.edit(edits), len(edits))
+        return {
+            **self._costs(lambda: made.edit(edits), len(edits)),
+            "GB_planned": self._planned(chosen, config, len(edits)),
+        }
+
+    def _planned(self, method: type[EditingMethod], config: MethodConfig, edits: int) -> float:
+        """The GB above the weights that `kg-edit plan` tells for an accelerator, when C is measured already."""
+        device = self.model.device
+        job = Job(
+            method=method,
+            config=config,
+            shape=shape_of_config(self.model.model.config, name=self.name),
+            machine=Machine(device=torch.device("cuda"), host=None, accelerator=free_bytes(device)),
+            dtype=self.model.model.dtype,
+            edits=edits,
+            limit=1e6 * (pass_megabytes(device) or 1000.0),
+        )
+        phases = Counter[str]()
+        for part in memory_parts(job):
+            if part.place == "accelerator" and part.what != "the model":
+                phases[part.phase] += round(part.bytes)
+        return round((phases["always"] + max(phases["editing"], phases["factoring C"])) / 1e9, 4)
 
     def _settings(self, method: str) -> Any:
         """Default settings in the layers of the shape's preset; for the tiny model few steps."""

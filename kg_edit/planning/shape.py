@@ -42,7 +42,11 @@ def shape_of(name: str) -> ModelShape:
         ModelError: there is no such model, or its config can't be read.
         UnsupportedModelError: its family has no `ModelSpec`.
     """
-    config = _config(name)
+    return shape_of_config(_config(name), name=name)
+
+
+def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
+    """Return the sizes of a model with this ``config``; errors are those of `shape_of`."""
     spec = find_spec(config)
     text = config.get_text_config()
     try:
