@@ -283,8 +283,8 @@ class Objective:
         if penalty.requires_grad:
             penalty.backward(torch.ones_like(penalty))
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        found = self._total(parts, penalty.detach())
-        terms = [found.nll, found.kl, found.further, found.penalty, found.total]
+        losses = self._total(parts, penalty.detach())
+        terms = [losses.nll, losses.kl, losses.further, losses.penalty, losses.total]
         return torch.stack(terms if missed is None else [*terms, missed]), gradient
 
     def _total(self, parts: dict[Part, Tensor], penalty: Tensor) -> Losses:

@@ -23,6 +23,7 @@ from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import STATE, is_identity
 from kg_edit.patches.container import PatchFile, write_patch
 
+_FEW_RANKS = 64  # of several patches together: computed for every token, they cost less than a pick of each one's
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
 
@@ -302,10 +303,18 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
             for name, pair in patch.factors.items():
                 factors.setdefault(name, {})[owner] = pair
 
+    of_columns = {name: _columns_of(pairs) for name, pairs in factors.items()}
+
     def add(name: str, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
         changed = output.reshape(len(inputs), -1).clone()  # [tokens, out]
         owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
+        if whole := of_columns[name]:
+            # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
+            exact, column = whole[0].exact_on(inputs.device), whole[1]
+            own = (owner[:, None] == column).to(inputs.device)
+            along = torch.where(own, inputs.float() @ exact.right, 0.0)
+            return (changed + (along @ exact.left.T).to(changed)).reshape(output.shape)
         for index, pair in factors[name].items():
             mine = (owner == index).nonzero()[:, 0].to(inputs.device)
             if len(mine):
@@ -319,6 +328,17 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
             handle = module.register_forward_hook(lambda _, args, output, name=name: add(name, args, output))
             stack.callback(handle.remove)
         yield
+
+
+def _columns_of(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
+    """The factors of several patches side by side, and the patch of each column; None if that is too much work."""
+    ranks = [pair.rank for pair in pairs.values()]
+    if sum(ranks) > _FEW_RANKS:
+        return None
+    here = next(iter(pairs.values())).left.device
+    exact = [pair.exact_on(here) for pair in pairs.values()]
+    left, right = (torch.cat(parts, 1) for parts in zip(*((pair.left, pair.right) for pair in exact), strict=True))
+    return Factors(left=left, right=right), torch.tensor(list(pairs)).repeat_interleave(torch.tensor(ranks))
 
 
 def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:

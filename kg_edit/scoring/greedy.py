@@ -257,15 +257,19 @@ class _Decoder:
     def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
         """Record the next token of each active row, and mark the rows that are finished."""
         best = logits.softmax(-1).topk(min(self.kept, logits.shape[-1]))
+        # One transfer for both: float32 has each token's number exactly.
+        tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
+        tokens = tokens.long()
+        first = tokens[:, 0].tolist()
         for at, place in enumerate(inside):
             if place in self._active:
-                self._best[place].append((best.indices[at], best.values[at]))
-                if len(self._best[place]) >= self.limits[place] or self.is_last(int(best.indices[at, 0])):
+                self._best[place].append((tokens[at], probabilities[at]))
+                if len(self._best[place]) >= self.limits[place] or self.is_last(first[at]):
                     self._active.discard(place)
 
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
         """The last token of each row, [rows, 1]."""
-        return torch.stack([self._best[place][-1][0][0] for place in inside])[:, None].to(self.model.device)
+        return torch.stack([self._best[place][-1][0][:1] for place in inside]).to(self.model.device)
 
 
 def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:

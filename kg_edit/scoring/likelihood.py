@@ -148,14 +148,16 @@ def _score_rows(
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
     logits, places = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, asked, patches)
-    targets = torch.tensor([token for one in asked for token in one.prompt.target_ids])
-    nll = logits.logsumexp(-1)[places] - logits[places, targets]  # -log softmax, [all target tokens]
+    # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
+    targets = torch.tensor([token for one in asked for token in one.prompt.target_ids], device=logits.device)
+    places = places.to(logits.device)
+    each = logits.logsumexp(-1)[places] - logits[places, targets]  # -log softmax, [all target tokens]
+    nll, right = torch.stack([each, (logits.argmax(-1)[places] == targets).to(each)]).cpu()
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
             "float32"
         )
-    right = (logits.argmax(-1)[places] == targets).float()
     sizes = [len(one.prompt.target_ids) for one in asked]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
         yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item(), tokens=len(losses))
@@ -218,7 +220,7 @@ def _marked(shape: torch.Size, ends: Ends) -> Tensor:
 def _forward(
     model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor], ends: Ends
 ) -> Tensor:
-    """Logits [reads, vocabulary] at the places ``at`` (rows, columns) of ids [rows, columns]; float32, on the CPU.
+    """Logits [reads, vocabulary] at the places ``at`` (rows, columns) of ids [rows, columns], in float32.
 
     ``ends`` are the places at which a prompt ends.
     """
@@ -231,7 +233,7 @@ def _forward(
             use_cache=False,
         )
     logits: Tensor = output.logits[0]
-    return logits.float().cpu()
+    return logits.float()
 
 
 @contextmanager

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kg_edit.covariance import factor, moment
+from kg_edit.covariance import factor
 from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refined
 from kg_edit.covariance.moment import Covariance, SecondMoment, square
 from kg_edit.errors import CovarianceError
-from kg_edit.methods import find_method
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.methods.test_methods import EDIT, SECOND
+from tests.kg_edit.methods.test_matrix import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 
 LAYER = 5
@@ -107,19 +109,45 @@ def test_device_without_room_leaves_the_factor_to_the_cpu(monkeypatch: pytest.Mo
     torch.testing.assert_close(found, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
 
 
-def test_a_batch_factors_each_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    factored = list[int]()
+class Factorisations(TorchDispatchMode):
+    """Counts the factorisations of matrices [size, size], by operator."""
 
-    class Counted(Factor):
-        def _make(self, *, exact: bool) -> None:
-            factored.append(len(self._c))
-            super()._make(exact=exact)
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.found = size, Counter[str]()
 
-    monkeypatch.setattr(moment, "Factor", Counted)
-    for hold, batches in ((0.0, 2), (1.0, 1)):  # with ``hold``, each batch has a matrix of its own
-        method = find_method("memit").on(tiny("llama"), settings={**QUICK["memit"], "layers": (1, 2), "hold": hold})
-        method.prepare()
-        factored.clear()  # of the doublings, while C was measured
-        for _ in range(batches):
-            method.edit([EDIT, SECOND])
-        assert len(factored) == 2
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation._schema.name
+        square = args and isinstance(args[0], Tensor) and args[0].shape[-2:] == (self.size, self.size)
+        if square and any(word in name for word in ("cholesky_ex", "eigh", "solve_ex", "lu_factor", "inv_ex")):
+            self.found[name.removeprefix("aten::")] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+C, EIGEN, SOLVE = "linalg_cholesky_ex", "_linalg_eigh", "_linalg_solve_ex"
+# By method and hold: what the first batch factors, and the second one. In joint methods with hold, the tokens of these
+# prompts are more than d_ff, so that each batch has a matrix of its own.
+COSTS: dict[tuple[str, float], tuple[dict[str, int], dict[str, int]]] = {
+    ("rome", 1.0): ({C: 1}, {}),
+    ("glame", 1.0): ({C: 1}, {}),
+    ("glame-plus", 1.0): ({C: 2}, {}),  # the edited layer, and the late one
+    ("emmet", 0.0): ({C: 1}, {}),
+    ("memit", 0.0): ({C: 2}, {}),  # of two layers
+    ("memit", 1.0): ({C: 2}, {C: 2}),
+    ("comeba", 0.0): ({C: 2}, {}),
+    ("alphaedit", 0.0): ({EIGEN: 2}, {}),
+    ("alphaedit", 1.0): ({EIGEN: 2, SOLVE: 2}, {SOLVE: 2}),
+}
+
+
+@pytest.mark.parametrize(("name", "hold"), COSTS)
+def test_a_batch_factors_each_layer_once(name: str, hold: float) -> None:
+    made = method(name, tiny("llama"), hold=hold)
+    made.prepare()
+    edit = made.edit if made.joint else made.edit_each
+    found = []
+    for _ in range(2):
+        with Factorisations(48) as counted:
+            edit([EDIT, SECOND])
+        found.append(dict(counted.found))
+    assert tuple(found) == COSTS[name, hold]

@@ -1,4 +1,4 @@
-"""Count how often one step of a descent copies to a second device, and waits for it.
+"""Count how often a step of a descent, a written token and a scored pass copy to a second device, and wait for it.
 
 It runs in a process of its own, and prints a JSON line for each family.
 """
@@ -16,6 +16,8 @@ from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.greedy import greedy
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit import second_device
 from tests.kg_edit.tiny import tiny
 
@@ -44,6 +46,22 @@ def descended(model: LanguageModel, *, steps: int, further_steps: int) -> Counte
     return Counter(second_device.COUNTED)
 
 
+def written(model: LanguageModel, tokens: int) -> Counter[str]:
+    """The counts of writing so many tokens after three prompts."""
+    rows = [model.encode(text).ids for text in ("The lazy", "Spike Hughes comes from", "The river and the people")]
+    second_device.COUNTED.clear()
+    greedy(model, rows, limits=[tokens] * 3)
+    return Counter(second_device.COUNTED)
+
+
+def scored(model: LanguageModel) -> Counter[str]:
+    """The counts of scoring six pairs, which share a pass."""
+    pairs = [Pair(f"The {name} lives in", place) for name in ("dog", "river", "people") for place in ("London", "Rome")]
+    second_device.COUNTED.clear()
+    score(model, pairs)
+    return Counter(second_device.COUNTED)
+
+
 if __name__ == "__main__":
     library = second_device.register()
     torch.set_num_threads(1)
@@ -54,4 +72,7 @@ if __name__ == "__main__":
         for kind, some in (("steps", (3, 8)), ("further_steps", (3, 8))):
             few, more = (descended(model, **{"steps": 2, "further_steps": 0, kind: number}) for number in some)
             line[kind] = {name: (more[name] - few[name]) / 5 for name in ("waits", "copies")}
+        few, more = written(model, 3), written(model, 8)
+        line["token"] = {name: (more[name] - few[name]) / 5 for name in ("waits", "copies")}
+        line["scored"] = scored(model)["waits"]
         print(json.dumps(line))  # noqa: T201

@@ -1,4 +1,4 @@
-"""A step of a descent on an accelerator waits for it once, and copies nothing to it."""
+"""A step of a descent on an accelerator waits for it once, and copies nothing to it; scores wait once a pass."""
 
 from __future__ import annotations
 
@@ -22,3 +22,6 @@ def test_step_waits_for_the_device_once_and_copies_nothing_there() -> None:
     assert [line["family"] for line in lines] == ["llama", "gpt2", "gptj"]
     for line in lines:
         assert line["steps"] == line["further_steps"] == {"waits": 1.0, "copies": 0.0}, line["family"]
+        # A written token: its number is read and copied back; transformers reads whether the mask has padding.
+        assert line["token"]["waits"] <= 2.0 and line["token"]["copies"] == 1.0, line["family"]
+        assert line["scored"] == 1, line["family"]

@@ -107,6 +107,30 @@ def test_null_space_threshold_is_relative_or_absolute() -> None:
         null_space(moment, threshold=1e-6)
 
 
+def test_eigenvectors_that_a_device_can_not_compute_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is ``meta``, which has no numbers, so that only the CPU can have computed them."""
+
+    def full(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        if matrix.is_meta:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return eigh(matrix)
+
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", full)
+    monkeypatch.setattr("kg_edit.methods.alphaedit.method.has_fast_float64", lambda device: True)
+    moment = covariance(torch.diag(torch.tensor([8.0, 1.0])))
+    assert null_space(moment, threshold=1.0, device=torch.device("meta")).used.tolist() == [[1.0], [0.0]]
+
+
+def test_projection_in_float32_is_that_of_float64_up_to_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment, keys = covariance(full(60)), draw(60, 5)
+    exact = null_space(moment, threshold=1.0).project(keys)
+    monkeypatch.setattr("kg_edit.methods.alphaedit.method.has_fast_float64", lambda device: False)
+    rough = null_space(moment, threshold=1.0)
+    assert rough.used.dtype == torch.float32 and rough.project(keys).dtype == torch.float64
+    assert (rough.project(keys) - exact).norm() < 1e-4 * keys.norm()
+
+
 def test_equal_keys_without_relaxation_are_refused() -> None:
     keys = draw(6, 2)[:, [0, 1, 0]]
     solved = covariance(full(6)).solve(keys)

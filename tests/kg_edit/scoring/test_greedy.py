@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
+from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.tiny import families, tiny
 
 SHARED = "LeBron James plays for the Los Angeles Lakers.\n"
@@ -26,3 +29,24 @@ def test_greedy_rows_equal_one_by_one(name: str) -> None:
         expected = model.model(ids).logits[0, -1].softmax(-1).topk(4)
         assert written.likeliest[-1].tolist() == expected.indices.tolist()
         torch.testing.assert_close(written.probabilities[-1], expected.values, atol=1e-4, rtol=1e-3)
+
+
+def rank_one(model: LanguageModel, seed: int) -> WeightPatch:
+    draw, size = torch.Generator().manual_seed(seed), weight_matrix(model.down_projection(1)).shape
+    left, right = (torch.randn(number, 1, generator=draw) for number in size)
+    return WeightPatch(factors={model.weight_name(1): Factors(left=left, right=right)}, provenance={})
+
+
+def test_a_token_of_many_edited_models_has_the_operators_of_one() -> None:
+    """Six rows of one edited model, and of six."""
+    model, found = tiny("llama"), []
+    rows = [model.encode(f"{text} and").ids for text in ("Dwyane", "The", "Where", "Spike", "Paris", "LeBron")]
+    for count in (1, 6):
+        different = [rank_one(model, seed) for seed in range(count)]
+        patches = [different[place % count] for place in range(len(rows))]
+
+        def of(tokens: int, patches: list[WeightPatch] = patches) -> int:
+            return operators(lambda: greedy(model, rows, limits=[tokens] * len(rows), patches=patches))
+
+        found.append((of(8) - of(3)) / 5)
+    assert found[1] <= found[0]
