@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import (
@@ -32,8 +33,7 @@ from kg_edit.models.prefix_cache import (
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
-BATCH_ROWS = 64
-_READ_ROWS = 32  # rows whose prompts are read in one forward pass
+BATCH_ROWS = 64  # half of them are read in one forward pass
 _ALIKE = 24  # rows must share this many first tokens to share their computation
 _SHRINK = 0.75  # finished rows are removed once at most this share of the batch is active
 _SPREAD, _SLACK = 1.5, 8  # in a group, longest row <= _SPREAD * shortest row + _SLACK tokens
@@ -95,8 +95,30 @@ def greedy(
             begun = [_Beginning(*found) if (found := starts.beginning(row)) else None for row in whole]
         else:
             begun = _beginnings(model, whole, own)
-    decoder = _Decoder(model=model, rows=whole, limits=limits, patches=own, begun=begun, kept=kept, is_last=is_last)
+    decoder = _Decoder(
+        model=model,
+        rows=whole,
+        limits=limits,
+        patches=own,
+        begun=begun,
+        kept=kept,
+        is_last=is_last,
+        at_once=rows_at_once(model, max(map(len, whole), default=0) + more),
+    )
     return decoder.run()
+
+
+def rows_at_once(model: LanguageModel, tokens: int) -> int:
+    """Return how many rows of up to ``tokens`` tokens write together: 64, more if an accelerator has memory for them.
+
+    There a step of many rows takes as long as one of few: that of reading the weights.
+    """
+    megabytes = pass_megabytes(model.device)
+    if megabytes is None:
+        return BATCH_ROWS
+    cache = 2 * len(model.blocks) * model.width * tokens * model.model.dtype.itemsize  # more than it is if heads share
+    logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
+    return max(BATCH_ROWS, int(1e6 * megabytes / (2 * cache + logits)))  # a copy while a group joins
 
 
 def _beginnings(
@@ -127,10 +149,10 @@ def _shared(rows: Sequence[Row]) -> Row:
     return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
 
 
-def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[list[int]]:
+def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
     """Group the rows to be read together.
 
-    A group has at most `_READ_ROWS` rows of similar lengths. Rows with a shared beginning are apart from those without.
+    A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
     """
     known = [one.length if one else 0 for one in begun]
     lengths = [len(row) - before for row, before in zip(rows, known, strict=True)]
@@ -138,7 +160,7 @@ def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None]) -> Iterator[
         group: list[int] = []
         places = [place for place, one in enumerate(begun) if (one is not None) is with_beginning]
         for place in sorted(places, key=lambda place: (known[place], lengths[place])):
-            if group and (len(group) == _READ_ROWS or lengths[place] > _SPREAD * lengths[group[0]] + _SLACK):
+            if group and (len(group) == most or lengths[place] > _SPREAD * lengths[group[0]] + _SLACK):
                 yield group
                 group = []
             group.append(place)
@@ -176,6 +198,7 @@ class _Decoder:
     begun: Sequence[_Beginning | None]
     kept: int
     is_last: Callable[[int], bool]
+    at_once: int
     _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
     _active: set[int] = field(default_factory=set)
 
@@ -183,14 +206,15 @@ class _Decoder:
         """Decode until every row is finished."""
         self._best = [[] for _ in self.rows]
         self._active = {place for place, limit in enumerate(self.limits) if limit > 0}
-        groups = [left for some in _alike(self.rows, self.begun) if (left := [p for p in some if p in self._active])]
+        alike = _alike(self.rows, self.begun, most=self.at_once // 2)
+        groups = [left for some in alike if (left := [place for place in some if place in self._active])]
         batch: _Batch | None = None
         for group in groups:
             if batch:
                 # The group joins when there is room for it; if padding would change the results, after all others.
                 longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in group))
                 may_join = mask_decides(self.model, longest + max(self.limits))
-                batch = self._write_on(batch, until=BATCH_ROWS - len(group) if may_join else 0)
+                batch = self._write_on(batch, until=self.at_once - len(group) if may_join else 0)
             batch = _joined(batch, self._read(group))
         if batch:
             self._write_on(batch, until=0)

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
+from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 
-_NODES = 768  # in one forward pass, or twice the first prompt of a tree if that is more
+_NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
 _WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
 _ROWS = 32
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
@@ -105,12 +106,24 @@ def score_each(
     # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
     groups = _groups(encoded)
     found: dict[int, TokenScores] = {}
-    for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=_NODES):
+    for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=nodes_at_once(model)):
         places = [[place for group in row for place in groups[group].places] for row in rows]
         scores = _score_rows(model, [[encoded[place] for place in row] for row in places], patches)
         found |= zip((place for row in places for place in row), scores, strict=True)
     by_key = {key: found[place] for place, key in enumerate(distinct)}
     return [{pair: by_key[owner, pair] for owner, pair in own} for own in wanted]
+
+
+def nodes_at_once(model: LanguageModel) -> int:
+    """Return how many tokens are scored in one pass: 768, on an accelerator as many as its memory allows, if more."""
+    megabytes = pass_megabytes(model.device)
+    if megabytes is None:
+        return _NODES
+    # The states of one block, the mask, and logits in float32 with two copies, as if each token were read.
+    inner = weight_matrix(model.down_projection(0)).shape[1]
+    states = (4 * model.width + 3 * inner + _WIDTH) * model.model.dtype.itemsize
+    logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
+    return max(_NODES, int(1e6 * megabytes / (states + logits)))
 
 
 @dataclass(frozen=True, eq=False)

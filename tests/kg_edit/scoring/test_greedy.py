@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kg_edit import scoring
+from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.tiny import families, tiny
 
@@ -50,3 +53,24 @@ def test_a_token_of_many_edited_models_has_the_operators_of_one() -> None:
 
         found.append((of(8) - of(3)) / 5)
     assert found[1] <= found[0]
+
+
+def test_an_accelerators_memory_decides_how_many_rows_write_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how many tokens are scored in a pass; texts and scores are the same."""
+    model = tiny("llama")
+    rows = [model.encode(f"{text} and").ids for text in ("Dwyane", "The", "Where", "Spike", "Paris", "LeBron") * 20]
+    pairs = [Pair(f"The {name} lives in {place}", place) for name in PROMPTS for place in ("London", "Rome", "Paris")]
+    found = []
+    for free in (None, 1.0, 1000.0):  # MB
+        for module in (scoring.greedy, scoring.likelihood):
+            monkeypatch.setattr(module, "pass_megabytes", lambda _, free=free: free)
+        passes = list[int]()
+        with watched(model.blocks[0], lambda state, _: passes.append(len(state))):  # noqa: B023 - called in this round
+            texts = [written.tokens for written in greedy(model, rows, limits=[4] * len(rows))]
+            scores = score(model, pairs)
+        found.append((texts, scores, max(passes), len(passes)))
+    cpu, little, much = found
+    assert cpu[2:] == little[2:] and much[2] == len(rows) and much[3] < cpu[3]
+    assert much[0] == cpu[0]
+    for pair, expected in cpu[1].items():
+        assert much[1][pair] == pytest.approx(expected, abs=1e-4)
