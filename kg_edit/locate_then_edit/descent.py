@@ -161,7 +161,10 @@ class _Together:
         return self._change.detach().clone()
 
     def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
-        self._change.backward(gradient)  # chain rule: from the changes to their parameters
+        if self._change.is_leaf:  # the changes are the parameters
+            self._change.grad = gradient
+        else:  # chain rule
+            self._change.backward(gradient)
         self._all.learn()
         self._change = self._all.change()
 
@@ -290,9 +293,8 @@ def optimise_values(
         asked = settings.further_steps and step >= settings.steps - 1
         margin = (_MARGIN if step >= settings.steps else 0.0) if asked else None
         found, gradient = objective.gradient(now, margin=margin)
-        missed = torch.ones_like(found.nll) if found.missed is None else found.missed
-        *terms, missing = torch.stack([found.total, found.nll, found.kl, missed]).tolist()  # one wait for the device
-        numbers = list(zip(*terms, strict=True))
+        nll, kl, _, _, total, *missed = found.numbers()  # the one wait for the device
+        numbers = list(zip(total, nll, kl, strict=True))
         for edit in sorted(running):
             losses[edit].append(numbers[edit])
             if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
@@ -307,7 +309,7 @@ def optimise_values(
         # Which edits end here? `not >=` is true for NaN too.
         done = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
         done |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
-        done |= {edit for edit in running if not missing[edit]}
+        done |= {edit for edit in running if missed and not missed[0][edit]}
         ended = running if step == last else done
         results |= {edit: now[edit] for edit in ended}
 
@@ -317,7 +319,8 @@ def optimise_values(
         if settled:
             with torch.no_grad():
                 found = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
-                quiet = list(zip(*torch.stack([found.total, found.nll, found.kl]).tolist(), strict=True))
+                nll, kl, _, _, total = found.numbers()
+                quiet = list(zip(total, nll, kl, strict=True))
             for edit, change in settled.items():
                 reached = quiet[edit]
                 fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE

@@ -104,20 +104,50 @@ class Request:
         return cls(rewrites=tuple(rewrites), essence=essence)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Losses:
-    """The terms of the loss, [edits] each.
+    """The ``terms`` of the loss, [5 or 6, edits]: one tensor, so that they are read by one transfer.
 
-    ``nll`` is L_p and ``kl`` is L_a, both without weights. ``further`` and ``penalty`` have their weights. ``total`` is
-    the loss. ``missed`` is the number of target tokens that are not predicted by the margin (`Objective.gradient`).
+    L_p and L_a without their weights; L_further and the penalty with theirs; the loss. If it was asked for, also the
+    number of target tokens that are not predicted by the margin (`Objective.gradient`).
     """
 
-    nll: Tensor
-    kl: Tensor
-    further: Tensor
-    penalty: Tensor
-    total: Tensor
-    missed: Tensor | None = None
+    terms: Tensor
+
+    @property
+    def nll(self) -> Tensor:
+        """L_p, [edits]."""
+        return self.terms[0]
+
+    @property
+    def kl(self) -> Tensor:
+        """L_a, [edits]."""
+        return self.terms[1]
+
+    @property
+    def further(self) -> Tensor:
+        """L_further, [edits]."""
+        return self.terms[2]
+
+    @property
+    def penalty(self) -> Tensor:
+        """The penalty, [edits]."""
+        return self.terms[3]
+
+    @property
+    def total(self) -> Tensor:
+        """The loss, [edits]."""
+        return self.terms[4]
+
+    @property
+    def missed(self) -> Tensor | None:
+        """How many target tokens are not predicted by the margin, [edits]; None if that was not asked for."""
+        return self.terms[5] if len(self.terms) > 5 else None
+
+    def numbers(self) -> list[list[float]]:
+        """Return nll, kl, further, penalty, total, and missed if there, each a list of one number an edit."""
+        found: list[list[float]] = self.terms.tolist()
+        return found
 
 
 def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
@@ -234,7 +264,7 @@ class Objective:
                 for part, loss in one.losses(one.logits(change)):
                     parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
             penalty = self._penalty(change, self.value) if self._penalty else change.new_zeros(len(change))
-            return self._total(parts, penalty)
+            return Losses(self._terms(parts, penalty))
 
         return self._within_memory(losses)
 
@@ -256,11 +286,7 @@ class Objective:
             return self._step[1](partial(self._gradient, margin=margin), change)
 
         terms, gradient = self._within_memory(found)
-        nll, kl, further, penalty, total, *missed = terms
-        losses = Losses(
-            nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed[0] if missed else None
-        )
-        return losses, gradient
+        return Losses(terms), gradient
 
     def _gradient(self, change: Tensor, *, margin: float | None) -> tuple[Tensor, Tensor]:
         """The terms of the loss [5 or 6, edits], as in `Losses`, and the gradient; nothing is read back to the host."""
@@ -283,15 +309,13 @@ class Objective:
         if penalty.requires_grad:
             penalty.backward(torch.ones_like(penalty))
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        losses = self._total(parts, penalty.detach())
-        terms = [losses.nll, losses.kl, losses.further, losses.penalty, losses.total]
-        return torch.stack(terms if missed is None else [*terms, missed]), gradient
+        return self._terms(parts, penalty.detach(), missed), gradient
 
-    def _total(self, parts: dict[Part, Tensor], penalty: Tensor) -> Losses:
+    def _terms(self, parts: dict[Part, Tensor], penalty: Tensor, missed: Tensor | None = None) -> Tensor:
         nll, kl, further = parts["nll"], parts["kl"], parts["further"]
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total)
+        return torch.stack([nll, kl, further, penalty, total, *([] if missed is None else [missed])])
 
     def drop(self, done: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
