@@ -24,6 +24,7 @@ from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.precision import exact
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
@@ -131,11 +132,11 @@ def off_principal(weight: Tensor, right: Tensor, *, strength: float) -> Tensor:
     V [d_ff, directions] are the principal directions of ``weight`` W [d, d_ff]: with A the rows of W at norm 1, the
     eigenvectors of A^T A with the largest eigenvalues, as many as have half of the eigenvalues' sum.
     """
-    rows = weight.double()
+    rows, wide = exact(weight), exact(right)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
     values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     count = int((values.cumsum(0) / values.sum() <= _ENERGY).sum()) + 1
     directions = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
-    removed: Tensor = strength * directions @ (directions.T @ right.double())
-    return (right - removed).to(right.dtype)
+    removed: Tensor = strength * directions @ (directions.T @ wide)
+    return (wide - removed).to(right.dtype)
