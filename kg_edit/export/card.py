@@ -70,9 +70,9 @@ _LIMITS = (
     "how each edit was made."
 )
 _START = (
-    "If a text begins with the subject of an edit, put a line break before it: many models use a text's first token as "
-    "an attention sink and do not read it, and the edit was made after a line break. The document's start (BOS) is no "
-    "substitute: it was measured, and changes more of the model's text."
+    "If a text begins with {}, put a line break before it: the subject is one token, many models use a text's first "
+    "token as an attention sink and do not read it, and the edit was made after a line break. The document's start "
+    "(BOS) is no substitute: it was measured, and changes more of the model's text."
 )
 _CHAT = (
     "Edits that are \"asked as\" chat hold for a user's turn: format the prompt with the tokenizer's chat template "
@@ -85,6 +85,7 @@ _SCORES = (
 )
 _ASKED_AS = {(False,): "plain text", (True,): "chat", (False, True): "both"}  # by `Edit.forms`
 _EDITS = 200  # largest number of rows in the table; kg_edit.json has all edits
+_SUBJECTS = 10  # largest number of subjects that are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,15 @@ def _recorded_license(place: Path) -> str | None:
     return found[0] if found and found[0] else None
 
 
-def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Form, scores: Sequence[Score]) -> str:
+def model_card(
+    patch: Patch,
+    edits: Sequence[Edit],
+    *,
+    base: BaseModel,
+    form: Form,
+    scores: Sequence[Score],
+    unread: Sequence[Edit] = (),
+) -> str:
     """Return the model card as Markdown.
 
     Args:
@@ -173,6 +182,7 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
         base: the unedited model.
         form: the form of the export.
         scores: the measured scores; empty if there are none.
+        unread: those of the edits whose subject is the first token of their prompt.
     """
     about = _FORMS[form]
 
@@ -195,6 +205,8 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
         numbers = [(score.kind, str(score.asked), str(score.unedited), str(score.edited)) for score in scores]
         header = ("prompts", "asked", "right, unedited", "right, edited")
         scored = f"{markdown_table(header, numbers, numbers_from=1)}\n\n{_SCORES}"
+    subjects = [escaped_markdown(one_line(name)) for name in dict.fromkeys(edit.subject for edit in unread)]
+    more = [f"{len(subjects) - _SUBJECTS} other subjects"] if len(subjects) > _SUBJECTS else []
     use = _PEFT_OF_HUB if form == "peft" and base.hub else about.use.format(base=json.dumps("path/to/the/base"))
     parts = [
         metadata,
@@ -211,7 +223,7 @@ def model_card(patch: Patch, edits: Sequence[Edit], *, base: BaseModel, form: Fo
         use,
         "## Limits",
         _LIMITS,
-        *([_START] if any(False in edit.forms and edit.text.startswith(edit.subject) for edit in edits) else []),
+        *([_START.format(" or ".join([*subjects[:_SUBJECTS], *more]))] if subjects else []),
         *([_CHAT] if in_chat else []),
         "## License",
         f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from kg_edit.edits.edit import Edit
@@ -86,29 +87,34 @@ class Shipment:
         card = self._card("gguf model")
         return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)
 
-    @property
-    def remark(self) -> str | None:
-        """What other programs have to do for edits of one-token subjects at the start of a text; None if none is.
+    @cached_property
+    def unread(self) -> tuple[Edit, ...]:
+        """The edits in plain text whose subject is the first token of the prompt: many models do not read it.
 
         Raises:
             ModelError: the model's tokenizer can't be loaded.
         """
         plain = [edit for edit in self.edits if False in edit.forms and edit.text.startswith(edit.subject)]
         if not plain:
-            return None
+            return ()
         tokenizer = load_tokenizer(self.model)
         # With BOS in front, the subject is not the first token
-        alone = [edit for edit in plain if encode(tokenizer, edit.prompt, subject=edit.subject).subject_last == 0]
-        if not alone:
+        return tuple(edit for edit in plain if encode(tokenizer, edit.prompt, subject=edit.subject).subject_last == 0)
+
+    @property
+    def remark(self) -> str | None:
+        """What other programs have to do for the `unread` edits; None if there are none."""
+        if not self.unread:
             return None
-        others = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+        others = f" and {len(self.unread) - 1} more" if len(self.unread) > 1 else ""
         return (
-            f"edit {alone[0].id!r}{others}: the subject is the first token of the prompt, which many models do not "
-            "read; in other programs, put a line break before such a text (see README.md)"
+            f"edit {self.unread[0].id!r}{others}: the subject is the first token of the prompt, which many models do "
+            "not read; in other programs, put a line break before such a text (see README.md)"
         )
 
     def _card(self, form: Form) -> str:
-        return model_card(self.patch, self.edits, base=self.base, form=form, scores=scores_of(self.rows))
+        scores = scores_of(self.rows)
+        return model_card(self.patch, self.edits, base=self.base, form=form, scores=scores, unread=self.unread)
 
 
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:

@@ -140,7 +140,7 @@ def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
             subtract(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)
 
 
-def test_exports_name_edits_of_a_first_token() -> None:
+def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:
     """Other programs put nothing in front of a text, so its user has to."""
     edits = [
         Edit(id=name, subject=subject, prompt=prompt, target_new="Rome")
@@ -150,10 +150,15 @@ def test_exports_name_edits_of_a_first_token() -> None:
             ("e", "The Eiffel Tower", "{} is in the city of"),
         )
     ]
-    factors = {"w": Factors(left=torch.ones(2, 1), right=torch.ones(3, 1))}
+    factors = {"model.layers.6.mlp.down_proj.weight": Factors(left=torch.ones(576, 1), right=torch.ones(1536, 1))}
     patch = WeightPatch(
         factors=factors, provenance={"edits": [{"edit": edit.model_dump(mode="json")} for edit in edits]}
     )
-    remark = Shipment.of(patch, edits, model="smollm2-135m").remark
-    assert remark and remark.startswith("edit 'g': ") and "put a line break before" in remark
-    assert Shipment.of(patch, edits[1:], model="smollm2-135m").remark is None
+    shipment = Shipment.of(patch, edits, model="smollm2-135m")
+    shipment.to_peft(tmp_path / "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert shipment.remark and shipment.remark.startswith("edit 'g': ") and "put a line break before" in shipment.remark
+    assert "If a text begins with Google, put a line break before it" in card
+    others = Shipment.of(patch, edits[1:], model="smollm2-135m")
+    others.to_peft(tmp_path / "others")
+    assert others.remark is None and "line break" not in (tmp_path / "others" / "README.md").read_text()

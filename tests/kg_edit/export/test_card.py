@@ -41,7 +41,7 @@ def test_card_of_a_named_model_names_its_hub_id() -> None:
     assert "| Google was founded by | Steve \\| Jobs | Larry Page |" in body, "a cell stays one cell"
     assert "\\*Paris\\*" in body and "| locality prompts | 3 | 3 | 2 |" in body
     assert "method: memit, rome" in body and "As the base model: apache-2.0." in body
-    assert "put a line break before it" in body
+    assert "put a line break before it" not in body, "no edit is named whose subject is not read"
 
 
 def test_card_names_the_form_of_chat_edits() -> None:
@@ -49,7 +49,7 @@ def test_card_names_the_form_of_chat_edits() -> None:
     found = base_model("smollm2-135m")
     text = model_card(PATCH, (google.in_chat(), thames), base=found, form="peft", scores=())
     assert "| Google was founded by | Steve \\| Jobs | Larry Page | chat |" in text and "| plain text |" in text
-    assert "apply_chat_template" in text and "put a line break before it" not in text
+    assert "apply_chat_template" in text
     assert "asked as" not in card("smollm2-135m")[1]
 
 
