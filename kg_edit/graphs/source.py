@@ -11,8 +11,9 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from operator import not_
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _SUBJECT = "_:subject"
 _RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
+_OFTEN, _PAIRS = 5, 100_000
+_NEAR = 0.88  # difflib's ratio: "locatd in" and "located in" have 0.95, "works as" and "works at" 0.875
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +68,18 @@ class PrivateGraph:
         if not self.graph.is_directed():
             raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
         if len(self._nodes) < len(self.graph):
-            raise _nodes_alike(self.graph)
+            ((text, _),) = Counter(map(str, self.graph)).most_common(1)
+            raise GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
         if nameless := [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]:
             raise _no_relation(nameless)
+        if near := near_relations(str(_relation_of(data)) for _, _, data in self.graph.edges(data=True)):
+            (rare, frequent), *others = near
+            more = f" ({len(others)} more such relations)" if others else ""
+            log.warning(
+                "the graph has the relation %r once and %r often; if the first is misspelled, correct it: it is read "
+                "as a relation of its own%s",
+                *(rare, frequent, more),
+            )
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the edit's own edge, and the statements of o* up to ``options.hops``.
@@ -165,9 +177,15 @@ def _relation_of(data: Mapping[str, Any]) -> str | None:
     return next((text for name in _RELATION if isinstance(text := data.get(name), str) and text.strip()), None)
 
 
-def _nodes_alike(graph: nx.DiGraph) -> GraphError:
-    (text, _), *_ = Counter(map(str, graph)).most_common(1)
-    return GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
+def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of a relation that occurs once and a frequent one (`_OFTEN` times) that is written nearly so."""
+    counts = Counter(relations)
+    frequent = {name.casefold(): name for name, count in counts.items() if count >= _OFTEN}
+    rare = [name for name, count in counts.items() if count == 1]
+    if len(rare) * len(frequent) > _PAIRS:  # names of that many kinds are no vocabulary, and would take minutes
+        return []
+    found = ((name, get_close_matches(name.casefold(), frequent, n=1, cutoff=_NEAR)) for name in rare)
+    return [(name, frequent[near[0]]) for name, near in found if near]
 
 
 def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:

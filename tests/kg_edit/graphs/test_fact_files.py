@@ -66,6 +66,21 @@ def test_nodes_with_the_same_text_are_refused() -> None:
         as_source(graph)
 
 
+@pytest.mark.parametrize(
+    ("written", "pair"),
+    [("locatd in", "'locatd in' once and 'located in' often"), ("Located in", "'Located in' once"), ("leads", "")],
+)
+def test_misspelled_relation_is_named_and_read(
+    written: str, pair: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"office {number},located in,Norway" for number in range(20)]
+    (tmp_path / "facts.csv").write_text("\n".join([*rows, f"Ingrid Solberg,{written},Bergen office"]))
+    source = open_named(tmp_path / "facts.csv")
+    assert isinstance(source, PrivateGraph)
+    assert stated(source) == {(written, "Bergen office")}
+    assert [pair in one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [True] * bool(pair)
+
+
 FORMS: dict[str, tuple[str, str]] = {
     "PyKEEN's form": ("facts.tsv", CSV.replace(",", "\t")),
     "commas": ("facts.csv", CSV),
