@@ -53,11 +53,11 @@ def guarded(
 ) -> SubgraphSource | None:
     """Return the graph without the answers of the records' probes, if the method's config has ``exclude_answers``.
 
-    If it does not, the graph is the same, and has the answers' names (`WithAnswersNamed`). A method itself knows the
-    answers of an edit's own questions (CounterFactPlus).
+    If it does not, the graph is the same, and has the answers' names (`WithAnswersNamed`), also those of an edit's own
+    questions (CounterFactPlus), so that the method reports once that it reads one.
     """
     from kg_edit.graphs.controls import WithAnswersNamed, WithoutAnswers
-    from kg_edit.methods.config import GraphSettings
+    from kg_edit.methods.config import GraphSettings, asked_answers
     from kg_edit.methods.in_context.definition import DefinitionConfig
 
     if graph is None or not isinstance(config, GraphSettings | DefinitionConfig):
@@ -68,7 +68,9 @@ def guarded(
         found = frozenset(
             name for probe in probes for query in probe.queries for some in query.answers for name in some
         )
-        names |= {edit.id: found for edit in record.edits if found}
+        # A method that excludes answers knows those of an edit's own questions itself
+        own = {edit.id: () if config.exclude_answers else asked_answers(edit) for edit in record.edits}
+        names |= {name: found.union(answers) for name, answers in own.items() if found or answers}
     if not names:
         return graph
     return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)

@@ -10,11 +10,12 @@ import pytest
 from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
+from kg_edit.graphs.controls import WithAnswersNamed
 from kg_edit.graphs.facts import answers_in
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
-from kg_edit.methods.config import GraphSettings
+from kg_edit.methods.config import GraphSettings, asked_answers
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract
@@ -145,6 +146,9 @@ def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: Wi
     assert left is not None and not answers_in(left, (word.split()[0],)) and len(left) > 1
     if name != "glame-random":
         assert source.asked[0].leakage == Leakage((word.split()[0],))
+        assert open_.subgraph(asked) and not caplog.records, "nothing to report of an edit of one's own"
+        open_.graph = WithAnswersNamed(wikidata, names={asked.id: frozenset(asked_answers(asked))})
+        open_._subgraphs.clear()  # type: ignore[attr-defined]
         met = open_.answers_met(asked)  # type: ignore[attr-defined]
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
 
