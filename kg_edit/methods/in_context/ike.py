@@ -154,8 +154,8 @@ class Ike(PromptMethod):
             return read_demonstrations(config.demonstrations, similarity(config.encoder))
         if config.count and config.source is None:
             log.warning(
-                "ike has no training file (setting demonstrations): a single edit gets no demonstrations, several "
-                "edits are demonstrations for each other; set source=patch to use this without a warning"
+                "ike has no file of demonstrations, so the other edits of the patch are its examples, and a single "
+                "edit has none; give a file of facts (--set demonstrations=FILE), or set source=patch if this is meant"
             )
         return None
 

@@ -194,9 +194,7 @@ def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture
     method = ike()
     method.edit([EDIT])
     method.edit([OTHER])
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
-        "ike has no training file (setting demonstrations)"
-    ]
+    assert [record.message.partition(",")[0] for record in caplog.records] == ["ike has no file of demonstrations"]
     caplog.clear()
     made(EDIT, source="patch")
     made(EDIT, count=0)
