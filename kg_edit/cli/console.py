@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError, ModelError, OutputError, is_memory_error
+from kg_edit.methods.plug_ins import plug_in_fault
 from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.terminal import harmless
@@ -57,13 +58,6 @@ def friendly() -> Iterator[None]:
         except (KgEditError, WikidataCacheError) as error:
             report(error)
             raise SystemExit(2) from None
-        except (MemoryError, RuntimeError) as error:
-            if not is_memory_error(error):
-                raise
-            first = next(iter(str(error).splitlines()), "MemoryError")
-            way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
-            report(ModelError(f"there is not enough memory ({first}); {way}"))
-            raise SystemExit(2) from None
         except OSError as error:
             way = "check the path, its permissions, and the free space"
             message = f"{str(error)[:_LONGEST]}; {way}"
@@ -72,6 +66,16 @@ def friendly() -> Iterator[None]:
                 way = "free disk space, or set TMPDIR to a folder with free space"
                 message = f"no folder for temporary files can be written to; {way}"
             report(OutputError(message))
+            raise SystemExit(2) from None
+        except Exception as error:
+            if is_memory_error(error):
+                first = next(iter(str(error).splitlines()), "MemoryError")
+                way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
+                report(ModelError(f"there is not enough memory ({first}); {way}"))
+            elif fault := plug_in_fault(error):
+                report(fault)
+            else:
+                raise
             raise SystemExit(2) from None
 
 

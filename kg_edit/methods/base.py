@@ -14,7 +14,6 @@ from functools import cached_property, partial, reduce, wraps
 from inspect import signature
 from operator import add
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import networkx as nx
@@ -42,7 +41,7 @@ from kg_edit.graphs.source import (
 from kg_edit.locate_then_edit.lasting import mean_value_norm
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
-from kg_edit.methods.plug_ins import owner_of
+from kg_edit.methods.plug_ins import fault_of, owner_of
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
@@ -362,6 +361,7 @@ class EditingMethod(ABC):
 
     @cached_property
     def _input_files(self) -> dict[str, str]:
+        """The SHA-256 of files that settings name: hashed once, and not for every patch."""
         return input_files(self.config)
 
 
@@ -428,11 +428,11 @@ class GraphReader(EditingMethod):
         return (*asked_answers(edit), *probe_answers(self.graph, edit))
 
     def _report_answers(self, edit: Edit) -> None:
-        """Log once per run that the subgraph has answers to the edit's test questions, which leaks a benchmark.
+        """Log once per run that the subgraph has answers to a benchmark's test questions, which an evaluation names.
 
-        It is only an info message: with a user's own graph, the method is meant to read these facts.
+        Elsewhere a method is meant to read these facts: an answer that follows from an edit of one's own.
         """
-        if self._reported or self.config.exclude_answers or not self.test_answers(edit):
+        if self._reported or self.config.exclude_answers or not probe_answers(self.graph, edit):
             return
         try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
             check_graph(self._subgraphs[edit])
@@ -442,8 +442,8 @@ class GraphReader(EditingMethod):
         if met := self.answers_met(edit):
             self._reported = True
             log.info(
-                "edit %r: the graph that %s reads contains %s, the answer to a test question of this edit; for a "
-                "benchmark, leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
+                "edit %r: the graph that %s reads contains %s, the answer to a test question of this record; leave "
+                "such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
                 edit.id,
                 self.name,
                 ", ".join(map(repr, met[:3])),
@@ -556,12 +556,7 @@ def blame_plug_in(method: type[EditingMethod]) -> Iterator[None]:
         package = None if is_memory_error(error) else owner_of(method)
         if package is None:
             raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        frame = extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"the method {method.name!r} of the package {package} failed ({why}; {frame.filename}, line "
-            f"{frame.lineno}); report it there, with the traceback that KG_EDIT_TRACEBACK=1 shows"
-        ) from error
+        raise fault_of(method.name, package, error) from error
 
 
 @contextmanager

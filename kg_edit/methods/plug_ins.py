@@ -1,8 +1,11 @@
-"""The entry points by which other packages add methods."""
+"""The entry points by which other packages add methods, and whose fault an exception is."""
 
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from traceback import extract_tb, walk_tb
+
+from kg_edit.errors import ConfigError
 
 ENTRY_POINTS = "kg_edit.methods"
 
@@ -17,3 +20,24 @@ def owner_of(method: type) -> str | None:
     found = f"{method.__module__}:{method.__qualname__}"
     entries = entry_points(group=ENTRY_POINTS, name=getattr(method, "name", ""))
     return next((package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
+
+
+def fault_of(method: str, package: str, error: Exception) -> ConfigError:
+    """Return the error that names the plug-in in whose code ``error`` was raised, with ``error`` as its cause."""
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    frame = extract_tb(error.__traceback__)[-1]
+    fault = ConfigError(
+        f"the method {method!r} of the package {package} failed ({why}; {frame.filename}, line {frame.lineno}); "
+        "report it there, with the traceback that KG_EDIT_TRACEBACK=1 shows"
+    )
+    fault.__cause__ = error
+    return fault
+
+
+def plug_in_fault(error: Exception) -> ConfigError | None:
+    """Return `fault_of` an exception that passed through a plug-in's code, such as its ``__init__``; else None."""
+    passed = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in walk_tb(error.__traceback__)}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.module.partition(".")[0] in passed - {__name__.partition(".")[0]}:
+            return fault_of(entry.name, package_of(entry), error)
+    return None

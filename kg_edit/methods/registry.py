@@ -59,7 +59,7 @@ def find_method(name: str) -> type[EditingMethod]:
 
     Raises:
         UnknownNameError: there is no such method; the message suggests a similar name.
-        ConfigError: the method is a plug-in's, and can't be imported or has another name.
+        ConfigError: the method is a plug-in's, and can't be imported, has another name, or lacks a part.
     """
     if target := _packaged().get(name):
         module, _, attribute = target.partition(":")
@@ -84,6 +84,9 @@ def find_method(name: str) -> type[EditingMethod]:
 
     if not (isinstance(plugin, type) and issubclass(plugin, EditingMethod) and getattr(plugin, "name", None) == name):
         raise ConfigError(f"{owner}: expected a subclass of EditingMethod with this name, found {plugin!r:.80}")
+    needed = ("about", "paper", "config_class", *sorted(plugin.__abstractmethods__))
+    if lacks := [part for part in needed if part in plugin.__abstractmethods__ or not hasattr(plugin, part)]:
+        raise ConfigError(f"{owner}: its class {plugin.__qualname__} has no {', '.join(lacks)}; report it there")
     return plugin
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoConfig
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
-from kg_edit.methods import find_method, method_names, plug_ins, registry
+from kg_edit.methods import EditingMethod, find_method, method_names, plug_ins, registry
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
@@ -36,6 +37,30 @@ class Failing(Rome):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         raise KeyError("subjects")
+
+
+class FailingAtTheStart(Rome):
+    """A method with a mistake in its constructor."""
+
+    name = "failing-at-the-start"
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        raise KeyError("subjects")
+
+
+class FailingCheck(Rome):
+    """A method with a mistake in its check of the edits."""
+
+    name = "failing-check"
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        raise RuntimeError("no subjects")
+
+
+class Unfinished(EditingMethod):
+    """A method without settings that makes nothing."""
+
+    name, about, paper = "unfinished", "nothing", "none"
 
 
 def plug_in(name: str, value: str, group: str) -> EntryPoints:
@@ -71,7 +96,8 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kg-edit-broken\nVersion: 1\n")
     entries = f"[kg_edit.methods]\nbroken = kg_edit_broken:Broken\nother = {__name__}:Mine\nrome = {__name__}:Mine\n"
-    entries += f"failing = {__name__}:Failing\n"
+    entries += f"failing = {__name__}:Failing\nfailing-check = {__name__}:FailingCheck\n"
+    entries += f"failing-at-the-start = {__name__}:FailingAtTheStart\nunfinished = {__name__}:Unfinished\n"
     (info / "entry_points.txt").write_text(entries)
     (tmp_path / "kg_edit_broken.py").write_text("import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
@@ -81,13 +107,20 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plug_in_that_fails_is_one_line_of_the_list_of_methods(kg_edit: Run) -> None:
     listed = kg_edit("methods")
     assert listed.code == 0 and "\nrome " in listed.out
-    (line,) = [line for line in listed.err.splitlines() if "broken" in line and "other" not in line]
+    (line,) = [line for line in listed.err.splitlines() if "method 'broken'" in line]
     assert "the method 'broken' of the package kg-edit-broken can't be imported (ModuleNotFoundError" in line
     assert "Traceback" not in listed.err
 
 
 @pytest.mark.usefixtures("broken")
-@pytest.mark.parametrize(("name", "message"), [("broken", "no_such_module"), ("other", "with this name")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "no_such_module"),
+        ("other", "with this name"),
+        ("unfinished", "its class Unfinished has no config_class, make"),
+    ],
+)
 def test_a_plug_in_that_fails_is_an_error_when_it_is_chosen(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' of the package kg-edit-broken.*{message}"):
         find_method(name)
@@ -103,6 +136,21 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
     assert f"{Path(__file__).name}, line " in failed.err and "in the edit 'lebron'" in failed.err
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
     assert 'raise KeyError("subjects")' in edit("--method", "failing").err
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("failing-at-the-start", "KeyError: 'subjects'"), ("failing-check", "RuntimeError: no subjects")],
+)
+def test_an_exception_before_the_first_edit_is_one_line_too(
+    name: str, why: str, edit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = edit("--method", name)
+    assert failed.code == 2 and "Traceback" not in failed.err
+    assert f"kg-edit: the method {name!r} of the package kg-edit-broken failed ({why}; " in failed.err
+    monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
+    assert 'subjects")' in edit("--method", name).err
 
 
 @pytest.mark.usefixtures("broken")
