@@ -17,7 +17,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task, TaskConfig
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
@@ -25,7 +25,7 @@ from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.requests import CaseRequests
 from kg_edit.evaluation.task_folder import SETTINGS, TaskSettings
-from kg_edit.models.loading import resolve_model
+from kg_edit.models.loading import load_tokenizer
 from kg_edit.scoring.questions import answers
 
 _TOKENIZER_ARGS = ("tokenizer", "pretrained", "model")  # keys of --model_args, tried in this order
@@ -86,8 +86,7 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
                 f"{self.config.task}: no tokenizer to count tokens; name one: --model_args tokenizer=NAME, or in "
                 "Python TaskManager(metadata={'tokenizer': NAME})"
             )
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))
-        return tokenizer
+        return load_tokenizer(name)
 
     @cached_property
     def _asked(self) -> dict[str, CaseRequests]:

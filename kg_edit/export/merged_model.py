@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.loading import resolve_model
+from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 
@@ -183,8 +183,9 @@ def blank_model(name: str) -> nn.Module:
         ModelError: the model is not installed, or its configuration can't be read.
     """
     path = resolve_model(name)
+    cached = cached_only(path)
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, local_files_only=cached)
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers raises many types of errors for a damaged folder

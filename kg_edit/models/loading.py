@@ -155,8 +155,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     path = resolve_model(name)
+    cached = cached_only(path)
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=cached)
     except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
         raise ModelError(f"can't load the tokenizer of {name!r}: {error}; {WAYS}") from error
     return found

@@ -13,7 +13,7 @@ from kg_edit.errors import KgEditError, ModelError
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.models.architectures import find_spec
 from kg_edit.models.language_model import weight_matrix
-from kg_edit.models.loading import NAMED_MODELS, named_model_file, resolve_model
+from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,4 +103,5 @@ def _place(name: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     if path.is_dir() and not (path / "config.json").is_file():
         return {"pretrained_model_name_or_path": name}  # the error then lists the models that need no config file
-    return {"pretrained_model_name_or_path": resolve_model(name)}
+    found = resolve_model(name)
+    return {"pretrained_model_name_or_path": found, "local_files_only": cached_only(found)}

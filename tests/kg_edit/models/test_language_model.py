@@ -12,10 +12,12 @@ from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
+from kg_edit.export.merged_model import blank_model
 from kg_edit.models.architectures import ModelSpec, content_fingerprint, find_spec
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.loading import NAMED_MODELS, cached_only, dequantise, named_model_file
+from kg_edit.models.loading import NAMED_MODELS, cached_only, dequantise, load_tokenizer, named_model_file
 from kg_edit.models.sampling import sample_contexts, seeded
+from kg_edit.planning.shape import shape_of
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, tiny
 
@@ -225,12 +227,13 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pyt
             ("HF_HUB_OFFLINE", False),
         ):
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        with pytest.raises(ModelError, match=r"can't be reached.*hf download .*smollm2-135m.*HF_HUB_OFFLINE=1"):
-            LanguageModel.load("someorg/somename")
         silent.setblocking(False)
-        silent.accept()
-        with pytest.raises(BlockingIOError):
+        for read in (LanguageModel.load, load_tokenizer, shape_of, blank_model):
+            with pytest.raises(ModelError, match=r"can't be reached.*hf download .*smollm2-135m.*HF_HUB_OFFLINE=1"):
+                read("someorg/somename")
             silent.accept()
+            with pytest.raises(BlockingIOError):
+                silent.accept()
         there = tmp_path / "models--someorg--somename"
         (there / "refs").mkdir(parents=True)
         (there / "refs" / "main").write_text("1")
