@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +16,8 @@ from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
-    from kg_edit.cli.sweep_grid import Cell, SweepSettings
+    from kg_edit.cli.sweep_grid import SweepSettings
     from kg_edit.cli.sweep_run import Outcome
-    from kg_edit.graphs.source import SubgraphSource
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
@@ -99,7 +97,9 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
     records = read_dataset(chosen.dataset, chosen.file).records
-    seen = graph_for(_graph_of(cells, settings, chosen.file, contact), records)
+    # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
+    packaged = [graph_name(chosen.file)] if any(cell.method.needs_graph for cell in cells) else []
+    seen = graph_for(open_graph(list(settings.graph) or packaged, contact), records)
     for cell in cells:
         cell.method.check_inputs(cell.config, seen, ())
     work = partial(
@@ -114,12 +114,6 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
         config=config,
     )
     return replace_run(out, work, overwrite=overwrite)
-
-
-def _graph_of(cells: Sequence[Cell], settings: SweepSettings, data: Path, contact: str | None) -> SubgraphSource | None:
-    """The graph of the sweep; without one, the packaged graph for ``data`` if the method of a cell needs a graph."""
-    reads = any(cell.method.needs_graph for cell in cells)
-    return open_graph(list(settings.graph) or ([graph_name(data)] if reads else []), contact)
 
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:

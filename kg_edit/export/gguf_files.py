@@ -127,7 +127,10 @@ def write_gguf_model(
         raise unknown_name("kind of numbers", kind, KINDS)
     check_mergeable(patch, folder)
     patch.check_model(model)
-    reader = _open_gguf(base)
+    try:
+        reader = ArrayReader(Path(base))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
     changed = _edited_tensors(patch, model, reader, Path(base))
     quantised = dict[str, Array]()
     for name, weight in changed.items():
@@ -154,13 +157,6 @@ def write_gguf_model(
         _write(writer)
         write_notes(scratch, patch, card)
     return Path(folder)
-
-
-def _open_gguf(path: str | Path) -> ArrayReader:
-    try:
-        return ArrayReader(Path(path))
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"can't read {path} as a GGUF file: {error}; give the base model's .gguf file") from error
 
 
 def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:

@@ -56,13 +56,13 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
         layer: the lowest block with a gradient, 0-based.
         megabytes: the memory that a pass may take, besides the model itself.
     """
-    free, token, cpu = pass_megabytes(model.device), _bytes_a_token(model, layer), _is_cpu(model.device)
+    inner = weight_matrix(model.down_projection(layer)).shape[1]
+    vocabulary = model.model.get_output_embeddings().weight.shape[0]
+    numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
+    token = torch.finfo(model.model.dtype).bits // 8 * numbers  # bytes
+    free, cpu = pass_megabytes(model.device), model.device.type == "cpu"
     fits = tokens_at_once(token, limit=1e6 * min(megabytes, inf if free is None else free), cpu=cpu)
     return PassLimit(fits, padding=_CPU_PASS if cpu else inf)
-
-
-def _is_cpu(device: torch.device) -> bool:
-    return device.type == "cpu"
 
 
 def tokens_at_once(bytes_a_token: float, *, limit: float, cpu: bool) -> float:
@@ -73,13 +73,6 @@ def tokens_at_once(bytes_a_token: float, *, limit: float, cpu: bool) -> float:
 def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
     """Return how many numbers a token keeps for the backward pass: 10 d + 5 d_ff a block, and its logits (measured)."""
     return (10 * width + 5 * inner) * blocks + vocabulary
-
-
-def _bytes_a_token(model: LanguageModel, layer: int) -> int:
-    inner = weight_matrix(model.down_projection(layer)).shape[1]
-    vocabulary = model.model.get_output_embeddings().weight.shape[0]
-    numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
-    return torch.finfo(model.model.dtype).bits // 8 * numbers
 
 
 def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:

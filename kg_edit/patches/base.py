@@ -57,17 +57,13 @@ class Patch(ABC):
         texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
         named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
         by = ", ".join(dict.fromkeys(method["name"] for method in self.provenance.get("methods", ())))
-        made = " of ".join(filter(None, [f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)}", self._model]))
+        model = self.provenance.get("model", {}).get("name")
+        made = " of ".join(filter(None, [f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)}", model]))
         changes = f"{self.summary[:_LONG]}{'…' * (len(self.summary) > _LONG)}" or "no change"
         return f"{type(self).__name__}({made}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), ("edit", "prompt", "before", "after", "method"), self._facts)
-
-    @property
-    def _model(self) -> str | None:
-        name: str | None = self.provenance.get("model", {}).get("name")
-        return name
 
     @property
     def _facts(self) -> list[tuple[str, str, str, str, str]]:

@@ -200,7 +200,8 @@ def run_edits(
         else:
             differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         run, written = EditRun(out, rows, verdict, differences), f"{verdict.model_dump_json(indent=1)}\n"
-        if finished and _text(out / VERDICT) == written:
+        kept = out / VERDICT
+        if finished and kept.is_file() and kept.read_text(encoding="utf-8", errors="replace") == written:
             return run
         if differences:
             write_text(out / LOCALITY, "".join(f"{one.model_dump_json()}\n" for one in differences))
@@ -220,10 +221,6 @@ def run_edits(
 def _target(model: LanguageModel, edit: Edit) -> Sequence[int]:
     """Return the token ids of an edit's new target, after its prompt."""
     return (model.in_chat() if edit.forms[0] else model).encode(edit.text, target=edit.target_new).target_ids
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def _patch(

@@ -152,20 +152,16 @@ class Grace(EditingMethod):
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
         steps = Steps(learning_rate=self.config.learning_rate)
-        values = [FreeDelta(output, steps, start=self._start(output)) for output in outputs]
+        # The difference to the module's own output at the start: None for 0, or that of one random value [d] for all
+        draw = torch.Generator().manual_seed(self.config.seed)
+        value = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
+        values = [FreeDelta(output, steps, start=None if value is None else value - output) for output in outputs]
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
         descents = optimise_values(objective, values, stops)
         return [
             attempt(edit, partial(self._entry, edit, key, output, descent))
             for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
         ]
-
-    def _start(self, output: Tensor) -> Tensor | None:
-        """The difference to the module's own ``output`` [d] at the start: None for 0, or that of a random value."""
-        if self.config.start == "warm":
-            return None
-        draw = torch.Generator().manual_seed(self.config.seed)  # one for each edit, so none depends on another
-        return torch.rand(output.shape, generator=draw).to(output) - output
 
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """The patch of one edit.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -31,18 +34,13 @@ def requests(model: LanguageModel) -> list[Request]:
     return [of(*pair) for pair in SUBJECTS.items()]
 
 
-def on_accelerator(monkeypatch: pytest.MonkeyPatch, *, free: float) -> LanguageModel:
-    """A model in an accelerator's memory, of which ``free`` MB may be taken; only the rule of the passes sees this."""
-    monkeypatch.setattr(passes, "pass_megabytes", lambda device: free)
-    monkeypatch.setattr(passes, "_is_cpu", lambda device: False)
-    return tiny("llama")
-
-
 def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = pass_limit(tiny("llama"), LAYER)
     assert on_cpu == PassLimit(512)
-    model = on_accelerator(monkeypatch, free=4000.0)
+    monkeypatch.setattr(passes, "pass_megabytes", lambda device: 4000.0)
+    model = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model).to("meta"))
     whole = pass_limit(model, LAYER)
+    assert whole.padding == inf
     assert whole.tokens > 10 * on_cpu.tokens
     assert pass_limit(model, LAYER, 1000.0).tokens == pytest.approx(whole.tokens / 4), "--memory is less"
     assert pass_limit(model, LAYER, 9000.0).tokens == whole.tokens, "--memory is more than there is"
@@ -71,12 +69,12 @@ class Tight(TailForward):
 
 
 def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = on_accelerator(monkeypatch, free=4000.0)
+    model, limit = tiny("llama"), PassLimit(4096, padding=inf)
     asked, start = requests(model), torch.zeros(len(SUBJECTS), model.width)
     change = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    plenty = Objective(model, LAYER, asked, kl_weight=0.5)
+    plenty = Objective(model, LAYER, asked, kl_weight=0.5, limit=limit)
     monkeypatch.setattr(Tight, "refused", refused := [])
-    tight = Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight)
+    tight = Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight, limit=limit)
     expected, found = plenty.gradient(change, margin=0.0), tight.gradient(change, margin=0.0)
     assert refused[0] == 9, "all rows of a step run in one pass"
     assert len(refused) > 1
