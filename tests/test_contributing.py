@@ -10,15 +10,16 @@ import inspect
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
+from hatchling.build import build_wheel
 
 from kg_edit import methods
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
@@ -83,8 +84,8 @@ def block(file: str) -> str:
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The page's editor as a folder of `kg_edit.methods`, its row and its docs; and the page's package, as pip would
-    install it."""
+    """The page's editor as a folder of `kg_edit.methods`, its row and its docs; and the page's package, built from its
+    `pyproject.toml` and installed as pip would."""
     root = tmp_path_factory.mktemp("toys")
     own = root / "kg_edit" / "methods" / "fixed_steps"
     for file in (own / "__init__.py", own / "method.py", root / TOYS / "__init__.py", root / TOYS / "fixed_steps.py"):
@@ -96,7 +97,13 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("capitals.py", "nudge.py"):
         (root / TOYS / name).write_text(block(f"{TOYS}/{name}"), encoding="utf-8")
     (settings,) = blocks("toml")
-    install(root, tomllib.loads(settings)["project"]["entry-points"])
+    (root / "pyproject.toml").write_text(settings, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        wheel = build_wheel(str(root))
+    with ZipFile(root / wheel) as packed:
+        assert {f"{TOYS}/__init__.py", f"{TOYS}/capitals.py", f"{TOYS}/nudge.py"} <= set(packed.namelist())
+        packed.extractall(root, [name for name in packed.namelist() if ".dist-info/" in name])
     (section,) = blocks("markdown")
     (root / "docs").mkdir()
     (root / "docs" / "editors.md").write_text(section, encoding="utf-8")
