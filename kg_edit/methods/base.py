@@ -556,7 +556,7 @@ def blame_plug_in(method: type[EditingMethod]) -> Iterator[None]:
         package = None if is_memory_error(error) else owner_of(method)
         if package is None:
             raise
-        raise fault_of(method.name, package, error) from error
+        raise fault_of(f"the method {method.name!r}", package, error) from error
 
 
 @contextmanager

@@ -22,13 +22,13 @@ def owner_of(method: type) -> str | None:
     return next((package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
 
 
-def fault_of(method: str, package: str, error: Exception) -> ConfigError:
-    """Return the error that names the plug-in in whose code ``error`` was raised, with ``error`` as its cause."""
+def fault_of(what: str, package: str, error: Exception) -> ConfigError:
+    """Return the error that names ``what`` of a package raised ``error``, with ``error`` as its cause."""
     why = " ".join(f"{type(error).__name__}: {error}".split())
     frame = extract_tb(error.__traceback__)[-1]
     fault = ConfigError(
-        f"the method {method!r} of the package {package} failed ({why}; {frame.filename}, line {frame.lineno}); "
-        "report it there, with the traceback that KG_EDIT_TRACEBACK=1 shows"
+        f"{what} of the package {package} failed ({why}; {frame.filename}, line {frame.lineno}); report it there, with "
+        "the traceback that KG_EDIT_TRACEBACK=1 shows"
     )
     fault.__cause__ = error
     return fault
@@ -39,5 +39,5 @@ def plug_in_fault(error: Exception) -> ConfigError | None:
     passed = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in walk_tb(error.__traceback__)}
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.module.partition(".")[0] in passed - {__name__.partition(".")[0]}:
-            return fault_of(entry.name, package_of(entry), error)
+            return fault_of("a method", package_of(entry), error)
     return None
