@@ -1,6 +1,6 @@
 """How far long work is: a bar on a terminal, and elsewhere (a log file, CI) a line of the log every ten seconds.
 
-Work that ends within ten seconds logs nothing.
+Work that ends within ten seconds logs nothing. A thread logs the lines, because one item may take minutes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable
-from typing import TypeVar
+import weakref
+from collections.abc import Iterable, Iterator
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -50,7 +52,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         leave: bool = True,
         delay: float = 0.0,
     ) -> None:
-        self._logs = not sys.stderr.isatty()
+        self._logs, self._ended, self._moved = not sys.stderr.isatty(), Event(), time.time()
         super().__init__(
             items,
             desc=title,
@@ -64,14 +66,35 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             mininterval=_LINE_S if self._logs else _REDRAW_S,
             miniters=1 if self._logs else None,  # else tqdm looks at the clock only after as many as in the last line
         )
+        if self._logs and shown:  # the thread does not keep a bar alive that is not closed
+            Thread(target=_log_lines, args=(weakref.ref(self), self._ended), daemon=True).start()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the items; each counts when the next one is asked for."""
+        with self:
+            for item in self.iterable:
+                yield item
+                self.update()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count ``n`` more items."""
+        self._moved = time.time()
+        shown: bool | None = super().update(n)
+        return shown
 
     def note(self, text: str) -> None:
-        """Show ``text`` after the numbers, also while the first item is not done; at most as often as `update`."""
-        now = time.time()
-        if not self.disable and now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
+        """Show ``text`` after the numbers from now on, also while the first item is not done."""
+        if not self.disable:
             self.set_postfix_str(text, refresh=False)
-            self.refresh()
-            self.last_print_t = now
+            self.show()
+
+    def show(self) -> None:
+        """Show the present state, at most as often as `update`."""
+        with self.get_lock():
+            now = time.time()
+            if not self.disable and now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
+                self.last_print_t = now
+                self.refresh(nolock=True)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Draw the bar, or log a line; `tqdm` calls this."""
@@ -85,6 +108,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         if not self._logs or self.disable:
             super().close()
             return
+        self._ended.set()
         self.disable = True
         self._decr_instances(self)
         if self.last_print_t >= self.start_t + self.delay:
@@ -101,13 +125,20 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
-        passed, done = time.time() - self.start_t, self.n - self.initial
+        now, done = time.time(), self.n - self.initial
         if done and self.n < self.total:  # the mean of what was done in this run; a last chunk may be more than is left
-            time_ = f"about {duration(passed / done * (self.total - self.n))} left"
+            left = (self._moved - self.start_t) / done * (self.total - self.n)
+            time_ = f"about {duration(max(left - (now - self._moved), left / (self.total - self.n)))} left"
         else:
-            time_ = f"{duration(passed)} so far"
+            time_ = f"{duration(now - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
+
+
+def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
+    while not ended.wait(_LINE_S) and (shown := bar()) is not None:
+        shown.show()
+        del shown
 
 
 def duration(seconds: float) -> str:

@@ -238,14 +238,14 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
 
 def _show(run: EditRun, folder: EditFolder) -> None:
-    """Print the table of the probes, the verdict with its advice, what else changed, and the files."""
+    """Print the table of the probes, the verdict with its remarks, what else changed, and the files."""
     from kg_edit.reports.differences import counted, difference_table
     from kg_edit.reports.report import terminal_table
 
     console, verdict = stdout(), run.verdict
     console.print(terminal_table(run.rows))
     console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
-    for line in verdict.advice:
+    for line in verdict.remarks:
         console.print(f"- {plain(line)}")
     if run.differences:
         own = [one for one in run.differences if one.asked.source == "edit"]

@@ -154,15 +154,14 @@ def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, ke
     Raises:
         UnknownNameError: there is no such benchmark.
         EditFileError: the file can't be read, or has a row with faults; if none of its first rows is a record of this
-            benchmark, the message names the one that they look like.
+            benchmark, the message begins with the one that they look like.
     """
     found = find_dataset(name).read(path, labels=labels)
     if found.problems and not (keep_going and found.records):
-        error = EditFileError(first_faults(found.problems))
-        rows = _readable(path)
+        rows, faults = _readable(path), first_faults(found.problems)
         if not rows[name] and (other := _most(rows)):
-            error.add_note(f"the file looks like {other}: --dataset {other}")
-        raise error
+            faults = f"{path} looks like {other}: --dataset {other}. Its faults as {name}:\n{faults}"
+        raise EditFileError(faults)
     return found
 
 

@@ -39,7 +39,7 @@ from kg_edit.evaluation.statistics import (
 )
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
-from kg_edit.storage.run_folder import Settings, by_content, difference, read_settings
+from kg_edit.storage.run_folder import Settings, difference, read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +123,7 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
     for run in runs:
         for field, way_out in same.items():
-            there, here = ({field: by_content(one.settings).get(field)} for one in (first, run))
+            there, here = ({field: one.settings.get(field)} for one in (first, run))
             if found := difference(there, here):
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
         if run.unfinished and not common:
@@ -166,6 +166,9 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     notes = []
+    presets = {run.name: run.settings.get("preset", "default") for run in runs}  # 0.1.0 did not record it
+    if set(presets.values()) != {"default"}:
+        notes.append(", ".join(f"{name}: preset {preset}" for name, preset in presets.items()))
     for run in runs:
         failed = sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
         if failed:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
+from kg_edit.callbacks import StepNotes, watched
 from kg_edit.datasets import Records, as_records
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
@@ -60,7 +61,16 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import answers
-from kg_edit.storage.run_folder import Settings, by_content, claim, difference, folder_lock, is_run, read_settings
+from kg_edit.storage.run_folder import (
+    Settings,
+    claim,
+    difference,
+    digest,
+    folder_lock,
+    is_run,
+    other_rows,
+    read_settings,
+)
 from wikidata_cache.progress import Bar
 
 TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
@@ -112,7 +122,16 @@ def evaluate(
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
     if config.retention:
         config.retention.check(model.in_chat() if config.chat else model)
-    claim(out, settings, grown=_grown_from(out, settings, model, all_records, config))
+
+    def other_records() -> str:
+        known = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
+        ids = read_settings(out)["ids"]
+        here = {record.id: digest(record.model_dump(mode="json")) for record in all_records}
+        # A record without a line yet counts as equal if its id is the same
+        there = {name: known.get(name, here.get(name)) for name in ids}
+        return other_rows("records", there, here, counts=(len(there), len(here)))
+
+    claim(out, settings, grown=_grown_from(out, settings, model, all_records, config), rows=other_records)
     with folder_lock(out), untouched(model):
         folder = RunFolder(out)
         folder.drop_cut_lines()
@@ -157,7 +176,7 @@ def _grown_from(
     of_records = record_settings(model, records, chat=config.chat).keys()
     fixed = {name: value for name, value in settings.items() if name not in of_records}
     first = {**fixed, **record_settings(model, records[: len(ids)], chat=config.chat)}
-    return there if difference(by_content(there), by_content(first)) is None else None
+    return there if difference(there, first) is None else None
 
 
 @dataclass(frozen=True)
@@ -359,11 +378,13 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
     while start < len(todo):
         size = max(1, min(TOGETHER, max(FEWEST, start), HELD // (largest or assumed)))
         group = todo[start : start + size]
-        bar.set_postfix_str(f"records {bar.n + 1} to {bar.n + len(group)}")
+        place, some = f"records {bar.n + 1} to {bar.n + len(group)}", [sequence.items[0] for sequence in group]
+        bar.note(f"{place}, unedited model")
         while asked < start + len(group):  # the unedited model is asked about `TOGETHER` records at once
             run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + TOGETHER]])
             asked += TOGETHER
-        _compute_together(run, [sequence.items[0] for sequence in group])
+        with watched([StepNotes(lambda text, place=place: bar.note(f"{place}, {text}"))], [item.id for item in some]):
+            _compute_together(run, some)
         largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
         yield group
         start += len(group)

@@ -122,8 +122,10 @@ def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None
 def method_settings(method: Method, model: LanguageModel) -> Settings:
     """Return the settings that decide a method's patches besides the edits: config, files, graph and model."""
     files = input_files(method.config)
+    preset = getattr(method.config, "preset_name", None)
     return {
         "method": method.name,
+        **({"preset": preset} if preset else {}),  # not compared: the config decides
         "config": method.config.model_dump(mode="json"),
         **({"files_sha256": files} if files else {}),
         "graph": method.graph_identity,

@@ -18,7 +18,7 @@ from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import Entry, entries, entries_of
 from kg_edit.ledger.log import LOG, Added, Event, PatchStep, Store, active_steps, in_force, open_store
 from kg_edit.patches.changes import Changes, read_changes
-from kg_edit.patches.container import check_patch_file
+from kg_edit.patches.container import read_provenance
 from kg_edit.storage.run_folder import PATCH
 
 if TYPE_CHECKING:  # paths are checked without importing torch
@@ -122,7 +122,7 @@ def check_patches(paths: Iterable[Path]) -> None:
         if file is None and path.is_dir():
             open_store(path, create=False)
         else:
-            check_patch_file(file or path)
+            read_provenance(file or path)
 
 
 def patch_at(path: str | Path) -> Patch:

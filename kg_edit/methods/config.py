@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -65,6 +66,7 @@ class MethodConfig(BaseModel, metaclass=Called):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     published_as: ClassVar[str | None] = None
+    _preset: str = PrivateAttr("default")
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -121,9 +123,16 @@ class MethodConfig(BaseModel, metaclass=Called):
             if key not in cls.model_fields:
                 raise unknown_name(f"setting{of}", key, cls.model_fields)
         try:
-            return cls.model_validate(wanted)
+            found = cls.model_validate(wanted)
         except ValidationError as error:
             raise cls._refused(faults_of(error, cls), of=of) from None
+        found._preset = name
+        return found
+
+    @property
+    def preset_name(self) -> str:
+        """The name of the preset whose settings these are, or which they began with."""
+        return self._preset
 
     @classmethod
     def _refused(cls, faults: Iterable[Fault], *, of: str = "") -> ConfigError:

@@ -125,13 +125,15 @@ def read_patch(path: str | Path) -> PatchFile:
     return PatchFile(path=str(path), tensors=tensors, **parts)
 
 
-def check_patch_file(path: str | Path) -> None:
-    """Check the metadata of a patch's file, without torch and without reading its tensors.
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Return a patch's provenance, checked, without torch and without reading its tensors.
 
     Raises:
         PatchError: as `read_patch`.
     """
-    _read(path, None)
+    metadata, _ = _read(path, None)
+    provenance: dict[str, Any] = metadata["provenance"]
+    return provenance
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.base import Patch
@@ -16,7 +17,7 @@ from wikidata_cache.progress import Bar
 
 ALONE = "alone.jsonl"
 MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause
-_TOGETHER = 8  # edits in one call of `edit_each`, and between two writes to the file
+_TOGETHER = (2, 8)  # edits in one call of `edit_each`, and between two writes to the file: at first, and at most
 
 
 class AloneLine(BaseModel):
@@ -56,9 +57,11 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     method.start_anew()  # what the run's edits left for later ones
     left = [edit for edit in edits[:MOST] if edit.id not in known]
     with Bar(title="failed edits alone", unit="edit", total=len(left), shown=progress) as bar:
-        for start in range(0, len(left), _TOGETHER):
-            some, lines = left[start : start + _TOGETHER], []
-            for edit, patch in zip(some, method.edit_each(some), strict=True):
+        start, (fewest, most) = 0, _TOGETHER
+        while some := left[start : start + min(most, max(fewest, start))]:
+            with watched([StepNotes(bar.note)], [edit.id for edit in some]):
+                patches, lines = method.edit_each(some), []
+            for edit, patch in zip(some, patches, strict=True):
                 if isinstance(patch, Patch):
                     own, *_ = probes(model, edit)
                     with patch.applied(model) as edited:
@@ -67,4 +70,5 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
                 else:
                     lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
+            start += len(some)
             bar.update(len(some))

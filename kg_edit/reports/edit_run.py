@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit, opposed, without_repeats
-from kg_edit.errors import KgEditError, OutputError
+from kg_edit.errors import KgEditError, OutputError, PatchError
 from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import refuse_disabling
 from kg_edit.reports.alone import make_alone, read_alone
 from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
@@ -28,7 +29,7 @@ from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
-from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock
+from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.svg import draw
@@ -46,7 +47,7 @@ _IN_SEQUENCE = (
 
 @dataclass(frozen=True)
 class EditRun:
-    """The result of `run_edits`. As text it is the verdict, and a line for each advice.
+    """The result of `run_edits`. As text it is the verdict, and a line for each of its remarks.
 
     Attributes:
         folder: the folder of the run.
@@ -61,7 +62,7 @@ class EditRun:
     differences: tuple[PromptDifference, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([str(self.verdict), *self.verdict.advice])
+        return "\n".join([str(self.verdict), *self.verdict.remarks])
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def run_edits(
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in given]),
         "kg_edit": __version__,
     }
-    check_folder(out, settings)
+    check_folder(out, settings, rows=lambda: _other_edits(out, edits, given=len(given)))
     if not (out / PATCH).is_file():
         if len(edits) > FEW and not method.joint and method.kind == "weights":
             log.warning(_IN_SEQUENCE, method.name, len(edits))
@@ -216,6 +217,17 @@ def run_edits(
         write_text(out / VERDICT, written)
         write_text(out / REPORT, markdown(rows, patch, verdict, differences))
         return run
+
+
+def _other_edits(out: Path, edits: Sequence[Edit], *, given: int) -> str | None:
+    """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
+    try:
+        provenance = read_provenance(out / PATCH if (out / PATCH).is_file() else out / PARTIAL)
+        there = {record["edit"]["id"]: record["edit"] for record in provenance["edits"]}
+    except (PatchError, KeyError, TypeError):
+        return None
+    here = {edit.id: edit.model_dump(mode="json", exclude_defaults=True) for edit in edits}
+    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], given))
 
 
 def _target(model: LanguageModel, edit: Edit) -> Sequence[int]:

@@ -120,7 +120,7 @@ def markdown(
         differences: the locality prompts and the unrelated prompts, as both models answered them.
     """
     verdict = verdict or Verdict.of(rows)
-    advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.advice]
+    advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.remarks]
     lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
     lines += [*advice, *[""] * bool(advice), escaped_markdown(patch.summary), ""]
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]

@@ -182,7 +182,7 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     kind = "good" if not verdict.failed else "warn" if verdict.succeeded else "bad"
     counted = f'<span class="{kind}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.own.edited.success]
-    advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.advice)
+    advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
     advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
     if not failed:
         return f'<p class="verdict">{counted}</p>{advice}'

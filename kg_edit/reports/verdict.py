@@ -25,6 +25,10 @@ _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG_TEXT else f"{text[: _LONG_TEXT - 1]}…"
+
+
 def _ids(results: Sequence[EditResult]) -> str:
     more = f" and {len(results) - _NAMED} more" if len(results) > _NAMED else ""
     return ", ".join(result.edit for result in results[:_NAMED]) + more
@@ -61,12 +65,13 @@ class EditResult(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The results of all edits of a run: "4 of 5 edits succeeded; 1 failed: row-3 (…)", and `advice`.
+    """The results of all edits of a run: "4 of 5 edits succeeded; 1 failed: row-3 (…)", and `remarks`.
 
     Attributes:
         method: the method that made the edits.
         joint: whether the method makes all edits at once, and not in sequence.
         edits: the results, in the order of the edits.
+        paraphrases: the results of the edits' paraphrases.
         repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
     """
@@ -76,6 +81,7 @@ class Verdict(BaseModel):
     method: str = Field("", exclude=True)
     joint: bool = False
     edits: tuple[EditResult, ...]
+    paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     repeats: tuple[tuple[str, str], ...] = ()
     opposes: tuple[tuple[str, str], ...] = ()
 
@@ -92,7 +98,7 @@ class Verdict(BaseModel):
         repeats: Sequence[tuple[str, str]] = (),
         opposes: Sequence[tuple[str, str]] = (),
     ) -> Verdict:
-        """Return the verdict over the edits' own prompts among ``rows``.
+        """Return the verdict over the edits' own prompts and their paraphrases among ``rows``.
 
         Args:
             rows: the rows of the report.
@@ -103,8 +109,11 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        results = tuple(
-            EditResult(
+        results: dict[str, list[EditResult]] = {"rewrite": [], "paraphrase": []}
+        for row in rows:
+            if row.probe.kind not in results:
+                continue
+            result = EditResult(
                 edit=row.edit,
                 prompt=row.probe.prompt,
                 target=row.probe.wanted,
@@ -116,10 +125,15 @@ class Verdict(BaseModel):
                 alone=None if row.edited.success else (alone or {}).get(row.edit),
                 subject=(subjects or {}).get(row.edit, ""),
             )
-            for row in rows
-            if row.probe.kind == "rewrite"
+            results[row.probe.kind].append(result)
+        return cls(
+            method=method,
+            joint=joint,
+            edits=tuple(results["rewrite"]),
+            paraphrases=tuple(results["paraphrase"]),
+            repeats=tuple(repeats),
+            opposes=tuple(opposes),
         )
-        return cls(method=method, joint=joint, edits=results, repeats=tuple(repeats), opposes=tuple(opposes))
 
     @property
     def succeeded(self) -> tuple[EditResult, ...]:
@@ -140,6 +154,17 @@ class Verdict(BaseModel):
     def counted(self) -> str:
         """Return the verdict without the failed edits."""
         return f"{len(self.succeeded)} of {len(self.edits)} edits succeeded"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader is told besides the verdict: how many paraphrases failed and the first of them; the advice."""
+        failed = [result for result in self.paraphrases if not result.succeeded]
+        if not failed:
+            return self.advice
+        named = [f"{one.edit} ({_cut(one.prompt)!r}: generated {_cut(one.generated)!r})" for one in failed[:_NAMED]]
+        more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+        counted = f"{len(failed)} of {len(self.paraphrases)} paraphrases failed"
+        return (f"{counted}: {'; '.join(named)}{more}", *self.advice)
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property
@@ -184,9 +209,7 @@ class Verdict(BaseModel):
             return self.counted
         named = []
         for result in self.failed[:_NAMED]:
-            texts = (result.prompt, result.target, result.generated)
-            cut = (text if len(text) <= _LONG_TEXT else f"{text[: _LONG_TEXT - 1]}…" for text in texts)
-            prompt, target, text = cut
+            prompt, target, text = map(_cut, (result.prompt, result.target, result.generated))
             likelier = ", though the target is more likely than the old one" if result.likelier else ""
             named.append(f"{result.edit} ({prompt!r}: target {target!r}, generated {text!r}{likelier})")
         more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""

@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,6 +39,10 @@ _WRITTEN = (
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "texts.jsonl", "points.jsonl", "table.md", "picture.svg"),  # locate, drift, sweep
 )
+# What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
+_OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
+_SIDES = ("in the folder", "now")
+_LISTED, _SHORT = 5, 60  # fields that a difference lists, and characters of a value
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -46,17 +51,28 @@ NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
 
 
-def claim(folder: Path, settings: Settings, *, grown: Settings | None = None) -> None:
+def claim(
+    folder: Path,
+    settings: Settings,
+    *,
+    grown: Settings | None = None,
+    rows: Callable[[], str | None] = lambda: None,
+) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
 
-    A run that left only its ``run.json`` can be replaced by another. ``grown`` are other settings that are accepted
-    too: those of a smaller run that this one extends; they are replaced.
+    A run that left only its ``run.json`` can be replaced by another.
+
+    Args:
+        folder: the folder of the run.
+        settings: the settings of the run.
+        grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
+        rows: as for `check_folder`.
 
     Raises:
         AnotherRunError: the folder belongs to another run.
         OutputError: it has other files, or can't be written.
     """
-    check_folder(folder, grown or settings)
+    check_folder(folder, grown or settings, rows=rows)
     if grown or _names(folder) <= {_RUN}:
         write_json(folder / _RUN, {"version": VERSION, **settings})
 
@@ -66,8 +82,16 @@ def is_run(folder: Path) -> bool:
     return (folder / _RUN).is_file()
 
 
-def check_folder(folder: Path, settings: Settings | None = None) -> None:
+def check_folder(
+    folder: Path, settings: Settings | None = None, *, rows: Callable[[], str | None] = lambda: None
+) -> None:
     """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
+
+    Args:
+        folder: the folder of the run.
+        settings: the settings of the run.
+        rows: how its edits or records differ from those in the folder, in words; ``run.json`` only counts and hashes
+            them. Asked if they differ; None: the counts and hashes are named.
 
     Raises:
         OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
@@ -81,8 +105,13 @@ def check_folder(folder: Path, settings: Settings | None = None) -> None:
     if names and _RUN not in names:
         raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
     if names - {_RUN} and settings is not None:
-        there, here = by_content(read_settings(folder)), by_content(json.loads(json.dumps(settings)))
-        if found := difference(there, here, sides=("in the folder", "now")):
+        there, here = read_settings(folder), json.loads(json.dumps(settings))
+        if difference(there, here):
+            other = [name for name in _OF_ROWS if difference(there.get(name), here.get(name))]
+            words = (other and rows()) or None
+            if words:
+                there, here = ({key: own[key] for key in own.keys() - set(_OF_ROWS)} for own in (there, here))
+            found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words]))
             raise AnotherRunError(
                 f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
             )
@@ -115,9 +144,7 @@ def delete_run(folder: Path) -> None:
             renamed.
     """
     settings = read_settings(folder)
-    if not (
-        isinstance(settings, dict) and {"job", "method", "command"} & settings.keys()
-    ):  # another program's run.json
+    if not {"job", "method", "command"} & settings.keys():  # another program's run.json
         raise OutputError(f"{folder} has no run of kg-edit; give another --out")
     if foreign := sorted(name for name in _names(folder) if not _is_written(folder / name)):
         raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
@@ -148,14 +175,6 @@ def _names(folder: Path) -> set[str]:
         raise OutputError(f"can't read {folder}: {error.strerror}; give another --out") from error
 
 
-def by_content(settings: Settings) -> Settings:
-    """``settings`` without the name of the model if it has a fingerprint: ``model`` and ``./model`` are the same."""
-    model = settings.get("model") if isinstance(settings, dict) else None
-    if not isinstance(model, dict) or "fingerprint" not in model:
-        return settings
-    return {**settings, "model": {key: value for key, value in model.items() if key != "name"}}
-
-
 def read_settings(folder: Path) -> Settings:
     """Read the settings that `claim` wrote.
 
@@ -167,7 +186,9 @@ def read_settings(folder: Path) -> Settings:
         found: Settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
-    if isinstance(found, dict) and (version := found.pop("version", VERSION)) > VERSION:
+    if not isinstance(found, dict):
+        raise OutputError(f"{folder} has no run: {file} is of another program; give another folder")
+    if (version := found.pop("version", VERSION)) > VERSION:
         raise OutputError(f"{folder} has a run of format {version}, and this kg-edit reads only {VERSION}; update it")
     return found
 
@@ -175,20 +196,68 @@ def read_settings(folder: Path) -> Settings:
 def difference(
     there: Any, here: Any, name: str = "", *, sides: tuple[str, str] = ("in the first", "in the second")
 ) -> str | None:
-    """Return a text with the first field that differs and both its values; None if there is no difference.
+    """Return the fields that differ, in words, the first five with their values; None if there is no difference.
 
-    ``sides``: the words after the value of ``there``, and after that of ``here``.
+    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. Other settings
+    of another method are not listed.
+
+    Args:
+        there: a JSON value, such as the settings of a run.
+        here: another one.
+        name: what they are, as the prefix of the fields.
+        sides: the words after the value of ``there``, and after that of ``here``.
     """
+    found = list(_differing(there, here, name, sides))
+    more = [f"and {len(found) - _LISTED} more settings"] if len(found) > _LISTED else []
+    return "; ".join([*found[:_LISTED], *more]) or None
+
+
+def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iterator[str]:
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = dict.fromkeys([*here, *there])
-        found = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."), sides=sides) for key in keys)
-        return next(filter(None, found), None)
-    return None if there == here else f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
+        left_out = {"preset"}
+        if there.get("method") != here.get("method"):
+            left_out |= {"config", "files_sha256", "graph"}
+        if "fingerprint" in there.keys() & here.keys():  # a model, which may have two names
+            same = there["fingerprint"] == here["fingerprint"] or there.get("name") == here.get("name")
+            left_out.add("name" if same else "fingerprint")
+        for key in dict.fromkeys([*here, *there]):
+            if key not in left_out:
+                yield from _differing(there.get(key), here.get(key), f"{name}.{key}".lstrip("."), sides)
+    elif there != here:
+        first, second = (value if value is None else str(value) for value in (there, here))
+        is_hash = all(value is None or re.fullmatch(r"[0-9a-f]{16,}", value) for value in (first, second))
+        if is_hash:
+            what = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
+            lacks = [side for value, side in zip((there, here), sides, strict=True) if value is None]
+            words = f"none {lacks[0]}" if lacks else f"other content {sides[1]}"
+            yield f"{what}: {words}" if what else words
+        else:
+            yield f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) > _SHORT and isinstance(value, list):
+        return f"{len(value)} entries"
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+
+
+def other_rows(unit: str, there: Mapping[str, Any], here: Mapping[str, Any], *, counts: tuple[int, int]) -> str:
+    """Return how the rows of a run in a folder differ from those of now: how many, and the first that differs.
+
+    Args:
+        unit: what a row is, such as "edits".
+        there: the content of each row in the folder, or its hash, as far as it is known, by the row's id; in order.
+        here: the same of the rows of now.
+        counts: the number of all rows, there and here.
+    """
+    number = f"{counts[0]} {_SIDES[0]}, {counts[1]} {_SIDES[1]}; " if counts[0] != counts[1] else ""
+    for place, (old, new) in enumerate(zip(there, here, strict=False), 1):
+        if old != new:
+            return f"{unit}: {number}number {place} is {old!r} {_SIDES[0]}, {new!r} {_SIDES[1]}"
+        if found := difference(there[old], here[new], sides=_SIDES):
+            return f"{unit}: {number}the first that differs is {old!r} ({found})"
+    return f"{unit}: {number or 'others'}".removesuffix("; ")
 
 
 def digest(value: Any) -> str:

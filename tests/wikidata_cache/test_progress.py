@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 
 import pytest
 
@@ -58,6 +60,24 @@ def test_steps_are_lines_while_the_first_item_is_not_done(clock: Clock, caplog: 
         "memit: 100 of 20,000 edits, about 7 h left (step 3)",
         "memit: 100 of 20,000 edits in 2 min",
     ]
+
+
+def test_line_comes_while_an_item_is_not_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is said by the item's work, and what is left counts down meanwhile."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress, "_LINE_S", 0.02)
+    for item in Bar(range(3), title="rome", unit="record"):
+        lines, until = len(caplog.messages), time.time() + 10
+        while item == 1 and len(caplog.messages) < lines + 2 and time.time() < until:
+            time.sleep(0.005)
+    early = [line for line in caplog.messages if line.startswith("rome: 1 of 3 records, about ")]
+    assert len(early) >= 2 and caplog.messages[-1].startswith("rome: 3 of 3 records in ")
+    for thread in threading.enumerate():
+        if getattr(thread, "_target", None) is progress._log_lines:
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -68,7 +68,7 @@ def test_judge_judges_the_answers_of_a_run(kg_edit: Run, server: Server, tmp_pat
     assert (result.code, len(server.asked)) == (0, 1)
     assert "edited  portability.judge  1.000" in result.out
     other = kg_edit("judge", run, "--data", data, "--dataset", "zsre", "--judge", server.url)
-    assert (other.code, "the file looks like counterfact" in other.err, len(server.asked)) == (
+    assert (other.code, "looks like counterfact" in other.err, len(server.asked)) == (
         2,
         True,
         1,

@@ -46,7 +46,9 @@ def test_output_folder_that_is_a_file_is_refused(edit: Run, place: Path) -> None
 
 def test_output_that_fails_late_is_one_message(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("reports.edit_run", "storage.run_folder"):
-        monkeypatch.setattr(f"kg_edit.{module}.check_folder", lambda *_: None)  # as if the folder passed the checks
+        monkeypatch.setattr(
+            f"kg_edit.{module}.check_folder", lambda *_, **__: None
+        )  # as if the folder passed the checks
     (place / "file").write_text("mine")
     refused(edit, *ROME, "--out", "file/out", message="can't write file/out/run.json: Not a directory", out=place)
 

@@ -164,12 +164,14 @@ def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...],
     assert (grown.n, grown.base, grown.edited) == (3, whole.base, whole.edited)
     settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
     assert settings[0] == settings[1]
-    for fewer in (edits[:2], edits[1:4]):
-        with pytest.raises(OutputError, match="contains another run"):
-            evaluate(method, model, fewer, out=tmp_path / "run", pool=edits)
-    changed = edits[0].model_copy(update={"target_new": "Chicago Bulls"})
-    with pytest.raises(OutputError, match="contains another run"):
-        evaluate(method, model, [changed, *edits[1:4]], out=tmp_path / "run", pool=edits)
+    changed = edits[1].model_copy(update={"target_new": "Chicago Bulls"})
+    for other, words in (
+        (edits[:2], "3 in the folder, 2 now"),
+        (edits[1:4], "number 1 is 'case-0' in the folder, 'case-1' now"),
+        ([edits[0], changed, *edits[2:4]], "3 in the folder, 4 now; the first that differs is 'case-1' .other content"),
+    ):
+        with pytest.raises(OutputError, match=rf"contains another run \(records: {words}"):
+            evaluate(method, model, other, out=tmp_path / "run", pool=edits)
 
 
 def test_run_grows_by_records_that_bring_a_setting(
@@ -225,7 +227,7 @@ def test_patches_of_a_group_take_a_bounded_memory(
     assert each.sizes == [1, 2, 2, 1]
 
 
-@pytest.mark.parametrize("field", ["config.scale", "seed", "ids", "ceilings", "method"])
+@pytest.mark.parametrize("field", ["config.scale", "seed", "records", "ceilings", "method"])
 def test_another_runs_folder_is_refused(
     field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -233,7 +235,7 @@ def test_another_runs_folder_is_refused(
     if field == "config.scale":
         method.config = NudgeConfig(scale=0.25)
     method.name = "other" if field == "method" else method.name
-    some, seed = edits[: 2 if field == "ids" else 1], int(field == "seed")
+    some, seed = edits[: 2 if field == "records" else 1], int(field == "seed")
     with pytest.raises(OutputError, match=rf"{field}.*--out"):
         evaluate(method, model, some, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
 

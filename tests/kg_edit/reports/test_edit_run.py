@@ -46,8 +46,28 @@ def test_files_have_what_is_returned(tmp_path: Path) -> None:
     assert "# 2 edits of tiny-llama by rome" in (tmp_path / REPORT).read_text()
     assert [edit["edit"]["id"] for edit in Patch.load(tmp_path / PATCH).provenance["edits"]] == ["1", "2"]
     settings = json.loads((tmp_path / "run.json").read_text())
-    assert (settings["job"], settings["method"], settings["edits"]) == ("edit", "rome", 2)
+    assert (settings["job"], settings["method"], settings["preset"], settings["edits"]) == (
+        "edit",
+        "rome",
+        "default",
+        2,
+    )
     assert not (tmp_path / PARTIAL).exists()
+
+
+def test_other_edits_are_named(tmp_path: Path) -> None:
+    model = tiny("llama")
+    run(tmp_path)
+    for other, words in (
+        (
+            [EDIT, SECOND.model_copy(update={"target_new": "Rome"})],
+            r"the first that differs is '2' \(target_new: .*now\)",
+        ),
+        ([EDIT], "2 in the folder, 1 now"),
+        ([SECOND, EDIT], "number 1 is '1' in the folder, '2' now"),
+    ):
+        with pytest.raises(OutputError, match=rf"another run \(edits: {words}\); give another --out"):
+            run_edits(method("rome", model), model, other, tmp_path, progress=False)
 
 
 def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,6 +63,21 @@ def test_verdict_counts_the_edits_own_prompts() -> None:
     assert "**1 of 3 edits succeeded; 2 failed: row-2" in markdown(rows, PATCH)
 
 
+def test_verdict_counts_failed_paraphrases() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-1", success=False), row("c", edit="row-1")]
+    rows[1:] = [
+        one.model_copy(update={"probe": one.probe.model_copy(update={"kind": "paraphrase"})}) for one in rows[1:]
+    ]
+    verdict = Verdict.of(rows)
+    assert (str(verdict), verdict.remarks) == (
+        "1 of 1 edits succeeded",
+        ("1 of 2 paraphrases failed: row-1 ('b': generated 'b')",),
+    )
+    assert "- 1 of 2 paraphrases failed" in markdown(rows, PATCH)
+    many = Verdict.of(rows[1:2] * 12).remarks[0]
+    assert many.startswith("12 of 12 paraphrases failed") and many.endswith("; and 2 more")
+
+
 @pytest.mark.parametrize("case", NASTY)
 def test_markdown_is_a_table(case: str) -> None:
     lines = markdown([row(NASTY[case]), row("plain")], PATCH).split("\n")

@@ -45,8 +45,8 @@ def test_claim_refuses_other_settings(run: Path) -> None:
 
 def test_claim_compares_models_by_fingerprint(run: Path) -> None:
     claim(run, {**SETTINGS, "model": {"name": "./m", "fingerprint": "f"}})
-    with pytest.raises(OutputError, match=r"model.fingerprint"):
-        claim(run, {**SETTINGS, "model": {"name": "m", "fingerprint": "g"}})
+    with pytest.raises(OutputError, match=r"\(model.name: \"m\" in the folder, \"n\" now\)"):
+        claim(run, {**SETTINGS, "model": {"name": "n", "fingerprint": "g"}})
 
 
 def test_claim_replaces_a_run_without_results(run: Path) -> None:
@@ -81,12 +81,20 @@ def test_check_folder_writes_nothing(tmp_path: Path) -> None:
             check_folder(tmp_path / folder)
 
 
-def test_difference_names_the_first_field() -> None:
+def test_difference_names_each_field_in_words() -> None:
     assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
-    assert difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 in the first, null in the second"
+    assert difference({"a": {"b": 1}, "c": 2}, {"a": {}}) == (
+        "a.b: 1 in the first, null in the second; c: 2 in the first, null in the second"
+    )
     found = difference({"a": "x" * 99}, {"a": "y"})
     assert found is not None
     assert "..." in found and len(found) < 100
+    assert "and 2 more settings" in str(difference(dict.fromkeys("abcdefg", 1), {}))
+    hashes = [{"model": {"name": "m", "fingerprint": digest(n)}, "tokenizer_sha256": digest(n)} for n in (1, 2)]
+    assert difference(*hashes) == "model: other content in the second; tokenizer: other content in the second"
+    assert difference({"preset": "default"}, {}) is None, "0.1.0 did not record it, and its settings decide"
+    methods = [{"method": name, "config": {name: 1}} for name in ("rome", "memit")]
+    assert difference(*methods) == 'method: "rome" in the first, "memit" in the second'
 
 
 def test_digest_ignores_the_order() -> None:
