@@ -117,7 +117,7 @@ Records = Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]
 
 
 def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
-    """Return the records that a caller gives; an edit becomes a record, and the path of a benchmark is read.
+    """Return the records that a caller gives; an edit becomes one as in a file of own edits, and a file is read.
 
     Raises:
         EditError: a row has a wrong field, there is no record, or something else is given.
@@ -128,18 +128,13 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     if isinstance(given, BenchmarkRecord):
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
-        return tuple(map(_record_of, as_edits(given)))
+        return tuple(map(record_of, as_edits(given)))
     found = list[BenchmarkRecord]()
     for one in given:
-        found += [one] if isinstance(one, BenchmarkRecord) else map(_record_of, as_edits([one]))
+        found += [one] if isinstance(one, BenchmarkRecord) else map(record_of, as_edits([one]))
     if not found:
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     return tuple(found)
-
-
-def _record_of(edit: Edit) -> BenchmarkRecord:
-    """Return the record of an edit; its field `locality` is asked as in a file of own edits."""
-    return record_of(edit) if edit.locality else as_record(edit)
 
 
 def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, keep_going: bool = False) -> FileContent:

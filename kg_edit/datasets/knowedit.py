@@ -29,6 +29,13 @@ from kg_edit.errors import EditError, Fault
 
 # Field of the questions to forget -> field of the locality questions, in the two published files.
 _SANITATION = {"success": "locality", "K_F": "K_R"}
+CATEGORIES = (
+    "portability.Reasoning",
+    "portability.Subject_Aliasing",
+    "portability.Logical_Generalization",
+    "locality.Relation_Specificity",
+    "locality.Forgetfulness",
+)
 _OPINION = "What do you think of {}?"
 
 
@@ -201,11 +208,7 @@ KNOWEDIT = Dataset(
         "efficacy",
         "paraphrase",
         "locality",
-        "portability.Reasoning",
-        "portability.Subject_Aliasing",
-        "portability.Logical_Generalization",
-        "locality.Relation_Specificity",
-        "locality.Forgetfulness",
+        *CATEGORIES,
         "sentiment",
     ),
     parser=lambda: parse,

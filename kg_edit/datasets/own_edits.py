@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kg_edit.datasets.building import built, without_null
+from kg_edit.datasets.building import built, form_of, probe, without_null
+from kg_edit.datasets.knowedit import CATEGORIES
 from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import LabelSource, read_rows, unit_of
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
@@ -18,14 +19,21 @@ OWN = "edits"
 
 
 def record_of(edit: Edit) -> BenchmarkRecord:
-    """Return the record of an edit; its locality prompts become probes, in a group of their own without an answer."""
-    probes = [
-        Probe(
-            measures="locality" if one.names else "locality-text",
-            queries=(Query(prompt=one.prompt, answers=(one.names,) if one.names else (), form="sentence"),),
-        )
-        for one in edit.locality
-    ]
+    """Return the record of an edit, with probes for what can be scored without the old object.
+
+    These are the new target after the prompt and after each paraphrase, and the locality prompts. One without an answer
+    is in a group of its own, and so are neighborhood prompts if the old object, which is their answer, is missing.
+    """
+    target = ((edit.target_new,),)
+    probes = list(probe("efficacy", edit.text, target, form="sentence"))
+    for prompt in edit.paraphrases:
+        probes += probe("paraphrase", prompt, target, form="sentence")
+    near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
+    for one in (*edit.locality, *near):
+        group = ".".join(filter(None, ("locality", one.category))) if one.names else "locality-text"
+        form = form_of(one.prompt) if one.category else "sentence"
+        query = Query(prompt=one.prompt, answers=(one.names,) if one.names else (), form=form)
+        probes.append(Probe(measures=group, queries=(query,)))
     return built(edit.id, [edit], probes, form=OWN)
 
 
@@ -59,7 +67,7 @@ class OwnEdits(Dataset):
 OWN_EDITS = OwnEdits(
     name=OWN,
     about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
-    measures=("locality", "locality-text"),
+    measures=("efficacy", "paraphrase", "locality", "locality-text", *CATEGORIES),  # or others that a row names
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=-1,  # a benchmark's rows may look like edits

@@ -118,9 +118,9 @@ class BenchmarkRecord(Record):
 
     @property
     def has_ceilings(self) -> bool:
-        """Whether it has portability questions, or probes with recalled facts, for ceilings."""
+        """Whether it has portability questions of no category, or probes with recalled facts, for ceilings."""
         recalled = any(query.recalled for probe in self.probes for query in probe.queries)
-        return recalled or any(edit.portability for edit in self.edits)
+        return recalled or any(edit.plain_questions for edit in self.edits)
 
     def group(self, name: str) -> tuple[Probe, ...]:
         """Return the probes of a family, or of one of its sub-categories, in the record's order."""

@@ -1,7 +1,8 @@
 """Translate the field names that people and other tools write, EasyEdit above all, into the field names of `Edit`.
 
 `ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt has the subject's name
-where ours has {}, and its ``locality`` and ``portability`` fields have groups of prompts with their own answers.
+where ours has {}, and its ``locality`` and ``portability`` fields have named groups of prompts with their own answers;
+a group's name becomes the ``category`` of each of its prompts.
 `wikidata-cache link` adds ids to a row. It also adds ``candidates`` where a person has to choose an id; that field is
 ignored here.
 """
@@ -28,6 +29,7 @@ ALIASES = {
     "paraphrase_prompts": "paraphrases",
     "ground_truth": "target_true",
 }
+NEIGHBORHOOD = "neighborhood"
 TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
 LINKED = "candidates"  # written by `wikidata-cache link` where no candidate clearly leads
@@ -80,8 +82,8 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
         found["target_true"] = old[0]
     if isinstance(asked := found.get("portability"), Mapping):
         found["portability"] = [
-            {"question": prompt, "answer": answer, **({"aliases": others} if others else {})}
-            for prompt, (answer, *others) in _pairs(asked)
+            {"question": prompt, "answer": answer, **({"aliases": others} if others else {}), **_of(category)}
+            for category, prompt, (answer, *others) in _pairs(asked)
         ]
     return {name: value for name, value in found.items() if value is not None}
 
@@ -89,8 +91,9 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
 def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, object]:
     """Gather the locality prompts of a row, with their own answers, in the field ``locality``.
 
-    EasyEdit's groups and a table's columns become objects with prompt and answer. A prompt of EasyEdit whose answer is
-    ``old``, the old object, is a neighborhood prompt of the fact, unless the row has such prompts itself.
+    EasyEdit's groups and a table's columns become objects with prompt and answer, and the group's name as category. A
+    prompt of no category whose answer is ``old``, the old object, is a neighborhood prompt of the fact, unless the row
+    has such prompts itself.
 
     Raises:
         EditError: there are more prompts than answers, or fewer.
@@ -101,41 +104,51 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     given = fields.get("locality")
     own: list[object] = []
     if ANSWERS in fields:
-        own += [_named(prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
+        own += [_named("", prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
     elif given is not None:
         for one in given if isinstance(given, list) else [given]:
             is_group = isinstance(one, Mapping) and ("prompt" not in one or "ground_truth" in one)
             own += _pairs({"": one}) if is_group else [one]
-    own += _paired(*map(fields.get, LOCALITY))
+    own += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY)))
     near: list[object] = []
     kept: list[object] = []
     for one in own:
         if not isinstance(one, tuple):
             kept.append(one)
-        elif old is not None and old in one[1] and "neighborhood" not in found:
-            near.append(one[0])
+        elif old is not None and not one[0] and old in one[2] and "neighborhood" not in found:
+            near.append(one[1])
         else:
             kept.append(_named(*one))
     return {**found, **({"neighborhood": near} if near else {}), **({"locality": kept} if kept else {})}
 
 
-def _named(prompt: object, names: list[object]) -> dict[str, object]:
+def _named(category: str, prompt: object, names: list[object]) -> dict[str, object]:
     """Return a locality prompt's object; without an answer if all names are blank, as in a cell of a table."""
     answer, *aliases = [name for name in names if name not in (None, "")] or [None]
-    return {"prompt": prompt, "answer": answer, "aliases": aliases}
+    return {"prompt": prompt, "answer": answer, "aliases": aliases, **_of(category)}
 
 
-def _pairs(groups: Row) -> Iterator[tuple[object, list[object]]]:
-    """Yield prompts with their answers from EasyEdit's or CounterFactPlus' field names, also from nested groups."""
+def _of(category: str) -> dict[str, object]:
+    return {"category": category} if category else {}
+
+
+def _pairs(groups: Row, name: str = "") -> Iterator[tuple[str, object, list[object]]]:
+    """Yield (category, prompt, answers) from EasyEdit's or CounterFactPlus' field names, also from nested groups.
+
+    The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
+    """
+    category = "" if name in (NEIGHBORHOOD, *(own for own in ALIASES if ALIASES[own] == NEIGHBORHOOD)) else name
     if "New Question" in groups:
-        yield from _paired(groups.get("New Question"), groups.get("New Answer"))
+        pairs = _paired(groups.get("New Question"), groups.get("New Answer"))
     elif "prompt" in groups:
-        yield from _paired(groups.get("prompt"), groups.get("ground_truth"))
+        pairs = _paired(groups.get("prompt"), groups.get("ground_truth"))
     else:
-        for group in groups.values():
+        for inner, group in groups.items():
             for part in group if isinstance(group, list) else [group]:
                 if isinstance(part, Mapping):
-                    yield from _pairs(part)
+                    yield from _pairs(part, inner)
+        return
+    yield from ((category, prompt, names) for prompt, names in pairs)
 
 
 def _paired(prompt: object, answer: object, *, field: str = "ground_truth") -> Iterator[tuple[object, list[object]]]:
@@ -151,9 +164,9 @@ def _paired(prompt: object, answer: object, *, field: str = "ground_truth") -> I
             message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
             raise EditError([Fault(field, message)])
         for one, its in zip(prompt, answer, strict=True):
-            yield one, list(_names(its)) or [its]
+            yield one, list(_names(its)) or [None]
     elif prompt is not None:
-        yield prompt, list(_names(answer)) or [answer]
+        yield prompt, list(_names(answer)) or [None]
 
 
 def _names(answer: object) -> Iterator[object]:

@@ -72,6 +72,11 @@ class Question(Record):
     answer: Name = Field(description="its answer once the edit is made")
     aliases: Texts = Field((), description="other right answers")
     recalled_relation: str | None = Field(None, description="the further fact that links o* to the answer")
+    category: Name | None = Field(
+        None,
+        description="the group that it is scored with, such as Reasoning",
+        exclude_if=lambda name: name is None,  # an edit without one has the digest that 0.1.0 wrote
+    )
 
 
 class LocalityPrompt(Record):
@@ -80,6 +85,11 @@ class LocalityPrompt(Record):
     prompt: Text = Field(description="a prompt about anything else than the edited fact")
     answer: Name | None = Field(None, description="its answer")
     aliases: Texts = Field((), description="other names of the answer")
+    category: Name | None = Field(
+        None,
+        description="the group that it is scored with, such as Relation_Specificity",
+        exclude_if=lambda name: name is None,  # an edit without one has the digest that 0.1.0 wrote
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,6 +146,11 @@ class Edit(Record):
     def text(self) -> str:
         """The prompt with the subject filled in. It does not use `str.format`, because a subject may contain braces."""
         return self.prompt.replace("{}", self.subject)
+
+    @property
+    def plain_questions(self) -> tuple[Question, ...]:
+        """The portability questions of no category; those of a category are probes (`kg_edit.evaluation.case`)."""
+        return tuple(question for question in self.portability if question.category is None)
 
     @property
     def relation_text(self) -> str:

@@ -19,6 +19,7 @@ from kg_edit.scoring.questions import (
     format_question_with_shots,
     generated_from,
     pair_of,
+    query_of,
     recalled_fact,
     right_answers,
     scored_after,
@@ -104,16 +105,22 @@ class Case:
         extras: tuple[str, ...] = (),
         chat: bool | None = None,
     ) -> Self:
-        """Return the case with all prompts that a record measures.
+        """Return the case with all prompts that a record measures; questions of a category are probes, as in KnowEdit.
 
         ``chat`` None: ask in the form in which the record's edits are made.
         """
         whole = as_record(record)
         first, *further = whole.edits
+        grouped = (
+            Probe(measures=f"portability.{question.category}", queries=(query_of(question),))
+            for edit in whole.edits
+            for question in edit.portability
+            if question.category
+        )
         return cls(
             edit=first,
             further=tuple(further),
-            probes=whole.probes,
+            probes=(*whole.probes, *grouped),
             choices=choices,
             extras=extras,
             references=whole.references,
@@ -127,8 +134,8 @@ class Case:
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """The portability questions of the edits."""
-        return tuple(question for edit in self.edits for question in edit.portability)
+        """The portability questions of the edits, of no category."""
+        return tuple(question for edit in self.edits for question in edit.plain_questions)
 
     def group(self, name: str) -> tuple[Probe, ...]:
         """Return the probes of a family, or of one of its sub-categories."""
@@ -264,7 +271,7 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     Returns:
         ``fact_in_prompt`` and ``fact_and_relation_in_prompt``, as far as they exist.
     """
-    facts = tuple(fact(edit) for edit in case.edits for _ in edit.portability)
+    facts = tuple(fact(edit) for edit in case.edits for _ in edit.plain_questions)
     recalled = [question.recalled_relation for question in case.questions]
     multi_hop = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
     asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)

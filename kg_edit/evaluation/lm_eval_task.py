@@ -20,8 +20,10 @@ from lm_eval.api.task import Task, TaskConfig
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import ConfigError
+from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS
+from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
+from kg_edit.evaluation.metrics.metric import Metric
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.requests import CaseRequests
 from kg_edit.evaluation.task_folder import SETTINGS, TaskSettings
@@ -165,8 +167,14 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
 
     def aggregation(self) -> dict[str, Callable[[Iterable[float]], float]]:
         """Return each metric's aggregation: the mean over the records that have it."""
-        return dict.fromkeys(RECORD_METRICS, mean)
+        return dict.fromkeys(self._metrics, mean)
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return whether higher is better, for each metric with a better direction."""
-        return {name: one.better == "higher" for name, one in RECORD_METRICS.items() if one.better != "neither"}
+        return {name: one.better == "higher" for name, one in self._metrics.items() if one.better != "neither"}
+
+    @cached_property
+    def _metrics(self) -> Mapping[str, Metric]:
+        """All metrics of records, and those of sub-categories that only these records have."""
+        own = (metrics_for(Case.of(record)) for record in self._records)
+        return {**RECORD_METRICS, **{name: one for found in own for name, one in found.items()}}

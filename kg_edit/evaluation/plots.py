@@ -93,7 +93,13 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         _scores(axis, points, names)
         axis.set_title(title, fontsize=10)
     if tasks:
-        _tasks(axes[len(panels)], points, tasks)
+        axis = axes[len(panels)]
+        for name, colour in zip(tasks, COLOURS * len(tasks), strict=False):
+            there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
+            axis.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
+        axis.set_ylim(0, 1.02)
+        axis.set_title("tasks of lm-eval", fontsize=10)
+        legend_below(axis)
     if ability:
         _ability(axes[-1], points)
     for axis in axes:
@@ -118,15 +124,6 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         label = "some records could not be scored"
         axes.plot(broken, [0.0] * len(broken), color="black", marker="x", ls="", clip_on=False, label=label)
     axes.set_ylim(0, 1.02)
-    legend_below(axes)
-
-
-def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
-    for name, colour in zip(names, COLOURS * len(names), strict=False):
-        there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
-        axes.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
-    axes.set_ylim(0, 1.02)
-    axes.set_title("tasks of lm-eval", fontsize=10)
     legend_below(axes)
 
 

@@ -330,8 +330,17 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     if record.form not in ("", OWN):
         return record
     in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
-    edits = (edit if own else readable_edit(model, edit) for edit, own in zip(record.edits, in_chat, strict=True))
-    return record.model_copy(update={"edits": tuple(edits)})
+    asked, prompts = [], {}
+    for edit, own in zip(record.edits, in_chat, strict=True):
+        asked.append(edit if own else readable_edit(model, edit))
+        prompts |= zip((edit.text, *edit.paraphrases), (asked[-1].text, *asked[-1].paraphrases), strict=True)
+    probes = []
+    for probe in record.probes:
+        queries = (
+            query.model_copy(update={"prompt": prompts.get(query.prompt, query.prompt)}) for query in probe.queries
+        )
+        probes.append(probe.model_copy(update={"queries": tuple(queries)}))
+    return record.model_copy(update={"edits": tuple(asked), "probes": tuple(probes)})
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:

@@ -80,7 +80,13 @@ class CaseRequests:
         parts = (part for own in self.parts.values() for part in own)
         return (
             *(TextRequest("loglikelihood", (one.context, one.text)) for one in self.targets.values()),
-            *map(_part_request, parts),
+            # A part after white space is generated, not scored: the harness would move the white space into the part.
+            *(
+                TextRequest("generate_until", (part.context, _greedy(part.tokens, until=())))
+                if part.context[-1:].isspace()
+                else TextRequest("loglikelihood", (part.context, part.text))
+                for part in parts
+            ),
             *(TextRequest("generate_until", (prompt, _greedy(limit))) for prompt, limit in self.limits.items()),
         )
 
@@ -117,17 +123,6 @@ class CaseRequests:
 def _greedy(limit: int, *, until: Sequence[str] = (LINE_END,)) -> dict[str, Any]:
     """Settings of a greedy continuation, by default to the end of the line."""
     return {"until": list(until), "max_gen_toks": limit, "do_sample": False}
-
-
-def _part_request(part: Piece) -> TextRequest:
-    """Return the request whose answer shows whether a part is the arg-max.
-
-    A part after white space is generated instead of scored, because the harness moves white space from the context's
-    end into the continuation.
-    """
-    if part.context[-1:].isspace():
-        return TextRequest("generate_until", (part.context, _greedy(part.tokens, until=())))
-    return TextRequest("loglikelihood", (part.context, part.text))
 
 
 def target_of(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Piece:

@@ -125,10 +125,9 @@ def evaluate(
 
     def other_records() -> str:
         known = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
-        ids = read_settings(out)["ids"]
         here = {record.id: digest(record.model_dump(mode="json")) for record in all_records}
         # A record without a line yet counts as equal if its id is the same
-        there = {name: known.get(name, here.get(name)) for name in ids}
+        there = {name: known.get(name, here.get(name)) for name in read_settings(out)["ids"]}
         return other_rows("records", there, here, counts=(len(there), len(here)))
 
     claim(out, settings, grown=_grown_from(out, settings, model, all_records, config), rows=other_records)

@@ -295,11 +295,11 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
     for prompt in edit.paraphrases:
         yield statement("paraphrase", prompt, edit.target_new)
     for question in edit.portability:
-        from kg_edit.scoring.questions import format_question_with_shots, right_answers  # they import torch
+        from kg_edit.scoring.questions import generated_from, query_of, right_answers  # they import torch
 
         yield ServedPrompt(
             kind="portability",
-            ask=format_question_with_shots(question.question),
+            ask=generated_from(query_of(question)),
             target=question.answer,
             names=right_answers(question),
             anywhere=True,

@@ -21,7 +21,7 @@ from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import CUT, continuations, room_for
 from kg_edit.scoring.likelihood import Pair, check_lengths, score
-from kg_edit.scoring.questions import format_question, format_question_with_shots, right_answers
+from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.progress import Bar
 
@@ -224,8 +224,8 @@ def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
             ReportProbe(
                 kind="portability",
                 prompt=question.question,
-                ask=format_question_with_shots(question.question),
-                score=format_question(question.question),
+                ask=generated_from(query_of(question)),
+                score=scored_after(query_of(question)),
                 wanted=question.answer,
                 aliases=right_answers(question),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
+from kg_edit.datasets.building import form_of
 from kg_edit.datasets.record import BenchmarkRecord, Example, Query, as_record
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.models.prompts import join
@@ -84,7 +85,7 @@ def stepped_from(query: Query) -> str:
 
 
 def _sentence(query: Query) -> str:
-    return f"{query.context} {query.prompt}".strip()
+    return f"{query.context} {query.prompt}".rstrip().lstrip(" ")  # a line break at the start stays: `readable_edit`
 
 
 def new_fact(edit: Edit) -> str:
@@ -117,7 +118,7 @@ def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
 
 
 def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
-    """Draw ten answers for each portability question of ``record``'s edits: the right one, then nine from ``pool``.
+    """Draw ten answers for each of the plain questions of ``record``'s edits: the right one, then nine from ``pool``.
 
     The nine are drawn from ``pool`` (made by `answers`) without replacement, seeded by ``seed`` and the edit's id.
     After normalisation, none equals another one or any right answer of the edit. A question gets () if the pool is too
@@ -125,13 +126,19 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     """
     drawn: list[tuple[str, ...]] = []
     for edit in as_record(record).edits:
-        right = {form for question in edit.portability for form in map(normalised, right_answers(question))}
+        right = {form for question in edit.plain_questions for form in map(normalised, right_answers(question))}
         wrong = [answer for form, answer in pool.items() if form not in right]
-        for place, question in enumerate(edit.portability):
+        for place, question in enumerate(edit.plain_questions):
             rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
             enough = len(wrong) >= CHOICES - 1
             drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ())
     return tuple(drawn)
+
+
+def query_of(question: Question) -> Query:
+    """Return a portability question as a query; one of a category is a sentence unless it ends in a question mark."""
+    form = form_of(question.question) if question.category else "question"
+    return Query(prompt=question.question, answers=(right_answers(question),), form=form)
 
 
 def right_answers(question: Question) -> tuple[str, ...]:

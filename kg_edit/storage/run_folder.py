@@ -107,8 +107,8 @@ def check_folder(
     if names - {_RUN} and settings is not None:
         there, here = read_settings(folder), json.loads(json.dumps(settings))
         if difference(there, here):
-            other = [name for name in _OF_ROWS if difference(there.get(name), here.get(name))]
-            words = (other and rows()) or None
+            differ = any(there.get(name) != here.get(name) for name in _OF_ROWS)
+            words = rows() if differ and there.get("job") == here.get("job") else None
             if words:
                 there, here = ({key: own[key] for key in own.keys() - set(_OF_ROWS)} for own in (there, here))
             found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words]))
@@ -198,8 +198,8 @@ def difference(
 ) -> str | None:
     """Return the fields that differ, in words, the first five with their values; None if there is no difference.
 
-    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. Other settings
-    of another method are not listed.
+    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. Settings of
+    another method, and of a run of another command, are not listed.
 
     Args:
         there: a JSON value, such as the settings of a run.
@@ -214,6 +214,8 @@ def difference(
 
 def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iterator[str]:
     if isinstance(there, dict) and isinstance(here, dict):
+        if there.get("job") != here.get("job"):
+            there, here = ({"job": own.get("job")} for own in (there, here))
         left_out = {"preset"}
         if there.get("method") != here.get("method"):
             left_out |= {"config", "files_sha256", "graph"}

@@ -15,7 +15,7 @@ from kg_edit.errors import unknown_name
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
-from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
+from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
 from kg_edit.scoring.questions import CHOICES, SHOTS
@@ -103,8 +103,11 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     needs, the metrics of `EXTRAS` that it asks for, and `CHAT_METRICS` if it is asked in chat form. A ceiling only has
     metrics of what follows from its edits.
     """
-    groups = {part for probe in case.probes for part in (probe.measures, probe.family)}
-    probed = {name: metric for name, metric in _OF_PROBES.items() if groups.issuperset(metric.needs)}
+    groups = {part: None for probe in case.probes for part in (probe.measures, probe.family)}
+    probed = {name: metric for name, metric in _OF_PROBES.items() if groups.keys() >= {*metric.needs}}
+    for group in groups:  # also sub-categories that only the user's rows have
+        if group.startswith(("portability.", "locality.")):
+            probed |= category_metrics(group)
     if case.ceiling:
         return {**(PORTABILITY if case.facts else {}), **probed}
     own = {**METRICS, **(CHAT_METRICS if case.chat else {})}

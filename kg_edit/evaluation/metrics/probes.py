@@ -80,11 +80,11 @@ _CRITERIA = {
     "CII": "compositionality II (two hops, the edit is the second)",
     "FN": "forgetfulness (other objects of a relation that may have several must not change)",
 }
-_FURTHER = tuple(
-    f"portability.{part}"
-    for part in ("Reasoning", "Subject_Aliasing", "Logical_Generalization", "Inverse_Relation", "Subject_Replace")
+_CATEGORIES = (  # of KnowEdit; a user's own rows may have others
+    *("portability.Reasoning", "portability.Subject_Aliasing", "portability.Logical_Generalization"),
+    *("portability.Inverse_Relation", "portability.Subject_Replace"),
+    *("locality.Relation_Specificity", "locality.Forgetfulness"),
 )
-_MUST_NOT_CHANGE = ("locality.Relation_Specificity", "locality.Forgetfulness")
 
 
 def _accuracy(group: str) -> Metric:
@@ -106,6 +106,17 @@ def _greedy(group: str, what: str) -> Metric:
     )
 
 
+def _nll(group: str) -> Metric:
+    return Metric(
+        compute=over_categories(group, nll),
+        formula=f"-log p(right answer | prompt), mean over the answer's tokens, then over the prompts of {group}.",
+        source=_OURS,
+        needs=(group,),
+        values="0 to ∞ nats a token",
+        better="lower",
+    )
+
+
 def _unchanged(group: str) -> Metric:
     return Metric(
         compute=over_categories(group, unchanged),
@@ -117,9 +128,19 @@ def _unchanged(group: str) -> Metric:
     )
 
 
+def category_metrics(group: str) -> dict[str, Metric]:
+    """Return the metrics of a sub-category of portability or locality, such as portability.Reasoning."""
+    found = {f"{group}.greedy": _greedy(group, f"prompts of {group}")}
+    if group.startswith("portability."):
+        return found | {f"{group}.teacher_forced": _accuracy(group)}
+    return found | {f"{group}.unchanged": _unchanged(group)}
+
+
 _WHOLE: Mapping[str, Metric] = {
     "efficacy.teacher_forced": _accuracy("efficacy"),
     "paraphrase.teacher_forced": _accuracy("paraphrase"),
+    "efficacy.nll": _nll("efficacy"),
+    "paraphrase.nll": _nll("paraphrase"),
     "paraphrase.greedy": _greedy("paraphrase", "paraphrases"),
     "locality.greedy": _greedy("locality", "unrelated prompts"),
     "locality.teacher_forced": _accuracy("locality"),
@@ -131,9 +152,7 @@ _WHOLE: Mapping[str, Metric] = {
         source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
         needs=("locality-text",),
     ),
-    **{f"{part}.greedy": _greedy(part, f"prompts of {part}") for part in (*_FURTHER, *_MUST_NOT_CHANGE)},
-    **{f"{part}.teacher_forced": _accuracy(part) for part in _FURTHER},
-    **{f"{part}.unchanged": _unchanged(part) for part in _MUST_NOT_CHANGE},
+    **{name: one for part in _CATEGORIES for name, one in category_metrics(part).items()},
     "multihop.any_of_3": Metric(
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "

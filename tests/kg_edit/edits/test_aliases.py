@@ -74,6 +74,7 @@ def test_easy_edit_row_is_read(tmp_path: Path) -> None:
     assert edit.neighborhood == ("In Peru, the language spoken is",)
     (asked,) = edit.portability
     assert (asked.question, asked.answer, asked.aliases) == ("Which country shares it?", "Brazil", ("Portugal",))
+    assert asked.category == "Reasoning"
     (other,) = read(tmp_path, {**EASY_EDIT, "locality_ground_truth": "Quechua"})
     kept = LocalityPrompt(prompt="In Peru, the language spoken is", answer="Quechua")
     assert (other.neighborhood, other.locality) == ((), (kept,)), "with another answer, it is no neighbour of the fact"
@@ -95,16 +96,22 @@ PROMPTS = (
 
 
 @pytest.mark.parametrize(
-    "locality",
+    ("locality", "categories"),
     [
-        [{"prompt": "In Peru, one speaks", "answer": "Quechua"}, "Snow is"],
-        [{"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, {"prompt": "Snow is"}],
-        {"a": {"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, "b": [{"prompt": ["Snow is"]}]},
+        ([{"prompt": "In Peru, one speaks", "answer": "Quechua"}, "Snow is"], (None, None)),
+        ([{"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, {"prompt": "Snow is"}], (None, None)),
+        (
+            {"a": {"prompt": "In Peru, one speaks", "ground_truth": "Quechua"}, "b": [{"prompt": ["Snow is"]}]},
+            ("a", "b"),
+        ),
     ],
 )
-def test_locality_prompts_have_their_own_answers(locality: object, tmp_path: Path) -> None:
+def test_locality_prompts_have_their_own_answers(
+    locality: object, categories: tuple[str | None, ...], tmp_path: Path
+) -> None:
+    prompts = tuple(one.model_copy(update={"category": name}) for one, name in zip(PROMPTS, categories, strict=True))
     for row in (GOOD, {"subject": "Ann", "relation": "P19", "object": "Oslo", "new_object": "Rome"}):
-        assert read(tmp_path, {**row, "locality": locality})[0].locality == PROMPTS
+        assert read(tmp_path, {**row, "locality": locality})[0].locality == prompts
         assert read(tmp_path, {**row, "locality": "Snow is"})[0].locality == PROMPTS[1:]
 
 

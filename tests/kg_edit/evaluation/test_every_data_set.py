@@ -21,7 +21,7 @@ from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.datasets.rows import MQUAKE, written
+from tests.kg_edit.datasets.rows import FACT, MQUAKE, written
 from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluation.conftest import NudgeConfig
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
@@ -81,6 +81,11 @@ RIPPLES_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
 }
 
 
+def zsre_losses(target: str) -> dict[str, Sequence[Sequence[Asked]]]:
+    asked = {"efficacy": "Who is Claire Clairmont's sister?", "paraphrase": "Who's Claire Clairmont's sister?"}
+    return {f"{group}.nll": [[(prompt, target)]] for group, prompt in asked.items()}
+
+
 def both(**scores: tuple[float | None, float | None]) -> dict[str, tuple[float | None, float | None]]:
     """The scores of the one cell that has a question, and of the two cells of which it is one."""
     groups = ("ripples-known", "ripples-known.stated")
@@ -89,10 +94,11 @@ def both(**scores: tuple[float | None, float | None]) -> dict[str, tuple[float |
 
 KNOWEDIT_LEADS: dict[str, Sequence[Triple]] = {"efficacy.magnitude": [(COUNTRY, "Franche-Comté", "France")]}
 KNOWEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
+    "efficacy.nll": [[(COUNTRY, "Franche-Comté")]],
     "portability.nll": [
         [("Its capital is", "Besançon")],
         [("Gorsedd's country is", "Franche-Comté"), ("Question: Where is it?\nAnswer:", "Franche-Comté")],
-    ]
+    ],
 }
 RUNS = (
     Expected(
@@ -137,6 +143,7 @@ RUNS = (
             **{"paraphrase.greedy": DOWN, "paraphrase.teacher_forced": (1, 0.5)},
             **{"locality.greedy": UP, "locality.teacher_forced": (0.5, 1), "locality.unchanged": (None, 0.5)},
         },
+        losses=zsre_losses("Mary Shelley"),
     ),
     Expected(
         "zsre-alt",
@@ -147,6 +154,7 @@ RUNS = (
             **{"locality.greedy": NO, "locality.teacher_forced": NO, "locality.unchanged": NEVER},
         },
         ZSRE_LEADS,
+        zsre_losses("Marian Clairmont"),
     ),
     Expected(  # the condition of CI is that the unedited model knows where Bob is from; LG asks for Ada and Eve
         "ripple-edits",
@@ -156,6 +164,7 @@ RUNS = (
             **{"ripple.RS": NO, "ripple.LG": NO, "ripple.CI": DOWN},
         },
         RIPPLE_LEADS,
+        {"efficacy.nll": [[("The name of the spouse of Ada is", "Bob")]]},
     ),
     Expected(  # the answer, but not by way of steps; o* itself is not generated
         "ripples",
@@ -200,7 +209,12 @@ RUNS = (
         },
     ),
     Expected("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
-    Expected("edits", ("new", "old"), {"efficacy.greedy": UP}),
+    Expected(
+        "edits",
+        ("new", "old"),
+        {"efficacy.greedy": UP, "efficacy.teacher_forced": UP},
+        losses={"efficacy.nll": [[("Ada is", "old")]]},
+    ),
 )
 
 
@@ -232,6 +246,29 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
         }
     again = evaluate(method, model, records, out=out)
     assert again == summary
+
+
+def test_own_row_with_categories_has_the_scores_of_knowedit(tmp_path: Path) -> None:
+    """Also those of its categories, of which a user may name others."""
+    founder = {"prompt": "Its founder is", "ground_truth": [["France"]]}
+    row = {**FACT, "locality": {"Relation_Specificity": [founder], "distracting": {**founder, "prompt": "It is"}}}
+    row["portability"] = {
+        **FACT["portability"],
+        "one_hop": [{"prompt": "Its region is", "ground_truth": "Franche-Comté"}],
+    }
+    scores = {}
+    for name in ("knowedit", "edits"):
+        model, records = parrot("France", "Franche-Comté"), find_dataset(name)(written(tmp_path, row))
+        summary = evaluate(Lesson(model, NudgeConfig()), model, records, out=tmp_path / name)
+        scores[name] = {
+            (section, metric): one.mean
+            for section, found in summary.sections.items()
+            for metric, one in found.items()
+            if one.mean is not None
+        }
+    assert scores["edits"] == pytest.approx(scores["knowedit"], rel=1e-4)
+    assert {("edited", f"portability.{name}.greedy") for name in ("Reasoning", "one_hop")} <= scores["edits"].keys()
+    assert {("edited", f"locality.{name}.unchanged") for name in row["locality"]} <= scores["edits"].keys()
 
 
 def plain(run: Expected, model: LanguageModel) -> dict[str, float]:

@@ -31,6 +31,9 @@ from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
+OWN = {f"{group}.{name}" for group in ("efficacy", "paraphrase") for name in ("teacher_forced", "nll")}
+OWN |= {"paraphrase.greedy"}  # the scores of own edits besides METRICS
+
 
 def phases(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
@@ -70,7 +73,7 @@ def test_run_writes_scores_evidence_and_a_summary(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
     assert summary == Summary.load(tmp_path / "summary.json")
     assert (summary.n, summary.provenance["failed"]) == (3, 0)
-    assert set(summary.base) == set(summary.edited) == {*METRICS, EDITING_SCORE}
+    assert set(summary.base) == set(summary.edited) == {*METRICS, *OWN, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
 
@@ -118,7 +121,7 @@ def test_record_has_the_evidence_of_its_scores(
     with method.update(edits[:1]).applied(model):
         pair = Pair(edits[0].text, "Miami Heat")
         assert edited["nll"][pair.prompt][pair.candidate] == pytest.approx(score(model, [pair])[pair].nll, abs=1e-4)
-    assert edited["texts"].keys() == {edits[0].text, edits[0].portability[0].question}
+    assert edited["texts"].keys() == {edits[0].text, *edits[0].paraphrases, edits[0].portability[0].question}
     assert len(record["choices"][0]) == 10
 
 
@@ -304,13 +307,19 @@ def test_summary_has_its_keys(
     assert summary["provenance"]["failed"] == 0
 
 
-def test_records_without_true_target_or_question(
+def test_edit_without_old_object_has_every_score_that_needs_none(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    bare = edits[0].model_copy(update={"target_true": None, "portability": (), "paraphrases": ()})
-    summary = evaluate(method, model, [bare], out=tmp_path, config=EvalConfig(ceilings=True))
-    assert [name for name, found in summary.edited.items() if found.mean is not None] == ["efficacy.greedy"]
-    assert {name for name, count in summary.provenance["counts"]["edited"].items() if count} == {"efficacy.greedy"}
+    half = edits[0].model_copy(update={"target_true": None})
+    bare = half.model_copy(update={"id": "bare", "portability": (), "paraphrases": (), "neighborhood": ()})
+    summary = evaluate(method, model, [half, bare], out=tmp_path)
+    counts = {name: count for name, count in summary.provenance["counts"]["edited"].items() if count}
+    every = {"efficacy.greedy", "efficacy.teacher_forced", "efficacy.nll"}
+    one = {*OWN - every, "locality.same_text", *PORTABILITY} - {"portability.choice"}  # too few answers to choose from
+    assert counts == {**dict.fromkeys(every, 2), **dict.fromkeys(one, 1)}
+    edited = lines(tmp_path)[0]["sections"]["edited"]
+    for group, prompt in (("efficacy", half.text), ("paraphrase", half.paraphrases[0])):
+        assert edited["scores"][f"{group}.nll"] == edited["nll"][prompt]["Miami Heat"]
 
 
 def test_record_of_several_edits_with_questions_has_ceilings(
