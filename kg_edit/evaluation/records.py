@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from kg_edit.datasets.own_edits import OWN
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.template_probes import with_probes
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -330,7 +331,7 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     if record.form not in ("", OWN):
         return record
     in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
-    asked, prompts = [], {}
+    asked, prompts = list[Edit](), dict[str, str]()
     for edit, own in zip(record.edits, in_chat, strict=True):
         asked.append(edit if own else readable_edit(model, edit))
         prompts |= zip((edit.text, *edit.paraphrases), (asked[-1].text, *asked[-1].paraphrases), strict=True)

@@ -377,12 +377,16 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
     while start < len(todo):
         size = max(1, min(TOGETHER, max(FEWEST, start), HELD // (largest or assumed)))
         group = todo[start : start + size]
-        place, some = f"records {bar.n + 1} to {bar.n + len(group)}", [sequence.items[0] for sequence in group]
-        bar.note(f"{place}, unedited model")
+        some, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
+
+        def note(text: str, place: str = f"records {first} to {last}" if last > first else f"record {first}") -> None:
+            bar.note(f"{place}, {text}")
+
+        note("unedited model")
         while asked < start + len(group):  # the unedited model is asked about `TOGETHER` records at once
             run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + TOGETHER]])
             asked += TOGETHER
-        with watched([StepNotes(lambda text, place=place: bar.note(f"{place}, {text}"))], [item.id for item in some]):
+        with watched([StepNotes(note)], [item.id for item in some]):
             _compute_together(run, some)
         largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
         yield group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from kg_edit.callbacks import report_losses
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
@@ -218,6 +220,33 @@ def test_kill_loses_no_more_than_the_records_that_are_edited_together(
     scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
     assert scored == [f"case-{place}" for place in range(FEWEST)]
     assert each.sizes == [FEWEST, 2]
+
+
+def test_progress_is_logged_while_a_group_is_edited(
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 0.02)
+    during = list[list[str]]()
+
+    class Slow(Each):
+        def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
+            report_losses(3, dict.fromkeys(range(len(edits)), 0.5), of=len(edits))
+            caplog.clear()
+            until = time.time() + 10
+            while not caplog.messages and time.time() < until:
+                time.sleep(0.005)
+            during.append([*caplog.messages])
+            return super().edit_each(edits)
+
+    evaluate(Slow(model), model, edits[:5], out=tmp_path, pool=edits)
+    first, second = (lines[0] for lines in during)
+    assert first.startswith("nudge: 0 of 5 records, ") and "(records 1 to 4, step 4, loss 0.50)" in first
+    assert second.startswith("nudge: 4 of 5 records, about ") and "(record 5, step 4, loss 0.50)" in second
 
 
 def test_patches_of_a_group_take_a_bounded_memory(
