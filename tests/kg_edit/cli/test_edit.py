@@ -66,7 +66,7 @@ def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> No
     refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
     refused(edit, *GLAME, message='out contains another run (method: "rome" in the folder, "glame" now)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
-    refused(edit, *ROME, message="out contains another run (edits: 2 in the folder, 1 now)", out=out)
+    refused(edit, *ROME, message="(edits: 2 in the folder, 1 now; number 1 is 'lebron' in the folder", out=out)
     again = edit(*ROME, "--overwrite")
     assert (again.code, len(Patch.load(out / "patch.safetensors").edits)) == (0, 1), again.err
     assert "nothing to compute" in edit(*ROME, "--overwrite").err, "the same run is resumed"

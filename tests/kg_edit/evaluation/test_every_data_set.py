@@ -251,7 +251,7 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
 def test_own_row_with_categories_has_the_scores_of_knowedit(tmp_path: Path) -> None:
     """Also those of its categories, of which a user may name others."""
     founder = {"prompt": "Its founder is", "ground_truth": [["France"]]}
-    row = {**FACT, "locality": {"Relation_Specificity": [founder], "distracting": {**founder, "prompt": "It is"}}}
+    row = {**FACT, "locality": {"Relation_Specificity": [founder], "distracting": [{**founder, "prompt": "It is"}]}}
     row["portability"] = {
         **FACT["portability"],
         "one_hop": [{"prompt": "Its region is", "ground_truth": "Franche-Comté"}],

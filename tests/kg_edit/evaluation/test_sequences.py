@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
@@ -87,7 +88,7 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
         batches = [[edits[place] for place in batch] for batch in sequence]
         with sequence_patch(Depends(model), model, batches).applied(model):
             for edit in (edit for batch in batches for edit in batch):
-                (section,) = score_cases(model, [Case(edit=edit, choices=choices(edit, pool, seed=0))])
+                (section,) = score_cases(model, [Case.of(record_of(edit), choices=choices(edit, pool, seed=0))])
                 assert found[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
                 assert_near(found[edit.id]["nll"], section.nll)
 

@@ -60,7 +60,7 @@ def test_other_edits_are_named(tmp_path: Path) -> None:
     run(tmp_path)
     for other, words in (
         (
-            [EDIT, SECOND.model_copy(update={"target_new": "Rome"})],
+            [EDIT, SECOND.model_copy(update={"target_new": "Oslo"})],
             r"the first that differs is '2' \(target_new: .*now\)",
         ),
         ([EDIT], "2 in the folder, 1 now"),
