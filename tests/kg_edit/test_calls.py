@@ -68,7 +68,8 @@ def test_records_are_given_in_any_form(file: Path) -> None:
     asked = EDIT.model_copy(
         update={"locality": (LocalityPrompt(prompt="Snow is"), LocalityPrompt(prompt="2 + 2 is", answer="4"))}
     )
-    assert [[probe.measures for probe in one.probes] for one in as_records([asked])] == [["locality-text", "locality"]]
+    (whole,) = as_records([asked])
+    assert [probe.measures for probe in whole.probes] == ["efficacy", "locality-text", "locality"]
     assert as_records(file)[0].edits == record.edits and as_records([record, EDIT]) == (record, record)
 
 

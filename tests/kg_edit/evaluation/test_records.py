@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.datasets.own_edits import record_of
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.records import items
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.questions import generated_from, pair_of
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends, without_times
 
@@ -28,6 +32,22 @@ class Dense(Depends):
         patch = super().update(edits, before=before)
         ((name, pair),) = patch.factors.items()
         return WeightPatch(factors={name: Factors.dense(pair.product)}, provenance=patch.provenance)
+
+
+def test_probes_of_an_own_edit_are_led_as_its_prompts(
+    model: LanguageModel, edits: tuple[Edit, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have the line break without which some models do not read a subject."""
+
+    def led(_: LanguageModel, edit: Edit) -> Edit:
+        texts = {"prompt": f"\n{edit.prompt}", "paraphrases": tuple(f"\n{text}" for text in edit.paraphrases)}
+        return edit.model_copy(update=texts)
+
+    monkeypatch.setattr("kg_edit.evaluation.records.readable_edit", led)
+    (item,) = items([record_of(edits[0])], {}, EvalConfig(), model=model)
+    (own,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
+    assert pair_of(own) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(own) in item.case.pairs
+    assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in item.case.continued
 
 
 def names(out: Path) -> list[str]:
