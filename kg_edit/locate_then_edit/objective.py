@@ -379,12 +379,14 @@ class Pass:
         self._edit_of_row = torch.tensor([row.edit for row in rows])
         with torch.no_grad():  # L_a compares with the distribution of the unedited model
             clean = forward.logits() if any(row.part == "kl" for row in rows) else None
-        self._groups: list[tuple[_Rows, slice]] = []
-        start = 0
+        self._groups, self._sizes = list[_Rows](), list[int]()  # the rows of each kind, and their numbers of reads
         for kind in dict.fromkeys(row.kind for row in rows):
             own = [row for row in rows if row.kind == kind]
-            reads = slice(start, start := start + sum(row.reads for row in own))
-            self._groups.append((_Rows(own, clean[reads] if kind[0] == "kl" and clean is not None else None), reads))
+            start, size = sum(self._sizes), sum(row.reads for row in own)
+            self._groups.append(
+                _Rows(own, clean[start : start + size] if kind[0] == "kl" and clean is not None else None)
+            )
+            self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
         """Return the logits [reads, vocabulary] under ``change`` [edits, d]."""
@@ -393,12 +395,13 @@ class Pass:
 
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
-        return [(group.part, group.of_edits(group.loss(logits[reads]), self._edits)) for group, reads in self._groups]
+        own = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [(group.part, group.of_edits(group.loss(part), self._edits)) for group, part in own]
 
     def missed(self, logits: Tensor, margin: float) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
-        own = [(group, reads) for group, reads in self._groups if group.part == "nll"]
-        return [group.of_edits(group.missed(logits[reads], margin), self._edits) for group, reads in own]
+        own = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [group.of_edits(group.missed(part, margin), self._edits) for group, part in own if group.part == "nll"]
 
     def without(self, done: set[int]) -> Pass | None:
         """Return the pass without the rows of the edits in ``done``; None if no row remains.

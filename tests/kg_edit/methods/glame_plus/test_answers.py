@@ -39,6 +39,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score_each
+from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import TEXT, byte_level, tiny
@@ -117,10 +118,10 @@ def test_answer_ends_with_a_line_break(reader: Callable[[], PreTrainedTokenizerF
     assert rows and all(end.strip(" ") in ("\n", "\n\n") for end in ends), ends
 
 
-def two_facts() -> tuple[LanguageModel, AnswerRows]:
-    """A tiny model, and two facts' questions in it."""
+def two_facts(*, count: int = 2) -> tuple[LanguageModel, AnswerRows]:
+    """A tiny model, and the questions of two facts, or of ``count``, in it."""
     model, hops = tiny("llama"), ("capital of the country of origin", "currency of the country of origin")
-    facts = [ComposedFact(hop=hop, target="Paris") for hop in hops]
+    facts = [ComposedFact(hop=hop, target="Paris") for hop in hops[:count]]
     asked = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
     starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in asked for row in rows))
     return model, AnswerRows(model, 2, asked, starts)
@@ -152,6 +153,17 @@ def test_finished_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     values = found.descend(4)
     assert len(found.seen[done]) == 2 < len(found.seen[1 - done])
     torch.testing.assert_close(values[done], after_a_step[done], rtol=0, atol=1e-6)
+
+
+def test_a_step_of_many_facts_has_the_operators_of_one() -> None:
+    found = []
+    for count in (1, 2):
+        _, rows = two_facts(count=count)
+        more, few = (
+            operators(partial(AnswerValues(rows, AnswerOptions(steps=steps)).descend, steps)) for steps in (6, 3)
+        )
+        found.append(more - few)
+    assert found[1] <= 1.01 * found[0]
 
 
 @pytest.mark.parametrize("layer", [2, 3])
