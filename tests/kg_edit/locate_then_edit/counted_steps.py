@@ -19,12 +19,13 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit import second_device
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import CONFIGS, tiny
 
 EDITS = [
     Edit(subject="The lazy dog", prompt="{} lives in", target_new="London"),
     Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Paris"),
 ]
+FAMILIES = [family for family in CONFIGS if not family.startswith("falcon")]  # which the simulated device can't run
 CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
 
 
@@ -65,7 +66,7 @@ def scored(model: LanguageModel) -> Counter[str]:
 if __name__ == "__main__":
     library = second_device.register()
     torch.set_num_threads(1)
-    for family in ("llama", "gpt2", "gptj"):
+    for family in FAMILIES:
         model = elsewhere(family)
         line: dict[str, object] = {"family": family}
         # The difference of two descents is the count of five steps, without what happens once.

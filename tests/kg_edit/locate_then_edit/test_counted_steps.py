@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kg_edit.locate_then_edit.counted_steps import FAMILIES
+
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
@@ -19,9 +21,11 @@ def test_step_waits_for_the_device_once_and_copies_nothing_there() -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     lines = [json.loads(line) for line in run.stdout.splitlines() if line]  # the profiler prints empty lines
-    assert [line["family"] for line in lines] == ["llama", "gpt2", "gptj"]
+    assert [line["family"] for line in lines] == FAMILIES
     for line in lines:
         assert line["steps"] == line["further_steps"] == {"waits": 1.0, "copies": 0.0}, line["family"]
-        # A written token: its number is read and copied back; transformers reads whether the mask has padding.
-        assert line["token"]["waits"] <= 2.0 and line["token"]["copies"] == 1.0, line["family"]
-        assert line["scored"] == 1, line["family"]
+        # A written token: its number is read and copied back; transformers reads whether each mask has padding.
+        windows = line["family"] in ("gemma2", "gemma3_text", "mistral", "olmo3", "phi3", "qwen2")
+        waits, copies, scored = (4, 2, 3) if windows else (2, 1, 1)
+        assert line["token"]["waits"] <= waits and line["token"]["copies"] <= copies, line["family"]
+        assert line["scored"] <= scored, line["family"]
