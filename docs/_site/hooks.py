@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from kg_edit.methods.overview import all_methods, settings
@@ -40,8 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for link in LINK.findall(page.content_string):
             name = _outside(page.src_uri, link)
             if name and name not in PAGES and not files.get_file_from_path(f"{COPIES}/{name}"):
-                source, nowhere = str(root / name), InclusionLevel.NOT_IN_NAV  # also of a page
-                files.append(File.generated(config, f"{COPIES}/{name}", abs_src_path=source, inclusion=nowhere))
+                files.append(File.generated(config, f"{COPIES}/{name}", abs_src_path=str(root / name)))
     parts = [SETTINGS]
     for method in all_methods():  # the rows are those of the config class's fields
         rows = ([f"`{name}`", f"`{value}`", meaning.replace("|", "\\|")] for name, value, meaning in settings(method))
