@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
-from kg_edit.graphs.facts import hashed, target_of, without_answers
+from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers
 from kg_edit.graphs.source import (
     FAILURES,
     SAMPLING,
@@ -157,15 +157,13 @@ class Withheld(Control):
 class WithoutAnswers(Withheld):
     """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions.
 
-    If the right graph has the guard (`Leakage`), statements about such nodes are left out before any is sampled.
+    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`guarding`).
     """
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the subgraph of an edit without these nodes; the options are those of the right graph."""
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
-        if hidden and "leakage" in self.supports:
-            options = replace(options, leakage=options.leakage.also(hidden))
-        return super().subgraph(edit, options)
+        return super().subgraph(edit, guarding(self.right, edit, options, hidden))
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without these nodes and those that only they lead to; s and o* stay."""

@@ -15,7 +15,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import networkx as nx
@@ -23,7 +23,8 @@ import networkx as nx
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
-from kg_edit.graphs.source import check_graph, subject_of
+from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
+from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # as in "part of"
 _VERBS = ("contains ", "has ", "shares ", "uses ")
@@ -165,6 +166,22 @@ def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiD
     reached = nx.node_connected_component(made.to_undirected(as_view=True), target_of(made)) | ends
     made.remove_nodes_from([node for node in made if node not in reached])
     return made
+
+
+def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answers: Sequence[str]) -> SubgraphOptions:
+    """Return the options with a guard (`Leakage`) under which no node of the subgraph overlaps one of ``answers``.
+
+    The guard leaves out whole labels, before a node's statements are sampled. So the labels that overlap an answer join
+    it until none is sampled, and another statement takes the place of each. A source without the guard keeps its
+    options.
+    """
+    met = list(answers) if "leakage" in supported(source) else []
+    while met:
+        options = replace(options, leakage=options.leakage.also(met))
+        graph = edit_subgraph(source, edit, options)
+        labels = {str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)}
+        met = sorted(labels.difference(options.leakage.answers))
+    return options
 
 
 def _plain(label: str) -> str:

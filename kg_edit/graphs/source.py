@@ -12,7 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from operator import not_
@@ -331,25 +331,14 @@ SAMPLING = frozenset(("hops", "per_node", "seed"))
 """The options that every source is given; a source without sampling leaves them unread."""
 
 
-def edit_subgraph(
-    source: SubgraphSource, edit: Edit, options: SubgraphOptions, *, exclude: Sequence[str] = ()
-) -> nx.MultiDiGraph:
+def edit_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
     """Return the edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge.
-
-    Args:
-        source: the graph.
-        edit: the fact (s, r, o*).
-        options: what the subgraph contains.
-        exclude: answers that no statement may lead to or from, if the source supports ``leakage``.
 
     Raises:
         ConfigError: ``source`` does not support one of the options.
         KgEditError, WikidataCacheError: o* is not in the graph.
     """
-    named = edit.model_copy(update={"relation": edit.relation_text or None})
-    if exclude and "leakage" in supported(source):
-        options = replace(options, leakage=options.leakage.also(exclude))
-    return read_subgraph(source, named, options)
+    return read_subgraph(source, edit.model_copy(update={"relation": edit.relation_text or None}), options)
 
 
 def supported(source: SubgraphSource) -> frozenset[str]:

@@ -33,7 +33,7 @@ from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.called import Called
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, Fault, GraphError, describe, faults_of, unknown_name
-from kg_edit.graphs.facts import without_answers
+from kg_edit.graphs.facts import guarding, without_answers
 from kg_edit.graphs.source import (
     ABSENT,
     SubgraphSettings,
@@ -304,7 +304,7 @@ class GraphSettings(MethodConfig):
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
-            found = edit_subgraph(source, edit, options, exclude=answers)
+            found = edit_subgraph(source, edit, guarding(source, edit, options, answers))
         except ABSENT:
             if self.graph.require:
                 raise

@@ -12,7 +12,7 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.controls import WithAnswersNamed
 from kg_edit.graphs.facts import answers_in
-from kg_edit.graphs.source import PrivateGraph, SubgraphSource
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource, subject_of
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.base import GraphReader
 from kg_edit.methods.config import GraphSettings, asked_answers
@@ -134,7 +134,7 @@ ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic",
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "glame-plus"])
 def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: WikidataCache, caplog: Any) -> None:
-    """By the graph's own guard before it samples, and what only overlaps an answer after that."""
+    """By the graph's own guard, before it samples."""
     caplog.set_level("INFO", logger="kg_edit.methods.base")
     open_, guarded = (made(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
     labels = sorted(str(label) for _, label in open_.subgraph(PARIS).nodes(data="label"))  # type: ignore[union-attr]
@@ -151,6 +151,19 @@ def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: Wi
         open_._subgraphs.clear()  # type: ignore[attr-defined]
         met = open_.answers_met(asked)  # type: ignore[attr-defined]
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["glame", "rome-kg"])
+def test_exclude_answers_samples_others_in_their_place(name: str, wikidata: WikidataCache) -> None:
+    """Also of a name that only overlaps an answer, which the graph's own guard does not know."""
+    open_, guarded = (made(name, wikidata, "per_node=8", *more) for more in ((), ("exclude_answers=true",)))
+    graph = open_.subgraph(PARIS)
+    assert graph is not None
+    labels = sorted(str(label) for node, label in graph.nodes(data="label") if node not in ("Q38", subject_of(graph)))
+    word = next(label for label in labels if " " in label).split()[0]
+    left = guarded.subgraph(PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word),)}))
+    assert left is not None and not answers_in(left, (word,))
+    assert left.number_of_edges() == graph.number_of_edges() == 9
 
 
 def test_exclude_answers_works_on_a_private_graph() -> None:
