@@ -5,7 +5,7 @@ here, with the hops that each data set gives:
 
 - RippleEdits: a test's condition queries.
 - MQuAKE: the single hops of the new chain, except those that an edit makes.
-- CounterFactPlus: the recalled relation, as a sentence to continue.
+- CounterFactPlus: the recalled relation, in the three forms in which the builder of Ripples asks; two must be right.
 - Ripples: its known questions are built this way; the unknown ones are left out.
 
 A hop is known if the model's greedy answer has its object (names are compared as everywhere). A record without
@@ -16,17 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Question
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.ripples.replies import StoredReplies
+from kg_edit.ripples.words import RippleWords
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import mentions
 
 _TOKENS = 16  # of an answer, at most
+# Examples for CounterFactPlus, whose relations are free text. A prompt that began with the thing itself would be no
+# test: many models do not read the first token.
+_SHOWN = (
+    ("Mount Kenya", "located in", "Kenya"),
+    ("The Night Watch", "painted by", "Rembrandt"),
+    ("Denmark", "currency", "Danish krone"),
+)
 _FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
 
 
@@ -49,24 +58,24 @@ def known_only(
 
     ``folder`` stores the model's answers.
     """
-    hops = [query for record in records for _, needed in _questions(record) for query in needed]
+    hops = [query for record in records for _, needed in _questions(record) for hop in needed for query in hop]
 
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
     replies = StoredReplies(model, folder, f"{_TOKENS} tokens", generated, progress)
     texts = replies.texts(list(map(generated_from, hops)), about="known hops")
-    knows: dict[Query, bool] = {}
+    right: dict[Query, bool] = {}
     for query in hops:
-        right = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]
-        knows[query] = all(right) if query.every else any(right)
+        met = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]
+        right[query] = all(met) if query.every else any(met)
 
     reduced = []
     for record in records:
         left = {  # the selected questions by identity, because two may be equal
             id(asked)
             for asked, needed in _questions(record)
-            if all(knows[query] for query in needed)
+            if all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
             and not (isinstance(asked, Probe) and asked.family == "ripples-unknown")
         }
         edits = tuple(
@@ -80,18 +89,27 @@ def known_only(
     return KnownOnly(whole, *counts)
 
 
-def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[Query]]]:
-    """Yield the portability questions, each with the hops that the model must know."""
+def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]:
+    """Yield the portability questions, each with the hops that the model must know, in one form or several."""
     for edit in record.edits:
         for question in edit.portability:
-            # CounterFactPlus: "(Rome, capital of, Italy)" becomes the sentence "Rome capital of" with its answer.
+            # CounterFactPlus: "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples.
             inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
             thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
-            recalled = Query(prompt=f"{thing} {relation}", answers=((target,),), form="sentence") if target else None
-            yield question, [recalled] if recalled else []
+            prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in _forms()]
+            hop = tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
+            yield question, [hop] if target else []
     # MQuAKE: hops whose answer is a new target are made by the edits themselves.
     new = {edit.target_new for edit in record.edits}
     chain = [query for probe in record.group("hops") for query in probe.queries if not new & set(query.answers[0])]
     for probe in record.probes:
         if probe.family in _FOLLOWS:
-            yield probe, [*probe.conditions, *(chain if probe.family == "multihop" else ())]
+            yield probe, [(query,) for query in (*probe.conditions, *(chain if probe.family == "multihop" else ()))]
+
+
+@cache
+def _forms() -> tuple[str, ...]:
+    """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
+    forms = RippleWords.load().knowledge
+    shown = [[form.replace("{thing}", t).replace("{noun}", r) + f" {o}" for t, r, o in _SHOWN] for form in forms]
+    return tuple("\n".join([*lines, form]) for lines, form in zip(shown, forms, strict=True))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
+from operator import not_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
