@@ -33,7 +33,11 @@ from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
 FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
-_RATE, _WEIGHT_DECAY = 0.5, 0.5  # of the descent for the norm: MEMIT's, whatever the method, as in the public code
+_RATE, _WEIGHT_DECAY, _KL_WEIGHT = (
+    0.5,
+    0.5,
+    0.0625,
+)  # of the descent for the norm: MEMIT's, whatever the method, as in the public code
 _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
 
 log = logging.getLogger(__name__)
@@ -104,7 +108,7 @@ def mean_value_norm(
         model,
         layer,
         requests,
-        kl_weight=0.0625,
+        kl_weight=_KL_WEIGHT,
         penalty=partial(norm_penalty, weight=_WEIGHT_DECAY),
         forward=partial(TailForward, contexts=SharedContexts.of(model, tuple(contexts))),
         limit=pass_limit(model, layer),
@@ -121,7 +125,8 @@ def mean_value_norm(
 
 def _facts() -> Iterator[Edit]:
     """One fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
-    for noun, ((thing, own), *others) in list(relation_examples().items())[:FACTS]:
+    examples = [(noun, facts) for noun, facts in relation_examples().items() if noun]
+    for noun, ((thing, own), *others) in examples[:FACTS]:
         target = next(other for _, other in others if other != own)
         yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=target)
 

@@ -509,7 +509,7 @@ class ValueMethod(EditingMethod):
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
         return mean_value_norm(
             self.model,
-            self.layers[-1],
+            self.layers[-1 if self.site == "block" else 0],  # GLAME-Plus' second layer has no value of this kind
             self.contexts,
             site=self.site,
             clamp=self.config.clamp_norm_factor,
