@@ -150,7 +150,8 @@ class EvalConfig(BaseModel, metaclass=Called):
         plan = self.plan
         steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
         return {
-            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "retention"}),
+            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "retention", "probes"}),
+            **({"probes": list(self.probes)} if self.probes else {}),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),
             "general_tasks": None if self.tasks is None else self.tasks.settings,

@@ -113,7 +113,7 @@ def refused(run: Run, *arguments: str | Path, message: str, out: Path) -> None:
     before = content(out)
     result = run(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert message in result.err
+    assert message in result.err, result.err
     assert "Traceback" not in result.err
     assert content(out) == before
 

@@ -85,10 +85,10 @@ def test_output_folder_without_results_can_be_replaced(edit: Run, place: Path) -
     assert edit(*ROME, "--force", steps=4).code == 0
 
 
-def test_corpus_that_is_too_short_writes_nothing(edit: Run, place: Path) -> None:
+def test_corpus_that_is_too_short_writes_nothing(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     (place / "short.txt").write_text("too short\n")
-    message = "ends after"
-    refused(edit, *ROME, "--set", "covariance.corpus=short.txt", message=message, out=place / "out")
+    options = ("--model", tiny_folder, "--corpus", "short.txt", "--out", "out")
+    refused(kg_edit, "edit", "edits.jsonl", *ROME, *options, message="ends after", out=place / "out")
 
 
 @pytest.mark.parametrize("method", [ROME, pytest.param(GLAME, marks=pytest.mark.slow)], ids=["rome", "glame"])
