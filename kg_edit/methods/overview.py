@@ -32,7 +32,7 @@ prints the settings of a method with their defaults. A family computes changes i
 """
 _FAMILIES = (  # in this order; those of plug-ins follow
     *("rank-one", "joint", "neurons", "fine-tuning", "low-rank"),
-    *("hypernetwork", "adapter", "codebook", "in-context"),
+    *("gradient", "hypernetwork", "adapter", "codebook", "in-context"),
 )
 _SHOWN = ("method", "what it does", "changes", "batch", "remove", "graph")  # in the table of a family
 _CHOICES = """## Which one to take

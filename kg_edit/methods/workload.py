@@ -19,6 +19,7 @@ Family = Literal[
     "adapter",  # a trained module that changes the output of a layer (MEMOIR, T-Patcher)
     "codebook",  # a value by descent, that replaces the output of a layer (GRACE)
     "neurons",  # integrated gradients in all layers (KN)
+    "gradient",  # one gradient, written by least squares (UltraEdit)
     "hypernetwork",  # one gradient, changed by a trained network (MEND)
     "in-context",  # a prompt: nothing is computed
 ]

@@ -24,6 +24,7 @@ from kg_edit.patches.changes import STATE, is_identity
 from kg_edit.patches.container import PatchFile, write_patch
 
 _FEW_RANKS = 64  # of several patches together: computed for every token, they cost less than a pick of each one's
+SUM = "sum/"  # prefix of a state that is added, not concatenated, where patches are added: one number for all edits
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
 
@@ -103,7 +104,8 @@ class WeightPatch(Patch):
     """Changes W + left right^T of named weights [out, in], with their provenance.
 
     ``state`` has the tensors that a method needs to continue after these edits or to remove one, such as the keys that
-    AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states.
+    AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states, but
+    adds those whose names begin with `SUM`, such as the sums of UltraEdit's statistics.
     """
 
     kind: ClassVar[Kind] = "weights"
@@ -134,7 +136,12 @@ class WeightPatch(Patch):
             factors[name] = factors[name] + more if name in factors else more
         for name, tensor in other.state.items():
             known = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
-            state[name] = tensor if known is None else torch.cat([known, tensor.to(known.device)], -1)
+            if known is None:
+                state[name] = tensor
+            elif name.startswith(SUM):
+                state[name] = known + tensor.to(known)
+            else:
+                state[name] = torch.cat([known, tensor.to(known.device)], -1)
         return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
 
     def __neg__(self) -> WeightPatch:
@@ -146,6 +153,9 @@ class WeightPatch(Patch):
         """Return this change plus the inverse of ``other``, without the columns of the state that both have."""
         state: dict[str, Tensor] = {}
         for name, tensor in self.state.items():  # [n, columns], a column for each edit
+            if name.startswith(SUM):
+                state[name] = tensor - other.state[name].to(tensor) if name in other.state else tensor
+                continue
             left = list(range(tensor.shape[-1]))
             for column in other.state[name].to(tensor).unbind(-1) if name in other.state else ():
                 # of equal columns the last one goes; another edit may have made the others

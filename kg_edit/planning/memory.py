@@ -171,8 +171,9 @@ def memory_parts(job: Job) -> Iterator[Part]:
         rank = job.edits * load.rank
     else:
         rank = job.edits * (_PROMPT if family == "hypernetwork" else load.facts)  # MEND: rank one a token
+    matrices = layers * (load.matrices if family == "gradient" else 1)
     full, low = (
-        float(FLOAT32) * number * layers * (shape.width + shape.inner)
+        float(FLOAT32) * number * matrices * (shape.width + shape.inner)
         for number in (min(shape.width, shape.inner), rank)
     )
     dense = job.method.trains in ("weight", "all weights")

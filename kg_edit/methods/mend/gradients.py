@@ -195,12 +195,14 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
     depth = len(model.blocks)
     if not 1 <= blocks <= depth:
         raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
-    names: list[str] = []
-    for layer in range(depth - blocks, depth):
-        parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
-        children = model.model.get_submodule(parent).named_children()
-        names += [f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D)]
-    return tuple(names)
+    return tuple(name for layer in range(depth - blocks, depth) for name in block_weights(model, layer))
+
+
+def block_weights(model: LanguageModel, layer: int) -> tuple[str, ...]:
+    """Return the state-dict names of the matrices of the MLP of block ``layer``: gate if there is one, up, down."""
+    parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
+    children = model.model.get_submodule(parent).named_children()
+    return tuple(f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D))
 
 
 def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:

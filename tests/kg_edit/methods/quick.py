@@ -57,5 +57,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "rome": _RANK_ONE,
     "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
     "serac": UNTRAINED["serac"],
+    "ultraedit": {"layers": [1, 2], "texts": 2, "text_tokens": 4},
     "t-patcher": {**_ADAPTER, "texts": 4},
 }

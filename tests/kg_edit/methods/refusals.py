@@ -61,11 +61,13 @@ _EMPTY = {
 _NO_COUNT = Refusal(
     ConfigError, "can't count popularity in a Nothing; give a networkx graph, a WikidataCache, or", _FIRST
 )
+_NO_GRADIENT = Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST)
 _NO_NUMBER = {
     "grace": Refusal(ModelError, "the loss of the value is not finite; give a lower learning_rate", _FIRST),
     "kn": Refusal(PatchError, "no neuron for the old answer 'Miami Heat' after 'LeBron James plays for'", _FIRST),
-    "ke": Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST),
-    "mend": Refusal(ModelError, "the gradient of 'LeBron James plays for Los Angeles Lakers' is not finite", _FIRST),
+    "ke": _NO_GRADIENT,
+    "mend": _NO_GRADIENT,
+    "ultraedit": _NO_GRADIENT,
 }
 
 

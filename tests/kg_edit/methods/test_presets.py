@@ -126,17 +126,19 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
     settings = published_settings(preset, method, own={})
     one = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
     free = {"threshold": 1.0, "relative": True} if method == "alphaedit" else {}
-    return one | free | {name: [1, 2] for name in settings if name == "layers"}
+    lists: dict[str, Any] = {"layers": [1, 2], "weights": []}
+    return one | free | {name: lists[name] for name in settings if name in lists}
 
 
 def test_unknown_preset_and_preset_of_other_methods_are_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'gpt-2-xl', did you mean 'gpt2-xl'\?"):
         RomeConfig.preset("gpt-2-xl", method="rome")
     with pytest.raises(
-        UnknownNameError, match=r"unknown preset 'qwen2\.5-7b' for glame, known for .*rome; glame has: .*gpt2-xl:mquake"
+        UnknownNameError,
+        match=r"unknown preset 'qwen2\.5-7b' for glame, known for .*rome.*; glame has: .*gpt2-xl:mquake",
     ):
         find_method("glame").config_class.preset("qwen2.5-7b", method="glame")
-    with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for emmet, known for alphaedit.*, rome; emmet has: d"):
+    with pytest.raises(UnknownNameError, match=r"'llama-3-8b' for emmet, known for alphaedit.*, rome.*; emmet has: d"):
         find_method("emmet").config_class.preset("llama-3-8b", method="emmet")
     assert "qwen2.5-7b" in preset_names("rome")
     assert "qwen2.5-7b" not in preset_names("glame")

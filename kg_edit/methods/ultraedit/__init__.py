@@ -1,0 +1,3 @@
+"""UltraEdit: gradients normalised by running statistics, written by least squares."""
+
+METHODS = {"ultraedit": "method:UltraEdit"}
