@@ -83,6 +83,7 @@ def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
         "glame-code-three-steps-no-graph-seed-1",
     )
     assert (glame.settings, rome.settings) == ({"seed": 1}, {"clamp_norm_factor": 4, "steps": 3, "seed": 1})
+    assert rome.config().covariance.corpus == "self", "as in the recorded numbers"
 
 
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:

@@ -18,16 +18,14 @@ def test_packaged_text_has_the_promised_tokens(smollm2: LanguageModel) -> None:
     assert sum(sizes) >= PACKAGED_TOKENS
 
 
-def test_packaged_text_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_packaged_text_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(f"{sample_text.__module__}.continue_text", lambda *_: pytest.fail("the model wrote a text"))
-    (found,) = measure_covariances(
-        tiny("llama"), [1], CovarianceConfig(corpus="packaged", tokens=500), folder=tmp_path
-    ).values()
+    (found,) = measure_covariances(tiny("llama"), [1], CovarianceConfig(tokens=500), folder=tmp_path).values()
     assert found.corpus == packaged_corpus().name and found.corpus.startswith("packaged:sha256=")
 
 
 def test_large_models_take_what_the_packaged_text_has() -> None:
-    assert CovarianceConfig(corpus="packaged").tokens_for(4_864) == 48_640
-    assert CovarianceConfig(corpus="packaged").tokens_for(18_944) == PACKAGED_TOKENS
-    assert CovarianceConfig(corpus="packaged", tokens=200_000).tokens_for(18_944) == 200_000
+    assert CovarianceConfig().tokens_for(4_864) == 48_640
+    assert CovarianceConfig().tokens_for(18_944) == PACKAGED_TOKENS
+    assert CovarianceConfig(tokens=200_000).tokens_for(18_944) == 200_000
     assert CovarianceConfig(corpus="self").tokens_for(18_944) == 189_440
