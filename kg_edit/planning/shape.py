@@ -46,7 +46,12 @@ def shape_of(name: str) -> ModelShape:
 
 
 def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
-    """Return the sizes of a model with this ``config``; errors are those of `shape_of`."""
+    """Return the sizes of a model with this ``config``.
+
+    Raises:
+        ModelError: the config can't be read.
+        UnsupportedModelError: its family has no `ModelSpec`.
+    """
     spec = find_spec(config)
     text = config.get_text_config()
     try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -107,7 +106,6 @@ def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list
             yield probe, [(query,) for query in (*probe.conditions, *(chain if probe.family == "multihop" else ()))]
 
 
-@cache
 def _forms() -> tuple[str, ...]:
     """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
     forms = RippleWords.load().knowledge

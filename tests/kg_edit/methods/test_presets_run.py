@@ -94,7 +94,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     def descended(objective: Objective, proposals: Sequence[Any], settings: Any) -> list[Descent]:
         descents = optimise_values(objective, proposals, settings)
         found.objective, found.descent = objective, descents[0]
-        found.limit = float(limit) if (limit := getattr(proposals[0], "_limit", None)) is not None else None
+        change = proposals[0]
+        if hasattr(change, "_limit"):
+            found.limit = float(change._limit)
+        elif hasattr(change, "_size"):  # GLAME's R-GNNs
+            found.limit = change._config.clamp_norm_factor * float(change._size)
         return descents
 
     for module in (rome, memit, grace):
@@ -260,5 +264,16 @@ def test_preset_of_kn_is_followed(model: str, key: str, seen: Seen, monkeypatch:
     assert seen.sampled == [] and seen.covariances == [] and not seen.patch.is_empty
 
 
+@every("ultraedit")
+def test_preset_of_ultraedit_is_followed(model: str, key: str, seen: Seen) -> None:
+    settings = run(seen, model, key)
+    assert list(seen.patch.factors) == settings["weights"]
+    used = seen.patch.provenance["methods"][0]["config"]
+    assert {name: used[name] for name in settings if name != "weights"} == {
+        name: value for name, value in settings.items() if name != "weights"
+    }
+    assert all(float(pair.product.norm()) > 0 for pair in seen.patch.factors.values()) and not seen.covariances
+
+
 def test_presets_are_all_tested() -> None:
-    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn"}
+    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn", "ultraedit"}
