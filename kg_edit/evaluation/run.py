@@ -122,15 +122,8 @@ def evaluate(
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
     if config.retention:
         config.retention.check(model.in_chat() if config.chat else model)
-
-    def other_records() -> str:
-        known = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
-        here = {record.id: digest(record.model_dump(mode="json")) for record in all_records}
-        # A record without a line yet counts as equal if its id is the same
-        there = {name: known.get(name, here.get(name)) for name in read_settings(out)["ids"]}
-        return other_rows("records", there, here, counts=(len(there), len(here)))
-
-    claim(out, settings, grown=_grown_from(out, settings, model, all_records, config), rows=other_records)
+    grown = _grown_from(out, settings, model, all_records, config)
+    claim(out, settings, grown=grown, rows=partial(_other_records, out, all_records))
     with folder_lock(out), untouched(model):
         folder = RunFolder(out)
         folder.drop_cut_lines()
@@ -176,6 +169,15 @@ def _grown_from(
     fixed = {name: value for name, value in settings.items() if name not in of_records}
     first = {**fixed, **record_settings(model, records[: len(ids)], chat=config.chat)}
     return there if difference(there, first) is None else None
+
+
+def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
+    """Say how the records of the run in ``out`` differ from ``records``."""
+    known = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
+    here = {record.id: digest(record.model_dump(mode="json")) for record in records}
+    # A record of the same id that has no line yet counts as equal.
+    there = {name: known.get(name, here.get(name)) for name in read_settings(out)["ids"]}
+    return other_rows("records", there, here, counts=(len(there), len(here)))
 
 
 @dataclass(frozen=True)

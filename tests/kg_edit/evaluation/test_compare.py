@@ -122,6 +122,12 @@ def test_note_says_when_the_models_have_different_edits(run: Run) -> None:
     assert not any("different edits" in note for note in compare([short, run("third", seed=3, records=20)]).notes)
 
 
+def test_presets_are_in_the_notes(run: Run) -> None:
+    runs = [run("first", seed=1), run("second", seed=2, preset="long")]
+    assert "first: preset default, second: preset long" in compare(runs).notes
+    assert not any("preset" in note for note in compare([runs[0], run("third", seed=3, preset="default")]).notes)
+
+
 def test_difference_is_that_of_the_means(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = (second / "records.jsonl").read_text().splitlines()
