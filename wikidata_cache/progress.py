@@ -52,7 +52,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         leave: bool = True,
         delay: float = 0.0,
     ) -> None:
-        self._logs, self._ended, self._moved = not sys.stderr.isatty(), Event(), time.time()
+        self._logs, self._ended = not sys.stderr.isatty(), Event()
+        self._moved, self._part = time.time(), 0.0  # when work was last counted, and what of it is no whole item
         super().__init__(
             items,
             desc=title,
@@ -78,12 +79,17 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count ``n`` more items."""
-        self._moved = time.time()
+        self._moved, self._part = time.time(), 0.0
         shown: bool | None = super().update(n)
         return shown
 
-    def note(self, text: str) -> None:
-        """Show ``text`` after the numbers from now on, also while the first item is not done."""
+    def note(self, text: str, *, part: float | None = None) -> None:
+        """Show ``text`` after the numbers from now on, also while the first item is not done.
+
+        ``part``: the work that is done of items that do not count yet, in items; for the time that is left.
+        """
+        if part is not None:
+            self._moved, self._part = time.time(), part
         if not self.disable:
             self.set_postfix_str(text, refresh=False)
             self.show()
@@ -125,10 +131,10 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
-        now, done = time.time(), self.n - self.initial
-        if done and self.n < self.total:  # the mean of what was done in this run; a last chunk may be more than is left
-            left = (self._moved - self.start_t) / done * (self.total - self.n)
-            time_ = f"about {duration(max(left - (now - self._moved), left / (self.total - self.n)))} left"
+        now, done, more = time.time(), self.n + self._part - self.initial, self.total - self.n - self._part
+        if done and more > 0:  # the mean of what was done in this run; a last chunk may be more than is left
+            each = (self._moved - self.start_t) / done
+            time_ = f"about {duration(max(each * more - (now - self._moved), each * min(1, more)))} left"
         else:
             time_ = f"{duration(now - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""

@@ -380,35 +380,36 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
         size = max(1, min(TOGETHER, max(FEWEST, start), HELD // (largest or assumed)))
         group = todo[start : start + size]
         some, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
-
-        def note(text: str, place: str = f"records {first} to {last}" if last > first else f"record {first}") -> None:
-            bar.note(f"{place}, {text}")
-
-        note("unedited model")
+        place = f"records {first} to {last}" if last > first else f"record {first}"
+        bar.note(f"{place}, unedited model")
         while asked < start + len(group):  # the unedited model is asked about `TOGETHER` records at once
             run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + TOGETHER]])
             asked += TOGETHER
-        with watched([StepNotes(note)], [item.id for item in some]):
-            _compute_together(run, some)
+        _compute_together(run, some, bar, place)
         largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
         yield group
         start += len(group)
 
 
-def _compute_together(run: _Run, group: Sequence[Item]) -> None:
+def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) -> None:
     """Edit and score records in one call each, every one alone on the unedited model, with the same results.
 
-    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them.
+    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. ``place`` is
+    the group in words, for the bar.
     """
     run.steps.clear()
     run.scores.clear()
     new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
     run.ask_unedited(new)
+    # For the time that is left, the unedited model's scores, the edits and the edited model's scores are a third each.
+    bar.note(f"{place}, editing", part=len(group) / 3)
     if isinstance(run.method, EditsEach):
-        with suppress(*FAILURES):
+        steps = StepNotes(lambda text: bar.note(f"{place}, {text}"))
+        with watched([steps], [item.id for item in new]), suppress(*FAILURES):
             run.steps.update(edit_each_alone(run.method, [item.record for item in new if len(item.record.edits) == 1]))
     patches = {name: step.patch for name, step in run.steps.items() if step.patch}
     edited = [item for item in new if item.id in patches]
+    bar.note(f"{place}, edited model", part=len(group) * 2 / 3)
     with suppress(*FAILURES):
         before = run.unedited.sections({item.id: item.case for item in edited})
         sections = in_halves(
