@@ -394,8 +394,8 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
 def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) -> None:
     """Edit and score records in one call each, every one alone on the unedited model, with the same results.
 
-    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. The bar calls
-    the group ``place``.
+    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. ``place``
+    is the group in words, for the bar.
     """
     run.steps.clear()
     run.scores.clear()
