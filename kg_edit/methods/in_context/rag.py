@@ -13,7 +13,8 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.methods.in_context.ike import NEW_FACT, PROMPT
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.questions import new_fact
 
 
@@ -41,6 +42,11 @@ class Rag(PromptMethod):
     config_class = RagConfig
     config: RagConfig
 
+    @property
+    def rule(self) -> PromptRule:
+        """The rule of every in-context method, with IKE's words around the fact: alone, a small model uses it less."""
+        return super().rule.model_copy(update={"before_fact": NEW_FACT, "before_prompt": PROMPT})
+
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Return the fact as a sentence."""
-        return PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=f"{new_fact(edit)}."), {}
+        """Return the fact as a sentence without a full stop, as in IKE's template."""
+        return PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit)), {}
