@@ -33,12 +33,10 @@ def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
 
 
 def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() -> None:
-    asked = "Who is the author of Misery that LeBron James plays for the"
-    assert made(JAMES, MISERY, most=2).prompt_transform(asked).index("Dawkins") > 0
-    assert (
-        made(JAMES, MISERY, threshold=0.0, most=2)
-        .prompt_transform(JAMES.text)
-        .endswith(f"LeBron James plays for the Boston Celtics.\n{JAMES.text}")
+    best = f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {JAMES.text}"
+    assert made(JAMES, MISERY, threshold=0.0).prompt_transform(JAMES.text) == best
+    assert made(JAMES, MISERY, threshold=0.0, most=2).prompt_transform(JAMES.text) == (
+        f"New Fact: Who is the author of Misery? Richard Dawkins\n{best}"
     )
 
 
