@@ -139,7 +139,7 @@ class Ledger(Listing):
 
     def remove(
         self,
-        names: Iterable[str],
+        names: str | Iterable[str],
         *,
         model: LanguageModel | None = None,
         graph: SubgraphSource | nx.DiGraph | None = None,
@@ -147,7 +147,7 @@ class Ledger(Listing):
         """Remove edits; other edits that were computed on a model with them are computed again.
 
         Args:
-            names: names, ids or subjects of edits; ``3/*`` means all edits of step 3.
+            names: a name, id or subject of an edit, or several; ``3/*`` means all edits of step 3.
             model: the unedited model, needed if edits have to be computed again.
             graph: the graph that those edits were computed with.
 
@@ -159,7 +159,7 @@ class Ledger(Listing):
                 is then unchanged.
         """
         with self._store.locked():
-            wanted, edits = tuple(names), self.edits
+            wanted, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
             refuse_removed(wanted, edits)
             active = [entry for entry in edits if entry.state == "active"]
             removed = frozenset(places_of(wanted, active))

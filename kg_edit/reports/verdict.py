@@ -18,9 +18,12 @@ VERDICT = "report.json"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
 _FOR_LONG = {  # by method
     "rome": "--method rome --preset long makes most such edits, and changes more neighbours",
+    "grace": "--method grace makes most of them too, without their paraphrases",
     "ike": "--method ike puts the fact into the prompt instead of the weights",
 }
+_APART = "make such an edit in a run of its own, and join both: kg-edit patch add LEDGER/ OUT/ OTHER/"
 _TOGETHER = "; --method alphaedit makes all edits at once"
+_ONE_KEY = "; --method grace makes both, with a key for each prompt, and without their paraphrases"
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
@@ -172,18 +175,25 @@ class Verdict(BaseModel):
         """One line for each cause: what was seen, and what helps if something was measured to help."""
         lines = []
         if self.spoiled:
-            lines.append(
-                f"{_ids(self.spoiled)} fail only together with the other edits of this run; made alone they succeed"
-                f"{'' if self.joint else _TOGETHER}"
-            )
             subjects = Counter(result.subject for result in self.edits if result.subject)
-            if shared := [result for result in self.spoiled if subjects[result.subject] > 1]:
-                lines.append(f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key")
+            shared = [result for result in self.spoiled if subjects[result.subject] > 1]
+            one = len(self.spoiled) == 1
+            lines.append(
+                f"{_ids(self.spoiled)} {'fails' if one else 'fail'} only together with the other edits of this run; made "
+                f"alone {'it succeeds' if one else 'they succeed'}"
+                f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
+            )
+            if shared:
+                lines.append(
+                    f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
+                    f"{'' if self.method == 'grace' else _ONE_KEY}"
+                )
         left = [result for result in self.failed if not result.alone]
         if long := [result for result in left if (result.tokens or 0) > LONG]:
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
             ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
+            ways += [_APART] if len(self.edits) > len(long) else []
             lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
         if always := [result for result in left if result not in long and result.alone is False]:
             lines.append(f"{_ids(always)}: made alone, the edit fails too")

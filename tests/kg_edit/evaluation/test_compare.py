@@ -177,6 +177,11 @@ def test_model_is_identified_by_its_content(run: Run) -> None:
     assert compare([run("first", seed=1), run("second", seed=2, model=other)]).records == RECORDS
 
 
+def test_records_of_no_known_file_are_compared_by_their_hashes(run: Run) -> None:
+    """`evaluate` of Python has the records and not always their file."""
+    assert compare([run("first", seed=1), run("second", seed=2, data=None)]).records == RECORDS
+
+
 def test_other_records_are_refused_or_left_out(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2, records=40)]
     with pytest.raises(OutputError, match=r"20 of the first are not in the second, 0 .* 'case-40'.*--common"):

@@ -76,7 +76,7 @@ def test_undo_reaches_the_beginning(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(ONE)
     ledger.add(TWO)
-    ledger.remove(["1/*"])
+    ledger.remove("1/*")
     assert [ledger.undo().event for _ in range(3)] == ["removed", "added", "added"]
     assert ledger.patch.is_empty
     with pytest.raises(PatchError, match="nothing to undo"):

@@ -252,8 +252,8 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
     together, same, repeated = second.verdict.advice
-    assert together.startswith(f"{spoiled.edit} fail only together")
-    assert same.startswith(f"{spoiled.edit}: another edit has the same subject")
+    assert together.startswith(f"{spoiled.edit} fails only together") and "alphaedit" not in together
+    assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
     assert repeated == "4 repeats 3 exactly, and was made once"
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]
@@ -261,7 +261,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     stored = json.loads((tmp_path / "out" / VERDICT).read_text())
     assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
     for name in (REPORT, PAGE):
-        assert "fail only together" in (tmp_path / "out" / name).read_text()
+        assert "fails only together" in (tmp_path / "out" / name).read_text()
     monkeypatch.setattr("kg_edit.reports.alone.read", None)
     assert made() == second == made(alone=False), "what was tried is not tried again"
 
