@@ -34,6 +34,8 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
             return edits
         case EditFile():
             raise EditError([Fault("", f"no row of the file is an edit; {_EXPECTED}")])
+        case str() if " " in given.strip() and not Path(given).suffix:  # a sentence, and no path
+            raise EditError([Fault("", f"found {describe(given)}; {_EXPECTED}")])
         case str() | Path():
             return read_edits(given).edits
         case Mapping():

@@ -179,8 +179,8 @@ class Verdict(BaseModel):
             shared = [result for result in self.spoiled if subjects[result.subject] > 1]
             one = len(self.spoiled) == 1
             lines.append(
-                f"{_ids(self.spoiled)} {'fails' if one else 'fail'} only together with the other edits of this run; made "
-                f"alone {'it succeeds' if one else 'they succeed'}"
+                f"{_ids(self.spoiled)} {'fails' if one else 'fail'} only together with the other edits of this run; "
+                f"made alone {'it succeeds' if one else 'they succeed'}"
                 f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
             if shared:
