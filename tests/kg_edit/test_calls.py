@@ -95,6 +95,7 @@ def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a list with something else": (lambda _: rome().edit([7]), "edit 1: found the number 7; expected an Edit"),
+    "a sentence": (lambda _: rome().edit("The Louvre is in Madrid"), "expected an Edit, a list of edits, or the path"),
     "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
     "no edits": (lambda _: rome().edit([]), "found no edits; expected an Edit, a list of edits, or the path"),
     "no edits, each alone": (lambda _: rome().edit_each(iter(())), "found no edits; expected"),
