@@ -265,11 +265,12 @@ class UltraEdit(EditingMethod):
     ) -> list[dict[str, Any]]:
         """Return the records of a batch, each with the norm of its own tokens' share of the change."""
         counts = [len(row.features[self.weights[0]]) for row in rows]
-        columns = torch.arange(sum(counts)).split(counts)
-        norms = [
-            sum(change_norm(changes.columns(own.tolist())) ** 2 for changes in factors.values()) ** 0.5
-            for own in columns
-        ]
+        squared = [0.0] * len(edits)
+        for changes in factors.values():
+            left, right = (factor.cpu().split(counts, 1) for factor in (changes.left, changes.right))
+            for place, own in enumerate(zip(left, right, strict=True)):
+                squared[place] += change_norm(Factors(left=own[0], right=own[1])) ** 2
+        norms = [one**0.5 for one in squared]
         return [
             {
                 "edit": edit.model_dump(mode="json", exclude_defaults=True),
