@@ -132,9 +132,11 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
         now, done, more = time.time(), self.n + self._part - self.initial, self.total - self.n - self._part
-        if done and more > 0:  # the mean of what was done in this run; a last chunk may be more than is left
-            each = (self._moved - self.start_t) / done
-            time_ = f"about {duration(max(each * more - (now - self._moved), each * min(1, more)))} left"
+        # The mean of what was done in this run. The first part may have been stored and cost nothing: an estimate whose
+        # time is over is not shown. A last chunk may be more than is left.
+        each = (self._moved - self.start_t) / done if done else 0.0
+        if more > 0 and (left := each * more - (now - self._moved)) > 0:
+            time_ = f"about {duration(max(left, each * min(1, more)))} left"
         else:
             time_ = f"{duration(now - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""

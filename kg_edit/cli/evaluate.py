@@ -64,7 +64,8 @@ def evaluate(
 ) -> None:
     """Score a method on a benchmark: each edit alone, or in batches and sequences.
 
-    The unedited and the edited model are scored; the same command again resumes the run.
+    The unedited and the edited model are scored; the same command again resumes the run. Exits with code 1 if no edit
+    can be made.
 
     Examples:
 
@@ -91,10 +92,13 @@ def evaluate(
     show(summary, out)
     if chosen:
         _judge(out, evaluation.data, evaluation.dataset, chosen)
+    if summary.provenance["failed"] == summary.n:
+        raise typer.Exit(1)  # no edit could be made
 
 
 def show(summary: Summary, out: Path) -> None:
     """Print the run's table, and its files."""
+    from kg_edit.evaluation.records import RunFolder
     from kg_edit.evaluation.reports import rich_general, rich_table
 
     stdout().print(rich_table(summary))
@@ -103,6 +107,9 @@ def show(summary: Summary, out: Path) -> None:
     skipped = (summary.provenance.get("data") or {}).get("skipped")
     if skipped:
         typer.echo(f"skipped rows that can't be read: {', '.join(skipped)}", err=True)
+    failed = [entry for entry in RunFolder(out).entries() if entry.error is not None]
+    if failed and summary.provenance["failed"]:
+        typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)
     files = ["summary.json", "records.jsonl", "run.json", *(["curve.svg"] if (out / "curve.svg").exists() else [])]
     stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
 

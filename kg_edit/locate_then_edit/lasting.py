@@ -103,6 +103,7 @@ def mean_value_norm(
         clamp: the bound of |delta|, as a multiple of that norm.
         stops: when the descent of a fact ends.
     """
+    log.info("anchor: the values of %d facts of the unedited model are found first, once for all edits", FACTS)
     requests = [Request.of(model, fact, tuple(contexts)) for fact in _facts()]
     loss = Objective(
         model,

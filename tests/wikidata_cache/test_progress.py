@@ -62,17 +62,33 @@ def test_steps_are_lines_while_the_first_item_is_not_done(clock: Clock, caplog: 
     ]
 
 
+def test_estimate_whose_time_is_over_is_not_shown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """The first part of the work was stored, and cost nothing."""
+    caplog.set_level("INFO")
+    with Bar(title="rome", unit="record", total=20) as bar:
+        clock.now += 0.1
+        bar.note("records 1 to 4, unedited model", part=1.3)
+        for step in range(1, 4):
+            clock.now += 12
+            bar.note(f"step {step}", part=1.3 + step / 2 if step == 3 else None)
+    assert caplog.messages[:3] == [
+        "rome: 0 of 20 records, 12 s so far (step 1)",
+        "rome: 0 of 20 records, 24 s so far (step 2)",
+        "rome: 0 of 20 records, about 4 min left (step 3)",
+    ]
+
+
 def test_line_comes_while_an_item_is_not_done(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is said by the item's work, and what is left counts down meanwhile."""
+    """Nothing is said by the item's work."""
     caplog.set_level("INFO")
     monkeypatch.setattr(progress, "_LINE_S", 0.02)
     for item in Bar(range(3), title="rome", unit="record"):
         lines, until = len(caplog.messages), time.time() + 10
         while item == 1 and len(caplog.messages) < lines + 2 and time.time() < until:
             time.sleep(0.005)
-    early = [line for line in caplog.messages if line.startswith("rome: 1 of 3 records, about ")]
+    early = [line for line in caplog.messages if line.startswith("rome: 1 of 3 records, ")]
     assert len(early) >= 2 and caplog.messages[-1].startswith("rome: 3 of 3 records in ")
     for thread in threading.enumerate():
         if getattr(thread, "_target", None) is progress._log_lines:
