@@ -258,9 +258,27 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
             "with 95 % bootstrap intervals.",
             f"Bold: the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:",
             f"{', '.join(named[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
+            *([] if means else _smallest(comparison)),
             *(f"Note: {note}." for note in comparison.notes),
         ]
     )
+
+
+def _smallest(comparison: Comparison) -> list[str]:
+    """What could have been found: (1.96 + 0.84) standard errors, with the widest interval of a share as an example."""
+    widths = [
+        ((found.ci95_high - found.ci95_low) / 2, row.metric)
+        for row in comparison.rows
+        for found in row.differences.values()
+        if is_share(row.metric) and found.ci95_low is not None and found.ci95_high is not None
+    ]
+    if not widths or not max(widths)[0]:
+        return []
+    width, metric = max(widths)
+    return [
+        "A difference is found with 80 % power from 1.43 times half the width of its interval on "
+        f"({metric}: {_number(1.43 * width)})."
+    ]
 
 
 def _compared_cells(comparison: Comparison, *, bold: Callable[[str], str]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
 from kg_edit.evaluation.comparison import compare
-from kg_edit.evaluation.reports import latex, markdown, rich_comparison, write_comparison
+from kg_edit.evaluation.reports import caption, latex, markdown, rich_comparison, write_comparison
 
 RECORDS = 60
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy", "portability.nll")
@@ -175,6 +176,16 @@ def test_what_is_not_comparable_is_refused(settings: dict[str, Any], message: st
 def test_model_is_identified_by_its_content(run: Run) -> None:
     other = {"name": "./elsewhere", "fingerprint": "f", "dtype": "torch.float32"}
     assert compare([run("first", seed=1), run("second", seed=2, model=other)]).records == RECORDS
+
+
+def test_caption_says_what_could_have_been_found(run: Run) -> None:
+    found = compare([run("first", seed=1), run("second", seed=2)])
+    widths = {row.metric: row.differences["second"] for row in found.rows}
+    share, smallest = re.search(r"from 1\.43 times .* on \((\S+): ([\d.]+)\)", caption(found)).groups()  # type: ignore[union-attr]
+    own = widths[share]
+    assert own.ci95_low is not None and own.ci95_high is not None
+    assert float(smallest) == pytest.approx(1.43 * (own.ci95_high - own.ci95_low) / 2, abs=1e-3)
+    assert "80 %" not in caption(compare([run("third", seed=1), run("fourth", seed=1)])), "no difference at all"
 
 
 def test_records_of_no_known_file_are_compared_by_their_hashes(run: Run) -> None:
