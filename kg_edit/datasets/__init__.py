@@ -71,11 +71,18 @@ def known_datasets() -> Mapping[str, Dataset]:
     """Return the table and the data sets that plug-ins add.
 
     Raises:
-        ConfigError: a plug-in's value is no `Dataset` of the entry point's name, or its name is taken.
+        ConfigError: a plug-in can't be imported, its value is no `Dataset` of the entry point's name, or its name is
+            taken.
     """
     known = dict(DATASETS)
     for entry in entry_points(group=ENTRY_POINTS):
-        found = entry.load()
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"entry point {entry.value!r} of group {ENTRY_POINTS} can't be imported ({type(error).__name__}: "
+                f"{error}); uninstall or correct that plug-in"
+            ) from error
         if entry.name in known or not isinstance(found, Dataset) or found.name != entry.name:
             raise ConfigError(
                 f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "

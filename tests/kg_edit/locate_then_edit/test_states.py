@@ -98,6 +98,7 @@ def test_hold_lets_the_model_predict_rare_words(smollm2: LanguageModel) -> None:
 
 
 def _says(model: LanguageModel, edit: Edit, *, hold: float) -> str:
-    (patch,) = find_method("rome").on(model, settings={"hold": hold}).edit_each([edit])
+    method = find_method("rome").on(model, settings={"hold": hold, "covariance": {"corpus": "self"}})
+    (patch,) = method.edit_each([edit])
     assert not isinstance(patch, Exception)
     return continuations(model, [edit.text], limits=[6], patches=[patch])[0]
