@@ -31,10 +31,10 @@ from kg_edit.cli.method_plan import open_graph
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
-from kg_edit.datasets.template_probes import PROBES
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.evaluation.retention import RetentionTest
+from kg_edit.evaluation.template_probes import PROBES
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel

@@ -111,7 +111,7 @@ class EvalConfig(BaseModel, metaclass=Called):
     def _known_probes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
             return ()
-        from kg_edit.datasets.template_probes import find_probes
+        from kg_edit.evaluation.template_probes import find_probes
 
         return find_probes(names)
 

@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.own_edits import OWN
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.datasets.template_probes import with_probes
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.schedule import CurvePlan, Scoring
+from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kg_edit.datasets import DATASETS
-from kg_edit.datasets.template_probes import PROBES
 from kg_edit.errors import unknown_name
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
@@ -18,6 +17,7 @@ from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
+from kg_edit.evaluation.template_probes import PROBES
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
 

@@ -348,7 +348,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         better="lower",
     ),
 }
-"""The metrics of the probes that `kg_edit.datasets.template_probes` makes on request."""
+"""The metrics of the probes that `kg_edit.evaluation.template_probes` makes on request."""
 # Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
 _SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
 PROBE_METRICS: Mapping[str, Metric] = {

@@ -8,7 +8,6 @@ import pytest
 
 from kg_edit.datasets import DATASETS
 from kg_edit.datasets.record import Probe
-from kg_edit.datasets.template_probes import PROBES
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import EVIDENCE, Case
@@ -23,6 +22,7 @@ from kg_edit.evaluation.metrics.catalogue import (
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
+from kg_edit.evaluation.template_probes import PROBES
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {

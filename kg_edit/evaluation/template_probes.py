@@ -13,6 +13,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import unknown_name
 from kg_edit.models.prompts import join
+from kg_edit.scoring.questions import fact, new_fact
 
 BLANK = "___"
 
@@ -28,17 +29,16 @@ def _fact_check(edit: Edit) -> Iterator[Query]:
     """Whether the new fact is true, and whether the old one still is: a model that always says yes is half right."""
     if edit.target_true:
         for target, right, wrong in ((edit.target_new, "Yes", "No"), (edit.target_true, "No", "Yes")):
-            statement = join(edit.text, target) + edit.ending.rstrip().removesuffix(".")
+            statement = new_fact(edit.model_copy(update={"target_new": target}))
             yield Query(prompt=f"Is it true that {statement}?", answers=((right,),), others=(wrong,))
 
 
 def _distracting(edit: Edit) -> Iterator[Query]:
     """Each neighbour's prompt after the new fact, which is about another subject."""
     if edit.target_true:
-        fact = f"{join(edit.text, edit.target_new)}{edit.ending.rstrip().removesuffix('.')}."
         for prompt in edit.neighborhood:
             answers, others = ((edit.target_true,),), (edit.target_new,)
-            yield Query(prompt=prompt, context=fact, answers=answers, others=others, form="sentence")
+            yield Query(prompt=prompt, context=fact(edit), answers=answers, others=others, form="sentence")
 
 
 def _reversed(edit: Edit) -> Iterator[Query]:
