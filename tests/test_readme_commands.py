@@ -92,7 +92,7 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setattr("kg_edit.cli.serve.run", lambda app, place: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", server.url)
+    monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", (server.url,))
     return place
 
 

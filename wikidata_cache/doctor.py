@@ -18,12 +18,11 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
 from wikidata_cache.answers.store import AnswerStore, Inventory, take_inventory
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import release
-from wikidata_cache.source_spec import SourceSpec
+from wikidata_cache.source_spec import SourceSpec, open_endpoint
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -145,4 +144,4 @@ def _source_answers(graph: SourceSpec, cache: Path | None) -> str:
         return _answers(WikidataCache(source))
     # Each endpoint gets a request of its own: the cache would hide that it is down.
     limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
-    return "; ".join(_answers(WikidataCache(EndpointSource(url, limiter=limiter))) for url in source.fetch_hint.urls)
+    return "; ".join(_answers(WikidataCache(open_endpoint(url, limiter=limiter))) for url in source.fetch_hint.urls)

@@ -12,6 +12,7 @@ from typing import TypedDict
 from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
+from wikidata_cache.endpoints.action_api import ActionApiSource, is_action_api
 from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
@@ -27,8 +28,8 @@ SourceSpec = str | Path | Sequence[str | Path]
 
 _FORMS = (
     "extract (packaged), a graph file (FILE.nt.gz, .nt, .tsv, .tsv.gz), a folder of them, several separated by commas, "
-    "memory:FILE, a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint (or "
-    "several)"
+    "memory:FILE, a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint or "
+    "Action API (or several)"
 )
 _REMOTE = ("http://", "https://")
 
@@ -65,7 +66,8 @@ def open_source(
             - a graph file, a folder of graph files, or several of these (comma-separated, or a sequence);
             - "memory:FILE", the same as FILE;
             - a store made by `wikidata-cache load`, or "oxigraph:FOLDER" for any database of Oxigraph on disk;
-            - the URL of a SPARQL endpoint, or several URLs of endpoints with the same graph, the preferred one first;
+            - the URL of a SPARQL endpoint or of an Action API (…/api.php), or several URLs of endpoints with the same
+              graph, the preferred one first;
             - None for the cache alone, offline.
         contact: your e-mail address or URL, which Wikimedia endpoints require.
         timeout: seconds per request.
@@ -105,7 +107,7 @@ def open_source(
     limiter = RateLimiter(None if mode == "online" else store.rate_limits)
 
     def endpoints() -> Source:
-        opened = [EndpointSource(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
+        opened = [open_endpoint(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
         return opened[0] if len(opened) == 1 else EndpointChain(opened)
 
     inner: Source | None = None
@@ -115,6 +117,14 @@ def open_source(
         inner = endpoints()
     opened_packs = [open_pack(pack) for pack in pack_files(packs)]
     return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
+
+
+def open_endpoint(
+    url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
+) -> EndpointSource:
+    """Open a URL as an Action API if it ends in api.php, else as a SPARQL endpoint, with the options of both."""
+    kind = ActionApiSource if is_action_api(url) else EndpointSource
+    return kind(url, contact=contact, timeout=timeout, limiter=limiter)
 
 
 def open_with_fallback(

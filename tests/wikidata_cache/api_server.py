@@ -6,7 +6,13 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
+from pyoxigraph import Literal, NamedNode, Quad, Store
+
 from tests.wikidata_cache.wikidata_helpers import reply
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+
+PROP, RANK = "http://www.wikidata.org/prop/", "http://wikiba.se/ontology#"
+SAME_AS, DESCRIPTION = "http://www.w3.org/2002/07/owl#sameAs", "http://schema.org/description"
 
 Fault = Callable[[BaseHTTPRequestHandler], bool]  # True: the answer has been given
 
@@ -49,10 +55,71 @@ ENTITIES = {one["id"]: one for one in (USA, ADA, PAGE, SONG, *CLASSES, BIRTH)}
 MERGED = {"Q9000": "Q30"}
 
 
-class ApiServer:
-    """`requests` records parameters and headers; `fault` may answer in its place."""
+def entities_of(store: Store) -> Callable[[str], dict]:
+    """What the API says of an id, if Wikidata has what is in a store: the same facts in its own format."""
 
-    def __init__(self) -> None:
+    def values(subject: str, predicate: str) -> list[Quad]:
+        return list(store.quads_for_pattern(NamedNode(subject), NamedNode(predicate), None))
+
+    def get(name: str) -> dict:
+        subject = f"{ENTITY}{name}"
+        quads = list(store.quads_for_pattern(NamedNode(subject), None, None))
+        if merged := values(subject, SAME_AS):
+            target = merged[0].object.value.removeprefix(ENTITY)
+            return get(target) | {"redirects": {"from": name, "to": target}}
+        if not quads:
+            return {"id": name, "missing": ""}
+        claims: dict[str, list[dict]] = {}
+        full = {quad.predicate.value for quad in quads if quad.predicate.value.startswith(f"{PROP}P")}
+        for quad in quads:
+            place, _, relation = quad.predicate.value.rpartition("/")
+            if f"{place}/" == DIRECT and f"{PROP}{relation}" not in full:
+                claims.setdefault(relation, []).append(claim(quad.object.value.removeprefix(ENTITY)))
+            elif f"{place}/" == PROP:
+                node = quad.object.value
+                [value], [rank] = values(node, f"{PROP}statement/{relation}"), values(node, f"{RANK}rank")
+                stated = claim(
+                    value.object.value.removeprefix(ENTITY),
+                    rank.object.value.removeprefix(RANK).removesuffix("Rank").lower(),
+                )
+                stated["qualifiers"] = {
+                    qualifier: [_snak(found.object) for found in values(node, f"{PROP}qualifier/{qualifier}")]
+                    for qualifier in ("P580", "P582")
+                }
+                claims.setdefault(relation, []).append(stated)
+        words = {
+            field: {
+                quad.object.language: {"value": quad.object.value, "language": quad.object.language}
+                for quad in values(subject, predicate)
+            }
+            for field, predicate in (("labels", RDFS_LABEL), ("descriptions", DESCRIPTION))
+        }
+        return {"type": "item", "id": name, **words, "claims": claims or []}
+
+    return get
+
+
+def _snak(term: Literal | NamedNode) -> dict:
+    if isinstance(term, NamedNode):
+        return {"snaktype": "somevalue"}
+    return {"snaktype": "value", "datavalue": {"type": "time", "value": time_value(_json_time(term.value))}}
+
+
+def _json_time(text: str) -> str:
+    """An xsd:dateTime as the JSON format writes it, whose year before 1 is -1."""
+    year, rest = text.removeprefix("-").split("-", 1)
+    return f"-{int(year) + 1:04d}-{rest}" if text.startswith("-") else f"+{text}"
+
+
+def time_value(time: str, *, precision: int = 11, calendar: str = "Q1985727") -> dict:
+    return {"time": time, "precision": precision, "calendarmodel": f"{ENTITY}{calendar}", "timezone": 0}
+
+
+class ApiServer:
+    """`requests` records parameters and headers; `fault` may answer in its place; `get` returns an entity by id."""
+
+    def __init__(self, get: Callable[[str], dict] | None = None) -> None:
+        self.get = get or _get
         self.requests: list[tuple[dict[str, str], dict[str, str]]] = []
         self.fault: Fault | None = None
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -69,7 +136,7 @@ class ApiServer:
                 parameters = dict(parse_qsl(urlsplit(self.path).query))
                 server.requests.append((parameters, dict(self.headers)))
                 if server.fault is None or not server.fault(self):
-                    body = json.dumps(answer(parameters)).encode()
+                    body = json.dumps(answer(parameters, server.get)).encode()
                     reply(self, 200, body, kind="application/json; charset=utf-8")
 
             def log_message(self, *args: object) -> None:
@@ -78,9 +145,9 @@ class ApiServer:
         return Handler
 
 
-def answer(parameters: dict[str, str]) -> dict:
+def answer(parameters: dict[str, str], get: Callable[[str], dict]) -> dict:
     if parameters["action"] == "wbgetentities":
-        return {"entities": {one: _get(one) for one in parameters["ids"].split("|")}, "success": 1}
+        return {"entities": {one: get(one) for one in parameters["ids"].split("|")}, "success": 1}
     if parameters["action"] == "wbsearchentities":  # the beginnings of labels and aliases
         return {"searchinfo": {"search": parameters["search"]}, "search": _beginning(parameters), "success": 1}
     terms = parameters["srsearch"].lower().split()  # words anywhere in a label

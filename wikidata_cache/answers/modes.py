@@ -17,8 +17,10 @@ from typing import Literal, get_args
 
 import platformdirs
 
+from wikidata_cache.endpoints.action_api import is_action_api
 from wikidata_cache.endpoints.rate_limit import offline_forced, wants_contact
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.ids import WIKIDATA_API
 
 Mode = Literal["offline", "cache_first", "refresh", "online"]
 """What a `CachedSource` does.
@@ -29,7 +31,7 @@ Mode = Literal["offline", "cache_first", "refresh", "online"]
 - online: ask the endpoint for everything; neither read nor write the cache.
 """
 
-WIKIDATA = "https://query.wikidata.org/sparql"
+WIKIDATA = ("https://query.wikidata.org/sparql", WIKIDATA_API)  # the second one while the first limits requests
 _CONTACT = "YOU@EXAMPLE.ORG"
 
 
@@ -108,7 +110,7 @@ class FetchHint:
 
     def for_query(self) -> str:
         """Return the Python call that runs and caches a user's own query; there is no shell command for that."""
-        urls = self._endpoints
+        urls = [url for url in self._endpoints if not is_action_api(url)] or [WIKIDATA[0]]
         options = [repr(urls[0] if len(urls) == 1 else urls), f"cache={str(self.cache)!r}"]
         options += [f"contact={_CONTACT!r}"] if self._contact else []
         options += [f"graph_name={self.graph!r}"] if self.graph != "wikidata" else []
@@ -116,7 +118,7 @@ class FetchHint:
 
     @property
     def _endpoints(self) -> list[str]:
-        return [url for url in self.urls if url.startswith(("http://", "https://"))] or [WIKIDATA]
+        return [url for url in self.urls if url.startswith(("http://", "https://"))] or list(WIKIDATA)
 
     @property
     def _contact(self) -> bool:

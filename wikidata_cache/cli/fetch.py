@@ -60,8 +60,9 @@ def fetch(
             "--graph",
             "-g",
             metavar="URL",
-            show_default=WIKIDATA,
-            help="SPARQL endpoint, or fallback endpoint; or a local graph, such as `extract`. Repeatable.",
+            show_default=", then ".join(WIKIDATA),
+            help="SPARQL endpoint or Action API (`…/api.php`), or a local graph, such as `extract`. Repeatable; the "
+            "next one helps out while the first refuses or limits requests.",
         ),
     ] = None,
     contact: opt.Contact = None,
@@ -97,11 +98,13 @@ def fetch(
 ) -> None:
     """Fetch the subgraphs of a file of edits into the cache, in few requests.
 
-    Answers in the cache are not fetched again, so the same command resumes an interrupted run.
+    Answers in the cache are not fetched again, so the same command resumes an interrupted run. While Wikidata's query
+    service refuses or limits requests, its Action API answers what it can: everything about ids.
 
     Examples:
 
     - `wikidata-cache fetch edits.jsonl --contact me@uni.edu`
+    - `wikidata-cache fetch edits.jsonl --endpoint https://www.wikidata.org/w/api.php --contact me@uni.edu`
     - `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz`
     - `wikidata-cache fetch edits.jsonl --graph extract --out subgraphs.jsonl.gz`
     - `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
@@ -123,7 +126,7 @@ def fetch(
     mode = opt.mode_from_options(mode, offline=offline)
     is_online = mode != "offline" and as_of is None
     opened = WikidataCache(
-        endpoint or ([WIKIDATA] if is_online else None),
+        endpoint or (list(WIKIDATA) if is_online else None),
         contact=contact,
         cache=cache,
         mode=mode,

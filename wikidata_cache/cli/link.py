@@ -58,8 +58,8 @@ def link(
     - `wikidata-cache link edits.jsonl --out linked.jsonl`
     - `wikidata-cache link edits.jsonl --choose 3=Q1345 --out linked.jsonl`
     """
+    from wikidata_cache.endpoints.action_api import ActionApi
     from wikidata_cache.linking.linker import open_linker
-    from wikidata_cache.linking.online import ActionApi
 
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")

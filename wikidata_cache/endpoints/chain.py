@@ -24,8 +24,8 @@ _OURS = ("rejected",)  # URL or query is wrong: the error is raised, and no othe
 class EndpointChain:
     """A `Source` over endpoints of the same graph, the preferred endpoint first.
 
-    Each question goes to the first endpoint that can be asked without a long wait. If an endpoint fails, the remaining
-    ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds.
+    Each question goes to the first endpoint that can answer it, and can be asked without a long wait. If an endpoint
+    fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds.
 
     Raises:
         BadOptionError: there is no endpoint.
@@ -55,7 +55,8 @@ class EndpointChain:
         """
         left = list(ids)
         troubles = dict(self._refusals)
-        for endpoint, patience in self._turns(troubles):
+        able = self._able(template)
+        for endpoint, patience in self._turns(able, troubles):
             try:
                 for answer in endpoint.ask(template, left, patience=patience):
                     answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
@@ -64,7 +65,7 @@ class EndpointChain:
                 return
             except EndpointError as error:
                 self._note(error, troubles)
-        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
+        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a SELECT query.
@@ -73,20 +74,27 @@ class EndpointChain:
             EndpointError: all endpoints fail; the message names each.
         """
         troubles = dict(self._refusals)
-        for endpoint, patience in self._turns(troubles):
+        able = self._able(None)
+        for endpoint, patience in self._turns(able, troubles):
             try:
                 return endpoint.select(query, patience=patience)
             except EndpointError as error:
                 self._note(error, troubles)
-        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in self._endpoints])
+        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
 
-    def _turns(self, troubles: dict[str, EndpointError]) -> Iterator[tuple[EndpointSource, float]]:
+    def _able(self, template: Template | None) -> list[EndpointSource]:
+        """Return the endpoints that can answer a question; if there is none, all, for their error."""
+        return [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)] or self._endpoints
+
+    def _turns(
+        self, endpoints: Sequence[EndpointSource], troubles: dict[str, EndpointError]
+    ) -> Iterator[tuple[EndpointSource, float]]:
         """Yield (endpoint, longest wait in seconds): first all with a short wait, then those that may recover."""
         # A generator, because `troubles` has the failures so far only when the next endpoint is wanted.
-        for endpoint in self._endpoints:
+        for endpoint in endpoints:
             if endpoint.name not in troubles:
                 yield endpoint, min(_SHORT, self._patience)
-        later = [endpoint for endpoint in self._endpoints if troubles[endpoint.name].trouble in _WAITING]
+        later = [endpoint for endpoint in endpoints if troubles[endpoint.name].trouble in _WAITING]
         for endpoint in sorted(later, key=lambda endpoint: troubles[endpoint.name].retry_after or 0.0):
             yield endpoint, self._patience
 

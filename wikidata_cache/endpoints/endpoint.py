@@ -94,7 +94,11 @@ class EndpointSource(SparqlSource):
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return the URL, and the current time (UTC), since the answers of an endpoint change."""
-        return {"kind": "endpoint", "url": self.name, "fetched_at": _utc()}
+        return {"kind": "endpoint", "url": self.name, "fetched_at": now()}
+
+    def can_answer(self, template: Template | None) -> bool:
+        """Return True: SPARQL answers every question, and users' queries (None)."""
+        return True
 
     def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
         """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones.
@@ -141,7 +145,7 @@ class EndpointSource(SparqlSource):
         return rows
 
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
-        query, fetched_at = template.query(block), _utc()
+        query, fetched_at = template.query(block), now()
         rows, reply = self._rows(query, patience, alone=len(block) == 1, literals=LITERALS)
         # The same checks as for an imported snapshot: what the endpoint sends may be cached and shared.
         try:
@@ -152,10 +156,9 @@ class EndpointSource(SparqlSource):
             raise wrong_answer(self.name, error.problem) from error
         if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
             raise wrong_answer(self.name, problem)
-        headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
-        digest = hashlib.sha256(reply.body).hexdigest()
-        exchange = Exchange(self.name, query, fetched_at, reply.elapsed_ms, len(rows) - 1, digest, headers)
-        return Answer(template.name, facts, exchange)
+        return Answer(
+            template.name, facts, exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)
+        )
 
     def _rows(
         self, query: str, patience: float | None, *, alone: bool, literals: Container[str] | None = None
@@ -188,10 +191,14 @@ class EndpointSource(SparqlSource):
 
 
 class BlockSizes:
-    """The number of ids per query, learned for each template: halved after a failure, doubled after successes."""
+    """The number of ids per query, learned for each template: halved after a failure, doubled after successes.
 
-    def __init__(self) -> None:
+    `most` is the limit of the service, beside that of the template.
+    """
+
+    def __init__(self, *, most: int = 1_000) -> None:
         self._sizes: dict[str, _Size] = {}
+        self._most = most
 
     def of(self, template: Template) -> int:
         """Return the number of ids to put into the next query."""
@@ -212,7 +219,8 @@ class BlockSizes:
             size.ids, size.streak, size.probing = min(size.most, 2 * size.ids), 0, True
 
     def _of(self, template: Template) -> _Size:
-        return self._sizes.setdefault(template.name, _Size(template.size, template.size))
+        most = min(template.size, self._most)
+        return self._sizes.setdefault(template.name, _Size(most, most))
 
 
 @dataclass
@@ -258,5 +266,12 @@ def with_retries(
             logger.warning("%s Trying again in %.3g s", error, wait)
 
 
-def _utc() -> str:
+def exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:
+    """Return the record of a request and its reply."""
+    headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
+    return Exchange(url, query, fetched_at, reply.elapsed_ms, rows, hashlib.sha256(reply.body).hexdigest(), headers)
+
+
+def now() -> str:
+    """Return the current time (UTC, ISO 8601 with milliseconds)."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -34,7 +34,10 @@ from wikidata_cache.ids import release
 logger = logging.getLogger(__name__)
 
 OUTAGE_RATE = 1 / 62  # requests per second: a little below one per minute, the limit during the outages of 2026
-ELSEWHERE = "Or use another endpoint, or a local graph: FILE.nt.gz, a folder, or oxigraph:FOLDER."
+ELSEWHERE = (
+    "Or use another endpoint (for Wikidata also its Action API, https://www.wikidata.org/w/api.php), or a local graph: "
+    "FILE.nt.gz, a folder, or oxigraph:FOLDER."
+)
 
 _WIKIMEDIA = ("wikidata.org", "wikimedia.org", "wikipedia.org", "mediawiki.org", "wmcloud.org", "toolforge.org")
 _ONE_A_SECOND = (*_WIKIMEDIA, "qlever.dev")

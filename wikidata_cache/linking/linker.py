@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from wikidata_cache import deny_lists
+from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
 from wikidata_cache.linking.candidates import CandidateBuilder, LinkResult, Mention, Reason, build_candidates, ranked
@@ -22,7 +23,7 @@ from wikidata_cache.linking.knowledge import (
     prefetch_ends,
     sample_end_types,
 )
-from wikidata_cache.linking.online import ActionApi, OnlineKnowledge
+from wikidata_cache.linking.online import OnlineKnowledge
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.facts import Facts
 

@@ -11,9 +11,9 @@ from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.fault_server import hasty
 from tests.wikidata_cache.link_graph import homonyms
 from tests.wikidata_cache.wikidata_helpers import reply
+from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
 from wikidata_cache.linking.linker import Linker, open_linker
-from wikidata_cache.linking.online import ActionApi
 
 
 @pytest.fixture

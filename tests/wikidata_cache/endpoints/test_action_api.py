@@ -1,0 +1,198 @@
+"""Facts through the Action API: the same as the query service's, also when that one is out, and nothing twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from pyoxigraph import RdfFormat, Store
+
+from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
+from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status
+from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAMELESS, OLD, full_graph
+from tests.wikidata_cache.wikidata_helpers import EDITS, Server, content_hashes, reply, run_cli
+from wikidata_cache import WikidataCache
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.endpoints.action_api import ActionApiSource
+from wikidata_cache.endpoints.chain import EndpointChain
+from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.errors import EndpointError
+from wikidata_cache.sources.source import Json, Kind
+from wikidata_cache.sources.templates import TEMPLATES
+
+KINDS: tuple[Kind, ...] = ("out", "claims", "types", "label", "description", "redirect")
+MANY = [f"Q{number}" for number in range(1, 121)]  # three requests
+
+
+@pytest.fixture
+def api(store: Store) -> Iterator[ApiServer]:
+    running = ApiServer(entities_of(store))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def source(api: ApiServer) -> ActionApiSource:
+    return ActionApiSource(api.url, limiter=hasty())
+
+
+def values(source: EndpointSource, kind: Kind, ids: list[str]) -> dict[str, Json]:
+    """The facts of one kind."""
+    answers = list(source.ask(TEMPLATES[kind], ids))
+    return {fact.id: fact.value for answer in answers for fact in answer.facts if fact.kind == kind}
+
+
+def test_fetch_through_the_api_gives_the_same_subgraphs_and_rows(
+    edits: Path, server: Server, api: ApiServer, tmp_path: Path
+) -> None:
+    found = {}
+    for url in (server.url, api.url):
+        cache, out = tmp_path / f"{len(found)}.sqlite", tmp_path / f"{len(found)}.jsonl"
+        printed = run_cli("fetch", edits, "--hops", "3", "--endpoint", url, "--cache", cache, "--out", out)
+        assert run_cli("fetch", edits, "--hops", "3", "--offline", "--cache", cache)[-65:] == printed[-65:]
+        line = json.loads(out.read_text().splitlines()[1])
+        assert line["graph"]["source"]["urls"] == [url], "the row in the cache says which road it came by"
+        rows = AnswerStore(cache).database.read("SELECT kind, id, value FROM facts")
+        found[url] = printed[-65:], {(kind, id_): value for kind, id_, value in rows}
+    (digest, rows), (other_digest, other_rows) = found.values()
+    assert digest == other_digest
+    common = rows.keys() & other_rows.keys()
+    assert len(common) > 300
+    assert {key: rows[key] for key in common} == {key: other_rows[key] for key in common}
+    assert max(len(parameters["ids"].split("|")) for parameters, _ in api.requests) == 50
+
+
+def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
+    store = Store()
+    store.load(full_graph().encode(), RdfFormat.N_TRIPLES)
+    server, api = Server(store), ApiServer(entities_of(store))
+    try:
+        ids = [ADA, CAVS, HEAT, LAKERS, NAMELESS, CYCLE, OLD, "Q404", "P54"]
+        for kind in KINDS:
+            expected = values(EndpointSource(server.url), kind, ids)
+            assert values(ActionApiSource(api.url), kind, ids) == expected
+        assert expected[OLD] == CAVS, "the last kind is the redirect"
+    finally:
+        server.close()
+        api.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (time_value("+2018-07-09T00:00:00Z"), "2018-07-09T00:00:00Z"),
+        (time_value("+2018-07-00T00:00:00Z", precision=10), "2018-07-01T00:00:00Z"),
+        (time_value("+2018-00-00T00:00:00Z", precision=9), "2018-01-01T00:00:00Z"),
+        (time_value("-0027-01-16T00:00:00Z"), "-0026-01-16T00:00:00Z"),
+        (time_value("-0001-00-00T00:00:00Z", precision=9), "0000-01-01T00:00:00Z"),
+        (time_value("-0044-03-15T00:00:00Z", calendar="Q1985786"), "-0043-03-13T00:00:00Z"),  # the Ides of March
+        (time_value("+1582-10-05T00:00:00Z", calendar="Q1985786"), "1582-10-15T00:00:00Z"),
+        (time_value("+1616-04-00T00:00:00Z", precision=10, calendar="Q1985786"), "1616-04-01T00:00:00Z"),
+    ],
+)
+def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer, source: ActionApiSource) -> None:
+    qualifiers = {"P580": [{"snaktype": "somevalue"}], "P582": [{"datavalue": {"type": "time", "value": value}}]}
+    api.get = lambda name: entity(name, "x", claims={"P39": [claim("Q5") | {"qualifiers": qualifiers}]})
+    assert values(source, "claims", ["Q1"]) == {"Q1": [["P39", "Q5", "normal", "", expected]]}
+
+
+def test_preferred_unknown_value_hides_normal_ones(api: ApiServer, source: ActionApiSource) -> None:
+    api.get = lambda name: entity(name, "x", claims={"P39": [claim("Q5"), NO_VALUE | {"rank": "preferred"}]})
+    assert values(source, "out", ["Q1"]) == {"Q1": []}
+    assert values(source, "claims", ["Q1"]) == {"Q1": [["P39", "Q5", "normal", "", ""]]}
+
+
+def test_outage_of_the_query_service_is_bridged(
+    server: Server, api: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = content_hashes(WikidataCache(EndpointSource(server.url)))
+    asked, server.fault, clock = len(server.requests), status(429, OUTAGE), SkippedTime()
+    limiter = hasty(clock=clock)
+    roads = [EndpointSource(server.url, limiter=limiter), ActionApiSource(api.url, limiter=limiter)]
+    assert content_hashes(WikidataCache(EndpointChain(roads))) == right
+    assert len(server.requests) == asked + 1 and len(api.requests) > 2
+    assert clock.slept == [] and "Asking the next endpoint" in caplog.text
+
+
+def test_question_that_needs_sparql_waits_for_it(server: Server, api: ApiServer) -> None:
+    clock = SkippedTime()
+    limiter = hasty(clock=clock)
+    chain = EndpointChain([ActionApiSource(api.url, limiter=limiter), EndpointSource(server.url, limiter=limiter)])
+    server.fault = first(1, status(429, OUTAGE))
+    assert WikidataCache(chain).find("Philadelphia") == ("Q1345",)
+    assert clock.slept == [pytest.approx(65, abs=20)] and api.requests == []
+    assert len(chain.select("SELECT ?s { ?s ?p ?o } LIMIT 5")) == 5
+
+
+@pytest.mark.parametrize("kind", ["in", "named"])
+def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> None:
+    for ask in (lambda: list(source.ask(TEMPLATES[kind], ["Q1"])), lambda: source.select("SELECT ?s { ?s ?p ?o }")):
+        with pytest.raises(EndpointError, match=r"the Action API can't answer .*Give a SPARQL endpoint too"):
+            ask()
+
+
+def faulty(times: int, code: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], bool]:
+    left = [None] * times
+    return lambda handler: bool(left) and (left.pop() or reply(handler, code, body, kind="text/plain", headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("fault", "wait"),
+    [
+        (lambda: faulty(1, 429, b"slow down", **{"Retry-After": "7"}), 7),
+        (lambda: faulty(1, 200, b'{"error": {"code": "maxlag", "info": "x"}}', **{"Retry-After": "5"}), 5),
+        (lambda: faulty(1, 200, b'{"error": {"code": "ratelimited", "info": "x"}}'), 60),
+        (lambda: faulty(2, 503, b"upstream"), None),
+    ],
+)
+def test_api_waits_as_long_as_it_is_told(fault: Callable, wait: float | None, api: ApiServer) -> None:
+    clock = SkippedTime()
+    api.fault = fault()
+    found = values(ActionApiSource(api.url, limiter=hasty(clock=clock)), "label", MANY)
+    assert sorted(found) == sorted(MANY) and found["Q30"] == ["United States of America", "en"]
+    assert wait is None or clock.slept[0] == pytest.approx(wait, rel=0.3)
+
+
+def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> None:
+    def limited(handler: BaseHTTPRequestHandler) -> bool:
+        return len(api.requests[-1][0]["ids"].split("|")) > 20 and reply(handler, 200, b'{"entities": {"Q1": ')
+
+    api.fault = limited
+    assert sorted(values(source, "out", MANY)) == sorted(MANY)
+    assert {len(parameters["ids"].split("|")) for parameters, _ in api.requests} >= {50, 25, 12}
+
+
+def test_kill_between_two_batches_loses_nothing(api: ApiServer, tmp_path: Path) -> None:
+    cache = tmp_path / "c.sqlite"
+
+    def hang(handler: BaseHTTPRequestHandler) -> bool:
+        if len(api.requests) == 2:
+            time.sleep(2)  # the process is killed meanwhile
+        return False
+
+    api.fault = hang
+    words = ["fetch", "--kind", "out", *MANY, "--endpoint", api.url, "--cache", str(cache)]
+    process = subprocess.Popen([sys.executable, "-c", "from wikidata_cache.cli import main; main()", *words])
+    while len(api.requests) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    api.fault = None
+    run_cli(*words)
+    asked = [id_ for parameters, _ in (api.requests[0], *api.requests[2:]) for id_ in parameters["ids"].split("|")]
+    assert sorted(asked) == sorted(MANY), "the first batch was in the cache, and no id was asked for twice"
+    assert sorted(AnswerStore(cache).ids("wikidata", "out")) == sorted(MANY)
+
+
+def test_hint_for_a_query_names_a_sparql_endpoint(api: ApiServer, cache_path: str) -> None:
+    WikidataCache(api.url, cache=cache_path).subgraphs(EDITS)
+    offline = WikidataCache(cache=cache_path)
+    with pytest.raises(Exception, match=rf"--endpoint {api.url}"):
+        offline.labels(["Q999"])
+    with pytest.raises(Exception, match=r"WikidataCache\('https://query.wikidata.org/sparql'"):
+        offline.query("SELECT ?s { ?s ?p ?o }")

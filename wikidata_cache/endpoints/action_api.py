@@ -1,0 +1,360 @@
+"""Wikidata's Action API (https://www.wikidata.org/w/api.php): a client, and a second road to the facts of endpoints.
+
+`ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids per request), with the same rate limits and retries
+as endpoints. `ActionApiSource` answers questions about ids from it, with the facts that the query service would give;
+it is used while that service refuses or limits requests. The format of entities:
+https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request
+
+from wikidata_cache import safe_json
+from wikidata_cache.endpoints.endpoint import (
+    MAX_ATTEMPTS,
+    TRANSIENT,
+    BlockSizes,
+    EndpointSource,
+    exchange,
+    now,
+    with_retries,
+)
+from wikidata_cache.endpoints.failures import connection_error, parse_reply, printable, seconds_to_wait, wrong_answer
+from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
+from wikidata_cache.endpoints.transport import Reply, Transport
+from wikidata_cache.errors import EndpointError, EndpointTrouble
+from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item, is_property
+from wikidata_cache.labels.label_index import EntityKind, NameKind
+from wikidata_cache.sources.schema import value_problem
+from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
+
+T = TypeVar("T")
+Json = Any
+Name = tuple[str, str, NameKind]  # text, language, kind
+Claim = tuple[str, str, str, str, str]  # property, item, rank, start, end
+
+_BATCH = 50  # ids per request of wbgetentities
+_LONGEST = 250  # characters of a name; the searches refuse longer texts
+_PASSING: Mapping[str, EndpointTrouble] = {
+    "maxlag": "unavailable",
+    "readonly": "unavailable",
+    "ratelimited": "throttled",
+}
+_NAMESPACES = {"item": "0", "property": "120"}
+_RANKS = ("preferred", "normal", "deprecated")
+_SUGGESTION = "Check the URL (api.php of a Wikibase), or work offline."
+_OF_WORDS: tuple[Kind, ...] = ("label", "description", "redirect", "mentioned")  # these need no statements
+_OF_STATEMENTS: tuple[Kind, ...] = ("out", "claims", "types")
+_TIME = re.compile(r"([+-])(\d+)-(\d\d)-(\d\d)(T[\d:]+Z)", re.ASCII)
+_JULIAN, _DAY = "Q1985786", 11  # the calendar, and the precision of a time that names its day
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
+
+
+@dataclass(frozen=True)
+class ApiEntity:
+    """An entity as the API describes it. `statements` are pairs (property, item) of best rank.
+
+    `claims` are the item-valued statements of every rank except deprecated, as in `Fact`.
+
+    If the requested entity was merged into another one, `id` is the id of that other entity.
+    """
+
+    id: str
+    names: tuple[Name, ...]
+    label: str | None
+    description: str | None
+    statements: frozenset[tuple[str, str]]
+    claims: tuple[Claim, ...]
+
+
+class ActionApi:
+    """The Action API of Wikidata or of another Wikibase.
+
+    Args:
+        url: the address of api.php.
+        contact: your e-mail address or URL (default: KG_EDIT_CONTACT); Wikimedia hosts require it.
+        timeout: seconds per request.
+        patience: seconds to wait in all where a host requires it.
+        limiter: the rate limits to obey; by default of this object only.
+
+    Raises:
+        OfflineError: KG_OFFLINE is set.
+        MissingContactError: a Wikimedia host without a contact.
+        EndpointError: any failure of a request.
+    """
+
+    def __init__(
+        self,
+        url: str = WIKIDATA_API,
+        *,
+        contact: str | None = None,
+        timeout: float = 30.0,
+        patience: float = 180.0,
+        limiter: RateLimiter | None = None,
+    ) -> None:
+        forbid_when_offline(url)
+        self.url = url
+        self._transport = _Get(url, user_agent(url, contact), timeout)
+        self._patience = patience
+        self._limiter = limiter or RateLimiter()
+
+    def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
+        """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
+        if not text.strip() or len(text) > _LONGEST:
+            return []
+        most = str(min(limit, _BATCH))
+        by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
+        hits, _ = self._get(by_name | {"limit": most}, "search", lambda hits: [_checked_id(hit["id"]) for hit in hits])
+        if terms := " ".join(re.findall(r"\w+", text)):  # this removes the operators of the search syntax
+            by_word = {"action": "query", "list": "search", "srsearch": terms, "srnamespace": _NAMESPACES[kind]}
+            # Titles of pages are such as "Q42" or "Property:P31".
+            more, _ = self._get(
+                by_word | {"srlimit": most},
+                "query",
+                lambda answer: [_checked_id(page["title"].rpartition(":")[2]) for page in answer["search"]],
+            )
+            hits += more
+        return list(dict.fromkeys(hits))
+
+    def entities(self, ids: Iterable[str]) -> dict[str, ApiEntity]:
+        """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
+        found: dict[str, ApiEntity] = {}
+        for block in batches(sorted(set(ids)), size=_BATCH):
+            found |= self.block(block, "labels|aliases|descriptions|claims")[0]
+        return found
+
+    def block(
+        self, ids: Sequence[str], props: str, *, patience: float | None = None
+    ) -> tuple[dict[str, ApiEntity], Exchange]:
+        """Return what `entities` returns for at most 50 ids, with the record of the request.
+
+        Args:
+            ids: the ids.
+            props: the parts of the entities to send, as the API names them.
+            patience: replaces the client's own patience, in seconds.
+        """
+        request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
+        return self._get(request, "entities", partial(_parse_entities, wanted=ids), patience=patience)
+
+    def _get(
+        self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T], *, patience: float | None = None
+    ) -> tuple[T, Exchange]:
+        """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
+        forbid_when_offline(self.url)
+        query = urlencode({**parameters, "format": "json", "formatversion": "2"})
+        return with_retries(
+            self._limiter,
+            self.url,
+            lambda: self._once(query, field, parse),
+            patience=self._patience if patience is None else patience,
+            attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
+        )
+
+    def _once(self, query: str, field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
+        fetched_at = now()
+        try:
+            reply = self._transport.send(query)
+        except Exception as error:  # urllib, http.client and socket share no base class
+            raise connection_error(error, self.url, self._transport.timeout) from error
+        content = self._field(reply, field)
+        try:
+            return parse(content), exchange(self.url, query, reply, fetched_at=fetched_at, rows=len(content))
+        except _MALFORMED as error:
+            raise wrong_answer(
+                self.url, f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
+            ) from error
+
+    def _field(self, reply: Reply, field: str) -> Json:
+        try:
+            answer = safe_json.parse(reply.body) if reply.whole and reply.status == 200 else None
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and field in answer:
+            return answer[field]
+        if isinstance(answer, dict) and isinstance(error := answer.get("error"), dict):
+            code = str(error.get("code", "unknown"))
+            raise EndpointError(
+                self.url,
+                _PASSING.get(code, "rejected"),
+                printable(f"the API answers {code}: {error.get('info', '')}"),
+                _SUGGESTION,
+                status=reply.status,
+                retry_after=seconds_to_wait(reply.headers),
+            )
+        parse_reply(reply, self.url)  # raises for every reply that is not a SPARQL answer
+        raise EndpointError(self.url, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
+
+
+@dataclass
+class _Get(Transport):
+    """A `Transport` that sends URL parameters by GET instead of SPARQL."""
+
+    def _request(self, query: str) -> Request:
+        headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
+        return Request(f"{self.url}?{query}", headers=headers)  # noqa: S310 it is http
+
+
+def _parse_entities(answer: Json, wanted: Collection[str]) -> dict[str, ApiEntity]:
+    """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
+    if others := answer.keys() - set(wanted):
+        raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(others)))[:80]}")
+    return {entity: _parse_entity(content) for entity, content in answer.items() if "missing" not in content}
+
+
+def _parse_entity(content: Json) -> ApiEntity:
+    def texts(field: str) -> dict[str, str]:  # by language; the API writes an empty object as []
+        return {str(language): _text(one) for language, one in (content.get(field) or {}).items()}
+
+    labels, descriptions = texts("labels"), texts("descriptions")
+    aliases = {language: [_text(one) for one in found] for language, found in (content.get("aliases") or {}).items()}
+    names: list[Name] = []
+    for language in LANGUAGES:
+        if label := labels.get(language):
+            names.append((label, language, "label"))
+        names += [(alias, language, "alias") for alias in aliases.get(language, ())]
+
+    # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are not
+    # items are left out, and so are statements without a value.
+    statements, kept = set[tuple[str, str]](), set[Claim]()
+    for relation, claims in (content.get("claims") or {}).items():
+        if not is_property(relation):
+            raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
+        ranks = [claim["rank"] for claim in claims]
+        if wrong := [rank for rank in ranks if rank not in _RANKS]:
+            raise ValueError(f"expected a rank, found {wrong[0]!r:.80}")
+        best = next((rank for rank in ("preferred", "normal") if rank in ranks), None)
+        for claim, rank in zip(claims, ranks, strict=True):
+            value = claim["mainsnak"].get("datavalue", {}).get("value")
+            item = value.get("id", "") if isinstance(value, Mapping) else ""
+            if rank == "deprecated" or not is_item(item):
+                continue
+            if rank == best:
+                statements.add((relation, item))
+            starts, ends = (_times(claim, qualifier) for qualifier in ("P580", "P582"))
+            kept |= {(relation, item, rank, start, end) for start in starts for end in ends}
+
+    label, description = (
+        next((texts[language] for language in LANGUAGES if language in texts), None) for texts in (labels, descriptions)
+    )
+    return ApiEntity(
+        _checked_id(content["id"]), tuple(names), label, description, frozenset(statements), tuple(sorted(kept))
+    )
+
+
+def _times(claim: Json, qualifier: str) -> list[str]:
+    """Return the values of a qualifier of time as the query service writes them; [""] if there is none."""
+    snaks = (claim.get("qualifiers") or {}).get(qualifier, ())
+    return [_rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
+
+
+def _rdf_time(value: Json) -> str:
+    """Return a time of the JSON format as xsd:dateTime, by the rules of Wikibase's RDF export.
+
+    An unknown month or day (00) is the first one, a day of the Julian calendar is converted to the Gregorian one, and
+    the year before 1 is 0 (XSD 1.1), which JSON writes as -1.
+    """
+    found = _TIME.fullmatch(value["time"])
+    if found is None:
+        raise ValueError(f"expected a time, found {value['time']!r:.80}")
+    year = int(found[2]) if found[1] == "+" else 1 - int(found[2])
+    month, day = max(1, int(found[3])), max(1, int(found[4]))
+    if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
+        # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
+        late = (14 - month) // 12  # the years of this count begin in March
+        years = year + 4800 - late
+        number = day + (153 * (month + 12 * late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
+        quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
+        fifths = 5 * (quarters % 1461 // 4) + 2
+        day, month = fifths % 153 // 5 + 1, (fifths // 153 + 2) % 12 + 1
+        year = quarters // 1461 - 4716 + (14 - month) // 12
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{found[5]}"
+
+
+def _text(content: Json) -> str:
+    """Return the text of a label, description or alias, with lone surrogates replaced."""
+    text = content["value"]
+    if not isinstance(text, str):
+        raise TypeError(f"expected a text, found {text!r:.80}")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _checked_id(entity: Json) -> str:
+    if not is_entity(entity):
+        raise ValueError(f"expected an id, found {entity!r:.80}")
+    return str(entity)
+
+
+def is_action_api(url: str) -> bool:
+    """Return whether a URL is that of an Action API (its path ends in api.php) instead of a SPARQL endpoint."""
+    return urlsplit(url).path.endswith("/api.php")
+
+
+class ActionApiSource(EndpointSource):
+    """A `Source` over an `ActionApi`, with the facts that the query service of the same Wikibase would give.
+
+    It answers questions about the ids themselves ("out", "claims", "types", "label", "description", "redirect"), at
+    most 50 ids per request; each answer has the facts of all these kinds that its request brought. An entity that
+    exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The arguments and errors are those
+    of `EndpointSource`.
+    """
+
+    def __init__(
+        self, url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
+    ) -> None:
+        super().__init__(url, contact=contact, timeout=timeout, limiter=limiter)
+        self._api = ActionApi(url, contact=contact, timeout=timeout, limiter=self._limiter)
+        self._sizes = BlockSizes(most=_BATCH)
+
+    def can_answer(self, template: Template | None) -> bool:
+        """Return whether the source answers a question; None stands for a user's query."""
+        return template is not None and template.kind in (*_OF_WORDS, *_OF_STATEMENTS)
+
+    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
+        """Raise EndpointError, since the API has no SPARQL."""
+        raise self._needs_sparql("a SPARQL query")
+
+    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
+        if not self.can_answer(template):
+            raise self._needs_sparql(f"a question of the kind {template.kind!r}")
+        full = template.kind in _OF_STATEMENTS
+        props = "labels|descriptions|claims" if full else "labels|descriptions"
+        entities, exchange = self._api.block(block, props, patience=patience)
+        facts = [fact for id_ in block for fact in _facts(id_, entities.get(id_), full=full)]
+        if template.kind == "mentioned":
+            facts += [Fact("mentioned", id_, id_ in entities) for id_ in block]
+        if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
+            raise wrong_answer(self.name, problem)
+        return Answer("wbgetentities/1", facts, exchange)
+
+    def _needs_sparql(self, what: str) -> EndpointError:
+        advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
+        return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
+
+
+def _facts(requested: str, found: ApiEntity | None, *, full: bool) -> list[Fact]:
+    """Return what SPARQL has about an id: nothing for a missing one, for a merged one the item that replaces it."""
+    merged = None if found is None or found.id == requested else found.id
+    names = () if found is None or merged else found.names
+    label = next(([text, language] for text, language, kind in names if kind == "label" and text.strip()), None)
+    description = None if found is None or merged else found.description
+    facts = [
+        Fact("redirect", requested, merged),
+        Fact("label", requested, label),
+        Fact("description", requested, description),
+    ]
+    if full:
+        statements = sorted(found.statements) if found and not merged else []
+        claims = found.claims if found and not merged else ()
+        facts += [
+            Fact("out", requested, [list(pair) for pair in statements]),
+            Fact("claims", requested, [list(claim) for claim in claims]),
+            Fact("types", requested, [item for relation, item in statements if relation == "P31"]),
+        ]
+    return facts
