@@ -36,7 +36,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import EXTRACT
-from kg_edit.storage.run_folder import replace_run
+from kg_edit.storage.run_folder import check_folder, replace_run
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def edit(
     # Everything that can be wrong without a model is checked first
     method = choose_method(method, graph)
     check_names(method, model)
+    check_folder(out)
     check_file(edits)
     opened = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
@@ -149,7 +150,6 @@ def edit(
     from kg_edit.reports.edit_run import EditFolder
 
     folder = EditFolder(out)
-    folder.check()
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
 
     if len(usable) > MANY and not yes:
@@ -225,13 +225,13 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     from kg_edit.edits.files import read_edits
 
     check_names(method)
+    check_folder(out)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
     planned = plan(method, graph=open_graph([EXTRACT], None))
     from kg_edit.reports.edit_run import EditFolder
 
     folder = EditFolder(out)
-    folder.check()
     planned.usable(edits)
     make = partial(folder.run, planned.on(load("smollm2-135m")), edits)
     _show(replace_run(out, make, overwrite=overwrite), folder)

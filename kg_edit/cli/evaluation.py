@@ -235,6 +235,7 @@ class Evaluation:
         packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
         method = choose_method(self.method, self.graph or packaged)
         check_names(method, self.model)
+        check_folder(out)
 
         # All that can be wrong without a model is checked before the model is loaded.
         opened = LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
@@ -257,7 +258,6 @@ class Evaluation:
         config = self._opened()
         seen = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
-        check_folder(out)
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
 
         model = load(self.model, self.dtype, self.device)

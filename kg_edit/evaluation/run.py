@@ -7,6 +7,7 @@ stopped reads its lines first, and does what is missing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ TOGETHER = 16  # records to edit, score and write together, at most; more would 
 FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many
 HELD = 2_500_000_000  # bytes that the patches of records that are edited together may take
 
+log = logging.getLogger(__name__)
+
 
 def evaluate(
     method: Method,
@@ -139,6 +142,8 @@ def evaluate(
             method.prepare()
             note_environment(out, environment(method, model, data))
         total, left = (sum(len(sequence.items) for sequence in some) for some in (own, todo))
+        if 0 < left < total:
+            log.info("%s has %d of %d records; the others follow", out, total - left, total)
         with Bar(title=method.name, unit="record", total=total, done=total - left) as bar:
             if size > 1:
                 for sequence in todo:

@@ -42,6 +42,7 @@ from kg_edit.locate_then_edit.lasting import mean_value_norm
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.plug_ins import fault_of, owner_of
+from kg_edit.methods.presets import warn_of_another_model
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
@@ -119,6 +120,7 @@ class EditingMethod(ABC):
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         self._refuse_no_graph(graph)
+        warn_of_another_model(config.preset_name, model.model.config.to_dict())
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.memory = pass_megabytes(model.device) or self.memory
         self.graph = None if graph is None else as_source(graph)

@@ -22,13 +22,18 @@ def owner_of(method: type) -> str | None:
     return next((package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
 
 
+def words(error: BaseException) -> str:
+    """Return an exception's type, message and place, in one line."""
+    # The import system's own frames say nothing about the package.
+    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith("<frozen ")]
+    return " ".join(f"{type(error).__name__}: {error}; {frames[-1].filename}, line {frames[-1].lineno}".split())
+
+
 def fault_of(what: str, package: str, error: Exception) -> ConfigError:
     """Return the error that names ``what`` of a package raised ``error``, with ``error`` as its cause."""
-    why = " ".join(f"{type(error).__name__}: {error}".split())
-    frame = extract_tb(error.__traceback__)[-1]
     fault = ConfigError(
-        f"{what} of the package {package} failed ({why}; {frame.filename}, line {frame.lineno}); report it there, with "
-        "the traceback that KG_EDIT_TRACEBACK=1 shows"
+        f"{what} of the package {package} failed ({words(error)}); report it there, with the traceback that "
+        "KG_EDIT_TRACEBACK=1 shows"
     )
     fault.__cause__ = error
     return fault

@@ -17,7 +17,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.methods.plug_ins import ENTRY_POINTS, package_of
+from kg_edit.methods.plug_ins import ENTRY_POINTS, package_of, words
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod
@@ -78,8 +78,7 @@ def find_method(name: str) -> type[EditingMethod]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # another package's code may raise anything when it is imported, or exit
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{owner} can't be imported ({why}); update or uninstall that package") from error
+        raise ConfigError(f"{owner} can't be imported ({words(error)}); update or uninstall that package") from error
     from kg_edit.methods.base import EditingMethod
 
     if not (isinstance(plugin, type) and issubclass(plugin, EditingMethod) and getattr(plugin, "name", None) == name):

@@ -67,17 +67,9 @@ class EditRun:
 
 @dataclass(frozen=True)
 class EditFolder:
-    """The folder of an edit run, by which the command line checks it, writes to it and lists it."""
+    """The folder of an edit run, by which the command line writes to it and lists it."""
 
     path: Path
-
-    def check(self) -> None:
-        """Refuse early, before a model is loaded, a folder in which no run can be started or resumed.
-
-        Raises:
-            OutputError: the folder has something else, or can't be written.
-        """
-        check_folder(self.path)
 
     def run(
         self,

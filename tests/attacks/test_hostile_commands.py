@@ -109,8 +109,8 @@ def test_hostile_sweep_is_refused(name: str, tmp_path: Path) -> None:
 GOOD = "from kg_edit.methods.rome.method import Rome\nclass Mine(Rome):\n    name = 'mine'\n"
 MINE = "mine = hostile_plugin:Mine"
 PLUGINS: dict[str, tuple[str, str, str]] = {  # code, entry points, message
-    "exits": ("import sys; sys.exit(3)", MINE, "can't be imported (SystemExit: 3)"),
-    "raises no Exception": ("class Odd(BaseException): pass\nraise Odd('a\\nb')", MINE, "(Odd: a b)"),
+    "exits": ("import sys; sys.exit(3)", MINE, "can't be imported (SystemExit: 3;"),
+    "raises no Exception": ("class Odd(BaseException): pass\nraise Odd('a\\nb')", MINE, "(Odd: a b;"),
     "another class": ("class Mine:\n    name = 'mine'\n", MINE, "expected a subclass of EditingMethod"),
     "function": ("def Mine(): pass\n", MINE, "expected a subclass of EditingMethod"),
     "no class": ("x = 1", MINE, "can't be imported (AttributeError"),

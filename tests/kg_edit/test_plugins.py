@@ -109,6 +109,7 @@ def test_a_plug_in_that_fails_is_one_line_of_the_list_of_methods(kg_edit: Run) -
     assert listed.code == 0 and "\nrome " in listed.out
     (line,) = [line for line in listed.err.splitlines() if "method 'broken'" in line]
     assert "the method 'broken' of the package kg-edit-broken can't be imported (ModuleNotFoundError" in line
+    assert "kg_edit_broken.py, line 1)" in line
     assert "Traceback" not in listed.err
 
 

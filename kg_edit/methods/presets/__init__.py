@@ -6,6 +6,7 @@ setting of the same method is a table such as ``methods."glame:mquake"``; its pr
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kg_edit.errors import ConfigError, UnknownNameError, faults_of, unknown_name
 
 _SUFFIX = ".toml"
+
+log = logging.getLogger(__name__)
 
 
 def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +73,22 @@ def model_presets(name: str) -> ModelPresets:
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         found = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
         raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {found}; install kg-edit again") from error
+
+
+def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:
+    """Warn if a published preset is used on a model of another size: its layers and rates were chosen for its own.
+
+    Args:
+        preset: the preset's name; one that names no model is never warned of.
+        config: the settings of the model's ``config.json``.
+    """
+    name = preset.partition(":")[0]
+    if name not in preset_models():
+        return
+    published = model_presets(name)
+    if differ := [key for key, value in published.config.items() if key in config and config[key] != value]:
+        sizes = ", ".join(f"{key} {published.config[key]} there, {config[key]} here" for key in differ[:3])
+        log.warning("the preset %s is published for %s (%s); its layers may not fit", preset, published.about, sizes)
 
 
 class MethodPreset(BaseModel):

@@ -45,7 +45,7 @@ def test_output_folder_that_is_a_file_is_refused(edit: Run, place: Path) -> None
 
 
 def test_output_that_fails_late_is_one_message(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("reports.edit_run", "storage.run_folder"):
+    for module in ("cli.edit", "reports.edit_run", "storage.run_folder"):
         monkeypatch.setattr(
             f"kg_edit.{module}.check_folder", lambda *_, **__: None
         )  # as if the folder passed the checks

@@ -128,9 +128,15 @@ def test_record_has_the_evidence_of_its_scores(
 
 
 def test_killed_run_resumes_after_its_last_whole_line(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+    method: Nudge,
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger="kg_edit")
     whole = evaluate(method, model, edits[:3], out=tmp_path)
+    assert not caplog.messages
     file = tmp_path / "records.jsonl"
     before, found = file.read_bytes(), phases(tmp_path)
     assert [(line["id"], line["phase"]) for line in found] == [
@@ -142,6 +148,7 @@ def test_killed_run_resumes_after_its_last_whole_line(
     method.calls.clear()
     again = evaluate(method, model, edits[:3], out=tmp_path)
     assert method.calls == ["case-2"]
+    assert caplog.messages == [f"{tmp_path} has 2 of 3 records; the others follow"]
     assert file.read_bytes().splitlines()[:7] == before.splitlines()[:7]
     assert (again.base, again.edited) == (whole.base, whole.edited)
 

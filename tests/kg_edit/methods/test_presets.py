@@ -107,7 +107,7 @@ def test_layers_of_a_preset_are_layers_of_its_model(model: str, key: str) -> Non
 
 @first_of_each_model
 def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
-    model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With what makes it quick, and layers that a tiny model has, in the place of the published values."""
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
@@ -116,6 +116,8 @@ def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
     config = chosen.config_class.preset(preset, {**shallow(preset, method), **QUICK[method]}, method=method)
     family = model_presets(model).config["model_type"]
     patch = chosen(tiny(family), config, graph=graph()).edit([EDIT])
+    (warned,) = [line for line in caplog.messages if "is published for" in line]
+    assert f"the preset {preset} is published for {model_presets(model).about} (" in warned
     patch.check_finite()
     assert not patch.is_empty
     assert [record["method"] for record in patch.edits] == [method]
