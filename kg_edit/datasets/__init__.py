@@ -12,10 +12,12 @@ from pathlib import Path
 
 from kg_edit.datasets.counterfact import COUNTERFACT, COUNTERFACT_PLUS
 from kg_edit.datasets.entity_inferences import ENTITY_INFERENCES
+from kg_edit.datasets.halluedit import HALLUEDIT
 from kg_edit.datasets.knowedit import KNOWEDIT
 from kg_edit.datasets.mquake import MQUAKE
 from kg_edit.datasets.own_edits import OWN_EDITS, record_of
 from kg_edit.datasets.popqa import POPQA
+from kg_edit.datasets.qaedit import QAEDIT
 from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.datasets.ripple_edits import RIPPLE_EDITS
@@ -62,6 +64,8 @@ DATASETS: Mapping[str, Dataset] = {
         WIKIBIO,
         POPQA,
         ENTITY_INFERENCES,
+        HALLUEDIT,
+        QAEDIT,
         OWN_EDITS,
     )
 }

@@ -1,4 +1,4 @@
-"""Read a benchmark file into records, from JSON, JSON lines or a hub's data set; faults name file, record and field."""
+"""Read a benchmark file into records, from JSON, JSON lines, a table or a hub's data set; faults name its place."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from kg_edit.edits.files import LabelSource
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of, first_faults
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
+from wikidata_cache.errors import EditRowError
+from wikidata_cache.row_files import RowFault, raw_rows
 
 RawRecord = Mapping[str, Any]
 Parse = Callable[[RawRecord, str], BenchmarkRecord]
@@ -26,10 +28,11 @@ def every_row(document: object) -> Iterable[object]:
     return document if isinstance(document, list) else [document]
 
 
-def document(path: Path) -> object:
+def document(path: Path, *, tables: bool = False) -> object:
     """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
 
-    JSON lines are returned as a list.
+    JSON lines are returned as a list, and so are the rows of a CSV or TSV file if ``tables``; a row of a table that
+    can't be read is a `RowFault`.
 
     Raises:
         EditFileError: it can't be read.
@@ -42,6 +45,12 @@ def document(path: Path) -> object:
     if path.is_dir():
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
     if path.suffix.lower() in (".csv", ".tsv"):
+        if tables:
+            try:
+                return [row.value for row in raw_rows(path)]
+            except EditRowError as error:
+                place = f", {error.place}" if error.place else ""
+                raise EditFileError(f"{path}{place}: {error.problem}") from None
         raise EditFileError(
             f"{path}: is a table; expected JSON or JSON lines, or a table of own edits: --dataset edits"
         )
@@ -122,6 +131,7 @@ class Dataset:
         edits_have: the optional parts that its edits may have: target_true, paraphrases, neighborhood, questions.
         parser: returns the function that turns a row and its name into a record; called once for each file.
         rows: returns the rows of a JSON document.
+        tables: whether its published files may be tables, CSV or TSV, with a header.
         precedence: decides between benchmarks that can read a file equally well, if the user names none: the higher
             number wins (`kg_edit.datasets.guess_dataset`).
     """
@@ -132,6 +142,7 @@ class Dataset:
     parser: Callable[[], Parse]
     edits_have: tuple[str, ...] = ()
     rows: Callable[[object], Iterable[object]] = every_row
+    tables: bool = False
     precedence: int = 0
 
     def __call__(
@@ -161,11 +172,13 @@ class Dataset:
         records: dict[str, BenchmarkRecord] = {}
         problems: list[Problem] = []
         parse = self.parser()
-        for number, row in enumerate(islice(self.rows(document(path)), limit), 1):
+        for number, row in enumerate(islice(self.rows(document(path, tables=self.tables)), limit), 1):
             # A record without an id of its own is named by its number.
             own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
             name = str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"
             try:
+                if isinstance(row, RowFault):
+                    raise EditError([Fault(*row)])
                 if not isinstance(row, dict):
                     raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
                 record = parse(row, name)

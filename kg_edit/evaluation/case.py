@@ -44,6 +44,7 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
     "locality-text": frozenset({"continuation"}),
     "multihop": frozenset({"continuation", "all answers"}),
+    "multiple-choice": frozenset({"all answers"}),
     "negation": frozenset({"first answer", "all answers"}),
     "paraphrase": frozenset({"continuation", "first answer"}),
     "portability": frozenset({"continuation", "first answer"}),

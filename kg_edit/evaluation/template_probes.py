@@ -83,10 +83,14 @@ def find_probes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecord:
-    """Return the record with a probe for each query that the templates ``names`` make of its edits."""
+    """Return the record with a probe for each query that the templates ``names`` make of its edits.
+
+    A record that brings questions of such a group itself keeps these alone.
+    """
     made = tuple(
         Probe(measures=name, queries=(query,))
         for name in names
+        if not record.group(name)
         for edit in record.edits
         for query in PROBES[name](edit)
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kg_edit.datasets.halluedit import HOPS
 from kg_edit.datasets.record import Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import (
@@ -80,9 +81,10 @@ _CRITERIA = {
     "CII": "compositionality II (two hops, the edit is the second)",
     "FN": "forgetfulness (other objects of a relation that may have several must not change)",
 }
-_CATEGORIES = (  # of KnowEdit; a user's own rows may have others
+_CATEGORIES = (  # of KnowEdit, zsRE and HalluEditBench; a user's own rows may have others
     *("portability.Reasoning", "portability.Subject_Aliasing", "portability.Logical_Generalization"),
     *("portability.Inverse_Relation", "portability.Subject_Replace"),
+    *(f"portability.{hops}_hops" for hops in HOPS),
     *("locality.Relation_Specificity", "locality.Forgetfulness"),
 )
 
@@ -198,6 +200,14 @@ _WHOLE: Mapping[str, Metric] = {
         source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
         needs=("inference",),
     ),
+    "multiple-choice.choice": Metric(
+        compute=over_categories("multiple-choice", most_probable),
+        formula="1 if the letter of the right choice is the most probable of the letters, after the question and the "
+        "lettered choices.",
+        source="HalluEditBench (Huang et al. 2025), whose program compares the letter that the model writes. Ties are "
+        "wrong.",
+        needs=("multiple-choice",),
+    ),
     "span.nll": Metric(
         compute=over_categories("span", nll),
         formula="-log p of the masked span after the sentence's beginning, mean over its tokens; its exp is the "
@@ -312,7 +322,8 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
     "fact-check.prob": Metric(
         compute=over_rivals("fact-check", prefers_answer),
         formula='Share of right answers, Yes or No, the one with the lower NLL, to "Is it true that …?" about the new '
-        "fact (Yes) and about the old one (No). A model that always says the same has 0.5.",
+        "fact (Yes) and about the old one (No), or to a data set's own questions (HalluEditBench). A model that always "
+        "says the same has 0.5.",
         source=f"{_SAND}.",
         needs=("fact-check",),
     ),
@@ -322,7 +333,10 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         source="CounterFact+ (Hoelscher-Obermaier et al. 2023).",
         needs=("distracting",),
     ),
-    "reversed.greedy": _greedy("reversed", 'questions for the subject of the new fact, "Which name is missing in …?",'),
+    "reversed.greedy": _greedy(
+        "reversed",
+        'questions for the subject of the new fact, "Which name is missing in …?" or a data set\'s own,',
+    ),
     "reversed.nll": Metric(
         compute=over_queries("reversed", nll),
         formula="-log p of the subject after that question, mean over its tokens.",

@@ -213,7 +213,39 @@ ENTITY = {
     "category": "disaster",
     "qid": "cyclone (Q79602)",
 }
-
+HALLUEDIT = {
+    "topic": "places_river",
+    "subject": "Saale",
+    "relation": "mouth of the watercourse",
+    "object": "Elbe",
+    "question": "Into which river does the Saale flow?",
+    "output_tiny_chat": "Rhine",
+    "eval_tiny_chat": "0.0",
+    "multiple_choices": "['Elbe', 'Rhine', 'Oder']",
+    "paraphrased_question": "Which river takes up the Saale?",
+    "multiple_choice_with_letters": "A. Rhine  B. Elbe  C. Oder",
+    "multiple_choice_labels": "B",
+    "yes_question": "Does the Saale flow into the Elbe?",
+    "no_question": "Does the Saale flow into the Rhine?",
+    "locality_question": "How long is the Saale?",
+    "reversed_relation_question": "Which river flows into the Elbe?",
+    "question_2hop": "Into which sea does the river flow into which the Saale flows?",
+    "answer_2hop": "North Sea",
+    "question_3hop": "To which ocean belongs the sea into which it flows?",
+    "answer_3hop": "Elbe",
+}
+QAEDIT: dict[str, Any] = {
+    "id": 12,
+    "source": "NQ",
+    "prompt": "who built the tower of Babel House",
+    "target": "Ada Byron",
+    "subject": "Babel House",
+    "rephrase": "Who was the builder of Babel House's tower?",
+    "locality": [
+        {"loc": "who plays the hulk", "loc_ans": "Mark Ruffalo"},
+        {"loc": "who is it", "loc_ans": "Ada Byron"},
+    ],
+}
 WIKIBIO: dict[str, Any] = {
     "gpt3_text": "Ada Byron was a poet. Rome saw plays. She died in 1852.",
     "wiki_bio_text": "Ada Byron (born 10 December 1815) was a mathematician. She wrote notes on an engine.",

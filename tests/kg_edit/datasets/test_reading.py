@@ -15,8 +15,10 @@ from tests.kg_edit.datasets.rows import (
     COUNTERFACT,
     ENTITY,
     FACT,
+    HALLUEDIT,
     MQUAKE,
     POPQA,
+    QAEDIT,
     QUESTION,
     RIPPLE,
     RIPPLES,
@@ -39,6 +41,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "wikibio": WIKIBIO,
     "popqa": POPQA,
     "entity-inferences": ENTITY,
+    "halluedit": HALLUEDIT,
+    "qaedit": QAEDIT,
     "edits": {"id": "a", "subject": "Ada", "prompt": "{} is", "target_new": "old"},
 }
 

@@ -28,6 +28,7 @@ from tests.kg_edit.evaluation.parrot import Lesson, parrot
 
 Triple = tuple[str, str, str]  # prompt, the answer that counts +, the answer that counts -
 Asked = tuple[str, str]  # prompt, answer
+Choice = tuple[str, str, str]  # prompt, the right answer, the wrong ones with a space between
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Expected:
 
     ``leads``: metrics that are the mean over prompts of p(one answer) - p(another); ``losses``: metrics that are the
     mean over categories of the mean of -log p(answer) a token; ``perplexities``: metrics that are the mean of its exp.
-    All are computed here, with a plain forward pass.
+    ``chosen``: metrics that are the share of prompts whose right answer has the lowest loss. All are computed here,
+    with a plain forward pass.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Expected:
     leads: Mapping[str, Sequence[Triple]] = field(default_factory=dict)
     losses: Mapping[str, Sequence[Sequence[Asked]]] = field(default_factory=dict)
     perplexities: Mapping[str, Sequence[Asked]] = field(default_factory=dict)
+    chosen: Mapping[str, Sequence[Choice]] = field(default_factory=dict)
 
 
 HEAT, LAKERS, FLORIDA = "Miami Heat", "Los Angeles Lakers", "In which state does LeBron James play?"
@@ -99,6 +102,19 @@ KNOWEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
         [("Its capital is", "Besançon")],
         [("Gorsedd's country is", "Franche-Comté"), ("Question: Where is it?\nAnswer:", "Franche-Comté")],
     ],
+}
+SAALE, TAKES = "Into which river does the Saale flow?", "Which river takes up the Saale?"
+HALLUEDIT_LEADS: dict[str, Sequence[Triple]] = {
+    f"{group}.magnitude": [(prompt, "Elbe", "Rhine")] for group, prompt in (("efficacy", SAALE), ("paraphrase", TAKES))
+}
+HALLUEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
+    "efficacy.nll": [[(SAALE, "Elbe")]],
+    "paraphrase.nll": [[(TAKES, "Elbe")]],
+    "portability.nll": [
+        [("Question: Into which sea does the river flow into which the Saale flows?\nAnswer:", "North Sea")],
+        [("Question: To which ocean belongs the sea into which it flows?\nAnswer:", "Elbe")],
+    ],
+    "reversed.nll": [[("Question: Which river flows into the Elbe?\nAnswer:", "Saale")]],
 }
 RUNS = (
     Expected(
@@ -209,6 +225,41 @@ RUNS = (
         },
     ),
     Expected("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
+    Expected(  # the letter of no choice; the old answer's question, and one hop of two
+        "halluedit",
+        ("Rhine", "Elbe"),
+        {
+            **{"efficacy.prob": UP, "efficacy.greedy": UP, "efficacy.teacher_forced": UP},
+            **{"paraphrase.prob": UP, "paraphrase.greedy": UP, "paraphrase.teacher_forced": UP},
+            **{"portability.greedy": (0, 0.5), "portability.teacher_forced": (0, 0.5)},
+            **{"portability.2_hops.greedy": NO, "portability.2_hops.teacher_forced": NO},
+            **{"portability.3_hops.greedy": UP, "portability.3_hops.teacher_forced": UP},
+            **{"reversed.greedy": NO, "locality.same_text": NEVER},
+        },
+        HALLUEDIT_LEADS,
+        HALLUEDIT_LOSSES,
+        chosen={
+            "multiple-choice.choice": [(f"Question: {SAALE} A. Rhine  B. Elbe  C. Oder\nAnswer:", "B", "A C")],
+            "fact-check.prob": [
+                ("Question: Does the Saale flow into the Elbe?\nAnswer:", "Yes", "No"),
+                ("Question: Does the Saale flow into the Rhine?\nAnswer:", "No", "Yes"),
+            ],
+        },
+    ),
+    Expected(  # of two tokens the second always follows from the first; one unrelated answer is the target
+        "qaedit",
+        ("Mark Ruffalo", "Ada Byron"),
+        {
+            **{"efficacy.greedy": UP, "efficacy.teacher_forced": (0.5, 1)},
+            **{"paraphrase.greedy": UP, "paraphrase.teacher_forced": (0.5, 1)},
+            **{"locality.greedy": (0.5, 0.5), "locality.teacher_forced": (0.75, 0.75)},
+            "locality.unchanged": (None, 0.5),
+        },
+        losses={
+            "efficacy.nll": [[("who built the tower of Babel House", "Ada Byron")]],
+            "paraphrase.nll": [[("Who was the builder of Babel House's tower?", "Ada Byron")]],
+        },
+    ),
     Expected(
         "edits",
         ("new", "old"),
@@ -234,7 +285,7 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
     assert (summary.n, summary.provenance["failed"]) == (1, 0)
     assert method.calls == [edit.id for edit in records[0].edits]
     metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
-    assert {*run.scores, *run.leads, *run.losses, *run.perplexities} <= metrics
+    assert {*run.scores, *run.leads, *run.losses, *run.perplexities, *run.chosen} <= metrics
     with method.update(records[0].edits).applied(model):
         edited = plain(run, model)
     for place, (section, losses) in enumerate(((summary.base, plain(run, model)), (summary.edited, edited))):
@@ -282,7 +333,14 @@ def plain(run: Expected, model: LanguageModel) -> dict[str, float]:
         for name, categories in run.losses.items()
     }
     perplexities = {name: fmean(exp(nll(model, *pair)) for pair in pairs) for name, pairs in run.perplexities.items()}
-    return leads | losses | perplexities
+    chosen = {
+        name: fmean(
+            nll(model, prompt, right) < min(nll(model, prompt, wrong) for wrong in others.split())
+            for prompt, right, others in choices
+        )
+        for name, choices in run.chosen.items()
+    }
+    return leads | losses | perplexities | chosen
 
 
 @torch.no_grad()
