@@ -112,16 +112,20 @@ class Evaluation:
     general: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT|TASKS",
-            help="Measure side effects: perplexity of a text file, and lm-eval tasks by name, file or folder; separate "
-            "them by commas.",
+            metavar="TEXT|TASKS|quick:FOLDER",
+            help="Measure side effects: perplexity of a text file, lm-eval tasks by name, file or folder, and with "
+            "`quick:FOLDER` eight sets (`sst2.jsonl`, …) without lm-eval; separate them by commas.",
             rich_help_panel=EXTRA,
         ),
     ] = None
     general_limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Use only the first documents of each lm-eval task.", rich_help_panel=EXTRA
+            min=1,
+            metavar="N",
+            help="Use only the first documents of each lm-eval task, and draw N of each quick set.",
+            show_default="all; 64 of a quick set",
+            rich_help_panel=EXTRA,
         ),
     ] = None
     retention: Annotated[
@@ -274,15 +278,18 @@ class Evaluation:
     def _opened(self) -> EvalConfig:
         """The config with the texts and tasks that options name."""
         from kg_edit.evaluation.general_tasks import GeneralTasks, split_general
+        from kg_edit.evaluation.quick_tasks import ROWS, QuickTasks
         from kg_edit.evaluation.retention import read_retention_test
         from kg_edit.scoring.perplexity import read_text
 
-        text_file, wanted = split_general(self.general)
-        if self.general_limit and not wanted:
-            raise ConfigError("--general-limit counts the documents of lm-eval tasks; name some with --general")
+        text_file, wanted, sets = split_general(self.general)
+        if self.general_limit and not wanted and not sets:
+            raise ConfigError("--general-limit counts the documents of tasks; name some with --general")
+        rows = self.general_limit or ROWS
         opened = {
             "general": read_text(text_file) if text_file else None,
             "tasks": GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,
+            "quick": QuickTasks.open(sets, seed=self.config.seed, rows=rows) if sets else None,
             "retention": read_retention_test(self.retention) if self.retention else None,
         }
         return self.config.model_copy(update=opened)

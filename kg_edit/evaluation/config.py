@@ -20,9 +20,10 @@ from kg_edit.storage.seeds import Seed
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.general_tasks import GeneralTasks
+    from kg_edit.evaluation.quick_tasks import QuickTasks
     from kg_edit.evaluation.retention import RetentionTest
 else:  # options are checked before torch is imported, which these classes need
-    GeneralTasks = RetentionTest = Any
+    GeneralTasks = QuickTasks = RetentionTest = Any
 
 
 _MANY = "Many edits in one model"  # panel of the command's help
@@ -79,6 +80,8 @@ class EvalConfig(BaseModel, metaclass=Called):
     """A text; the perplexity on it is measured at each point of the curve."""
     tasks: GeneralTasks | None = None
     """Tasks of lm-eval, asked at each point of the curve."""
+    quick: QuickTasks | None = None
+    """Sets of general ability that need no lm-eval, asked at each point of the curve."""
     retention: RetentionTest | None = None
     """Unrelated prompts; GRACE's retention rates are measured at each point of the curve."""
 
@@ -142,7 +145,7 @@ class EvalConfig(BaseModel, metaclass=Called):
     @property
     def has_points(self) -> bool:
         """Whether the points of the curve have more than the records' scores: perplexity, tasks or retention."""
-        return not (self.general is None and self.tasks is None and self.retention is None)
+        return any(part is not None for part in (self.general, self.tasks, self.quick, self.retention))
 
     @property
     def settings(self) -> Settings:
@@ -150,11 +153,14 @@ class EvalConfig(BaseModel, metaclass=Called):
         plan = self.plan
         steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
         return {
-            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "retention", "probes"}),
+            **self.model_dump(
+                mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", "probes"}
+            ),
             **({"probes": list(self.probes)} if self.probes else {}),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),
             "general_tasks": None if self.tasks is None else self.tasks.settings,
+            **({"general_quick": self.quick.settings} if self.quick else {}),
             "retention_sha256": None if self.retention is None else self.retention.digest,
         }
 

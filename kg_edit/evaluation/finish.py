@@ -31,7 +31,8 @@ from kg_edit.storage.atomic import replacing
 from kg_edit.storage.run_folder import Settings, claim, difference, read_settings
 
 SUMMARY, CURVE = "summary.json", "curve.svg"
-_POINTS = ("general_sha256", "general_tasks", "retention_sha256")  # settings of what is measured at the curve's points
+_TASKS = ("general_tasks", "general_quick")
+_POINTS = ("general_sha256", *_TASKS, "retention_sha256")  # settings of what is measured at the curve's points
 _WAY_OUT = "give every shard of one run, each once"
 
 
@@ -79,7 +80,7 @@ def finish(out: Path) -> Summary:
         curve=curve(tuple(sequences.values()), {record.id: record for record in records}, points, plan=plan, seed=seed)
         if plan.schedule.has_steps or _has_points(settings)
         else None,
-        general=changes(ends, seed=seed) if settings["general_tasks"] else None,
+        general=changes(ends, seed=seed) if any(settings.get(name) for name in _TASKS) else None,
         provenance={
             **settings,
             **first,
@@ -185,7 +186,7 @@ def _check_finished(folder: Path, settings: Settings) -> None:
 
 def _has_points(settings: Settings) -> bool:
     """Whether a run measures perplexity, tasks or retention at the points of its curve."""
-    return any(settings[name] is not None for name in _POINTS)
+    return any(settings.get(name) is not None for name in _POINTS)
 
 
 def _replace(file: Path, lines: Mapping[int, Sequence[bytes]]) -> None:

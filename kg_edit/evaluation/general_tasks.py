@@ -31,7 +31,7 @@ from kg_edit.export.merged_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import digest
 
-PREFIX = "general."
+PREFIX, QUICK = "general.", "quick:"
 _CLOSE = 1e-6
 _YAML = (".yaml", ".yml")
 _ROWS = 16  # in a forward pass
@@ -157,21 +157,34 @@ class GeneralTasks:
                 yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
 
 
-def split_general(text: str | None) -> tuple[Path | None, tuple[str, ...]]:
-    """Split the value of ``--general`` at commas into a text file (for the perplexity) and tasks.
+class General(NamedTuple):
+    """The parts of the value of ``--general``: a text file, lm-eval's tasks, and the folder of the quick sets."""
 
-    A ``.yaml`` file and a folder contain tasks. A part without a file ending that is no file is one of the harness's
-    tasks.
+    text: Path | None
+    tasks: tuple[str, ...]
+    quick: Path | None = None
+
+
+def split_general(text: str | None) -> General:
+    """Split the value of ``--general`` at commas.
+
+    A ``.yaml`` file and a folder contain tasks, and ``quick:FOLDER`` the sets of `kg_edit.evaluation.quick_tasks`. A
+    part without a file ending that is no file is one of the harness's tasks.
 
     Raises:
-        ConfigError: there are two text files.
+        ConfigError: there are two text files, or two folders of quick sets, or it is not named.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    quick = [part for part in parts if part == "quick" or part.startswith(QUICK)]
+    if len(quick) > 1 or QUICK in quick or "quick" in quick:
+        raise ConfigError(f"--general {','.join(quick)}: give the one folder of the eight sets: quick:FOLDER")
+    parts = [part for part in parts if part not in quick]
     tasks = [part for part in parts if _is_task_place(path := Path(part)) or not (path.suffix or path.exists())]
     texts = [part for part in parts if part not in tasks]
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
-    return Path(texts[0]) if texts else None, tuple(tasks)
+    folder = Path(quick[0].removeprefix(QUICK)) if quick else None
+    return General(Path(texts[0]) if texts else None, tuple(tasks), folder)
 
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:

@@ -98,7 +98,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
             there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
             axis.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
         axis.set_ylim(0, 1.02)
-        axis.set_title("tasks of lm-eval", fontsize=10)
+        axis.set_title("general tasks", fontsize=10)
         legend_below(axis)
     if ability:
         _ability(axes[-1], points)

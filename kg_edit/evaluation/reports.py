@@ -27,7 +27,7 @@ from kg_edit.text.display import markdown_table, terminal_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-_GENERAL = "tasks of lm-eval, the unedited model, and with all edits of a sequence; n documents, 95 % intervals"
+_GENERAL = "general tasks, the unedited model, and with all edits of a sequence; n documents, 95 % intervals"
 _TITLES = {
     "base": "unedited",
     "just_edited": "right after its edit",
@@ -38,7 +38,7 @@ _TITLES = {
 
 
 def render(summary: Summary) -> str:
-    """Return a Markdown table with one row for each metric and 95 % intervals, and one of the tasks of lm-eval.
+    """Return a Markdown table with one row for each metric and 95 % intervals, and one of the general tasks.
 
     A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """

@@ -87,11 +87,16 @@ def test_general_is_split_into_a_text_and_tasks(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wiki").write_text("a text without an ending")
     (tmp_path / "tasks").mkdir()
-    assert split_general(None) == (None, ())
-    assert split_general("text.txt") == (Path("text.txt"), ())
-    assert split_general("boolq.yaml, wiki ,tasks,hellaswag") == (Path("wiki"), ("boolq.yaml", "tasks", "hellaswag"))
+    assert split_general(None) == (None, (), None)
+    assert split_general("text.txt") == (Path("text.txt"), (), None)
+    tasks = ("boolq.yaml", "tasks", "hellaswag")
+    assert split_general("boolq.yaml, wiki ,tasks,hellaswag") == (Path("wiki"), tasks, None)
+    assert split_general("quick:tasks,wiki,boolq") == (Path("wiki"), ("boolq",), Path("tasks"))
     with pytest.raises(ConfigError, match=r"one text, found a\.txt, b\.txt"):
         split_general("a.txt,b.txt")
+    for text in ("quick", "quick:", "quick:a,quick:b"):
+        with pytest.raises(ConfigError, match=f"--general {text}: give the one folder of the eight sets: quick:FOLDER"):
+            split_general(text)
 
 
 def test_document_scores_are_stored_if_the_value_is_their_mean() -> None:

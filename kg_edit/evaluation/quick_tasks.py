@@ -1,0 +1,211 @@
+"""Eight sets of general ability, scored by likelihood without lm-eval: `kg-edit evaluate --general quick:FOLDER`.
+
+These are the sets that papers on many edits score: GLUE's SST-2, MRPC, CoLA and RTE, MMLU, and the NLI, dialogue
+(MuTual) and sentiment sets of their programs. The folder is the user's, because the sets have licences of their own.
+
+Of each set some rows are drawn by the run's seed. The model's answer is the choice with the lowest -log p per token
+after the prompt, and the score is accuracy.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter, ascii_uppercase
+from typing import Any, NamedTuple, Self
+
+from kg_edit.datasets.reading import document, every_row
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describe
+from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores
+from kg_edit.evaluation.memory import in_halves
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.storage.run_folder import digest
+
+ROWS = 64  # drawn of each set
+_LISTED = "listed"  # in a prompt: the row's choices, each after its letter
+
+log = logging.getLogger(__name__)
+
+
+class Document(NamedTuple):
+    """A prompt, the choices of which one follows it, and the place of the right one."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    right: int
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The prompt with each choice."""
+        return [Pair(self.prompt, choice) for choice in self.choices]
+
+    def answered(self, nll: Mapping[Pair, float]) -> float:
+        """Return 1 if the right choice has the lowest -log p of all; a tie is wrong, as it shows no knowledge."""
+        first, *others = (nll[pair] for pair in [self.pairs[self.right], *self.pairs])
+        del others[self.right]
+        return float(first < min(others))
+
+
+@dataclass(frozen=True)
+class QuickSet:
+    """How the rows of a set are asked.
+
+    Attributes:
+        prompt: the prompt, with the row's fields in braces.
+        right: the field of the right answer.
+        words: the answer for each value of that field; empty if a row has choices of its own.
+        choices: the field of the row's choices; its right answer is a place from 0 or a letter.
+    """
+
+    prompt: str
+    right: str = "label"
+    words: Mapping[str, str] = field(default_factory=dict)
+    choices: str = ""
+
+    def document(self, row: object) -> Document:
+        """Return a row as a document.
+
+        Raises:
+            EditError: a field is missing or wrong; the message names it.
+        """
+        if not isinstance(row, dict):
+            raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+        names = [name for _, name, _, _ in Formatter().parse(self.prompt) if name and name != _LISTED]
+        texts = {name: self._field(row, name, "a text") for name in names}
+        for name, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
+        right = self._field(row, self.right, "the right answer")
+        if self.words:
+            known, choices = list(self.words), tuple(self.words.values())
+        else:
+            own = self._field(row, self.choices, "a list of choices")
+            if not (isinstance(own, list) and 1 < len(own) <= len(ascii_uppercase) and all(map(_is_text, own))):
+                raise EditError([Fault(self.choices, f"found {describe(own)}; expected a list of two texts or more")])
+            letters = ascii_uppercase[: len(own)]
+            known = list(letters) if isinstance(right, str) else [str(place) for place in range(len(own))]
+            texts[_LISTED] = "\n".join(map("{}. {}".format, letters, own))
+            choices = tuple(letters) if _LISTED in self.prompt else tuple(choice.strip() for choice in own)
+        if str(right) not in known:
+            raise EditError([Fault(self.right, f"found {describe(right)}; expected one of {', '.join(known)}")])
+        prompt = self.prompt.format(**{name: text.strip() for name, text in texts.items()})
+        return Document(prompt, choices, known.index(str(right)))
+
+    @staticmethod
+    def _field(row: Mapping[str, Any], name: str, expected: str) -> Any:
+        if name not in row:
+            raise EditError([Fault(name, f"is missing; expected {expected}")])
+        return row[name]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+_SENTIMENT = QuickSet("Review: {sentence}\nSentiment:", words={"0": "negative", "1": "positive"})
+_ENTAILED = "{sentence1}\nQuestion: {sentence2} True or False?\nAnswer:"
+SETS: Mapping[str, QuickSet] = {
+    "sst2": _SENTIMENT,
+    "mrpc": QuickSet(
+        "Sentence 1: {sentence1}\nSentence 2: {sentence2}\nQuestion: Do both sentences mean the same thing?\nAnswer:",
+        words={"0": "No", "1": "Yes"},
+    ),
+    "cola": QuickSet(
+        "{sentence}\nQuestion: Does this sentence make sense?\nAnswer:",
+        words={"0": "No", "1": "Yes"},
+    ),
+    "rte": QuickSet(_ENTAILED, words={"0": "True", "1": "False"}),  # in GLUE 0 is entailment
+    "nli": QuickSet(_ENTAILED, words={"entailment": "True", "not_entailment": "False"}),
+    "mmlu": QuickSet("{question}\n{listed}\nAnswer:", right="answer", choices="choices"),
+    "dialogue": QuickSet("{article}", right="answers", choices="options"),
+    "sentiment_analysis": _SENTIMENT,
+}
+"""The sets by the name of their file, with the prompts of lm-eval where it has the set (dialogue: MuTual)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuickTasks:
+    """The drawn documents of each set, asked as `kg_edit.evaluation.general_tasks.GeneralTasks` are."""
+
+    documents: Mapping[str, tuple[Document, ...]]
+    _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, *, seed: int = 0, rows: int = ROWS) -> Self:
+        """Read the sets of a folder, NAME.jsonl or NAME.json each, and draw ``rows`` of each by ``seed``.
+
+        A set that the folder lacks is left out, with a warning.
+
+        Raises:
+            ConfigError: there is no such folder, or none of the sets is in it; a file can't be read, or lacks a field.
+        """
+        found, lacking = dict[str, tuple[Document, ...]](), list[str]()
+        for name, form in SETS.items():
+            path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").exists()), None)
+            if path is None:
+                lacking.append(name)
+                continue
+            every = list(_documents(form, path))
+            drawn = random.Random(f"{seed}/{name}").sample(range(len(every)), min(rows, len(every)))  # noqa: S311 - nothing secret
+            found[name] = tuple(every[place] for place in sorted(drawn))
+        if not found:
+            raise ConfigError(
+                f"--general quick:{folder}: no such file as {', '.join(f'{name}.jsonl' for name in SETS)}"
+            )
+        if lacking:
+            log.warning("%s has no %s.jsonl: not measured", folder, ".jsonl, ".join(lacking))
+        return cls(documents=found)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The part of a run's settings that decides the scores."""
+        return {"sha256": {name: digest([list(one) for one in own]) for name, own in self.documents.items()}}
+
+    def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
+        """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``.
+
+        ``edited`` false: the scores of the unedited model, which are computed once.
+
+        Raises:
+            ModelError: the model's output is not finite, or a document does not fit into its positions.
+        """
+        key = (model.fingerprint, model.model.dtype, model.chat)
+        if not edited and key in self._unedited:
+            return self._unedited[key]
+        every = [one for own in self.documents.values() for one in own]
+        model.foresee(one.prompt for one in every)
+        asked = in_halves(lambda some: list(score(model, [pair for one in some for pair in one.pairs]).items()), every)
+        nll = {pair: one.nll for pair, one in asked}
+        hits = {name: [one.answered(nll) for one in own] for name, own in self.documents.items()}
+        found = {f"{PREFIX}quick.{name}.acc": _accuracy(own) for name, own in hits.items()}
+        found[f"{PREFIX}quick.acc"] = _accuracy([hit for own in hits.values() for hit in own])
+        if not edited:
+            self._unedited[key] = found
+        return found
+
+
+def _accuracy(hits: list[float]) -> DocumentScores:
+    return DocumentScores(value=sum(hits) / len(hits), documents=tuple(hits))
+
+
+def _documents(form: QuickSet, path: Path) -> Iterator[Document]:
+    """The documents of a file; all its rows are checked.
+
+    Raises:
+        ConfigError: the file can't be read, is empty, or a row is wrong; the message names the row and the field.
+    """
+    try:
+        rows = list(every_row(document(path)))
+    except EditFileError as error:
+        raise ConfigError(f"--general quick: {error}") from None
+    if not rows:
+        raise ConfigError(f"--general quick: {path} has no rows; remove the file, or give it rows")
+    for number, row in enumerate(rows, 1):
+        try:
+            yield form.document(row)
+        except EditError as error:
+            raise ConfigError(f"--general quick: {path}, row {number}, {error.faults[0]}") from None

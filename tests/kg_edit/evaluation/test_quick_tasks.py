@@ -1,0 +1,169 @@
+"""Sets of general ability scored without lm-eval: what is asked, what is right, and what the run reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.quick_tasks import SETS, QuickTasks
+from kg_edit.evaluation.reports import render
+from kg_edit.models.language_model import LanguageModel
+from tests.kg_edit.evaluation.conftest import Nudge, record
+
+PAIR = {"sentence1": "The Saale flows into the Elbe.", "sentence2": "The Elbe takes up the Saale.", "idx": 3}
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sst2": [{"sentence": f"a film of {number} hours {{}} ", "label": number % 2} for number in range(9)],
+    "mrpc": [{**PAIR, "label": 1}, {**PAIR, "label": 0}],
+    "cola": [{"sentence": "Leslie likes us.", "label": 1}],
+    "rte": [{**PAIR, "label": 0}],
+    "nli": [{**PAIR, "label": "entailment"}, {**PAIR, "label": "not_entailment"}],
+    "mmlu": [{"question": "Which is a river?", "choices": ["Bern", "Elbe", "Oslo"], "answer": 1, "subject": "places"}],
+    "dialogue": [{"article": "m : where is it ?", "options": ["f : here .", "f : gone ."], "answers": "B", "id": "1"}],
+    "sentiment_analysis": [{"sentence": "a waste of time .", "label": "0"}],
+}
+# A document of each set: the prompt, the choices, and the right one.
+ASKED = {
+    "sst2": ("Review: a film of 0 hours {}\nSentiment:", ("negative", "positive"), "negative"),
+    "mrpc": (
+        "Sentence 1: The Saale flows into the Elbe.\nSentence 2: The Elbe takes up the Saale.\n"
+        "Question: Do both sentences mean the same thing?\nAnswer:",
+        ("No", "Yes"),
+        "Yes",
+    ),
+    "cola": ("Leslie likes us.\nQuestion: Does this sentence make sense?\nAnswer:", ("No", "Yes"), "Yes"),
+    "rte": (
+        "The Saale flows into the Elbe.\nQuestion: The Elbe takes up the Saale. True or False?\nAnswer:",
+        ("True", "False"),
+        "True",
+    ),
+    "nli": (
+        "The Saale flows into the Elbe.\nQuestion: The Elbe takes up the Saale. True or False?\nAnswer:",
+        ("True", "False"),
+        "True",
+    ),
+    "mmlu": ("Which is a river?\nA. Bern\nB. Elbe\nC. Oslo\nAnswer:", ("A", "B", "C"), "B"),
+    "dialogue": ("m : where is it ?", ("f : here .", "f : gone ."), "f : gone ."),
+    "sentiment_analysis": ("Review: a waste of time .\nSentiment:", ("negative", "positive"), "negative"),
+}
+
+
+def folder(place: Path, **sets: list[dict[str, Any]]) -> Path:
+    """A folder with these sets, or with all."""
+    place.mkdir(exist_ok=True)
+    for name, rows in (sets or ROWS).items():
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def test_each_set_is_asked_in_its_form(tmp_path: Path) -> None:
+    documents = QuickTasks.open(folder(tmp_path)).documents
+    first = {name: own[0] for name, own in documents.items()}
+    assert {name: (one.prompt, one.choices, one.choices[one.right]) for name, one in first.items()} == ASKED
+    assert [one.right for one in documents["nli"]] == [0, 1]
+    assert list(documents) == list(SETS)
+
+
+@torch.no_grad()
+def test_accuracy_is_that_of_a_plain_loop(model: LanguageModel, tmp_path: Path) -> None:
+    def loss(prompt: str, choice: str) -> float:
+        front, back = (model.tokenizer(text)["input_ids"] for text in (prompt, f" {choice}"))
+        logits = model.model(torch.tensor([front + back])).logits[0, len(front) - 1 : -1]
+        return float(torch.nn.functional.cross_entropy(logits, torch.tensor(back)))
+
+    tasks = QuickTasks.open(folder(tmp_path / "sets", sst2=ROWS["sst2"], mmlu=ROWS["mmlu"], dialogue=ROWS["dialogue"]))
+    found, every = tasks.scores(model, edited=False), list[float]()
+    for name, own in tasks.documents.items():
+        losses = [[loss(one.prompt, choice) for choice in one.choices] for one in own]
+        hits = [float(row.index(min(row)) == one.right) for row, one in zip(losses, own, strict=True)]
+        assert found[f"general.quick.{name}.acc"].documents == tuple(hits)
+        assert found[f"general.quick.{name}.acc"].value == sum(hits) / len(hits)
+        every += hits
+    assert found["general.quick.acc"].documents == tuple(every)
+
+
+def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    drawn = {seed: QuickTasks.open(place, seed=seed, rows=4) for seed in range(3)}
+    assert [len(own) for own in drawn[0].documents.values()] == [min(4, len(rows)) for rows in ROWS.values()]
+    assert QuickTasks.open(place, seed=0, rows=4).settings == drawn[0].settings
+    assert len({str(tasks.settings["sha256"]["sst2"]) for tasks in drawn.values()}) > 1, "another seed draws others"
+
+
+def test_missing_sets_are_named_and_the_others_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        tasks = QuickTasks.open(folder(tmp_path, sst2=ROWS["sst2"], cola=ROWS["cola"]))
+    assert list(tasks.documents) == ["sst2", "cola"]
+    assert "mrpc.jsonl, rte.jsonl" in caplog.text and "cola.jsonl" not in caplog.text
+    with pytest.raises(ConfigError, match=r"no such file as sst2\.jsonl, mrpc\.jsonl"):
+        QuickTasks.open(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("sst2", {"label": -1}, "field label: found the number -1; expected one of 0, 1"),
+        ("sst2", {"sentence": " "}, "field sentence: found the text ' '; expected a text"),
+        ("sst2", {"label": ["x"]}, "field label: found a list; expected one of 0, 1"),
+        ("nli", {"label": 0}, "field label: found the number 0; expected one of entailment, not_entailment"),
+        ("mmlu", {"answer": 3}, "field answer: found the number 3; expected one of 0, 1, 2"),
+        ("mmlu", {"choices": ["a", ""]}, "field choices: found a list; expected a list of two texts or more"),
+        ("dialogue", {"answers": "C"}, "field answers: found the text 'C'; expected one of A, B"),
+    ],
+)
+def test_faulty_row_is_named(name: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    good = ROWS[name][0]
+    field = next(iter(change))
+    with pytest.raises(ConfigError, match=rf"{name}\.jsonl, row 2, {message}"):
+        QuickTasks.open(folder(tmp_path, **{name: [good, {**good, **change}]}))
+    lacking = {name: value for name, value in good.items() if name != field}
+    with pytest.raises(ConfigError, match=f"row 1, field {field}: is missing"):
+        QuickTasks.open(folder(tmp_path, **{name: [lacking]}))
+
+
+def test_file_that_is_no_list_of_rows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cola.jsonl").write_text('{"sentence": "a"')
+    with pytest.raises(ConfigError, match=r"cola\.jsonl, line 1, column 17: not JSON"):
+        QuickTasks.open(tmp_path)
+    (tmp_path / "cola.jsonl").write_text("[3]")
+    with pytest.raises(ConfigError, match=r"cola\.jsonl, row 1, found the number 3; expected an object"):
+        QuickTasks.open(tmp_path)
+    (tmp_path / "cola.jsonl").write_text("[]")
+    with pytest.raises(ConfigError, match="has no rows"):
+        QuickTasks.open(tmp_path)
+
+
+def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
+    tasks = QuickTasks.open(folder(tmp_path / "sets"))
+    config = EvalConfig(schedule="batch:2", quick=tasks)
+    records = [record(place, city) for place, city in enumerate(("Paris", "Rome"))]
+    summary = evaluate(method, model, records, out=tmp_path / "run", config=config)
+    assert summary.general is not None
+    assert {name: one.n for name, one in summary.general.items()} == {
+        **{f"general.quick.{name}.acc": len(rows) for name, rows in ROWS.items()},
+        "general.quick.acc": sum(map(len, ROWS.values())),
+    }
+    with method.update(records).applied(model) as edited:
+        after = tasks.scores(edited, edited=True)
+    for name, one in summary.general.items():
+        assert one.after.mean == after[name].value and one.difference is not None
+        assert one.before.mean == tasks.scores(model, edited=False)[name].value
+    assert "quick.mmlu.acc" in render(summary)
+    calls = len(method.calls)
+    assert evaluate(method, model, records, out=tmp_path / "run", config=config) == summary
+    assert len(method.calls) == calls, "the finished run is read"
+
+
+@pytest.mark.slow
+def test_published_sets_are_asked(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
+    assert {len(own) for own in QuickTasks.open(shared / "general").documents.values()} == {64}
+    for name in ("sst2", "sentiment_analysis"):  # the small model knows more than chance of these alone
+        (tmp_path / f"{name}.jsonl").symlink_to(shared / "general" / f"{name}.jsonl")
+    found = QuickTasks.open(tmp_path, rows=32).scores(smollm2, edited=False)["general.quick.acc"]
+    assert found.value is not None and found.value > 0.5 and len(found.documents) == 64
