@@ -6,6 +6,8 @@
 - a composed fact is about s, over the edited relation: "The sports team of LeBron James has its headquarters in";
 - a chained fact continues the edit's prompt: "LeBron James plays for Los Angeles Lakers, headquarters location".
 
+A subgraph that was read by rules has what follows from the edit as edges: `consequence_facts` puts these into words.
+
 `Wording` makes the prompts, from relation templates if there are any, or else from the relation's label.
 """
 
@@ -30,7 +32,7 @@ _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "o
 _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
 _DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a name for o'
-Kind = Literal["statement", "composed", "chained"]
+Kind = Literal["statement", "composed", "chained", "consequence"]
 _LETTERS = 4  # an answer of at least this length is also looked for inside words
 
 
@@ -114,6 +116,34 @@ def graph_facts(
                 by_prompt.setdefault(prompt, fact)
         found += list(by_prompt.values())[:limit]
     return tuple(found)
+
+
+def consequence_facts(
+    edit: Edit,
+    graph: nx.MultiDiGraph,
+    *,
+    limit: int,
+    exclude: Sequence[str] = (),
+    templates: RelationTemplates | None = None,
+) -> tuple[GraphFact, ...]:
+    """Return the facts that follow from an edit by rules (`SubgraphOptions.rules`), the most confident first.
+
+    The arguments and errors are those of `graph_facts`.
+    """
+    check_graph(graph)
+    wording = Wording.of(edit, graph, target=target_of(graph), templates=templates or RelationTemplates.load())
+    edges = [edge for edge in graph.edges(data=True) if edge[2].get("role") == "consequence"]
+    found: dict[str, GraphFact] = {}
+    for start, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1])):
+        subject, relation, label = (
+            _plain(text) for text in (graph.nodes[start]["label"], data["label"], graph.nodes[end]["label"])
+        )
+        prompt = wording.prompt("statement", data["property"], relation)
+        known = is_entity_id(label) or is_property_id(relation) or any(overlaps(label, answer) for answer in exclude)
+        if prompt.count("{}") == 1 and not known:
+            fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
+            found.setdefault(fact.text, fact)
+    return tuple(found.values())[:limit]
 
 
 def hashed(seed: int, *parts: str) -> bytes:

@@ -27,9 +27,16 @@ from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectEr
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import digest
-from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError, WikidataCacheError
+from wikidata_cache.errors import (
+    AmbiguousLabelError,
+    BadOptionError,
+    EntityNotInGraphError,
+    UnknownLabelError,
+    WikidataCacheError,
+)
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
+from wikidata_cache.subgraphs.rules import Rules, read_rules
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
 
 if TYPE_CHECKING:
@@ -315,6 +322,12 @@ class SubgraphSettings(BaseModel):
         description="refuse an edit if the graph states nothing about o*; false: make it from s -r-> o* alone",
     )
 
+    rules: str | None = Field(
+        None,
+        exclude_if=not_,
+        description="file of `wikidata-cache rules`: read only what follows from the edit by a rule",
+    )
+
     def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:
         """Return the options of a subgraph with these settings."""
         return SubgraphOptions(
@@ -324,7 +337,15 @@ class SubgraphSettings(BaseModel):
             policy=self.policy,
             direction=self.direction,
             leakage=Leakage(self.leakage.answers, self.leakage.drop_old_edge),
+            rules=None if self.rules is None else _rules(self.rules),
         )
+
+
+def _rules(path: str) -> Rules:
+    try:
+        return read_rules(path)
+    except BadOptionError as error:
+        raise ConfigError(f"graph.rules: {error}") from None
 
 
 SAMPLING = frozenset(("hops", "per_node", "seed"))

@@ -374,7 +374,8 @@ def _list(graph: nx.MultiDiGraph) -> str:
     for subject, target, data in list(shown.edges(data=True))[:_MOST]:
         kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
-        item = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span></dd>'
+        rule = f' <span class="soft">follows by {_text(data["rule"])}</span>' if "rule" in data else ""
+        item = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span>{rule}</dd>'
         by_subject.setdefault(subject, []).append(item)
     items = "".join(
         f'<dt dir="auto">{_text(str(shown.nodes[subject].get("label", subject)))}</dt>{"".join(some)}'

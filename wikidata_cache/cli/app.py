@@ -1,7 +1,7 @@
 """`wikidata-cache`: the command-line application. The work is in the library.
 
-The short commands are here: doctor, extract, load, labels, find, serve, export, import. `show`, `fetch`, `diff` and
-`link` have files of their own. `main` is the console entry point.
+The short commands are here: doctor, extract, load, labels, find, serve, export, import. `show`, `fetch`, `diff`,
+`rules` and `link` have files of their own. `main` is the console entry point.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.atomic import check_out
-from wikidata_cache.cli import diff, fetch, link, show
+from wikidata_cache.cli import diff, fetch, link, rules, show
 from wikidata_cache.cli.console import echo, echo_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed, open_cache
 from wikidata_cache.errors import WikidataCacheError
@@ -255,7 +255,10 @@ def import_(
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-_COMMANDS = (show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, export, import_, load, serve, doctor)
+_COMMANDS = (
+    *(show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, rules.rules),
+    *(export, import_, load, serve, doctor),
+)
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 

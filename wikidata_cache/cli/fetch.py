@@ -40,6 +40,7 @@ _OF_EDITS = (
     "direction",
     "statements",
     "root",
+    "rules",
     "out",
     "descriptions",
     "keep_going",
@@ -76,6 +77,7 @@ def fetch(
     direction: opt.ExpandDirection = "out",
     statements: opt.StatementRanks = "truthy",
     root: opt.Roots = None,
+    rules: opt.RuleFile = None,
     cache: opt.Cache = None,
     offline: opt.Offline = False,
     mode: opt.CacheMode = None,
@@ -111,6 +113,7 @@ def fetch(
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
+    from wikidata_cache.subgraphs.rules import read_rules
 
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     given = [names[name] for name in _OF_EDITS if _is_given(context, name)]
@@ -147,6 +150,7 @@ def fetch(
             policy=policy,
             direction=direction,
             statements=statements,
+            rules=None if rules is None else read_rules(rules),
         )
         rows = read_edits(edits[0])
         fetched = fetch_edits(opened, rows, path=Path(edits[0]), options=options, keep_going=keep_going)

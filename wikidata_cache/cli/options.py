@@ -73,6 +73,12 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.")]
 SamplingPolicy = Annotated[Policy, typer.Option(help="How the statements of an item are sampled.")]
 ExpandDirection = Annotated[Direction, typer.Option(help="`both` also expands along incoming statements.")]
 StatementRanks = Annotated[Statements, typer.Option(help="`all` takes every rank except deprecated.")]
+RuleFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--rules", metavar="FILE.tsv", help="Read only what follows from the edit by a rule of this table of `rules`."
+    ),
+]
 Roots = Annotated[
     list[str] | None,
     typer.Option(

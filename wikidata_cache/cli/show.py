@@ -22,6 +22,7 @@ from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheE
 from wikidata_cache.ids import is_property
 from wikidata_cache.row_files import SUFFIXES
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
+from wikidata_cache.subgraphs.rules import read_rules
 from wikidata_cache.terminal import plain
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _REASONS = {  # texts for the reasons in `graph.graph["dropped"]`; several reaso
     "edit_edge_again": "that the edit itself states",
     "of_the_subject": "about the subject (not a --root)",
     "answer": "that reveal an answer",
+    "no_rule": "from which nothing follows (--rules)",
 }
 
 
@@ -60,6 +62,7 @@ def show(
     direction: opt.ExpandDirection = "out",
     statements: opt.StatementRanks = "truthy",
     root: opt.Roots = None,
+    rules: opt.RuleFile = None,
     max_edges: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show only the nearest edges of an edit.")
     ] = None,
@@ -90,7 +93,7 @@ def show(
     if draw is not None:
         check_out(draw, ".svg", option="--draw")
     edit = _edit_of(what)
-    for option, value in {"--max-edges": max_edges, "--root": root}.items():
+    for option, value in {"--max-edges": max_edges, "--root": root, "--rules": rules}.items():
         if edit is None and value:
             raise BadOptionError(
                 f"{option} is for edits, such as edits.jsonl:1; {what} is an id. Leave {option} out; --hops and "
@@ -120,6 +123,7 @@ def show(
         policy=policy,
         direction=direction,
         statements=statements,
+        rules=None if rules is None else read_rules(rules),
     )
     if edit is not None:
         subgraph = opened.subgraph(edit, options)
@@ -205,6 +209,9 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
             labels = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
             table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
         console.print(table)
+        for found in graph.graph.get("consequences", ()):
+            fact = plain(", ".join(found["labels"]))
+            console.print(f"follows: {fact}, by {found['rule']} ({found['confidence']:.2f})")
     else:
         console.print(f"{plain(title)}: no statement to show.")
 

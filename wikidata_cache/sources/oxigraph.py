@@ -1,12 +1,13 @@
 """Embedded Oxigraph (pyoxigraph) as a source: graph files in memory, or a store on disk that is opened read-only."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from wikidata_cache.errors import SourceStringError, UserQueryError
+from wikidata_cache.ids import DIRECT, Statement, is_item, local_id
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Binding, Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
@@ -95,6 +96,19 @@ class OxigraphSource(SparqlSource):
     def size(self) -> int | None:
         """The number of triples in memory; None for a store on disk, which would be read as a whole."""
         return None if self._folder else len(self._store)
+
+    def statements(self) -> Iterator[Statement]:
+        """Yield all truthy item-valued statements of the graph, in no order.
+
+        Raises:
+            StoreError: the database is damaged.
+        """
+        with store_read_errors(self._folder) if self._folder else nullcontext():
+            for subject, predicate, target, _ in self._store.quads_for_pattern(None, None, None, None):
+                if isinstance(subject, NamedNode) and isinstance(target, NamedNode):
+                    found = Statement(*(local_id(node.value) for node in (subject, predicate, target)))
+                    if predicate.value.startswith(DIRECT) and is_item(found.subject) and is_item(found.object):
+                        yield found
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return file names with sha256, a store's content hash, or a plain folder's modification time in ns."""

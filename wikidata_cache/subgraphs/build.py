@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import networkx as nx
@@ -23,6 +24,7 @@ from wikidata_cache.ids import Statement, is_item, is_property
 from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter, with_merged_answers
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
 from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.subgraphs.rules import Consequence
 from wikidata_cache.subgraphs.sampling import other_end, priority, sample
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -52,7 +54,8 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[Su
     expansions = [_start(end, own, facts) for end, own in zip(ends, options, strict=True)]
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
     rounds = [options[0].per_node] * (options[0].hops - 1)
-    expand(facts, expansions, options[0], per_node=rounds, also={entity for end in ends for entity in end.ids})
+    heads = {found.rule.head for expansion in expansions for found in expansion.consequences}
+    expand(facts, expansions, options[0], per_node=rounds, also={id_ for end in ends for id_ in end.ids} | heads)
     return [_edit_subgraph(*parts, facts) for parts in zip(ends, expansions, options, strict=True)]
 
 
@@ -95,6 +98,7 @@ class Expansion:
         steps: the sampled statements.
         hubs: nodes that were not expanded along their incoming statements.
         dropped: number of statements that were left out, by reason.
+        consequences: what follows from the edit by the rules of the options.
     """
 
     frontier: Sequence[str]
@@ -105,6 +109,7 @@ class Expansion:
     steps: dict[Statement, SampledStatement] = field(default_factory=dict)
     hubs: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    consequences: Sequence[Consequence] = ()
 
     def eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
         """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
@@ -184,14 +189,27 @@ def expand(
 def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     roots = [node for root in options.roots if (node := ends.nodes[root]) is not None]
     open_subject = "subject" in options.roots
+    forbidden, consequences = leakage_filter(ends, options, facts), list[Consequence]()
+    if options.rules is not None:  # all statements that no rule reads are forbidden too
+        stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
+        known = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
+        found = options.rules.consequences(ends.new_edge, stated[ends.target_new], known=known)
+        read = [one.premise for one in found if one.premise and forbidden(one.premise) is None][: options.per_node]
+        consequences = [one for one in found if one.premise is None or one.premise in read]
+        forbidden = partial(_outside, read)
     return Expansion(
         frontier=list(dict.fromkeys(roots)),
         hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},  # s, then the roots and o*
         # The statements of s are answers to many test questions, so s is expanded only as a root.
         closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
-        forbidden=leakage_filter(ends, options, facts),
+        forbidden=forbidden,
         named=ends.words,
+        consequences=consequences,
     )
+
+
+def _outside(read: Collection[Statement | None], statement: Statement) -> str | None:
+    return None if statement in read else "no_rule"
 
 
 def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
@@ -210,6 +228,13 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
             hops.setdefault(old, 1)
     anchors = Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
     graph = assemble(facts, anchors, steps, claims=options.claims)
+    if options.rules is not None:
+        read = {step.statement for step in steps}
+        graph.graph["consequences"] = [
+            _add_consequence(graph, one, facts)
+            for one in expansion.consequences
+            if (one.premise is None or one.premise in read) and facts.label(one.rule.head)
+        ]
 
     graph.graph |= {
         "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
@@ -222,6 +247,16 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
     if options.hops > 1 and "target_new" in options.roots:
         _warn_where_unlabelled(ends, facts, options)
     return _with_provenance(graph, options, expansion)
+
+
+def _add_consequence(graph: Subgraph, found: Consequence, facts: Facts) -> dict[str, object]:
+    """Add the edge of a consequence, and return it with its rule, for reports."""
+    subject, relation, target = found.statement
+    measures = {"rule": str(found.rule), "support": found.rule.support, "confidence": found.rule.confidence}
+    label = facts.label(relation)
+    graph.add_edge(subject, target, key=relation, property=relation, label=label, role="consequence", **measures)
+    names = [str(graph.nodes[subject]["label"]), str(label), str(graph.nodes[target]["label"])]
+    return {"statement": list(found.statement), "labels": names, **measures}
 
 
 @dataclass(frozen=True)

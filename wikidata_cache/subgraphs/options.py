@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import Literal, get_args
 
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.subgraphs.rules import Rules
 from wikidata_cache.subgraphs.sampling import Policy
 
 Root = Literal["target_new", "subject", "target_true"]
@@ -85,6 +86,9 @@ class SubgraphOptions:
             has `rank`, `start` and `end` (of the claim of best rank, of several the latest) and the list `claims`.
             Incoming statements are always truthy ones. The source must have full statements.
         leakage: statements to leave out because they reveal the answers of a test.
+        rules: keep only those statements of o* from which a fact follows by a rule and the edit, the most confident
+            ones, and add these facts as edges with the role "consequence", `rule`, `support` and `confidence`. Facts
+            that the graph has already do not change, and are left out.
 
     Raises:
         BadOptionError: an option has a bad value.
@@ -99,6 +103,7 @@ class SubgraphOptions:
     direction: Direction = "out"
     statements: Statements = "truthy"
     leakage: Leakage = field(default_factory=Leakage)
+    rules: Rules | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("hops", 1), ("per_node", 0), ("seed", None), ("max_edges", 1)):
@@ -137,7 +142,9 @@ class SubgraphOptions:
 
     def provenance(self) -> dict[str, object]:
         """Return the options as plain JSON values."""
-        return vars(self) | {"roots": list(self.roots), "leakage": self.leakage.provenance()}
+        plain = {name: value for name, value in vars(self).items() if name != "rules"}
+        rules = {} if self.rules is None else {"rules": self.rules.provenance()}
+        return plain | {"roots": list(self.roots), "leakage": self.leakage.provenance()} | rules
 
 
 DEFAULTS = SubgraphOptions()

@@ -31,7 +31,8 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
         # Such as "from 1960-01-02, until 1970-01-01, preferred": days only, and the only rank that is worth a word.
         start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
         days = " ".join(filter(None, [start and f"from {start}", end and f"until {end}"]))
-        note = ", ".join(filter(None, [days, "preferred" if data.get("rank") == "preferred" else ""]))
+        rule = f"follows by {data['rule']}" if "rule" in data else ""
+        note = ", ".join(filter(None, [days, "preferred" if data.get("rank") == "preferred" else "", rule]))
         edges.append(
             {
                 "id": f"e{number}",

@@ -39,6 +39,7 @@ from kg_edit.methods.glame_plus.questions import (
     RippleConfig,
     RippleTargets,
     excluded_answers,
+    implied_facts,
     objects_of,
 )
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
@@ -139,7 +140,10 @@ class GlamePlus(GraphReader, Rome):
             excluded = excluded_answers(edit, self.config, self.graph)
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded)
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
-            self._ripples[edit] = RippleTargets(edit=edit, objects=ranked, config=self.config, excluded=excluded)
+            implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
+            self._ripples[edit] = RippleTargets(
+                edit=edit, objects=ranked, config=self.config, excluded=excluded, implied=implied
+            )
         return self._ripples[edit]
 
     def prepare(self) -> None:

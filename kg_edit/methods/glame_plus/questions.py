@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import hidden_answers
 from kg_edit.graphs.facts import overlaps, target_of
+from kg_edit.graphs.source import subject_of
 from kg_edit.methods.glame_plus.teacher import Answer, TeacherQuestion
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.scoring.questions import right_answers
@@ -100,13 +101,15 @@ class RippleTargets:
     """All questions about an edit.
 
     ``objects`` has the objects of the graph's statements about o*, by the relation's noun; the likeliest object is
-    first. ``excluded`` has the answers that must not be learned (`excluded_answers`).
+    first. ``excluded`` has the answers that must not be learned (`excluded_answers`). ``implied`` are facts about s
+    that follow from the edit by rules.
     """
 
     edit: Edit
     objects: Mapping[str, Sequence[str]]
     config: RippleConfig
     excluded: Sequence[str]
+    implied: Sequence[ComposedFact] = ()
 
     @property
     def own(self) -> list[ComposedFact]:
@@ -117,9 +120,9 @@ class RippleTargets:
 
     @property
     def stated(self) -> list[ComposedFact]:
-        """The composed facts of the graph, which are learned as they are."""
+        """The facts of the graph, which are learned as they are: what rules say of s, then composed facts."""
         limit, most = self.config.stated, self.config.per_relation
-        return ripples(self.edit, self.objects, limit=limit, a_relation=most)
+        return [*self.implied, *ripples(self.edit, self.objects, limit=limit, a_relation=most)][:limit]
 
     @property
     def asks(self) -> list[TeacherQuestion]:
@@ -175,6 +178,18 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
     asked = asked_nouns(edit.relation_id)
     order = dict.fromkeys(noun for noun in asked or known.values() if noun in found)
     return {noun: list(dict.fromkeys(found[noun])) for noun in order}
+
+
+def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
+    """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
+    known, subject = relation_nouns(), subject_of(graph)
+    edges = [edge for edge in graph.out_edges(subject, data=True) if edge[2].get("role") == "consequence"]
+    facts = [
+        ComposedFact(hop=known[data["property"]], target=str(graph.nodes[end]["label"]))
+        for _, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
+        if data["property"] in known
+    ]
+    return [fact for fact in dict.fromkeys(facts) if not gives_away(fact.target, exclude)]
 
 
 def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:

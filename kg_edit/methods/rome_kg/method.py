@@ -17,7 +17,7 @@ import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, overlaps
+from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings, MethodConfig
@@ -48,7 +48,12 @@ class GraphRequestConfig(GraphSettings):
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
-        """Return the facts of an edit's subgraph that become further edits: statements, composed, chained."""
+        """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
+
+        By rules (``graph.rules``), they are what follows from the edit, as many as the kinds together.
+        """
+        if self.graph.rules is not None:
+            return consequence_facts(edit, graph, limit=self.statements + self.composed + self.chained)
         kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
         return tuple(
             fact

@@ -1,0 +1,69 @@
+"""The setting ``graph.rules``: methods read what follows from the edit instead of all that is around it."""
+
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.graphs.source import PrivateGraph, SubgraphSettings
+from kg_edit.methods.glame.method import GlameConfig
+from kg_edit.methods.glame_plus.questions import implied_facts, objects_of
+from kg_edit.methods.rome_kg.method import RomeKgConfig
+from wikidata_cache import WikidataCache
+
+LABELS = {
+    "Q2": "Bob", "Q13": "Lyon", "Q22": "France", "Q41": "Turin", "Q51": "euro",
+    "P19": "place of birth", "P17": "country", "P190": "twinned body", "P27": "country of citizenship",
+}  # fmt: skip
+EDIT = Edit(
+    id="1", subject="Bob", subject_id="Q2", prompt="{} was born in", relation="place of birth", relation_id="P19",
+    target_new="Lyon", target_new_id="Q13",
+)  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> WikidataCache:
+    rows = ["Q13\tP17\tQ22", "Q13\tP190\tQ41", "Q22\tP17\tQ22"]
+    rows += [f"{name}\tlabel\t{label}" for name, label in LABELS.items()]
+    (tmp_path / "graph.tsv").write_text("\n".join(rows) + "\n")
+    return WikidataCache(tmp_path / "graph.tsv")
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    (tmp_path / "rules.tsv").write_text("rule\tsupport\tconfidence\nP19(x,y) & P17(y,z) => P27(x,z)\t90\t0.85\n")
+    return str(tmp_path / "rules.tsv")
+
+
+def test_rome_kg_edits_what_must_change(source: WikidataCache, rules: str) -> None:
+    config = RomeKgConfig(graph={"rules": rules})
+    blind = RomeKgConfig().facts(EDIT, RomeKgConfig().ask(source, EDIT))
+    (fact,) = config.facts(EDIT, config.ask(source, EDIT))
+    assert {one.object for one in blind} == {"France", "Turin"} and {one.subject for one in blind} == {"Lyon"}
+    assert (fact.subject, fact.relation, fact.object) == ("Bob", "country of citizenship", "France")
+    assert fact.as_edit("1/1").text.startswith("Bob ")
+
+
+def test_glame_reads_premise_and_consequence(source: WikidataCache, rules: str) -> None:
+    config = GlameConfig(graph={"rules": rules})
+    graph = config.ask(source, EDIT)
+    assert sorted(data["role"] for _, _, data in graph.edges(data=True)) == ["consequence", "edit", "statement"]
+    assert graph.graph["consequences"][0]["rule"] == "P19(x,y) & P17(y,z) => P27(x,z)"
+    assert implied_facts(EDIT, graph, exclude=())[0].target == "France"
+    assert list(objects_of(EDIT, graph, exclude=()).values()) == [["France"]]
+    assert implied_facts(EDIT, graph, exclude=("France",)) == []
+
+
+def test_settings_without_rules_are_those_of_earlier_runs(rules: str) -> None:
+    assert "rules" not in SubgraphSettings().model_dump()
+    assert SubgraphSettings(rules=rules).model_dump()["rules"] == rules
+
+
+def test_wrong_rules_are_refused(source: WikidataCache, rules: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"graph\.rules: .*absent\.tsv can't be read"):
+        GlameConfig(graph={"rules": str(tmp_path / "absent.tsv")}).ask(source, EDIT)
+    own = PrivateGraph(nx.MultiDiGraph([("Lyon", "France", {"label": "country"})]))
+    with pytest.raises(ConfigError, match=r"does not support the setting graph\.rules"):
+        GlameConfig(graph={"rules": rules}).ask(own, EDIT)

@@ -1,0 +1,163 @@
+"""Rules of a graph, and what follows from an edit by them.
+
+A `Rule` has one of three forms, and is mined from a graph (`wikidata_cache.mining`, after AMIE: Galarraga et al.,
+WWW 2013, https://doi.org/10.1145/2488388.2488425):
+
+    r1(x,y) & r2(y,z) => r3(x,z)      who is born in y, which lies in the country z, is a citizen of z
+    r1(x,y) => r3(x,y)                whose native language is y speaks y
+    r1(x,y) => r3(y,x)                whose spouse is y is the spouse of y
+
+For an edit s -r-> o*, the rules with r1 = r tell which other facts have to change with it (`consequences`): the first
+form reads the statements o* -r2-> z and gives s -r3-> z. This is the idea of ChainEdit (arXiv 2507.08427).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from wikidata_cache.errors import BadOptionError
+from wikidata_cache.ids import Statement
+
+_P = r"(P[1-9][0-9]*)"
+_RULE = re.compile(rf"{_P}\(x,y\) (?:& {_P}\(y,z\) )?=> {_P}\((x,z|x,y|y,x)\)", re.ASCII)
+
+
+@dataclass(frozen=True, order=True)
+class Rule:
+    """A rule with its measures. `second` is None for the forms without r2; `arguments` are those of the head r3.
+
+    Args:
+        first: r1.
+        second: r2, or None.
+        head: r3.
+        arguments: "x,z" with r2; else "x,y" or "y,x".
+        support: number of pairs for which body and head are in the graph.
+        confidence: support / number of pairs of the body whose first argument of the head has any r3 (PCA confidence: a
+            graph that has some r3 of an item has them all, and one without any says nothing).
+    """
+
+    first: str
+    second: str | None
+    head: str
+    arguments: str
+    support: int
+    confidence: float
+
+    def __str__(self) -> str:
+        """Return the rule as text, such as "P19(x,y) & P17(y,z) => P27(x,z)"."""
+        middle = f"& {self.second}(y,z) " if self.second else ""
+        return f"{self.first}(x,y) {middle}=> {self.head}({self.arguments})"
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """r1, r2 if there is one, and r3."""
+        return tuple(name for name in (self.first, self.second, self.head) if name)
+
+    def words(self, labels: Mapping[str, str]) -> str:
+        """Return the rule in words, such as "place of birth, country => country of citizenship"."""
+        *body, head = (labels.get(name, name) for name in self.relations)
+        return f"{', '.join(body)} => {head}{' (inverse)' if self.arguments == 'y,x' else ''}"
+
+
+class Consequence(NamedTuple):
+    """A statement that follows from an edit by a rule; `premise` is the statement of o* that the rule reads, if any."""
+
+    statement: Statement
+    rule: Rule
+    premise: Statement | None
+
+
+class Rules:
+    """Rules by their first relation, the most confident first."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.all: tuple[Rule, ...] = tuple(sorted(rules, key=lambda rule: (-rule.confidence, -rule.support, str(rule))))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and self.all == other.all
+
+    def __hash__(self) -> int:
+        return hash(self.all)
+
+    def provenance(self) -> dict[str, object]:
+        """Return the number of the rules, and a hash of them."""
+        text = "\n".join(f"{rule} {rule.support} {rule.confidence}" for rule in self.all)
+        return {"count": len(self.all), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    @cached_property
+    def _by_first(self) -> Mapping[str, Sequence[Rule]]:
+        found: dict[str, list[Rule]] = defaultdict(list)
+        for rule in self.all:
+            found[rule.first].append(rule)
+        return found
+
+    def of(self, relation: str) -> Sequence[Rule]:
+        """Return the rules that an edit of a relation fires, the most confident first."""
+        return self._by_first.get(relation, ())
+
+    def consequences(
+        self, edit: Statement, about_object: Iterable[tuple[str, str]], *, known: Iterable[Statement] = ()
+    ) -> list[Consequence]:
+        """Return what follows from an edit s -r-> o*, the most confident first, each statement once.
+
+        Args:
+            edit: the edit.
+            about_object: (r2, z) of the statements o* -r2-> z.
+            known: statements that the graph has already, which do not have to change.
+        """
+        subject, relation, target = edit
+        unchanged, stated = {edit, *known}, sorted(set(about_object))
+        found: dict[Statement, Consequence] = {}
+        for rule in self.of(relation):
+            if rule.second is None:
+                ends = (subject, target) if rule.arguments == "x,y" else (target, subject)
+                derived = [Consequence(Statement(ends[0], rule.head, ends[1]), rule, None)]
+            else:
+                values = [value for second, value in stated if second == rule.second and value != subject]
+                derived = [
+                    Consequence(Statement(subject, rule.head, value), rule, Statement(target, rule.second, value))
+                    for value in values
+                ]
+            for one in derived:
+                if one.statement not in unchanged:
+                    found.setdefault(one.statement, one)
+        return list(found.values())
+
+
+def read_rules(path: str | Path) -> Rules:
+    """Read a file of `wikidata-cache rules`: TSV with the columns rule, support, confidence, and any others.
+
+    Raises:
+        BadOptionError: the file can't be read, or a row is not a rule; the message names the row and the field.
+    """
+    path = Path(path).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOptionError(f"{path} can't be read ({error}); expected a file of `wikidata-cache rules`.") from error
+    found = []
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        match = _RULE.fullmatch(cells[0])
+        if match is None or (match[2] is None) == (match[4] == "x,z"):
+            raise BadOptionError(
+                f"{path}, line {number}, rule: found {cells[0]!r:.80}; expected such as P19(x,y) & P17(y,z) => P27(x,z)"
+            )
+        try:
+            support, confidence = int(cells[1]), float(cells[2])
+        except (IndexError, ValueError):
+            raise BadOptionError(
+                f"{path}, line {number}, support and confidence: found {cells[1:3]}; expected a whole number and a "
+                f"number, such as 120 and 0.85."
+            ) from None
+        found.append(Rule(match[1], match[2], match[3], match[4], support, confidence))
+    if not found:
+        raise BadOptionError(f"{path} has no rules; make it with `wikidata-cache rules GRAPH --out {path.name}`.")
+    return Rules(found)
