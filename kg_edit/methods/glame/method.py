@@ -259,8 +259,8 @@ class GlameConfig(GraphConfig, RankOneConfig):
     negative coordinate; learning rate, clamp, `keep_lowest`) or ROME's (20 steps, contexts; that code has 25 to 50
     steps, by data set, as the presets of the models). ``code`` has the settings of the public code (GPT-J on
     CounterFact), except the layers and m, which is the paper's 20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists
-    where that code differs from the paper. What still differs from that code: the clamp rescales, and gradients see it;
-    statements are a seeded sample and not the file's first ones.
+    where that code differs from the paper. What still differs from that code: the clamp rescales, also in the first
+    evaluation, and gradients see it; statements are a seeded sample and not the file's first ones.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
