@@ -14,12 +14,13 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from string import Formatter, ascii_uppercase
 from typing import Any, NamedTuple, Self
 
 from kg_edit.datasets.reading import document, every_row
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describe
-from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores
+from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import Pair, score
@@ -124,15 +125,14 @@ SETS: Mapping[str, QuickSet] = {
     "dialogue": QuickSet("{article}", right="answers", choices="options"),
     "sentiment_analysis": _SENTIMENT,
 }
-"""The sets by the name of their file, with the prompts of lm-eval where it has the set (dialogue: MuTual)."""
+"""The sets by the name of their file; the prompts of MRPC, CoLA and RTE are worded as lm-eval's."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuickTasks:
-    """The drawn documents of each set, asked as `kg_edit.evaluation.general_tasks.GeneralTasks` are."""
+    """The drawn documents of each set."""
 
     documents: Mapping[str, tuple[Document, ...]]
-    _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, *, seed: int = 0, rows: int = ROWS) -> Self:
@@ -165,31 +165,20 @@ class QuickTasks:
         """The part of a run's settings that decides the scores."""
         return {"sha256": {name: digest([list(one) for one in own]) for name, own in self.documents.items()}}
 
-    def scores(self, model: LanguageModel, *, edited: bool) -> dict[str, DocumentScores]:
+    def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
         """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``.
-
-        ``edited`` false: the scores of the unedited model, which are computed once.
 
         Raises:
             ModelError: the model's output is not finite, or a document does not fit into its positions.
         """
-        key = (model.fingerprint, model.model.dtype, model.chat)
-        if not edited and key in self._unedited:
-            return self._unedited[key]
         every = [one for own in self.documents.values() for one in own]
         model.foresee(one.prompt for one in every)
         asked = in_halves(lambda some: list(score(model, [pair for one in some for pair in one.pairs]).items()), every)
         nll = {pair: one.nll for pair, one in asked}
         hits = {name: [one.answered(nll) for one in own] for name, own in self.documents.items()}
-        found = {f"{PREFIX}quick.{name}.acc": _accuracy(own) for name, own in hits.items()}
-        found[f"{PREFIX}quick.acc"] = _accuracy([hit for own in hits.values() for hit in own])
-        if not edited:
-            self._unedited[key] = found
-        return found
-
-
-def _accuracy(hits: list[float]) -> DocumentScores:
-    return DocumentScores(value=sum(hits) / len(hits), documents=tuple(hits))
+        every_hit = [hit for own in hits.values() for hit in own]
+        named = {**{f"quick.{name}.acc": own for name, own in hits.items()}, "quick.acc": every_hit}
+        return {f"{PREFIX}{name}": document_scores(fmean(own), own) for name, own in named.items()}
 
 
 def _documents(form: QuickSet, path: Path) -> Iterator[Document]:

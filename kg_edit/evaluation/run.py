@@ -357,8 +357,10 @@ class _Run:
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
         try:
             with self._edited(patch) as model:
-                for wanted in (config.tasks, config.quick):
-                    tasks |= wanted.scores(model, edited=patch is not None) if wanted else {}
+                if config.tasks:
+                    tasks |= config.tasks.scores(model, edited=patch is not None)
+                if config.quick:
+                    tasks |= config.quick.scores(model) if patch else self.unedited.quick(config.quick)
                 if config.general is not None:
                     measure = partial(general_scores, model) if patch else self.unedited.general
                     (general,) = in_halves(lambda texts: list(map(measure, texts)), [config.general])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from statistics import fmean
 
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
@@ -16,9 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.general_tasks import DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.retention import Reply, RetentionTest
 from kg_edit.models.language_model import LanguageModel
@@ -203,6 +206,19 @@ class UneditedScores:
             known = Section(scores=general_scores(self._model, text), nll={}, texts={})
             self._write(text, known)
         return known.scores
+
+    def quick(self, tasks: QuickTasks) -> dict[str, DocumentScores]:
+        """Return the scores of the quick sets."""
+        name = f"quick {digest(tasks.settings)}"
+        known = self._read(name)
+        if known is None:
+            found = tasks.scores(self._model)
+            hits = {
+                metric: {str(place): hit for place, hit in enumerate(one.documents)} for metric, one in found.items()
+            }
+            known = Section(scores={}, nll=hits, texts={})
+            self._write(name, known)
+        return {metric: document_scores(fmean(own.values()), [*own.values()]) for metric, own in known.nll.items()}
 
     def replies(self, test: RetentionTest, *, chat: bool) -> list[Reply]:
         """Return the answers to a retention test, asked in plain text or in chat form."""

@@ -68,6 +68,6 @@ def test_every_field_of_an_evaluation_is_an_option_with_help() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["general", "tasks", "retention"])
+@pytest.mark.parametrize("name", ["general", "tasks", "quick", "retention"])
 def test_what_options_only_name_has_no_option_of_the_config(name: str) -> None:
     assert EvalConfig.model_fields[name].description is None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.evaluation.quick_tasks import QuickTasks
 from tests.kg_edit.command_line import QUICK, Result, Run, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
 
@@ -73,6 +74,7 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
         (("--sample", "3"), "a sample of 3 records under the schedule single"),
         (("--shard", "4/4"), "expected i/n"),
         (("--schedule", "batch:2", "--general", "none.txt"), "can't read the text none.txt"),
+        (("--general", "quick:none"), "--general quick:none: no such file as sst2.jsonl"),
     ],
 )
 def test_wrong_use_is_refused_before_the_model_is_loaded(
@@ -119,6 +121,32 @@ def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place
 def test_limit_of_documents_needs_tasks(evaluate: Run) -> None:
     result = evaluate("--general", "text.txt", "--general-limit", "5", "--out", "out")
     assert (result.code, "name some with --general" in result.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_quick_sets_are_drawn_by_seed_and_limit(evaluate: Run, place: Path) -> None:
+    rows = (json.dumps({"sentence": f"a film of {number} hours", "label": number % 2}) for number in range(9))
+    (place / "sets").mkdir()
+    (place / "sets" / "sst2.jsonl").write_text("\n".join(rows))
+    options = (
+        "--schedule",
+        "batch:4",
+        "--general",
+        "quick:sets",
+        "--general-limit",
+        "4",
+        "--seed",
+        "5",
+        "--out",
+        "out",
+    )
+    result = evaluate(*options)
+    assert result.code == 0, result.err
+    assert "sets has no mrpc.jsonl" in " ".join(result.err.split())
+    assert "quick.sst2.acc" in result.out
+    assert json.loads((place / "out" / "summary.json").read_text())["general"]["general.quick.sst2.acc"]["n"] == 4
+    drawn = QuickTasks.open(place / "sets", seed=5, rows=4).settings
+    assert json.loads((place / "out" / "run.json").read_text())["general_quick"] == drawn
 
 
 def test_ceilings_need_questions(evaluate: Run, place: Path) -> None:

@@ -78,7 +78,7 @@ def test_accuracy_is_that_of_a_plain_loop(model: LanguageModel, tmp_path: Path) 
         return float(torch.nn.functional.cross_entropy(logits, torch.tensor(back)))
 
     tasks = QuickTasks.open(folder(tmp_path / "sets", sst2=ROWS["sst2"], mmlu=ROWS["mmlu"], dialogue=ROWS["dialogue"]))
-    found, every = tasks.scores(model, edited=False), list[float]()
+    found, every = tasks.scores(model), list[float]()
     for name, own in tasks.documents.items():
         losses = [[loss(one.prompt, choice) for choice in one.choices] for one in own]
         hits = [float(row.index(min(row)) == one.right) for row, one in zip(losses, own, strict=True)]
@@ -150,10 +150,10 @@ def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nu
         "general.quick.acc": sum(map(len, ROWS.values())),
     }
     with method.update(records).applied(model) as edited:
-        after = tasks.scores(edited, edited=True)
+        after = tasks.scores(edited)
     for name, one in summary.general.items():
         assert one.after.mean == after[name].value and one.difference is not None
-        assert one.before.mean == tasks.scores(model, edited=False)[name].value
+        assert one.before.mean == tasks.scores(model)[name].value
     assert "quick.mmlu.acc" in render(summary)
     calls = len(method.calls)
     assert evaluate(method, model, records, out=tmp_path / "run", config=config) == summary
@@ -165,5 +165,5 @@ def test_published_sets_are_asked(smollm2: LanguageModel, shared: Path, tmp_path
     assert {len(own) for own in QuickTasks.open(shared / "general").documents.values()} == {64}
     for name in ("sst2", "sentiment_analysis"):  # the small model knows more than chance of these alone
         (tmp_path / f"{name}.jsonl").symlink_to(shared / "general" / f"{name}.jsonl")
-    found = QuickTasks.open(tmp_path, rows=32).scores(smollm2, edited=False)["general.quick.acc"]
+    found = QuickTasks.open(tmp_path, rows=32).scores(smollm2)["general.quick.acc"]
     assert found.value is not None and found.value > 0.5 and len(found.documents) == 64
