@@ -275,5 +275,27 @@ def test_preset_of_ultraedit_is_followed(model: str, key: str, seen: Seen) -> No
     assert all(float(pair.product.norm()) > 0 for pair in seen.patch.factors.values()) and not seen.covariances
 
 
+@every("wise")
+def test_preset_of_wise_is_followed(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = list[float]()
+    sgd = torch.optim.SGD
+
+    def noting(parameters: Any, lr: float) -> torch.optim.SGD:
+        rates.append(lr)
+        return sgd(parameters, lr=lr)
+
+    monkeypatch.setattr(torch.optim, "SGD", noting)
+    settings = run(seen, model, key)
+    assert list(seen.patch.adapters) == [("wise", seen.model.weight_name(settings["layer"]))]
+    (memory,), record = seen.patch.adapters.values(), seen.patch.edits[0]
+    assert rates == [settings["learning_rate"]] and not seen.optimisers and not seen.covariances
+    assert record["steps"] == settings["steps"] or record["loss_after"] < settings["stop_below"]
+    assert len(seen.patch.provenance["methods"][0]["contexts"]) == 11
+    assert 0 < float(memory.shards[0].abs().max()) <= settings["bound"]
+    share = float(memory.shards[0].count_nonzero()) / memory.shards[0].numel()
+    assert share <= settings["share"] + 0.1
+    assert (memory.settings.ratio, memory.settings.shard) == (settings["ratio"], settings["shard"])
+
+
 def test_presets_are_all_tested() -> None:
-    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn", "ultraedit"}
+    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn", "ultraedit", "wise"}

@@ -1,0 +1,3 @@
+"""WISE: side memories of one down-projection, chosen by how much they would change an output."""
+
+METHODS = {"wise": "method:Wise"}
