@@ -68,6 +68,7 @@ TEACHER_FORCED = frozenset({"efficacy", "locality", "paraphrase", "portability"}
 
 FUZZY = "portability.glame_fuzzy"
 FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+DIVERGENCE = "neighborhood.next_token_kl"
 FUZZY_SUFFIX = " The answer, most simply, is"
 
 
@@ -214,6 +215,12 @@ class Case:
         return frozenset(generated_from(query) for probe in probes for query in probe.queries) - frozenset(
             generated_from(query) for query in self._queries("first answer")
         )
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """The prompts whose next token's probabilities are compared with the unedited model's, for the extras."""
+        asked = DIVERGENCE in self.extras and not self.ceiling
+        return tuple(prompt.rstrip() for edit in self.edits for prompt in edit.neighborhood) if asked else ()
 
     @property
     def sampled(self) -> tuple[str, ...]:

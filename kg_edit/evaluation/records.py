@@ -50,6 +50,7 @@ class Section(BaseModel):
     texts: dict[str, str]  # rewrite prompt, question or probe -> greedy continuation
     predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its places
     samples: dict[str, str] = {}  # prompt -> itself and what was sampled after it
+    next_tokens: dict[str, dict[int, float]] = {}  # prompt -> token -> log p, of the unedited model's likeliest tokens
 
 
 class Entry(BaseModel):

@@ -29,7 +29,7 @@ from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
 from kg_edit.scoring.generation import COMPARED, compared_text, continuations, room_for, samples
-from kg_edit.scoring.likelihood import predictions, score_each
+from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import generated_from
 from kg_edit.storage.atomic import write_text
@@ -113,12 +113,14 @@ def _score_together(
     for owner, case, patch, found, unedited in zip(owners, cases, patches, scores, before, strict=True):
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
+            following = next_tokens(model, case.foreseen, known=unedited.next_tokens if unedited else None)
         evidence = Evidence(
             scores=found,
             texts={prompt: written[owner, prompt] for prompt in case.continued}
             | {prompt: compared_text(model, written[owner, prompt], chat=case.chat) for prompt in case.compared},
             predicted=predicted,
             samples=sampled,
+            next_tokens=following,
             before=_evidence_of(case, unedited) if unedited else None,
         )
         sections.append(_section(case, evidence))
@@ -159,15 +161,17 @@ def _section(case: Case, evidence: Evidence) -> Section:
         texts={name: evidence.texts[prompt] for prompt, name in case.continued.items()},
         predicted=predicted,
         samples={prompt: evidence.samples[prompt] for prompt in case.sampled},
+        next_tokens={prompt: dict(evidence.next_tokens[prompt]) for prompt in case.foreseen},
     )
 
 
 def _evidence_of(case: Case, section: Section) -> Evidence:
-    """The part of the unedited model's evidence that its section has: texts and arg-max tokens."""
+    """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
     found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
     return Evidence(
         texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
         predicted={pair: tokens for pair, tokens in found if tokens is not None},
+        next_tokens=section.next_tokens,
     )
 
 

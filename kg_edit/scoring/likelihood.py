@@ -11,7 +11,7 @@ attends only to its own sequence. A prompt that does not fit into the model's po
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 _NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
 _WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
 _ROWS = 32
+LIKELIEST = 20  # next tokens whose probabilities are compared
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
 
 
@@ -258,6 +259,33 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
         yield
     finally:
         handle.remove()
+
+
+def next_tokens(
+    model: LanguageModel, prompts: Iterable[str], *, known: Mapping[str, Iterable[int]] | None = None
+) -> dict[str, dict[int, float]]:
+    """Return log p of tokens that may follow each prompt.
+
+    Args:
+        model: the model.
+        prompts: the prompts, without a space at the end.
+        known: the tokens of each prompt; None: the likeliest ones.
+
+    Raises:
+        ModelError: a prompt does not fit into the model's positions.
+    """
+    encoded = {prompt: model.encode(prompt) for prompt in dict.fromkeys(prompts)}
+    check_lengths(model, encoded.values())
+    found: dict[str, dict[int, float]] = {}
+    for start in range(0, len(encoded), _ROWS):
+        some = list(encoded)[start : start + _ROWS]
+        batch = left_pad([encoded[prompt].ids for prompt in some], device=torch.device("cpu"))
+        last = torch.arange(len(some)), torch.full((len(some),), -1)
+        logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
+        for prompt, own in zip(some, logits.log_softmax(-1).cpu(), strict=True):
+            tokens = own.topk(LIKELIEST).indices.tolist() if known is None else list(known[prompt])
+            found[prompt] = {token: round(value, 6) for token, value in zip(tokens, own[tokens].tolist(), strict=True)}
+    return found
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:

@@ -169,7 +169,7 @@ def metrics_page() -> str:
         _section("Of the probes that a data set brings", probed.items()),
         _kinds(),
         _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
-        _section("On request: sampled texts", EXTRAS.items()),
+        _section("On request: costly metrics (`--extra`)", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
         f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
     ]

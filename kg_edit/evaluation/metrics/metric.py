@@ -76,14 +76,16 @@ class Evidence:
         texts: greedy continuations by prompt.
         predicted: the arg-max token ids at a candidate's places, by pair.
         samples: each prompt with the text sampled after it, by prompt.
-        before: the unedited model's evidence, with ``texts`` and ``predicted`` only; None if this is the unedited
-            model's.
+        next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
+        before: the unedited model's evidence, with ``texts``, ``predicted`` and ``next_tokens`` only; None if this is
+            the unedited model's.
     """
 
     scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
+    next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     before: Evidence | None = None
 
     def nll(self, prompt: str, candidate: str) -> float:

@@ -1,4 +1,4 @@
-"""Metrics of sampled texts: fluency, consistency, and GLAME's fuzzy match. They are costly, so only on request."""
+"""Metrics on request, because they are costly: of sampled texts, and of the distribution of the next token."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import (
     CONSISTENCY,
+    DIVERGENCE,
     FLUENCY,
     FUZZY,
     FUZZY_SUFFIX,
@@ -19,9 +20,11 @@ from kg_edit.evaluation.case import (
     questions_of,
 )
 from kg_edit.evaluation.metrics.metric import Evidence, Metric, mean
+from kg_edit.scoring.likelihood import LIKELIEST
 from kg_edit.text.similarity import Rarity, cosine, words
 
 _ENOUGH = 70  # least partial ratio (0 to 100) of a match
+_LEAST = 1e-9  # probability of all other tokens together
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 
@@ -69,6 +72,20 @@ def _fuzzy(case: Case, evidence: Evidence) -> float | None:
     )
 
 
+def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Return KL(before || after) in nats, of log p of the same tokens; all other tokens count as one."""
+    rest = [max(1 - sum(map(math.exp, one.values())), _LEAST) for one in (before, after)]
+    shares = [(log, after[token]) for token, log in before.items()] + [(math.log(rest[0]), math.log(rest[1]))]
+    return sum(math.exp(old) * (old - new) for old, new in shares)
+
+
+def _next_token_kl(case: Case, evidence: Evidence) -> float | None:
+    if evidence.before is None:
+        return None
+    known = evidence.before.next_tokens
+    return mean(divergence(known[prompt], evidence.next_tokens[prompt]) for prompt in case.foreseen)
+
+
 def _consistency(case: Case, evidence: Evidence) -> float | None:
     prompts = generation_prompts(case)
     if not prompts or not case.references:
@@ -101,5 +118,16 @@ EXTRAS: Mapping[str, Metric] = {
         f"which o* is true, joined; idf over the references. {_SAMPLED}.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
         needs=("generation",),
+    ),
+    DIVERGENCE: Metric(
+        compute=_next_token_kl,
+        formula=f"KL(p || p') of the next token after a neighbour's prompt, p of the unedited and p' of the edited "
+        f"model, over the {LIKELIEST} tokens that are the likeliest in p, all others as one; mean over the prompts. "
+        "Missing for the unedited model.",
+        source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "
+        "It sees changes that turn no preference.",
+        needs=("neighborhood",),
+        values="0 to ∞ nats",
+        better="lower",
     ),
 }

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
@@ -103,6 +104,29 @@ def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:
     (section,) = score_cases(model, [Case.of(changed, extras=extras)])
     assert set(section.samples) == {"LeBron James lives in", "LeBron James's team is"}
     assert all(section.scores[name] is not None for name in extras)
+
+
+def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: LanguageModel, tmp_path: Path) -> None:
+    """At most the divergence of all tokens, which is computed here from the whole distributions."""
+    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
+    case, name = Case.of(record, extras=("neighborhood.next_token_kl",)), "neighborhood.next_token_kl"
+    base = score_cases(model, [case])
+    assert base[0].scores[name] is None and score_cases(model, [case], before=base)[0].scores[name] == pytest.approx(0)
+
+    def logs() -> list[torch.Tensor]:
+        ids = [torch.tensor([model.encode(prompt).ids]) for prompt in case.foreseen]
+        with torch.no_grad():
+            return [model.model(one).logits[0, -1].log_softmax(-1) for one in ids]
+
+    before = logs()
+    patch = Nudge(model, NudgeConfig(scale=5)).update([case.edit])
+    with patch.applied(model):
+        (edited,), after = score_cases(model, [case], before=base), logs()
+    whole = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / len(before)
+    found = edited.scores[name]
+    assert found is not None and 0 < found <= whole
+    (together,) = score_cases(model, [case], before=base, patches=[patch])
+    assert together.scores[name] == pytest.approx(found, rel=1e-4)
 
 
 def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:

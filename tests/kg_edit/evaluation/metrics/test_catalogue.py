@@ -35,6 +35,7 @@ PROTOCOLS = {
     "magnitude",
     "steps",
     "teacher_forced",
+    "next_token_kl",
     "nll",
     "choice",
     "unchanged",

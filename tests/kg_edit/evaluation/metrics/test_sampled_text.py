@@ -14,7 +14,13 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import Case, fuzzy_prompt
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
-from kg_edit.evaluation.metrics.sampled_text import EXTRAS, ngram_entropy, partial_ratio, tfidf_similarity
+from kg_edit.evaluation.metrics.sampled_text import (
+    EXTRAS,
+    divergence,
+    ngram_entropy,
+    partial_ratio,
+    tfidf_similarity,
+)
 from kg_edit.text.similarity import words
 
 GENERATION = Probe(measures="generation", queries=(Query(prompt="Ada is ", form="sentence"),))
@@ -85,3 +91,10 @@ def test_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
     evidence = Evidence(samples={prompt: f"{prompt} no."}, texts={case.few_shot_prompts[0]: " no."})
     assert RECORD_METRICS["portability.glame_fuzzy"](case, evidence) == 1
     assert RECORD_METRICS["portability.greedy"](case, evidence) == 0
+
+
+def test_divergence_of_next_tokens_counts_the_rest_as_one() -> None:
+    before = {5: math.log(0.5), 7: math.log(0.25)}  # and 0.25 for all other tokens
+    after = {5: math.log(0.25), 7: math.log(0.25)}  # and 0.5
+    assert divergence(before, after) == pytest.approx(0.5 * math.log(2) + 0.25 * math.log(0.5))
+    assert divergence(before, before) == pytest.approx(0)
