@@ -27,6 +27,7 @@ else:  # options are checked before torch is imported, which these classes need
 
 
 _MANY = "Many edits in one model"  # panel of the command's help
+_LATER = {"probes", "time_answers"}  # options that version 0.1.0 has not: a run without them is a run of 0.1.0
 
 
 class EvalConfig(BaseModel, metaclass=Called):
@@ -63,6 +64,9 @@ class EvalConfig(BaseModel, metaclass=Called):
         (),
         description="Also ask probes made from the edit by templates: negation, fact-check, distracting, reversed, "
         "elsewhere, refutation. Names with commas.",
+    )
+    time_answers: bool = Field(
+        False, description="Also time an answer of the unedited and of the edited model, one prompt at a time."
     )
     chat: bool | None = Field(
         None,
@@ -153,10 +157,8 @@ class EvalConfig(BaseModel, metaclass=Called):
         plan = self.plan
         steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
         return {
-            **self.model_dump(
-                mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", "probes"}
-            ),
-            **({"probes": list(self.probes)} if self.probes else {}),
+            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", *_LATER}),
+            **self.model_dump(mode="json", include=_LATER, exclude_defaults=True),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),
             "general_tasks": None if self.tasks is None else self.tasks.settings,

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import changes
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.records import (
+    BASE,
+    EDITED,
     Point,
     RunFolder,
     found_in,
@@ -72,10 +74,15 @@ def finish(out: Path) -> Summary:
     rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
     metrics = {name: metric_names(found) for name, found in rows.items()}
     seconds = [record.seconds for record in records if record.seconds is not None]
+    answered = [record.answer_seconds for record in records if record.answer_seconds is not None]
     first, *others = read_environments(out) or [{}]
     summary = Summary(
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
+        seconds_per_answer={
+            name: median(some) for name, some in zip((BASE, EDITED), zip(*answered, strict=True), strict=False)
+        }
+        or None,
         peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
         curve=curve(tuple(sequences.values()), {record.id: record for record in records}, points, plan=plan, seed=seed)
         if plan.schedule.has_steps or _has_points(settings)

@@ -71,6 +71,7 @@ class Entry(BaseModel):
     seconds: float | None = None  # to compute the edit: the record's share of its batch
     memory: int | None = None  # largest memory while the batch was computed, in bytes
     batch: int | None = None  # number of records edited by one call, if memory forced smaller batches
+    answer_seconds: tuple[float, float] | None = None  # of the unedited and of the edited model
     choices: tuple[tuple[str, ...], ...] = ()  # one tuple for each question, the right answer first
     sections: dict[str, Section] = {}
 
@@ -175,6 +176,7 @@ class RunRecord(BaseModel):
     broken: tuple[str, ...] = ()  # phases in which the edited model could not be scored
     seconds: float | None = None
     memory: int | None = None
+    answer_seconds: tuple[float, float] | None = None
     choices: tuple[tuple[str, ...], ...] = ()
     scores: dict[str, dict[str, float | None]] = {}  # section -> metric
 
@@ -188,7 +190,7 @@ def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
         record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
         if entry.error is not None and entry.phase not in (BASE, EDIT):
             record["broken"] = (*record.get("broken", ()), entry.phase)
-        for field in ("error", "seconds", "memory", "choices"):
+        for field in ("error", "seconds", "memory", "answer_seconds", "choices"):
             record[field] = record.get(field) or getattr(entry, field)
     return tuple(RunRecord(**record) for record in found.values())
 
@@ -275,6 +277,7 @@ class Item:
         seconds: float | None = None,
         memory: int | None = None,
         batch: int | None = None,
+        answer_seconds: tuple[float, float] | None = None,
         choices: tuple[tuple[str, ...], ...] = (),
     ) -> Entry:
         """Return the line of a phase of this record: its scores, and other fields of `Entry`."""
@@ -286,6 +289,7 @@ class Item:
             seconds=seconds,
             memory=memory,
             batch=batch,
+            answer_seconds=answer_seconds,
             choices=choices,
             sections=dict(sections or {}),
         )

@@ -104,11 +104,13 @@ def _caption(summary: Summary) -> str:
         how = ", ".join(filter(None, [batches, onto]))
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
+    times = summary.seconds_per_answer
     parts = [
         f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {how}{form}",
         f"{run['failed']} failed and count as {like}" if run["failed"] else "",
         f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
         "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
+        "" if times is None else f"an answer takes {times['edited']:.3g} s, {times['base']:.3g} s before the edit",
         "" if summary.peak_memory is None else f"at most {summary.peak_memory / 1e9:.1f} GB of memory",
     ]
     return ", ".join(filter(None, parts))

@@ -44,7 +44,7 @@ from kg_edit.evaluation.records import (
     phase_of,
 )
 from kg_edit.evaluation.schedule import Scoring
-from kg_edit.evaluation.scorer import UneditedScores, broken, score_cases
+from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases
 from kg_edit.evaluation.settings import DataSource, environment, note_environment, record_settings, run_settings
 from kg_edit.evaluation.step import (
     FAILURES,
@@ -319,7 +319,7 @@ class _Run:
         phase = phase_of(scoring)
         new = {item.id for item in some if (item.id, phase) not in self.done}
         if len(sequence.items) == 1 and patch and new & self.scores.keys():
-            self.folder.append([some[0].entry(phase, {phase: self.scores[some[0].id]})])
+            self.folder.append([self._entry(some[0], phase, self.scores[some[0].id], patch)])
             return
         for chunk in _chunks(some):  # whole chunks: a resumed run then rounds like an uninterrupted one
             if new & {item.id for item in chunk}:
@@ -343,7 +343,17 @@ class _Run:
             if len(some) == 1:
                 return [some[0].entry(phase, {phase: broken(some[0].case)}, error=failure(error))]
             return [entry for item in some for entry in self._scored(patch, [item], phase)]
-        return [item.entry(phase, {phase: section}) for item, section in zip(some, sections, strict=True)]
+        return [self._entry(item, phase, section, patch) for item, section in zip(some, sections, strict=True)]
+
+    def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
+        """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
+        seconds = None
+        if self.config.time_answers and phase == EDITED and patch:
+            prompt, model = item.case.edit.text, self.model.in_chat(chat=item.case.chat)
+            unedited = answer_seconds(model, prompt)
+            with patch.applied(model) as edited:
+                seconds = unedited, answer_seconds(edited, prompt)
+        return item.entry(phase, {phase: section}, answer_seconds=seconds)
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.model) if patch else nullcontext(self.model)

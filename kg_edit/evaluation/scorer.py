@@ -7,10 +7,12 @@ Scores of the unedited model are stored in the cache folder (`UneditedScores`): 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from statistics import fmean
 
+import torch
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerBase
@@ -29,6 +31,7 @@ from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
 from kg_edit.scoring.generation import COMPARED, compared_text, continuations, room_for, samples
+from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import generated_from
@@ -125,6 +128,14 @@ def _score_together(
         )
         sections.append(_section(case, evidence))
     return tuple(sections)
+
+
+@torch.no_grad()
+def answer_seconds(model: LanguageModel, prompt: str) -> float:
+    """Return the seconds in which the model reads ``prompt`` alone and writes `ANSWER_TOKENS` tokens."""
+    start = time.perf_counter()
+    greedy(model, [model.encode(prompt).ids], limits=[ANSWER_TOKENS])
+    return round(time.perf_counter() - start, 4)
 
 
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:

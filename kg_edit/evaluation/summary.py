@@ -27,6 +27,7 @@ CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
 SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 _EDIT = "efficacy.greedy"
+_OPTIONAL = ("curve", "general", "seconds_per_answer")  # are not in the file if they were not measured
 
 
 class CurvePoint(BaseModel):
@@ -123,7 +124,9 @@ class Summary(BaseModel):
     in front of the question; None without them. If edits accumulate, ``just_edited`` has the scores right
     after a record's own edit, ``edited`` those after all edits of its sequence, and ``curve`` those between. A run that
     measures general ability has a curve too. ``general``: tasks of lm-eval before any edit and after all.
-    ``peak_memory``: the largest memory while an edit was computed, in bytes (`kg_edit.evaluation.memory`).
+    ``seconds_per_answer``: the median seconds of an answer of 24 tokens to an edit's prompt, by the unedited (``base``)
+    and by the edited model; only with ``time_answers``. ``peak_memory``: the largest memory while an edit was computed,
+    in bytes (`kg_edit.evaluation.memory`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,6 +140,7 @@ class Summary(BaseModel):
     curve: tuple[CurvePoint, ...] | None = None
     general: dict[str, GeneralChange] | None = None
     seconds_per_edit: float | None
+    seconds_per_answer: dict[str, float] | None = None
     peak_memory: int | None = None
     provenance: dict[str, Any]
 
@@ -176,7 +180,7 @@ class Summary(BaseModel):
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""
-        absent = {name for name in ("curve", "general", *SECTIONS) if getattr(self, name) is None}
+        absent = {name for name in (*_OPTIONAL, *SECTIONS) if getattr(self, name) is None}
         return write_json(path, self.model_dump(mode="json", exclude=absent))
 
     @classmethod

@@ -328,6 +328,20 @@ def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ..
     assert lines(tmp_path)[0]["sections"] == {}
 
 
+@pytest.mark.parametrize("schedule", ["single", "sequential:2"])
+def test_answers_are_timed_on_request(
+    schedule: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    for name, method in {"alone": Nudge(model), "together": Each(model)}.items():
+        config = EvalConfig(schedule=schedule, time_answers=True)
+        summary = evaluate(method, model, edits[:2], out=tmp_path / name, config=config)
+        pairs = [line["answer_seconds"] for line in phases(tmp_path / name) if line["phase"] == "edited"]
+        assert len(pairs) == 2 and summary.seconds_per_answer is not None
+        found = summary.seconds_per_answer["base"], summary.seconds_per_answer["edited"]
+        assert min(found) > 0 and found == pytest.approx([fmean(some) for some in zip(*pairs, strict=True)])
+        assert summary == Summary.load(tmp_path / name / "summary.json")
+
+
 @pytest.mark.parametrize("ceilings", [False, True])
 def test_summary_has_its_keys(
     ceilings: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
