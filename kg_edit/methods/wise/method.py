@@ -201,10 +201,10 @@ class Wise(AdapterMethod):
             size=self.shape,
             shards={number: (change.detach() - start).cpu()},
             owners=torch.tensor([float(number)]),
-            activations=activation.mean()[None].cpu(),
+            activations=activation.min()[None].cpu(),
             settings=memory.settings,
         )
-        noted = {"shard": number, "activation": float(activation.mean()), "unrelated_activation": float(other.max())}
+        noted = {"shard": number, "activation": float(activation.min()), "unrelated_activation": float(other.max())}
         records = record(self, edit, change=adapter.shards[number], losses=found)
         return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
 

@@ -59,5 +59,5 @@ QUICK: dict[str, dict[str, Any]] = {
     "serac": UNTRAINED["serac"],
     "ultraedit": {"layers": [1, 2], "texts": 2, "text_tokens": 4},
     "t-patcher": {**_ADAPTER, "texts": 4},
-    "wise": {**_ADAPTER, "texts": 4, "text_tokens": 4, "context_starts": ["I"], "context_tokens": [4]},
+    "wise": {**_ADAPTER, "texts": 4, "text_tokens": 4, "context_starts": ["I"], "context_tokens": [4], "ratio": 0.1},
 }
