@@ -157,7 +157,9 @@ class EvalConfig(BaseModel, metaclass=Called):
         plan = self.plan
         steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
         return {
-            **self.model_dump(mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", *_LATER}),
+            **self.model_dump(
+                mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", *_LATER}
+            ),
             **self.model_dump(mode="json", include=_LATER, exclude_defaults=True),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),
