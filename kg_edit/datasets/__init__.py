@@ -22,6 +22,7 @@ from kg_edit.datasets.reading import Dataset, FileContent, Problem
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.datasets.ripple_edits import RIPPLE_EDITS
 from kg_edit.datasets.ripples import RIPPLES
+from kg_edit.datasets.unstructured import AKEW, UNKE
 from kg_edit.datasets.wikibio import WIKIBIO
 from kg_edit.datasets.zsre import ZSRE, ZSRE_ALT
 from kg_edit.edits.edit import Edit
@@ -66,6 +67,8 @@ DATASETS: Mapping[str, Dataset] = {
         ENTITY_INFERENCES,
         HALLUEDIT,
         QAEDIT,
+        UNKE,
+        AKEW,
         OWN_EDITS,
     )
 }

@@ -16,6 +16,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.storage.packaged import HUB
 
 OWN = "edits"
+TEXTS = ("unstructured", "unstructured-paraphrase")
 
 
 def record_of(edit: Edit) -> BenchmarkRecord:
@@ -23,11 +24,16 @@ def record_of(edit: Edit) -> BenchmarkRecord:
 
     These are the new target after the prompt and after each paraphrase, and the locality prompts. One without an answer
     is in a group of its own, and so are neighborhood prompts if the old object, which is their answer, is missing.
+    The texts generated after the prompts of an unstructured edit are compared with its paragraph.
     """
     target = ((edit.target_new,),)
     probes = list(probe("efficacy", edit.text, target, form="sentence"))
     for prompt in edit.paraphrases:
         probes += probe("paraphrase", prompt, target, form="sentence")
+    if edit.target_text:
+        probes += probe(TEXTS[0], edit.text, target, form="sentence")
+        for prompt in edit.paraphrases:
+            probes += probe(TEXTS[1], prompt, target, form="sentence")
     near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
     for one in (*edit.locality, *near):
         group = ".".join(filter(None, ("locality", one.category))) if one.names else "locality-text"
@@ -67,7 +73,7 @@ class OwnEdits(Dataset):
 OWN_EDITS = OwnEdits(
     name=OWN,
     about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
-    measures=("efficacy", "paraphrase", "locality", "locality-text", *CATEGORIES),  # or others that a row names
+    measures=("efficacy", "paraphrase", *TEXTS, "locality", "locality-text", *CATEGORIES),  # or others that a row names
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=-1,  # a benchmark's rows may look like edits

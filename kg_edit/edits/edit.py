@@ -15,6 +15,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -33,6 +34,7 @@ def _readable(text: str) -> str:
     return text
 
 
+_NO_SUBJECT = object()  # in the place of the subject of an edit that has none
 _BARE_ID = (
     "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
     "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
@@ -42,6 +44,8 @@ EntityId = Annotated[str, StringConstraints(pattern="^Q[1-9][0-9]*$")]
 PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
+# A generated text ends with its line, so line breaks can't be taught.
+Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), AfterValidator(_readable)]
 
 # JSON has no tuples, so a tuple may be given as a list; its elements are still checked strictly.
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
@@ -113,15 +117,23 @@ class Edit(Record):
     learn to generate the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made
     from subject, prompt and target, so the same fact always has the same id.
 
+    An unstructured edit has ``target_text``, a paragraph, which is its ``target_new`` too. It may have no subject, and
+    then its prompt, such as a question, has no {}. Not every method takes it (`EditingMethod.takes_text`).
+
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field.
     """
 
     id: Name = Field("", description="a name for the edit, unique in its file")
-    subject: Name = Field(description="s, the entity the fact is about")
+    subject: Name = Field(description="s, the entity the fact is about", exclude_if=lambda name: not name)
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
     target_true: Name | None = Field(None, description="o, what the unedited model predicts")
     target_new: Name = Field(description="o*, what the edited model should predict")
+    target_text: Line | None = Field(
+        None,
+        description="a paragraph that the edited model should generate, in the place of target_new",
+        exclude_if=lambda text: text is None,  # an edit without one has the digest that 0.1.0 wrote
+    )
     ending: str = Field("", description="the text after the object in the sentence that states the fact")
     relation: Name | None = Field(None, description="the label of r")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
@@ -182,25 +194,57 @@ class Edit(Record):
 
     @model_validator(mode="before")
     @classmethod
+    def _of_a_text(cls, fields: Any) -> Any:
+        """Fill in what an edit with a target_text may lack: target_new, the subject, and the {} in its place.
+
+        Of two such validators the later one runs first, so the id is made of what was given.
+        """
+        if not isinstance(fields, dict) or not fields.get("target_text"):
+            return fields
+        subject, prompt = fields.get("subject") or _NO_SUBJECT, fields.get("prompt")
+        if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
+            fields = {**fields, "prompt": re.sub(_whole(subject.strip()), "{}", prompt, count=1)}
+        text = fields["target_text"]
+        new = fields.get("target_new", " ".join(text.split()) if isinstance(text, str) else text)
+        return {**fields, "subject": subject, "target_new": new}
+
+    @model_validator(mode="before")
+    @classmethod
     def _with_id(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or "id" in fields:
             return fields
         # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
-        fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", "target_new")]
+        target = "target_new" if "target_new" in fields else "target_text"
+        fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", target)]
         fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
-        words = "-".join(re.findall(r"\w+", fact[0].lower()))[:40]
+        words = "-".join(re.findall(r"\w+", (fact[0] or fact[1]).lower()))[:40]
         digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
         return {"id": "-".join(filter(None, (words, digest))), **fields}
+
+    @field_validator("subject", mode="wrap")
+    @classmethod
+    def _or_none(cls, given: object, check: ValidatorFunctionWrapHandler) -> str:
+        name: str = "" if given is _NO_SUBJECT else check(given)
+        return name
+
+    @field_validator("target_text")
+    @classmethod
+    def _one_target(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text and info.data.get("target_new", text) != text:
+            raise ValueError("the edit has a target_new too; keep one of the two")
+        return text
 
     @field_validator("prompt")
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
         if (places := prompt.count("{}")) > 1:
             raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, in the place of the subject's name")
-        if places:
-            return prompt
         subject = info.data.get("subject")
-        if subject and (found := re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, re.IGNORECASE)):
+        if places and subject == "":
+            raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
+        if places or subject == "":
+            return prompt
+        if subject and (found := re.search(_whole(subject), prompt, re.IGNORECASE)):
             way_out = f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
         else:
             absent = f"the subject {subject!r} does not occur in it; " if subject else ""
@@ -222,6 +266,10 @@ class Edit(Record):
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
+
+
+def _whole(name: str) -> str:
+    return rf"(?<!\w){re.escape(name)}(?!\w)"
 
 
 def is_entity_id(name: object) -> TypeGuard[str]:

@@ -42,6 +42,7 @@ _SHAPES = (
     ("subject", "relation", "new_object"),
     ("subject", "relation", "target_new"),
     ("subject", "prompt", "new_object"),
+    ("prompt", "target_text"),
 )
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)  # questions do not fit into a cell

@@ -60,6 +60,10 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "sentiment": frozenset({"all answers"}),
     "span": frozenset({"first answer"}),
     "specificity": frozenset({"first answer"}),
+    "sub-question": frozenset({"continuation", "first answer"}),
+    "triple": frozenset({"continuation", "first answer"}),
+    "unstructured": frozenset({"continuation"}),
+    "unstructured-paraphrase": frozenset({"continuation"}),
 }
 """The kinds of evidence that the probes of each family need. Only the extras use other families (generation)."""
 

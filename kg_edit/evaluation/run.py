@@ -44,7 +44,7 @@ from kg_edit.evaluation.records import (
     phase_of,
 )
 from kg_edit.evaluation.schedule import Scoring
-from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases
+from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases, with_cosines
 from kg_edit.evaluation.settings import DataSource, environment, note_environment, record_settings, run_settings
 from kg_edit.evaluation.step import (
     FAILURES,
@@ -339,6 +339,7 @@ class _Run:
                     ),
                     some,
                 )
+            sections = with_cosines(self.model, [item.case for item in some], sections)
         except FAILURES as error:
             if len(some) == 1:
                 return [some[0].entry(phase, {phase: broken(some[0].case)}, error=failure(error))]
@@ -438,6 +439,7 @@ def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) ->
             ),
             edited,
         )
+        sections = with_cosines(run.model, [item.case for item in edited], sections)
         run.scores.update(zip((item.id for item in edited), sections, strict=True))
 
 

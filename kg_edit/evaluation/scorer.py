@@ -17,12 +17,14 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerBase
 
+from kg_edit.datasets.own_edits import TEXTS
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.general_tasks import DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
-from kg_edit.evaluation.metrics.catalogue import metrics_for
+from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.metrics.unstructured import COSINE
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.retention import Reply, RetentionTest
@@ -35,6 +37,7 @@ from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
 from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
@@ -186,6 +189,25 @@ def _evidence_of(case: Case, section: Section) -> Evidence:
     )
 
 
+def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[Section]) -> list[Section]:
+    """Return the sections with the scores that compare generated texts with their targets in meaning.
+
+    They need the unedited model, because an edited one would judge itself: call it after the patch was reverted.
+    """
+    found = []
+    for case, section in zip(cases, sections, strict=True):
+        names = [name for name in section.scores if name.endswith(COSINE)]
+        if names:
+            texts = {prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts}
+            queries = (query for probe in case.probes if probe.measures in TEXTS for query in probe.queries)
+            pairs = ((texts[generated_from(query)], query.answers[0][0]) for query in queries)
+            evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
+            scores = {name: RECORD_METRICS[name](case, evidence) for name in names}
+            section = section.model_copy(update={"scores": {**section.scores, **scores}})
+        found.append(section)
+    return found
+
+
 def broken(case: Case) -> Section:
     """Return the scores on a model whose output is not finite: 0 for shares that should be high; others are missing."""
     shares = {name: 0.0 for name, one in metrics_for(case).items() if (one.values, one.better) == ("0 to 1", "higher")}
@@ -209,6 +231,7 @@ class UneditedScores:
         known = {name: section for name, case in cases.items() if (section := self._read(case))}
         asked = {name: case for name, case in cases.items() if name not in known}
         scored = in_halves(lambda some: score_cases(self._model, some), tuple(asked.values()))
+        scored = with_cosines(self._model, tuple(asked.values()), scored)
         for case, section in zip(asked.values(), scored, strict=True):
             self._write(case, section)
         found = known | dict(zip(asked, scored, strict=True))

@@ -43,8 +43,9 @@ def _distracting(edit: Edit) -> Iterator[Query]:
 
 def _reversed(edit: Edit) -> Iterator[Query]:
     """The statement with a blank for the subject."""
-    statement = join(edit.prompt.replace("{}", BLANK), edit.target_new)
-    yield Query(prompt=f'Which name is missing in "{statement}"?', answers=((edit.subject,),))
+    if "{}" in edit.prompt:
+        statement = join(edit.prompt.replace("{}", BLANK), edit.target_new)
+        yield Query(prompt=f'Which name is missing in "{statement}"?', answers=((edit.subject,),))
 
 
 def _elsewhere(edit: Edit) -> Iterator[Query]:

@@ -285,7 +285,7 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
 
     def statement(kind: Kind, prompt: str, target: str) -> ServedPrompt:
         text = prompt.rstrip()
-        leads = text.startswith(edit.subject) and not in_chat
+        leads = bool(edit.subject) and text.startswith(edit.subject) and not in_chat
         return ServedPrompt(kind=kind, ask=text, target=target, names=(target,), leads=leads, chat=in_chat)
 
     rewrite = statement("rewrite", edit.text, edit.target_new)

@@ -142,6 +142,8 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     for row, own in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
         subject = row.ids[row.subject_first : row.edited_at + 1]
         other = [row.ids[max(0, end - len(subject)) : end] != subject for end in range(1, len(row.ids) + 1)]
+        for place in row.also_edited:
+            other[place] = False
         found.append(own[len(own) - len(row.ids) :][torch.tensor(other, device=own.device)].float())
     return found
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial, reduce, wraps
+from importlib import import_module
 from inspect import signature
 from operator import add
 from pathlib import Path
@@ -26,7 +27,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.given import Edits, as_edits
-from kg_edit.errors import ConfigError, GraphError, PatchError, did_you_mean, is_memory_error
+from kg_edit.errors import ConfigError, EditError, Fault, GraphError, PatchError, did_you_mean, is_memory_error
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
@@ -96,6 +97,7 @@ class EditingMethod(ABC):
         separable: whether an edit can be removed from a patch without computing the other edits again.
         needs_graph: whether the method needs a knowledge graph.
         takes_graph: whether it can read one, which depends on its settings, although it needs none.
+        takes_text: whether it makes unstructured edits: a paragraph (``target_text``), and perhaps no subject.
         config_class: the class of the method's settings.
     """
 
@@ -109,6 +111,7 @@ class EditingMethod(ABC):
     separable: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
     takes_graph: ClassVar[bool] = False
+    takes_text: ClassVar[bool] = False
     config_class: ClassVar[type[MethodConfig]]
     memory: float = 1000.0
     """MB that a forward pass may take besides the model, on a CPU; on an accelerator half of what is free there.
@@ -188,6 +191,7 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         wanted = as_edits(edits)
+        self.refuse_texts(wanted)
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = start or self.empty_patch()
         with Bar(title=self.name, unit="edit", total=len(wanted), shown=progress) as bar:
@@ -223,6 +227,7 @@ class EditingMethod(ABC):
             For each edit, its patch, or the exception of `FAILURES` that it raised.
         """
         wanted = as_edits(edits)
+        self.refuse_texts(wanted)
         self._prepare_unpatched()
         with blame_plug_in(type(self)):
             made = self.make_each(wanted)
@@ -297,10 +302,28 @@ class EditingMethod(ABC):
         """Check the inputs that need no model, before the model is loaded.
 
         Raises:
-            KgEditError: the method needs a graph and none is given, or a setting that was changed has no effect.
+            KgEditError: the method needs a graph and none is given, it does not take an edit's text, or a setting that
+                was changed has no effect.
         """
         cls._refuse_no_graph(graph)
+        cls.refuse_texts(edits)
         config.refuse_idle()
+
+    @classmethod
+    def refuse_texts(cls, edits: Iterable[Edit]) -> None:
+        """Refuse unstructured edits, unless the method takes them.
+
+        Raises:
+            EditError: an edit has a ``target_text``; the message names the methods that take it.
+        """
+        text = next((edit for edit in edits if edit.target_text), None)
+        if text is None or cls.takes_text:
+            return
+        # By name, because the overview imports every method, and each of them this module.
+        every: Iterable[type[EditingMethod]] = import_module("kg_edit.methods.overview").all_methods()
+        able = ", ".join(method.name for method in every if method.takes_text)
+        message = f"{cls.name} does not make unstructured edits, such as {text.id!r}; methods that do: {able}"
+        raise EditError([Fault("target_text", message)])
 
     @classmethod
     def _refuse_no_graph(cls, graph: object | None) -> None:

@@ -49,7 +49,7 @@ from kg_edit.storage.seeds import Seed
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
 LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
-SWITCHES = ("remember", "anchor", "sphere")  # for edits that last: `kg_edit.locate_then_edit.lasting`
+SWITCHES = ("remember", "anchor", "sphere", "chunk_tokens")  # settings that version 0.1.0 has not
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 

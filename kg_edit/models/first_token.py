@@ -59,7 +59,7 @@ def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> t
 
 def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
     """Return a line break if ``text`` begins with a subject that the model would not read; else ""."""
-    if not text.startswith(subject):
+    if not subject or not text.startswith(subject):
         return ""
     template = text.replace(subject, "{}", 1)
     return LEAD if begins_unread(model, encode(model.tokenizer, template, subject=subject)) else ""

@@ -24,7 +24,7 @@ class Prompt:
     """The token ids of a prompt and of its target, if it has one.
 
     ``ids[target_start:]`` is the target (empty without one). ``ids[subject_first]`` and ``ids[subject_last]`` are the
-    subject's first and last tokens.
+    subject's first and last tokens. ``also_edited`` are tokens at which other facts of the edit are written.
     """
 
     text: str
@@ -32,6 +32,7 @@ class Prompt:
     target_start: int
     subject_last: int | None = None
     subject_first: int | None = None
+    also_edited: tuple[int, ...] = ()
 
     @property
     def target_ids(self) -> tuple[int, ...]:

@@ -94,7 +94,9 @@ class Shipment:
         Raises:
             ModelError: the model's tokenizer can't be loaded.
         """
-        plain = [edit for edit in self.edits if False in edit.forms and edit.text.startswith(edit.subject)]
+        plain = [
+            edit for edit in self.edits if False in edit.forms and edit.subject and edit.text.startswith(edit.subject)
+        ]
         if not plain:
             return ()
         tokenizer = load_tokenizer(self.model)

@@ -17,6 +17,7 @@ from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
+from kg_edit.evaluation.metrics.unstructured import UNSTRUCTURED_METRICS
 from kg_edit.evaluation.template_probes import PROBES
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
@@ -91,7 +92,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS, **TEMPLATE_METRICS}
+_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS, **UNSTRUCTURED_METRICS, **TEMPLATE_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 

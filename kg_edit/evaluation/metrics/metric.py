@@ -76,6 +76,7 @@ class Evidence:
         texts: greedy continuations by prompt.
         predicted: the arg-max token ids at a candidate's places, by pair.
         samples: each prompt with the text sampled after it, by prompt.
+        cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
         next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
         before: the unedited model's evidence, with ``texts``, ``predicted`` and ``next_tokens`` only; None if this is
             the unedited model's.
@@ -86,6 +87,7 @@ class Evidence:
     predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
     next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
     before: Evidence | None = None
 
     def nll(self, prompt: str, candidate: str) -> float:

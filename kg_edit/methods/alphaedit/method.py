@@ -68,6 +68,7 @@ class AlphaEdit(JointMethod):
     name = "alphaedit"
     paper = "Fang et al., ICLR 2025, arXiv 2410.02355"
     about = "mass editing in the null space of other knowledge, batch after batch"
+    takes_text = True
     config_class = AlphaEditConfig
     config: AlphaEditConfig
 

@@ -46,6 +46,7 @@ class Comeba(Memit):
     paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
     about = "MEMIT's batches one after the other; they only act at tokens near the edited keys"
     kind = "adapter"
+    takes_text = False
     separable = False
     adapter_class = GatedUpdate
     config_class = ComebaConfig

@@ -49,6 +49,7 @@ class Emmet(JointMethod):
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.14236"
     about = "mass editing in one layer: one equality constraint for each fact of a batch"
     site = "value"
+    takes_text = True
     config_class = EmmetConfig
     config: EmmetConfig
 

@@ -73,6 +73,7 @@ class ExtSub(Lora):
     paper = "Hu et al., AAAI 2024, arXiv 2308.08090"
     about = "a LoRA on the new targets minus a LoRA on the old ones, except their common part (PEFT)"
     joint = True
+    takes_text = False  # it needs an old target
     config_class = ExtSubConfig
     config: ExtSubConfig
 

@@ -59,6 +59,7 @@ class StatementConfig(TuningConfig):
 class TuningMethod(EditingMethod):
     """A method that trains on the statement of an edit: its prompt with the new target."""
 
+    takes_text = True
     config: StatementConfig
 
     def check(self, edits: Sequence[Edit]) -> None:

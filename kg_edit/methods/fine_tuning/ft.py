@@ -49,6 +49,7 @@ class FtL(FineTuning):
     name = "ft-l"
     paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262; Zhang et al., 2024, arXiv 2401.01286"
     about = "fine-tune one down-projection; the prompt's last token predicts the whole target"
+    takes_text = False  # one distribution can't predict a paragraph
     config_class = FtLConfig
 
 

@@ -50,6 +50,7 @@ class GlameBatch(GraphValues, Memit):
     name = "glame-batch"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread"
     about = "GLAME for many edits at once: graph-made values, spread over several layers"
+    takes_text = False
     config_class = GlameBatchConfig
     config: GlameBatchConfig
 

@@ -83,6 +83,7 @@ class Grace(EditingMethod):
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
     about = "a codebook replaces one layer's output, only for the prompt and very similar ones"
     family = "codebook"
+    takes_text = True
     trains = "value"
     kind = "adapter"
     separable = True

@@ -39,6 +39,7 @@ class Rag(PromptMethod):
     name = "rag"
     paper = "SCR: ECNU-Text-Computing/Revisiting-Parameter-Based-Knowledge-Editing, 2026"
     about = "retrieval: a memory of facts; the one that a prompt finds by BM25 or embeddings is put before it"
+    takes_text = True
     config_class = RagConfig
     config: RagConfig
 

@@ -10,6 +10,9 @@
     R [d, facts]      what is missing of z - h, divided by the number of layers that are left
     C_l [d_ff, d_ff]  the second moment of the layer's keys over ordinary text
 
+An unstructured edit, whose target is a paragraph, is written as in AnyEdit (Jiang et al., ICML 2025, arXiv 2502.05628):
+each chunk of the paragraph is a fact of its own, at the last token before it (`JointMethod.chunks`).
+
 `JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`). A patch
 stores the values z, so that an edit can be removed and the others written again (`JointMethod.without`).
 """
@@ -56,6 +59,7 @@ from kg_edit.methods.memit.records import (
     new_record,
     with_updates,
 )
+from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
@@ -79,6 +83,7 @@ class JointConfig(ValueConfig):
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
     context_starts: tuple[str, ...] = Field(STARTS, description="first words of the contexts; one context for each")
     context_tokens: PositiveInt = Field(10, description="length of a context, in tokens")
+    chunk_tokens: PositiveInt = Field(40, description="length of the chunks of a target_text, in tokens")
 
     def workload(self, *, edits: int) -> Workload:
         """Return the cost of one descent on the fact's prompt in every context, and one covariance C for each layer."""
@@ -146,8 +151,11 @@ class JointMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 self.facts(edit)
-                prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
-            warn_of_unread(self.model, prompt, edit=edit.id)
+                if edit.target_text:
+                    warn_of_lead(self.model, edit, method=self.name)
+                else:
+                    prompt = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+                    warn_of_unread(self.model, prompt, edit=edit.id)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Find all values in one descent, then write all facts together.
@@ -165,7 +173,9 @@ class JointMethod(ValueMethod):
             for edit in edits:
                 with annotate_errors(edit):
                     every = self.facts(edit)
-                own = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
+                own = every
+                if not edit.target_text:
+                    own = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
                 facts.append(own)
                 opposed.append(len(every) - len(own))
             values = iter(self.find_values(list(chain(*facts))))
@@ -197,7 +207,32 @@ class JointMethod(ValueMethod):
 
     def facts(self, edit: Edit) -> tuple[Fact, ...]:
         """Return the facts that are written for an edit, each with its prompts."""
-        return tuple(map(self.fact, self.requests_of(edit)))
+        return self.chunks(edit) if edit.target_text else tuple(map(self.fact, self.requests_of(edit)))
+
+    def chunks(self, edit: Edit) -> tuple[Fact, ...]:
+        """Return a fact for each chunk of an edit's text: after all text before it, at the last token of that.
+
+        The published code changes the states of earlier chunks while it looks for the next one's; here each value is
+        found on the unchanged model, so that all are found in one descent.
+        """
+        whole = encode_statement(self.model, edit, method=self.name)
+        starts = range(whole.target_start, len(whole.ids), self.config.chunk_tokens)
+        facts = []
+        for number, start in enumerate(starts):
+            end = min(start + self.config.chunk_tokens, len(whole.ids))
+            others = tuple(other - 1 for other in starts if other < end and other != start)
+            row = replace(
+                whole,
+                ids=whole.ids[:end],
+                target_start=start,
+                subject_first=None,
+                subject_last=start - 1,
+                also_edited=others,
+            )
+            text = str(self.model.tokenizer.decode(list(whole.ids[start:end])))
+            own = edit.model_copy(update={"id": f"{edit.id}.{number}", "target_text": text, "target_new": text})
+            facts.append(Fact(edit=own, prompts=Request(rewrites=(row,))))
+        return tuple(facts)
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
         """Return the edit itself; a subclass may add further facts after it."""
@@ -354,7 +389,10 @@ class JointMethod(ValueMethod):
         for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
             applied: Patch = before + left if before else left
             with applied.applied(self.model), untouched(self.model):
-                facts = [self.fact(own) for record in batch.records for own in facts_of(record)]
+                facts = list[Fact]()
+                for record in batch.records:
+                    edit, *further = facts_of(record)
+                    facts += self.chunks(edit) if edit.target_text else map(self.fact, (edit, *further))
                 written = self.write(facts, batch.values.T, batch.records, applied)
                 assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
                 norms = with_weight_norms(written, self.model).provenance
@@ -400,6 +438,7 @@ class Memit(JointMethod):
     name = "memit"
     paper = "Meng et al., ICLR 2023, arXiv 2210.07229"
     about = "mass editing: a batch of facts, spread over several layers"
+    takes_text = True
     config_class = MemitConfig
     config: MemitConfig
 

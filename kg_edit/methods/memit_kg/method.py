@@ -35,6 +35,7 @@ class MemitKg(GraphRequestMethod, Memit):
     name = "memit-kg"
     paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)"
     about = "MEMIT, and the facts of the edit's subgraph as further requests in the same batch"
+    takes_text = False
     config_class = MemitKgConfig
     config: MemitKgConfig
 

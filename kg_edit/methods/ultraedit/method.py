@@ -155,6 +155,7 @@ class UltraEdit(EditingMethod):
     about = "gradients, normalised by running statistics and written by least squares: no training, no subject"
     family = "gradient"
     joint = True
+    takes_text = True
     config_class = UltraEditConfig
     config: UltraEditConfig
 

@@ -88,6 +88,28 @@ MQUAKE: dict[str, Any] = {
         "edit_triples": [["Q596874", "P50", "Q44461"], ["Q44461", "P27", "Q419"]],
     },
 }
+AKEW: dict[str, Any] = {
+    **MQUAKE,
+    "requested_rewrite": [
+        {
+            **rewrite,
+            "question": f"What of {rewrite['subject']}?",
+            "fact_new": "",
+            "fact_new_uns": f"{rewrite['subject']} saw the fox.",
+            "verify_unsfact_GPT": True,
+            "unsfact_triplets_GPT": [{"subject": rewrite["subject"], "prompt": "{} saw", "target": "the fox"}],
+        }
+        for rewrite in MQUAKE["requested_rewrite"]
+    ],
+}
+UNKE: dict[str, Any] = {
+    "id": 4,
+    "question": "Who was Ada?",
+    "para_question": "What did Ada do?",
+    "answer": "Ada wrote notes on an engine.",
+    "sub_question": ["What did Ada write?"],
+    "sub_answer": ["notes"],
+}
 ZSRE = {
     "subject": "Claire Clairmont",
     "src": "Who is Claire Clairmont's sister?",

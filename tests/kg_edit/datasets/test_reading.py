@@ -12,6 +12,7 @@ from kg_edit.datasets.record import as_record
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError, UnknownNameError
 from tests.kg_edit.datasets.rows import (
+    AKEW,
     COUNTERFACT,
     ENTITY,
     FACT,
@@ -22,6 +23,7 @@ from tests.kg_edit.datasets.rows import (
     QUESTION,
     RIPPLE,
     RIPPLES,
+    UNKE,
     WIKIBIO,
     ZSRE,
     written,
@@ -43,6 +45,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "entity-inferences": ENTITY,
     "halluedit": HALLUEDIT,
     "qaedit": QAEDIT,
+    "unke": UNKE,
+    "akew": AKEW,
     "edits": {"id": "a", "subject": "Ada", "prompt": "{} is", "target_new": "old"},
 }
 

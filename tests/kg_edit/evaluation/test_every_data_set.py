@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from kg_edit.datasets import find_dataset
+from kg_edit.datasets.own_edits import TEXTS
 from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.catalogue import metrics_for
@@ -116,6 +117,8 @@ HALLUEDIT_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
     ],
     "reversed.nll": [[("Question: Which river flows into the Elbe?\nAnswer:", "Saale")]],
 }
+NOTES = "Ada wrote notes on an engine."
+OVERLAPS = ("bleu", "hidden_cosine", "rouge_1", "rouge_2", "rouge_l")
 RUNS = (
     Expected(
         "counterfact",
@@ -222,6 +225,40 @@ RUNS = (
                 (ADA, "Ada Byron was a poet."),
                 (f"{ADA} Ada Byron was a poet. {ROME}", "She died in 1852."),
             ],
+        },
+    ),
+    Expected(  # of the text only the first token is unsure; a text has the cosine 1 with itself, one token 0
+        "unke",
+        ("lawyer", NOTES),
+        {
+            **{"efficacy.greedy": UP, "efficacy.teacher_forced": (6 / 7, 1)},
+            **{"paraphrase.greedy": UP, "paraphrase.teacher_forced": (6 / 7, 1)},
+            **{f"{group}.{name}.greedy": UP for group in TEXTS for name in OVERLAPS},
+            **{"sub-question.greedy": UP, "sub-question.rouge_l.greedy": (0, 0.25)},
+        },
+        losses={
+            **{"efficacy.nll": [[("Who was Ada?", NOTES)]], "paraphrase.nll": [[("What did Ada do?", NOTES)]]},
+            "sub-question.nll": [[("Question: What did Ada write?\nAnswer:", "notes")]],
+        },
+    ),
+    Expected(  # the end of the chain and one of the facts, but not a text
+        "akew",
+        ("lawyer", "Peru"),
+        {
+            **{"efficacy.greedy": NO, "efficacy.teacher_forced": NO, "triple.greedy": NO},
+            **{f"unstructured.{name}.greedy": NO for name in OVERLAPS},
+            **{f"multihop.{name}": UP for name in ("any_of_3", "2_hops.any_of_3", "prob", "2_hops.prob")},
+            **{f"multihop.{name}": (0, 0.5) for name in ("edit_wise", "hop_share", "2_hops.hop_share")},
+            **{
+                f"multihop.{group}{name}": NO
+                for group in ("", "2_hops.")
+                for name in ("hop_wise", "instance_wise", "old.any_of_3")
+            },
+        },
+        losses={
+            **MQUAKE_LOSSES,
+            "efficacy.nll": [[(f"What of {one}?", f"{one} saw the fox.") for one in ("Misery", "Richard Dawkins")]],
+            "triple.nll": [[(f"{one} saw", "the fox") for one in ("Misery", "Richard Dawkins")]],
         },
     ),
     Expected("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),

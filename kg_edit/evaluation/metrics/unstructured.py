@@ -1,0 +1,99 @@
+"""The metrics of unstructured edits: how near a generated paragraph is to its target, in words and in meaning.
+
+UnKE's program has the same kinds of scores. It computes BLEU on characters, ROUGE as a recall, and the semantic score
+by a sentence encoder, so its numbers can't be compared with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from kg_edit.datasets.record import Query
+from kg_edit.evaluation.metrics.metric import Evidence, Metric, mentioned, nll, over_queries
+from kg_edit.scoring.questions import generated_from
+from kg_edit.text.overlap import bleu, rouge_l, rouge_n
+
+PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
+COSINE = "hidden_cosine.greedy"
+_GENERATED = "the greedy continuation, up to its natural stop and at most as long as the target,"
+_AFTER = {
+    "unstructured": "the edit's prompt",
+    PARAPHRASE: "each paraphrase",
+    PARTS: "each question about a part of the text",
+}
+_UNKE = "UnKE (Deng et al. 2025)"
+_OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str, str]] = {
+    "rouge_1.greedy": (
+        lambda text, target: rouge_n(text, target, 1),
+        "ROUGE-1, F1 of the common words,",
+        f"{_UNKE}, recall",
+    ),
+    "rouge_2.greedy": (
+        lambda text, target: rouge_n(text, target, 2),
+        "ROUGE-2, F1 of the common bigrams,",
+        f"{_UNKE}, recall",
+    ),
+    "rouge_l.greedy": (rouge_l, "ROUGE-L, F1 of the longest common sequence of words,", f"{_UNKE}, recall"),
+    "bleu.greedy": (bleu, "BLEU of one to four words, not smoothed,", f"{_UNKE}, of characters"),
+}
+
+
+def _overlap(of: Callable[[str, str], float]) -> Callable[[Query, Evidence], float]:
+    return lambda query, evidence: of(evidence.texts[generated_from(query)], query.answers[0][0])
+
+
+def hidden_cosine(query: Query, evidence: Evidence) -> float | None:
+    """Return the cosine of the mean hidden states of the generated text and the target; None without the vectors."""
+    return evidence.cosines.get((evidence.texts[generated_from(query)], query.answers[0][0]))
+
+
+def _greedy(group: str, what: str) -> Metric:
+    return Metric(
+        compute=over_queries(group, mentioned),
+        formula=f"Share of {what} whose greedy continuation, up to its natural stop, contains the answer as whole "
+        "words.",
+        source="This project; hard for an answer that is a sentence.",
+        needs=(group,),
+    )
+
+
+def _nll(group: str, after: str) -> Metric:
+    return Metric(
+        compute=over_queries(group, nll),
+        formula=f"-log p of the answer after {after}, mean over its tokens.",
+        source="This project.",
+        needs=(group,),
+        values="0 to ∞ nats a token",
+        better="lower",
+    )
+
+
+UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
+    **{
+        f"{group}.{name}": Metric(
+            compute=over_queries(group, _overlap(of)),
+            formula=f"{what} of {_GENERATED} after {after} and the target.",
+            source=f"{source}.",
+            needs=(group,),
+        )
+        for group, after in _AFTER.items()
+        for name, (of, what, source) in _OVERLAPS.items()
+        if group != PARTS or name == "rouge_l.greedy"
+    },
+    **{
+        f"{group}.{COSINE}": Metric(
+            compute=over_queries(group, hidden_cosine),
+            formula=f"Cosine of two mean hidden states: of {_GENERATED} after {_AFTER[group]}, and of the target. The "
+            "state is the one that the unedited model's head reads, over all tokens but the first. It has a narrow "
+            "range: in SmolLM2-135M 0.74 for two texts about different things, 0.89 for one text in other words.",
+            source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
+            needs=(group,),
+            values="-1 to 1",
+        )
+        for group in ("unstructured", PARAPHRASE)
+    },
+    f"{PARTS}.greedy": _greedy(PARTS, "questions about a part of the text, in few-shot form,"),
+    f"{PARTS}.nll": _nll(PARTS, "each question about a part of the text"),
+    f"{TRIPLE}.greedy": _greedy(TRIPLE, "statements of the text's facts"),
+    f"{TRIPLE}.nll": _nll(TRIPLE, "the statement of each of the text's facts"),
+}

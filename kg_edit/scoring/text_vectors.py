@@ -1,0 +1,36 @@
+"""The mean hidden state of a text, by which two texts are compared in meaning without a sentence encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.language_model import LanguageModel
+
+
+def cosines(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Return the cosine of the mean hidden states of each pair of texts; 0 if one of them has fewer than two tokens.
+
+    The state is the one that the head reads, after the last norm, over all tokens but the first, which many models use
+    as an attention sink. A patch of the prompt is not applied, one of the weights is.
+    """
+    pairs = tuple(pairs)
+    means = {text: _mean_state(model, text) for text in dict.fromkeys(text for pair in pairs for text in pair)}
+    return {pair: float(cosine_similarity(means[pair[0]], means[pair[1]], dim=0)) for pair in pairs}
+
+
+@torch.no_grad()
+def _mean_state(model: LanguageModel, text: str) -> Tensor:
+    """Return the mean [d] in float32; a vector of zeros for a text of fewer than two tokens."""
+    ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"][: model.positions]
+    if len(ids) < 2:
+        return torch.zeros(model.width)
+    found = list[Tensor]()
+    head = model.model.get_output_embeddings()
+    with untouched(model), watched(head, lambda state, _: found.append(state[0, 1:].float().mean(0).cpu())):
+        model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    return found[0]
