@@ -94,7 +94,9 @@ def entities_of(store: Store) -> Callable[[str], dict]:
             }
             for field, predicate in (("labels", RDFS_LABEL), ("descriptions", DESCRIPTION))
         }
-        return {"type": "item", "id": name, **words, "claims": claims or []}
+        counts = [int(quad.object.value) for quad in values(subject, f"{RANK}sitelinks")]
+        pages = {"sitelinks": {f"wiki{n}": {"title": name} for n in range(counts[0])}} if counts else {}
+        return {"type": "item", "id": name, **words, "claims": claims or [], **pages}
 
     return get
 

@@ -6,6 +6,7 @@ the options that make it offline.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from wikidata_cache.answers.modes import WIKIDATA
-from wikidata_cache.atomic import check_out
+from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
@@ -43,6 +44,7 @@ _OF_EDITS = (
     "rules",
     "out",
     "descriptions",
+    "sitelinks",
     "keep_going",
 )
 _OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")
@@ -90,6 +92,13 @@ def fetch(
     descriptions: Annotated[
         bool, typer.Option("--descriptions", help="Fetch the descriptions of items too, for `show --html` offline.")
     ] = False,
+    sitelinks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="File for the number of Wikipedia pages of each subject: a popularity that `kg-edit` reads.",
+        ),
+    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Skip edits that cannot be resolved in the graph.")
     ] = False,
@@ -123,6 +132,8 @@ def fetch(
         )
     if kind is None and len(edits) != 1:
         raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+    if sitelinks is not None:
+        check_out(sitelinks, ".json", option="--sitelinks", inputs=map(file_of, edits))
     if out is not None:
         check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
 
@@ -156,6 +167,11 @@ def fetch(
         fetched = fetch_edits(opened, rows, path=Path(edits[0]), options=options, keep_going=keep_going)
         if descriptions:
             opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
+        if sitelinks is not None:
+            subjects = {edit.subject_id for edit in fetched.edits if edit.subject_id}
+            counts = opened.facts.sitelinks(subjects)
+            echo(f"{sitelinks}: the pages of {len(counts)} of {len(subjects)} subjects with an id are known")
+            write_atomically(sitelinks, (json.dumps(counts, indent=1) + "\n").encode())
         if out is not None:
             write_subgraphs(out, fetched)
     _print_counts(fetched)

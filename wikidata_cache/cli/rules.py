@@ -24,7 +24,7 @@ def rules(
 ) -> None:
     """Mine the rules of a graph: which other facts follow from a fact.
 
-    A rule is such as P19(x,y) & P17(y,z) => P27(x,z): who is born in a country is its citizen. It has a support and a
+    A rule is such as P54(x,y) & P641(y,z) => P641(x,z): who is in a team does its sport. It has a support and a
     confidence (AMIE's, under the partial completeness assumption). `kg-edit edit --set graph.rules=FILE.tsv` reads the
     facts that follow from an edit instead of all facts around it.
 

@@ -50,8 +50,13 @@ _PASSING: Mapping[str, EndpointTrouble] = {
 _NAMESPACES = {"item": "0", "property": "120"}
 _RANKS = ("preferred", "normal", "deprecated")
 _SUGGESTION = "Check the URL (api.php of a Wikibase), or work offline."
-_OF_WORDS: tuple[Kind, ...] = ("label", "description", "redirect", "mentioned")  # these need no statements
-_OF_STATEMENTS: tuple[Kind, ...] = ("out", "claims", "types")
+_WORDS = "labels|descriptions"
+_FREE: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")  # facts that come with others
+_PROPS: Mapping[Kind, str] = {  # the parts of entities that answer a question, as the API names them
+    **dict.fromkeys(("label", "description", "redirect", "mentioned"), _WORDS),
+    **dict.fromkeys(("out", "claims", "types"), f"{_WORDS}|claims"),
+    "sitelinks": "sitelinks",
+}
 _TIME = re.compile(r"([+-])(\d+)-(\d\d)-(\d\d)(T[\d:]+Z)", re.ASCII)
 _JULIAN, _DAY = "Q1985786", 11  # the calendar, and the precision of a time that names its day
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
@@ -72,6 +77,10 @@ class ApiEntity:
     description: str | None
     statements: frozenset[tuple[str, str]]
     claims: tuple[Claim, ...]
+    sitelinks: int | None = None
+
+
+_NOTHING = ApiEntity("", (), None, None, frozenset(), ())
 
 
 class ActionApi:
@@ -243,8 +252,9 @@ def _parse_entity(content: Json) -> ApiEntity:
     label, description = (
         next((texts[language] for language in LANGUAGES if language in texts), None) for texts in (labels, descriptions)
     )
+    pages = len(content["sitelinks"]) if "sitelinks" in content else None
     return ApiEntity(
-        _checked_id(content["id"]), tuple(names), label, description, frozenset(statements), tuple(sorted(kept))
+        _checked_id(content["id"]), tuple(names), label, description, frozenset(statements), tuple(sorted(kept)), pages
     )
 
 
@@ -299,10 +309,10 @@ def is_action_api(url: str) -> bool:
 class ActionApiSource(EndpointSource):
     """A `Source` over an `ActionApi`, with the facts that the query service of the same Wikibase would give.
 
-    It answers questions about the ids themselves ("out", "claims", "types", "label", "description", "redirect"), at
-    most 50 ids per request; each answer has the facts of all these kinds that its request brought. An entity that
-    exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The arguments and errors are those
-    of `EndpointSource`.
+    It answers questions about the ids themselves ("out", "claims", "types", "label", "description", "redirect",
+    "sitelinks"), at most 50 ids per request; an answer also has the facts of other kinds that its request brought. An
+    entity that exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The arguments and errors
+    are those of `EndpointSource`.
     """
 
     def __init__(
@@ -314,7 +324,7 @@ class ActionApiSource(EndpointSource):
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
-        return template is not None and template.kind in (*_OF_WORDS, *_OF_STATEMENTS)
+        return template is not None and template.kind in _PROPS
 
     def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
         """Raise EndpointError, since the API has no SPARQL."""
@@ -323,12 +333,16 @@ class ActionApiSource(EndpointSource):
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
         if not self.can_answer(template):
             raise self._needs_sparql(f"a question of the kind {template.kind!r}")
-        full = template.kind in _OF_STATEMENTS
-        props = "labels|descriptions|claims" if full else "labels|descriptions"
+        props = _PROPS[template.kind]
         entities, exchange = self._api.block(block, props, patience=patience)
-        facts = [fact for id_ in block for fact in _facts(id_, entities.get(id_), full=full)]
-        if template.kind == "mentioned":
-            facts += [Fact("mentioned", id_, id_ in entities) for id_ in block]
+        # Each answer also has the facts of the other kinds that its parts of the entities hold.
+        kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
+        facts = [
+            Fact(kind, requested, value)
+            for requested in block
+            for kind, value in _values(requested, entities.get(requested)).items()
+            if kind in kinds
+        ]
         if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
             raise wrong_answer(self.name, problem)
         return Answer("wbgetentities/1", facts, exchange)
@@ -338,23 +352,19 @@ class ActionApiSource(EndpointSource):
         return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
 
-def _facts(requested: str, found: ApiEntity | None, *, full: bool) -> list[Fact]:
+def _values(requested: str, found: ApiEntity | None) -> dict[Kind, Json]:
     """Return what SPARQL has about an id: nothing for a missing one, for a merged one the item that replaces it."""
-    merged = None if found is None or found.id == requested else found.id
-    names = () if found is None or merged else found.names
-    label = next(([text, language] for text, language, kind in names if kind == "label" and text.strip()), None)
-    description = None if found is None or merged else found.description
-    facts = [
-        Fact("redirect", requested, merged),
-        Fact("label", requested, label),
-        Fact("description", requested, description),
-    ]
-    if full:
-        statements = sorted(found.statements) if found and not merged else []
-        claims = found.claims if found and not merged else ()
-        facts += [
-            Fact("out", requested, [list(pair) for pair in statements]),
-            Fact("claims", requested, [list(claim) for claim in claims]),
-            Fact("types", requested, [item for relation, item in statements if relation == "P31"]),
-        ]
-    return facts
+    merged = found.id if found and found.id != requested else None
+    own = found if found and not merged else _NOTHING
+    statements = sorted(own.statements)
+    labels = ([text, language] for text, language, kind in own.names if kind == "label" and text.strip())
+    return {
+        "redirect": merged,
+        "label": next(labels, None),
+        "description": own.description,
+        "mentioned": found is not None,
+        "out": [list(pair) for pair in statements],
+        "claims": [list(claim) for claim in own.claims],
+        "types": [item for relation, item in statements if relation == "P31"],
+        "sitelinks": own.sitelinks,
+    }

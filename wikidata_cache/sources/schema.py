@@ -99,5 +99,6 @@ _CHECKS: Mapping[str, tuple[Callable[[str], bool], Callable[[Any], bool]]] = {
     "redirect": (is_entity, lambda value: value is None or (isinstance(value, str) and is_item(value))),
     "ends": (lambda end: _is_relation_end(end, item=False), _is_sample),
     "at_end": (lambda place: _is_relation_end(place, item=True), lambda value: isinstance(value, bool)),
+    "sitelinks": (is_entity, lambda value: value is None or _is_count(value)),
     "query": (lambda key: _SHA256.fullmatch(key) is not None, _is_rows),
 }

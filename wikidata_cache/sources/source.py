@@ -17,7 +17,7 @@ from wikidata_cache.sources.queries import end_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
-Json = Any  # plain JSON: None, bool, str, or lists of these
+Json = Any  # plain JSON: None, bool, int, str, or lists of these
 
 Kind = Literal[
     "out",
@@ -32,6 +32,7 @@ Kind = Literal[
     "redirect",
     "ends",
     "at_end",
+    "sitelinks",
 ]
 
 Provenance = dict[str, object]  # plain JSON values
@@ -50,7 +51,8 @@ class Fact(NamedTuple):
     - "named": [entity, ...], where `id` is a label; "mentioned": whether a statement has the id as its value;
     - "redirect": the item into which the id was merged, or None;
     - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is such as "P19 object";
-    - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65".
+    - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65";
+    - "sitelinks": the number of pages about the item in Wikipedia and its sister projects, or None if it isn't there.
     """
 
     kind: Kind

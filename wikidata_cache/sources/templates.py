@@ -333,7 +333,22 @@ def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
 
 
+def sitelinks_query(ids: Sequence[str]) -> str:
+    """Return the query for the numbers of pages about these ids: rows e, n."""
+    return marked_select("?e ?n", f"VALUES ?e {{ {_names(ids)} }} ?e <{_RANK}sitelinks> ?n")
+
+
+def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    counts = {local_id(row["e"]): int(row["n"]) for row in rows}
+    return [Fact("sitelinks", entity, counts.get(entity)) for entity in ids]
+
+
+SITELINKS = Template("sitelinks/1", "sitelinks", sitelinks_query, _read_sitelinks, _entity)
+
+
 TEMPLATES = {
     template.kind: template
-    for template in (OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS, ENDS, AT_END)
+    for template in (
+        *(OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS, ENDS, AT_END, SITELINKS),
+    )
 }

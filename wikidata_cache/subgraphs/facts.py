@@ -69,6 +69,11 @@ class Facts:
         """Return {id: classes of which it is an instance (P31); an empty set for none}."""
         return {entity: frozenset(kinds) for entity, kinds in self._ask(templates.TYPES, ids).items()}
 
+    def sitelinks(self, ids: Iterable[str]) -> dict[str, int]:
+        """Return {id: number of pages about it in Wikipedia and its sister projects} for the ids that have a count."""
+        found = self._ask(templates.SITELINKS, ids)
+        return {entity: count for entity, count in found.items() if count is not None}
+
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
         wanted = set(labels)

@@ -3,7 +3,7 @@
 A `Rule` has one of three forms, and is mined from a graph (`wikidata_cache.mining`, after AMIE: Galarraga et al.,
 WWW 2013, https://doi.org/10.1145/2488388.2488425):
 
-    r1(x,y) & r2(y,z) => r3(x,z)      who is born in y, which lies in the country z, is a citizen of z
+    r1(x,y) & r2(y,z) => r3(x,z)      who is in the team y, which does the sport z, does z
     r1(x,y) => r3(x,y)                whose native language is y speaks y
     r1(x,y) => r3(y,x)                whose spouse is y is the spouse of y
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pyoxigraph import RdfFormat, Store
 
+from kg_edit.methods.in_context.popularity import read_popularity
 from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
 from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAMELESS, OLD, full_graph
@@ -22,10 +23,11 @@ from wikidata_cache.endpoints.action_api import ActionApiSource
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.ids import ENTITY
 from wikidata_cache.sources.source import Json, Kind
 from wikidata_cache.sources.templates import TEMPLATES
 
-KINDS: tuple[Kind, ...] = ("out", "claims", "types", "label", "description", "redirect")
+KINDS: tuple[Kind, ...] = ("out", "claims", "types", "label", "description", "sitelinks", "redirect")
 MANY = [f"Q{number}" for number in range(1, 121)]  # three requests
 
 
@@ -69,7 +71,8 @@ def test_fetch_through_the_api_gives_the_same_subgraphs_and_rows(
 
 def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
     store = Store()
-    store.load(full_graph().encode(), RdfFormat.N_TRIPLES)
+    pages = f'<{ENTITY}{ADA}> <http://wikiba.se/ontology#sitelinks> "7"^^<http://www.w3.org/2001/XMLSchema#integer> .'
+    store.load(f"{full_graph()}{pages}".encode(), RdfFormat.N_TRIPLES)
     server, api = Server(store), ApiServer(entities_of(store))
     try:
         ids = [ADA, CAVS, HEAT, LAKERS, NAMELESS, CYCLE, OLD, "Q404", "P54"]
@@ -99,6 +102,16 @@ def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer,
     qualifiers = {"P580": [{"snaktype": "somevalue"}], "P582": [{"datavalue": {"type": "time", "value": value}}]}
     api.get = lambda name: entity(name, "x", claims={"P39": [claim("Q5") | {"qualifiers": qualifiers}]})
     assert values(source, "claims", ["Q1"]) == {"Q1": [["P39", "Q5", "normal", "", expected]]}
+
+
+def test_fetch_writes_the_pages_of_subjects(edits: Path, api: ApiServer, tmp_path: Path) -> None:
+    known = api.get
+    api.get = lambda name: known(name) | {"sitelinks": {f"wiki{n}": {"title": name} for n in range(int(name[1:]) % 9)}}
+    out = tmp_path / "pages.json"
+    arguments = ["fetch", edits, "--cache", tmp_path / "c.sqlite", "--sitelinks", out]
+    assert "2 of 2 subjects" in run_cli(*arguments, "--endpoint", api.url)
+    assert read_popularity(out) == {"q36159": 36159 % 9, "q121783": 121783 % 9}
+    assert "2 of 2 subjects" in run_cli(*arguments, "--offline")
 
 
 def test_preferred_unknown_value_hides_normal_ones(api: ApiServer, source: ActionApiSource) -> None:
