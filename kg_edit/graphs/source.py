@@ -26,7 +26,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import packaged_graph
-from kg_edit.storage.run_folder import digest
+from kg_edit.storage.run_folder import NAMES_A_FILE, digest
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
@@ -325,6 +325,7 @@ class SubgraphSettings(BaseModel):
     rules: str | None = Field(
         None,
         exclude_if=not_,
+        json_schema_extra=NAMES_A_FILE,
         description="file of `wikidata-cache rules`: read only what follows from the edit by a rule",
     )
 

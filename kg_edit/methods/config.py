@@ -286,7 +286,7 @@ class GraphSettings(MethodConfig):
     )
     graph: SubgraphSettings = Field(
         SubgraphSettings(),
-        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage",
+        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage, graph.rules",
     )
 
     @property

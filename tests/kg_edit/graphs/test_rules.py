@@ -11,6 +11,7 @@ from kg_edit.graphs.source import PrivateGraph, SubgraphSettings
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.glame_plus.questions import implied_facts, objects_of
 from kg_edit.methods.rome_kg.method import RomeKgConfig
+from kg_edit.storage.run_folder import input_files
 from wikidata_cache import WikidataCache
 
 LABELS = {
@@ -59,6 +60,12 @@ def test_glame_reads_premise_and_consequence(source: WikidataCache, rules: str) 
 def test_settings_without_rules_are_those_of_earlier_runs(rules: str) -> None:
     assert "rules" not in SubgraphSettings().model_dump()
     assert SubgraphSettings(rules=rules).model_dump()["rules"] == rules
+
+
+def test_another_table_of_rules_is_another_run(rules: str) -> None:
+    first = input_files(RomeKgConfig(graph={"rules": rules}))
+    Path(rules).write_text(Path(rules).read_text().replace("0.85", "0.75"))
+    assert list(first) == ["graph.rules"] and input_files(RomeKgConfig(graph={"rules": rules})) != first
 
 
 def test_wrong_rules_are_refused(source: WikidataCache, rules: str, tmp_path: Path) -> None:
