@@ -48,9 +48,9 @@ class WiseConfig(MemorySettings, AdapterConfig):
 
     layer: int | None = Field(None, ge=0, description="block with the memory, 0-based; default 0.85 of the depth")
     steps: PositiveInt = Field(
-        71, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+        25, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
-    learning_rate: float = Field(3e-3, gt=0, description="learning rate of the optimiser")
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of the optimiser")
     optimiser: Literal["adam", "sgd"] = Field("adam", description="optimiser of the memory; published: sgd")
     stop_below: float = Field(2e-2, description="training stops when the loss, with its margins, is below this value")
     bound: float = Field(1.0, gt=0, description="largest entry of D")
@@ -61,20 +61,22 @@ class WiseConfig(MemorySettings, AdapterConfig):
         True, description="alpha, beta, gamma are multiples of the median |W x| in unrelated text; published: absolute"
     )
     context_starts: tuple[str, ...] = Field(
-        ("I", "You", "Because", "Yes", "Q:"), description="first words of the contexts; one context for each"
+        ("I", "Because"), description="first words of the contexts; one context for each"
     )
     context_tokens: tuple[PositiveInt, ...] = Field((10,), description="lengths of the contexts, in tokens")
-    texts: PositiveInt = Field(32, description="unrelated texts, which the model writes itself")
+    texts: PositiveInt = Field(8, description="unrelated texts, which the model writes itself")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
+            "steps": 71,
             "learning_rate": 1.0,
             "optimiser": "sgd",
             "alpha": 5.0,
             "beta": 20.0,
             "gamma": 10.0,
             "relative": False,
+            "context_starts": ("I", "You", "Because", "Yes", "Q:"),
             "context_tokens": (5, 10),
         }
     }

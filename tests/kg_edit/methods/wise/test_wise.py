@@ -94,7 +94,7 @@ def key_inputs(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
 def test_edit_is_routed_and_unrelated_text_is_answered_bit_for_bit() -> None:
     model = tiny("llama")
     clean = logits(model, UNRELATED)
-    patch = wise(model, share=1.0, texts=32, text_tokens=12).edit(EDITS[:1])
+    patch = wise(model, share=1.0, texts=32, text_tokens=12, context_starts=[]).edit(EDITS[:1])
     with patch.applied(model):
         assert predicts(model, EDITS[0])
         assert torch.equal(logits(model, UNRELATED), clean)
