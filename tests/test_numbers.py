@@ -64,7 +64,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rome": RANK_ONE,
     "rome-kg": {**RANK_ONE, "statements": 1, "composed": 1},
     "t-patcher": {**TRAINED, "texts": 4},
-    "wise": {**TRAINED, "texts": 4, "text_tokens": 4, "context_starts": ["I"], "context_tokens": [4]},
+    "wise": {
+        **TRAINED,
+        "learning_rate": 3e-3,
+        "texts": 4,
+        "text_tokens": 4,
+        "context_starts": ["I"],
+        "context_tokens": [4],
+    },
 }
 ALONE = ("ft", "glame", "memit", "memit-kg", "rome", "rome-kg")  # also each of the ten edits on the unedited model
 ON_GPT2 = ("glame", "memit", "rome")  # whose weights are stored transposed
