@@ -173,10 +173,10 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         prompts = (wanted.prompt,) if isinstance(wanted.prompt, str) else wanted.prompt
         choices, read, written = [], sum(map(tokens_of, prompts)), 0
         for index, text in enumerate(desk.complete(prompts, tokens=wanted.max_tokens)):
-            shown, count = before_stop(text, wanted.stop), tokens_of(text)
-            ended = shown != text or count < wanted.max_tokens
+            shown = before_stop(text, wanted.stop)
+            ended = shown != text or tokens_of(text) < wanted.max_tokens
             choices.append(Choice(index=index, text=shown, finish_reason="stop" if ended else "length"))
-            written += count
+            written += tokens_of(shown)
         made = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),
@@ -194,15 +194,14 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         found = desk.chat([message.model_dump() for message in wanted.messages], tokens=limit)
         text = before_stop(found.text, wanted.stop)
         reason: Literal["stop", "length"] = "stop" if found.ended or text != found.text else "length"
+        written = found.written if text == found.text else tokens_of(text)
         message = ChatMessage.model_construct(role="assistant", content=text)  # an answer may be empty
         made = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
             model=wanted.model or desk.model.name,
             choices=(ChatChoice(message=message, finish_reason=reason),),
-            usage=Usage(
-                prompt_tokens=found.read, completion_tokens=found.written, total_tokens=found.read + found.written
-            ),
+            usage=Usage(prompt_tokens=found.read, completion_tokens=written, total_tokens=found.read + written),
         )
         parts = [
             {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},

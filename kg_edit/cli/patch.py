@@ -157,13 +157,18 @@ def add(
 
     opened, found = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
-    for number in opened.add_all(found, force=force, model=language_model):
+    numbers = opened.add_all(found, force=force, model=language_model)
+    for number in numbers:
         _show_added(opened, number)
-    for addition in found:
+    for number, addition in zip(numbers, found, strict=True):
         verdict = Verdict.beside(addition.path)
         if verdict and verdict.failed:
-            failed = ", ".join(result.edit for result in verdict.failed)
-            stdout().print(plain(f"failed when they were made ({addition.path.parent}): {failed}"), soft_wrap=True)
+            failed = [result.edit for result in verdict.failed]
+            line = (
+                f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
+                f"patch remove {ledger} {' '.join(f'{number}/{name}' for name in failed)} --model MODEL"
+            )
+            stdout().print(plain(line), soft_wrap=True)
 
 
 @app.command()

@@ -111,6 +111,9 @@ def serve(
     )
     planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
     opened = Ledger.open(ledger) if ledger else None
+    if opened:
+        active = len(opened.active)
+        log.info("%s: %s", opened.folder, f"{active} edits" if opened.events else "a new ledger, without edits")
     with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):

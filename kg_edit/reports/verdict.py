@@ -21,9 +21,15 @@ _FOR_LONG = {  # by method
     "grace": "--method grace makes most of them too, without their paraphrases",
     "ike": "--method ike puts the fact into the prompt instead of the weights",
 }
-_APART = "make such an edit in a run of its own, and join both: kg-edit patch add LEDGER/ OUT/ OTHER/"
 _TOGETHER = "; --method alphaedit makes all edits at once"
-_ONE_KEY = "; --method grace makes both, with a key for each prompt, and without their paraphrases"
+_ONE_KEY = (
+    "; --method grace makes both, with a key for each prompt, without their paraphrases; its edits can't be merged "
+    "into the weights"
+)
+_APART = (  # a patch that was made on the unedited model would not know of the others
+    "to make {ids} on top of the other edits, by another method: kg-edit patch add LEDGER/ OUT/, then kg-edit patch "
+    "remove LEDGER/ {names} --model MODEL, then kg-edit patch edit LEDGER/ THEIR_FILE --method METHOD"
+)
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
@@ -173,7 +179,7 @@ class Verdict(BaseModel):
     @property
     def advice(self) -> tuple[str, ...]:
         """One line for each cause: what was seen, and what helps if something was measured to help."""
-        lines = []
+        lines, apart = [], list[EditResult]()
         if self.spoiled:
             subjects = Counter(result.subject for result in self.edits if result.subject)
             shared = [result for result in self.spoiled if subjects[result.subject] > 1]
@@ -183,6 +189,8 @@ class Verdict(BaseModel):
                 f"made alone {'it succeeds' if one else 'they succeed'}"
                 f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
+            if shared and self.method != "grace":
+                apart += shared
             if shared:
                 lines.append(
                     f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
@@ -193,8 +201,11 @@ class Verdict(BaseModel):
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
             ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
-            ways += [_APART] if len(self.edits) > len(long) else []
+            apart += long
             lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
+        if apart and len(self.edits) > len(apart):
+            names = " ".join(result.edit for result in apart[:_NAMED])
+            lines.append(_APART.format(ids=_ids(apart), names=names))
         if always := [result for result in left if result not in long and result.alone is False]:
             lines.append(f"{_ids(always)}: made alone, the edit fails too")
         if known := [result for result in self.edits if result.known]:

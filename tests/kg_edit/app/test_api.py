@@ -342,12 +342,13 @@ def test_serve_runs_until_it_is_stopped(
 
     monkeypatch.setattr(uvicorn.Server, "run", asked_once)
     short = ("--corpus", "self", "--set", "covariance.tokens=300", "--set", "context_lengths=[[4,1]]")
-    options = (*short, "--graph", "graph.tsv")
+    options = (*short, "--graph", "graph.tsv", "--ledger", "led")
     result = kg_edit("serve", "--model", tiny_folder, "--method", "rome", "--layer", "1", "--port", "0", *options)
     assert result.code == 0, result.err
     assert "is up; stop it with Ctrl-C" in result.out
     assert result.out.endswith("stopped\n")
-    assert (state["method"], state["ledger"], state["settings"]["layer"]) == ("rome", None, 1)
+    assert (state["method"], state["ledger"], state["settings"]["layer"]) == ("rome", "led", 1)
+    assert "led: a new ledger, without edits" in result.err
     assert state["example"]["subject"] == "The Eiffel Tower"
 
 

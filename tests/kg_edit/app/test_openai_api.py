@@ -93,6 +93,7 @@ def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) 
         _, answer = server.post("/v1/completions", {"prompt": PROMPTS[0], "max_tokens": 12, "stop": stop})
         (choice,) = answer["choices"]
         assert choice["text"] == whole[: whole.index(first)] and choice["finish_reason"] == "stop"
+        assert answer["usage"]["completion_tokens"] < 12, "what was not sent is not counted"
     assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [whole]
 
 

@@ -251,9 +251,10 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
-    together, same, repeated = second.verdict.advice
+    together, same, apart, repeated = second.verdict.advice
     assert together.startswith(f"{spoiled.edit} fails only together") and "alphaedit" not in together
     assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
+    assert apart.startswith(f"to make {spoiled.edit} on top of the other edits")
     assert repeated == "4 repeats 3 exactly, and was made once"
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]

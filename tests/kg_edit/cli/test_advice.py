@@ -1,0 +1,46 @@
+"""The advice of a run, followed as it is printed: the failed edits are made on top of the others, and then all hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+
+__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+
+EIFFEL = {
+    "id": "eiffel",
+    "subject": "The Eiffel Tower",
+    "prompt": "{} is in the city of",
+    "target_true": "Paris",
+    "target_new": "Rome",
+}
+BORN = {"id": "born", "subject": "Marie Curie", "prompt": "{} was born in the city of", "target_new": "Prague"}
+WORKED = {"id": "worked", "subject": "Marie Curie", "prompt": "{} worked as a", "target_new": "painter"}
+
+
+@pytest.mark.slow
+def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run) -> None:
+    Path("all.jsonl").write_text("\n".join(map(json.dumps, (EIFFEL, BORN, WORKED))))
+    run = kg_edit("edit", "all.jsonl", "--method", "rome", "--no-locality-check", "--out", "out/")
+    assert run.code == 0, run.err
+    report = json.loads(Path("out/report.json").read_text())
+    failed = [result["edit"] for result in report["edits"] if not result["succeeded"]]
+    assert failed == ["born"]
+    (advice,) = [line for line in report["advice"] if "on top of the other edits" in line]
+    add, remove, edit = (part.split(", then ")[0] for part in re.findall(r"kg-edit (patch .*?)(?=, then|$)", advice))
+    assert "--method grace" in " ".join(report["advice"])
+
+    added = kg_edit(*add.replace("LEDGER", "led").replace("OUT", "out").split())
+    assert "kg-edit patch remove led 1/born" in added.out
+    gone = kg_edit(*remove.replace("LEDGER", "led").replace("MODEL", "smollm2-135m").split())
+    assert gone.code == 0, gone.err
+    Path("born.jsonl").write_text(json.dumps(BORN))
+    words = edit.replace("LEDGER", "led").replace("THEIR_FILE", "born.jsonl").replace("METHOD", "grace")
+    assert kg_edit(*words.split()).code == 0
+    checked = kg_edit("patch", "check", "led/")
+    assert "3 of 3 edits succeed; the target is generated in 3 of them" in checked.out
