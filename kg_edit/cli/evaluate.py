@@ -181,11 +181,13 @@ def compare(
     """Compare runs record by record, or one run with the unedited model.
 
     The table has differences, intervals and p-values. In LaTeX it has a row for each run and a column for each metric.
+    Runs may have different schedules: a record's score alone is compared with that after all edits of its sequence.
 
     Examples:
 
     - `kg-edit compare runs/rome runs/glame --out comparison.csv --out comparison.png`
     - `kg-edit compare runs/rome runs/glame --metric efficacy.greedy,paraphrase.prob --out table.tex`
+    - `kg-edit compare runs/memit runs/memit-sequential`
     """
     for folder in runs:
         read_settings(folder)
@@ -196,6 +198,8 @@ def compare(
         check_ending(path)
     chosen = [name.strip() for names in metric or () for name in names.split(",")]
     found = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
+    if found.schedules:
+        stdout().print(plain(found.schedules_line))
     stdout().print(rich_comparison(found))
     for path in out or ():
         stdout().print(plain(str(write_comparison(found, path))), soft_wrap=True)

@@ -1,6 +1,7 @@
 """Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
-Only runs with the same schedule, protocol, model and tokenizer are compared, on the records that all runs have.
+Only runs with the same protocol, model and tokenizer are compared, on the records that all runs have. Of runs with
+different schedules the scores at the end are compared: of a record alone, and after all edits of its sequence.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from kg_edit.evaluation.records import (
     missing_phases,
     sequences_of,
 )
+from kg_edit.evaluation.schedule import Schedule
 from kg_edit.evaluation.statistics import (
     EDITING_SCORE,
     SCORED,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 # A setting that must be equal -> what to do if it differs.
 _SAME = {
     "job": "compare runs of `kg-edit evaluate`",
-    "schedule": "evaluate both under one schedule",
     "chat": "ask both in one form: both with --chat, or both with --plain",
     "chat_form_sha256": "make and ask both in one form, with one chat template",
     "protocol": "evaluate both with one version of kg-edit",
@@ -186,7 +187,11 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
     if any(run.records[name].choices != runs[0].records[name].choices for run in runs for name in ids):
         notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
-    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
+    schedules = [Schedule.parse(run.settings.get("schedule", "single")) for run in runs]
+    if any(schedule.sequence > 1 for schedule in schedules):
+        notes.append("records of one batch or sequence are not independent, so intervals and p are too narrow")
+    # Different schedules are in the line above the table.
+    if len(set(schedules)) == 1 and any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
         notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
     return tuple(notes)
 
@@ -216,7 +221,8 @@ class MetricRow(BaseModel):
 class Comparison(BaseModel):
     """The result of `compare`. ``sides`` are names; the others are compared with the first one.
 
-    ``model``, ``data`` and ``schedule`` are shared by all runs; ``data`` is None for an unknown benchmark.
+    ``model`` and ``data`` are shared by all runs; ``data`` is None for an unknown benchmark. ``schedule`` is None if
+    the runs have different ones; then ``schedules`` says in words what each run's score is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -229,6 +235,13 @@ class Comparison(BaseModel):
     model: str | None = None
     data: str | None = None
     schedule: str | None = None
+    schedules: dict[str, str] = {}
+
+    @property
+    def schedules_line(self) -> str:
+        """A sentence that says which run was scored under which schedule; "" if all have the same."""
+        told = "; ".join(f"{name}: {words}" for name, words in self.schedules.items())
+        return f"Different schedules: {told}." if told else ""
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -290,6 +303,8 @@ def compare(
 ) -> Comparison:
     """Compare runs with the first of them, or with ``against``: another run, or the word unedited.
 
+    Runs may differ in their schedule: a record's score alone is paired with its score after all edits of its sequence.
+
     Args:
         folders: the folders of the runs. One run alone is compared with the unedited model.
         against: the run to compare the others with; its folder or its name.
@@ -302,7 +317,7 @@ def compare(
             ``metrics`` on each side.
         UnknownNameError: a metric is in none of the runs.
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
-            data set, its records, the schedule or the protocol.
+            data set, its records or the protocol.
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
@@ -345,6 +360,7 @@ def compare(
         notes += (f"no record has {' and '.join(lacking)} on each side",)
     settings = runs[0].settings
     data = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
+    schedules = {run.settings.get("schedule") for run in runs}
     return Comparison(
         sides=tuple(sides),
         records=len(ids),
@@ -353,7 +369,12 @@ def compare(
         seed=seed,
         model=settings.get("model", {}).get("name"),
         data=" and ".join(filter(None, data)) or None,
-        schedule=settings.get("schedule"),
+        schedule=settings.get("schedule") if len(schedules) == 1 else None,
+        schedules={
+            run.name: Schedule.parse(run.settings.get("schedule", "single")).in_words(len(run.settings["ids"]))
+            for run in runs
+            if len(schedules) > 1
+        },
     )
 
 

@@ -6,6 +6,7 @@ LaTeX, CSV or JSON, or a plot of each metric's difference with its interval and 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +132,11 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     for axis, rows in zip(axes, panels, strict=True):
         _panel(axis, rows, comparison.sides[1:])
     axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    axes[-1].set_xlabel(f"difference to {comparison.sides[0]}, {comparison.records} records; filled: found")
+    about = [
+        f"difference to {comparison.sides[0]}, {_records(comparison)}; filled dot: significant (p < 0.05 after Holm)",
+        *textwrap.wrap(comparison.schedules_line, 110),
+    ]
+    axes[-1].set_xlabel("\n".join(about), fontsize=8)
     return save_figure(drawn, path)
 
 
@@ -148,14 +153,20 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
             face = colour if found.is_found else "white"
             axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None
-    axes.set_yticks(range(len(rows)), [row.metric for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{row.metric}{_arrow(row.metric)}" for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _mark(metric: str, change: Difference) -> str:
+    """How a significant difference is marked in a table of means: Bold if better, † if worse, ‡ if neither is known."""
+    better = {" ↑": 1, " ↓": -1}.get(_arrow(metric), 0) * change.mean
+    return "Bold" if better > 0 else "†" if better < 0 else "‡"
+
+
 _COLUMNS = 5  # metrics in a LaTeX table, which fit beside each other
 _ESCAPED = str.maketrans(
-    {"↑": "$\\uparrow$", "↓": "$\\downarrow$"}
+    {"↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$^{\\dagger}$", "‡": "$^{\\ddagger}$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
     | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
 )
@@ -164,16 +175,17 @@ _ESCAPED = str.maketrans(
 def markdown(comparison: Comparison) -> str:
     """Return a Markdown table; a significant difference is bold."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
-    return f"{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
+    line = f"{comparison.schedules_line}\n\n" if comparison.schedules else ""
+    return f"{line}{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
 
 
 def latex(comparison: Comparison) -> str:
     """Return a LaTeX table for the package booktabs: a row for each run and a column for each metric.
 
-    A cell has the mean and its 95 % interval; a significant difference to the first run is bold. More than
-    `_COLUMNS` metrics are divided over several tabulars.
+    A cell has the mean and its 95 % interval. If the difference to the first run is significant, a better mean is bold,
+    a worse one has a dagger. More than `_COLUMNS` metrics are divided over several tabulars.
     """
-    lines = [r"\begin{table}", r"\centering", r"\small"]
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
     for start in range(0, len(comparison.rows), _COLUMNS):
         rows = comparison.rows[start : start + _COLUMNS]
         fewer = [f" (n = {row.n})" if row.n < comparison.records else "" for row in rows]
@@ -183,17 +195,20 @@ def latex(comparison: Comparison) -> str:
         table = [" & ".join(cells) + r" \\" for cells in (header, *body)]
         lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", table[0], r"\midrule", *table[1:]]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
-    lines[-1:] = [rf"\caption{{{caption(comparison, means=True).translate(_ESCAPED)}}}", r"\end{table}", ""]
+    text = f"{comparison.schedules_line} {caption(comparison, means=True)}".strip()
+    lines[-1:] = [rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
 def _latex_cell(row: MetricRow, side: str) -> str:
-    """The mean of a run with its interval, small; bold if its difference to the first run is significant."""
+    """The mean of a run with its interval, small; bold, † or ‡ if its difference to the first run is significant."""
     found, change = row.means.get(side), row.differences.get(side)
     if found is None or found.mean is None:
         return ""
     text = _number(found.mean)
-    text = rf"\textbf{{{text}}}" if change and change.is_found else text
+    if change and change.is_found:
+        mark = _mark(row.metric, change)
+        text = rf"\textbf{{{text}}}" if mark == "Bold" else f"{text}{mark.translate(_ESCAPED)}"
     if found.ci95_low is None or found.ci95_high is None or row.n == 1:
         return text
     return rf"{text} {{\scriptsize [{_number(found.ci95_low)}, {_number(found.ci95_high)}]}}"
@@ -252,13 +267,18 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
         "swaps": "paired permutation test (records swapped) for the editing score",
     }
     first = comparison.sides[0]
-    records = f"{comparison.records} record{'s' * (comparison.records != 1)}"
+    marks = {
+        _mark(row.metric, change) for row in comparison.rows for change in row.differences.values() if change.is_found
+    }
+    kinds = {"Bold": "better", "†": "worse", "‡": "different, with no better direction"}
+    marked = ", ".join(f"{mark}: {kind}" for mark, kind in kinds.items() if mark in marks or mark == "Bold")
     return " ".join(
         [
-            f"{records}{comparison.setting}. ↑: higher is better, ↓: lower.",
+            f"{_records(comparison)}{comparison.setting}. ↑: higher is better, ↓: lower.",
             "Means" if means else f"Differences to {first} are paired,",
             "with 95 % bootstrap intervals.",
-            f"Bold: the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:",
+            f"{marked}, if" if means else "Bold:",
+            f"the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:",
             f"{', '.join(named[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
             *([] if means else _smallest(comparison)),
             *(f"Note: {note}." for note in comparison.notes),
@@ -266,8 +286,12 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
     )
 
 
+def _records(comparison: Comparison) -> str:
+    return f"{comparison.records} record{'s' * (comparison.records != 1)}"
+
+
 def _smallest(comparison: Comparison) -> list[str]:
-    """What could have been found: (1.96 + 0.84) standard errors, with the widest interval of a share as an example."""
+    """What could have been found: (1.96 + 0.84) standard errors, 80 % power, for the widest interval of a share."""
     widths = [
         ((found.ci95_high - found.ci95_low) / 2, row.metric)
         for row in comparison.rows
@@ -278,8 +302,8 @@ def _smallest(comparison: Comparison) -> list[str]:
         return []
     width, metric = max(widths)
     return [
-        "A difference is found with 80 % power from 1.43 times half the width of its interval on "
-        f"({metric}: {_number(1.43 * width)})."
+        f"With so many records a true difference of {_number(1.43 * width)} in {metric}, the least certain share, "
+        "would be found in four of five comparisons (before Holm's correction), a smaller one more rarely."
     ]
 
 

@@ -63,6 +63,19 @@ class Schedule:
             return f"batch:{self.batch}"
         return f"batch:{self.batch},sequential:{self.sequence}" if self.batch > 1 else f"sequential:{self.sequence}"
 
+    def in_words(self, records: int) -> str:
+        """Return when a record of a run of ``records`` has its last score, such as "after all 20 edits of the
+        sequence".
+        """
+        if self.sequence == 1:
+            return "each record edited alone"
+        size = min(self.sequence, records)
+        which = "the" if self.sequence >= records else "its"
+        if not self.has_steps:
+            return f"after all {size} edits of {which} batch"
+        batches = f", in batches of {self.batch}" if self.batch > 1 else ""
+        return f"after all {size} edits of {which} sequence{batches}"
+
     @property
     def has_steps(self) -> bool:
         """Whether edits are made on a model that already has earlier edits."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wikidata_cache.terminal import one_line as one_line
 from wikidata_cache.terminal import plain as plain
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
 
 
@@ -70,11 +73,36 @@ def terminal_table(
     if not lines:
         table.box, table.pad_edge = None, False
     for column, title in enumerate(header):
-        # A long name is broken, and not cut: names of metrics differ only at their ends.
+        # A long cell is broken, and not cut: names of metrics differ only at their ends.
         table.add_column(title, justify="left" if column < first else "right", overflow="fold")
     for row in _checked(header, rows):
-        table.add_row(*row)
+        table.add_row(*(_Name(cell) if numbers_from == 1 and cell is row[0] else cell for cell in row))
     return table
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A cell for rich with the name of a metric or of a run, which is broken after ``.``, ``_``, ``-`` or a space."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(max(map(len, self._pieces()), default=0), len(self.text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        lines = [""]
+        for piece in self._pieces():
+            if lines[-1].strip() and len((lines[-1] + piece).rstrip()) > options.max_width:
+                lines.append("")
+            lines[-1] += piece
+        yield Text("\n".join(lines), overflow="fold")
+
+    def _pieces(self) -> list[str]:
+        return re.findall(r"[^\s._/-]*[\s._/-]+|[^\s._/-]+", self.text)
 
 
 def _checked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:

@@ -115,12 +115,33 @@ def test_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.Monke
 
 
 def test_note_says_when_the_models_have_different_edits(run: Run) -> None:
-    for schedule, noted in (("batch:100", True), ("single", False)):
+    for schedule, noted in (("batch:100", True), ("single", False)):  # the same, but the shorter run has fewer edits
         long = run(f"long-{schedule}", seed=1, schedule=schedule)
         short = run(f"short-{schedule}", seed=2, schedule=schedule, records=20)
         notes = compare([long, short], common=True).notes
         assert any("different edits in a model" in note for note in notes) is noted
     assert not any("different edits" in note for note in compare([short, run("third", seed=3, records=20)]).notes)
+
+
+def test_single_edits_are_compared_with_edits_together(run: Run) -> None:
+    alone = run("alone", seed=1)
+    found = compare([alone, run("batch", seed=2, schedule="batch:100")])
+    assert found.schedule is None
+    line = "alone: each record edited alone; batch: after all 60 edits of the batch"
+    assert line in found.schedules_line and line in latex(found)
+    assert markdown(found).startswith("Different schedules: alone")
+    assert any("too narrow" in note for note in found.notes) and not any("different edits" in n for n in found.notes)
+    same = compare([alone, run("third", seed=3)])
+    assert (same.schedule, same.schedules_line) == ("single", "") and not any("narrow" in note for note in same.notes)
+
+
+def test_latex_table_marks_worse_means_with_a_dagger(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    file = second / "records.jsonl"
+    file.write_text(file.read_text().replace('"efficacy.prob": 1.0', '"efficacy.prob": 0.0'))
+    text = latex(compare([first, second], metrics=["efficacy.prob"]))
+    (row,) = [line for line in text.splitlines() if line.startswith("second &")]
+    assert r"$^{\dagger}$" in row and "textbf" not in row and r"$^{\dagger}$: worse" in text
 
 
 def test_presets_are_in_the_notes(run: Run) -> None:
@@ -159,7 +180,6 @@ def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     ("settings", "message"),
     [
         ({"model": {"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}}, r"model.fingerprint.*on one model"),
-        ({"schedule": "batch:4"}, "schedule.*under one schedule"),
         ({"protocol": 2}, "protocol.*one version"),
         ({"question_form_sha256": "r"}, "question_form"),
         ({"tokenizer_sha256": "u"}, "one tokenizer"),
@@ -181,11 +201,13 @@ def test_model_is_identified_by_its_content(run: Run) -> None:
 def test_caption_says_what_could_have_been_found(run: Run) -> None:
     found = compare([run("first", seed=1), run("second", seed=2)])
     widths = {row.metric: row.differences["second"] for row in found.rows}
-    share, smallest = re.search(r"from 1\.43 times .* on \((\S+): ([\d.]+)\)", caption(found)).groups()  # type: ignore[union-attr]
+    smallest, share = re.search(r"difference of ([\d.]+) in (\S+), the least certain", caption(found)).groups()  # type: ignore[union-attr]
     own = widths[share]
     assert own.ci95_low is not None and own.ci95_high is not None
     assert float(smallest) == pytest.approx(1.43 * (own.ci95_high - own.ci95_low) / 2, abs=1e-3)
-    assert "80 %" not in caption(compare([run("third", seed=1), run("fourth", seed=1)])), "no difference at all"
+    assert "least certain" not in caption(compare([run("third", seed=1), run("fourth", seed=1)])), (
+        "no difference at all"
+    )
 
 
 def test_records_of_no_known_file_are_compared_by_their_hashes(run: Run) -> None:

@@ -48,6 +48,15 @@ def test_schedule_refuses_other_text(text: str, message: str) -> None:
         Schedule.parse(text)
 
 
+def test_words_say_which_edits_a_record_is_scored_after() -> None:
+    words = [Schedule.parse(text).in_words(25) for text in ("sequential:20", "batch:2,sequential:50", "batch:5")]
+    assert words == [
+        "after all 20 edits of its sequence",
+        "after all 25 edits of the sequence, in batches of 2",
+        "after all 5 edits of its batch",
+    ]
+
+
 @pytest.mark.parametrize(("schedule", "records"), [("single", 1), ("batch:3", 3)])
 def test_records_of_one_step_are_scored_once_after_it(schedule: str, records: int) -> None:
     (scoring,) = CurvePlan.of(Schedule.parse(schedule)).scorings(records)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 from rich.console import Console
 from rich.text import Text
@@ -40,6 +42,17 @@ def test_table_refuses_uneven_rows() -> None:
             make(["one", "two"], [["fits", "too"], ["only"]])
         with pytest.raises(ValueError, match="a row has 0 cells"):
             make(["one", "two"], [[]])
+
+
+def test_terminal_table_breaks_names_at_dots_and_underscores() -> None:
+    shown = StringIO()
+    cells = ["portability.teacher_forced", *["0.123 [0.101, 0.145]"] * 3]
+    table = terminal_table(["metric", "unedited", "edited", "fact in prompt"], [cells], numbers_from=1)
+    Console(file=shown, width=80).print(table)
+    pieces = [
+        line.strip("│┃ ").split()[0] for line in shown.getvalue().splitlines() if "orta" in line or "forced" in line
+    ]
+    assert pieces == ["portability.", "teacher_forced"]
 
 
 def test_terminal_table_has_cells_and_caption() -> None:
