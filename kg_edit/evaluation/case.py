@@ -213,6 +213,12 @@ class Case:
         return frozenset(generated_from(query) for probe in self.group("refutation") for query in probe.queries)
 
     @property
+    def paragraphs(self) -> frozenset[str]:
+        """The texts of `continued` whose continuation is compared with a paragraph, and may have several lines."""
+        probes = (*self.group("unstructured"), *self.group("unstructured-paraphrase"))
+        return frozenset(generated_from(query) for probe in probes for query in probe.queries)
+
+    @property
     def compared(self) -> frozenset[str]:
         """The texts of `continued` whose continuation is only compared with the unedited model's."""
         probes = self.group("locality-text")

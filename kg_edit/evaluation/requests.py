@@ -74,6 +74,9 @@ class CaseRequests:
         """The largest number of tokens to write after each prompt."""
         return text_limits(self.tokenizer, self.case)
 
+    def _is_long(self, prompt: str) -> bool:
+        return prompt in self.case.paragraphs
+
     @property
     def requests(self) -> tuple[TextRequest, ...]:
         """All requests: the pairs in their order, the parts of some, then the prompts."""
@@ -87,7 +90,12 @@ class CaseRequests:
                 else TextRequest("loglikelihood", (part.context, part.text))
                 for part in parts
             ),
-            *(TextRequest("generate_until", (prompt, _greedy(limit))) for prompt, limit in self.limits.items()),
+            *(
+                TextRequest(
+                    "generate_until", (prompt, _greedy(limit, until=() if self._is_long(prompt) else (LINE_END,)))
+                )
+                for prompt, limit in self.limits.items()
+            ),
         )
 
     def evidence(self, answers: Sequence[Any]) -> Evidence:
@@ -110,7 +118,10 @@ class CaseRequests:
             pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan), tokens=self.targets[pair].tokens)
             for pair, loss in nll.items()
         }
-        texts = {prompt: str(next(given)).split(LINE_END, 1)[0] for prompt in self.limits}
+        texts = dict[str, str]()
+        for prompt in self.limits:
+            text = str(next(given))
+            texts[prompt] = " ".join(text.split()) if self._is_long(prompt) else text.split(LINE_END, 1)[0]
         return Evidence(scores=scores, texts=texts)
 
     def metrics(self, answers: Sequence[Any]) -> dict[str, float]:

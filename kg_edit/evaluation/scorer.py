@@ -101,19 +101,25 @@ def _score_together(
     model.foresee(text for case in cases for text in (*(pair.prompt for pair in case.pairs), *case.continued))
     scores = score_each(model, [case.pairs for case in cases], patches=patches)
 
-    # All continuations are one batch. Cases of the unpatched model share their prompts, with the largest limit.
+    # All continuations of one line are one batch, and so are all paragraphs. Cases of the unpatched model share their
+    # prompts, with the largest limit.
     owners = [place if patch else None for place, patch in enumerate(patches)]
     limits: dict[tuple[int | None, str], int] = {}
     for owner, case in zip(owners, cases, strict=True):
         for prompt, limit in text_limits(model.tokenizer, case).items():
             limits[owner, prompt] = max(limit, limits.get((owner, prompt), 0))
-    texts = continuations(
-        model,
-        [prompt for _, prompt in limits],
-        limits=tuple(limits.values()),
-        patches=[None if owner is None else patches[owner] for owner, _ in limits],
-    )
-    written = dict(zip(limits, texts, strict=True))
+    long = {(owner, prompt) for owner, case in zip(owners, cases, strict=True) for prompt in case.paragraphs}
+    written = dict[tuple[int | None, str], str]()
+    for several_lines in (False, True):
+        some = [asked for asked in limits if (asked in long) == several_lines]
+        texts = continuations(
+            model,
+            [prompt for _, prompt in some],
+            limits=[limits[asked] for asked in some],
+            patches=[None if owner is None else patches[owner] for owner, _ in some],
+            several_lines=several_lines,
+        )
+        written |= zip(some, texts, strict=True)
 
     sections = []
     for owner, case, patch, found, unedited in zip(owners, cases, patches, scores, before, strict=True):

@@ -181,7 +181,7 @@ def run_edits(
             method=method.name,
             joint=method.joint,
             subjects={edit.id: edit.subject for edit in edits},
-            tokens={edit.id: len(_target(model, edit)) for edit in edits},
+            tokens={edit.id: len(_target(model, edit)) for edit in edits if not edit.target_text},
             alone=read_alone(out),
             repeats=repeats,
             opposes=opposed(edits),

@@ -37,6 +37,7 @@ def continuations(
     *,
     limits: Sequence[int],
     patches: Sequence[WeightPatch | None] | None = None,
+    several_lines: bool = False,
 ) -> tuple[str, ...]:
     """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
@@ -48,6 +49,7 @@ def continuations(
         prompts: the prompts, in the model's form.
         limits: the largest number of tokens after each prompt.
         patches: the patch of each prompt's model; None: the unpatched model.
+        several_lines: do not end with a line; a line break becomes a space.
 
     Raises:
         PromptError: a prompt has no token.
@@ -65,12 +67,13 @@ def continuations(
         [prompt.ids for prompt in encoded],
         limits=limits,
         patches=patches,
-        is_last=lambda token: token in ends or ends_line(model, token),
+        is_last=lambda token: token in ends or (not several_lines and ends_line(model, token)),
     )
     texts = []
     for one in written:
         ids = [token for token in one.tokens if token not in ends]  # only the last one may be such a token
-        texts.append(str(model.tokenizer.decode(ids, skip_special_tokens=True)).split("\n", 1)[0])
+        text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
+        texts.append(" ".join(text.split()) if several_lines else text.split("\n", 1)[0])
     return tuple(texts)
 
 

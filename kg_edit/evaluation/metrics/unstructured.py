@@ -15,7 +15,7 @@ from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
 PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
-_GENERATED = "the greedy continuation, up to its natural stop and at most as long as the target,"
+_GENERATED = "the greedy continuation, of several lines and at most as long as the target,"
 _AFTER = {
     "unstructured": "the edit's prompt",
     PARAPHRASE: "each paraphrase",

@@ -48,6 +48,14 @@ def test_real_model_stops_at_the_end_of_the_line(smollm2: LanguageModel) -> None
     )
 
 
+def test_paragraph_has_several_lines(smollm2: LanguageModel) -> None:
+    """The real model begins a new line after a question."""
+    prompt = "What is the capital of France?"
+    assert continuations(smollm2, [prompt], limits=[12]) == ("",)
+    (text,) = continuations(smollm2, [prompt], limits=[12], several_lines=True)
+    assert text and "\n" not in text
+
+
 def test_models_own_generation_settings_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     before = continuations(model, PROMPTS, limits=(8, 8, 8))
