@@ -263,6 +263,7 @@ class Evaluation:
         seen = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
+        chosen.method.refuse_texts(edit for record in content.records[self.span] for edit in record.edits)
 
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings

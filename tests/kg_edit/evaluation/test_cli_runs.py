@@ -166,3 +166,26 @@ def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
     none = evaluate("--skip", "4", "--out", "none")
     assert none.code == 2
     assert "--skip 4 leaves no record: data.json has 4; skip fewer" in " ".join(none.err.split())
+
+
+def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
+    kg_edit: Run, place: Path, tiny_folder: Path
+) -> None:
+    """By `kg-edit edit` and `evaluate`."""
+    edit = {"prompt": "Where is Paris?", "target_text": "Paris is the capital of France.\nThe fox jumps there."}
+    (place / "texts.jsonl").write_text(json.dumps(edit))
+    asked = ("--data", "texts.jsonl", "--dataset", "edits")
+    for command in (("edit", "texts.jsonl", "--out", "e"), ("evaluate", *asked, "--out", "e")):
+        refused = kg_edit(*command, "--model", "nowhere/", "--method", "rome")
+        assert (
+            refused.code == 2
+            and "rome does not make unstructured edits, such as 'row-1'; methods that do: " in refused.err
+        )
+    tuned = ("--method", "ft-m", "--set", "steps=3", "--model", tiny_folder)
+    run = kg_edit("evaluate", *asked, *tuned, "--out", "scores")
+    assert run.code == 0, run.err
+    edited = json.loads((place / "scores" / "summary.json").read_text())["edited"]
+    assert all(edited[f"unstructured.{name}.greedy"]["mean"] is not None for name in ("rouge_l", "hidden_cosine"))
+    made = kg_edit("edit", "texts.jsonl", *tuned, "--no-locality-check", "--out", "made")
+    assert made.code == 0, made.err
+    assert "Where is Paris?" in (place / "made" / "report.md").read_text()
