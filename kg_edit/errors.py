@@ -122,7 +122,17 @@ def first_faults(faults: Sequence[object]) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown `name`, to be raised: it suggests the nearest and lists all known."""
     names = sorted(known)
+    if not names:
+        return UnknownNameError(f"unknown {kind} {name!r}: there is no {kind}")
     return UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
+
+
+def unmade_method(given: str | type) -> ConfigError:
+    """Return the error for the name or the class of a method where one is expected that was made for a model."""
+    found = f"the text {given!r}" if isinstance(given, str) else f"the class {given.__name__}"
+    return ConfigError(
+        f"found {found}; expected a method made for a model: Rome.on(model), find_method('memit').on(model)"
+    )
 
 
 # Parts of the messages of out-of-memory errors, on the CPU and on accelerators

@@ -19,7 +19,7 @@ from kg_edit.callbacks import StepNotes, watched
 from kg_edit.datasets import Records, as_records
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, unmade_method
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import finish
@@ -112,11 +112,13 @@ def evaluate(
         The means and intervals that ``summary.json`` has.
 
     Raises:
-        ConfigError: two records have the same id.
+        ConfigError: two records have the same id, or the method is not made for a model.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         KgEditError: there is no such model, or a record can't be read.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
+    if isinstance(method, str | type):
+        raise unmade_method(method)
     config, out = config or EvalConfig(), Path(out)
     model, all_records = as_model(model), as_records(records)
     if len({record.id for record in all_records}) < len(all_records):

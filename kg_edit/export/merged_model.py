@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
-from kg_edit.patches.base import Patch
+from kg_edit.patches.base import Patch, as_patch
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 
 ORIGIN, CARD, SHARD = "kg_edit.json", "README.md", "5GB"
@@ -104,7 +104,9 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
 
 
 @contextmanager
-def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_size: int = 8) -> Iterator[Any]:
+def lm_eval_model(
+    model: LanguageModel, patch: Patch | str | Path | None = None, *, batch_size: int = 8
+) -> Iterator[Any]:
     """Yield an ``lm_eval.models.huggingface.HFLM`` of a model with a patch applied, within a ``with`` block.
 
     Pass it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
@@ -114,7 +116,7 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
 
     Args:
         model: the unedited model.
-        patch: the patch; None: the unedited model.
+        patch: the patch, or its path; None: the unedited model.
         batch_size: rows of a forward pass.
 
     Raises:
@@ -126,7 +128,7 @@ def lm_eval_model(model: LanguageModel, patch: Patch | None = None, *, batch_siz
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
-    with patch.applied(model) if patch else nullcontext(model) as edited:
+    with as_patch(patch).applied(model) if patch else nullcontext(model) as edited:
         transform = edited.prompt_transform
 
         class Transformed(HFLM):  # type: ignore[misc,unused-ignore]

@@ -14,15 +14,15 @@ from typing import NamedTuple, Self
 import networkx as nx
 
 from kg_edit.edits.given import Edits, as_edits
-from kg_edit.errors import LedgerChangedError, PatchError
+from kg_edit.errors import LedgerChangedError, PatchError, unmade_method
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
-from kg_edit.ledger.listing import Addition, Listing, total
+from kg_edit.ledger.listing import Addition, Listing, patch_file, total
 from kg_edit.ledger.log import Added, Event, PatchStep, Removed, Undone, in_force, sha256_of, stamp
 from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, without
 from kg_edit.methods import EditingMethod
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
+from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.guards import refuse_disabling
 
 
@@ -65,12 +65,12 @@ class Ledger(Listing):
         after: Sequence[int] = (),
         on: Sequence[PatchStep] | None = None,
         force: bool = False,
-        model: LanguageModel | None = None,
+        model: LanguageModel | str | Path | None = None,
     ) -> int:
-        """Add a patch, or a patch file. A conflict does not prevent an addition; `conflicts` finds it.
+        """Add a patch. A conflict does not prevent an addition; `conflicts` finds it.
 
         Args:
-            patch: the patch, or the path of its file.
+            patch: the patch, or its path; the active edits of another ledger become one step.
             after: the steps that the model had when the patch was computed; none for a patch of the unedited model.
             on: the steps on which the edit's result was checked: the patch is added only if exactly these steps are
                 active, with the same files. None: no check.
@@ -86,8 +86,8 @@ class Ledger(Listing):
             LedgerChangedError: the active steps differ from ``on``.
             OutputError: the ledger can't be written.
         """
-        source = None if isinstance(patch, Patch) else Path(patch)
-        found = _checked(patch if isinstance(patch, Patch) else Patch.load(patch), source)
+        source = patch_file(Path(patch)) if isinstance(patch, str | Path) else None
+        found, model = _checked(as_patch(patch), source), None if model is None else as_model(model)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
@@ -127,6 +127,8 @@ class Ledger(Listing):
         Raises:
             KgEditError: an edit can't be made, or would probably break the model (see ``force`` of `add`).
         """
+        if isinstance(method, str | type):
+            raise unmade_method(method)
         wanted = as_edits(edits)
         method.check(wanted)
         with self._store.locked():
@@ -141,14 +143,14 @@ class Ledger(Listing):
         self,
         names: str | Iterable[str],
         *,
-        model: LanguageModel | None = None,
+        model: LanguageModel | str | Path | None = None,
         graph: SubgraphSource | nx.DiGraph | None = None,
     ) -> tuple[Entry, ...]:
         """Remove edits; other edits that were computed on a model with them are computed again.
 
         Args:
             names: a name, id or subject of an edit, or several; ``3/*`` means all edits of step 3.
-            model: the unedited model, needed if edits have to be computed again.
+            model: the unedited model or its name, needed if edits have to be computed again.
             graph: the graph that those edits were computed with.
 
         Returns:
@@ -158,6 +160,7 @@ class Ledger(Listing):
             KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
                 is then unchanged.
         """
+        model = None if model is None else as_model(model)
         with self._store.locked():
             wanted, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
             refuse_removed(wanted, edits)

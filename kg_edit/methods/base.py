@@ -27,7 +27,15 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.given import Edits, as_edits
-from kg_edit.errors import ConfigError, EditError, Fault, GraphError, PatchError, did_you_mean, is_memory_error
+from kg_edit.errors import (
+    ConfigError,
+    EditError,
+    Fault,
+    GraphError,
+    PatchError,
+    did_you_mean,
+    is_memory_error,
+)
 from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
@@ -48,7 +56,7 @@ from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.base import Kind, Patch
+from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.notebook import html_table
@@ -119,6 +127,12 @@ class EditingMethod(ABC):
     It changes the speed, never the result.
     """
 
+    def __new__(cls, *given: object, **named: object) -> Self:
+        """Refuse a model without settings, in the words of `on`."""
+        if len(given) + len({"model", "config"} & named.keys()) == 1:
+            raise ConfigError(f"a method needs its settings; give {cls.__name__}.on(model, settings={{…}})")
+        return super().__new__(cls)
+
     def __init__(
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
@@ -160,9 +174,11 @@ class EditingMethod(ABC):
                 opens it. A method that needs a graph uses the packaged extract if none is given.
 
         Raises:
-            KgEditError: the preset or a setting is unknown, or a value is invalid.
+            KgEditError: the preset or a setting is unknown, a value is invalid, or the method reads no graph.
             GraphError: the graph can't be opened.
         """
+        if graph is not None and not (cls.needs_graph or cls.takes_graph):
+            raise ConfigError(f"graph has no effect: {cls.name} reads no graph; leave it out, or use another method")
         name = EXTRACT if graph is None and cls.needs_graph else graph
         opened = open_named(name) if isinstance(name, str | Path) else name
         return cls(as_model(model), cls.config_class.preset(preset, settings, method=cls.name), graph=opened)
@@ -171,7 +187,7 @@ class EditingMethod(ABC):
         self,
         edits: Edits,
         *,
-        start: Patch | None = None,
+        start: Patch | str | Path | None = None,
         after_each: Callable[[Patch], object] = lambda _: None,
         guard: Callable[[Patch, Patch], object] = lambda made, before: None,
         callbacks: Sequence[Callback] = (),
@@ -181,7 +197,7 @@ class EditingMethod(ABC):
 
         Args:
             edits: the facts to change: edits, rows of their fields, or the path of a file of them.
-            start: a patch made earlier; the result contains it, and the new edits are made on top of it.
+            start: a patch made earlier, or its path; the result contains it, and the new edits are made on top of it.
             after_each: called with the patch so far after each batch of edits, so that a killed run can resume.
             guard: called with the new patch and the patch so far before the new one is added; it may raise.
             callbacks: get the losses of each step (`kg_edit.callbacks`).
@@ -193,7 +209,7 @@ class EditingMethod(ABC):
         wanted = as_edits(edits)
         self.refuse_texts(wanted)
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
-        patch = start or self.empty_patch()
+        patch = self.empty_patch() if start is None else as_patch(start)
         with Bar(title=self.name, unit="edit", total=len(wanted), shown=progress) as bar:
             for batch in self._batches(wanted):
                 seen = (*callbacks, StepNotes(bar.note))
@@ -206,7 +222,7 @@ class EditingMethod(ABC):
                 bar.update(len(batch))
         return patch
 
-    def update(self, edits: Edits, *, before: Patch | None = None) -> Patch:
+    def update(self, edits: Edits, *, before: Patch | str | Path | None = None) -> Patch:
         """Make ``edits`` on the model with the patch ``before`` applied, and return a patch of these edits alone.
 
         It differs from `edit` with ``start=before`` in one point: the result does not contain ``before``.

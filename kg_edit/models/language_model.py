@@ -274,7 +274,9 @@ class LanguageModel:
         where = (
             f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}{', in chat form' if self.chat else ''}"
         )
-        return f"LanguageModel({self.name!r}: {shape}, {where})"
+        merged = len(self.fingerprints) - 1
+        changed = f", with {merged} merged patch{'es' * (merged > 1)}" if merged else ""
+        return f"LanguageModel({self.name!r}: {shape}, {where}{changed})"
 
     def _repr_html_(self) -> str:
         return f"<code>{escape(repr(self))}</code>"

@@ -227,6 +227,15 @@ class Patch(ABC):
         return found
 
 
+def as_patch(given: Patch | str | Path) -> Patch:
+    """Return a patch; a path is loaded. The door of every call that takes a patch.
+
+    Raises:
+        PatchError: as `Patch.load`.
+    """
+    return given if isinstance(given, Patch) else Patch.load(given)
+
+
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
 

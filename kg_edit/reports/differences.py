@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_edit.errors import KgEditError
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch
+from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.patches.base import Patch, as_patch
 from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.scoring.generation import COMPARED, compared_text
@@ -62,9 +62,9 @@ class PromptDifference(BaseModel):
 
 
 def compare_prompts(
-    model: LanguageModel,
-    patch: Patch,
-    prompts: Sequence[AskedPrompt | str],
+    model: LanguageModel | str | Path,
+    patch: Patch | str | Path,
+    prompts: AskedPrompt | str | Sequence[AskedPrompt | str],
     *,
     tokens: int = COMPARED,
     progress: bool = False,
@@ -75,9 +75,9 @@ def compare_prompts(
     front, as in `kg-edit generate`.
 
     Args:
-        model: the unedited model.
-        patch: the change; it is removed again at the end.
-        prompts: the prompts; a text is a prompt without an answer.
+        model: the unedited model, or its name.
+        patch: the change, or its path; it is removed again at the end.
+        prompts: one prompt or several; a text is a prompt without an answer.
         tokens: number of tokens to compare; a text is longer where an answer has more tokens, and in chat form.
         progress: show a progress bar on a terminal.
 
@@ -86,7 +86,9 @@ def compare_prompts(
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
     """
-    given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in prompts]
+    patch, model = as_patch(patch), as_model(model)
+    several = [prompts] if isinstance(prompts, AskedPrompt | str) else prompts
+    given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in several]
     plain = dict.fromkeys(one.prompt for one in given if not one.chat)
     led = dict(zip(plain, with_start(model, tuple(plain), patch=patch).texts, strict=True))
     asked = [one if one.chat else one.model_copy(update={"prompt": led[one.prompt]}) for one in given]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from kg_edit.edits.given import Edits, as_edits
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.base import Patch
+from kg_edit.patches.base import Patch, as_patch
 from kg_edit.reports.differences import PromptDifference, difference_markdown
 from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
 from kg_edit.reports.verdict import Verdict
@@ -56,18 +56,23 @@ class BeforeAfter(tuple[ReportRow, ...]):
 
 
 def before_and_after(
-    model: LanguageModel | str | Path, patch: Patch, edits: Edits, *, chat: bool | None = None, progress: bool = False
+    model: LanguageModel | str | Path,
+    patch: Patch | str | Path,
+    edits: Edits,
+    *,
+    chat: bool | None = None,
+    progress: bool = False,
 ) -> BeforeAfter:
     """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and neighborhood prompts.
 
     Args:
         model: the unedited model, or its name.
-        patch: the change; it is removed again at the end.
+        patch: the change, or its path; it is removed again at the end.
         edits: the edits whose prompts are asked: edits, rows of their fields, or the path of a file of them.
         chat: in chat form, or in plain text; by default in the form in which the edit is made.
         progress: whether to show a progress bar.
     """
-    model = as_model(model)
+    patch, model = as_patch(patch), as_model(model)
     pairs = [(edit, probe) for edit in as_edits(edits) for probe in probes(model, edit, chat=chat)]
     unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
     with patch.applied(model) as edited_model:

@@ -22,6 +22,8 @@ from kg_edit import (
     Rome,
     RomeConfig,
     ask,
+    before_and_after,
+    compare_prompts,
     read_edits,
 )
 from kg_edit.datasets import as_records
@@ -31,7 +33,6 @@ from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.report import before_and_after
 from tests.kg_edit.command_line import tiny_folder
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.methods.quick import QUICK
@@ -159,6 +160,24 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a question without its answer": (lambda _: Question(question="Who?"), "field answer: is missing"),
     "a folder without a patch": (lambda folder: Patch.load(folder), "e.jsonl|no ledger"),
+    "a method's name": (
+        lambda _: evaluate("rome", tiny("llama"), EDIT, out="x"),
+        r"the text 'rome'; .* Rome\.on\(model\)",
+    ),
+    "a method's class": (
+        lambda folder: Ledger.open(folder / "new").make(Rome, EDIT),
+        "the class Rome; .* a method made",
+    ),
+    "a method without settings": (lambda _: Rome(tiny("llama")), r"needs its settings; give Rome\.on\(model"),
+    "a graph that is not read": (
+        lambda _: Rome.on("none", graph="extract"),
+        "graph has no effect: rome reads no graph",
+    ),
+    "a patch that is none": (lambda _: compare_prompts(tiny("llama"), 3, "x"), "found the number 3; expected the path"),
+    "an edit of an empty ledger": (
+        lambda folder: Ledger.open(folder / "new").remove(["ipone"]),
+        "unknown edit 'ipone': there is no edit$",
+    ),
     "a number as a path": (lambda _: Patch.load(3), "expected the path of a patch, a run's folder or a ledger"),
     "a list as a path": (lambda _: read_edits([EDIT]), "found a list; expected the path of a file of edits"),
 }
@@ -178,6 +197,23 @@ def test_a_folder_of_a_run_is_read_as_its_patch(tmp_path: Path) -> None:
     patch.save(tmp_path / "out" / "patch.safetensors")
     assert Patch.load(tmp_path / "out").provenance == patch.provenance
     assert repr(Patch.load(tmp_path / "out")) == repr(patch)
+
+
+def test_calls_take_a_patch_by_its_path(tmp_path: Path) -> None:
+    model, other = tiny("llama"), {**ROW, "subject": "Apple"}
+    patch = rome().edit(EDIT)
+    path = patch.save(tmp_path / "out" / "patch.safetensors")
+    assert before_and_after(model, path.parent, EDIT) == before_and_after(model, patch, EDIT)
+    (one,) = compare_prompts(model, str(path), "Google was founded by")
+    assert one.unedited != one.edited and one.asked.prompt == "Google was founded by"
+    assert [record["edit"]["subject"] for record in rome().edit(other, start=path).edits] == ["Google", "Apple"]
+    assert rome().update(other, before=path).edits == rome().update(other, before=patch).edits
+    ledger, again = Ledger.open(tmp_path / "ledger"), Ledger.open(tmp_path / "again")
+    ledger.add(path.parent, model=model)
+    again.add(ledger.folder)
+    assert again.patch.provenance == ledger.patch.provenance == Patch.load(path).provenance
+    with pytest.raises(KgEditError, match="is already in the ledger, as step 1"):
+        ledger.add(str(path.parent))
 
 
 def test_reprs_are_one_line() -> None:
@@ -225,6 +261,7 @@ def test_a_method_refuses_a_model_that_changed_since() -> None:
     with pytest.raises(KgEditError, match=r"merged into the model since this Rome was made; make it again: Rome\.on"):
         method.edit(EDIT)
     later = rome(model).edit({**ROW, "subject": "Apple"})
+    assert repr(model).endswith("on cpu, with 1 merged patch)")
     assert later.fingerprint == model.fingerprint != patch.fingerprint
     with later.applied(model):
         pass
