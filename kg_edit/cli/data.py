@@ -181,7 +181,11 @@ def ripples(
         for name, number in counts.items():
             table.add_row(plain(name), str(number))
         stdout().print(table)
-    stdout().print(f"{plain(str(out))}: {len(made['records'])} edits", soft_wrap=True)
+    asked = sum(bool(record["questions"]) for record in made["records"])
+    counted = f"{asked} edit{'s' * (asked != 1)} with questions"
+    if rest := len(made["records"]) - asked:
+        counted += f", {rest} without"
+    stdout().print(f"{plain(str(out))}: {counted}", soft_wrap=True)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ _PATHS = 5  # examples for each kind of path; two with other answers than the qu
 _NEIGHBOURS = 8  # other subjects of o to consider
 _NEIGHBORHOOD = 5  # prompts in an edit's neighborhood
 _CHOICES = 25
-_OLD = 2  # old answers to write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,13 @@ class Builder:
         self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(given) - len(usable)))
         if not usable:
             raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
-        chosen = [_change_of(edit) for edit in usable]
+        # An old object that an edit does not name is the one of the graph.
+        chosen = []
+        for edit, change in zip(usable, map(_change_of, usable), strict=True):
+            found = self.table.current(change.subject, change.relation)
+            known = found and edit.target_true in (None, *self.table.names(found))
+            chosen.append(replace(change, old=found) if found and known and not change.old else change)
+        self.table.read(_items_of(chosen))
         items = _items_of(chosen)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
         near = {one.relation: by_object(one.subjects.items()) for one in pools}
@@ -241,7 +246,7 @@ class Builder:
                 start=one.start,
                 hops=one.hops,
                 answers=one.answers[:1],
-                old=one.old[:_OLD],
+                old=one.old,
                 via=one.via,
                 known=not one.lacks,
                 # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.

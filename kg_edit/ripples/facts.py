@@ -75,6 +75,11 @@ class FactTable:
         """Return all statements of an item that has been read: its objects by relation."""
         return self._objects.get(item, {})
 
+    def ends(self, item: str, first: str, second: str) -> frozenset[str]:
+        """Return the ends of all paths item -first-> … -second-> end, also of the past and without a label."""
+        middles = self.relations(item).get(first, ())
+        return frozenset(end for middle in middles for end in self.relations(middle).get(second, ()))
+
     def current(self, item: str, relation: str) -> str | None:
         """Return the only object that is not of the past; None if there is none, or several, or it has no label."""
         left = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]

@@ -22,6 +22,7 @@ from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.knowledge import AskedFact
 from kg_edit.text.matching import normalised
 
+_COUNTRY = "P17"
 # The most questions of a kind in a record. Two-hop questions with a known and an unknown hop are counted apart.
 MOST: Mapping[Kind, int] = {
     "two-hop": 5,
@@ -78,7 +79,10 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
     for fact in new_facts:
-        ends = [table.names(end) for end in table.objects(o, fact.relation)]
+        # A city's language, if the graph has none, is that of its country.
+        if table.current(new, fact.relation) in table.ends(o, _COUNTRY, fact.relation):
+            continue
+        ends = [table.names(end) for end in sorted(table.objects(o, fact.relation), key=table.is_now, reverse=True)]
         old = tuple(dict.fromkeys([*(names[0] for names in ends), *(name for names in ends for name in names)]))
         if not _same(fact.names, old) and not _same(fact.names, (subject,)):
             yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, knows=(fact,))
@@ -90,6 +94,8 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
         for last in facts_of(table, middle) if middle else ():
             far = fact_of(table, before, last.relation) if before else None
             old = far.names if far else ()
+            if table.current(middle or "", last.relation) in table.ends(o, fact.relation, last.relation):
+                continue  # also where o has several objects, so that the old answer is not certain
             direct = {one.object for one in new_facts if one.relation == last.relation}
             short = {subject, fact.thing, fact.object, *direct}
             if not _same(last.names, old) and short.isdisjoint(last.names):

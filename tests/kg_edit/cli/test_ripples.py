@@ -26,7 +26,7 @@ def inputs(place: Path, tiny_folder: Path) -> tuple[str, ...]:
 def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...], place: Path) -> None:
     made = kg_edit("data", "ripples", *inputs, "--edits", "mine.jsonl", "--out", "mine.json")
     assert made.code == 0, made.err
-    assert "two-hop, unknown" in made.out and "mine.json: 1 edits" in made.out
+    assert "two-hop, unknown" in made.out and "mine.json: 1 edit with questions" in made.out
     assert kg_edit("data", "check", "mine.json").out.endswith("1 record of ripples, no faults\n")
     for control in ((), ("--control", "none")):
         run = ("evaluate", "--dataset", "ripples", "--data", "mine.json", *inputs, "--method", "glame", *QUICK)

@@ -57,6 +57,26 @@ def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
     assert next(one for one in found if one.lacks).lacks == hop.knows
 
 
+def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None:
+    """Osaka has no continent of its own; its country's is that of Tokyo. The current old answer comes first."""
+    table = table_of(tmp_path)
+    hops = [one.hops for one in proposals(table, Change("", "P159", "Q3", "Q21", "test"), neighbours=(), name="Sony")]
+    assert ("P159", "P30") not in hops
+    (moved, _) = [
+        one
+        for one in proposals(table, Change("", "P159", "Q1", "Q21", "test"), neighbours=(), name="Sony")
+        if one.hops == ("P159", "P17")
+    ]
+    assert moved.old[:2] == ("Italy", "Papal States")
+
+
+def test_build_for_takes_an_old_object_that_is_not_given_from_the_graph(tmp_path: Path) -> None:
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    bare = MINE.model_copy(update={"target_true": None, "target_true_id": None})
+    (row,), (whole,) = (builder.build_for([edit])["records"] for edit in (bare, MINE))
+    assert row["questions"] == whole["questions"] and "Rome" in row["questions"][0]["old"]
+
+
 def test_description_excludes_successors(tmp_path: Path) -> None:
     """Rome lay in the Papal States: today "the country of Rome" is Italy, which this edit does not change."""
     change = Change("Q13", "P30", "Q32", "Q31", "test")
