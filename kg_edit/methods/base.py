@@ -248,7 +248,7 @@ class EditingMethod(ABC):
         with blame_plug_in(type(self)):
             made = self.make_each(wanted)
             return tuple(
-                self._recorded(one, [edit]) if isinstance(one, Patch) else one
+                one if isinstance(one, Exception) else self._recorded(_patch(one), [edit])
                 for one, edit in zip(made, wanted, strict=True)
             )
 
@@ -289,7 +289,7 @@ class EditingMethod(ABC):
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         with before.applied(self.model):
             made = self.make(edits, before=before)
-        return with_weight_norms(made, self.model)
+        return with_weight_norms(_patch(made), self.model)
 
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""
@@ -578,6 +578,17 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
             return make()
     except FAILURES as error:
         return error
+
+
+def _patch(made: object) -> Patch:
+    """Return what a method's ``make`` returned.
+
+    Raises:
+        TypeError: it is no patch; a plug-in forgot to return it.
+    """
+    if not isinstance(made, Patch):
+        raise TypeError(f"make returned {made!r:.80}; expected a Patch")
+    return made
 
 
 @contextmanager

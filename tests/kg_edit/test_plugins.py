@@ -39,6 +39,15 @@ class Failing(Rome):
         raise KeyError("subjects")
 
 
+class Forgetful(Rome):
+    """A method that returns nothing."""
+
+    name = "forgetful"
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        return None  # type: ignore[return-value]
+
+
 class FailingAtTheStart(Rome):
     """A method with a mistake in its constructor."""
 
@@ -96,7 +105,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kg-edit-broken\nVersion: 1\n")
     entries = f"[kg_edit.methods]\nbroken = kg_edit_broken:Broken\nother = {__name__}:Mine\nrome = {__name__}:Mine\n"
-    entries += f"failing = {__name__}:Failing\nfailing-check = {__name__}:FailingCheck\n"
+    entries += (
+        f"forgetful = {__name__}:Forgetful\nfailing = {__name__}:Failing\nfailing-check = {__name__}:FailingCheck\n"
+    )
     entries += f"failing-at-the-start = {__name__}:FailingAtTheStart\nunfinished = {__name__}:Unfinished\n"
     (info / "entry_points.txt").write_text(entries)
     (tmp_path / "kg_edit_broken.py").write_text("import no_such_module")
@@ -135,6 +146,10 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
     assert failed.code == 2 and "Traceback" not in failed.err
     assert "the method 'failing' of the package kg-edit-broken failed (KeyError: 'subjects'; " in failed.err
     assert f"{Path(__file__).name}, line " in failed.err and "in the edit 'lebron'" in failed.err
+    nothing = (
+        "the method 'forgetful' of the package kg-edit-broken failed (TypeError: make returned None; expected a Patch"
+    )
+    assert nothing in edit("--method", "forgetful").err
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
     assert 'raise KeyError("subjects")' in edit("--method", "failing").err
 
