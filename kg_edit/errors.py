@@ -177,7 +177,9 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
                 message = f"is empty{expected}"
             case "extra_forbidden":
                 names = [field.alias or name for name, field in fields.items()]
-                message = f"unknown field{did_you_mean(str(place[-1]), names) or '; known: ' + ', '.join(names)}"
+                near, known_names = did_you_mean(str(place[-1]), names), f"; known: {', '.join(names)}"
+                listed = any(known_names in other.message for other in found)  # once for all fields of a record
+                message = f"unknown field{near or ('' if listed else known_names)}"
             case "value_error":
                 message = str(context["error"])
             case "bare_id":

@@ -212,7 +212,16 @@ class Evaluation:
                 "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
                 "consistency.tfidf"
             )
-        whole = read_dataset(self.dataset, self.data, labels=labels, keep_going=self.keep_going)
+        # A row that can't be read has no split, so with one every row counts.
+        first = None if self.split else self.span.stop
+        whole = read_dataset(
+            self.dataset,
+            self.data,
+            labels=labels,
+            keep_going=self.keep_going,
+            first=first,
+            hint="--keep-going leaves out rows with faults",
+        )
         found: Sequence[BenchmarkRecord] = tuple(
             record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
             for record in part_of(whole.records, self.split)

@@ -151,7 +151,15 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
     return tuple(found)
 
 
-def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, keep_going: bool = False) -> FileContent:
+def read_dataset(
+    name: str,
+    path: Path,
+    *,
+    labels: LabelSource | None = None,
+    keep_going: bool = False,
+    first: int | None = None,
+    hint: str = "",
+) -> FileContent:
     """Read a file as a benchmark that the user names.
 
     Args:
@@ -159,19 +167,38 @@ def read_dataset(name: str, path: Path, *, labels: LabelSource | None = None, ke
         path: the file, a packaged benchmark's name, or ``hf:NAME``.
         labels: the source of the labels of ids in own edits.
         keep_going: report rows with faults instead of failing.
+        first: the number of first rows that are used; faults of later rows are only reported. None: all.
+        hint: how to go on without the rows with faults, for the message.
 
     Raises:
         UnknownNameError: there is no such benchmark.
-        EditFileError: the file can't be read, or has a row with faults; if none of its first rows is a record of this
-            benchmark, the message begins with the one that they look like.
+        EditFileError: the file can't be read, or a row that is used has faults; if none of its first rows is a record
+            of this benchmark, the message begins with the one that they look like.
     """
-    found = find_dataset(name).read(path, labels=labels)
-    if found.problems and not (keep_going and found.records):
-        rows, faults = _readable(path), first_faults(found.problems)
+    chosen = find_dataset(name)
+    found = chosen.read(path, labels=labels)
+    problems = [one for one in found.problems if first is None or one.row <= first or not found.records]
+    if problems and not (keep_going and found.records):
+        rows, faults = _readable(path), first_faults(problems)
+        if rows[name] and hint:
+            faults += f"\n{hint}"
         if not rows[name] and (other := _most(rows)):
             faults = f"{path} looks like {other}: --dataset {other}. Its faults as {name}:\n{faults}"
         raise EditFileError(faults)
+    if chosen.other and not any(map(_asks_portability, found.records)):
+        other = find_dataset(chosen.other)
+        if any(map(_asks_portability, other.read(path).records)):
+            log.warning(
+                "%s: its portability and inverse questions are not asked, because they are about the target of "
+                "--dataset %s, which asks them",
+                path,
+                other.name,
+            )
     return found
+
+
+def _asks_portability(record: BenchmarkRecord) -> bool:
+    return bool(record.group("portability")) or any(edit.portability for edit in record.edits)
 
 
 def guess_dataset(path: Path) -> Dataset:

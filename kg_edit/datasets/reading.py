@@ -132,6 +132,7 @@ class Dataset:
         parser: returns the function that turns a row and its name into a record; called once for each file.
         rows: returns the rows of a JSON document.
         tables: whether its published files may be tables, CSV or TSV, with a header.
+        other: the benchmark that reads the same files with another target.
         precedence: decides between benchmarks that can read a file equally well, if the user names none: the higher
             number wins (`kg_edit.datasets.guess_dataset`).
     """
@@ -143,6 +144,7 @@ class Dataset:
     edits_have: tuple[str, ...] = ()
     rows: Callable[[object], Iterable[object]] = every_row
     tables: bool = False
+    other: str = ""
     precedence: int = 0
 
     def __call__(

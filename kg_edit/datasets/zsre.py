@@ -132,6 +132,7 @@ ZSRE = Dataset(
     measures=("efficacy", "paraphrase", "locality", "portability.Inverse_Relation", "portability.Subject_Replace"),
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "questions"),
+    other="zsre-alt",
 )
 
 

@@ -173,6 +173,22 @@ def test_file_of_another_benchmark_is_named(tmp_path: Path, keep_going: bool) ->
     assert "looks like" not in str(caught.value)
 
 
+def test_fault_beyond_the_rows_that_are_used_is_only_reported(tmp_path: Path) -> None:
+    file = written(tmp_path, ZSRE, {**ZSRE, "subject": ""})
+    found = read_dataset("zsre", file, first=1)
+    assert (len(found.records), [one.row for one in found.problems]) == (1, [2])
+    with pytest.raises(EditFileError, match=r"record 2, field subject.*\n.*--keep-going"):
+        read_dataset("zsre", file, first=2, hint="use --keep-going")
+
+
+def test_reading_that_asks_the_files_questions_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_dataset("zsre", written(tmp_path, ZSRE))
+    assert not caplog.messages
+    file = written(tmp_path, {**ZSRE, "inverse question": "Who is Marian Clairmont's sister?"})
+    read_dataset("zsre", file)
+    assert "--dataset zsre-alt, which asks them" in caplog.text
+
+
 def test_hub_data_set_is_read_from_a_folder(tmp_path: Path) -> None:
     """Rows of a hub's table have each field; what a row lacks is null there."""
     pytest.importorskip("datasets", reason="the extra kg-edit[hf] is not installed")
