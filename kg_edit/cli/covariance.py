@@ -143,7 +143,9 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
         for line in (
             f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
             f"  text: {manifest.corpus}",
-            f"  source: {manifest.source}" if manifest.source else f"  direction turned as tokens doubled: {turned}",
+            f"  source: {manifest.source}; its error is not known"
+            if manifest.source
+            else f"  direction turned as tokens doubled: {turned}",
         ):
             stdout().print(plain(line), soft_wrap=True)
     stdout().print(f"{plain(str(folder or store_folder()))}: {len(shown)} covariances", soft_wrap=True)
@@ -205,7 +207,7 @@ def import_published(
 
 @app.command("list")
 def list_stored(folder: Folder = None) -> None:
-    """List the stored covariances.
+    """List the stored covariances, with the angle by which the solved direction turned as the tokens doubled.
 
     Examples:
 

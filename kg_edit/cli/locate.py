@@ -95,18 +95,21 @@ def locate(
 def _show(summary: LocateSummary, out: Path) -> None:
     """Print the number of facts, the layer with the largest effect, and the files."""
     peak = summary.peak
-    counted = f"{summary.facts} facts traced"
+    counted = f"{summary.facts} fact{'s' * (summary.facts != 1)} traced"
     counted += f", {len(summary.unknown)} unknown to the model" if summary.unknown else ""
     counted += f", {len(summary.failed)} failed" if summary.failed else ""
     interval = "fewer than five facts, so no interval"
     if peak.ci95 is not None and peak.share is not None:
         interval = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; exactly this layer in {peak.share:.0%}"
+    # The heat maps of the first facts, of which a long list names only the ends.
+    single = sorted(file.name for file in out.glob("heatmap-*.svg"))
+    single = [f"{single[0]} to {single[-1]}"] if len(single) > 2 else single
     layer = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
     for line in (
         f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
         f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
         f"({interval})",
         "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
-        f"{out}: heatmap.svg, summary.json, records.jsonl, run.json",
+        f"{out}: {', '.join(['heatmap.svg', *single, 'summary.json', 'records.jsonl', 'run.json'])}",
     ):
         stdout().print(plain(line), soft_wrap=True)

@@ -129,7 +129,7 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
         succeeded = sum(answer.success for found in good for answer in found.of("rewrite"))
-        verdict += f"; the target is generated in {succeeded} of them"
+        verdict += f" (the target is more likely than the old one); it is generated in {succeeded} of them"
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
     stdout().print(plain(verdict), soft_wrap=True)

@@ -64,6 +64,8 @@ def plan(
     for part in found.parts:
         table.add_row(part.what, size_text(part.bytes), part.place, part.phase, part.formula)
     verdicts = [*found.notes]
+    if any(part.what == "comparing C" for part in found.parts):
+        verdicts.append("comparing C: C is solved with all and with half of its tokens, which shows its error")
     for where in PLACES:
         if needed := found.needed(where):
             free = found.available(where)

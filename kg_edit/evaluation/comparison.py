@@ -240,7 +240,7 @@ class Comparison(BaseModel):
     @property
     def schedules_line(self) -> str:
         """A sentence that says which run was scored under which schedule; "" if all have the same."""
-        told = "; ".join(f"{name}: {words}" for name, words in self.schedules.items())
+        told = ", ".join(f"{name} ({words})" for name, words in self.schedules.items())
         return f"Different schedules: {told}." if told else ""
 
     @property

@@ -69,7 +69,7 @@ def _cells(summary: Summary) -> list[list[str]]:
         for section, estimates in summary.sections.items():
             count = summary.provenance["counts"][section].get(name, 0)
             text = _interval(estimates.get(name), bare=count == 1)  # the spread of one value is unknown
-            row.append(f"{text} of {count}" if text and count < summary.n else text)
+            row.append(f"{text} (n = {count})" if text and count < summary.n else text)
         rows.append(row)
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
 
@@ -106,8 +106,9 @@ def _caption(summary: Summary) -> str:
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
     times = summary.seconds_per_answer
+    records = f"{summary.n} record{'s' * (summary.n != 1)}"
     parts = [
-        f"{run['method']} on {run['model']['name']}: the edits of {summary.n} records made {how}{form}",
+        f"{run['method']} on {run['model']['name']}: the edits of {records} made {how}{form}",
         f"{run['failed']} failed and count as {like}" if run["failed"] else "",
         f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
         "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",

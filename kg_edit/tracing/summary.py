@@ -156,7 +156,8 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
     """
     shown = [(role, found.mean) for role in ROLES if (found := summary.roles[role]).facts]
     effects = [[float(value or 0.0) for value in mean] for _, mean in shown]
-    title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, mean of {summary.facts} facts"
+    facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
+    title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, {facts}"
     return _draw(effects, [role for role, _ in shown], path, kind=summary.kind, title=title, mark=summary.peak.layer)
 
 

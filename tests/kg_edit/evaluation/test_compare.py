@@ -127,7 +127,7 @@ def test_single_edits_are_compared_with_edits_together(run: Run) -> None:
     alone = run("alone", seed=1)
     found = compare([alone, run("batch", seed=2, schedule="batch:100")])
     assert found.schedule is None
-    line = "alone: each record edited alone; batch: after all 60 edits of the batch"
+    line = "alone (each record edited alone), batch (after all 60 edits of the batch)."
     assert line in found.schedules_line and line in latex(found)
     assert markdown(found).startswith("Different schedules: alone")
     assert any("too narrow" in note for note in found.notes) and not any("different edits" in n for n in found.notes)

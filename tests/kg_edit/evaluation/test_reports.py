@@ -30,7 +30,7 @@ def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
         "| --- | ---: | ---: |",
         "| efficacy.prob | 0.500 [0.000, 1.000] |  |",
     ]
-    assert "| portability.nll |  | 2.000 of 1 |" in text
+    assert "| portability.nll |  | 2.000 (n = 1) |" in text
     assert (
         "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before the edit, "
         "1.2 s" in text

@@ -109,7 +109,8 @@ def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: P
     mlp = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--out", "mlp", "--limit", "1")
     peak = json.loads((place / "mlp" / "summary.json").read_text())["peak"]["layer"]
     assert f"suggested layer: {peak}" in mlp.out
-    assert "fewer than five facts" in mlp.out
+    assert "fewer than five facts" in mlp.out and "1 fact traced" in mlp.out
+    assert "mlp: heatmap.svg, heatmap-00.svg, summary.json" in mlp.out
 
 
 @pytest.mark.parametrize(
