@@ -186,13 +186,13 @@ def read_dataset(
             faults = f"{path} looks like {other}: --dataset {other}. Its faults as {name}:\n{faults}"
         raise EditFileError(faults)
     if chosen.other and not any(map(_asks_portability, found.records)):
-        other = find_dataset(chosen.other)
-        if any(map(_asks_portability, other.read(path).records)):
+        sibling = find_dataset(chosen.other)
+        if any(map(_asks_portability, sibling.read(path).records)):
             log.warning(
                 "%s: its portability and inverse questions are not asked, because they are about the target of "
                 "--dataset %s, which asks them",
                 path,
-                other.name,
+                sibling.name,
             )
     return found
 
