@@ -207,7 +207,9 @@ def import_published(
 
 @app.command("list")
 def list_stored(folder: Folder = None) -> None:
-    """List the stored covariances, with the angle by which the solved direction turned as the tokens doubled.
+    """List the stored covariances.
+
+    The angle by which the solved direction turned as the tokens last doubled is about the error that remains.
 
     Examples:
 

@@ -301,6 +301,8 @@ def tasks(
     settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
     records = settings.records()
     written = write_task(out, settings, name=name)
-    stdout().print(f"{plain(str(written))}: {len(records)} records of {chosen}", soft_wrap=True)
+    stdout().print(
+        f"{plain(str(written))}: {len(records)} record{'s' * (len(records) != 1)} of {chosen}", soft_wrap=True
+    )
     command = f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}"
     stdout().print(plain(command), soft_wrap=True)

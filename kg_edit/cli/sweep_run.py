@@ -119,7 +119,8 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     summary = outcomes[0].summary
     run = summary.provenance
     methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})
-    return f"{', '.join(methods)} on {run['model']['name']}, {summary.n} records, schedule {run['schedule']}"
+    records = f"{summary.n} record{'s' * (summary.n != 1)}"
+    return f"{', '.join(methods)} on {run['model']['name']}, {records}, schedule {run['schedule']}"
 
 
 def _cell(found: Estimate | None) -> str:

@@ -185,14 +185,19 @@ def read_dataset(
         if not rows[name] and (other := _most(rows)):
             faults = f"{path} looks like {other}: --dataset {other}. Its faults as {name}:\n{faults}"
         raise EditFileError(faults)
-    if chosen.other and not any(map(_asks_portability, found.records)):
-        sibling = find_dataset(chosen.other)
-        if any(map(_asks_portability, sibling.read(path).records)):
+    if chosen.other:
+        asked, all_asked = (
+            sum(map(_asks_portability, records))
+            for records in (found.records, find_dataset(chosen.other).read(path).records)
+        )
+        if asked < all_asked:
             log.warning(
-                "%s: its portability and inverse questions are not asked, because they are about the target of "
-                "--dataset %s, which asks them",
+                "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
+                "target of --dataset %s, which asks them",
                 path,
-                sibling.name,
+                asked,
+                all_asked,
+                chosen.other,
             )
     return found
 

@@ -85,7 +85,7 @@ def test_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
     file = written(tmp_path, ZSRE)
     result = kg_edit("data", "tasks", file, "--dataset", "zsre", "--out", "tasks")
     assert result.code == 0
-    assert "tasks/kg_edit_zsre.yaml: 1 records of zsre" in result.out
+    assert "tasks/kg_edit_zsre.yaml: 1 record of zsre" in result.out
     assert "--include_path tasks --tasks kg_edit_zsre" in result.out
     assert f'data: "{file}"' in Path("tasks/kg_edit_zsre.yaml").read_text()
     assert kg_edit("data", "tasks", tmp_path / "absent.json", "--out", "other").code == 2
