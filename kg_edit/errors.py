@@ -106,7 +106,11 @@ class OutputError(KgEditError):
 
 
 class AnotherRunError(OutputError):
-    """An output folder has a run with other settings."""
+    """An output folder has a run with other settings: ``found`` says which, ``way`` what to do."""
+
+    def __init__(self, found: str, way: str) -> None:
+        super().__init__(f"{found}; {way}")
+        self.found = found
 
 
 class UnknownNameError(KgEditError):
@@ -190,6 +194,9 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
         # The place inside the record, as jq and Python write it: portability[0].answer.
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
         fault = Fault(context.get("field") or path, message)
+        if one["type"] == "literal_error" and found and found[-1].field == fault.field:  # a word besides other types
+            found[-1] = Fault(fault.field, f"{found[-1].message}, or {expected_of(one)}")
+            continue
         if one["type"] == "too_short" and any(other.field.startswith(f"{path}[") for other in found):
             continue  # the list lacks an item because that item is wrong
         if place == one["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in found):

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, load, open_graph, plan, report_stated
+from kg_edit.cli.method_plan import (
+    LazyGraph,
+    check_names,
+    choose_method,
+    load,
+    note_choice,
+    open_graph,
+    plan,
+    report_stated,
+)
 from kg_edit.cli.options import (
     CHECKS,
     LOGGING,
@@ -130,7 +139,7 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     # Everything that can be wrong without a model is checked first
-    method = choose_method(method, graph)
+    given, method = method, choose_method(method, graph)
     check_names(method, model)
     check_folder(out)
     check_file(edits)
@@ -156,6 +165,7 @@ def edit(
         confirm_many(planned, len(usable), model, dtype, device)
 
     with open_callbacks(log or ()) as callbacks:
+        note_choice(given, graph)
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
         made = chosen.on(language_model)

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.cli.evaluation_graph import graph_for, guarded
-from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, graph_name, load, plan, report_stated
+from kg_edit.cli.method_plan import (
+    LazyGraph,
+    check_names,
+    choose_method,
+    graph_name,
+    load,
+    note_choice,
+    plan,
+    report_stated,
+)
 from kg_edit.cli.options import (
     CHAT,
     BothForms,
@@ -246,7 +255,7 @@ class Evaluation:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
         packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
-        method = choose_method(self.method, self.graph or packaged)
+        method = choose_method(self.method, graph := self.graph or packaged)
         check_names(method, self.model)
         check_folder(out)
 
@@ -274,6 +283,7 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         chosen.method.refuse_texts(edit for record in content.records[self.span] for edit in record.edits)
 
+        note_choice(self.method, graph)
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings
 

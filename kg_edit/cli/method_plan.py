@@ -288,12 +288,17 @@ def check_names(method: str, model: str | None = None) -> None:
 
 
 def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
-    """Return the name of ``--method``; without it glame if there is a graph to read, else rome, and log which.
+    """Return the name of ``--method``; without it glame if there is a graph to read, else rome (see `note_choice`).
 
     Args:
         method: the value of ``--method``.
         graph: the texts of ``--graph``, or the name of a packaged graph that is used.
     """
+    return method or ("glame" if graph else "rome")
+
+
+def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
+    """Log which method is used without ``--method``, once all options are checked; arguments as `choose_method`."""
     if method is None and graph:
         log.info("no --method given: glame, which reads the graph %s", ", ".join(graph))
     elif method is None:
@@ -301,7 +306,6 @@ def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
             "no --method and no --graph given: rome. glame needs a graph with facts about the new objects: "
             "--graph facts.csv (head, relation, tail), or --graph extract (a sample of Wikidata)"
         )
-    return method or ("glame" if graph else "rome")
 
 
 def report_stated(method: EditingMethod) -> None:

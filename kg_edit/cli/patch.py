@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import show_conflicts, stdout
-from kg_edit.cli.method_plan import LazyGraph, check_names, choose_method, load, open_graph, plan, report_stated
+from kg_edit.cli.method_plan import (
+    LazyGraph,
+    check_names,
+    choose_method,
+    load,
+    note_choice,
+    open_graph,
+    plan,
+    report_stated,
+)
 from kg_edit.cli.options import (
     AsChat,
     BothForms,
@@ -203,7 +212,7 @@ def edit(
     from kg_edit.ledger.log import open_store
 
     # Everything that can be wrong without a model is checked first
-    method = choose_method(method, graph)
+    given, method = method, choose_method(method, graph)
     check_names(method, model)
     open_store(ledger)
     check_file(edits)
@@ -218,6 +227,7 @@ def edit(
         method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
     )
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
+    note_choice(given, graph)
     made = planned.on(load(model, dtype, device))
     _show_added(opened, opened.make(made, usable, force=force))
     for repeat, first in repeats:

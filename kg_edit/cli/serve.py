@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.method_plan import check_names, choose_method, doing, graph_of, load, plan
+from kg_edit.cli.method_plan import check_names, choose_method, doing, graph_of, load, note_choice, plan
 from kg_edit.cli.options import (
     ChosenMethod,
     Contact,
@@ -91,7 +91,7 @@ def serve(
         raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
     from kg_edit.ledger.log import open_store
 
-    method = choose_method(method, graph)
+    given, method = method, choose_method(method, graph)
     check_names(method, model)
     if ledger:
         open_store(ledger)
@@ -115,6 +115,7 @@ def serve(
         active = len(opened.active)
         log.info("%s: %s", opened.folder, f"{active} edits" if opened.events else "a new ledger, without edits")
     with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
+        note_choice(given, graph)
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()

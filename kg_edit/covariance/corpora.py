@@ -173,7 +173,8 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
         content = path.read_bytes()
         lines = [line for line in content.decode().splitlines(keepends=True) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise CovarianceError(f"can't read the corpus {path}: {error}; give a UTF-8 text file") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
     return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), max_tokens=max_tokens, at_hand=True)
 

@@ -156,12 +156,12 @@ class Store:
         """Whether the folder contains a ledger."""
         return (self.folder / LOG).is_file()
 
-    def check_folder(self) -> None:
-        """Refuse a path that has no ledger, and where none can be made.
+    def check_folder(self, *, create: bool) -> None:
+        """Refuse a path that has no ledger, unless ``create`` is set and one can be made.
 
         Raises:
             OutputError: it is a file, a folder with other content, or can't be read.
-            PatchError: it contains patches, but their log is missing.
+            PatchError: there is no ledger and ``create`` is false; or it contains patches, but their log is missing.
         """
         try:
             is_file, exists = self.folder.exists() and not self.folder.is_dir(), self.exists
@@ -173,8 +173,16 @@ class Store:
         self._check_log()
         if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in shown:
             raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
-        if shown and not exists and shown != [PATCHES]:
+        other = shown and not exists and shown != [PATCHES]
+        if other and create:
             raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
+        if other:
+            raise PatchError(
+                f"{self.folder} has no {f'{PATCH} and no ' * (PATCH not in shown)}ledger ({LOG}); check the path"
+            )
+        if not (exists or create):
+            make = f"kg-edit patch add {self.folder} {PATCH}"
+            raise PatchError(f"there is no ledger at {self.folder}; make one: {make}")
 
     def _check_log(self) -> None:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
@@ -329,9 +337,7 @@ def open_store(path: str | Path, *, create: bool = True) -> Store:
         PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
     """
     store = Store(Path(path))
-    store.check_folder()
-    if not create and not store.exists:
-        raise PatchError(f"there is no ledger at {path}; make one: kg-edit patch add {path} patch.safetensors")
+    store.check_folder(create=create)
     return store
 
 

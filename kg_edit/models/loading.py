@@ -304,7 +304,10 @@ def pick_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"there is no device {device!r} here: {first}; use auto, cpu, cuda or cuda:1") from error
+        reason = (
+            "" if "device string" in first else f": {first}"
+        )  # a name that torch does not know: it lists all of them
+        raise ModelError(f"there is no device {device!r} here{reason}; use auto, cpu, cuda or cuda:1") from error
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

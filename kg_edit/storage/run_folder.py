@@ -112,9 +112,8 @@ def check_folder(
             if words:
                 there, here = ({key: own[key] for key in own.keys() - set(_OF_ROWS)} for own in (there, here))
             found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words]))
-            raise AnotherRunError(
-                f"{folder} contains another run ({found}); give another --out, or delete {folder} to start over"
-            )
+            way = f"give another --out, or delete {folder} to start over"
+            raise AnotherRunError(f"{folder} contains another run ({found})", way)
 
 
 def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) -> Result:
@@ -130,8 +129,7 @@ def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) ->
         return work()
     except AnotherRunError as error:
         if not overwrite:
-            error.add_note("--overwrite replaces it")
-            raise
+            raise AnotherRunError(error.found, "--overwrite replaces it, or give another --out") from None
     delete_run(folder)
     return work()
 

@@ -53,6 +53,7 @@ BAD_FILES: dict[str, tuple[bytes | None, tuple[str, ...], str]] = {
         ROME,
         "line 2, field target_nwe: unknown field, did you mean 'target_new'",
     ),
+    "form that is none": (good_but(chat="bth"), ROME, "found the text 'bth'; expected true or false, or 'both'"),
     "value of the wrong type": (good_but(subject=7), ROME, "line 2, field subject: found the number 7; expected"),
     "bytes that are no UTF-8": (rows(GOOD) + b'{"subject": "Fran\xe7ois"}\n', ROME, "line 2, byte offset"),
     "prompt without {}": (
@@ -143,11 +144,14 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         (*ROME, "--set", "covariance=1", "--set", "covariance.seed=1"),
         "covariance.seed is set twice",
     ),
-    "missing corpus": ((*ROME, "--set", "covariance.corpus=none.txt"), "can't read the corpus none.txt"),
+    "missing corpus": (
+        (*ROME, "--set", "covariance.corpus=none.txt"),
+        "can't read the corpus none.txt: No such file or directory; give",
+    ),
     "layer that is not there": ((*ROME, "--layer", "4"), "there is no layer 4: "),
     "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "there is no layer 9: "),
     "unknown dtype": ((*ROME, "--dtype", "int8"), "dtype 'int8' is unknown; use auto, float32"),
-    "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here"),
+    "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here; use auto"),
     "absent device": ((*ROME, "--device", "cuda:97"), "there is no device 'cuda:97' here"),
     "missing templates": ((*ROME, "--templates", "none.tsv"), "none.tsv: no such file"),
 }
@@ -202,7 +206,7 @@ def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path,
     [
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
         ("edits.jsonl", "can't read the patch edits.jsonl"),
-        (".", ". is not empty and has no ledger"),
+        (".", ". has no patch.safetensors and no ledger (ledger.jsonl); check the path"),
         ("stranger.safetensors", "stranger.safetensors is not a patch: expected the format kg-edit-patch, found"),
         ("half.safetensors", "the patch half.safetensors lacks a factor of w"),
         ("gpt2.safetensors", "this patch is for 'gpt2'"),

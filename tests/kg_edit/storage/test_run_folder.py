@@ -128,7 +128,7 @@ def test_another_run_is_replaced_and_the_same_one_resumed(run: Path) -> None:
     assert (run / "patch.safetensors").is_file()
     with pytest.raises(AnotherRunError) as caught:
         work(4, overwrite=False)
-    assert caught.value.__notes__ == ["--overwrite replaces it"]
+    assert str(caught.value).endswith("now); --overwrite replaces it, or give another --out")
     work(4, overwrite=True)
     assert [file.name for file in run.parent.iterdir()] == ["out"]
     assert read_settings(run)["config"]["steps"] == 4 and not (run / "patch.safetensors").exists()
@@ -163,7 +163,7 @@ def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) 
     message = {"a file of the user": "also has files of yours", "a process": "another process", "no run": "has no run"}
 
     def other() -> None:
-        raise AnotherRunError
+        raise AnotherRunError("another run", "delete it")
 
     with folder_lock(run) if whose == "a process" else nullcontext(), pytest.raises(OutputError, match=message[whose]):
         replace_run(run, other, overwrite=True)
