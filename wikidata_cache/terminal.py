@@ -1,4 +1,4 @@
-"""Make text from elsewhere (labels, prompts, file names, errors) harmless for a terminal.
+"""Text for a terminal: from elsewhere (labels, prompts, file names, errors) it is made harmless.
 
 Control characters, direction overrides and lone surrogates become spaces; right-to-left scripts and joiners stay.
 """
@@ -17,6 +17,11 @@ def harmless(text: str) -> str:
 def one_line(text: str) -> str:
     """Return the text on one line, with a space for every control character."""
     return harmless(text).replace("\n", " ").replace("\t", " ")
+
+
+def number_of(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 edit", "2 edits"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def plain(text: str) -> str:

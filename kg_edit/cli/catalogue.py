@@ -12,8 +12,8 @@ from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_me
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
-_WIDEST, _ROOM = 1000, 200  # columns
-_BRIEF = ("method", "changes", "graph", "what it does")  # what fits a narrow terminal
+_WIDEST = 120  # columns
+_BRIEF = ("method", "changes", "graph", "what it does")  # what fits so many
 
 
 def methods(
@@ -45,31 +45,20 @@ def methods(
 
 
 def list_methods() -> None:
-    """Print a table of the methods, and which one to take.
-
-    On a narrow terminal the table has the main columns, else one line a method with all columns.
-    """
-    from rich.measure import Measurement
+    """Print a table of the methods with the main columns, and which one to take."""
     from rich.table import Table
 
     from kg_edit.methods.overview import CHOICES, HEADER, all_methods, row_of
 
     console = stdout()
-    shown = _BRIEF if console.is_terminal and console.width < _ROOM else HEADER
+    console.width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
     table = Table(box=None, pad_edge=False)
-    for header in shown:
+    for header in _BRIEF:
         table.add_column(header, overflow="fold", no_wrap=header == "method")
     for found in all_methods():
         cells = dict(zip(HEADER, map(plain, row_of(found)), strict=True))
-        table.add_row(*(cells[name] for name in shown))
-    if shown is _BRIEF:
-        console.print(
-            table, "All columns: kg-edit methods | less -S, or a wider terminal. One method: kg-edit methods NAME"
-        )
-    else:
-        full = Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
-        console.width = max(console.width, full)
-        console.print(table, soft_wrap=True)  # a method is a line, for grep
+        table.add_row(*(cells[name] for name in _BRIEF))
+    console.print(table, "All columns: kg-edit methods --markdown. One method: kg-edit methods NAME")
     console.print("\nWhich one to take, from what was measured on SmolLM2-135M:")
     for choice in CHOICES:
         console.print(f"  {choice.want}: [bold]{choice.take}[/bold]\n    {choice.because}", soft_wrap=False)

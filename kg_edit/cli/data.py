@@ -31,6 +31,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding
@@ -86,7 +87,7 @@ def check(
         if findings:
             _show(findings, len(findings) if every else _SHOWN)
         faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
-        stdout().print(f"{plain(str(file))}: {count} record{'s' * (count != 1)} of {chosen.name}, {faults}")
+        stdout().print(f"{plain(str(file))}: {number_of(count, 'record')} of {chosen.name}, {faults}")
     if findings:
         raise typer.Exit(1)
 
@@ -182,7 +183,7 @@ def ripples(
             table.add_row(plain(name), str(number))
         stdout().print(table)
     asked = sum(bool(record["questions"]) for record in made["records"])
-    counted = f"{asked} edit{'s' * (asked != 1)} with questions"
+    counted = f"{number_of(asked, 'edit')} with questions"
     if rest := len(made["records"]) - asked:
         counted += f", {rest} without"
     stdout().print(f"{plain(str(out))}: {counted}", soft_wrap=True)
@@ -223,7 +224,7 @@ def edits(
             found = with_questions(table.graph, found, seed=seed, excluded=excluded)
     write_edits(out, found)
     asked = sum(len(edit.portability) for edit in found)
-    counts = f"{len(found)} edits" + (f", {asked} questions" if questions else "")
+    counts = number_of(len(found), "edit") + (f", {number_of(asked, 'question')}" if questions else "")
     stdout().print(f"{plain(str(out))}: {counts}", soft_wrap=True)
 
 
@@ -301,8 +302,6 @@ def tasks(
     settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
     records = settings.records()
     written = write_task(out, settings, name=name)
-    stdout().print(
-        f"{plain(str(written))}: {len(records)} record{'s' * (len(records) != 1)} of {chosen}", soft_wrap=True
-    )
+    stdout().print(f"{plain(str(written))}: {number_of(len(records), 'record')} of {chosen}", soft_wrap=True)
     command = f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}"
     stdout().print(plain(command), soft_wrap=True)

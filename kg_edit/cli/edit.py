@@ -264,7 +264,7 @@ def _show(run: EditRun, folder: EditFolder) -> None:
             console.print(difference_table(shown))
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
-        console.print(counted(run.differences))
+        console.print(counted(run.differences, forms=any(row.probe.chat for row in run.rows)))
     where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
     if len(f"{where} {names}") <= console.width:
         console.print(f"{where} {names}", soft_wrap=True)

@@ -15,6 +15,7 @@ from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import replace_run
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.tracing.summary import LocateSummary
@@ -95,7 +96,7 @@ def locate(
 def _show(summary: LocateSummary, out: Path) -> None:
     """Print the number of facts, the layer with the largest effect, and the files."""
     peak = summary.peak
-    counted = f"{summary.facts} fact{'s' * (summary.facts != 1)} traced"
+    counted = f"{number_of(summary.facts, 'fact')} traced"
     counted += f", {len(summary.unknown)} unknown to the model" if summary.unknown else ""
     counted += f", {len(summary.failed)} failed" if summary.failed else ""
     interval = "fewer than five facts, so no interval"

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,10 +43,10 @@ from kg_edit.cli.options import (
 from kg_edit.cli.patch_check import check
 from kg_edit.cli.patch_shipping import export, merge, subtract
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.entries import Entry
 
 LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="Folder of the ledger.")]
 Force = Annotated[
@@ -272,7 +271,7 @@ def remove(
     opened = Ledger.open(ledger, create=False)
     source = open_graph(graph, contact)
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
-    left = _count(opened.active)
+    left = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
     stdout().print(plain(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {ledger}"), soft_wrap=True)
 
@@ -294,7 +293,7 @@ def undo(ledger: LedgerPath) -> None:
     opened = Ledger.open(ledger, create=False)
     names = names_of(opened)
     event = opened.undo()
-    text = f"undid event {event.number}: {in_words(event, names)}; {_count(opened.active)} left"
+    text = f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left"
     stdout().print(plain(text), soft_wrap=True)
 
 
@@ -302,12 +301,8 @@ def _show_added(ledger: Ledger, number: int) -> None:
     """Print a new step, and its conflicts with earlier steps or within itself."""
     new = [entry for entry in ledger.edits if entry.place.step == number]
     methods = ", ".join(sorted({entry.method for entry in new}))
-    stdout().print(plain(f"{ledger.folder}: step {number}, {_count(new)} of {methods}"), soft_wrap=True)
+    stdout().print(plain(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}"), soft_wrap=True)
     show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
-
-
-def _count(entries: Sequence[Entry]) -> str:
-    return f"{len(entries)} edit{'' if len(entries) == 1 else 's'}"
 
 
 for _command in (check, merge, export, subtract):

@@ -17,6 +17,7 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.ledger.entries import Entry
@@ -101,7 +102,9 @@ def merge(
         shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
     else:
         shipment.to_folder(out, loaded, shard=shard)
-    stdout().print(f"{plain(str(out))}: the model with {len(entries)} edits in its weights", soft_wrap=True)
+    stdout().print(
+        f"{plain(str(out))}: the model with {number_of(len(entries), 'edit')} in its weights", soft_wrap=True
+    )
     _remark(shipment)
     _push(out, push, private=private)
 

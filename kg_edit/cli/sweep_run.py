@@ -30,6 +30,7 @@ from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, digest
 from kg_edit.text.display import markdown_table
+from wikidata_cache.terminal import number_of
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,9 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     summary = outcomes[0].summary
     run = summary.provenance
     methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})
-    records = f"{summary.n} record{'s' * (summary.n != 1)}"
-    return f"{', '.join(methods)} on {run['model']['name']}, {records}, schedule {run['schedule']}"
+    return (
+        f"{', '.join(methods)} on {run['model']['name']}, {number_of(summary.n, 'record')}, schedule {run['schedule']}"
+    )
 
 
 def _cell(found: Estimate | None) -> str:

@@ -26,6 +26,7 @@ from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
+from wikidata_cache.terminal import number_of
 
 # Field of the questions to forget -> field of the locality questions, in the two published files.
 _SANITATION = {"success": "locality", "K_F": "K_R"}
@@ -196,7 +197,7 @@ def _categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]
             ]
             probes += [part for parts in found for part in parts]
             if bare := found.count(()):
-                message = f"{bare} prompts of {family}.{category} have no answer, and are left out"
+                message = f"left out: {number_of(bare, 'prompt')} of {family}.{category} without an answer"
                 remarks.append(Remark(kind="empty-answer", message=message))
     return probes, remarks
 

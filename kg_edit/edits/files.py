@@ -33,6 +33,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.notebook import html_table
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
+from wikidata_cache.terminal import number_of
 
 # The number of a row, and its content: any JSON value, or the error if the row could not be read.
 NumberedRow = tuple[int, object]
@@ -94,8 +95,10 @@ class EditFile:
         return len(self.edits)
 
     def __repr__(self) -> str:
-        skipped = f", {_count(len({problem.row for problem in self.problems}), 'row')} skipped" if self.problems else ""
-        return f"EditFile({_count(len(self), 'edit')}{skipped})"
+        skipped = (
+            f", {number_of(len({problem.row for problem in self.problems}), 'row')} skipped" if self.problems else ""
+        )
+        return f"EditFile({number_of(len(self), 'edit')}{skipped})"
 
     def _repr_html_(self) -> str:
         rows = [(edit.id, edit.text, edit.target_true or "", edit.target_new) for edit in self.edits]
@@ -132,7 +135,7 @@ def read_edits(
     if file.problems and not (keep_going and file.edits):
         raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(file.problems))
     skipped = len({problem.row for problem in file.problems})
-    log.info("%s: read %s, skipped %s", path, _count(len(file.edits), "edit"), _count(skipped, "row"))
+    log.info("%s: read %s, skipped %s", path, number_of(len(file.edits), "edit"), number_of(skipped, "row"))
     return file
 
 
@@ -204,10 +207,6 @@ def read_rows(
             "%s: %s %d is the edit of %s %d again%s; it is made %s", path, unit, number, unit, first, more, times
         )
     return EditFile(tuple(edits), tuple(problems))
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'s' * (number != 1)}"
 
 
 def check_writable_name(path: Path) -> None:

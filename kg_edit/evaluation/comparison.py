@@ -42,6 +42,7 @@ from kg_edit.evaluation.statistics import (
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import Settings, difference, read_settings
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,7 +267,8 @@ class Comparison(BaseModel):
         ]
 
     def __repr__(self) -> str:
-        return f"Comparison({', '.join(self.sides)}: {self.records} records, {len(self.rows)} metrics)"
+        size = f"{number_of(self.records, 'record')}, {number_of(len(self.rows), 'metric')}"
+        return f"Comparison({', '.join(self.sides)}: {size})"
 
     def __str__(self) -> str:
         return repr(self)

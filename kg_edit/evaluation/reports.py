@@ -24,6 +24,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
 from kg_edit.storage.frames import csv_of
 from kg_edit.text.display import markdown_table, terminal_table
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,9 +107,8 @@ def _caption(summary: Summary) -> str:
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
     times = summary.seconds_per_answer
-    records = f"{summary.n} record{'s' * (summary.n != 1)}"
     parts = [
-        f"{run['method']} on {run['model']['name']}: the edits of {records} made {how}{form}",
+        f"{run['method']} on {run['model']['name']}: the edits of {number_of(summary.n, 'record')} made {how}{form}",
         f"{run['failed']} failed and count as {like}" if run["failed"] else "",
         f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
         "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
@@ -134,7 +134,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
         _panel(axis, rows, comparison.sides[1:])
     axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     about = [
-        f"difference to {comparison.sides[0]}, {_records(comparison)}; filled dot: significant (p < 0.05 after Holm)",
+        f"difference to {comparison.sides[0]}, {number_of(comparison.records, 'record')}; "
+        "filled dot: significant (p < 0.05 after Holm)",
         *textwrap.wrap(comparison.schedules_line, 110),
     ]
     axes[-1].set_xlabel("\n".join(about), fontsize=8)
@@ -275,7 +276,7 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
     marked = ", ".join(f"{mark}: {kind}" for mark, kind in kinds.items() if mark in marks or mark == "Bold")
     return " ".join(
         [
-            f"{_records(comparison)}{comparison.setting}. ↑: higher is better, ↓: lower.",
+            f"{number_of(comparison.records, 'record')}{comparison.setting}. ↑: higher is better, ↓: lower.",
             "Means" if means else f"Differences to {first} are paired,",
             "with 95 % bootstrap intervals.",
             f"{marked}, if" if means else "Bold:",
@@ -285,10 +286,6 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
             *(f"Note: {note}." for note in comparison.notes),
         ]
     )
-
-
-def _records(comparison: Comparison) -> str:
-    return f"{comparison.records} record{'s' * (comparison.records != 1)}"
 
 
 def _smallest(comparison: Comparison) -> list[str]:

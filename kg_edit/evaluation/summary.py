@@ -18,6 +18,7 @@ from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +153,7 @@ class Summary(BaseModel):
 
     def __repr__(self) -> str:
         method, model = self.provenance.get("method"), self.provenance.get("model", {}).get("name")
-        return f"Summary({self.n} records, {method} on {model}: {', '.join(self.sections)})"
+        return f"Summary({number_of(self.n, 'record')}, {method} on {model}: {', '.join(self.sections)})"
 
     def __str__(self) -> str:
         return repr(self)

@@ -17,6 +17,7 @@ from kg_edit.models.loading import NAMED_MODELS, resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.version import __version__
+from wikidata_cache.terminal import number_of
 
 Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 
@@ -194,7 +195,7 @@ def model_card(
     metadata = "\n".join(["---", *front, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
     methods = ", ".join(sorted({str(record.get("method")) for record in patch.edits}))
-    count = f"{len(edits)} fact{'' if len(edits) == 1 else 's'}"
+    count = number_of(len(edits), "fact")
     in_chat = any(True in edit.forms for edit in edits)
     cells = [(edit.text, edit.target_new, edit.target_true or "", _ASKED_AS[edit.forms]) for edit in edits[:_EDITS]]
     columns = 4 if in_chat else 3  # the form is shown only if there are several

@@ -20,6 +20,7 @@ from kg_edit.ledger.log import LOG, Added, Event, PatchStep, Store, active_steps
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.patches.container import read_provenance
 from kg_edit.storage.run_folder import PATCH
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
@@ -43,7 +44,7 @@ class Listing:
         return cls(path)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.folder)!r}: {len(self.active)} active edits)"
+        return f"{type(self).__name__}({str(self.folder)!r}: {number_of(len(self.active), 'active edit')})"
 
     @property
     def folder(self) -> Path:

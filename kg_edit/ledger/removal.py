@@ -34,6 +34,7 @@ from kg_edit.patches.changes import columns
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.run_folder import difference
+from wikidata_cache.terminal import number_of
 
 Record = Mapping[str, Any]
 
@@ -254,7 +255,7 @@ def recomputed_patch(
     if made is not None and not left:
         return made
     method = context.method(patch)
-    log.info("recomputing %d edits of %s", left, method.name)
+    log.info("recomputing %s of %s", number_of(left, "edit"), method.name)
     for batch in batches(patch.edits[start:], joint=method.joint):
         rest = [record for record in batch if record["edit"]["id"] not in gone]
         if not rest:

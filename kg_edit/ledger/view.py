@@ -123,8 +123,12 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     yield "model", f"{model.get('name')} ({model.get('fingerprint')})"
     yield "versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     for method in provenance.get("methods", ()):
-        others = {key: value for key, value in method.items() if key not in ("name", "config")}
-        for name, value in (*method.get("config", {}).items(), *others.items()):
+        settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
+        for name, value in method.items():  # what was chosen or measured stands in its setting's place
+            own = settings.get(name)
+            if name not in ("name", "config"):
+                settings[name] = {**own, **value} if isinstance(own, dict) and isinstance(value, dict) else value
+        for name, value in settings.items():
             text = as_text(value)
             yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
 

@@ -22,6 +22,7 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.container import patch_class, read_patch
 from kg_edit.storage.notebook import html_table
+from wikidata_cache.terminal import number_of
 
 Kind = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # characters of a summary in a repr
@@ -58,7 +59,7 @@ class Patch(ABC):
         named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
         by = ", ".join(dict.fromkeys(method["name"] for method in self.provenance.get("methods", ())))
         model = self.provenance.get("model", {}).get("name")
-        made = " of ".join(filter(None, [f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)}", model]))
+        made = " of ".join(filter(None, [number_of(len(self.edits), "edit"), model]))
         changes = f"{self.summary[:_LONG]}{'…' * (len(self.summary) > _LONG)}" or "no change"
         return f"{type(self).__name__}({made}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
 

@@ -24,6 +24,7 @@ from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Bm25Index, Index, TfIdf, best, letters_apart, similarity
+from wikidata_cache.terminal import number_of
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
@@ -158,7 +159,8 @@ class PromptPatch(Patch):
         """The number of facts, the gate and the threshold of each rule."""
         rules = [rule for rule, _ in self.facts]
         return ", ".join(
-            f"{rules.count(rule)} facts inserted by {rule.gate} ≥ {rule.threshold:g}" for rule in dict.fromkeys(rules)
+            f"{number_of(rules.count(rule), 'fact')} inserted by {rule.gate} ≥ {rule.threshold:g}"
+            for rule in dict.fromkeys(rules)
         )
 
     @property

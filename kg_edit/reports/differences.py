@@ -143,15 +143,18 @@ def read_differences(path: Path) -> tuple[PromptDifference, ...]:
         return ()
 
 
-def counted(found: Sequence[PromptDifference]) -> str:
+def counted(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return how many prompts are unchanged, those of the edits apart from others.
 
-    For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged".
+    For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". The form in which they were asked is
+    named if one was asked in chat form, or if ``forms`` is set.
     """
+    forms = forms or any(one.asked.chat for one in found)
     by_name: dict[str, list[bool]] = {}
     names = {"edit": "locality prompts", "file": "prompts"}
     for one in found:
-        by_name.setdefault(names.get(one.asked.source, "unrelated prompts"), []).append(one.unchanged)
+        form = f" {'in chat form' if one.asked.chat else 'in plain text'}" * forms
+        by_name.setdefault(f"{names.get(one.asked.source, 'unrelated prompts')}{form}", []).append(one.unchanged)
     return ", ".join(f"{sum(some)} of {len(some)} {name}" for name, some in by_name.items()) + " unchanged"
 
 

@@ -21,6 +21,7 @@ from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, 
 from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ class BeforeAfter(tuple[ReportRow, ...]):
     """The rows of `before_and_after`, one for each prompt of each edit; a notebook shows them as a table."""
 
     def __repr__(self) -> str:
-        return f"BeforeAfter({len(self)} prompts: {Verdict.of(self).counted})"
+        return f"BeforeAfter({number_of(len(self), 'prompt')}: {Verdict.of(self).counted})"
 
     def _repr_markdown_(self) -> str:
         return "\n".join(_table(self))
@@ -106,8 +107,8 @@ def terminal_table(rows: Sequence[ReportRow]) -> Table:
 def headline(patch: Patch) -> str:
     """Return a line about what was done: "3 edits of smollm2-135m by rome"."""
     methods = ", ".join(sorted({str(edit["method"]) for edit in patch.provenance["edits"]}))
-    count = len(patch.provenance["edits"])
-    return one_line(f"{count} edit{'s' if count > 1 else ''} of {patch.provenance['model']['name']} by {methods}")
+    count = number_of(len(patch.provenance["edits"]), "edit")
+    return one_line(f"{count} of {patch.provenance['model']['name']} by {methods}")
 
 
 def markdown(

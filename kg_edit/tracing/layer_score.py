@@ -24,6 +24,7 @@ from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.likelihood import Pair
+from wikidata_cache.terminal import number_of
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8
 _SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits
@@ -109,8 +110,9 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
     # The edits are the same at both layers, so their differences are compared (a paired comparison).
     differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
     if len(differences) < _ENOUGH:
-        better = f"layer {best.layer} is better by {fmean(differences):+.3f}, of which {len(differences)}"
-        return default, f"the default layer {default} stays: {better} edits are too few to tell this from noise"
+        better = f"layer {best.layer} is better by {fmean(differences):+.3f}"
+        few = f"{number_of(len(differences), 'edit')}, too few to tell this from noise"
+        return default, f"the default layer {default} stays: {better} in {few}"
     error = stdev(differences) / len(differences) ** 0.5  # the standard error of the mean difference
     gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
     if fmean(differences) <= CLEAR * error:

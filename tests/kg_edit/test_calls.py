@@ -82,7 +82,7 @@ def test_methods_and_ledgers_take_edits_in_any_form(file: Path, tmp_path: Path) 
         assert [record["edit"]["id"] for record in patch.edits] == [EDIT.id]
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method, ROW)
-    assert repr(ledger) == f"Ledger('{tmp_path}/ledger': 1 active edits)"
+    assert repr(ledger) == f"Ledger('{tmp_path}/ledger': 1 active edit)"
     assert [record["edit"]["id"] for record in Patch.load(ledger.folder).edits] == [EDIT.id]
 
 

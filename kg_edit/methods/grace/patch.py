@@ -29,6 +29,7 @@ from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.patches.weight_patch import module_of
+from wikidata_cache.terminal import number_of
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -47,7 +48,8 @@ class CodebookPatch(Patch):
     def summary(self) -> str:
         """The modules, with the number of keys and of edits for each."""
         return ", ".join(
-            f"{name}: {len(book.regions.entries)} keys for {len(book)} edits" for name, book in self.codebooks.items()
+            f"{name}: {number_of(len(book.regions.entries), 'key')} for {number_of(len(book), 'edit')}"
+            for name, book in self.codebooks.items()
         )
 
     @property

@@ -21,6 +21,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.patches.prompt_patch import FactBook, PromptPatch, PromptRule
 from kg_edit.text.matching import bare_question
+from wikidata_cache.terminal import number_of
 
 _ANSWER = 32  # positions that a dialogue leaves free for the answer
 
@@ -46,7 +47,7 @@ class LoopPatch(PromptPatch):
     @property
     def summary(self) -> str:
         """The number of facts, and the largest number of steps of the loop."""
-        return f"{len(self.facts)} facts looked up by up to {self.rule.steps} subquestions"
+        return f"{number_of(len(self.facts), 'fact')} looked up by up to {self.rule.steps} subquestions"
 
     @property
     def rule(self) -> LoopRule:

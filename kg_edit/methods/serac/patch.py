@@ -28,6 +28,7 @@ from kg_edit.methods.serac.network import Scope, Vectors, counterfactual, text_s
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
+from wikidata_cache.terminal import number_of
 
 Pair = tuple[Tensor, Tensor]
 
@@ -90,7 +91,9 @@ class ScopePatch(Patch):
     @property
     def summary(self) -> str:
         """The number of edits in the memory, and the probability from which a prompt is in scope."""
-        return f"a memory of {len(self.facts)} edits, inserted where their scope is ≥ {self.rule.threshold:g}"
+        return (
+            f"a memory of {number_of(len(self.facts), 'edit')}, inserted where their scope is ≥ {self.rule.threshold:g}"
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -33,6 +33,7 @@ from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter, layer_of
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.storage.seeds import Seed
+from wikidata_cache.terminal import number_of
 
 _SHARD = "shard/"  # prefix of a shard's tensor; its number follows
 _LATER = 0.4  # WISE-Merge: weight of the new shards together, when they join what is merged already
@@ -87,7 +88,8 @@ class SideMemory(Adapter):
     @property
     def summary(self) -> str:
         """The number of memories that are looked up, of shards and of edits."""
-        return f"memories: {len(self.memories())}, of {len(self.shards)} shards with {len(self.owners)} edits"
+        shards, edits = number_of(len(self.shards), "shard"), number_of(len(self.owners), "edit")
+        return f"memories: {len(self.memories())}, of {shards} with {edits}"
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Return the tensors by name."""

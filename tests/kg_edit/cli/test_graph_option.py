@@ -59,6 +59,7 @@ def test_own_facts_are_edited_by_rome_without_a_graph(edit: Run, facts: Path) ->
     first = result.err.splitlines()[0]
     assert first.startswith("no --method and no --graph given: rome. glame needs a graph with facts")
     assert json.loads((facts / "out" / "run.json").read_text())["method"] == "rome"
+    assert edit("--preset", "papers").err.startswith("kg-edit: unknown preset 'papers'")
 
 
 def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:

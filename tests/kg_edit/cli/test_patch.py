@@ -55,7 +55,7 @@ def write_patch(path: Path, model: Path, *edits: Edit, size: float = 0.0) -> Pat
     provenance = {
         "model": {"name": str(model), "fingerprint": loaded.fingerprint},
         "versions": {"kg_edit": "0"},
-        "methods": [{"name": "rome", "config": {"layer": 1}}],
+        "methods": [{"name": "rome", "config": {"layer": 1, "decay": None}, "layer": 1}],
         "edits": records,
     }
     factors = {loaded.weight_name(1): Factors(left=size * left, right=right)}
@@ -87,6 +87,7 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
         "layer: 1",
     ):
         assert part in shown
+    assert shown.count("layer: 1") == 1 and "null" not in shown
     assert kg_edit("patch", "remove", "ledger", "heat", "river").code == 0
     assert "conflict" not in kg_edit("patch", "show", "ledger").out
     assert "removed heat, river" in kg_edit("patch", "show", "ledger").out

@@ -26,7 +26,7 @@ def test_fact_row_has_categories(tmp_path: Path) -> None:
 def test_prompt_without_answer_is_left_out_with_remark(tmp_path: Path) -> None:
     (record,) = KNOWEDIT(written(tmp_path, FACT))
     assert not record.group("locality")
-    assert record.remarks[0].message == "1 prompts of locality.Relation_Specificity have no answer, and are left out"
+    assert record.remarks[0].message == "left out: 1 prompt of locality.Relation_Specificity without an answer"
 
 
 def test_first_of_several_prompts_is_asked(tmp_path: Path) -> None:

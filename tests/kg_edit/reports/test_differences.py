@@ -139,6 +139,9 @@ def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
         difference("d", unchanged=True, source="relation"),
     ]
     assert counted(found) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
+    assert counted(found[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
+    chat = found[2].model_copy(update={"asked": found[2].asked.model_copy(update={"chat": True})})
+    assert counted([chat]) == "1 of 1 unrelated prompts in chat form unchanged"
     console = Console(file=io.StringIO(), width=200)
     console.print(difference_table(found))
     table = console.file.getvalue()  # type: ignore[attr-defined]

@@ -148,7 +148,7 @@ def test_decide_leaves_the_default_only_for_a_clear_gain() -> None:
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=6)[1].startswith("the default layer 6 has the best score")
     assert decide([scored(4, 0.2), scored(6, 0.2)], default=6)[0] == 6
     few = decide([scored(4, 0.9), scored(6, 0.2)], default=6)
-    assert few[0] == 6 and "1 edits are too few to tell this from noise" in few[1]
+    assert few[0] == 6 and "in 1 edit, too few to tell this from noise" in few[1]
     within = decide([scored(4, 0.2, 0.3, 0.4, 0.3), scored(6, 0.2, 0.1, 0.2, 0.4)], default=6)
     assert within[0] == 6, "differences 0, .2, .2, -.1: by .075, which is one standard error"
     assert decide([scored(4, 0.1), scored(6, 0.2)], default=7)[0] == 6

@@ -326,7 +326,7 @@ def test_codebooks_of_two_layers_add() -> None:
     both = first + second
     assert isinstance(both, CodebookPatch) and len(both.codebooks) == 2
     assert both.without([PROMPT, OTHER]).is_empty and not both.is_empty
-    assert both.summary.count("1 keys for 1 edits") == 2
+    assert both.summary.count("1 key for 1 edit") == 2
     with second.applied(model):
         expected = logits_of(model, model.encode(OTHER).ids)
     with both.without([PROMPT]).applied(model):  # one codebook is empty

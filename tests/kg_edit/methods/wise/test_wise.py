@@ -98,7 +98,7 @@ def test_edit_is_routed_and_unrelated_text_is_answered_bit_for_bit() -> None:
     with patch.applied(model):
         assert predicts(model, EDITS[0])
         assert torch.equal(logits(model, UNRELATED), clean)
-    assert "of 1 shards with 1 edits" in patch.summary
+    assert "of 1 shard with 1 edit" in patch.summary
 
 
 def test_batches_fill_shards_one_after_the_other_also_from_a_file(tmp_path: Path) -> None:
