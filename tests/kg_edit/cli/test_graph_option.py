@@ -56,17 +56,17 @@ def recorded(folder: Path) -> dict[str, dict[str, object]]:
 def test_own_facts_are_edited_by_rome_without_a_graph(edit: Run, facts: Path) -> None:
     result = edit()
     assert result.code == 0, result.err
-    first = result.err.splitlines()[0]
-    assert first.startswith("no --method and no --graph given: rome. glame needs a graph with facts")
+    assert "\nno --method and no --graph given: rome. glame needs a graph with facts" in result.err
     assert json.loads((facts / "out" / "run.json").read_text())["method"] == "rome"
-    assert edit("--preset", "papers").err.startswith("kg-edit: unknown preset 'papers'")
+    refused = edit("--preset", "papers").err
+    assert "unknown preset 'papers'" in refused and "no --method" not in refused
 
 
 def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
     result = edit("--graph", "facts.csv")
     assert result.code == 0, result.err
     lines = result.err.splitlines()
-    assert lines[0] == "no --method given: glame, which reads the graph facts.csv"
+    assert "no --method given: glame, which reads the graph facts.csv" in lines
     assert "facts.csv: read 2 statements, 1 skipped (repeated rows)" in lines
     run = json.loads((facts / "out" / "run.json").read_text())
     assert run["method"] == "glame"
