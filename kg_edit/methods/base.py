@@ -174,8 +174,8 @@ class EditingMethod(ABC):
                 opens it. A method that needs a graph uses the packaged extract if none is given.
 
         Raises:
-            KgEditError: the preset or a setting is unknown, a value is invalid, or the method reads no graph.
-            GraphError: the graph can't be opened.
+            ConfigError: the preset or a setting is unknown, a value is invalid, or the method reads no graph.
+            KgEditError: there is no such model, or the graph can't be opened.
         """
         if graph is not None and not (cls.needs_graph or cls.takes_graph):
             raise ConfigError(f"graph has no effect: {cls.name} reads no graph; leave it out, or use another method")
