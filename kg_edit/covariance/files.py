@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kg_edit.covariance.moment import ConvergenceCheck, flat_size, moment_problem, square
-from kg_edit.errors import CovarianceError, OutputError
+from kg_edit.errors import CovarianceError, OutputError, faults_of
 from kg_edit.storage.atomic import write_json, write_safetensors
 
 VERSION = 1  # of the files; a file of a later version is refused
@@ -75,7 +75,7 @@ class Manifest(Identity):
         try:
             manifest = cls.model_validate_json(text)
         except ValidationError as error:
-            raise damaged(path, error) from error
+            raise damaged(path, "; ".join(map(str, faults_of(error, cls)))) from error
         if manifest.version > VERSION:
             raise CovarianceError(
                 f"{path} has version {manifest.version} of the format; this kg-edit reads version {VERSION}: update it"

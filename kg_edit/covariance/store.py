@@ -144,11 +144,15 @@ def measure_covariances(
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
     """Return the manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
-    Raises:
-        CovarianceError: a file is damaged.
+    A file that can't be read is a warning that names it.
     """
-    files = sorted((folder or store_folder()).glob("*.safetensors"))
-    found = [read_manifest(path) for path in files if path.suffixes == [".safetensors"]]
+    found = []
+    for path in sorted((folder or store_folder()).glob("*.safetensors")):
+        if path.suffixes == [".safetensors"]:
+            try:
+                found.append(read_manifest(path))
+            except CovarianceError as error:
+                log.warning("%s", error)
     return sorted(found, key=lambda one: (one.model, one.corpus, one.tokens, len(one.module), one.module))
 
 

@@ -85,7 +85,9 @@ def test_pull_selects_by_id_and_model(place: RemoteFolder, store: Path, tmp_path
         pull(place, tmp_path, ids=[one, "xyz"])
 
 
-def test_damaged_covariance_is_neither_pushed_nor_pulled(store: Path, tmp_path: Path) -> None:
+def test_damaged_covariance_is_neither_pushed_nor_pulled(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = FolderPlace(tmp_path / "place")
     push(place, stored_covariances(store), store)
     name = stored_covariances(store)[0].id
@@ -95,6 +97,9 @@ def test_damaged_covariance_is_neither_pushed_nor_pulled(store: Path, tmp_path: 
     with pytest.raises(CovarianceError, match="damaged"):
         pull(place, tmp_path / "mine", ids=[name])
     assert list((tmp_path / "mine").iterdir()) == []
+    (store / "other.safetensors").write_bytes(b"no tensors")
+    assert len(stored_covariances(store)) == 2, "a file that can't be read does not hide the others"
+    assert "other.safetensors is damaged" in caplog.text
     manifests = [Manifest.parse((store / f"{name}.json").read_text(), store)]
     with pytest.raises(CovarianceError, match="damaged"):
         push(FolderPlace(tmp_path / "other"), manifests, store)
