@@ -58,6 +58,7 @@ def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, 
     assert all(edit.prompt.endswith("?") for edit in of("question"))
 
 
+@pytest.mark.slow
 def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """The verdicts are equal, for the new target and for the one that the model generates.
 

@@ -180,6 +180,7 @@ def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> 
     assert {len(parameters["ids"].split("|")) for parameters, _ in api.requests} >= {50, 25, 12}
 
 
+@pytest.mark.slow
 def test_kill_between_two_batches_loses_nothing(api: ApiServer, tmp_path: Path) -> None:
     cache = tmp_path / "c.sqlite"
 

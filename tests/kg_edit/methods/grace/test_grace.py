@@ -117,7 +117,7 @@ def test_later_of_contradictory_edits_is_active_until_removed() -> None:
 def test_repeated_edit_adds_no_key() -> None:
     model = tiny("llama")
     patch = grace(model).edit([EDITS[0], EDITS[0].model_copy(update={"id": "again"})])
-    assert "1 keys for 2 edits" in patch.summary
+    assert "1 key for 2 edits" in patch.summary
     assert isinstance(patch, CodebookPatch)
     with patch.without(["1"]).applied(model):
         assert predicts(model, EDITS[0]), "the second one's own entry takes over"
