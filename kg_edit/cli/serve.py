@@ -27,6 +27,7 @@ from kg_edit.cli.options import (
     Start,
 )
 from kg_edit.errors import ConfigError
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -112,8 +113,8 @@ def serve(
     planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
     opened = Ledger.open(ledger) if ledger else None
     if opened:
-        active = len(opened.active)
-        log.info("%s: %s", opened.folder, f"{active} edits" if opened.events else "a new ledger, without edits")
+        active = number_of(len(opened.active), "edit")
+        log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
     with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
         note_choice(given, graph)
         made = planned.on(load(model, dtype, device))

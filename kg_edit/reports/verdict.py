@@ -189,9 +189,8 @@ class Verdict(BaseModel):
                 f"made alone {'it succeeds' if one else 'they succeed'}"
                 f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
-            if shared and self.method != "grace":
-                apart += shared
             if shared:
+                apart += shared if self.method != "grace" else []
                 lines.append(
                     f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
                     f"{'' if self.method == 'grace' else _ONE_KEY}"
