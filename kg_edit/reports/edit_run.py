@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit, opposed, without_repeats
+from kg_edit.edits.files import write_edits
 from kg_edit.errors import KgEditError, OutputError, PatchError
 from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
@@ -27,7 +28,7 @@ from kg_edit.reports.probes import ReportRow, check_probes
 from kg_edit.reports.prompts import own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
-from kg_edit.reports.verdict import VERDICT, Verdict
+from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__
@@ -99,7 +100,7 @@ class EditFolder:
     def files(self) -> tuple[str, ...]:
         """Return the names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
         pictures = sorted(file.name for file in self.path.glob("subgraph-*.svg"))
-        names = (PATCH, RECORDS, LOCALITY, LOSSES, VERDICT, REPORT, PAGE, *pictures)
+        names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.path / name).is_file())
 
 
@@ -119,7 +120,7 @@ def run_edits(
 
     The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
     report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
-    a loss, and alone.jsonl if an edit failed. Nothing is written before all edits are checked and the method is
+    a loss, and alone.jsonl and failed.jsonl (the edits themselves) if an edit failed. Nothing is written before all edits are checked and the method is
     prepared. An edit that repeats an earlier one is made once.
 
     Args:
@@ -172,10 +173,12 @@ def run_edits(
         rows = BeforeAfter(known) if known else before_and_after(model, patch, edits, progress=progress)
         if not known:
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
-        verdict = Verdict.of(rows)
+        ids = {result.edit for result in Verdict.of(rows).failed}
+        failed = [edit for edit in edits if edit.id in ids]
+        if failed:
+            write_edits(out / FAILED, failed)
         if alone and len(edits) > 1:
-            failed = {result.edit for result in verdict.failed}
-            make_alone(method, [edit for edit in edits if edit.id in failed], out, progress=progress)
+            make_alone(method, failed, out, progress=progress)
         verdict = Verdict.of(
             rows,
             method=method.name,
@@ -185,6 +188,8 @@ def run_edits(
             alone=read_alone(out),
             repeats=repeats,
             opposes=opposed(edits),
+            model=model.name,
+            folder=out,
         )
         # A finished run keeps the prompts that it asked
         finished = bool(known) and (out / REPORT).is_file()

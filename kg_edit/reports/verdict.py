@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from kg_edit.reports.probes import ReportRow
 
-VERDICT = "report.json"
+VERDICT, FAILED = "report.json", "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
 _FOR_LONG = {  # by method
     "rome": "--method rome --preset long makes most such edits, and changes more neighbours",
@@ -27,8 +28,8 @@ _ONE_KEY = (
     "into the weights"
 )
 _APART = (  # a patch that was made on the unedited model would not know of the others
-    "to make {ids} on top of the other edits, by another method: kg-edit patch add LEDGER/ OUT/, then kg-edit patch "
-    "remove LEDGER/ {names} --model MODEL, then kg-edit patch edit LEDGER/ THEIR_FILE --method METHOD"
+    "to make {ids} on top of the other edits, by another method: kg-edit patch add ledger/ {out}, then kg-edit patch "
+    "remove ledger/ {names} --model {model}, then kg-edit patch edit ledger/ {failed} --method {method} --model {model}"
 )
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
@@ -83,6 +84,8 @@ class Verdict(BaseModel):
         paraphrases: the results of the edits' paraphrases.
         repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
+        model: the model's name, for the advice.
+        folder: the folder of the run, for the advice.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,6 +96,8 @@ class Verdict(BaseModel):
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     repeats: tuple[tuple[str, str], ...] = ()
     opposes: tuple[tuple[str, str], ...] = ()
+    model: str = Field("", exclude=True)
+    folder: Path = Field(Path(), exclude=True)
 
     @classmethod
     def of(
@@ -106,12 +111,14 @@ class Verdict(BaseModel):
         alone: Mapping[str, bool] | None = None,
         repeats: Sequence[tuple[str, str]] = (),
         opposes: Sequence[tuple[str, str]] = (),
+        model: str = "",
+        folder: Path = Path(),
     ) -> Verdict:
         """Return the verdict over the edits' own prompts and their paraphrases among ``rows``.
 
         Args:
             rows: the rows of the report.
-            method, joint: as the attributes.
+            method, joint, model, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
             alone: by the ids of failed edits that were also made alone, whether they then succeeded.
@@ -142,6 +149,8 @@ class Verdict(BaseModel):
             paraphrases=tuple(results["paraphrase"]),
             repeats=tuple(repeats),
             opposes=tuple(opposes),
+            model=model,
+            folder=folder,
         )
 
     @property
@@ -202,9 +211,17 @@ class Verdict(BaseModel):
             ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
             apart += long
             lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
-        if apart and len(self.edits) > len(apart):
-            names = " ".join(result.edit for result in apart[:_NAMED])
-            lines.append(_APART.format(ids=_ids(apart), names=names))
+        if apart and self.succeeded:
+            lines.append(
+                _APART.format(
+                    ids=_ids(self.failed),
+                    names=" ".join(quote(result.edit) for result in self.failed),
+                    out=quote(str(self.folder)),
+                    failed=quote(str(self.folder / FAILED)),
+                    model=quote(self.model),
+                    method="rome --preset long" if self.method == "grace" else "grace",
+                )
+            )
         if always := [result for result in left if result not in long and result.alone is False]:
             lines.append(f"{_ids(always)}: made alone, the edit fails too")
         if known := [result for result in self.edits if result.known]:

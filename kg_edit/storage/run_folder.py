@@ -34,7 +34,8 @@ PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
 _WRITTEN = (
     *(_RUN, "layer.json", "records.jsonl", "summary.json"),
-    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "locality.jsonl", "report.*", "subgraph-*.svg"),  # edit
+    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "locality.jsonl", "report.*"),  # edit
+    "subgraph-*.svg",
     *("general.jsonl", "environments.jsonl", "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "texts.jsonl", "points.jsonl", "table.md", "picture.svg"),  # locate, drift, sweep

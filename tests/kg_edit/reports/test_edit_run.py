@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from kg_edit.callbacks import read_losses
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit, opposed
+from kg_edit.edits.files import read_edits
 from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
 from kg_edit.methods.glame.method import Glame
 from kg_edit.methods.registry import find_method
@@ -255,6 +256,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert together.startswith(f"{spoiled.edit} fails only together") and "alphaedit" not in together
     assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
     assert apart.startswith(f"to make {spoiled.edit} on top of the other edits")
+    assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
     assert repeated == "4 repeats 3 exactly, and was made once"
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]
