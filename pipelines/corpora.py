@@ -42,7 +42,7 @@ SHOWN = {
 }
 BATCH = 10  # records whose values are found in one descent, and whose scores are stored together
 Row = dict[str, Any]
-log = logging.getLogger("corpora")
+log = logging.getLogger("pipelines.corpora")
 
 
 def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit]) -> Iterator[Row]:
@@ -103,7 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "corpora", metavar="FOLDER")
     parser.add_argument("--commit", default="", help="of the table")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     corpora = options.corpora.split(",")
     file = options.out / f"{options.name}.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -131,5 +130,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

@@ -22,7 +22,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import continue_text, document_start
 
-log = logging.getLogger("corpus")
+log = logging.getLogger("pipelines.corpus")
 PACKAGED = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "corpus.jsonl.gz"
 LENGTH, PIECES = 128, 8
 

@@ -25,7 +25,7 @@ from kg_edit.models.language_model import LanguageModel
 
 METRICS = {"paraphrase": "paraphrases", "neighborhood": "neighborhood"}  # by the field of an edit
 
-log = logging.getLogger("expert_consistency")
+log = logging.getLogger("pipelines.expert_consistency")
 
 
 def shares(method: Memoe, records: Sequence[BenchmarkRecord]) -> dict[str, float]:
@@ -49,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     records = [as_record(one) for one in find_dataset("counterfact-plus")(options.data)[: options.limit]]
     model, results = LanguageModel.load(options.model), Results(options.results)
     for experts in (4, 8):
@@ -65,5 +64,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

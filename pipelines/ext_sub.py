@@ -41,7 +41,7 @@ from kg_edit.scoring.perplexity import perplexity
 from kg_edit.scoring.questions import format_question, pair_of
 
 FOLDER = SHARED / "knowedit"
-log = logging.getLogger("ext_sub")
+log = logging.getLogger("pipelines.ext_sub")
 SETTINGS = {"modules": ("q_proj", "v_proj"), "learning_rate": 1e-3, "stop_below": 0.0}
 Columns = Mapping[str, Sequence[Pair]]
 
@@ -159,7 +159,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     data, made, limit, epochs = STUDIES[options.data]
     limit = options.limit or limit
     model, study = LanguageModel.load(options.model), made(limit)
@@ -185,5 +184,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

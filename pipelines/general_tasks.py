@@ -27,7 +27,7 @@ from kg_edit.storage.atomic import write_text
 KNOWN, POPQA = SHARED / "known_1000.json", SHARED / "popqa" / "popqa_1000_with_uris_paragraphs.json"
 WRONG = 3  # objects beside the right one
 
-log = logging.getLogger("general_tasks")
+log = logging.getLogger("pipelines.general_tasks")
 Rows = list[dict[str, Any]]
 
 
@@ -87,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the other objects and their order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tasks")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     known = [{name: row[name] for name in ("prompt", "attribute")} for row in _read(options.known)]
     asked = list(choices(_read(options.popqa), seed=options.seed))
     for name, rows, task in (("known_facts", known, known_task), ("popqa_choice", asked, choice_task)):
@@ -103,5 +102,5 @@ def _read(file: Path) -> Rows:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

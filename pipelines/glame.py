@@ -18,7 +18,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.glame.method import Glame
 from kg_edit.patches.base import Patch
 
-log = logging.getLogger("glame")
+log = logging.getLogger("pipelines.glame")
 
 
 class ShownGlame(Glame):

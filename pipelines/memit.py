@@ -15,7 +15,7 @@ import logging
 
 from stages import ShowsMemit, main
 
-log = logging.getLogger("memit")
+log = logging.getLogger("pipelines.memit")
 
 
 class ShownMemit(ShowsMemit):

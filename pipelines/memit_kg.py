@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.memit_kg.method import MemitKg
 from kg_edit.patches.base import Patch
 
-log = logging.getLogger("memit_kg")
+log = logging.getLogger("pipelines.memit_kg")
 
 
 class ShownMemitKg(MemitKg, ShowsMemit):

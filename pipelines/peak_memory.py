@@ -29,7 +29,7 @@ from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
 
-log = logging.getLogger("peak_memory")
+log = logging.getLogger("pipelines.peak_memory")
 
 
 def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:
@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     set_option(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     edit = as_record(next(iter(find_dataset("counterfact-plus")(options.data)))).edits[0]
     model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
     for name in options.methods.split(",") if options.methods else method_names():
@@ -79,5 +78,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

@@ -44,7 +44,7 @@ METRIC = "recall.substring"  # PopQA's accuracy
 PARTS = 10
 NO_LIMIT = 1e12
 
-log = logging.getLogger("popqa")
+log = logging.getLogger("pipelines.popqa")
 
 
 class Answers(NamedTuple):
@@ -58,7 +58,6 @@ class Answers(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the limits, run what is missing, write OUT/limits.json and the table, and draw the picture."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     records = {record.id: record for record in find_dataset("popqa")(options.data)}
     order = np.random.default_rng(options.seed).permutation(list(records)).tolist()[: options.limit]
     cut = round(options.train * len(order))
@@ -161,5 +160,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

@@ -18,7 +18,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.rome.method import Rome
 from kg_edit.patches.base import Patch
 
-log = logging.getLogger("rome")
+log = logging.getLogger("pipelines.rome")
 
 
 class ShownRome(Rome):

@@ -21,7 +21,7 @@ from kg_edit.methods.rome.method import EditValue
 from kg_edit.methods.rome_kg.method import RomeKg
 from kg_edit.patches.base import Patch
 
-log = logging.getLogger("rome_kg")
+log = logging.getLogger("pipelines.rome_kg")
 
 
 class ShownRomeKg(RomeKg):

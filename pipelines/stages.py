@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kg_edit.methods.rome.method import EditValue
 
 SHOWN = 8  # statements of a subgraph that are printed
-log = logging.getLogger("stages")
+log = logging.getLogger("pipelines.stages")
 
 
 def show_subgraph(method: GraphReader, edit: Edit) -> None:
@@ -91,12 +91,7 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the patch and the report")
     parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
     options = parser.parse_args(arguments)
-    # `friendly` prints what the packages log; without the filter each of their lines would be printed twice.
-    shown = logging.StreamHandler()
-    shown.addFilter(lambda record: record.name.partition(".")[0] not in ("kg_edit", "wikidata_cache"))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[shown])
-
-    with friendly():
+    with friendly("pipelines"):
         graph = open_named(options.graph)  # also has the labels of ids in the triplets
         edits = read_edits(options.triplets, labels=graph).edits
         settings = parse_settings(options.set)

@@ -45,7 +45,7 @@ RIPPLES = "ripples-smollm2-135m"
 CONTROLS = {"wrong": "wrong graph", "shuffled": "others' objects", "none": "no graph"}
 POOL = 100  # records that give the wrong answers of portability.choice: the same for fewer, so that a run can grow
 
-log = logging.getLogger("study")
+log = logging.getLogger("pipelines.study")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,10 +248,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the part of the study that the command line asks for."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_part(PARTS[options.part], options)
 
 
 if __name__ == "__main__":
-    with friendly():
+    with friendly("pipelines"):
         main()

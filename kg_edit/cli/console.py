@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -38,21 +38,30 @@ def stderr() -> Console:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Show only the two packages' own remarks; a character that the terminal can't show becomes a question mark."""
+def quiet(*others: str) -> Iterator[None]:
+    """Show only what the two packages and the loggers ``others`` log.
+
+    A character that the terminal can't show becomes a question mark.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-    with warnings.catch_warnings(), _remarks("kg_edit"), _remarks("wikidata_cache"):
+    with warnings.catch_warnings(), ExitStack() as shown:
+        for name in ("kg_edit", "wikidata_cache", *others):
+            shown.enter_context(_remarks(name))
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def friendly() -> Iterator[None]:
-    """End a script with one message and exit code 2 on an error that a user can mend."""
-    with quiet():
+def friendly(*others: str) -> Iterator[None]:
+    """End a script with one message and exit code 2 on an error that a user can mend.
+
+    Args:
+        others: names of loggers whose remarks are shown besides those of the two packages.
+    """
+    with quiet(*others):
         try:
             yield
         except (KgEditError, WikidataCacheError) as error:
@@ -80,9 +89,9 @@ def friendly() -> Iterator[None]:
 
 
 @contextmanager
-def _remarks(package: str) -> Iterator[None]:
-    """Write what a package logs to stderr while the block runs."""
-    logger, handler = logging.getLogger(package), logging.StreamHandler()
+def _remarks(name: str) -> Iterator[None]:
+    """Write what a logger and its children log to stderr while the block runs."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

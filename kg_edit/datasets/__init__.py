@@ -177,7 +177,7 @@ def read_dataset(
     """
     chosen = find_dataset(name)
     found = chosen.read(path, labels=labels)
-    problems = [one for one in found.problems if first is None or one.row <= first or not found.records]
+    problems = [one for one in found.problems if first is None or one.row <= first]
     if problems and not (keep_going and found.records):
         rows, faults = _readable(path), first_faults(problems)
         if rows[name] and hint:

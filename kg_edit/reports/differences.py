@@ -174,14 +174,14 @@ def difference_table(found: Sequence[PromptDifference]) -> Table:
     return table
 
 
-def difference_markdown(found: Sequence[PromptDifference]) -> str:
-    """Return the prompts as a section of Markdown, with `counted` as its first line."""
+def difference_markdown(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
+    """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
     rows = (
         (one.verdict, _shown(one.asked.prompt), _shown(one.unedited), _shown(one.edited), "; ".join(one.probabilities))
         for one in found
     )
     table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
-    return f"## What else changed?\n\n{counted(found)}\n\n{table}\n"
+    return f"## What else changed?\n\n{counted(found, forms=forms)}\n\n{table}\n"
 
 
 def difference_rows(found: Sequence[PromptDifference]) -> str:

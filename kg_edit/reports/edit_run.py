@@ -120,8 +120,8 @@ def run_edits(
 
     The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
     report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
-    a loss, and alone.jsonl and failed.jsonl (the edits themselves) if an edit failed. Nothing is written before all edits are checked and the method is
-    prepared. An edit that repeats an earlier one is made once.
+    a loss, and alone.jsonl and failed.jsonl (the edits themselves) if an edit failed. Nothing is written before all
+    edits are checked and the method is prepared. An edit that repeats an earlier one is made once.
 
     Args:
         method: the method, on ``model``.

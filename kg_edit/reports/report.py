@@ -130,7 +130,9 @@ def markdown(
     lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
     lines += [*advice, *[""] * bool(advice), escaped_markdown(patch.summary), ""]
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
-    return "\n".join([*lines, *([difference_markdown(differences)] if differences else [])])
+    if differences:
+        lines.append(difference_markdown(differences, forms=any(row.probe.chat for row in rows)))
+    return "\n".join(lines)
 
 
 def _table(rows: Sequence[ReportRow]) -> list[str]:

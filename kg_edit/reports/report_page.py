@@ -130,7 +130,7 @@ def report_page(
         "TILES": _tiles(rows, differences),
         "OVERVIEW": _overview(entries) if several else "",
         "NOTE": _text(note(rows)),
-        "DIFFERENCES": _differences(differences),
+        "DIFFERENCES": _differences(differences, forms=any(row.probe.chat for row in rows)),
         "WEIGHTS": _weights(patch) if several else "",
         "EACH": "Each edit" if several else "The edit",
         "BATCHES": "".join(
@@ -203,14 +203,15 @@ def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -
     return "".join(tiles)
 
 
-def _differences(found: Sequence[PromptDifference]) -> str:
-    """Return the section with the prompts that should not change, the changed ones first."""
+def _differences(found: Sequence[PromptDifference], *, forms: bool) -> str:
+    """Return the section with the prompts that should not change, the changed ones first; ``forms`` as in `counted`."""
     if not found:
         return ""
     table = f'<table class="probes">{difference_rows(sorted(found, key=lambda one: one.unchanged))}</table>'
     is_open = len(found) <= _OPEN or not all(one.unchanged for one in found)
     return (
-        f'<section aria-labelledby="other"><h2 id="other">What else changed?</h2><p class="soft">{counted(found)}</p>'
+        '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
+        f'<p class="soft">{counted(found, forms=forms)}</p>'
         f"<details{' open' * is_open}><summary>Prompts that should not change</summary>"
         f"{_wide(table, 'prompts that should not change')}</details></section>"
     )

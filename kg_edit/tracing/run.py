@@ -108,7 +108,7 @@ def locate(
     traces = [entry.trace for entry in entries if entry.trace is not None]
     if not traces:
         why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"none of the {len(entries)} facts could be traced: {why}; give other facts")
+        raise ConfigError(f"none of the facts could be traced: {why}; give other facts")
     summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
     write_json(out / SUMMARY, summary.model_dump(mode="json"))
     draw_summary(summary, out / PICTURE, model=model.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import logging
 import re
 import shlex
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from rich.console import Console
 from kg_edit import __version__
 from kg_edit.cli import catalogue
 from kg_edit.cli.app import app
+from kg_edit.cli.console import friendly
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
 from tests.everyday import keep_first
@@ -218,3 +220,10 @@ def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkey
     assert result.code == 0
     assert max(map(cell_len, result.out.splitlines())) <= int(environment.get("COLUMNS", "200"))
     assert "\x1b" not in result.out + result.err
+
+
+def test_a_script_shows_what_it_and_the_packages_log_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with friendly("pipelines"):
+        for name in ("kg_edit.evaluation", "pipelines.study", "somebody_else"):
+            logging.getLogger(name).info("from %s", name)
+    assert capsys.readouterr().err == "from kg_edit.evaluation\nfrom pipelines.study\n"

@@ -99,7 +99,14 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert files is not None
     picture = {"subgraph-lebron.svg"} if method is GLAME else set()
     reports = {"report.md", "report.html", "report.json"}
-    written = {"patch.safetensors", "records.jsonl", "locality.jsonl", "losses.jsonl", "alone.jsonl", "failed.jsonl"} | reports
+    written = {
+        "patch.safetensors",
+        "records.jsonl",
+        "locality.jsonl",
+        "losses.jsonl",
+        "alone.jsonl",
+        "failed.jsonl",
+    } | reports
     assert set(files) == {".lock", "run.json"} | written | picture
     assert all(name in first.out for name in set(files) - {".lock", "run.json", "alone.jsonl"})
     again = edit(*method)
