@@ -16,7 +16,7 @@ from statistics import fmean
 
 import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
-from tools.model_edits import LAYER, SETTINGS, some_edits, values
+from tools.model_edits import LAYER, SETTINGS, plain_model, some_edits, values
 
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
@@ -44,9 +44,10 @@ def main() -> None:
         shared = SharedContexts.of(model, contexts)
         together = values(model, asked, partial(TailForward, contexts=shared))
         fast = (time.perf_counter() - start) / options.edits
+    whole = plain_model(options.model)
     for place in places:
         start = time.perf_counter()
-        (alone,) = values(model, [asked[place]], PlainForward)
+        (alone,) = values(whole, [asked[place]], PlainForward)
         plain_seconds.append(time.perf_counter() - start)
         apart.append(float((alone.change - together[place].change).norm() / alone.change.norm()))
     flop, peak = SETTINGS.steps * useful_flop(model, LAYER, asked) / options.edits, matmul_peak()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from tools.machine import matmul_peak, watched_memory
+from tools.model_edits import plain_model
 from torch import Tensor
 
 from kg_edit.covariance.corpora import TextCorpus
@@ -108,12 +109,12 @@ def main() -> None:
         begin = time.perf_counter()
         found, tokens = fast(model, lines, options.tokens)
         quick = time.perf_counter() - begin
-    slow = {False: 0.0, True: 0.0}
+    whole, slow = plain_model(options.model), {False: 0.0, True: 0.0}
     difference = 0.0
     for layer in LAYERS:
         for stop in slow:
             begin = time.perf_counter()
-            expected = plain(model, lines, tokens, layer, stop=stop)
+            expected = plain(whole, lines, tokens, layer, stop=stop)
             slow[stop] += time.perf_counter() - begin
             difference = max(difference, float((found[layer] - expected).norm() / expected.norm()))
     print(f"{tokens} tokens, {len(LAYERS)} layers: fast {quick:.1f} s, plain {slow[False]:.1f} s")

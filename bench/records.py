@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from tools.model_edits import RECORDS, some_edits
+from tools.model_edits import RECORDS, plain_model, some_edits
 
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--plain-records", type=int, default=2)
     options = parser.parse_args()
     model, records = LanguageModel.load(options.model), some_records(options.records)
-    plain = plainly(model, records[: options.plain_records])
+    plain = plainly(plain_model(options.model), records[: options.plain_records])
     result = {
         "name": "records",
         "plain_seconds": round(plain, 2),

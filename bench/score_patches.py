@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
-from tools.model_edits import some_edits
+from tools.model_edits import plain_model, some_edits
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
@@ -92,7 +92,7 @@ def main() -> None:
     cases = cases_of(edits)
     patches = [patch for patch in Rome(model, QUICK).edit_each(edits) if isinstance(patch, Patch)]
     start = time.perf_counter()
-    slow = in_turn(model, cases, patches)
+    slow = in_turn(plain_model(options.model), cases, patches)
     plain_seconds = time.perf_counter() - start
     start = time.perf_counter()
     sections = score_cases(model, [*cases, *cases], patches=[*[None] * len(cases), *patches])

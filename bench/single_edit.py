@@ -13,7 +13,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from tools.model_edits import LAYER, some_edits
+from tools.model_edits import LAYER, plain_model, some_edits
 
 from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.plain_forward import PlainForward
@@ -43,13 +43,13 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    model = LanguageModel.load(options.model)
+    model, whole = LanguageModel.load(options.model), plain_model(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model)  # the published contexts
     fast, plain = [], []
     for edit in some_edits(EDITS):
         asked = Request.of(model, edit, contexts)
-        slow_time, slow_loss = seconds(model, asked, options.steps, PlainForward)
+        slow_time, slow_loss = seconds(whole, asked, options.steps, PlainForward)
         fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
         fast.append(fast_time)
         plain.append(slow_time)

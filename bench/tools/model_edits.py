@@ -10,6 +10,9 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
@@ -17,6 +20,7 @@ from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise
 from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.loading import resolve_model
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
@@ -30,6 +34,13 @@ def some_edits(count: int) -> list[Edit]:
     if RECORDS.exists():
         return [record.edits[0] for record in find_dataset("counterfact-plus")(RECORDS)[:count]]
     return list(islice(cycle(read_edits(DEMO).edits), count))
+
+
+def plain_model(name: str) -> LanguageModel:
+    """The model as transformers loads it: PyTorch computes its matrix products (`kg_edit.models.matrix_products`)."""
+    path = resolve_model(name)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).requires_grad_(False)
+    return LanguageModel.wrap(model, AutoTokenizer.from_pretrained(path), name=name)
 
 
 def values(model: LanguageModel, asked: Sequence[Request], forward: ForwardFactory) -> list[Descent]:

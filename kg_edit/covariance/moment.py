@@ -21,10 +21,11 @@ from typing import Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from kg_edit.covariance.factor import CPU, Factor
 from kg_edit.errors import CovarianceError
+from kg_edit.models.matrix_products import product, takes_onednn
 from kg_edit.models.precision import exact, has_float64
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
@@ -155,9 +156,10 @@ class SecondMoment:
         self._waiting = []
         if self.total.device != rows.device and rows.device.type == "cuda":  # keep the sum on the keys' device
             self.total = self.total.to(rows.device)
+        columns = rows.T.contiguous()  # oneDNN takes dense rows only
+        multiply = product if takes_onednn() else nn.functional.linear
         for start, block in _blocks(self.total, self.size):
-            product = rows[:, start : start + _BLOCK].T @ rows[:, start:]
-            block += product.to(block.device)
+            block += multiply(columns[start : start + _BLOCK], columns[start:]).to(block.device)
 
 
 def square(flat: Tensor, size: int) -> Tensor:

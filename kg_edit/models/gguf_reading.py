@@ -32,7 +32,7 @@ class ArrayReader(gguf.GGUFReader):
 
 def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
     """Return the number of blocks that a file's metadata states, and the names of its tensors."""
-    reader = gguf.GGUFReader(path)
+    reader = gguf.GGUFReader(str(path))  # as transformers names it, so that `read_once` reads it once
     stated = (field for name, field in reader.fields.items() if name.endswith(".block_count"))
     return int(next((field.contents() for field in stated), 0)), [tensor.name for tensor in reader.tensors]
 

@@ -40,6 +40,7 @@ from kg_edit.models.loading import (
     resolve_model,
     stored_names,
 )
+from kg_edit.models.matrix_products import takes_onednn, use_onednn
 from kg_edit.models.precision import has_float64
 from kg_edit.models.prompts import Prompt, encode
 
@@ -119,6 +120,8 @@ class LanguageModel:
             raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
         if device_map is None:
             nn.Module.to(model, target)
+        if takes_onednn():
+            use_onednn(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
     @classmethod

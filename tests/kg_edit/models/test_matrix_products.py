@@ -1,0 +1,87 @@
+"""Matrix products by oneDNN: the same values and gradients as PyTorch's own, and the same model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kg_edit.models import matrix_products
+from kg_edit.models.matrix_products import product, takes_onednn, use_onednn
+from tests.kg_edit.tiny import tiny
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch was built without oneDNN"
+)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
+def test_product_and_its_gradients_of_both_orders_are_those_of_linear(*, transposed: bool) -> None:
+    weight = drawn(24, 40).T if transposed else drawn(40, 24)
+    inputs = [drawn(3, 7, 24, seed=1), weight, drawn(40, seed=2)]
+    found = []
+    for multiply in (product, nn.functional.linear):
+        given = [one.clone().requires_grad_() for one in inputs]
+        loss = multiply(*given).square().sum()
+        first = torch.autograd.grad(loss, given, create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), given)
+        found.append([loss, *first, *second])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5 * float(theirs.detach().abs().max()))
+
+
+def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
+    x, weight = drawn(32, 24).requires_grad_(), drawn(40, 24)
+    result = product(x, weight)
+    assert [saved is None for saved in result.grad_fn.saved_tensors] == [True, False]  # type: ignore[union-attr]
+    assert not product(x.detach(), weight).requires_grad
+    with torch.no_grad():
+        assert not product(x, weight).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        (drawn(15, 24), drawn(40, 24)),
+        (drawn(32, 24), drawn(40, 48)[:, ::2]),  # neither order is dense
+        (drawn(32, 24).bfloat16(), drawn(40, 24).bfloat16()),
+        (drawn(32, 24).double(), drawn(40, 24).double()),
+    ],
+    ids=["few-rows", "strided", "bfloat16", "float64"],
+)
+def test_other_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch, x: Tensor, weight: Tensor) -> None:
+    monkeypatch.setattr(matrix_products, "_by_onednn", None)
+    assert torch.equal(product(x, weight), nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_model_keeps_its_weights_and_its_logits(family: str) -> None:
+    model = copy.deepcopy(tiny(family).model)
+    before, ids = model.state_dict(), torch.arange(40).reshape(2, 20)
+    expected = model(ids).logits
+    use_onednn(model)
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert ("OneDnnConv1D" if family == "gpt2" else "OneDnnLinear") in kinds
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(
+        after[name] is before[name] or torch.equal(after[name], before[name]) for name in before
+    )
+
+
+@pytest.mark.parametrize(("vendor", "wanted"), [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)])
+def test_processor_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str | None, *, wanted: bool
+) -> None:
+    monkeypatch.setattr(matrix_products, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    if vendor:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert takes_onednn() is wanted
