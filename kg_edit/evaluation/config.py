@@ -78,6 +78,12 @@ class EvalConfig(BaseModel, metaclass=Called):
         },
     )
     seed: Seed = Field(0, description="Random seed of choices and intervals.")
+    retry_failed: bool = Field(
+        False,
+        description="Compute the failed records of the run in the output folder again; in a sequence, also what comes "
+        "after the first of them.",
+        json_schema_extra={"panel": "Checks"},
+    )
     shard: str | None = Field(None, description="`i/n`: run only this part; `kg-edit merge` puts the parts together.")
 
     general: str | None = None
@@ -158,7 +164,8 @@ class EvalConfig(BaseModel, metaclass=Called):
         steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
         return {
             **self.model_dump(
-                mode="json", exclude={"evaluate_every", "general", "tasks", "quick", "retention", *_LATER}
+                mode="json",
+                exclude={"evaluate_every", "retry_failed", "general", "tasks", "quick", "retention", *_LATER},
             ),
             **self.model_dump(mode="json", include=_LATER, exclude_defaults=True),
             **steps,

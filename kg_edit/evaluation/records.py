@@ -6,7 +6,7 @@ patches of a sequence's steps are files (`StepFiles`), from which a stopped run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
-from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.run_folder import Settings, digest, read_settings
 
@@ -148,6 +148,36 @@ class RunFolder:
         for file in (self.records, self.general):
             drop_cut_line(file)
 
+    def drop_failed(self) -> None:
+        """Remove the lines with errors, and those that a failed edit has changed, so that a run computes them again.
+
+        In a sequence these are all results of the first step with a failed edit and of later steps; scores of the
+        unedited model are kept. Call it after `drop_cut_lines`.
+
+        Raises:
+            OutputError: a file can't be read or written.
+        """
+        settings = read_settings(self.path)
+        plan, (done, _) = EvalConfig.of(settings).plan, found_in(self)
+        places, kept = dict[str, tuple[int, int]](), dict[int, int]()  # kept: edits of a sequence before the failure
+        sequences = sequences_of(settings)
+        for number, ids in sequences.items():
+            places |= {name: (number, place) for place, name in enumerate(ids)}
+            failed = {name for name in ids if done.get((name, BASE)) or done.get((name, EDIT))}
+            steps = (step.start for step in plan.schedule.steps(len(ids)) if failed & {ids[place] for place in step})
+            kept[number] = next(steps, len(ids))
+
+        def stays(entry: Entry) -> bool:
+            number, place = places[entry.id]
+            if entry.phase == EDIT:
+                return place < kept[number]
+            edits = entry.phase.partition(":")[2] or len(sequences[number])
+            return entry.phase == BASE or int(edits) <= kept[number]
+
+        # A kill in between leaves lines of failed records, which a second call drops.
+        _keep(self.general, Point, lambda point: point.error is None and point.edits <= kept[point.sequence])
+        _keep(self.records, Entry, lambda entry: entry.error is None and stays(entry))
+
     def append(self, entries: Iterable[Entry]) -> None:
         """Append phases; when this returns, they are on disk.
 
@@ -163,6 +193,13 @@ class RunFolder:
             OutputError: as `append`.
         """
         append_lines(self.general, [point.model_dump_json(exclude_defaults=True)])
+
+
+def _keep(file: Path, kind: type[Line], stays: Callable[[Line], bool]) -> None:
+    """Replace a file of JSON lines by those of its lines that stay."""
+    if file.exists():
+        with replacing(file) as scratch, file.open("rb") as lines, scratch.open("wb") as target:
+            target.writelines(line for line, one in zip(lines, read_lines(file, kind), strict=True) if stays(one))
 
 
 class RunRecord(BaseModel):
@@ -224,13 +261,17 @@ class StepFiles:
         file = Path(f"{self._start}{step:05d}.safetensors")
         return Patch.load(file) if file in self._sizes else None
 
-    def save(self, step: int, patch: Patch) -> None:
-        """Write the patch of a step.
+    def save(self, step: int, patch: Patch | None) -> None:
+        """Write the patch of a step; None, if none of its edits succeeded, removes that of an earlier try.
 
         Raises:
             OutputError: the file can't be written.
         """
-        self._write(Path(f"{self._start}{step:05d}.safetensors"), patch)
+        file = Path(f"{self._start}{step:05d}.safetensors")
+        if patch:
+            self._write(file, patch)
+        elif file in self._sizes:
+            self._remove(file)
 
     def sum_up(self, steps: int, total: Patch) -> None:
         """Replace the files of the first ``steps`` steps by ``total``, their sum, if that takes a third or less.

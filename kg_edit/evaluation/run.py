@@ -73,6 +73,7 @@ from kg_edit.storage.run_folder import (
     read_settings,
 )
 from wikidata_cache.progress import Bar
+from wikidata_cache.terminal import number_of
 
 TOGETHER = 16  # records to edit, score and write together, at most; more would hardly be faster
 FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many
@@ -132,7 +133,13 @@ def evaluate(
     with folder_lock(out), untouched(model):
         folder = RunFolder(out)
         folder.drop_cut_lines()
+        if config.retry_failed:
+            folder.drop_failed()
         run = _Run(method, model, config, folder, UneditedScores(model, settings), *found_in(folder))
+
+        if stored := len({name for (name, _), error in run.done.items() if error is not None}):
+            what = number_of(stored, "record")
+            log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence
@@ -306,7 +313,7 @@ class _Run:
         if not new and (saved := files.load(number)):
             return saved
         step = self.steps.get(some[0].id) or edit_step(self.method, [item.record for item in some], start=start)
-        if step.patch and len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
+        if len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             files.save(number, step.patch)
         self.folder.append(
             item.entry(EDIT, error=error)

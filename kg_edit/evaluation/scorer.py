@@ -278,9 +278,12 @@ class UneditedScores:
     def _read(self, asked: Case | str) -> Section | None:
         name = digest([self._key, to_jsonable_python(asked)])
         try:
-            return Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
+            found = Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
         except (OSError, ValidationError):  # absent or damaged: it is scored and written again
             return self._unwritten.get(name)
+        if isinstance(asked, Case) and found.scores.keys() != metrics_for(asked).keys():
+            return self._unwritten.get(name)  # it is from before a metric was added or removed
+        return found
 
     def _write(self, asked: Case | str, section: Section) -> None:
         name = digest([self._key, to_jsonable_python(asked)])

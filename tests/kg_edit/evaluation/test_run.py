@@ -443,6 +443,19 @@ def test_damaged_or_unwritable_cache_changes_nothing(
     assert json.loads(file.read_text())["scores"]  # mended
 
 
+def test_cached_scores_without_a_metric_are_computed_again(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, cache: Path
+) -> None:
+    """A metric was added since they were cached."""
+    first = evaluate(method, model, edits[:1], out=tmp_path / "first")
+    (file,) = (cache / "unedited").rglob("*.json")
+    found = json.loads(file.read_text())
+    del found["scores"]["efficacy.nll"]
+    file.write_text(json.dumps(found))
+    assert evaluate(method, model, edits[:1], out=tmp_path / "second").base == first.base
+    assert "efficacy.nll" in json.loads(file.read_text())["scores"]
+
+
 def test_two_edits_with_one_id_are_refused(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import torch
 from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import OutputError
+from kg_edit.errors import GraphError, OutputError
 from kg_edit.evaluation import EvalConfig, Summary, evaluate
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.scorer import score_cases
@@ -199,6 +199,98 @@ def test_single_edit_that_breaks_the_model_counts_as_0(
     summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path)
     assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 1)
     assert summary.base["neighborhood.prob"].mean != 0 and summary.edited["neighborhood.prob"].mean == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "failing", "calls"),
+    keep_first(
+        [
+            ("single", ("case-0", "case-3"), ["case-0", "case-3"]),
+            ("batch:2,sequential:6", ("case-3",), ["case-2 case-3", "case-4"]),  # the first step stays
+            ("batch:5", ("case-0", "case-3"), ["case-0 case-1 case-2 case-3 case-4"]),
+        ],
+        keep=1,
+        unpack=True,
+    ),
+)
+def test_failed_records_are_computed_again_on_request(
+    schedule: str,
+    failing: tuple[str, ...],
+    calls: list[str],
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A plug-in with a fault is repaired: the run is then the same as one that never failed, also after a kill."""
+    text = None if schedule == "single" else TEXT
+    config, retry = (EvalConfig(schedule=schedule, general=text, retry_failed=again) for again in (False, True))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    expected = evaluate(Depends(model), model, edits[:5], out=whole, config=config)
+    faulty, repaired = Depends(model), Repaired(model, failing=failing)
+    assert evaluate(repaired, model, edits[:5], out=out, config=config).provenance["failed"] == len(failing)
+    assert not caplog.messages
+    evaluate(faulty, model, edits[:5], out=out, config=config)
+    assert faulty.calls == []  # a stored failure is not computed again, and the run says so
+    (said,) = caplog.messages
+    assert f"of {len(failing)} record" in said and "are from an earlier run; --retry-failed computes" in said
+
+    caplog.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Killed(model), model, edits[:5], out=out, config=retry)
+    kept = {(line["id"], line["phase"]) for line in phases(out)}
+    assert kept >= {(edit.id, "base") for edit in edits[:5]}
+    method = Depends(model)
+    again = evaluate(method, model, edits[:5], out=out, config=config)
+    assert (method.calls, caplog.messages.count(said)) == (calls, 0)
+    assert max(Counter((line["id"], line["phase"]) for line in phases(out)).values()) == 1
+    cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
+    assert again.model_copy(update=cost) == expected.model_copy(update=cost)
+    files = ({file.name: file.read_bytes() for file in (some / "patches").glob("*")} for some in (whole, out))
+    assert next(files) == next(files)
+
+
+@dataclass
+class Repaired(Depends):
+    """Fails on some edits, which its settings do not say: a fault in its code."""
+
+    failing: tuple[str, ...] = ()
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        if {edit.id for edit in edits} & set(self.failing):
+            raise GraphError("a line with a fault")
+        return super().update(edits, before=before)
+
+
+@dataclass
+class Killed(Depends):
+    """Is stopped at its first edit."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_step_that_fails_only_now_leaves_no_earlier_patch(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    config = EvalConfig(schedule="sequential:3")
+    evaluate(Repaired(model, failing=("case-0",)), model, edits[:3], out=tmp_path, config=config)
+    retry = config.model_copy(update={"retry_failed": True})
+    evaluate(Repaired(model, failing=("case-2",)), model, edits[:3], out=tmp_path, config=retry)
+    assert {file.name for file in (tmp_path / "patches").iterdir()} == {
+        "00000-00000.safetensors",
+        "00000-00001.safetensors",
+    }
+    assert [record["error"] for record in lines(tmp_path)][:2] == [None, None]
+
+
+def test_records_that_broke_the_model_are_scored_again(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    retry = EvalConfig(retry_failed=True)
+    assert evaluate(Overwhelming(model), model, edits[:2], out=tmp_path).provenance["broken"] == 1
+    assert evaluate(Depends(model), model, edits[:2], out=tmp_path, config=retry).provenance["broken"] == 0
 
 
 @dataclass
