@@ -19,6 +19,7 @@ from kg_edit.cli.options import CHECKS, MACHINE, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.run_folder import delete_run, is_run, read_settings
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.evaluation import Summary
@@ -106,7 +107,8 @@ def show(summary: Summary, out: Path) -> None:
         stdout().print(general)
     skipped = (summary.provenance.get("data") or {}).get("skipped")
     if skipped:
-        typer.echo(f"skipped rows that can't be read: {', '.join(skipped)}", err=True)
+        rows = f"{number_of(len(skipped), 'row')} of the whole file that can't be read"
+        typer.echo(f"skipped {rows}: {', '.join(skipped)}", err=True)
     failed = [entry for entry in RunFolder(out).entries() if entry.error is not None]
     if failed and summary.provenance["failed"]:
         typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)

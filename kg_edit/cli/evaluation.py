@@ -201,8 +201,8 @@ class Evaluation:
             labels: the source of the labels of ids in own edits.
 
         Raises:
-            ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling, or
-                no record is left after ``skip``.
+            ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling,
+                one of the probes, or what one of the extras needs; or no record is left after ``skip``.
             KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
                 false.
         """
@@ -246,7 +246,31 @@ class Evaluation:
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
             )
+        self._refuse_unasked(found[self.span])
         return FileContent(tuple(found), whole.problems)
+
+    def _refuse_unasked(self, records: Sequence[BenchmarkRecord]) -> None:
+        """Refuse probes and extras if no record has what they need; warn if that is so for some of them."""
+        if not (self.config.probes or self.config.extras):
+            return
+        from kg_edit.evaluation.metrics.sampled_text import EXTRAS
+        from kg_edit.evaluation.template_probes import PROBES, with_probes
+
+        def has(record: BenchmarkRecord, name: str) -> bool:
+            if name in PROBES:
+                return bool(with_probes(record, [name]).group(name))
+            fields = (getattr(edit, part, ()) for edit in record.edits for part in EXTRAS[name].needs)
+            return any(fields) or any(record.group(part) for part in EXTRAS[name].needs)
+
+        for option, names in (("--probes", self.config.probes), ("--extra", self.config.extras)):
+            unused = [name for name in names if not any(has(record, name) for record in records)]
+            needs = {part for name in unused if name in EXTRAS for part in EXTRAS[name].needs}
+            needs = needs or {"target_true", "neighborhood"}
+            fault = f"{option} {','.join(unused)} has no effect, because no record has {' or '.join(sorted(needs))}"
+            if unused and len(unused) == len(names):
+                raise ConfigError(f"{fault}; leave it out, or use another data set, such as counterfact-plus")
+            if unused:
+                log.warning(fault)
 
     def ready(self, out: Path) -> Ready:
         """Check the options, read the data and load the model; ``out`` is checked, but not written.

@@ -354,9 +354,15 @@ def compare(
     rows = _rows(sides, ids, tuple(metrics) or known, seed, base=base)
     lacking = sorted(set(metrics) - {row.metric for row in rows})
     if lacking and not rows:
+        lacks = [
+            side
+            for side, own in sides.items()
+            if not any(row.get(name) is not None for row in own.values() for name in lacking)
+        ]
+        way = f"evaluate {' and '.join(lacks or sides)} with the probes or extras that it needs"
+        way = "compare two edited runs" if UNEDITED in sides else way
         raise ConfigError(
-            f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or "
-            "compare two edited runs"
+            f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or {way}"
         )
     if lacking:
         notes += (f"no record has {' and '.join(lacking)} on each side",)

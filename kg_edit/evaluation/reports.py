@@ -29,7 +29,6 @@ from wikidata_cache.terminal import number_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-_GENERAL = "general tasks, the unedited model, and with all edits of a sequence; n documents, 95 % intervals"
 _TITLES = {
     "base": "unedited",
     "just_edited": "right after its edit",
@@ -46,7 +45,8 @@ def render(summary: Summary) -> str:
     """
     (header, *rows), (general_header, *general) = _cells(summary), _general_cells(summary)
     text = f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
-    return text + (f"\n{markdown_table(general_header, general, numbers_from=1)}\n\n{_GENERAL}\n" if general else "")
+    caption = _general_caption(summary)
+    return text + (f"\n{markdown_table(general_header, general, numbers_from=1)}\n\n{caption}\n" if general else "")
 
 
 def rich_table(summary: Summary) -> Table:
@@ -58,7 +58,13 @@ def rich_table(summary: Summary) -> Table:
 def rich_general(summary: Summary) -> Table | None:
     """Return the table of the tasks for the terminal; None if no tasks were asked."""
     header, *rows = _general_cells(summary)
-    return terminal_table(header, rows, numbers_from=1, caption=_GENERAL) if rows else None
+    return terminal_table(header, rows, numbers_from=1, caption=_general_caption(summary)) if rows else None
+
+
+def _general_caption(summary: Summary) -> str:
+    schedule = Schedule.parse(summary.provenance.get("schedule", "single"))
+    edited = schedule.in_words(summary.n) if schedule.sequence > 1 else "mean over the records, each edited alone"
+    return f"general tasks, the unedited and the edited model ({edited}); n documents, 95 % intervals"
 
 
 def _cells(summary: Summary) -> list[list[str]]:

@@ -43,7 +43,7 @@ _WRITTEN = (
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
 _SIDES = ("in the folder", "now")
-_LISTED, _SHORT = 5, 60  # fields that a difference lists, and characters of a value
+_LISTED, _SHORT, _SHORT_LIST = 5, 60, 120  # fields that a difference lists, and characters of a value or a list
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -237,9 +237,11 @@ def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iter
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "none"
     text = json.dumps(value, ensure_ascii=False)
-    if len(text) > _SHORT and isinstance(value, list):
-        return f"{len(value)} entries"
+    if isinstance(value, list):
+        return text if len(text) <= _SHORT_LIST else f"{len(value)} entries"
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
 
 

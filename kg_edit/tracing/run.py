@@ -107,6 +107,7 @@ def locate(
     unknown = [entry.id for entry in entries if entry.unknown]
     traces = [entry.trace for entry in entries if entry.trace is not None]
     if not traces:
+        (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
         why = next(iter(failed.values()), "the model knows none of them")
         raise ConfigError(f"none of the facts could be traced: {why}; give other facts")
     summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)

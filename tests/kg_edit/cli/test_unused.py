@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.cli.evaluation import Evaluation
+from kg_edit.evaluation import EvalConfig
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused
 
 __all__ = ["cache", "kg_edit", "place"]  # fixtures
@@ -38,6 +40,10 @@ UNUSED: dict[str, str] = {
     "rows have no ids to look up; leave it out, or give another --method, such as glame",
     "patch edit l edits.jsonl --method rome --graph graph.tsv": "--graph has no effect: rome reads no graph",
     "evaluate --data edits.jsonl --dataset edits --method memit --graph graph.tsv --out o": "--graph has no effect",
+    "evaluate --data edits.jsonl --dataset edits --skip 1 --probes negation,elsewhere --out o": "--probes "
+    "negation,elsewhere has no effect, because no record has neighborhood or target_true; leave it out, or use another",
+    "evaluate --data edits.jsonl --dataset edits --skip 1 --extra portability.glame_fuzzy --out o": "--extra "
+    "portability.glame_fuzzy has no effect, because no record has portability; leave it out, or use another",
     "methods rome --markdown": "NAME has no effect with --markdown",
 }
 
@@ -45,6 +51,16 @@ UNUSED: dict[str, str] = {
 @pytest.mark.parametrize("command", UNUSED)
 def test_option_without_effect_is_refused(command: str, kg_edit: Run, place: Path) -> None:
     refused(kg_edit, *command.split(), message=UNUSED[command], out=place)
+
+
+def test_probes_without_effect_are_named_if_others_have_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edits, probes = place / "edits.jsonl", ("negation", "reversed", "elsewhere")
+    Evaluation(data=edits, dataset="edits", config=EvalConfig(probes=probes)).read()
+    assert not caplog.messages
+    Evaluation(data=edits, dataset="edits", skip=1, config=EvalConfig(probes=probes)).read()
+    assert caplog.messages == [
+        "--probes negation,elsewhere has no effect, because no record has neighborhood or target_true"
+    ]
 
 
 def test_option_with_its_default_value_is_refused_too(kg_edit: Run, place: Path) -> None:

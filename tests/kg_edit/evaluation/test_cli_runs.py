@@ -109,7 +109,7 @@ def test_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate
     summary = json.loads((place / "out" / "summary.json").read_text())
     (skipped,) = summary["provenance"]["data"]["skipped"]
     assert summary["n"] == 3
-    assert skipped in result.err
+    assert f"skipped 1 row of the whole file that can't be read: {skipped}\n" in result.err
 
 
 def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place: Path) -> None:

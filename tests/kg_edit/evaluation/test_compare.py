@@ -249,6 +249,8 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
         compare([first], metrics=["efficacy.prb"])
     with pytest.raises(ConfigError, match=r"no record has .* on each side \(unedited, first\); leave it out"):
         compare([first], metrics=["missing"])
+    with pytest.raises(ConfigError, match=r"or evaluate first and second with the probes or extras that it needs"):
+        compare([first, run("second", seed=2)], metrics=["missing"])
     assert "no record has missing on each side" in compare([first], metrics=["efficacy.prob", "missing"]).notes
     with pytest.raises(ConfigError, match="given twice"):
         compare([first, tmp_path / "." / "first"])

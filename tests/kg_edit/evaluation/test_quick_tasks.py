@@ -155,6 +155,9 @@ def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nu
         assert one.after.mean == after[name].value and one.difference is not None
         assert one.before.mean == tasks.scores(model)[name].value
     assert "quick.mmlu.acc" in render(summary)
+    assert "the unedited and the edited model (after all 2 edits of the batch)" in render(summary)
+    single = summary.model_copy(update={"provenance": {**summary.provenance, "schedule": "single"}})
+    assert "the unedited and the edited model (mean over the records, each edited alone)" in render(single)
     calls = len(method.calls)
     assert evaluate(method, model, records, out=tmp_path / "run", config=config) == summary
     assert len(method.calls) == calls, "the finished run is read"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -84,8 +85,12 @@ def test_check_folder_writes_nothing(tmp_path: Path) -> None:
 def test_difference_names_each_field_in_words() -> None:
     assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert difference({"a": {"b": 1}, "c": 2}, {"a": {}}) == (
-        "a.b: 1 in the first, null in the second; c: 2 in the first, null in the second"
+        "a.b: 1 in the first, none in the second; c: 2 in the first, none in the second"
     )
+    probes = ["negation", "fact-check", "distracting", "reversed", "elsewhere", "refutation"]
+    found = difference({"probes": probes}, {})
+    assert found == f"probes: {json.dumps(probes)} in the first, none in the second"
+    assert difference({"ids": [9] * 99}, {"ids": []}) == "ids: 99 entries in the first, [] in the second"
     found = difference({"a": "x" * 99}, {"a": "y"})
     assert found is not None
     assert "..." in found and len(found) < 100

@@ -78,6 +78,7 @@ def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: p
     assert (found.facts, found.failed) == (2, {"b": "ModelError: not finite"})
     with pytest.raises(ConfigError, match="none of the facts could be traced: ModelError: not finite"):
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
+    assert locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path / "none", progress=False).facts == 1
 
 
 def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
