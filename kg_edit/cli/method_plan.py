@@ -309,12 +309,12 @@ def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
 
 
 def report_stated(method: EditingMethod) -> None:
-    """Log how many of the edits were made without statements of o*, because the graph has none."""
+    """Log how many of the edits were made from their own fact alone (`why_alone` says why)."""
     alone = [name for name, stated in method.stated.items() if not stated]
     if alone:
         shown = ", ".join(alone[:_SHOWN]) + (f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else "")
         log.warning(
-            "%d of %d without statements of o*: %s. --require-graph refuses such edits",
+            "%d of %d edits read s -r-> o* alone: %s. --require-graph refuses such edits",
             *(len(alone), len(method.stated), shown),
         )
 

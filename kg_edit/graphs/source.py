@@ -399,6 +399,14 @@ def has_statements(graph: nx.MultiDiGraph) -> bool:
     return bool(graph.number_of_edges() > 1)
 
 
+def why_alone(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:
+    """Return why an edit's subgraph has only its own edge: o* has no statements, or no rule reads them."""
+    if unread := graph.graph.get("dropped", {}).get("no_rule"):
+        about = f"the graph has {unread} statements of o* ({edit.target_new})"
+        return f"no rule of {settings.rules} adds a fact to it; {about}"
+    return f"the graph has no statement of o* ({edit.target_new})"
+
+
 def check_graph(graph: nx.MultiDiGraph) -> None:
     """Check everything that `encode_subgraph` needs; this takes no model.
 

@@ -46,6 +46,7 @@ from kg_edit.graphs.source import (
     graph_identity,
     has_statements,
     open_named,
+    why_alone,
 )
 from kg_edit.locate_then_edit.lasting import mean_value_norm
 from kg_edit.locate_then_edit.states import Site
@@ -448,9 +449,8 @@ class GraphReader(EditingMethod):
             self._report_answers(edit)
             if not has_statements(self._subgraphs[edit]) and all(self.stated.values()):  # said once per run
                 log.warning(
-                    "edit %r: the graph has no statement of o* (%s), so %s reads s -r-> o* alone; further such edits "
-                    "are only counted",
-                    *(edit.id, edit.target_new, self.name),
+                    "edit %r: %s, so %s reads s -r-> o* alone; further such edits are only counted",
+                    *(edit.id, why_alone(self._subgraphs[edit], edit, self.config.graph), self.name),
                 )
             self.stated[edit.id] = has_statements(self._subgraphs[edit])
         return self._subgraphs[edit]

@@ -41,6 +41,7 @@ from kg_edit.graphs.source import (
     edge_alone,
     edit_subgraph,
     has_statements,
+    why_alone,
 )
 from kg_edit.locate_then_edit.descent import DescentDtype
 from kg_edit.methods.presets import published_settings
@@ -312,7 +313,7 @@ class GraphSettings(MethodConfig):
         found = without_answers(found, answers) if answers else found
         if self.graph.require and not has_statements(found):
             raise GraphError(
-                f"the graph has no statement of o* {edit.target_new!r}; add some, give another graph, or leave out "
+                f"{why_alone(found, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
                 "graph.require (CLI: --require-graph)"
             )
         return found

@@ -162,6 +162,9 @@ def test_report_of_a_subgraph_names_rules(graph: Path, tmp_path: Path) -> None:
     ], "P551 has no label in this graph"
     assert [one["statement"] for one in second["consequences"]] == [["Q4", "P26", "Q3"]]
     assert first["rules"]["count"] == 4
+    silent = write_edits(tmp_path / "silent.jsonl", Edit("Bob", "Town", None, "died in", "Q2", "P20", "Q13"))
+    shown = run_cli("show", f"{silent}:1", "--graph", graph, "--rules", table)
+    assert "from which nothing follows (--rules)" in shown and f"No rule of {table} adds a fact" in shown
 
 
 def test_leakage_guard_also_hides_consequences(graph: Path) -> None:

@@ -131,6 +131,8 @@ def show(
     else:
         subgraph, title = _item(opened, what, options)
     _print_subgraph(subgraph, title)
+    if rules is not None and not subgraph.graph["consequences"]:
+        echo(f"No rule of {rules} adds a fact to this edit.")
     if html is not None:
         opened.describe(subgraph)
         subgraph.to_html(html)

@@ -79,7 +79,7 @@ def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
 def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> None:
     result = edit("--graph", "facts.csv")
     assert "edit 'lost': the graph has no statement of o* (Poseidonis), so glame reads s -r-> o* alone" in result.err
-    assert "1 of 2 without statements of o*: lost. --require-graph refuses such edits" in result.err.splitlines()
+    assert "1 of 2 edits read s -r-> o* alone: lost. --require-graph refuses such edits" in result.err.splitlines()
     made = recorded(facts / "out")["lost"]
     assert (made["nodes"], made["edges"]) == (2, 1)
     assert made["graph"]["kind"] == "edge alone"  # type: ignore[index]
@@ -90,7 +90,7 @@ def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path)
     (facts / "edits.jsonl").write_bytes(rows(FRANCE))
     assert edit("--graph", "facts.csv", "--out", "a").code == 0
     required = edit("--graph", "facts.csv", "--require-graph", "--out", "b")
-    assert required.code == 0 and "without statements" not in required.err
+    assert required.code == 0 and "alone" not in required.err
     one, two = (Patch.load(facts / name / "patch.safetensors") for name in "ab")
     assert [dict(record) for record in one.edits] == [dict(record) for record in two.edits]
     settings = [json.loads((facts / name / "run.json").read_text())["config"]["graph"] for name in "ab"]
@@ -101,7 +101,7 @@ def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) 
     message = "the graph has no node 'Poseidonis'; add it"
     refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
     (facts / "edits.jsonl").write_bytes(rows({**LOST, "target_new": "Italy"}, FRANCE))
-    message = "the graph has no statement of o* 'Italy'; add some"
+    message = "the graph has no statement of o* (Italy); add some"
     refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
     (facts / "edits.jsonl").write_bytes(
         rows({**LOST, "id": "italy", "subject": "Eve", "target_new": "Italy"}, LOST, FRANCE)
@@ -151,7 +151,7 @@ def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Pa
     assert "no --method and no --graph given: rome" in plain.err
     own = kg_edit(*common, "--set", "steps=2", "--graph", "facts.csv", "--out", "own")
     assert own.code == 0, own.err
-    assert "1 of 2 without statements of o*: lost" in own.err
+    assert "1 of 2 edits read s -r-> o* alone: lost" in own.err
     assert [json.loads((facts / name / "run.json").read_text())["method"] for name in ("plain", "own")] == [
         "rome",
         "glame",

@@ -6,7 +6,7 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.source import PrivateGraph, SubgraphSettings
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.glame_plus.questions import implied_facts, objects_of
@@ -74,3 +74,9 @@ def test_wrong_rules_are_refused(source: WikidataCache, rules: str, tmp_path: Pa
     own = PrivateGraph(nx.MultiDiGraph([("Lyon", "France", {"label": "country"})]))
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.rules"):
         GlameConfig(graph={"rules": rules}).ask(own, EDIT)
+
+
+def test_statements_that_no_rule_reads_are_not_missing(source: WikidataCache, rules: str) -> None:
+    mother = EDIT.model_copy(update={"relation": "mother", "relation_id": "P25"})
+    with pytest.raises(GraphError, match=r"no rule of .*rules\.tsv adds a fact to it; .* 2 statements of o\*"):
+        GlameConfig(graph={"rules": rules, "require": True}).ask(source, mother)
