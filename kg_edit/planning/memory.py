@@ -7,7 +7,7 @@ Time is not estimated: edit one fact and multiply.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -238,6 +238,13 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
     yield Part(what="factoring C", bytes=factoring, phase="factoring C", place=job.place, formula=formula)
 
 
+def _peak(parts: Iterable[Part]) -> float:
+    phases: dict[str, float] = {"always": 0.0}
+    for part in parts:
+        phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
+    return phases.pop("always") + max(phases.values(), default=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The memory of a job, part by part."""
@@ -248,11 +255,12 @@ class Estimate:
 
     def needed(self, place: MemoryPlace) -> float:
         """Return the bytes at the worst moment: the parts that are always there, and the largest phase."""
-        phases: dict[str, float] = {}
-        for part in self.parts:
-            if part.place == place:
-                phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
-        return phases.pop("always", 0.0) + max(phases.values(), default=0.0)
+        return _peak(part for part in self.parts if part.place == place)
+
+    def added_by_covariance(self, place: MemoryPlace) -> float:
+        """Return the bytes of `needed` that a method without C would not need."""
+        others = (part for part in self.parts if part.place == place and not part.what.endswith("C"))
+        return self.needed(place) - _peak(others)
 
     def available(self, place: MemoryPlace) -> int | None:
         """Return the bytes that are free now; None if unknown."""
@@ -317,9 +325,11 @@ def suggestions(found: Estimate) -> tuple[str, ...]:
     states = bytes_of.get("states for the backward pass", 0.0)
     if states >= 0.1 * max(found.needed(place) for place in found.lacking):
         ways.append(f"`--memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower")
-    held = sum(part.bytes for part in found.parts if part.what.endswith("C") and part.place in found.lacking)
+    held = sum(map(found.added_by_covariance, found.lacking))
     if held >= 0.2 * max(found.needed(place) for place in found.lacking):
-        ways.append(f"C takes {held / 1e9:.1f} GB: fewer layers need less, and ft-m, lora or grace need no C")
+        ways.append(
+            f"C adds {held / 1e9:.1f} GB to the peak: fewer layers need less, and ft-m, lora or grace need no C"
+        )
     short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
     where = " and ".join(found.lacking)
     ways.append(f"{short:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices")

@@ -168,6 +168,16 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
     assert "GB more main memory" in said
 
 
+@pytest.mark.parametrize("method", ["rome", "alphaedit"])
+def test_covariance_adds_no_more_than_the_peak_has(method: str) -> None:
+    """Its parts of several phases are never in memory together."""
+    found = reckoned(method, host=10**8)
+    added, others = found.added_by_covariance("main memory"), [p for p in found.parts if not p.what.endswith("C")]
+    left = Estimate(job=found.job, parts=tuple(others), notes=())
+    assert 0 < added == pytest.approx(found.needed("main memory") - left.needed("main memory"))
+    assert added + sum(part.bytes for part in others if part.phase == "always") <= found.needed("main memory")
+
+
 def test_a_layer_that_is_not_there_is_refused() -> None:
     where = Machine(device=CPU, host=None, accelerator=None)
     with pytest.raises(ConfigError, match="there is no layer 10: small has layers 0 to 9"):
