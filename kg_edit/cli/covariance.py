@@ -19,6 +19,7 @@ from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unu
 from kg_edit.errors import ConfigError, faults_of
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.covariance.files import Manifest
@@ -148,7 +149,7 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
             else f"  direction turned as tokens doubled: {turned}",
         ):
             stdout().print(plain(line), soft_wrap=True)
-    stdout().print(f"{plain(str(folder or store_folder()))}: {len(shown)} covariances", soft_wrap=True)
+    stdout().print(f"{plain(str(folder or store_folder()))}: {number_of(len(shown), 'covariance')}", soft_wrap=True)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,8 +23,16 @@ from kg_edit.covariance.moment import ConvergenceCheck, flat_size, moment_proble
 from kg_edit.errors import CovarianceError, OutputError, faults_of
 from kg_edit.storage.atomic import write_json, write_safetensors
 
-VERSION = 1  # of the files; a file of a later version is refused
+FORMAT, VERSION = "kg-edit-covariance", 1  # of the files; a file of a later version is refused
 LARGEST = 1_000_000  # upper bound for the number of inputs of a module in a valid file
+
+
+class OtherFormatError(CovarianceError):
+    """A covariance's file of another format, which no edit reads; ``form`` is the format."""
+
+    def __init__(self, path: Path, form: str) -> None:
+        self.form = form
+        super().__init__(f"{path} has the format {form}, and this kg-edit reads {FORMAT}; delete the file")
 
 
 class Identity(BaseModel):
@@ -31,7 +40,7 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["kg-edit-covariance"] = "kg-edit-covariance"
+    format: Literal["kg-edit-covariance"] = FORMAT
     version: int = VERSION
     model: str
     dtype: str = "float32"
@@ -70,17 +79,22 @@ class Manifest(Identity):
         """Parse the JSON of a manifest; ``path`` is its file, for the error message.
 
         Raises:
-            CovarianceError: the text is not a valid manifest.
+            OtherFormatError: it is of another format.
+            CovarianceError: the text is not a valid manifest, or of a later version.
         """
+        with suppress(ValueError, AttributeError):  # what is no object of JSON is refused below
+            fields = json.loads(text)
+            form, version = str(fields.get("format", FORMAT)), fields.get("version", VERSION)
+            if form != FORMAT and form.startswith(FORMAT):
+                raise OtherFormatError(path, form)
+            if isinstance(version, int) and version > VERSION:  # it may have fields that are unknown here
+                raise CovarianceError(
+                    f"{path} has version {version} of the format; this kg-edit reads version {VERSION}: update it"
+                )
         try:
-            manifest = cls.model_validate_json(text)
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise damaged(path, "; ".join(map(str, faults_of(error, cls)))) from error
-        if manifest.version > VERSION:
-            raise CovarianceError(
-                f"{path} has version {manifest.version} of the format; this kg-edit reads version {VERSION}: update it"
-            )
-        return manifest
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:

@@ -28,6 +28,7 @@ from kg_edit.covariance.corpora import (
 from kg_edit.covariance.files import (
     Identity,
     Manifest,
+    OtherFormatError,
     Position,
     moment_path,
     read_manifest,
@@ -144,15 +145,23 @@ def measure_covariances(
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
     """Return the manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
-    A file that can't be read is a warning that names it.
+    A file that can't be read is a warning that names it; files of another format are counted in one warning.
     """
-    found = []
+    found, others = [], list[str]()
     for path in sorted((folder or store_folder()).glob("*.safetensors")):
         if path.suffixes == [".safetensors"]:
             try:
                 found.append(read_manifest(path))
+            except OtherFormatError as error:
+                others.append(error.form)
             except CovarianceError as error:
                 log.warning("%s", error)
+    if others:
+        log.warning(
+            "%d files of another format (%s), which no edit reads; kg-edit cache covariances lists them, and --clear "
+            "--older-than DAYS deletes what was not used for so long",
+            *(len(others), ", ".join(sorted(set(others)))),
+        )
     return sorted(found, key=lambda one: (one.model, one.corpus, one.tokens, len(one.module), one.module))
 
 

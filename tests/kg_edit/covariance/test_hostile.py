@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment
 from kg_edit.covariance.hub import FolderPlace, pull
 from kg_edit.covariance.moment import flat_size, moment_problem
-from kg_edit.covariance.store import CovarianceConfig, find_covariance, measure_covariances, measure_shard
+from kg_edit.covariance.store import (
+    CovarianceConfig,
+    find_covariance,
+    measure_covariances,
+    measure_shard,
+    stored_covariances,
+)
 from kg_edit.errors import CovarianceError
 from tests.kg_edit.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
@@ -37,6 +44,13 @@ def forged(folder: Path, tensors: dict[str, torch.Tensor], *, identity: Identity
     return path
 
 
+def rewrite(path: Path, **fields: object) -> None:
+    """Write the manifest inside a covariance's file anew, with some fields of our own."""
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["manifest"]) | fields
+    save_file({"upper": FLAT}, path, metadata={"manifest": json.dumps(manifest)})
+
+
 def changed(change: Callable[[torch.Tensor], object]) -> dict[str, torch.Tensor]:
     copy = FLAT.clone()
     change(copy)
@@ -55,6 +69,21 @@ def test_file_of_a_later_version_is_refused_in_one_sentence(tmp_path: Path) -> N
     path = forged(tmp_path, {"upper": FLAT}, identity=later)
     with pytest.raises(CovarianceError, match=r"has version 2 of the format; this kg-edit reads version 1: update it"):
         read_moment(path, later)
+    rewrite(path, unknown="a field of that version")
+    with pytest.raises(CovarianceError, match=r"has version 2 of the format"):
+        read_moment(path, later)
+
+
+def test_files_of_another_format_are_counted_and_not_called_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for tokens in (1, 2):
+        old = IDENTITY.model_copy(update={"tokens": tokens})
+        rewrite(forged(tmp_path, {"upper": FLAT}, identity=old), format="kg-edit-covariance/2")
+    forged(tmp_path, {"upper": FLAT})
+    assert [one.tokens for one in stored_covariances(tmp_path)] == [3]
+    (line,) = caplog.messages
+    assert line.startswith("2 files of another format (kg-edit-covariance/2)") and "damaged" not in line
 
 
 @pytest.mark.parametrize(
