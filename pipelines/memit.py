@@ -24,9 +24,11 @@ class ShownMemit(ShowsMemit):
     stage = 2  # 2. z of every fact, 3. the updates: `stages.ShowsMemit`
 
     def prepare(self) -> None:
-        """Sample the contexts, and load or measure C of every written block."""
+        """Sample the contexts, and load or measure C of every written block, once for all edits."""
+        ready = "covariances" in vars(self)
         super().prepare()
-        log.info("1. blocks %s; C from %d tokens", list(self.layers), self.covariances[self.layers[0]].tokens)
+        if not ready:
+            log.info("1. blocks %s; C from %d tokens", list(self.layers), self.covariances[self.layers[0]].tokens)
 
 
 if __name__ == "__main__":

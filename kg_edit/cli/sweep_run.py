@@ -116,13 +116,14 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
 
 
 def caption(outcomes: Sequence[Outcome]) -> str:
-    """Return the line under the table: methods, model, number of records and schedule."""
+    """Return the line under the table: methods, presets, model, data, number of records and schedule."""
     summary = outcomes[0].summary
-    run = summary.provenance
-    methods = sorted({outcome.summary.provenance["method"] for outcome in outcomes})
-    return (
-        f"{', '.join(methods)} on {run['model']['name']}, {number_of(summary.n, 'record')}, schedule {run['schedule']}"
-    )
+    run, every = summary.provenance, [outcome.summary.provenance for outcome in outcomes]
+    methods = ", ".join(sorted({one["method"] for one in every}))
+    presets = ", ".join(sorted({one["preset"] for one in every if one.get("preset")}))
+    records = " of ".join(filter(None, (number_of(summary.n, "record"), (run.get("data") or {}).get("dataset"))))
+    named = f"{methods} (preset {presets})" if presets else methods
+    return f"{named} on {run['model']['name']}, {records}, schedule {run['schedule']}"
 
 
 def _cell(found: Estimate | None) -> str:

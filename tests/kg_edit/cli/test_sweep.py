@@ -174,7 +174,14 @@ def outcome(values: dict[str, Any], mean: float | None) -> Outcome:
         base=dict.fromkeys(METRICS, base),
         edited=dict.fromkeys(METRICS, estimate),
         seconds_per_edit=1.25,
-        provenance={"method": "rome", "model": {"name": "toy"}, "schedule": "single", "failed": 1},
+        provenance={
+            "method": "rome",
+            "preset": "fast",
+            "model": {"name": "toy"},
+            "data": {"dataset": "zsre"},
+            "schedule": "single",
+            "failed": 1,
+        },
     )
     return Outcome(
         cell=Cell(values=values, method=find_method("rome"), config=find_method("rome").config_class()),
@@ -191,7 +198,7 @@ def test_sweep_table_has_a_row_for_each_cell() -> None:
         "| 1 | 5 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | 1.2 | 1 |",
         "| 2 | 5 | \N{EN DASH} | \N{EN DASH} | 1.2 | 1 |",
         "",
-        "rome on toy, 7 records, schedule single",
+        "rome (preset fast) on toy, 7 records of zsre, schedule single",
     ]
 
 
