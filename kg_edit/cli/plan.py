@@ -29,8 +29,8 @@ def plan(
 ) -> None:
     """Estimate the memory of edits on this machine, without loading the model.
 
-    Sizes come from the model's config. With the name of a preset as `--model`, nothing is downloaded: gpt2-xl, gpt-j,
-    llama-2-7b, llama-3-8b, qwen2.5-7b, smollm2-135m.
+    Sizes come from the model's config. With the name of a preset as `--model`, nothing is downloaded: gpt-j, gpt2-xl,
+    llama-2-7b, llama-3-8b, llama-3.1-8b, llama-3.2-1b, llama-3.2-3b, mistral-7b, qwen2.5-7b, smollm2-135m.
 
     Examples:
 
