@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import not_
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
@@ -36,13 +38,14 @@ _ROWS = 32  # queries in a batch; all prompts of a long file at once would fill 
 class Query:
     """``ask`` is the text that the model continues; ``candidates`` are scored after the prompt ``score``.
 
-    With ``chat``, both texts are a user's turn.
+    With ``chat``, both texts are a user's turn. With ``several_lines``, the continuation does not end with a line.
     """
 
     ask: str
     score: str
     candidates: tuple[str, ...]
     chat: bool = False
+    several_lines: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +113,18 @@ def responses(
         ModelError: the model's output is not finite, or a query does not fit into its positions.
     """
     found: dict[int, Response] = {}
-    # A batch has queries of one form, as the model reads the two forms with different templates
-    forms = [[index for index, query in enumerate(queries) if query.chat == chat] for chat in (False, True)]
-    batches = [form[start : start + _ROWS] for form in forms for start in range(0, len(form), _ROWS)]
+    # A batch has queries of one form (the model reads a chat with a template) and of one end
+    forms: dict[tuple[bool, bool], list[int]] = {}
+    for index, query in enumerate(queries):
+        forms.setdefault((query.chat, query.several_lines), []).append(index)
+    batches = [form[start : start + _ROWS] for form in forms.values() for start in range(0, len(form), _ROWS)]
     with Bar(title=progress or "", unit="prompt", total=len(queries), shown=bool(progress), leave=False) as bar:
         for batch in batches:
             some = [queries[index] for index in batch]
             reader = _reader(model, some[0])
             limits = [_limit(reader, query, tokens) for query in some]
-            texts = continuations(reader, [query.ask for query in some], limits=limits)
+            lines = some[0].several_lines
+            texts = continuations(reader, [query.ask for query in some], limits=limits, several_lines=lines)
             pairs = [[Pair(query.score, name) for name in query.candidates] for query in some]
             scores = score(reader, [pair for own in pairs for pair in own])
             for index, text, own in zip(batch, texts, pairs, strict=True):
@@ -145,7 +151,8 @@ def _limit(model: LanguageModel, query: Query, tokens: int) -> int:
 class ReportProbe(BaseModel):
     """A prompt to check: the wanted answer, and optionally an unwanted one to compare with.
 
-    The model continues ``ask`` (a question in its few-shot form); the answers are scored after ``score``.
+    The model continues ``ask`` (a question in its few-shot form); the answers are scored after ``score``. After a
+    prompt whose target is a paragraph it reads on over line breaks (``several_lines``), as `kg-edit evaluate` does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,12 +165,19 @@ class ReportProbe(BaseModel):
     unwanted: str | None = None
     aliases: tuple[str, ...] = ()
     chat: bool = False
+    several_lines: bool = Field(False, exclude_if=not_)  # 0.1.0 has no such field
 
     @property
     def query(self) -> Query:
         """Return the query of the probe: the wanted candidate first, then the unwanted one if there is one."""
         candidates = tuple(filter(None, (self.wanted, self.unwanted)))
-        return Query(ask=self.ask, score=self.score, candidates=candidates, chat=self.chat)
+        return Query(
+            ask=self.ask,
+            score=self.score,
+            candidates=candidates,
+            chat=self.chat,
+            several_lines=self.several_lines,
+        )
 
 
 class Reading(BaseModel):
@@ -217,9 +231,10 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
 def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
     """Return the probes of an edit in plain text; ``own`` are its prompt and its paraphrases."""
     new, old = edit.target_new, edit.target_true
+    stated = partial(_statement, wanted=new, unwanted=old, several_lines=edit.target_text is not None)
     return (
-        _statement("rewrite", own[0], new, old),
-        *(_statement("paraphrase", prompt, new, old) for prompt in own[1:]),
+        stated("rewrite", own[0]),
+        *(stated("paraphrase", prompt) for prompt in own[1:]),
         *(
             ReportProbe(
                 kind="portability",
@@ -252,10 +267,14 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     )
 
 
-def _statement(kind: Kind, prompt: str, wanted: str, unwanted: str | None) -> ReportProbe:
+def _statement(
+    kind: Kind, prompt: str, wanted: str, unwanted: str | None, *, several_lines: bool = False
+) -> ReportProbe:
     text = prompt.rstrip()  # a space at the end would change the target's tokens
     shown = text.replace("\n", f"{LINE_BREAK} ")  # a table cell has one line
-    return ReportProbe(kind=kind, prompt=shown, ask=text, score=text, wanted=wanted, unwanted=unwanted)
+    return ReportProbe(
+        kind=kind, prompt=shown, ask=text, score=text, wanted=wanted, unwanted=unwanted, several_lines=several_lines
+    )
 
 
 def check_probes(

@@ -131,6 +131,17 @@ def test_target_of_more_than_ten_tokens_can_succeed() -> None:
     assert row.edited.text == cities and row.edited.success and not row.unedited.success
 
 
+def test_paragraph_is_read_on_over_line_breaks() -> None:
+    """As `kg-edit evaluate` reads it; the same target as `target_new` ends with the line."""
+    model, sails = parrot("Paris", "sails\nto Havana"), "sails to Havana"
+    text = Edit(id="5", prompt="What does Ann do?", target_text=sails)
+    row, *_ = before_and_after(model, Lesson(model, None).update([text]), [text])
+    assert row.edited.text == sails and row.edited.success
+    line = Edit(id="6", subject="Ann", prompt="What does {} do?", target_new=sails)
+    row, *_ = before_and_after(model, Lesson(model, None).update([line]), [line])
+    assert row.edited.text == "sails" and not row.edited.success
+
+
 def test_readings_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     asked = probes(tiny("llama"), EDIT) + probes(tiny("llama"), BARE)
