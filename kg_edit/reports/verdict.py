@@ -22,6 +22,7 @@ _FOR_LONG = {  # by method
     "grace": "--method grace makes most of them too, without their paraphrases",
     "ike": "--method ike puts the fact into the prompt instead of the weights",
 }
+_FOR_TEXT = "a paragraph as the target takes more steps, such as --method ft-m --set steps=100"  # docs/files.md
 _TOGETHER = "; --method alphaedit makes all edits at once"
 _ONE_KEY = (
     "; --method grace makes both, with a key for each prompt, without their paraphrases; its edits can't be merged "
@@ -58,6 +59,7 @@ class EditResult(BaseModel):
         tokens: the number of the target's tokens; None: not counted.
         alone: of a failed edit, whether it succeeds when it is made alone; None: it was not tried.
         subject: its subject.
+        paragraph: whether the target is a ``target_text``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,6 +74,7 @@ class EditResult(BaseModel):
     tokens: int | None = None
     alone: bool | None = None
     subject: str = Field("", exclude=True)  # for the advice, which is written
+    paragraph: bool = Field(False, exclude=True)
 
 
 class Verdict(BaseModel):
@@ -140,6 +143,7 @@ class Verdict(BaseModel):
                 tokens=(tokens or {}).get(row.edit),
                 alone=None if row.edited.success else (alone or {}).get(row.edit),
                 subject=(subjects or {}).get(row.edit, ""),
+                paragraph=row.probe.several_lines,
             )
             results[row.probe.kind].append(result)
         return cls(
@@ -222,7 +226,9 @@ class Verdict(BaseModel):
                     method="rome --preset long" if self.method == "grace" else "grace",
                 )
             )
-        if always := [result for result in left if result not in long and result.alone is False]:
+        if texts := [result for result in left if result.paragraph]:
+            lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
+        if always := [result for result in left if result not in (*long, *texts) and result.alone is False]:
             lines.append(f"{_ids(always)}: made alone, the edit fails too")
         if known := [result for result in self.edits if result.known]:
             lines.append(f"{_ids(known)}: the unedited model generates this target already; no edit is needed")

@@ -63,6 +63,13 @@ def test_verdict_counts_the_edits_own_prompts() -> None:
     assert "**1 of 3 edits succeeded; 2 failed: row-2" in markdown(rows, PATCH)
 
 
+def test_failed_paragraph_gets_advice_of_its_own() -> None:
+    line = row("a", edit="row-1", success=False)
+    text = line.model_copy(update={"edit": "row-2", "probe": line.probe.model_copy(update={"several_lines": True})})
+    (advice,) = Verdict.of([line, text], alone={"row-2": False}).advice
+    assert advice.startswith("row-2: a paragraph") and "--set steps=" in advice
+
+
 def test_verdict_counts_failed_paraphrases() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-1", success=False), row("c", edit="row-1")]
     rows[1:] = [
