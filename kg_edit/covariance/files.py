@@ -12,7 +12,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +23,8 @@ from kg_edit.covariance.moment import ConvergenceCheck, flat_size, moment_proble
 from kg_edit.errors import CovarianceError, OutputError, faults_of
 from kg_edit.storage.atomic import write_json, write_safetensors
 
-FORMAT, VERSION = "kg-edit-covariance", 1  # of the files; a file of a later version is refused
+FORMAT: Final = "kg-edit-covariance"
+VERSION = 1  # of the files; a file of a later version is refused
 LARGEST = 1_000_000  # upper bound for the number of inputs of a module in a valid file
 
 
