@@ -175,8 +175,6 @@ def run_edits(
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
         ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in edits if edit.id in ids]
-        if failed:
-            write_edits(out / FAILED, failed)
         if alone and len(edits) > 1:
             make_alone(method, failed, out, progress=progress)
         verdict = Verdict.of(
@@ -201,6 +199,8 @@ def run_edits(
         kept = out / VERDICT
         if finished and kept.is_file() and kept.read_text(encoding="utf-8", errors="replace") == written:
             return run
+        if failed:
+            write_edits(out / FAILED, failed)
         if differences:
             write_text(out / LOCALITY, "".join(f"{one.model_dump_json()}\n" for one in differences))
         graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
