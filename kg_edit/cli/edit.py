@@ -257,6 +257,8 @@ def _show(run: EditRun, folder: EditFolder) -> None:
     console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
     for line in verdict.remarks:
         console.print(f"- {plain(line)}")
+    for command in verdict.commands:
+        console.print(plain(command), soft_wrap=True)
     if run.differences:
         own = [one for one in run.differences if one.asked.source == "edit"]
         changed = [one for one in run.differences if one.asked.source != "edit" and not one.unchanged]

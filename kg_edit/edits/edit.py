@@ -40,7 +40,7 @@ _BARE_ID = (
     "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
 )
 
-EntityId = Annotated[str, StringConstraints(pattern="^Q[1-9][0-9]*$")]
+EntityId = Annotated[str, StringConstraints(pattern="^(Q[1-9][0-9]*|node:.*[^ ].*)$")]  # node:KEY in a graph of names
 PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]

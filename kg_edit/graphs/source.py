@@ -101,7 +101,7 @@ class PrivateGraph:
         target = self._find(edit.target_new_id, edit.target_new)
         if target is None:
             raise MissingObjectError(
-                f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id"
+                f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id: node:KEY"
             )
         subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
         made = nx.MultiDiGraph(**self.provenance())
@@ -164,12 +164,14 @@ class PrivateGraph:
         }
 
     def _find(self, key: str | None, label: str) -> str | None:
+        key = key.removeprefix("node:") if key else None
         if key in self._labels:
             return key
         named = self._named.get(label, [])
         if len(named) > 1:
             raise GraphError(
-                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the id of one node"
+                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the key of one as "
+                f"its id: node:{min(named)}"
             )
         return named[0] if named else None
 

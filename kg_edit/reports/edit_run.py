@@ -21,7 +21,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.guards import refuse_disabling
+from kg_edit.patches.guards import disabling, refuse_disabling
 from kg_edit.reports.alone import make_alone, read_alone
 from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
 from kg_edit.reports.probes import ReportRow, check_probes
@@ -63,7 +63,7 @@ class EditRun:
     differences: tuple[PromptDifference, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([str(self.verdict), *self.verdict.remarks])
+        return "\n".join([str(self.verdict), *self.verdict.remarks, *self.verdict.commands])
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ def run_edits(
             alone=read_alone(out),
             repeats=repeats,
             opposes=opposed(edits),
+            refused=disabling(patch, (), model),
             model=model.name,
             folder=out,
         )
@@ -196,8 +197,8 @@ def run_edits(
         else:
             differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         run, written = EditRun(out, rows, verdict, differences), f"{verdict.model_dump_json(indent=1)}\n"
-        kept = out / VERDICT
-        if finished and kept.is_file() and kept.read_text(encoding="utf-8", errors="replace") == written:
+        kept = Verdict.beside(out / PATCH)
+        if finished and kept and kept.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):
             return run
         if failed:
             write_edits(out / FAILED, failed)

@@ -128,7 +128,10 @@ def markdown(
     verdict = verdict or Verdict.of(rows)
     advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.remarks]
     lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
-    lines += [*advice, *[""] * bool(advice), escaped_markdown(patch.summary), ""]
+    lines += [*advice, *[""] * bool(advice)]
+    if verdict.commands:
+        lines += ["```", *map(one_line, verdict.commands), "```", ""]
+    lines += [escaped_markdown(patch.summary), ""]
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
     if differences:
         lines.append(difference_markdown(differences, forms=any(row.probe.chat for row in rows)))

@@ -184,6 +184,8 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     failed = [entry for entry in entries if not entry.own.edited.success]
     advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
     advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
+    if verdict.commands:
+        advice += _wide(f"<pre>{_text(chr(10).join(verdict.commands))}</pre>", "commands")
     if not failed:
         return f'<p class="verdict">{counted}</p>{advice}'
     links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS])

@@ -19,7 +19,7 @@ VERDICT, FAILED = "report.json", "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
 _FOR_LONG = {  # by method
     "rome": "--method rome --preset long makes most such edits, and changes more neighbours",
-    "grace": "--method grace makes most of them too, without their paraphrases",
+    "grace": "--method grace makes most of them too, without their paraphrases; its edits can't be merged into weights",
     "ike": "--method ike puts the fact into the prompt instead of the weights",
 }
 _FOR_TEXT = "a paragraph as the target takes more steps, such as --method ft-m --set steps=100"  # docs/files.md
@@ -28,9 +28,10 @@ _ONE_KEY = (
     "; --method grace makes both, with a key for each prompt, without their paraphrases; its edits can't be merged "
     "into the weights"
 )
+_ALWAYS = "; --preset long or --method grace may make it"
 _APART = (  # a patch that was made on the unedited model would not know of the others
-    "to make {ids} on top of the other edits, by another method: kg-edit patch add ledger/ {out}, then kg-edit patch "
-    "remove ledger/ {names} --model {model}, then kg-edit patch edit ledger/ {failed} --method {method} --model {model}"
+    "to make {ids} on top of the edits that succeeded, by another method, run the three commands: kg-edit patch add, "
+    "remove, edit"
 )
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
@@ -38,6 +39,13 @@ _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONG_TEXT else f"{text[: _LONG_TEXT - 1]}…"
+
+
+def _apart(target: str, generated: str) -> tuple[str, str]:
+    """Shorten two texts so that both show the first place where they differ."""
+    same = next((place for place, (one, other) in enumerate(zip(target, generated, strict=False)) if one != other), 0)
+    start = max(0, same - _LONG_TEXT // 4) if same > _LONG_TEXT // 2 else 0
+    return _cut("…" * bool(start) + target[start:]), _cut("…" * bool(start) + generated[start:])
 
 
 def _ids(results: Sequence[EditResult]) -> str:
@@ -87,8 +95,9 @@ class Verdict(BaseModel):
         paraphrases: the results of the edits' paraphrases.
         repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
-        model: the model's name, for the advice.
-        folder: the folder of the run, for the advice.
+        refused: the reasons why edits of the patch look as if they would break the model (`patches.guards`).
+        model: the model's name, for the commands.
+        folder: the folder of the run, for the commands.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,6 +108,7 @@ class Verdict(BaseModel):
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     repeats: tuple[tuple[str, str], ...] = ()
     opposes: tuple[tuple[str, str], ...] = ()
+    refused: tuple[str, ...] = Field((), exclude=True)
     model: str = Field("", exclude=True)
     folder: Path = Field(Path(), exclude=True)
 
@@ -114,6 +124,7 @@ class Verdict(BaseModel):
         alone: Mapping[str, bool] | None = None,
         repeats: Sequence[tuple[str, str]] = (),
         opposes: Sequence[tuple[str, str]] = (),
+        refused: Sequence[str] = (),
         model: str = "",
         folder: Path = Path(),
     ) -> Verdict:
@@ -121,7 +132,7 @@ class Verdict(BaseModel):
 
         Args:
             rows: the rows of the report.
-            method, joint, model, folder: as the attributes.
+            method, joint, refused, model, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
             alone: by the ids of failed edits that were also made alone, whether they then succeeded.
@@ -153,6 +164,7 @@ class Verdict(BaseModel):
             paraphrases=tuple(results["paraphrase"]),
             repeats=tuple(repeats),
             opposes=tuple(opposes),
+            refused=tuple(refused),
             model=model,
             folder=folder,
         )
@@ -192,7 +204,7 @@ class Verdict(BaseModel):
     @property
     def advice(self) -> tuple[str, ...]:
         """One line for each cause: what was seen, and what helps if something was measured to help."""
-        lines, apart = [], list[EditResult]()
+        lines = []
         if self.spoiled:
             subjects = Counter(result.subject for result in self.edits if result.subject)
             shared = [result for result in self.spoiled if subjects[result.subject] > 1]
@@ -203,7 +215,6 @@ class Verdict(BaseModel):
                 f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
             if shared:
-                apart += shared if self.method != "grace" else []
                 lines.append(
                     f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
                     f"{'' if self.method == 'grace' else _ONE_KEY}"
@@ -213,23 +224,19 @@ class Verdict(BaseModel):
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
             ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
-            apart += long
             lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
-        if apart and self.succeeded:
-            lines.append(
-                _APART.format(
-                    ids=_ids(self.failed),
-                    names=" ".join(quote(result.edit) for result in self.failed),
-                    out=quote(str(self.folder)),
-                    failed=quote(str(self.folder / FAILED)),
-                    model=quote(self.model),
-                    method="rome --preset long" if self.method == "grace" else "grace",
-                )
-            )
         if texts := [result for result in left if result.paragraph]:
             lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
-        if always := [result for result in left if result not in (*long, *texts) and result.alone is False]:
-            lines.append(f"{_ids(always)}: made alone, the edit fails too")
+        others = [result for result in left if result not in (*long, *texts)]
+        hint = _ALWAYS if self.method != "grace" else ""
+        if always := [result for result in others if result.alone is False]:
+            lines.append(f"{_ids(always)}: made alone, the edit fails too{hint}")
+        elif len(self.edits) == 1 and others and hint:
+            lines.append(f"{_ids(others)}: {hint.removeprefix('; ')}")
+        if self.commands:
+            lines.append(_APART.format(ids=_ids(self.failed)))
+        if self.refused:
+            lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(self.refused)}")
         if known := [result for result in self.edits if result.known]:
             lines.append(f"{_ids(known)}: the unedited model generates this target already; no edit is needed")
         lines += [f"{edit} repeats {first} exactly, and was made once" for edit, first in self.repeats[:_NAMED]]
@@ -238,6 +245,21 @@ class Verdict(BaseModel):
             for edit, first in self.opposes[:_NAMED]
         ]
         return tuple(lines)
+
+    @computed_field  # type: ignore[prop-decorator] # also in report.json
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that make the failed edits by another method on top of the others; () if there are none."""
+        if not (self.failed and self.succeeded and self.model):
+            return ()
+        names = " ".join(quote(result.edit) for result in self.failed)
+        model, failed = quote(self.model), quote(str(self.folder / FAILED))
+        method = "rome --preset long" if self.method == "grace" else "grace"
+        return (
+            f"kg-edit patch add ledger/ {quote(str(self.folder))}{' --force' if self.refused else ''}",
+            f"kg-edit patch remove ledger/ {names} --model {model}",
+            f"kg-edit patch edit ledger/ {failed} --method {method} --model {model}",
+        )
 
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:
@@ -252,7 +274,8 @@ class Verdict(BaseModel):
             return self.counted
         named = []
         for result in self.failed[:_NAMED]:
-            prompt, target, text = map(_cut, (result.prompt, result.target, result.generated))
+            prompt = _cut(result.prompt)
+            target, text = _apart(result.target, result.generated)
             likelier = ", though the target is more likely than the old one" if result.likelier else ""
             named.append(f"{result.edit} ({prompt!r}: target {target!r}, generated {text!r}{likelier})")
         more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""

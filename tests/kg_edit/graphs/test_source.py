@@ -75,8 +75,12 @@ def test_missing_or_ambiguous_object_is_refused() -> None:
     source = PrivateGraph(company())
     with pytest.raises(GraphError, match="no node 'Rome'; add it"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Rome"}))
-    with pytest.raises(GraphError, match="several nodes have the label 'Bern': 1, 5; give the id of one node"):
+    with pytest.raises(GraphError, match=r"several nodes have the label 'Bern': 1, 5; .* its id: node:1"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Bern"}))
+    named = Edit.model_validate(
+        {**EDIT.model_dump(), "target_new": "Bern", "target_new_id": "node:5", "target_true": "Rome"}
+    )
+    assert source.subgraph(named).nodes["5"]["role"] == "target_new"
 
 
 def test_provenance_depends_on_the_content() -> None:

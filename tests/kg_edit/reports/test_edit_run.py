@@ -252,12 +252,19 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
-    together, same, apart, repeated = second.verdict.advice
+    together, same, apart, refused, repeated = second.verdict.advice
     assert together.startswith(f"{spoiled.edit} fails only together") and "alphaedit" not in together
     assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
-    assert apart.startswith(f"to make {spoiled.edit} on top of the other edits")
+    assert apart.startswith(f"to make {spoiled.edit} on top of the edits that succeeded")
     assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
     assert repeated == "4 repeats 3 exactly, and was made once"
+    add, remove, again = second.verdict.commands
+    assert refused.startswith("kg-edit patch add refuses this patch without --force: ")  # as `force` made it here
+    assert add == f"kg-edit patch add ledger/ {tmp_path / 'out'} --force"
+    assert remove == f"kg-edit patch remove ledger/ {spoiled.edit} --model {model.name}"
+    assert again.startswith(f"kg-edit patch edit ledger/ {tmp_path / 'out' / 'failed.jsonl'} --method grace --model")
+    for name in (REPORT, PAGE):
+        assert remove in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]
     assert Verdict.beside(tmp_path / PATCH) is None

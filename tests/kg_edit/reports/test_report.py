@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,26 @@ def test_failed_paragraph_gets_advice_of_its_own() -> None:
     text = line.model_copy(update={"edit": "row-2", "probe": line.probe.model_copy(update={"several_lines": True})})
     (advice,) = Verdict.of([line, text], alone={"row-2": False}).advice
     assert advice.startswith("row-2: a paragraph") and "--set steps=" in advice
+
+
+def test_verdict_shows_where_a_long_text_differs() -> None:
+    failed = row("a shepherd " * 30, success=False)
+    failed = failed.model_copy(
+        update={"probe": failed.probe.model_copy(update={"wanted": "a shepherd " * 29 + "lost"})}
+    )
+    target, generated = re.findall(r"(?:target|generated) '(.*?)'", str(Verdict.of([failed])))
+    assert target.endswith("lost") and not generated.endswith("lost") and len(target) < 50
+
+
+def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
+    verdict = Verdict.of(rows, alone={"row-2": False}, refused=["row-2: too large"], model="m", folder=Path("an out"))
+    always, _, refused, *_ = verdict.advice
+    assert always == "row-2: made alone, the edit fails too; --preset long or --method grace may make it"
+    assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
+    assert verdict.commands[0] == "kg-edit patch add ledger/ 'an out' --force"
+    assert not Verdict.of(rows[:1], model="m").commands and not Verdict.of(rows[1:], model="m").commands
+    assert Verdict.of(rows[1:]).advice[0] == "row-2: --preset long or --method grace may make it"
 
 
 def test_verdict_counts_failed_paraphrases() -> None:
