@@ -118,7 +118,7 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     Raises:
         EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
-    found = guess_dataset(Path(path)).read(Path(path))
+    found = guess_dataset(path).read(path)
     if found.problems:
         others = len(found.problems) - 1
         more = f" (and {others} more)" if others else ""
@@ -138,7 +138,7 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
         EditFileError: the file can't be read.
     """
     if isinstance(given, str | Path):
-        return guess_dataset(Path(given))(Path(given))
+        return guess_dataset(given)(given)
     if isinstance(given, BenchmarkRecord):
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
@@ -153,7 +153,7 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
 
 def read_dataset(
     name: str,
-    path: Path,
+    path: str | Path,
     *,
     labels: LabelSource | None = None,
     keep_going: bool = False,
@@ -206,7 +206,7 @@ def _asks_portability(record: BenchmarkRecord) -> bool:
     return bool(record.group("portability")) or any(edit.portability for edit in record.edits)
 
 
-def guess_dataset(path: Path) -> Dataset:
+def guess_dataset(path: str | Path) -> Dataset:
     """Return the benchmark that can read the most of a file's first rows; on a tie, the one of higher precedence.
 
     Raises:
@@ -218,7 +218,7 @@ def guess_dataset(path: Path) -> Dataset:
     return known_datasets()[best]
 
 
-def _readable(path: Path) -> dict[str, int]:
+def _readable(path: str | Path) -> dict[str, int]:
     """How many of a file's first rows each benchmark can read.
 
     Raises:

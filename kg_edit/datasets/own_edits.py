@@ -56,12 +56,13 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
 class OwnEdits(Dataset):
     """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
 
-    def read(self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+    def read(self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
         """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one.
 
         Raises:
             EditFileError: the file can't be read, or has no rows.
         """
+        path = Path(path)
         if str(path).startswith(HUB):
             return super().read(path, limit=limit)
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)

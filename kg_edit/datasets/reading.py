@@ -148,7 +148,7 @@ class Dataset:
     precedence: int = 0
 
     def __call__(
-        self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None
+        self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None
     ) -> tuple[BenchmarkRecord, ...]:
         """Return the records in the file's order; the arguments are those of `read`.
 
@@ -160,7 +160,7 @@ class Dataset:
             raise EditFileError(first_faults(found.problems))
         return found.records
 
-    def read(self, path: Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+    def read(self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
         """Return the records of a file; rows with faults are left out and reported.
 
         Args:
@@ -171,6 +171,7 @@ class Dataset:
         Raises:
             EditFileError: the file can't be read at all, or has no rows.
         """
+        path = Path(path)
         records: dict[str, BenchmarkRecord] = {}
         problems: list[Problem] = []
         parse = self.parser()

@@ -76,6 +76,15 @@ def test_declared_measures_cover_the_record(name: str, tmp_path: Path) -> None:
     assert has <= set(dataset.edits_have)
 
 
+@pytest.mark.parametrize("name", ["ripples", "edits"])
+def test_path_may_be_a_text(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path, ROWS[name])
+    assert find_dataset(name)(str(file)) == find_dataset(name)(file) != ()
+    for missing in ("nope", "../t3/contra2.jsonl"):
+        with pytest.raises(EditFileError, match="no such file"):
+            find_dataset(name)(missing)
+
+
 def test_json_lines_and_single_records_are_read(tmp_path: Path) -> None:
     lines, alone = tmp_path / "lines.json", tmp_path / "alone.json"
     lines.write_text(json.dumps(ENTITY) + "\n\n" + json.dumps({**ENTITY, "ex_id": "b"}) + "\n")
