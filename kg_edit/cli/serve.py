@@ -95,7 +95,7 @@ def serve(
     given, method = method, choose_method(method, graph)
     check_names(method, model)
     if ledger:
-        open_store(ledger)
+        open_store(ledger).refuse_misspelled()
     opened_graph = graph_of(method, graph, contact)
     from kg_edit.app.server import make_app
     from kg_edit.app.session import EditDesk

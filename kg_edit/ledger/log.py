@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # a ledger is listed without torch
 
 VERSION = 1
 LOG, PATCHES = "ledger.jsonl", "patches"
+_NEAR = 0.8  # difflib's ratio of a misspelled name of a ledger to the right one
 _WAIT = 5.0  # seconds until another writer is done
 
 
@@ -183,6 +185,24 @@ class Store:
         if not (exists or create):
             make = f"kg-edit patch add {self.folder} {PATCH}"
             raise PatchError(f"there is no ledger at {self.folder}; make one: {make}")
+
+    def refuse_misspelled(self) -> None:
+        """Refuse a path without a folder that looks misspelled: a service would serve the unedited model in its place.
+
+        Raises:
+            PatchError: its parent folder is missing too, or a ledger beside it has nearly the same name.
+        """
+        folder = self.folder
+        if folder.exists():
+            return
+        if not folder.parent.is_dir():
+            raise PatchError(f"there is no ledger at {folder}: the folder {folder.parent} is missing; check the path")
+        ledgers = [path.name for path in folder.parent.iterdir() if Store(path).exists]
+        if near := get_close_matches(folder.name, ledgers, n=1, cutoff=_NEAR):
+            raise PatchError(
+                f"there is no ledger at {folder}, did you mean {folder.with_name(near[0])}? If not, kg-edit patch add "
+                f"{folder} PATCH makes a new one"
+            )
 
     def _check_log(self) -> None:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""

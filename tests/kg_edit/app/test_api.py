@@ -359,6 +359,8 @@ def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: 
     assert f"can't listen at 127.0.0.1:{port}" in result.err
     wrong = kg_edit("serve", "--method", "glame", "--graph", "extrct", "--port", "0")
     assert "did you mean 'extract'" in wrong.err
+    wrong = kg_edit("serve", "--method", "rome", "--ledger", "no/ledger", "--port", "0")
+    assert wrong.code == 2 and "there is no ledger at no/ledger" in wrong.err
 
 
 def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:

@@ -329,6 +329,20 @@ def test_open_refuses_paths_that_are_no_ledger(tmp_path: Path) -> None:
             Ledger.open(tmp_path / job)
 
 
+def test_misspelled_path_of_a_served_ledger_is_refused(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "ledger").add(ONE)
+    (tmp_path / "files").mkdir()  # a near name, but no ledger
+    for path, message in {
+        "ledgr": r"did you mean \S*/ledger\? If not, kg-edit patch add \S*/ledgr PATCH makes a new one",
+        "Ledger": r"did you mean \S*/ledger\?",
+        "no/ledger": r"the folder \S*/no is missing",
+    }.items():
+        with pytest.raises(PatchError, match=message):
+            store.open_store(tmp_path / path).refuse_misspelled()
+    for path in ("ledger", "customers", "filess", "files/ledger"):
+        store.open_store(tmp_path / path).refuse_misspelled()
+
+
 def test_add_all_adds_all_or_none(tmp_path: Path) -> None:
     one, two, three = (
         patch.save(tmp_path / f"{name}.safetensors") for name, patch in (("one", ONE), ("two", TWO), ("three", THREE))
