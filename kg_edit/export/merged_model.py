@@ -26,8 +26,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
+from kg_edit.storage.run_folder import ORIGIN
 
-ORIGIN, CARD, SHARD = "kg_edit.json", "README.md", "5GB"
+CARD, SHARD = "README.md", "5GB"
 _GENERATION = "generation_config.json"
 _SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE), ("KB", "MB", "GB", "TB")
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
-from kg_edit.storage.run_folder import PATCH, folder_lock, is_run, read_settings
+from kg_edit.storage.run_folder import ORIGIN, PATCH, about_merged, folder_lock, is_run, read_settings
 from kg_edit.version import __version__
 from wikidata_cache.safe_json import parse
 
@@ -178,6 +178,8 @@ class Store:
         other = shown and not exists and shown != [PATCHES]
         if other and create:
             raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
+        if other and {ORIGIN, "config.json"} <= set(shown):
+            raise PatchError(about_merged(self.folder))
         if other:
             raise PatchError(
                 f"{self.folder} has no {f'{PATCH} and no ' * (PATCH not in shown)}ledger ({LOG}); check the path"

@@ -22,6 +22,7 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.container import patch_class, read_patch
 from kg_edit.storage.notebook import html_table
+from kg_edit.storage.run_folder import ORIGIN, about_merged
 from wikidata_cache.terminal import number_of
 
 Kind = Literal["weights", "adapter", "prompt"]
@@ -154,6 +155,8 @@ class Patch(ABC):
                 "(first + second).merge_into(model)"
             )
         own, hint = self.provenance["model"], ""
+        if (Path(model.name) / ORIGIN).is_file():
+            raise PatchMismatchError(f"this patch is for {own.get('name')!r}, and {about_merged(model.name)}")
         made, here = str(own.get("dtype")), str(model.model.dtype)
         if made != here and "torch.float16" in (made, here) and own.get("dtype"):  # a cast to float16 rounds
             dtype = made.removeprefix("torch.")
@@ -234,6 +237,8 @@ def as_patch(given: Patch | str | Path) -> Patch:
     Raises:
         PatchError: as `Patch.load`.
     """
+    if isinstance(given, LanguageModel):
+        raise PatchError("found a LanguageModel in the place of the patch; give the model first, then the patch")
     return given if isinstance(given, Patch) else Patch.load(given)
 
 

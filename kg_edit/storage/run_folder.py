@@ -30,6 +30,7 @@ Settings = dict[str, Any]
 _RUN = "run.json"
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
+ORIGIN = "kg_edit.json"  # a patch's provenance in the folder of its export
 
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
 _WRITTEN = (
@@ -50,6 +51,14 @@ log = logging.getLogger(__name__)
 
 NAMES_A_FILE: JsonDict = {"names_a_file": True}
 """``json_schema_extra`` of a setting that names a file or a folder."""
+
+
+def about_merged(folder: str | Path) -> str:
+    """Say of the folder of a merged model which commands ask it."""
+    return (
+        f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
+        f"{folder} and kg-edit generate --model {folder} ask such a model"
+    )
 
 
 def claim(

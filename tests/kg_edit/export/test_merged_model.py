@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.errors import ConfigError, OutputError, PatchError, PatchMismatchError
 from kg_edit.export.merged_model import check_mergeable, write_merged
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import PatchStack
+from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.export.test_peft_adapter import IDS, patch_of
 from tests.kg_edit.tiny import tiny
@@ -35,6 +35,17 @@ def test_merged_folder_loads_as_the_edited_model(family: str, tmp_path: Path) ->
     assert json.loads((folder / "kg_edit.json").read_text())["model"]["fingerprint"] == model.fingerprint
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}, "safetensors leaves 0600"
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_merged_folder_given_as_a_patch_or_with_one_names_the_commands_that_ask_it(tmp_path: Path) -> None:
+    model = tiny("llama")
+    patch = patch_of(model, {1: 1})
+    folder = write_merged(patch, model, tmp_path / "merged")
+    ways = f"only kg-edit patch check LEDGER --merged {folder} and kg-edit generate --model {folder}"
+    with pytest.raises(PatchError, match=ways):
+        Patch.load(folder)
+    with pytest.raises(PatchMismatchError, match=f"this patch is for '{model.name}', and .*{ways}"):
+        patch.check_model(LanguageModel.load(folder))
 
 
 def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
