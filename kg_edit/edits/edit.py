@@ -188,8 +188,9 @@ class Edit(Record):
             EditError: the edit asks for both forms.
         """
         if self.chat == "both":
-            way = "give true or false, or take a method that finds a value by descent, such as rome or memit"
-            raise EditError([Fault("chat", f"found 'both', and {method} makes an edit in one form; {way}")])
+            way = "take a method that finds a value by descent, such as rome or memit"
+            message = f"found 'both' (CLI: --both-forms), and {method} makes an edit in one form; give true or false "
+            raise EditError([Fault("chat", f"{message}(CLI: --chat or --plain), or {way}")])
         return self.chat
 
     @model_validator(mode="before")

@@ -239,7 +239,8 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
         ConfigError: the caller asks for one form and for both.
     """
     if both and chat is not None:
-        raise ConfigError(f"found both forms and only {'chat' if chat else 'plain text'}; keep one of the options")
+        one = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
+        raise ConfigError(f"found both forms (CLI: --both-forms) and only {one}; keep one of the two")
     wanted: bool | Literal["both"] | None = "both" if both else chat
     return tuple(edits) if wanted is None else tuple(edit.in_chat(chat=wanted) for edit in edits)
 

@@ -296,10 +296,10 @@ class Comparison(BaseModel):
 
 
 def compare(
-    folders: Sequence[str | Path],
+    folders: str | Path | Sequence[str | Path],
     *,
     against: str | None = None,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     common: bool = False,
     seed: int = 0,
 ) -> Comparison:
@@ -308,9 +308,9 @@ def compare(
     Runs may differ in their schedule: a record's score alone is paired with its score after all edits of its sequence.
 
     Args:
-        folders: the folders of the runs. One run alone is compared with the unedited model.
+        folders: the folders of the runs, or one. One run alone is compared with the unedited model.
         against: the run to compare the others with; its folder or its name.
-        metrics: the metrics to compare; by default all.
+        metrics: the metrics to compare, or one; by default all.
         common: use only the records that all runs have.
         seed: of the intervals and permutations.
 
@@ -323,7 +323,7 @@ def compare(
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
-    places = [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
+    places = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
     if len({place.resolve() for place in places}) < len(places):
         raise ConfigError("a run is given twice; give each folder once")
     # A run's name is its folder's last part, unless that is ambiguous.
@@ -347,12 +347,13 @@ def compare(
 
     known = metric_names(row for scores in sides.values() for row in scores.values())
     known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
-    for name in metrics:
+    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for name in wanted:
         if name not in known:
             raise unknown_name("metric", name, known)
     base = {} if UNEDITED in sides else {name: runs[0].base(name) for name in ids}
-    rows = _rows(sides, ids, tuple(metrics) or known, seed, base=base)
-    lacking = sorted(set(metrics) - {row.metric for row in rows})
+    rows = _rows(sides, ids, wanted or known, seed, base=base)
+    lacking = sorted(set(wanted) - {row.metric for row in rows})
     if lacking and not rows:
         lacks = [
             side

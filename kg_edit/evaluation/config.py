@@ -110,6 +110,12 @@ class EvalConfig(BaseModel, metaclass=Called):
         """The whole run is no shard: 0/1 is None."""
         return None if text is None or Shard.parse(text) == Shard() else str(Shard.parse(text))
 
+    @field_validator("extras", "probes", mode="before")
+    @classmethod
+    def _several(cls, names: object) -> object:
+        """A name alone is a list of one."""
+        return (names,) if isinstance(names, str) else names
+
     @field_validator("extras")
     @classmethod
     def _known_extras(cls, names: tuple[str, ...]) -> tuple[str, ...]:

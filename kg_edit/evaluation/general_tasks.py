@@ -80,7 +80,7 @@ class GeneralTasks:
     _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, wanted: Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
+    def open(cls, wanted: str | Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
         """Open tasks from files, from folders, or from the harness by name; their documents are read now.
 
         ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
@@ -95,7 +95,7 @@ class GeneralTasks:
             )
         from lm_eval.tasks import TaskManager
 
-        folders, names, own = wanted_tasks(wanted)
+        folders, names, own = wanted_tasks([wanted] if isinstance(wanted, str) else wanted)
         try:
             manager = TaskManager(
                 include_path=[str(path) for path in folders],

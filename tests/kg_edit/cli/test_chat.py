@@ -72,7 +72,7 @@ def test_form_of_rows_and_of_options(tmp_path: Path) -> None:
     assert [edit.chat for edit in in_form(found, None)] == [True, False, "both", False]
     assert {edit.chat for edit in in_form(found, None, both=True)} == {"both"}
     assert {edit.chat for edit in in_form(found, False)} == {False}
-    with pytest.raises(ConfigError, match="found both forms and only plain text"):
+    with pytest.raises(ConfigError, match=r"found both forms \(CLI: --both-forms\) and only plain text \(CLI: --plain"):
         in_form(found, False, both=True)
 
 

@@ -139,7 +139,9 @@ def test_latex_table_marks_worse_means_with_a_dagger(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     file = second / "records.jsonl"
     file.write_text(file.read_text().replace('"efficacy.prob": 1.0', '"efficacy.prob": 0.0'))
-    text = latex(compare([first, second], metrics=["efficacy.prob"]))
+    chosen = compare([first, second], metrics=["efficacy.prob"])
+    assert compare([first, second], metrics="efficacy.prob") == chosen
+    text = latex(chosen)
     (row,) = [line for line in text.splitlines() if line.startswith("second &")]
     assert r"$^{\dagger}$" in row and "textbf" not in row and r"$^{\dagger}$: worse" in text
 

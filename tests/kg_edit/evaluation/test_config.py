@@ -11,6 +11,7 @@ from kg_edit.evaluation import EvalConfig
 
 def test_config_has_canonical_forms() -> None:
     config = EvalConfig(schedule="sequential:8, batch:2", shard="0/1", extras=("consistency.tfidf",) * 2)
+    assert EvalConfig(extras="consistency.tfidf", probes="negation").extras == config.extras  # type: ignore[arg-type]
     assert (config.schedule, config.shard, config.extras) == (
         "batch:2,sequential:8",
         None,

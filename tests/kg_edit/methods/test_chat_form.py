@@ -65,7 +65,7 @@ def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
 @pytest.mark.parametrize("method", ["ft-m", "grace", "kn"])
 def test_method_of_one_form_refuses_both(method: str) -> None:
     made = find_method(method).on(chatting(), settings=QUICK[method])
-    with pytest.raises(EditError, match=f"found 'both', and {method} makes an edit in one form"):
+    with pytest.raises(EditError, match=rf"found 'both' \(CLI: --both-forms\), and {method} makes an edit in one form"):
         made.check([EDIT.in_chat(chat="both")])
 
 
