@@ -52,7 +52,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         leave: bool = True,
         delay: float = 0.0,
     ) -> None:
-        self._logs, self._ended = not sys.stderr.isatty(), Event()
+        self._logs, self._ended, self._stopped = not sys.stderr.isatty(), Event(), False
         self._moved, self._part = time.time(), 0.0  # when work was last counted, and what of it is no whole item
         super().__init__(
             items,
@@ -76,6 +76,11 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             for item in self.iterable:
                 yield item
                 self.update()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        """End the bar; the log says that the work was stopped if an exception ends the block."""
+        self._stopped = kind is not None
+        super().__exit__(kind, *error)
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count ``n`` more items."""
@@ -118,7 +123,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         self.disable = True
         self._decr_instances(self)
         if self.last_print_t >= self.start_t + self.delay:
-            log.info("%s: %s in %s", self.desc.removesuffix(": "), self.counted, duration(time.time() - self.start_t))
+            words = "%s: stopped after %s, %s" if self._stopped else "%s: %s in %s"
+            log.info(words, self.desc.removesuffix(": "), self.counted, duration(time.time() - self.start_t))
 
     @property
     def counted(self) -> str:

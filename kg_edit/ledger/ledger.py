@@ -24,6 +24,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.guards import refuse_disabling
+from kg_edit.storage.run_folder import PATCH
 
 
 class _New(NamedTuple):
@@ -209,11 +210,16 @@ class Ledger(Listing):
         files = self._store.put_all([source or patch for patch, source, _ in new])
         first = len(self.events) + 1
         events = [
-            Added(**stamp(number), file=file, after=after, source=source.name if source else None)
+            Added(**stamp(number), file=file, after=after, source=_named(source) if source else None)
             for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first)
         ]
         self._store.append(*events)
         return tuple(event.number for event in events)
+
+
+def _named(source: Path) -> str:
+    """The name of a file; with its folder if it is that of every run's patch."""
+    return f"{source.resolve().parent.name}/{source.name}" if source.name == PATCH else source.name
 
 
 def _checked(patch: Patch, source: Path | None) -> Patch:

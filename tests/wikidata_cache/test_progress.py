@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -44,6 +46,17 @@ def test_line_every_ten_seconds_with_the_time_that_is_left(
         "rome: 8 of 8 edits in 28 s",
     ]
     assert capsys.readouterr() == ("", "")
+
+
+def test_stopped_work_does_not_look_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with suppress(KeyboardInterrupt):
+        for edit in Bar(range(10), title="rome", unit="edit"):
+            clock.now += 12
+            if edit == 2:
+                raise KeyboardInterrupt
+    gc.collect()  # the bar is closed with its iterator
+    assert caplog.messages[-1] == "rome: stopped after 2 of 10 edits, 36 s"
 
 
 def test_steps_are_lines_while_the_first_item_is_not_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

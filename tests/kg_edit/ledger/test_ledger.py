@@ -56,6 +56,9 @@ def test_log_line_has_time_file_and_versions(tmp_path: Path) -> None:
     (line,) = (tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()
     found = json.loads(line)
     assert found["event"] == "added" and found["source"] == "one.safetensors" and found["time"].endswith("+00:00")
+    (tmp_path / "monday").mkdir()  # the name alone of a run's patch says nothing
+    Ledger.open(tmp_path / "ledger").add(TWO.save(tmp_path / "monday" / "patch.safetensors"))
+    assert '"source":"monday/patch.safetensors"' in (tmp_path / "ledger" / "ledger.jsonl").read_text()
     assert len(found["file"]["sha256"]) == 64 and found["kg_edit"] and found["version"] == 1
 
 
