@@ -19,12 +19,11 @@ from rich.console import Console
 from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
-from kg_edit.storage.packaged import EXTRACT, graph_hint, packaged_graph
+from kg_edit.storage.packaged import EXTRACT, check_graph_name, packaged_graph
 from kg_edit.text.display import plain
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     EntityNotInGraphError,
-    GraphFileError,
     UnknownLabelError,
     WikidataCacheError,
 )
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _SHOWN = 20  # edits that can't be made, in a message
-_GRAPH_FILES = (".nt", ".tsv", ".csv", ".graphml", ".gz")
 
 log = logging.getLogger(__name__)
 
@@ -388,17 +386,12 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
     """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent.
 
     Raises:
-        ConfigError: a name is almost a packaged one's.
         GraphError, WikidataCacheError: it can't be opened.
     """
     if not graph:
         return None
-    for part in graph:  # a misspelt name or a missing file is refused before anything slow is imported
-        if hint := graph_hint(part):
-            raise ConfigError(f"--graph {part}: there is no such file and no packaged graph of this name{hint}")
-        is_file = part.endswith(_GRAPH_FILES) and "," not in part and "://" not in part
-        if is_file and not Path(part).expanduser().exists():
-            raise GraphFileError(Path(part), "does not exist; check the path")
+    for part in graph:
+        check_graph_name(part)
     from kg_edit.graphs.source import open_named
 
     with doing("reading the graph"):

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
-from kg_edit.storage.packaged import packaged_graph
+from kg_edit.storage.packaged import check_graph_name, packaged_graph
 from kg_edit.storage.run_folder import NAMES_A_FILE, digest
 from wikidata_cache.errors import (
     AmbiguousLabelError,
@@ -46,6 +46,8 @@ _SUBJECT = "_:subject"
 _RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
 _OFTEN, _PAIRS = 5, 100_000
 _NEAR = 0.88  # difflib's ratio: "locatd in" and "located in" have 0.95, "works as" and "works at" 0.875
+_NEAR_LABEL = 0.8  # that of a label, which is only named
+_SEARCHED = 10_000  # labels; a search among more would take long for each edit
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,8 @@ class PrivateGraph:
         target = self._find(edit.target_new_id, edit.target_new)
         if target is None:
             raise MissingObjectError(
-                f"the graph has no node {edit.target_new!r}; add it, or give its key as target_new_id: node:KEY"
+                f"the graph has no node {edit.target_new!r}{self.near(edit.target_new)}; add it, or give its key as "
+                "target_new_id: node:KEY"
             )
         subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
         made = nx.MultiDiGraph(**self.provenance())
@@ -175,6 +178,12 @@ class PrivateGraph:
             )
         return named[0] if named else None
 
+    def near(self, label: str) -> str:
+        """Return ", did you mean 'x'?" with the node's label that is written nearly as ``label``, or nothing."""
+        folded = {name.casefold(): name for name in self._named} if len(self._named) <= _SEARCHED else {}
+        found = get_close_matches(label.casefold(), folded, n=1, cutoff=_NEAR_LABEL)
+        return f", did you mean {folded[found[0]]!r}?" if found and folded[found[0]] != label else ""
+
     def _statements(self, key: str) -> Iterator[Statement]:
         for _, target, data in self.graph.out_edges(self._nodes[key], data=True):
             relation = _relation_of(data)
@@ -247,6 +256,8 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
     from wikidata_cache import WikidataCache
 
     parts = [names] if isinstance(names, str | Path) else list(names)
+    for part in parts:
+        check_graph_name(str(part))
     paths = [Path(os.path.expanduser(part)) for part in parts]  # noqa: PTH111 - unlike Path's, it never raises
     try:
         if own := [path for path in paths if has_names(path)]:

@@ -7,6 +7,7 @@ descent and write them (ROME, GLAME, MEMIT). The configs are in `kg_edit.methods
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import networkx as nx
 import torch
 import transformers
+from pydantic import BaseModel
 
 from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.covariance.corpora import open_corpus
@@ -40,6 +42,7 @@ from kg_edit.graphs.controls import probe_answers
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
     FAILURES,
+    PrivateGraph,
     SubgraphSource,
     as_source,
     check_graph,
@@ -82,10 +85,19 @@ def hint_settings(on: Constructor) -> Constructor:
     @wraps(on)
     def checked(cls: type[EditingMethod], /, *given: Any, **named: Any) -> Any:
         for name in named.keys() - {*options, "model"}:
-            if name in cls.config_class.model_fields:
-                raise ConfigError(f"{name} is a setting of {cls.name}; give settings={{{name!r}: {named[name]!r}}}")
-            near = did_you_mean(name, [*options, *cls.config_class.model_fields])
-            raise ConfigError(f"unknown option {name!r}{near}; give {', '.join(options)}")
+            known = [*cls.config_class.model_fields]
+            for group, field in cls.config_class.model_fields.items():
+                if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                    known += [f"{group}.{inner}" for inner in field.annotation.model_fields]
+            for setting in known:  # require_graph is graph.require
+                if sorted(re.split("[._]", setting)) == sorted(name.split("_")):
+                    nested = reduce(lambda value, part: {part: value}, reversed(setting.split(".")), named[name])
+                    raise ConfigError(f"{name} is the setting {setting} of {cls.name}; give settings={nested!r}")
+            near = did_you_mean(name, [*options, *known])
+            raise ConfigError(
+                f"unknown option {name!r}{near}; the options are {', '.join(options)}; a setting is given as "
+                "settings={'NAME': value}"
+            )
         return on(cls, *given, **named)
 
     return cast(Constructor, checked)
@@ -145,8 +157,9 @@ class EditingMethod(ABC):
 
     def __repr__(self) -> str:
         layers = self.config.written_layers(len(self.model.blocks))
-        parts = [repr(self.model.name), *([f"layers {', '.join(map(str, layers))}"] if layers else [])]
-        parts += [f"graph {type(self.graph).__name__}"] if self.graph is not None else []
+        parts = [repr(self.model.name)]
+        parts += [f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"] if layers else []
+        parts += [f"graph {getattr(self.graph, 'about', type(self.graph).__name__)}"] if self.graph is not None else []
         settings = self.config.model_dump(exclude_defaults=True)
         return f"{type(self).__name__}({', '.join(parts)}{f', settings={settings}' if settings else ''})"
 
@@ -448,9 +461,10 @@ class GraphReader(EditingMethod):
             self._subgraphs[edit] = self.config.ask(self.graph, edit)
             self._report_answers(edit)
             if not has_statements(self._subgraphs[edit]) and all(self.stated.values()):  # said once per run
+                near = self.graph.near(edit.target_new) if isinstance(self.graph, PrivateGraph) else ""
                 log.warning(
-                    "edit %r: %s, so %s reads s -r-> o* alone; further such edits are only counted",
-                    *(edit.id, why_alone(self._subgraphs[edit], edit, self.config.graph), self.name),
+                    "edit %r: %s%s, so %s reads s -r-> o* alone; further such edits are only counted",
+                    *(edit.id, why_alone(self._subgraphs[edit], edit, self.config.graph), near, self.name),
                 )
             self.stated[edit.id] = has_statements(self._subgraphs[edit])
         return self._subgraphs[edit]

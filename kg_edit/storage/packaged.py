@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from kg_edit.errors import did_you_mean
+from kg_edit.errors import GraphError, did_you_mean
 from wikidata_cache.extract import EXTRACT as EXTRACT
 from wikidata_cache.extract import names_extract, packaged_extract
 
 HUB = "hf:"  # prefix of the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _GRAPH, _BENCHMARK = ".nt.gz", ".json"
+_GRAPH_FILES = (".nt", ".tsv", ".csv", ".graphml", ".gz")
+_GRAPHS = "a file of facts (.csv, .tsv, .graphml), a file or folder of Wikidata's (.nt, .nt.gz, .tsv), a store or a URL"
 
 
 def packaged_benchmark(name: str | Path) -> Path | None:
@@ -33,9 +36,22 @@ def benchmark_hint(name: str | Path) -> str:
     return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)
 
 
-def graph_hint(name: str) -> str:
-    """Like `benchmark_hint`, for graphs."""
-    return "" if packaged_graph(name) else _near(name, [EXTRACT], _GRAPH)
+def check_graph_name(name: str) -> None:
+    """Refuse the name of a missing graph, before anything slow is imported. URLs and lists of files are not checked.
+
+    Raises:
+        GraphError: there is no such file, and no packaged graph of this name.
+    """
+    path = os.path.expanduser(name)  # noqa: PTH111 - unlike Path's, it never raises
+    if not name.strip() or "," in name or ":" in name or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
+        return
+    if name.endswith(_GRAPH_FILES):
+        raise GraphError(f"{name}: does not exist; check the path")
+    known = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
+    raise GraphError(
+        f"graph {name}: there is no such file and no packaged graph of this name"
+        f"{_near(name, [EXTRACT], _GRAPH) or known}"
+    )
 
 
 def _near(name: str, known: list[str], ending: str) -> str:

@@ -120,6 +120,22 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "an unknown model": (lambda _: Rome.on("smollm2-135"), "did you mean 'smollm2-135m'"),
     "a model of transformers": (lambda _: Rome.on(tiny("llama").model), r"LanguageModel\.wrap\(model, tokenizer, name"),
     "a setting as an option": (lambda _: Rome.on(tiny("llama"), steps=3), r"give settings=\{'steps': 3\}"),
+    "a command's option for a setting": (
+        lambda _: Glame.on(tiny("llama"), require_graph=True),
+        r"require_graph is the setting graph\.require of glame; give settings=\{'graph': \{'require': True\}\}",
+    ),
+    "a misspelled graph": (
+        lambda _: Glame.on(tiny("llama"), graph="extrct"),
+        "graph extrct: there is no such file and no packaged graph of this name, did you mean 'extract'",
+    ),
+    "a graph that is none": (
+        lambda _: Glame.on(tiny("llama"), graph="compny"),
+        r"expected a packaged graph \(extract, .*\), a file of facts \(\.csv, \.tsv, \.graphml\)",
+    ),
+    "a patch and a model, exchanged": (
+        lambda _: before_and_after(rome().empty_patch(), tiny("llama"), EDIT),
+        "a LanguageModel in the place of the patch; give the model first",
+    ),
     "a setting's initials": (
         lambda _: Rome.on(tiny("llama"), lr=3),
         "unknown option 'lr', did you mean 'learning_rate'",
@@ -228,10 +244,12 @@ def test_reprs_are_one_line() -> None:
         f"{weight}: rank 1; 0.3 kB)"
     )
     assert isinstance(patch, WeightPatch) and repr(patch.factors) == f"{{'{weight}': Factors(32 x 48, rank 1)}}"
-    assert repr(method).startswith("Rome('tiny-llama', layers 1, settings={'layer': 1, 'steps': 4")
+    assert repr(method).startswith("Rome('tiny-llama', layer 1, settings={'layer': 1, 'steps': 4")
     assert repr(EDIT).startswith(f"Edit(id='{EDIT.id}', subject='Google', prompt=") and "chat" not in repr(EDIT)
     assert repr(EditFile((EDIT,))) == "EditFile(1 edit)" and len(EditFile((EDIT,))) == 1
     assert repr(patch + made_up(edits_of(3), model=patch.fingerprint or "")).count("\n") == 0
+    glame = Glame.on(tiny("llama"), graph="extract", settings=QUICK["glame"])
+    assert "graph extract.nt.gz (a packaged sample" in repr(glame)
     memit = EditingMethod.__repr__(method)
     assert memit.count("\n") == 0
 

@@ -75,6 +75,9 @@ def test_missing_or_ambiguous_object_is_refused() -> None:
     source = PrivateGraph(company())
     with pytest.raises(GraphError, match="no node 'Rome'; add it"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Rome"}))
+    for name, label in {"OSLO": "Oslo", "Norvay": "Norway"}.items():
+        with pytest.raises(GraphError, match=f"no node '{name}', did you mean '{label}'"):
+            source.subgraph(EDIT.model_copy(update={"target_new": name}))
     with pytest.raises(GraphError, match=r"several nodes have the label 'Bern': 1, 5; .* its id: node:1"):
         source.subgraph(EDIT.model_copy(update={"target_new": "Bern"}))
     named = Edit.model_validate(
