@@ -179,7 +179,7 @@ def test_bad_row_is_reported_without_torch(place: Path) -> None:
 def test_graph_that_is_missing_is_an_error_of_this_package(name: str, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match=name.strip("/")) as caught:
         Glame.on("smollm2-135m", graph=str(tmp_path / name))  # refused before the model is loaded
-    assert "check the path" in str(caught.value) or "expected extract (packaged), a graph file" in str(caught.value)
+    assert "check the path" in str(caught.value) or "expected a packaged graph (extract, " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["facts.csv", "facts.graphml", "facts.tsv"])
