@@ -124,6 +124,11 @@ def test_python_takes_the_name_of_a_file(facts: Path) -> None:
         assert made.subgraph(Edit(**FRANCE)).number_of_edges() == 3
 
 
+def test_edit_alone_names_the_node_that_is_written_nearly_so(facts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Glame.on(tiny("llama"), graph="facts.csv").subgraph(Edit(**{**FRANCE, "target_new": "romulos"}))
+    assert "(romulos), did you mean 'Romulus'?" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
