@@ -176,7 +176,7 @@ class Wise(AdapterMethod):
 
         rows = self.rows(edit)
         own = self.inputs([row.ids for row in rows])  # [tokens, d_ff] for each row
-        predicting = [[place for place, _ in row.wanted] for row in rows]
+        predicting = [torch.tensor([place for place, _ in row.wanted], device=self.device) for row in rows]
         inputs, lengths = torch.cat([*own, *self.unrelated]), [len(one) for one in (*own, *self.unrelated)]
         margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]
         losses = RowLosses(self.model, self.layer, rows)
