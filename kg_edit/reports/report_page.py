@@ -185,7 +185,8 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
     advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
     if verdict.commands:
-        advice += _wide(f"<pre>{_text(chr(10).join(verdict.commands))}</pre>", "commands")
+        commands = "\n".join(map(_text, verdict.commands))
+        advice += f"<pre>{commands}</pre>"
     if not failed:
         return f'<p class="verdict">{counted}</p>{advice}'
     links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS])

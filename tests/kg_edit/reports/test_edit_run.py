@@ -264,7 +264,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert remove == f"kg-edit patch remove ledger/ {spoiled.edit} --model {model.name}"
     assert again.startswith(f"kg-edit patch edit ledger/ {tmp_path / 'out' / 'failed.jsonl'} --method grace --model")
     for name in (REPORT, PAGE):
-        assert remove in (tmp_path / "out" / name).read_text()
+        assert f"\n{remove}\n" in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]
     assert Verdict.beside(tmp_path / PATCH) is None
