@@ -284,5 +284,5 @@ def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     other = (*given, "--data", "data.json", "--limit", "1")
     refused = kg_edit(*other)
     assert refused.code == 2 and "--overwrite replaces it" in refused.err
-    assert kg_edit(*other, "--overwrite").code == 0 and "1 record," in (place / "out" / "table.md").read_text()
+    assert kg_edit(*other, "--overwrite").code == 0 and "1 record of" in (place / "out" / "table.md").read_text()
     assert kg_edit("sweep").code == 2
