@@ -6,6 +6,8 @@ A record that can't be edited fails alone and does not affect its batch. If memo
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +20,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
 from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.patches.base import Patch
+
+log = logging.getLogger(__name__)
 
 # The errors that count as a failed record; also numerical errors, which a method may not catch.
 FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
@@ -122,7 +126,9 @@ def added(patch: Patch | None, update: Patch | None) -> Patch | None:
 
 
 def failure(error: BaseException) -> str:
-    """Return an error as the run's line records it: "ClassName: message"."""
+    """Return an error as the run's line records it: "ClassName: message"; log its traceback if that is asked for."""
+    if os.environ.get("KG_EDIT_TRACEBACK"):
+        log.error("%s", error, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

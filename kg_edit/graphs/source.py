@@ -166,10 +166,14 @@ class PrivateGraph:
             key: str(nodes[node].get("label") or nodes[node].get("name") or node) for key, node in self._nodes.items()
         }
 
-    def _find(self, key: str | None, label: str) -> str | None:
-        key = key.removeprefix("node:") if key else None
+    def _find(self, given: str | None, label: str) -> str | None:
+        key = given.removeprefix("node:") if given else None
         if key in self._labels:
             return key
+        if given and given != key:
+            raise GraphError(
+                f"the graph has no node {key!r}, which {given!r} names; its label {label!r} alone finds it too"
+            )
         named = self._named.get(label, [])
         if len(named) > 1:
             raise GraphError(

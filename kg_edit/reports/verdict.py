@@ -252,13 +252,14 @@ class Verdict(BaseModel):
         """The commands that make the failed edits by another method on top of the others; () if there are none."""
         if not (self.failed and self.succeeded and self.model):
             return ()
+        ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
         model, failed = quote(self.model), quote(str(self.folder / FAILED))
         method = "rome --preset long" if self.method == "grace" else "grace"
         return (
-            f"kg-edit patch add ledger/ {quote(str(self.folder))}{' --force' if self.refused else ''}",
-            f"kg-edit patch remove ledger/ {names} --model {model}",
-            f"kg-edit patch edit ledger/ {failed} --method {method} --model {model}",
+            f"kg-edit patch add {ledger} {quote(str(self.folder))}{' --force' if self.refused else ''}",
+            f"kg-edit patch remove {ledger} {names} --model {model}",
+            f"kg-edit patch edit {ledger} {failed} --method {method} --model {model}",
         )
 
     @classmethod

@@ -35,11 +35,11 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
     assert "--method grace" in " ".join(report["advice"])
 
     added = kg_edit(*add.split())
-    assert "kg-edit patch remove ledger 1/born" in added.out
+    assert "kg-edit patch remove out-ledger 1/born" in added.out
     for command in (remove, edit):
         done = kg_edit(*command.split())
         assert done.code == 0, done.err
-    checked = kg_edit("patch", "check", "ledger/")
+    checked = kg_edit("patch", "check", "out-ledger/")
     assert (
         "3 of 3 edits succeed (the target is more likely than the old one); it is generated in 3 of them" in checked.out
     )

@@ -13,7 +13,7 @@ from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError, GraphError, ModelError
 from kg_edit.evaluation.memory import in_halves
-from kg_edit.evaluation.step import edit_step
+from kg_edit.evaluation.step import edit_step, failure
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -189,3 +189,11 @@ def test_in_halves_asks_for_less_until_it_fits() -> None:
     assert sizes == [5, 2, 3, 1, 2]
     with pytest.raises(ModelError, match="out of memory"):
         in_halves(lambda _: (_ for _ in ()).throw(MemoryError()), [1])
+
+
+def test_traceback_of_a_failure_is_logged_if_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert failure(ValueError("broken")) == "ValueError: broken" and not caplog.records
+    monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
+    assert failure(ValueError("broken")) == "ValueError: broken" and caplog.records[0].exc_info

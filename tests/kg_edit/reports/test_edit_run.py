@@ -260,9 +260,11 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert repeated == "4 repeats 3 exactly, and was made once"
     add, remove, again = second.verdict.commands
     assert refused.startswith("kg-edit patch add refuses this patch without --force: ")  # as `force` made it here
-    assert add == f"kg-edit patch add ledger/ {tmp_path / 'out'} --force"
-    assert remove == f"kg-edit patch remove ledger/ {spoiled.edit} --model {model.name}"
-    assert again.startswith(f"kg-edit patch edit ledger/ {tmp_path / 'out' / 'failed.jsonl'} --method grace --model")
+    assert add == f"kg-edit patch add {tmp_path / 'out-ledger'}/ {tmp_path / 'out'} --force"
+    assert remove == f"kg-edit patch remove {tmp_path / 'out-ledger'}/ {spoiled.edit} --model {model.name}"
+    assert again.startswith(
+        f"kg-edit patch edit {tmp_path / 'out-ledger'}/ {tmp_path / 'out' / 'failed.jsonl'} --method grace --model"
+    )
     for name in (REPORT, PAGE):
         assert f"\n{remove}\n" in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)

@@ -86,7 +86,7 @@ def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     always, _, refused, *_ = verdict.advice
     assert always == "row-2: made alone, the edit fails too; --preset long or --method grace may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
-    assert verdict.commands[0] == "kg-edit patch add ledger/ 'an out' --force"
+    assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
     assert not Verdict.of(rows[:1], model="m").commands and not Verdict.of(rows[1:], model="m").commands
     assert Verdict.of(rows[1:]).advice[0] == "row-2: --preset long or --method grace may make it"
 
