@@ -61,8 +61,9 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
     """
     if path.is_dir():
         raise EditRowError(path, f"is a folder; expected {expected}; give the path of a file in this folder")
-    if (suffix := path.suffix.lower()) not in SUFFIXES and path.exists():  # else: no such file
-        raise EditRowError(path, f"ends in {suffix!r}; expected {expected} in {', '.join(SUFFIXES)}")
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
+        fault = f"ends in {suffix!r}" if path.exists() else "no such file"
+        raise EditRowError(path, f"{fault}; expected {expected} in {', '.join(SUFFIXES)}")
     try:
         text = _decoded(path)
     except UnicodeDecodeError as error:
