@@ -91,8 +91,9 @@ def main() -> None:
     edits = some_edits(options.records)
     cases = cases_of(edits)
     patches = [patch for patch in Rome(model, QUICK).edit_each(edits) if isinstance(patch, Patch)]
+    whole = plain_model(options.model)
     start = time.perf_counter()
-    slow = in_turn(plain_model(options.model), cases, patches)
+    slow = in_turn(whole, cases, patches)
     plain_seconds = time.perf_counter() - start
     start = time.perf_counter()
     sections = score_cases(model, [*cases, *cases], patches=[*[None] * len(cases), *patches])
