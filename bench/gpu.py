@@ -24,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES = ("llama-3-8b:bfloat16", "gpt-j:float32", "qwen2.5-7b:bfloat16", "gpt2-xl:float32")
+SHAPES = ("llama-3-8b:bfloat16", "gpt-j:float32", "smollm2-135m:float32", "qwen2.5-7b:bfloat16", "gpt2-xl:float32")
 METHODS = ("rome", "memit", "glame", "alphaedit", "grace")
 COLUMNS = (
     "model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import time
 from collections import Counter
@@ -10,17 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from kg_edit.covariance import measure
+from kg_edit.covariance.corpora import TextCorpus
+from kg_edit.covariance.files import Identity
 from kg_edit.covariance.moment import Covariance
+from kg_edit.datasets import find_dataset
 from kg_edit.edits.files import read_edits
+from kg_edit.evaluation import evaluate
 from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.base import ValueMethod
@@ -37,9 +48,12 @@ from kg_edit.planning.shape import shape_of_config
 __all__ = ["Clock", "pick_device", "sections"]
 from tools.growth_models import made_up_edits, packaged_tokenizer, small_tokenizer
 from tools.model_edits import DEMO, PENALTY
+from tools.model_edits import RECORDS as CASES
 
 Row = dict[str, Any]
+REAL = "smollm2-135m"
 STEPS = 20
+RECORDS = 60  # CounterFactPlus records of the section of the same name, with all their scores
 TINY = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512}
 TINY_SETTINGS = {"steps": 2, "further_steps": 0, "per_node": 2}
@@ -115,8 +129,12 @@ def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: C
     for shaped in held:
         for edits in (1, shaped.batch):
             yield from guarded("descent", partial(shaped.descent, edits), common, clock)
+        yield from guarded("plain descent", shaped.plain, common, clock)
         for method in methods:
             yield from guarded(method, partial(shaped.whole, method), common, clock)
+        yield from guarded("covariance", shaped.covariance, common, clock)
+        if name == REAL:
+            yield from guarded("records", shaped.records, common, clock)
 
 
 def guarded(section: str, work: Callable[[], Row], common: Row, clock: Clock) -> Iterator[Row]:
@@ -138,7 +156,9 @@ def guarded(section: str, work: Callable[[], Row], common: Row, clock: Clock) ->
 
 
 def random_model(name: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """A model of a published shape, with random weights that are made on the device."""
+    """A model of a published shape, with random weights that are made on the device; or the real one."""
+    if name == REAL:
+        return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch."))
     of_presets = {model_presets(one).name: model_presets(one).config for one in preset_models()}
     config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
@@ -210,6 +230,46 @@ class Shaped:
         limit = max(reading, computing)
         share = {"ms_a_step": round(1e3 * step, 2), "limit_ms": round(1e3 * limit, 2)}
         return {**measured, **share, "share_of_limit": float(f"{limit / step:.3g}"), "tokens": tokens}
+
+    def plain(self) -> Row:
+        """The same descent for one edit, in which each step runs all prompts through the whole model, as published."""
+        model, layer = self.model, self._settings("rome").written_layers(len(self.model.blocks))[0]
+        requests = [Request.of(model, edit, self._contexts) for edit in made_up_edits(2)[1:]]
+
+        def run(steps: int) -> None:
+            loss = Objective(model, layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=PlainForward)
+            delta = FreeDelta(loss.value, RomeConfig())
+            for _ in range(steps):
+                delta.change().grad = loss._gradient(delta.change())[1]  # without a CUDA graph
+                delta.learn()
+
+        run(2)
+        return self._costs(lambda: run(STEPS), 1)
+
+    def covariance(self) -> Row:
+        """C of one layer from 10 d_ff tokens of made-up sentences."""
+        layer = self._settings("rome").written_layers(len(self.model.blocks))[0]
+        tokens = 10 * weight_matrix(self.model.down_projection(layer)).shape[1]
+        lines = [edit.text for edit in made_up_edits(10_000)]
+        corpus = TextCorpus("made up", lambda: cycle(lines), max_tokens=128)
+        asked = {layer: Identity(model="random", module=self.model.weight_name(layer), corpus="", tokens=tokens)}
+
+        def measured() -> None:
+            with TemporaryDirectory() as name:
+                sums = measure.start(self.model, asked, Path(name), ridge=1e-4)
+                measure.run(self.model, corpus, sums, Path(name), progress=False)
+                measure.finish(sums, Path(name))
+
+        return {**self._costs(measured, 1), "tokens": tokens}
+
+    def records(self) -> Row:
+        """CounterFactPlus records with all their scores before and after, by ROME; C is measured before."""
+        own = list(islice(cycle(read_edits(DEMO).edits), RECORDS))
+        records = list(find_dataset("counterfact-plus")(CASES)[:RECORDS]) if CASES.exists() else own
+        rome = find_method("rome").on(self.model)
+        rome.edit_each(own[:1])
+        with TemporaryDirectory() as folder, patch.dict(os.environ, KG_EDIT_CACHE=folder):  # no scores yet
+            return self._costs(lambda: evaluate(rome, self.model, records, out=Path(folder) / "run"), len(records))
 
     def whole(self, method: str) -> Row:
         """Whole edits by a method with default settings in its published layers; C is made up, and factored before."""

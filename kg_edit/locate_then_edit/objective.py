@@ -217,7 +217,7 @@ class Objective:
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
         places = {one.device for one in model.model.parameters()}
         self._captures = len(places) == 1 and places.pop().type == "cuda"
-        self._step: tuple[float | None, Repeated] | None = None  # the present passes' gradient, for a margin
+        self._step = Repeated(capture=self._captures)  # the present passes' gradient
         self.value, self.bare_key, self.mean_key = self._within_memory(partial(self._unchanged, requests))
 
     def _unchanged(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,7 +239,12 @@ class Objective:
             try:
                 if not self._passes:
                     self._passes = [
-                        Pass(some, self._forward(self._model, self._layer, [row.prompt for row in some]), self._edits)
+                        Pass(
+                            some,
+                            self._forward(self._model, self._layer, [row.prompt for row in some]),
+                            self._edits,
+                            head=self._model.model.get_output_embeddings().weight.device,
+                        )
                         for some in passes(self._rows, self._limit)
                     ]
                 return work()
@@ -248,7 +253,7 @@ class Objective:
                 if not is_memory_error(error) or max(map(len, tried)) == 1:
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
-            self._passes, self._step = [], None
+            self._passes, self._step = [], Repeated(capture=self._captures)
             tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
             self._limit = replace(self._limit, tokens=tokens / 2)
 
@@ -280,15 +285,13 @@ class Objective:
                 of an edit that misses none. None: don't count.
         """
 
-        def found() -> tuple[Tensor, ...]:
-            if self._step is None or self._step[0] != margin:
-                self._step = margin, Repeated(capture=self._captures)
-            return self._step[1](partial(self._gradient, margin=margin), change)
+        # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
+        asked = 0.0 if margin is None and self._captures else margin
+        given = (change,) if asked is None else (change, torch.full((), asked, device=change.device))
+        terms, gradient = self._within_memory(lambda: self._step(self._gradient, *given))
+        return Losses(terms[:5] if margin is None else terms), gradient
 
-        terms, gradient = self._within_memory(found)
-        return Losses(terms), gradient
-
-    def _gradient(self, change: Tensor, *, margin: float | None) -> tuple[Tensor, Tensor]:
+    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The terms of the loss [5 or 6, edits], as in `Losses`, and the gradient; nothing is read back to the host."""
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
@@ -324,7 +327,7 @@ class Objective:
         # A pass is built again without them only if that saves half of its rows.
         rest = [left for one in self._passes if (left := one.without(gone)) is not None]
         if rest != self._passes:
-            self._passes, self._step = rest, None
+            self._passes, self._step = rest, Repeated(capture=self._captures)
 
 
 def _no_losses(change: Tensor) -> dict[Part, Tensor]:
@@ -372,25 +375,26 @@ def _rows(edit: int, request: Request) -> Iterator[TargetRow]:
 
 
 class Pass:
-    """Rows that run in one forward pass, ordered by kind. ``edits`` is the number of edits of the whole objective."""
+    """Rows that run in one forward pass, ordered by kind.
 
-    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int) -> None:
-        self.rows, self.forward, self._edits = rows, forward, edits
-        self._edit_of_row = torch.tensor([row.edit for row in rows])
+    ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
+    """
+
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
+        self.rows, self.forward, self._edits, self._head = rows, forward, edits, head
+        self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
         with torch.no_grad():  # L_a compares with the distribution of the unedited model
             clean = forward.logits() if any(row.part == "kl" for row in rows) else None
         self._groups, self._sizes = list[_Rows](), list[int]()  # the rows of each kind, and their numbers of reads
         for kind in dict.fromkeys(row.kind for row in rows):
             own = [row for row in rows if row.kind == kind]
             start, size = sum(self._sizes), sum(row.reads for row in own)
-            self._groups.append(
-                _Rows(own, clean[start : start + size] if kind[0] == "kl" and clean is not None else None)
-            )
+            before = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
+            self._groups.append(_Rows(own, before, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
         """Return the logits [reads, vocabulary] under ``change`` [edits, d]."""
-        self._edit_of_row = self._edit_of_row.to(change.device)  # copied once: it stays there
         return self.forward.logits(change[self._edit_of_row])
 
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
@@ -398,7 +402,7 @@ class Pass:
         own = zip(self._groups, logits.split(self._sizes), strict=True)
         return [(group.part, group.of_edits(group.loss(part), self._edits)) for group, part in own]
 
-    def missed(self, logits: Tensor, margin: float) -> list[Tensor]:
+    def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
         own = zip(self._groups, logits.split(self._sizes), strict=True)
         return [group.of_edits(group.missed(part, margin), self._edits) for group, part in own if group.part == "nll"]
@@ -413,33 +417,26 @@ class Pass:
             return None
         if 2 * len(left) > len(self.rows):
             return self
-        return Pass([self.rows[place] for place in left], self.forward.subset(left), self._edits)
+        return Pass([self.rows[place] for place in left], self.forward.subset(left), self._edits, self._head)
 
 
 class _Rows:
     """The rows of one kind in a pass, and their formula. ``clean``: the unedited logits [reads, vocabulary] for L_a."""
 
-    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None) -> None:
+    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
         self.part = rows[0].part
         sizes = torch.tensor([row.reads for row in rows])
-        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes)
+        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
         # A row counts with the mean over its target tokens, times its weight.
-        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes)
+        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes).to(head)
         self._clean = None if clean is None else clean.float().log_softmax(-1)
-        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids])
+        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
         soft = [row.taught for row in rows if row.taught]
-        self._soft = (torch.cat([q.tokens for q in soft]), torch.cat([q.probabilities for q in soft])) if soft else None
-
-    def to(self, device: torch.device) -> None:
-        """Move the targets and weights to ``device``, where they stay."""
-        self._weights, self._targets = self._weights.to(device), self._targets.to(device)
-        self._edit_of_read = self._edit_of_read.to(device)
-        if self._soft is not None:
-            self._soft = self._soft[0].to(device), self._soft[1].to(device)
+        tokens, q = [one.tokens.to(head) for one in soft], [one.probabilities.to(head) for one in soft]
+        self._soft = (torch.cat(tokens), torch.cat(q)) if soft else None
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
-        self.to(logits.device)
         if self._clean is not None:
             # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
             log_p = logits.float().log_softmax(-1)
@@ -453,10 +450,10 @@ class _Rows:
             each = torch.nn.functional.cross_entropy(logits.float(), self._targets, reduction="none")
         return each * self._weights
 
-    def missed(self, logits: Tensor, margin: float) -> Tensor:
+    def missed(self, logits: Tensor, margin: Tensor) -> Tensor:
         """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
         two, tokens = logits.float().topk(2, dim=-1)
-        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin)
+        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin.to(two.device))
         return missed.to(two.dtype)
 
     def of_edits(self, values: Tensor, edits: int) -> Tensor:

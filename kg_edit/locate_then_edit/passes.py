@@ -2,8 +2,8 @@
 
 - On a CPU a pass has few tokens, so that they stay in its caches, and rows of unlike length share one only if the
   padding costs less than another pass.
-- On an accelerator all rows of a step share one padded pass, as far as the memory goes: a pass of few tokens takes as
-  long as reading the weights and starting the kernels.
+- On an accelerator all rows of a step share one padded pass: a pass of few tokens takes as long as reading the weights
+  and starting the kernels. Tokens beyond those that keep its products busy would only take memory.
 
 The memory is that of ``--memory``, and of an accelerator half of what it says is free. If it runs out nevertheless,
 the passes get half of the tokens, for the rest of the descent (`Objective`).
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 _FEWEST, _CPU_MOST = 32, 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
+# Tokens with which reading the weights takes less than a tenth of a pass on an H100, by the bytes of a number
+_BUSY = {2: 4096, 4: 512}
+_SMALL = 2e9  # bytes that a pass may take in any case: in a small model starting the kernels takes longest
 
 
 class Row(Protocol):
@@ -59,15 +60,23 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
     inner = weight_matrix(model.down_projection(layer)).shape[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
-    token = torch.finfo(model.model.dtype).bits // 8 * numbers  # bytes
-    free, cpu = pass_megabytes(model.device), model.device.type == "cpu"
-    fits = tokens_at_once(token, limit=1e6 * min(megabytes, inf if free is None else free), cpu=cpu)
+    size, free, cpu = model.model.dtype.itemsize, pass_megabytes(model.device), model.device.type == "cpu"
+    room = 1e6 * min(megabytes, inf if free is None else free)
+    fits = tokens_at_once(numbers, size=size, limit=room, cpu=cpu)
     return PassLimit(fits, padding=_CPU_PASS if cpu else inf)
 
 
-def tokens_at_once(bytes_a_token: float, *, limit: float, cpu: bool) -> float:
-    """Return the number of tokens of a pass that fit into ``limit`` bytes: at least 32, and on a CPU at most 512."""
-    return max(_FEWEST, min(_CPU_MOST if cpu else inf, limit / bytes_a_token))
+def tokens_at_once(numbers: float, *, size: int, limit: float, cpu: bool) -> float:
+    """Return the number of tokens of a pass that keep the device busy and fit into ``limit`` bytes, at least 32.
+
+    Args:
+        numbers: how many numbers a token keeps (`numbers_kept`).
+        size: the bytes of a number.
+        limit: the memory that a pass may take, in bytes.
+        cpu: whether the device is the CPU, where 512 tokens fit into the caches.
+    """
+    busy = _CPU_MOST if cpu else max(_BUSY.get(size, _BUSY[4]), _SMALL / (size * numbers))
+    return max(_FEWEST, min(busy, limit / (size * numbers)))
 
 
 def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:

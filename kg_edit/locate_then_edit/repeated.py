@@ -2,7 +2,7 @@
 
 A step of a descent is some thousand kernels, and in a large model to start them one by one takes far longer than to run
 them. A CUDA graph starts all at once, without Python. The function must be pure: of all that it reads, only its
-argument may change between two calls, and nothing may be read back to the main memory.
+arguments may change between two calls, and nothing may be read back to the main memory.
 """
 
 from __future__ import annotations
@@ -15,67 +15,85 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Tensor], tuple[Tensor, ...]]
+Tensors = tuple[Tensor, ...]
+Work = Callable[..., Tensors]
 _SLACK = 0.05  # relative; sums of bfloat16 products may be added in another order
 
 
 class Repeated:
-    """Calls a function as it is, and from the second call on as a CUDA graph, if it can be captured.
+    """Calls a function as it is once, and from the second call on as a CUDA graph, if it can be captured.
 
     ``capture`` is whether to try: only on CUDA, with all tensors on one device.
     """
 
     def __init__(self, *, capture: bool) -> None:
-        self._calls, self._capture = 0, capture
+        self._capture = capture
+        self._first: tuple[Tensors, Tensors] | None = None  # arguments and results of the first call
         self._replay: Work | None = None
 
-    def __call__(self, work: Work, given: Tensor) -> tuple[Tensor, ...]:
-        """Return ``work(given)``; ``work`` is the same at each call."""
-        self._calls += 1
-        if self._capture and self._calls == 2:  # a function that is called once is not worth it
-            self._replay = captured(work, given)
-        return (self._replay or work)(given)
+    def __call__(self, work: Work, *given: Tensor) -> Tensors:
+        """Return ``work(*given)``; ``work`` is the same at each call."""
+        if self._capture and self._replay is None:
+            try:
+                if self._first is None:  # a function that is called once is not worth a capture
+                    results = without_waiting(work, *given)
+                    self._first = tuple(tensor.detach().clone() for tensor in given), results
+                    return results
+                self._replay = captured(work, *self._first)
+            except RuntimeError as error:  # such as blocks that choose their experts on the host
+                log.debug("a step is not captured as a CUDA graph: %s", error)
+                self._capture = False
+            self._first = None
+        return (self._replay or work)(*given)
 
 
-def captured(work: Work, example: Tensor) -> Work | None:
-    """Return ``work`` as a CUDA graph for tensors like ``example``; None if it can't be captured.
+def without_waiting(work: Work, *given: Tensor) -> Tensors:
+    """Return ``work(*given)``, which also makes the libraries ready for a capture.
 
-    What can't be captured, such as blocks that choose their experts on the host, is logged at debug level.
+    Raises:
+        RuntimeError: it waits for the device.
     """
-    given = example.detach().clone()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        with torch.cuda.device(given.device):
-            expected = _on_side_stream(work, given)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                results = work(given)
-            graph.replay()
-        if not all(_alike(*pair) for pair in zip(results, expected, strict=True)):
-            raise RuntimeError("the graph's results are not those of the function")
-    except RuntimeError as error:
-        log.debug("a step is not captured as a CUDA graph: %s", error)
-        return None
+        return work(*given)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
-    def replay(now: Tensor) -> tuple[Tensor, ...]:
-        given.copy_(now)
+
+def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
+    """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``.
+
+    `torch.cuda.graph` would first give back all memory that torch keeps for later tensors, which takes as long as some
+    steps, as does getting it again.
+
+    Raises:
+        RuntimeError: it can't be captured, or the graph's results are others.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(example[0].device):
+        torch.cuda.graph(graph)  # makes the stream for captures; one is enough for all
+        stream, outer = torch.cuda.graph.default_capture_stream, torch.cuda.current_stream()
+        assert stream  # noqa: S101
+        stream.wait_stream(outer)
+        with torch.cuda.stream(stream):
+            graph.capture_begin()
+            try:
+                results = work(*example)
+            finally:
+                graph.capture_end()
+        outer.wait_stream(stream)
+        graph.replay()
+    if not all(_alike(*pair) for pair in zip(results, expected, strict=True)):
+        raise RuntimeError("the graph's results are not those of the function")
+
+    def replay(*now: Tensor) -> Tensors:
+        for place, tensor in zip(example, now, strict=True):
+            place.copy_(tensor)
         graph.replay()
         return tuple(result.clone() for result in results)  # the next replay writes over them
 
     return replay
-
-
-def _on_side_stream(work: Work, given: Tensor) -> tuple[Tensor, ...]:
-    """Call ``work`` as torch asks before a capture, so that libraries are ready; a wait for the device is an error."""
-    stream, mode = torch.cuda.Stream(), torch.cuda.get_sync_debug_mode()
-    stream.wait_stream(torch.cuda.current_stream())
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.cuda.stream(stream):
-            found = work(given)
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-    torch.cuda.current_stream().wait_stream(stream)
-    return found
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

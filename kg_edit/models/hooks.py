@@ -7,7 +7,7 @@ tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -198,14 +198,21 @@ def untouched(model: LanguageModel) -> Iterator[None]:
 
     Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
     """
-    modes = {module: module.training for module in model.model.modules()}
-    flags = {parameter: parameter.requires_grad for parameter in model.model.parameters()}
+    modes = [(module, module.training) for module in model.model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]
     with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
         try:
-            model.model.eval().requires_grad_(False)
+            _set_all(((module, False) for module, _ in modes), ((parameter, False) for parameter, _ in flags))
             yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
-            for parameter, flag in flags.items():
-                parameter.requires_grad_(flag)
+            _set_all(modes, flags)
+
+
+def _set_all(modes: Iterable[tuple[nn.Module, bool]], flags: Iterable[tuple[nn.Parameter, bool]]) -> None:
+    """Set the modes and the ``requires_grad`` flags that differ; to set them is slow, and to read them is not."""
+    for module, mode in modes:
+        if module.training is not mode:
+            module.training = mode
+    for parameter, flag in flags:
+        if parameter.requires_grad is not flag:
+            parameter.requires_grad_(flag)

@@ -156,6 +156,10 @@ class LanguageModel:
             wide = torch.float64 if has_float64(parameter.device) else torch.float32  # a sum must not overflow
             if not torch.isfinite(parameter.detach().sum(dtype=wide)):
                 raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
+        if any(parameter.is_cuda for parameter in model.parameters()):
+            # cuDNN's attention in half precision prepares each new shape for a second or more, and edits are of many
+            # shapes. The switch is that of the process; torch's other kernels need no preparation.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         model.eval()
         note_fingerprint(model)
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name)

@@ -129,11 +129,11 @@ def memory_parts(job: Job) -> Iterator[Part]:
         else:
             tokens = float(_PROMPT)
         blocks = shape.layers - lowest
-        each = size * float(numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary))
-        most = tokens_at_once(each, limit=job.limit, cpu=job.machine.is_cpu)
+        kept = numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
+        most = tokens_at_once(kept, size=size, limit=job.limit, cpu=job.machine.is_cpu)
         yield Part(
             what="states for the backward pass",
-            bytes=each * min(most, tokens * (job.edits if joint else 1)),
+            bytes=float(size * kept) * min(most, tokens * (job.edits if joint else 1)),
             phase="editing",
             place=place,
             formula=f"(10 d + 5 d_ff) x {blocks} blocks + V, a token",

@@ -37,13 +37,15 @@ def requests(model: LanguageModel) -> list[Request]:
 def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = pass_limit(tiny("llama"), LAYER)
     assert on_cpu == PassLimit(512)
-    monkeypatch.setattr(passes, "pass_megabytes", lambda device: 4000.0)
+    monkeypatch.setattr(passes, "pass_megabytes", lambda device: 1000.0)
     model = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model).to("meta"))
     whole = pass_limit(model, LAYER)
     assert whole.padding == inf
     assert whole.tokens > 10 * on_cpu.tokens
-    assert pass_limit(model, LAYER, 1000.0).tokens == pytest.approx(whole.tokens / 4), "--memory is less"
+    assert pass_limit(model, LAYER, 250.0).tokens == pytest.approx(whole.tokens / 4), "--memory is less"
     assert pass_limit(model, LAYER, 9000.0).tokens == whole.tokens, "--memory is more than there is"
+    monkeypatch.setattr(passes, "pass_megabytes", lambda device: 40_000.0)
+    assert pass_limit(model, LAYER).tokens == pytest.approx(2 * whole.tokens), "more would only take memory"
     rows = [
         TargetRow(edit=edit, prompt=row)
         for edit, one in enumerate(requests(model))

@@ -9,7 +9,7 @@ from torch import Tensor
 from kg_edit.locate_then_edit import repeated
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.repeated import Repeated, Work, captured
+from kg_edit.locate_then_edit.repeated import Repeated, Tensors, Work
 from kg_edit.methods.rome.method import RomeConfig
 from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS
 from tests.kg_edit.tiny import tiny
@@ -24,22 +24,23 @@ def objective(family: str) -> Objective:
 def test_a_step_reads_only_its_buffer(family: str) -> None:
     """Three times on one buffer, each with another change, it gives what a new objective gives for the change."""
     found, draw = objective(family), torch.Generator().manual_seed(0)
-    buffer = torch.zeros_like(found.value)
-    for _ in range(3):
+    buffer, margin = torch.zeros_like(found.value), torch.zeros(())
+    for number in range(3):
         buffer.copy_(torch.randn(buffer.shape, generator=draw))
-        terms, gradient = found._gradient(buffer, margin=0.1)
-        expected_terms, expected = objective(family)._gradient(buffer.clone(), margin=0.1)
+        margin.fill_(number)
+        terms, gradient = found._gradient(buffer, margin)
+        expected_terms, expected = objective(family)._gradient(buffer.clone(), margin.clone())
         assert torch.equal(terms, expected_terms) and torch.equal(gradient, expected)
 
 
-def on_buffers(work: Work, example: Tensor) -> Work:
+def on_buffers(work: Work, example: Tensors, expected: Tensors) -> Work:
     """A stand-in for a graph: inputs and outputs are always in the same memory, and are read as soon as it has run."""
-    given = example.clone()
-    results = [result.clone() for result in work(given)]
+    results = [torch.empty_like(result) for result in expected]
 
-    def replay(now: Tensor) -> tuple[Tensor, ...]:
-        given.copy_(now)
-        for result, value in zip(results, work(given), strict=True):
+    def replay(*now: Tensor) -> Tensors:
+        for place, tensor in zip(example, now, strict=True):
+            place.copy_(tensor)
+        for result, value in zip(results, work(*example), strict=True):
             result.copy_(value)
         return tuple(result.clone() for result in results)
 
@@ -54,36 +55,50 @@ def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch)
     """Also when edits end, so that another pass is captured, and when targets are checked after ``steps``."""
     captures = list[int]()
 
-    def counted(work: Work, example: Tensor) -> Work:
-        captures.append(len(example))
-        return on_buffers(work, example)
+    def counted(work: Work, example: Tensors, expected: Tensors) -> Work:
+        captures.append(len(example[0]))
+        return on_buffers(work, example, expected)
 
     start = objective("llama").gradient(torch.zeros_like(objective("llama").value))[0].nll
     stops = Stops(steps=6, further_steps=4, stop_below=-1.0, stop_nll=float(start.mean()) - 0.1)
     plain = descended(objective("llama"), stops)
     assert len({len(one.losses) for one in plain}) > 1
     monkeypatch.setattr(repeated, "captured", counted)
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
     capturing = objective("llama")
     capturing._captures = True
     for one, other in zip(descended(capturing, stops), plain, strict=True):
         assert one.losses == other.losses and torch.equal(one.change, other.change)
-    assert len(captures) > 1
+    assert len(captures) == 2, "one after an edit has ended, and none for the check of the targets"
 
 
 def test_a_step_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is tried once."""
-    tried = list[Tensor]()
-    monkeypatch.setattr(repeated, "captured", lambda work, given: tried.append(given))
+    """It is tried once, with the arguments and results of the first call."""
+    tried = list[tuple[Tensors, Tensors]]()
+
+    def refused(_: Work, example: Tensors, expected: Tensors) -> Work:
+        tried.append((example, expected))
+        raise RuntimeError("this can't be captured")
+
+    monkeypatch.setattr(repeated, "captured", refused)
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
     step = Repeated(capture=True)
-    assert [step(lambda given: (2 * given,), torch.tensor(n))[0].item() for n in range(4)] == [0, 2, 4, 6]
-    assert len(tried) == 1
+    assert [step(lambda given: (2 * given,), torch.tensor(n))[0].item() for n in range(3, 7)] == [6, 8, 10, 12]
+    assert tried == [((torch.tensor(3),), (torch.tensor(6),))]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_function_is_captured_unless_it_reads_a_number_back() -> None:
-    def doubled(given: Tensor) -> tuple[Tensor, ...]:
-        return (2 * given,)
+    step, pair = Repeated(capture=True), torch.ones(2, device="cuda")
+    calls = list[int]()
 
-    graph = captured(doubled, torch.ones(2, device="cuda"))
-    assert graph and [graph(torch.full((2,), n, device="cuda"))[0].tolist() for n in (1.0, 3.0)] == [[2, 2], [6, 6]]
-    assert captured(lambda given: (given * float(given[0]),), torch.ones(2, device="cuda")) is None
+    def sum_of(one: Tensor, other: Tensor) -> Tensors:
+        calls.append(0)
+        return (2 * one + other,)
+
+    numbers = [(1.0, 0.5), (3.0, 0.0), (5.0, 1.0)]
+    assert [step(sum_of, n * pair, m * pair)[0].tolist() for n, m in numbers] == [[2.5] * 2, [6.0] * 2, [11.0] * 2]
+    assert len(calls) == 2, "as it is, and while it is captured"
+
+    reading = Repeated(capture=True)
+    assert [reading(lambda given: (given * float(given[0]),), n * pair)[0].tolist() for n in (1, 2)] == [[1, 1], [4, 4]]
