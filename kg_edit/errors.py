@@ -140,7 +140,10 @@ def unmade_method(given: str | type) -> ConfigError:
 
 
 # Parts of the messages of out-of-memory errors, on the CPU and on accelerators
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate"),
+    *("cusolverdncreate", "cusolver_status_alloc_failed"),  # cuSOLVER's own memory, beside torch's
+)
 
 
 def is_memory_error(error: Exception) -> bool:

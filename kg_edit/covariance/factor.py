@@ -52,6 +52,8 @@ class Factor:
     def _make(self, *, exact: bool) -> None:
         """Factor in float64 (``exact``) or float32; in float64 after all if float32 finds A not positive definite."""
         self._exact = exact
+        if self._device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
+            torch.cuda.empty_cache()
         try:
             # Sent as it is, and converted there; it may be gigabytes.
             matrix = self._c.to(self._device).to(torch.float64 if exact else torch.float32, copy=True)

@@ -8,6 +8,7 @@ arguments may change between two calls, and nothing may be read back to the main
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -35,11 +36,13 @@ class Repeated:
         """Return ``work(*given)``; ``work`` is the same at each call."""
         if self._capture and self._replay is None:
             try:
-                if self._first is None:  # a function that is called once is not worth a capture
-                    results = without_waiting(work, *given)
-                    self._first = tuple(tensor.detach().clone() for tensor in given), results
-                    return results
-                self._replay = captured(work, *self._first)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
+                    if self._first is None:  # a function that is called once is not worth a capture
+                        results = without_waiting(work, *given)
+                        self._first = tuple(tensor.detach().clone() for tensor in given), results
+                        return results
+                    self._replay = captured(work, *self._first)
             except RuntimeError as error:  # such as blocks that choose their experts on the host
                 log.debug("a step is not captured as a CUDA graph: %s", error)
                 self._capture = False

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
 from kg_edit.models.chat import ChatForm, chat_form
+from kg_edit.models.fused_norms import use_fused_norms
 from kg_edit.models.loading import (
     WAYS,
     cached_only,
@@ -122,6 +123,8 @@ class LanguageModel:
             nn.Module.to(model, target)
         if takes_onednn():
             use_onednn(model)
+        if any(parameter.is_cuda for parameter in model.parameters()):
+            use_fused_norms(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
     @classmethod

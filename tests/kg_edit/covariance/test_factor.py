@@ -93,12 +93,19 @@ def test_float64_is_fast_if_it_is_measured_so(ratio: float, fast: bool, monkeypa
     assert has_fast_float64(CPU)
 
 
-def test_device_without_room_leaves_the_factor_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
+    ],
+)
+def test_device_without_room_leaves_the_factor_to_the_cpu(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is ``meta``, which has no numbers, so that only the CPU can have solved."""
 
     def full(matrix: Tensor) -> tuple[Tensor, Tensor]:
         if matrix.is_meta:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return cholesky(matrix)
 
     cholesky = torch.linalg.cholesky_ex

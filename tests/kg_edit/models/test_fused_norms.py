@@ -1,0 +1,44 @@
+"""PyTorch's norm in place of transformers': which families take it, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from kg_edit.models.fused_norms import FusedRMSNorm, use_fused_norms
+from tests.kg_edit.tiny import CONFIGS, tiny
+
+FUSED = ("llama", "smollm3", "mistral", "phi3", "qwen2", "qwen3", "granite", "olmo2", "olmo3")
+
+
+def gradients(model: torch.nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits, and the gradient of their squares with respect to the embeddings."""
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()  # type: ignore[operator]
+    logits = model(inputs_embeds=embedded).logits
+    return logits, torch.autograd.grad(logits.square().mean(), embedded)[0]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_model_computes_the_same_with_fused_norms(family: str) -> None:
+    """Gemma's norm has another formula, and LayerNorm is one kernel anyway: they stay."""
+    model = copy.deepcopy(tiny(family).model)
+    for parameter in model.parameters():  # a norm's weight is 1 in a new model
+        parameter.data += 0.1 * torch.linspace(0, 1, parameter.numel()).reshape(parameter.shape)
+    ids = torch.arange(3, 15).reshape(2, 6)
+    before = gradients(model, ids)
+    use_fused_norms(model)
+    for found, expected in zip(gradients(model, ids), before, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    fused = sum(isinstance(module, FusedRMSNorm) for module in model.modules())
+    assert (fused > 0) == (family in FUSED), family
+
+
+def test_second_derivatives_pass_through() -> None:
+    """As the training of hypernetworks needs them."""
+    torch.manual_seed(0)
+    norm = copy.deepcopy(tiny("llama").model.model.norm).double()
+    norm.__class__ = FusedRMSNorm
+    assert torch.autograd.gradgradcheck(norm, torch.randn(3, len(norm.weight)).double().requires_grad_())
