@@ -83,6 +83,7 @@ ZSRE = Part(table="zsre", dataset="zsre", data=SHARED / "zsre" / "zsre_mend_eval
 MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "MQuAKE-CF-3k.dev.json", spread=True)
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
+    "all": Part(table="all", dataset="counterfact-plus", data=DEV, skip=24),
     "probes": Part(table="probes", dataset="counterfact-plus", data=DEV, skip=24, probes=tuple(PROBES)),
     "ripples": Part(table="ripples", dataset="ripples", data=RIPPLES, graph=RIPPLES, ceilings=True),
     "sequence": Part(table="sequence-300", dataset="counterfact-plus", data=DEV, schedule="sequential:{n}"),
@@ -181,7 +182,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     wanted = [*rows(options)]
     every = part.records()
     records, later = every[: options.limit], every[options.limit :]
-    model, graph = LanguageModel.load(options.model), open_graph([str(part.graph)], None)
+    model, graph = LanguageModel.load(options.model, dtype=options.dtype), open_graph([str(part.graph)], None)
     schedule = part.schedule.format(n=len(records), batch=min(len(records), 100))
     edits = "" if schedule == "single" else f"{len(records)} edits"
     text = None if schedule == "single" else (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--label", default="", help="of rows with other settings, shown after the method's name")
     set_option(parser)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32", help="of the model's weights; %(default)s by default")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "study", help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     return parser
