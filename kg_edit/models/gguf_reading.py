@@ -2,7 +2,8 @@
 
 transformers reads the file for the tokenizer, for the config and for the weights, and builds its table of tensor names
 once for each module. gguf's reader takes each of 300,000 strings and numbers as a slice of a memory map, which costs
-numpy some 10 µs more than a slice of an array. For SmolLM2-135M both together are two thirds of the conversion.
+numpy some 10 µs more than a slice of an array. For SmolLM2-135M both together are two thirds of the conversion. gguf
+dequantises 16 rows at a time, however short they are; with longer ones it is 2 to 20 times as fast.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf import dequantize
+
+_LONG_ROW = 16_384  # numbers
 
 
 class ArrayReader(gguf.GGUFReader):
@@ -30,6 +34,17 @@ class ArrayReader(gguf.GGUFReader):
         self._bytes = mapped.view(np.ndarray)
 
 
+def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> np.ndarray[Any, Any]:
+    """Return the weights that gguf's ``dequantize`` returns: it takes rows [n, bytes] of any whole number of blocks."""
+    numbers, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = data.nbytes // size
+    if numbers == 1 or data.dtype != np.uint8:  # plain numbers
+        return dequantize(data, kind)
+    most = next(many for many in range(max(1, _LONG_ROW // numbers), 0, -1) if blocks % many == 0)
+    whole = dequantize(data.reshape(-1, most * size), kind)
+    return whole.reshape(*data.shape[:-1], -1)
+
+
 def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
     """Return the number of blocks that a file's metadata states, and the names of its tensors."""
     reader = gguf.GGUFReader(str(path))  # as transformers names it, so that `read_once` reads it once
@@ -39,14 +54,15 @@ def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, and one name table for an
-    architecture.
+    """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, one name table for an architecture,
+    and `dequantise`.
 
-    transformers looks up both in the module ``gguf`` at each use. They are restored at the end.
+    transformers looks up all three in the module ``gguf`` at each use. They are restored at the end.
     """
     quicker: dict[str, Callable[..., Any]] = {
         "GGUFReader": cache(ArrayReader),
         "get_tensor_name_map": cache(gguf.get_tensor_name_map),
+        "dequantize": dequantise,
     }
     own = {name: getattr(gguf, name) for name in quicker}
     for name, call in quicker.items():
