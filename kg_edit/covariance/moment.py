@@ -30,7 +30,7 @@ from kg_edit.models.precision import exact, has_float64
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
 _NEARLY, _TINY = 1.001, 1e-30
-_ROWS = 2048  # keys that are collected before they are added; enough for a matrix product at full speed
+WAITING = 2048  # keys that are collected before they are added; enough for a matrix product at full speed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,7 +145,7 @@ class SecondMoment:
         rows = keys.detach().reshape(-1, self.size)
         self.count += len(rows)
         self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= _ROWS:
+        if sum(map(len, self._waiting)) >= WAITING:
             self.flush()
 
     def flush(self) -> None:

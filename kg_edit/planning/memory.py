@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
-from kg_edit.covariance.keys import BATCH_TOKENS
+from kg_edit.covariance.keys import batch_tokens
+from kg_edit.covariance.moment import WAITING
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
@@ -218,8 +219,8 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         formula = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
     else:
         piece = chunk_size(tokens)
-        states = size * BATCH_TOKENS * (4.0 * shape.width + 3.0 * shape.inner)
-        measuring = states + layers * FLOAT32 * BATCH_TOKENS * shape.inner + sums
+        states = size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
+        measuring = states + layers * FLOAT32 * WAITING * shape.inner + sums
         formula = "a block's states of a pass, waiting keys, sums"
     yield Part(what="measuring C", bytes=measuring, phase="measuring C", place=job.place, formula=formula)
 

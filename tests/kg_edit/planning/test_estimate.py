@@ -125,7 +125,7 @@ def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
 def test_text_that_is_read_needs_a_pass_and_waiting_keys() -> None:
     parts = {part.what: part.bytes for part in reckoned(covariance={"corpus": "pages.txt", "tokens": 1000}).parts}
     assert parts["comparing C"] == 0  # one piece of text
-    assert parts["measuring C"] == 4 * 2048 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
+    assert parts["measuring C"] == 4 * 512 * (400 + 1200) + 4 * 2048 * 400 + 4 * 400**2
     longer = reckoned(covariance={"corpus": "pages.txt", "tokens": 3000})
     assert next(part.bytes for part in longer.parts if part.what == "comparing C") == 46 * 400**2
 
