@@ -30,7 +30,15 @@ from kg_edit.covariance.files import (
     write_moment,
     write_tensors,
 )
-from kg_edit.covariance.moment import ConvergenceCheck, Covariance, SecondMoment, doubling, flat_size, square
+from kg_edit.covariance.moment import (
+    ConvergenceCheck,
+    Covariance,
+    SecondMoment,
+    directions,
+    doubling,
+    flat_size,
+    square,
+)
 from kg_edit.errors import CovarianceError
 from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -149,6 +157,7 @@ class Sums:
         }
         self.halves = {layer: stored[f"half.{layer}"] for layer in position.sizes if f"half.{layer}" in stored}
         self.probes = {layer: ProbeKeys(list(stored.get(f"probes.{layer}", ()))) for layer in position.sizes}
+        self._directions = dict[int, Tensor | None]()  # of the probe keys, at the last mark
 
     @classmethod
     def load(cls, path: Path) -> Sums:
@@ -244,20 +253,25 @@ class Sums:
         return self.probes[layer].keys(self.position.sizes[layer])
 
     def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
-        moment = self.moments[layer]
-        if layer not in self.halves or not 0 < self.position.half_count < moment.count:
+        moment, before = self.moments[layer], self.position.half_count
+        if layer not in self.halves or not 0 < before < moment.count:
             return ()
-        # Five matrices in float64: C, that of half the text, their factors and a copy. The CPU has room for them.
-        here = moment.total.device
-        free = free_bytes(here)
-        place = here if free is None or free > 40 * moment.size**2 else CPU
-        halves, whole = self.halves[layer].to(place, torch.float64), moment.total.to(place)
-        before, after = (
-            Covariance(moment=square(total / count, moment.size), tokens=count, ridge=self.position.ridge, id="")
-            for total, count in ((halves, self.position.half_count), (whole, self.position.count))
-        )
-        found = doubling(before, after, self.probe_keys(layer))
+        if layer not in self._directions:  # a run that passed the last mark itself has them
+            self._directions[layer] = self._directions_of(layer, self.halves[layer], before)
+        first = self._directions[layer]
+        second = self._directions[layer] = self._directions_of(layer, moment.total, moment.count)
+        found = doubling(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
         return (found,) if found else ()
+
+    def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
+        """C^-1 k of the probe keys, with C = ``total`` / ``count``."""
+        size, here = self.moments[layer].size, self.moments[layer].total.device
+        # Three matrices in float64: C, its factor and a copy. The CPU has room for them.
+        free = free_bytes(here)
+        place = here if free is None or free > 24 * size**2 else CPU
+        c = square(total.to(place, torch.float64) / count, size)
+        covariance = Covariance(moment=c, tokens=count, ridge=self.position.ridge, id="")
+        return directions(covariance, self.probe_keys(layer))
 
     def _move(self, **changes: object) -> None:
         self.position = self.position.model_copy(update=changes)

@@ -3,7 +3,7 @@
 - `Covariance`: C [d_ff, d_ff] of one module, and C^-1 k (ROME, arXiv 2202.05262, Eq. 2; GLAME's Eq. 8).
 - `OtherKeys`: H, the moment of few keys that count besides C, as in (C + w H)^-1 k.
 - `SecondMoment`: the running sum of k k^T, whose mean is C.
-- `doubling`: the angle by which C^-1 k still turns when the number of tokens doubles.
+- `directions`, `doubling`: the angle by which C^-1 k still turns when the number of tokens doubles.
 
 An edit changes the weight along C^-1 k, so the direction of C^-1 k is what matters. It is computed with C from half of
 the text, and with C from all of it. The angle between both directions estimates the angle between the second one and
@@ -223,22 +223,32 @@ class ConvergenceCheck(BaseModel):
     max_degrees: float
 
 
-def doubling(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
-    """Compare C^-1 k of two covariances for ``keys`` [n, d_ff]; None if there are no keys, or C is not invertible."""
+def directions(covariance: Covariance, keys: Tensor) -> Tensor | None:
+    """Return C^-1 k of ``keys`` [n, d_ff] at length 1, [d_ff, n]; None if there are no keys, or C is not invertible."""
     if len(keys) == 0:
         return None
     try:
-        first, second = (one.solve(keys.T) for one in (before, after))  # [d_ff, n], a column per key
+        found = covariance.solve(keys.T)
     except CovarianceError:  # too few tokens for a ridge of 0, so there is nothing to compare yet
         return None
+    unit: Tensor = found / found.norm(dim=0)
+    return unit
+
+
+def doubling(
+    first: Tensor | None, second: Tensor | None, *, tokens_before: int, tokens: int, ridge: float
+) -> ConvergenceCheck | None:
+    """Compare the `directions` [d_ff, n] of two covariances; None if one of them has none."""
+    if first is None or second is None:
+        return None
     # The angle from the chord |a - b| of the unit vectors, 2 asin(|a - b| / 2): a cosine is inexact at small angles.
-    chords = (first / first.norm(dim=0) - second / second.norm(dim=0)).norm(dim=0)
+    chords = (first - second).norm(dim=0)
     degrees = torch.rad2deg(2 * torch.asin((chords / 2).clamp(max=1)))  # [n]
     return ConvergenceCheck(
-        tokens_before=before.tokens,
-        tokens=after.tokens,
-        keys=len(keys),
-        ridge=after.ridge,
+        tokens_before=tokens_before,
+        tokens=tokens,
+        keys=first.shape[1],
+        ridge=ridge,
         median_degrees=round(float(degrees.median()), 4),
         max_degrees=round(float(degrees.max()), 4),
     )

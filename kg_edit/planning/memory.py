@@ -224,9 +224,9 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         formula = "a block's states of a pass, waiting keys, sums"
     yield Part(what="measuring C", bytes=measuring, phase="measuring C", place=job.place, formula=formula)
 
-    # C and that of half the text, a factor of each and a copy, in float64; the sums of all layers and of their halves.
-    compared = square * (5 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
-    formula = f"d_ff² x (40 + 6 x {layers})"
+    # C, its factor and a copy, in float64; the sums of all layers and of their halves.
+    compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
+    formula = f"d_ff² x (24 + 6 x {layers})"
     free, weights = job.machine.accelerator, float(size) * shape.parameters
     place: MemoryPlace = "main memory" if free is not None and free < weights + compared else job.place
     yield Part(what="comparing C", bytes=compared, phase="comparing C", place=place, formula=formula)

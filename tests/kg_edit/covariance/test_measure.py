@@ -16,7 +16,7 @@ from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance.files import Identity
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
 from kg_edit.covariance.measure import KEYS, ProbeKeys, Sums
-from kg_edit.covariance.moment import Covariance, doubling
+from kg_edit.covariance.moment import ConvergenceCheck, Covariance, directions, doubling
 from kg_edit.covariance.store import (
     CovarianceConfig,
     find_covariance,
@@ -201,6 +201,11 @@ def test_stored_sums_do_not_grow_with_the_text(tmp_path: Path) -> None:
     assert set(sizes[1:]) == {2 * 48 * 48 + KEYS * 48}
 
 
+def compared(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
+    first, second = directions(before, keys), directions(after, keys)
+    return doubling(first, second, tokens_before=before.tokens, tokens=after.tokens, ridge=after.ridge)
+
+
 def test_doubling_equals_hand_computation() -> None:
     def covariance(*diagonal: float, tokens: int) -> Covariance:
         return Covariance(moment=torch.diag(torch.tensor(diagonal)), tokens=tokens, ridge=0.0, id="toy")
@@ -208,12 +213,12 @@ def test_doubling_equals_hand_computation() -> None:
     before, after = covariance(1, 1, tokens=5), covariance(1, 4, tokens=10)
     # (1, 1) turns to (1, 1/4), from 45 to atan(1/4) = 14.0362 degrees; (1, 0) and (0, 2) do not turn
     keys = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 2.0]])
-    found = doubling(before, after, keys)
+    found = compared(before, after, keys)
     assert found is not None
     assert (found.tokens_before, found.tokens, found.keys) == (5, 10, 3)
     assert (found.median_degrees, found.max_degrees) == (0.0, 30.9638)
-    assert doubling(before, covariance(1, 0, tokens=10), keys) is None, "no inverse, nothing to compare"
-    assert doubling(before, after, torch.zeros(0, 2)) is None
+    assert compared(before, covariance(1, 0, tokens=10), keys) is None, "no inverse, nothing to compare"
+    assert compared(before, after, torch.zeros(0, 2)) is None
 
 
 def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
@@ -221,7 +226,7 @@ def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
     probe = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     alone = Covariance(moment=keys.T @ keys, tokens=20, ridge=0.0, id="")
     joined = Covariance(moment=keys.T @ keys + torch.outer(probe, probe), tokens=21, ridge=0.0, id="")
-    found = doubling(alone, joined, probe[None])
+    found = compared(alone, joined, probe[None])
     assert found is not None
     assert found.max_degrees < 1e-6
 
@@ -234,7 +239,7 @@ def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
     for recorded, chunks in zip(manifest.doublings, (1, 2), strict=True):
         half, whole = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
-        found = doubling(half, whole, probes.keys(48))
+        found = compared(half, whole, probes.keys(48))
         assert found is not None
         assert (recorded.tokens_before, recorded.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
         assert recorded.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
