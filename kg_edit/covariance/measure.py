@@ -259,7 +259,8 @@ class Sums:
         if layer not in self._directions:  # a run that passed the last mark itself has them
             self._directions[layer] = self._directions_of(layer, self.halves[layer], before)
         first = self._directions[layer]
-        second = self._directions[layer] = self._directions_of(layer, moment.total, moment.count)
+        # Rounded like the copy of the sums, so that a resumed run finds the same angle.
+        second = self._directions[layer] = self._directions_of(layer, moment.total.float(), moment.count)
         found = doubling(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
         return (found,) if found else ()
 
