@@ -117,9 +117,10 @@ class UnknownNameError(KgEditError):
     """A name is in none of the tables: methods, models, datasets, metrics."""
 
 
-def first_faults(faults: Sequence[object]) -> str:
-    """Return the first five faults, a line each, and the number of the others."""
-    more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+def first_faults(faults: Sequence[object], *, records: int | None = None) -> str:
+    """Return the first five faults, a line each, and the number of the others; ``records``: so many have faults."""
+    of = f" faults; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
+    more = [f"and {len(faults) - _LISTED:,} more{of}"] if len(faults) > _LISTED else []
     return "\n".join([*map(str, faults[:_LISTED]), *more])
 
 

@@ -91,6 +91,10 @@ def evaluate(
     else:
         summary = evaluation.run(out, overwrite=overwrite)
     show(summary, out)
+    skipped = summary.provenance["data"]["skipped"]
+    if evaluation.keep_going and skipped:  # without it, rows that can't be read are none of those that are used
+        rows = f"{number_of(len(skipped), 'row')} of the whole file that can't be read"
+        typer.echo(f"skipped {rows}: {', '.join(skipped)}", err=True)
     if chosen:
         _judge(out, evaluation.data, evaluation.dataset, chosen)
     if summary.provenance["failed"] == summary.n:
@@ -105,10 +109,6 @@ def show(summary: Summary, out: Path) -> None:
     stdout().print(rich_table(summary))
     if (general := rich_general(summary)) is not None:
         stdout().print(general)
-    skipped = (summary.provenance.get("data") or {}).get("skipped")
-    if skipped:
-        rows = f"{number_of(len(skipped), 'row')} of the whole file that can't be read"
-        typer.echo(f"skipped {rows}: {', '.join(skipped)}", err=True)
     failed = [entry for entry in RunFolder(out).entries() if entry.error is not None]
     if failed and summary.provenance["failed"]:
         typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)

@@ -181,10 +181,11 @@ class Evaluation:
     contact: Contact = None
     memory: Memory = None
 
-    @property
-    def span(self) -> slice:
-        """The part of the records that is scored."""
-        return slice(self.skip, None if self.limit is None else self.skip + self.limit)
+    def span(self, content: FileContent) -> slice:
+        """Return the part of the records that is scored; a row that can't be read counts as skipped, too."""
+        lost = 0 if self.split else len({one.row for one in content.problems if one.row <= self.skip})
+        start = self.skip - lost
+        return slice(start, None if self.limit is None else start + self.limit)
 
     def run(self, out: Path, *, overwrite: bool = False) -> Summary:
         """Check the options, load the model, and score; ``overwrite``: another run in the folder is deleted.
@@ -222,13 +223,13 @@ class Evaluation:
                 "consistency.tfidf"
             )
         # A row that can't be read has no split, so with one every row counts.
-        first = None if self.split else self.span.stop
+        stop = None if self.limit is None else self.skip + self.limit
         whole = read_dataset(
             self.dataset,
             self.data,
             labels=labels,
             keep_going=self.keep_going,
-            first=first,
+            used=slice(None) if self.split else slice(self.skip, stop),
             hint="--keep-going leaves out rows with faults",
         )
         found: Sequence[BenchmarkRecord] = tuple(
@@ -239,15 +240,17 @@ class Evaluation:
             found = with_references(found, read_references(self.references))
         if self.specificity:
             found = with_specificity(found, read_spans(self.specificity))
-        if self.skip and len(found) <= self.skip:
+        content = FileContent(tuple(found), whole.problems)
+        scored = found[self.span(content)]
+        if self.skip and not scored:
             raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(found)}; skip fewer")
-        if self.config.ceilings and not any(record.has_ceilings for record in found[self.span]):
+        if self.config.ceilings and not any(record.has_ceilings for record in scored):
             raise ConfigError(
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
             )
-        self._refuse_unasked(found[self.span])
-        return FileContent(tuple(found), whole.problems)
+        self._refuse_unasked(scored)
+        return content
 
     def _refuse_unasked(self, records: Sequence[BenchmarkRecord]) -> None:
         """Refuse probes and extras if no record has what they need; warn if that is so for some of them."""
@@ -305,7 +308,7 @@ class Evaluation:
         seen = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
-        chosen.method.refuse_texts(edit for record in content.records[self.span] for edit in record.edits)
+        chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
 
         note_choice(self.method, graph)
         model = load(self.model, self.dtype, self.device)
@@ -316,7 +319,7 @@ class Evaluation:
         if self.known_only:
             content = self._known(model, content)
         if chosen.auto:
-            chosen = chosen.with_layer(model, sweep_edits(content.records, self.span))
+            chosen = chosen.with_layer(model, sweep_edits(content.records, self.span(content)))
         return Ready(options=self, config=config, plan=chosen, method=chosen.on(model), model=model, content=content)
 
     def _opened(self) -> EvalConfig:
@@ -382,7 +385,7 @@ class Ready:
         summary = evaluate(
             self.method,
             self.model,
-            self.content.records[self.options.span],
+            self.content.records[self.options.span(self.content)],
             out=out,
             config=self.config.model_copy(update={"shard": str(shard)}) if shard else self.config,
             pool=self.content.records,

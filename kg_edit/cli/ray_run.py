@@ -50,7 +50,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
     check_folder(out)
     size = evaluation.config.plan.schedule.sequence
     content = evaluation.read(LazyGraph("rome", evaluation.graph, evaluation.contact))  # for the labels of own edits
-    sequences = -(-len(content.records[evaluation.span]) // size)  # rounded up
+    sequences = -(-len(content.records[evaluation.span(content)]) // size)  # rounded up
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]

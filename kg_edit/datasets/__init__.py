@@ -6,7 +6,7 @@ An entry point of the group ``kg_edit.datasets`` has the data set's name, and it
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def read_dataset(
     *,
     labels: LabelSource | None = None,
     keep_going: bool = False,
-    first: int | None = None,
+    used: slice = slice(None),
     hint: str = "",
 ) -> FileContent:
     """Read a file as a benchmark that the user names.
@@ -167,7 +167,7 @@ def read_dataset(
         path: the file, a packaged benchmark's name, or ``hf:NAME``.
         labels: the source of the labels of ids in own edits.
         keep_going: report rows with faults instead of failing.
-        first: the number of first rows that are used; faults of later rows are only reported. None: all.
+        used: the rows that are used; faults of others are only reported.
         hint: how to go on without the rows with faults, for the message.
 
     Raises:
@@ -177,14 +177,10 @@ def read_dataset(
     """
     chosen = find_dataset(name)
     found = chosen.read(path, labels=labels)
-    problems = [one for one in found.problems if first is None or one.row <= first]
+    first, stop = used.start or 0, used.stop
+    problems = [one for one in found.problems if first < one.row and (stop is None or one.row <= stop)]
     if problems and not (keep_going and found.records):
-        rows, faults = _readable(path), first_faults(problems)
-        if rows[name] and hint:
-            faults += f"\n{hint}"
-        if not rows[name] and (other := _most(rows)):
-            faults = f"{path} looks like {other}: --dataset {other}. Its faults as {name}:\n{faults}"
-        raise EditFileError(faults)
+        raise faulty_file(name, path, problems, hint=hint)
     if chosen.other:
         asked, all_asked = (
             sum(map(_asks_portability, records))
@@ -200,6 +196,27 @@ def read_dataset(
                 chosen.other,
             )
     return found
+
+
+def faulty_file(
+    name: str, path: str | Path, problems: Sequence[Problem], *, way: str = "--dataset {}", hint: str = ""
+) -> EditFileError:
+    """Return the error about a file's rows that can't be read, to be raised.
+
+    Args:
+        name: the benchmark.
+        path: the file.
+        problems: the faults.
+        way: how to name another benchmark, if none of the first rows is a record of this one.
+        hint: how to go on without the rows, if some of the first rows are.
+    """
+    rows, faults = _readable(path), first_faults(problems, records=len({one.row for one in problems}))
+    if rows.get(name, 1):
+        return EditFileError(f"{faults}\n{hint}" if hint else faults)
+    other = _most(rows)
+    return EditFileError(
+        f"{path} looks like {other}: {way.format(other)}. Its faults as {name}:\n{faults}" if other else faults
+    )
 
 
 def _asks_portability(record: BenchmarkRecord) -> bool:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.files import LabelSource
 from kg_edit.edits.templates import utf8_text
-from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of, first_faults
+from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
@@ -153,11 +153,14 @@ class Dataset:
         """Return the records in the file's order; the arguments are those of `read`.
 
         Raises:
-            EditFileError: the file can't be read, or a record is wrong; the message lists the first faults.
+            EditFileError: the file can't be read, or a record is wrong; the message lists the first faults, and the
+                benchmark that the file looks like if none of its first rows is a record of this one.
         """
         found = self.read(path, limit=limit, labels=labels)
         if found.problems:
-            raise EditFileError(first_faults(found.problems))
+            from kg_edit.datasets import faulty_file  # it tries all data sets, which are made of this module
+
+            raise faulty_file(self.name, path, found.problems, way="find_dataset('{}') reads it")
         return found.records
 
     def read(self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:

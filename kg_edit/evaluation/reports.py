@@ -124,6 +124,9 @@ def _caption(summary: Summary) -> str:
     return ", ".join(filter(None, parts))
 
 
+_CAPTION = 100  # characters of 8 points, of which 115 are as wide as the figure
+
+
 def draw_comparison(comparison: Comparison, path: Path) -> Path:
     """Draw the differences; metrics that are no shares, such as nats, get a panel of their own.
 
@@ -139,12 +142,13 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     for axis, rows in zip(axes, panels, strict=True):
         _panel(axis, rows, comparison.sides[1:])
     axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    about = [
+    about = (
         f"difference to {comparison.sides[0]}, {number_of(comparison.records, 'record')}; "
-        "filled dot: significant (p < 0.05 after Holm)",
-        *textwrap.wrap(comparison.schedules_line, 110),
-    ]
-    axes[-1].set_xlabel("\n".join(about), fontsize=8)
+        "filled dot: significant (p < 0.05 after Holm)"
+    )
+    lines = [line for text in (about, comparison.schedules_line) for line in textwrap.wrap(text, _CAPTION)]
+    # Below the whole figure: a label of the axes begins right of the metrics' names, and would run over the edge.
+    drawn.supxlabel("\n".join(lines), fontsize=8)
     return save_figure(drawn, path)
 
 

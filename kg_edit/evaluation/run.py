@@ -45,7 +45,14 @@ from kg_edit.evaluation.records import (
 )
 from kg_edit.evaluation.schedule import Scoring
 from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases, with_cosines
-from kg_edit.evaluation.settings import DataSource, environment, note_environment, record_settings, run_settings
+from kg_edit.evaluation.settings import (
+    DataSource,
+    environment,
+    note_environment,
+    read_environments,
+    record_settings,
+    run_settings,
+)
 from kg_edit.evaluation.step import (
     FAILURES,
     EditsEach,
@@ -141,6 +148,14 @@ def evaluate(
         if stored := len({name for (name, _), error in run.done.items() if error is not None}):
             what = number_of(stored, "record")
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
+
+        # A run may be resumed with other code, since only kg-edit's own version is a setting.
+        plug_in, known = getattr(method, "plug_in", None), [one.get("plug_in") for one in read_environments(out)]
+        edited = {name for name, phase in run.done if phase == EDIT}
+        if plug_in and edited and any(one != plug_in for one in known):
+            made = "some records" if plug_in in known else number_of(len(edited), "record")
+            words = "%s: %s were made with other code of the package %s; --no-resume --overwrite makes all anew"
+            log.warning(words, out, made, plug_in["package"])
 
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence

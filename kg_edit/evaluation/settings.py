@@ -147,10 +147,13 @@ _FILE = "environments.jsonl"
 def environment(method: Method, model: LanguageModel, data: DataSource | None = None) -> Environment:
     """Return versions, the code's commit, the model's revision on the hub, the covariance and the data's file.
 
+    Of a plug-in's method, also the plug-in's package, version and hash.
+
     Call it after `Method.prepare`, since the covariance is unknown before.
     """
     provenance = getattr(method, "provenance", None)  # what a method of this package writes into its patches
     methods = (provenance() if callable(provenance) else {}).get("methods") or [{}]
+    plug_in = getattr(method, "plug_in", None)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -160,6 +163,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
         "model_revision": getattr(model.model.config, "_commit_hash", None),
         "covariance": methods[0].get("covariance"),
         "data_file": data.file if data else None,
+        **({"plug_in": plug_in} if plug_in else {}),
     }
 
 

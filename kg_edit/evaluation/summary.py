@@ -35,10 +35,11 @@ class CurvePoint(BaseModel):
     """A point of the curve: the model with ``edits`` edits, over all sequences of a run that have so many.
 
     ``scores`` are means over ``n`` records among those edited so far: are the edits retained, are their neighbours
-    unchanged? ``failed`` of the ``n`` records could not be scored, because edits broke the model; their shares count as
-    0. ``retention`` has GRACE's rates (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from
-    efficacy.greedy over the ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the
-    sequences whose model could not be asked.
+    unchanged? ``unedited`` are the unedited model's means over the same records. ``failed`` of the ``n`` records could
+    not be scored, because edits broke the model; their shares count as 0. ``retention`` has GRACE's rates
+    (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from efficacy.greedy over the ``n``
+    records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could not be
+    asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class CurvePoint(BaseModel):
     n: int
     failed: int = 0
     scores: dict[str, Estimate]
+    unedited: dict[str, Estimate] = {}  # 0.1.0 did not record it
     retention: dict[str, float | None]
     general: dict[str, float | None]
     general_failed: int = 0
@@ -89,6 +91,7 @@ def curve(
         known = [(records[name], section) for name, section in asked[edits] if name in records]
         usable = [(record, section) for record, section in known if BASE in record.scores]
         rows = [record.scores[section] for record, section in usable if section in record.scores]
+        before = [record.scores[BASE] for record, _ in usable]
         # Without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0.
         retained = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
         measured = general.get(edits, [])
@@ -99,6 +102,7 @@ def curve(
                 n=len(usable),
                 failed=sum(section in record.broken for record, section in usable),
                 scores=estimates(rows, names=metric_names(rows), seed=seed),
+                unedited=estimates(before, names=metric_names(before), seed=seed),
                 retention=rates(scores, rated) if rated else {ERR: mean(retained.values())},
                 general={
                     name: mean([point.scores.get(name) for point in measured])

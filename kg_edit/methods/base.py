@@ -54,7 +54,7 @@ from kg_edit.graphs.source import (
 from kg_edit.locate_then_edit.lasting import mean_value_norm
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
-from kg_edit.methods.plug_ins import fault_of, owner_of
+from kg_edit.methods.plug_ins import code_of, fault_of, owner_of
 from kg_edit.methods.presets import warn_of_another_model
 from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.device_memory import pass_megabytes
@@ -274,6 +274,11 @@ class EditingMethod(ABC):
         """
         before = self.empty_patch() if before is None else before
         return tuple(attempt(edit, partial(self.make, (edit,), before=before)) for edit in edits)
+
+    @property
+    def plug_in(self) -> dict[str, str | None] | None:
+        """The package, version and hash of the code, if another package has the method as a plug-in."""
+        return code_of(type(self))
 
     def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
         """Forget the state that earlier edits left for later ones, such as GLAME's R-GNN with ``warm_start``."""

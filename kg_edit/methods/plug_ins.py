@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from traceback import extract_tb, walk_tb
 
 from kg_edit.errors import ConfigError
@@ -17,9 +20,30 @@ def package_of(entry: EntryPoint) -> str:
 
 def owner_of(method: type) -> str | None:
     """Return the name of the package whose plug-in a method is; None for a method without an entry point."""
+    return package_of(entry) if (entry := _entry_of(method)) else None
+
+
+def _entry_of(method: type) -> EntryPoint | None:
     found = f"{method.__module__}:{method.__qualname__}"
     entries = entry_points(group=ENTRY_POINTS, name=getattr(method, "name", ""))
-    return next((package_of(entry) for entry in entries if entry.value.replace(" ", "") == found), None)
+    return next((entry for entry in entries if entry.value.replace(" ", "") == found), None)
+
+
+def code_of(method: type) -> dict[str, str | None] | None:
+    """Return the package of a plug-in's method, its version, and the SHA-256 of its Python files; None for others.
+
+    Files of the top-level package count, or the one file of a module outside a package.
+    """
+    entry = _entry_of(method)
+    if entry is None:
+        return None
+    top = sys.modules[method.__module__.partition(".")[0]]
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = files or [Path(top.__file__)] * bool(top.__file__)
+    contents = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    version = entry.dist.version if entry.dist else None
+    return {"package": package_of(entry), "version": version, "sha256": contents.hexdigest()}
 
 
 def words(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -122,6 +123,18 @@ def test_a_plug_in_that_fails_is_one_line_of_the_list_of_methods(kg_edit: Run) -
     assert "the method 'broken' of the package kg-edit-broken can't be imported (ModuleNotFoundError" in line
     assert "kg_edit_broken.py, line 1)" in line
     assert "Traceback" not in listed.err
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_plug_in_s_code_is_known_by_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plug_ins.code_of(Rome) is None
+    (tmp_path / "mine.py").write_text("first")
+    monkeypatch.setattr(sys.modules["tests"], "__path__", [str(tmp_path)])
+    first = plug_ins.code_of(Failing)
+    assert first and (first["package"], first["version"]) == ("kg-edit-broken", "1")
+    (tmp_path / "mine.py").write_text("second")
+    second = plug_ins.code_of(Failing)
+    assert second and second["sha256"] != first["sha256"]
 
 
 @pytest.mark.usefixtures("broken")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,10 @@ def test_file_of_another_benchmark_is_named(tmp_path: Path, keep_going: bool) ->
         read_dataset("counterfact", file, keep_going=keep_going)
     first, fault, *_, last = str(caught.value).splitlines()
     assert first == f"{file} looks like zsre: --dataset zsre. Its faults as counterfact:"
-    assert "record 1, field case_id: is missing" in fault and last.startswith("and ")
+    assert "record 1, field case_id: is missing" in fault
+    assert re.fullmatch(r"and \d+ more faults; 1 record has faults", last)
+    with pytest.raises(EditFileError, match=r"looks like zsre: find_dataset\('zsre'\) reads it"):
+        find_dataset("counterfact")(file)
     faulty = written(tmp_path, ZSRE, {**ZSRE, "subject": ""})
     if keep_going:
         assert len(read_dataset("zsre", faulty, keep_going=True).records) == 1
@@ -184,10 +188,12 @@ def test_file_of_another_benchmark_is_named(tmp_path: Path, keep_going: bool) ->
 
 def test_fault_beyond_the_rows_that_are_used_is_only_reported(tmp_path: Path) -> None:
     file = written(tmp_path, ZSRE, {**ZSRE, "subject": ""})
-    found = read_dataset("zsre", file, first=1)
+    found = read_dataset("zsre", file, used=slice(0, 1))
     assert (len(found.records), [one.row for one in found.problems]) == (1, [2])
     with pytest.raises(EditFileError, match=r"record 2, field subject.*\n.*--keep-going"):
-        read_dataset("zsre", file, first=2, hint="use --keep-going")
+        read_dataset("zsre", file, used=slice(1, 2), hint="use --keep-going")
+    earlier = written(tmp_path, {**ZSRE, "subject": ""}, ZSRE)
+    assert len(read_dataset("zsre", earlier, used=slice(1, None)).records) == 1
 
 
 def test_reading_that_asks_the_files_questions_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,6 +38,7 @@ class Nudge:
     name: str = "nudge"
     calls: list[str] = field(default_factory=list)
     graph_identity: dict[str, Any] | None = None
+    plug_in: dict[str, str | None] | None = None
 
     def prepare(self) -> None:
         """Nothing is shared."""

@@ -163,9 +163,17 @@ def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
     scored = [json.loads(line)["id"] for line in (place / "out" / "records.jsonl").read_text().splitlines()]
     assert set(scored) == {"2"}
     assert json.loads((place / "out" / "summary.json").read_text())["peak_memory"] > 1e8
+    # A fault before the used records is no matter, and moves none of them.
+    rows = json.loads((place / "data.json").read_text())
+    rows[1]["requested_rewrite"]["prompt"] = "He plays for the"  # the subject is absent
+    (place / "data.json").write_text(json.dumps(rows))
+    again = evaluate("--skip", "2", "--limit", "1", "--out", "again")
+    assert again.code == 0, again.err
+    assert "skipped" not in again.err
+    assert json.loads((place / "again" / "run.json").read_text())["ids"] == ["2"]
     none = evaluate("--skip", "4", "--out", "none")
     assert none.code == 2
-    assert "--skip 4 leaves no record: data.json has 4; skip fewer" in " ".join(none.err.split())
+    assert "--skip 4 leaves no record: data.json has 3; skip fewer" in " ".join(none.err.split())
 
 
 def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(

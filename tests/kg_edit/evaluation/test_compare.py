@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
+from kg_edit.evaluation import reports
 from kg_edit.evaluation.comparison import compare
 from kg_edit.evaluation.reports import caption, latex, markdown, rich_comparison, write_comparison
 
@@ -74,6 +77,19 @@ def section(name: str, place: int, seed: int) -> dict[str, Any]:
     nll = 4.0 - 2.0 * (name == "edited") + float(rng.normal(scale=0.3)) + float(other.normal(scale=0.05))
     scores = dict(zip(METRICS, [*right, nll], strict=True))
     return {"scores": {**scores, "missing": None}, "nll": {}, "texts": {}}
+
+
+def test_picture_with_schedules_ends_inside_its_edges(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [run("memit-single", seed=1), run("memit-in-one-batch-of-all", seed=2, schedule="batch:60")]
+    drawn: list[Figure] = []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, path: drawn.append(figure))
+    write_comparison(compare(folders), tmp_path / "found.png")
+    drawn[0].canvas.draw()
+    (caption,) = [text for text in drawn[0].findobj(Text) if "all 60 edits of the batch" in text.get_text()]
+    box, outer = caption.get_window_extent(), drawn[0].bbox
+    assert outer.x0 <= box.x0 and box.x1 <= outer.x1
 
 
 def test_two_seeds_of_one_method_do_not_differ(run: Run) -> None:

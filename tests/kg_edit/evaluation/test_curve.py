@@ -37,6 +37,8 @@ def test_curve_by_hand() -> None:
     assert [(point.edits, point.n) for point in (before, first, last)] == [(0, 4), (1, 2), (2, 4)]
     efficacy = [point.scores["efficacy.greedy"].mean for point in (before, first, last)]
     assert efficacy == [0, 1, 0.5]
+    unedited = [point.unedited["neighborhood.prob"].mean for point in (before, first, last)]
+    assert unedited == [0.625, 1, 0.625], "of the records of each point"
     assert [point.retention["retention.ERR"] for point in (before, first, last)] == [0, 1, 0.5]
     assert all(set(point.retention) == {"retention.ERR"} for point in (before, first, last)), "no test file"
     assert [point.general["general.perplexity"] for point in (before, first, last)] == [20, 23, 30]

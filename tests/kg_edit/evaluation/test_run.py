@@ -456,6 +456,21 @@ def test_cached_scores_without_a_metric_are_computed_again(
     assert "efficacy.nll" in json.loads(file.read_text())["scores"]
 
 
+def test_plug_in_whose_code_changed_is_named_on_resuming(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for count, code in ((1, "first"), (2, "first"), (3, "second"), (4, "second")):
+        caplog.clear()
+        method.plug_in = {"package": "theirs", "version": "1", "sha256": code}
+        evaluate(method, model, edits[:count], out=tmp_path, pool=edits)
+        words = {3: "2 records were", 4: "some records were"}.get(count)
+        assert any(f"{words} made with other code of the package theirs" in line for line in caplog.messages) == bool(
+            words
+        )
+    hashes = [json.loads(line)["plug_in"]["sha256"] for line in (tmp_path / "environments.jsonl").open()]
+    assert hashes == ["first", "second"]
+
+
 def test_two_edits_with_one_id_are_refused(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
