@@ -53,7 +53,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         delay: float = 0.0,
     ) -> None:
         self._logs, self._ended, self._stopped = not sys.stderr.isatty(), Event(), False
-        self._moved, self._part = time.time(), 0.0  # when work was last counted, and what of it is no whole item
+        self._moved = time.time()  # when work was last counted
+        self._phase: tuple[str, int, float] | None = None  # its name, its items, and when it began
+        self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases
         super().__init__(
             items,
             desc=title,
@@ -84,17 +86,21 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count ``n`` more items."""
-        self._moved, self._part = time.time(), 0.0
+        self._moved = time.time()
         shown: bool | None = super().update(n)
         return shown
 
-    def note(self, text: str, *, part: float | None = None) -> None:
-        """Show ``text`` after the numbers from now on, also while the first item is not done.
+    def phase(self, name: str, items: int) -> None:
+        """Begin a phase of ``items`` items. Each item has all phases, whose mean times give the time that is left."""
+        now = time.time()
+        if self._phase and self._phase[1]:
+            before, count, since = self._phase
+            done, seconds = self._timed.get(before, (0, 0.0))
+            self._timed[before] = done + count, seconds + now - since
+        self._phase = name, items, now
 
-        ``part``: the work that is done of items that do not count yet, in items; for the time that is left.
-        """
-        if part is not None:
-            self._moved, self._part = time.time(), part
+    def note(self, text: str) -> None:
+        """Show ``text`` after the numbers from now on, also while the first item is not done."""
         if not self.disable:
             self.set_postfix_str(text, refresh=False)
             self.show()
@@ -137,16 +143,25 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
-        now, done, more = time.time(), self.n + self._part - self.initial, self.total - self.n - self._part
-        # The mean of what was done in this run. The first part may have been stored and cost nothing: an estimate whose
-        # time is over is not shown. A last chunk may be more than is left.
-        each = (self._moved - self.start_t) / done if done else 0.0
-        if more > 0 and (left := each * more - (now - self._moved)) > 0:
-            time_ = f"about {duration(max(left, each * min(1, more)))} left"
-        else:
-            time_ = f"{duration(now - self.start_t)} so far"
+        left = self._left()
+        time_ = f"about {duration(left)} left" if left > 0 else f"{duration(time.time() - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
+
+    def _left(self) -> float:
+        """The seconds that are left, from what was done in this run; 0 if that is not known."""
+        now, done, more = time.time(), self.n - self.initial, self.total - self.n
+        if self._phase:
+            name, items, since = self._phase
+            if name not in self._timed:
+                return 0.0
+            each = {phase: seconds / count for phase, (count, seconds) in self._timed.items()}
+            rest = sum(each[phase] * max(0, done + more - count) for phase, (count, _) in self._timed.items())
+            return rest - min(now - since, each[name] * items)  # a phase that takes longer leaves the later ones
+        # An estimate whose time is over is not shown. A last chunk may be more than is left.
+        each_item = (self._moved - self.start_t) / done if done else 0.0
+        left = each_item * more - (now - self._moved)
+        return max(left, each_item * min(1, more)) if left > 0 < more else 0.0
 
 
 def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:

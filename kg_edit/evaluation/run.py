@@ -8,7 +8,7 @@ stopped reads its lines first, and does what is missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -172,11 +172,11 @@ def evaluate(
         with Bar(title=method.name, unit="record", total=total, done=total - left) as bar:
             if size > 1:
                 for sequence in todo:
-                    run.sequence(sequence, bar.update)
+                    run.sequence(sequence, bar)
             else:
                 for group in _groups(run, todo, bar):
                     for sequence in group:
-                        run.sequence(sequence, lambda _: None)
+                        run.sequence(sequence)
                     bar.update(len(group))  # its records were computed together: counted one by one, the first is slow
         return finish(out)
 
@@ -245,8 +245,8 @@ class _Run:
         points = missing_points(plan, sequence.number, len(sequence.items), self.points)
         return not self.config.has_points or not any(True for _ in points)
 
-    def sequence(self, sequence: _Sequence, after_step: Callable[[int], object]) -> None:
-        """Do what is missing of a sequence; ``after_step`` gets the number of records of each step.
+    def sequence(self, sequence: _Sequence, bar: Bar | None = None) -> None:
+        """Do what is missing of a sequence; ``bar`` counts the records of each step.
 
         A failed edit leaves the model unchanged, and its record is scored on that model.
 
@@ -255,6 +255,8 @@ class _Run:
         """
         plan, records = self.config.plan, sequence.items
         # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
+        if bar:
+            bar.phase("unedited model", len(records))
         asked = set(plan.scored(sequence.ids))
         failed = self._base([item for item in records if item.id in asked])
         self._point(sequence, 0, None)
@@ -265,6 +267,8 @@ class _Run:
         known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
         summed, patch = files.summed(sum(1 for _ in known))
         for number, scoring in enumerate(scorings):
+            if bar:
+                bar.phase("editing", len(scoring.step))
             if number >= summed:
                 edited = [records[place] for place in scoring.step if records[place].id not in failed]
                 scored = [records[place] for place in scoring.places if records[place].id not in failed]
@@ -275,7 +279,8 @@ class _Run:
                     self._point(sequence, scoring.edits, patch)
                 if update and patch:
                     files.sum_up(number + 1, patch)
-            after_step(len(scoring.step))
+            if bar:
+                bar.update(len(scoring.step))
 
     def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
@@ -432,6 +437,7 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
         some, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
         place = f"records {first} to {last}" if last > first else f"record {first}"
         bar.note(f"{place}, unedited model")
+        bar.phase("unedited model", min(TOGETHER, len(todo) - asked) if asked < start + len(group) else 0)
         while asked < start + len(group):  # the unedited model is asked about ``most`` records at once
             run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + most]])
             asked += most
@@ -451,15 +457,16 @@ def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) ->
     run.scores.clear()
     new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
     run.ask_unedited(new)
-    # For the time that is left, the unedited model's scores, the edits and the edited model's scores are a third each.
-    bar.note(f"{place}, editing", part=len(group) / 3)
+    bar.note(f"{place}, editing")
+    bar.phase("editing", len(group))
     if isinstance(run.method, EditsEach):
         steps = StepNotes(lambda text: bar.note(f"{place}, {text}"))
         with watched([steps], [item.id for item in new]), suppress(*FAILURES):
             run.steps.update(edit_each_alone(run.method, [item.record for item in new if len(item.record.edits) == 1]))
     patches = {name: step.patch for name, step in run.steps.items() if step.patch}
     edited = [item for item in new if item.id in patches]
-    bar.note(f"{place}, edited model", part=len(group) * 2 / 3)
+    bar.note(f"{place}, edited model")
+    bar.phase("edited model", len(group))
     with suppress(*FAILURES):
         before = run.unedited.sections({item.id: item.case for item in edited})
         sections = in_halves(

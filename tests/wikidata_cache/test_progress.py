@@ -75,19 +75,26 @@ def test_steps_are_lines_while_the_first_item_is_not_done(clock: Clock, caplog: 
     ]
 
 
-def test_estimate_whose_time_is_over_is_not_shown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """The first part of the work was stored, and cost nothing."""
+def test_time_left_is_that_of_the_phases(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """The unedited model is asked about all items at first, and the groups of the others are of different sizes."""
     caplog.set_level("INFO")
-    with Bar(title="rome", unit="record", total=20) as bar:
-        clock.now += 0.1
-        bar.note("records 1 to 4, unedited model", part=1.3)
-        for step in range(1, 4):
-            clock.now += 12
-            bar.note(f"step {step}", part=1.3 + step / 2 if step == 3 else None)
-    assert caplog.messages[:3] == [
-        "rome: 0 of 20 records, 12 s so far (step 1)",
-        "rome: 0 of 20 records, 24 s so far (step 2)",
-        "rome: 0 of 20 records, about 4 min left (step 3)",
+    with Bar(title="rome", unit="record", total=10) as bar:
+        for items, asked in ((4, 10), (6, 0)):
+            for phase, seconds in (("unedited", 2.0 * asked), ("editing", 10.0 * items), ("edited", 1.0 * items)):
+                bar.phase(phase, asked if phase == "unedited" else items)
+                bar.note(phase)
+                for _ in range(2):
+                    clock.now += seconds / 2
+                    bar.note(phase)
+            bar.update(items)
+    assert caplog.messages == [
+        "rome: 0 of 10 records, 10 s so far (unedited)",
+        "rome: 0 of 10 records, 20 s so far (unedited)",
+        "rome: 0 of 10 records, 40 s so far (editing)",
+        "rome: 0 of 10 records, 60 s so far (editing)",
+        "rome: 4 of 10 records, about 36 s left (editing)",
+        "rome: 4 of 10 records, about 6 s left (editing)",
+        "rome: 10 of 10 records in 2 min",
     ]
 
 

@@ -87,7 +87,7 @@ def test_picture_with_schedules_ends_inside_its_edges(
     monkeypatch.setattr(reports, "save_figure", lambda figure, path: drawn.append(figure))
     write_comparison(compare(folders), tmp_path / "found.png")
     drawn[0].canvas.draw()
-    (caption,) = [text for text in drawn[0].findobj(Text) if "all 60 edits of the batch" in text.get_text()]
+    (caption,) = [text for text in drawn[0].findobj(Text) if "Different schedules" in text.get_text()]
     box, outer = caption.get_window_extent(), drawn[0].bbox
     assert outer.x0 <= box.x0 and box.x1 <= outer.x1
 
