@@ -150,7 +150,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     def _left(self) -> float:
         """The seconds that are left, from what was done in this run; 0 if that is not known."""
-        now, done, more = time.time(), self.n - self.initial, self.total - self.n
+        now = time.time()
+        done: float = self.n - self.initial
+        more: float = self.total - self.n
         if self._phase:
             name, items, since = self._phase
             if name not in self._timed:

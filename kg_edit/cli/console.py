@@ -28,8 +28,14 @@ _LONGEST = 300  # characters of an error of the system, which may have a long pa
 
 
 def stdout() -> Console:
-    """Return the console for results; a new one for each output, so that it fits the terminal as it is now."""
-    return Console(highlight=False, emoji=False)
+    """Return the console for results; a new one for each output, so that it fits the terminal as it is now.
+
+    Piped output has whole lines, unless ``COLUMNS`` is set.
+    """
+    console = Console(highlight=False, emoji=False)
+    return (
+        console if console.is_terminal or "COLUMNS" in os.environ else Console(width=200, highlight=False, emoji=False)
+    )
 
 
 def stderr() -> Console:

@@ -132,7 +132,7 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
 
 def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
     """Print three lines a covariance, as a table of 80 columns would break the modules' names; then the folder."""
-    from kg_edit.covariance.store import store_folder
+    from kg_edit.covariance.store import store_folder, stored_covariances
 
     shown = list(manifests)
     for manifest in shown:
@@ -144,12 +144,14 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
         for line in (
             f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
             f"  text: {manifest.corpus}",
-            f"  source: {manifest.source}; its error is not known"
+            f"  source: {manifest.source}; its error is known only of what kg-edit covariance itself measures"
             if manifest.source
             else f"  direction turned as tokens doubled: {turned}",
         ):
             stdout().print(plain(line), soft_wrap=True)
-    stdout().print(f"{plain(str(folder or store_folder()))}: {number_of(len(shown), 'covariance')}", soft_wrap=True)
+    total = len(stored_covariances(folder))
+    counted = f"{len(shown)} of " * (len(shown) < total) + number_of(total, "covariance")
+    stdout().print(f"{plain(str(folder or store_folder()))}: {counted}", soft_wrap=True)
 
 
 @app.command()
@@ -186,8 +188,8 @@ def import_published(
 ) -> None:
     """Import covariances in the form of ROME's and MEMIT's programs.
 
-    Their statistics of GPT-2 XL and GPT-J are at rome.baulab.info and memit.baulab.info, under data/stats. The file's
-    name and SHA-256 are recorded.
+    Their statistics of GPT-2 XL and GPT-J are at rome.baulab.info and memit.baulab.info, under data/stats. `mom2.mom2`
+    is the sum of k k^T over `mom2.count` tokens. The file's name and SHA-256 are recorded.
 
     Examples:
 

@@ -20,7 +20,7 @@ from kg_edit.cli.options import (
     Dtype,
     EditCount,
     Exclude,
-    Graph,
+    GivenGraph,
     KeepGoing,
     ModelName,
     Relations,
@@ -31,7 +31,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain
-from wikidata_cache.terminal import number_of
+from wikidata_cache.terminal import harmless, number_of
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding
@@ -58,7 +58,7 @@ def check(
     context: typer.Context,
     file: BenchmarkFile,
     dataset: DatasetName = None,
-    graph: Graph = None,
+    graph: GivenGraph = None,
     every: Annotated[bool, typer.Option("--all", help="List all faults, not only three of each kind.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all faults as JSON.")] = False,
     contact: Contact = None,
@@ -113,7 +113,7 @@ def _show(findings: tuple[Finding, ...], shown: int) -> None:
 @app.command()
 def ripples(
     context: typer.Context,
-    graph: Graph = None,
+    graph: GivenGraph = None,
     model: ModelName = "smollm2-135m",
     edits: Annotated[
         Path | None, typer.Option(metavar="EDITS", help="File of your own edits, with the ids of r and o*.")
@@ -136,7 +136,7 @@ def ripples(
 
     The edits (s, r, o → o*) are drawn from the graph or read from your file. Questions have two or three hops, name s
     by an alias, or are about facts that must not change; those with a hop that the model does not know are left out,
-    except for a separate group. The same command again resumes the run.
+    except for a separate group. The same command again resumes the run. Exits with code 1 if no question can be made.
 
     Examples:
 
@@ -187,11 +187,25 @@ def ripples(
     if rest := len(made["records"]) - asked:
         counted += f", {rest} without"
     stdout().print(f"{plain(str(out))}: {counted}", soft_wrap=True)
+    if not asked:
+        from kg_edit.ripples.questions import facts_of
+
+        given = [record["edit"] for record in made["records"]]
+        unknown = [edit for edit in given if not any(facts_of(builder.table, edit["target_new_id"]))]
+        why = "the model does not know the other hops of any (see the table of what was left out)"
+        if unknown:
+            about = ", ".join(f"{edit['target_new']} ({edit['target_new_id']})" for edit in unknown[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            asks = ", ".join(vocabulary.asked[:_SHOWN])
+            why = f"the graph has no statement of the relations that are asked ({asks}, …) about {about}{more}; give a "
+            why += "larger --graph, such as `wikidata-cache fetch` makes, or other relations with --words"
+        typer.echo(harmless(f"no question could be made: {why}"), err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
 def edits(
-    graph: Graph = None,
+    graph: GivenGraph = None,
     relations: Relations = None,
     n: EditCount = 3000,
     exclude: Exclude = None,

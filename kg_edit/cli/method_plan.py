@@ -357,8 +357,8 @@ class LazyGraph:
         found = find_method(self.method)
         if not (found.needs_graph or found.takes_graph):
             raise ConfigError(
-                f"--graph has no effect: {self.method} reads no graph, and the rows have no ids to look up; leave it "
-                "out, or give another --method, such as glame"
+                f"--graph has no effect: {self.method} reads no graph, and no row has an id in the place of a name; "
+                "leave it out, or give another --method, such as glame"
             )
 
 

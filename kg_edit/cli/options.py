@@ -67,15 +67,21 @@ ChosenMethod = Annotated[
 RequireGraph = Annotated[
     bool, typer.Option("--require-graph", help="Refuse edits whose new object o* the graph states nothing about.")
 ]
+_GRAPH = (
+    "Your facts: `.csv`, `.tsv` (head, relation, tail) or `.graphml`; or Wikidata's: `extract` (packaged), "
+    "`.nt`, `.tsv`, folder, store, SPARQL URL. Repeatable."
+)
 Graph = Annotated[
     list[str] | None,
     typer.Option(
         "--graph",
         show_default="extract, if a method needs a graph",
-        help="Your facts: `.csv`, `.tsv` (head, relation, tail) or `.graphml`; or Wikidata's: `extract` (packaged), "
-        "`.nt`, `.tsv`, folder, store, SPARQL URL. Repeatable.",
+        help=_GRAPH,
         autocompletion=complete_graph,
     ),
+]
+GivenGraph = Annotated[  # of commands without a method
+    list[str] | None, typer.Option("--graph", show_default=False, help=_GRAPH, autocompletion=complete_graph)
 ]
 Out = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Folder to write. The same command again resumes the run.")

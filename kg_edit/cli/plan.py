@@ -29,8 +29,9 @@ def plan(
 ) -> None:
     """Estimate the memory of edits on this machine, without loading the model.
 
-    Sizes come from the model's config. With the name of a preset as `--model`, nothing is downloaded: gpt-j, gpt2-xl,
-    llama-2-7b, llama-3-8b, llama-3.1-8b, llama-3.2-1b, llama-3.2-3b, mistral-7b, qwen2.5-7b, smollm2-135m.
+    Sizes come from the model's config; `--device cuda` also plans for a GPU that is not here. With the name of a preset
+    as `--model`, nothing is downloaded: gpt-j, gpt2-xl, llama-2-7b, llama-3-8b, llama-3.1-8b, llama-3.2-1b,
+    llama-3.2-3b, mistral-7b, qwen2.5-7b, smollm2-135m.
 
     Examples:
 
@@ -69,9 +70,12 @@ def plan(
     for where in PLACES:
         if needed := found.needed(where):
             free = found.available(where)
-            have = "free memory unknown" if free is None else f"{size_text(free)} free"
-            verdict = "does not fit" if where in found.lacking else "please check" if free is None else "fits"
-            verdicts.append(f"{where}: {size_text(needed)} at the peak, {have}: {verdict}")
+            have = ", free memory unknown: please check"
+            if not machine.is_here:
+                have = f" ({machine.device} is not here, so what is free is not known)"
+            elif free is not None:
+                have = f", {size_text(free)} free: {'does not fit' if where in found.lacking else 'fits'}"
+            verdicts.append(f"{where}: {size_text(needed)} at the peak{have}")
     verdicts += [f"suggestion: {way}" for way in suggestions(found)]
     for line in (*lines, table, *verdicts):
         stdout().print(plain(line) if isinstance(line, str) else line, soft_wrap=isinstance(line, str))

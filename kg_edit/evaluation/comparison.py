@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import ConfigError, OutputError, unknown_name
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.general_tasks import PREFIX
 from kg_edit.evaluation.records import (
     BASE,
     EDITED,
@@ -122,8 +123,9 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
         OutputError: two runs differ, or a run is not finished; the message names the setting, and what to do.
     """
     first = runs[0]
-    same = {**_SAME, **({} if common else {"data": f"evaluate both on one file; {_SHARED}"})}
     for run in runs:
+        shared = any(_same_record(first, run, name) for name in first.ids())
+        same = {**_SAME, **({} if common else {"data": _or_shared("evaluate both on one file", shared=shared)})}
         for field, way_out in same.items():
             there, here = ({field: one.settings.get(field)} for one in (first, run))
             if field == "data" and None in (there[field], here[field]):
@@ -131,10 +133,18 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
             if found := difference(there, here):
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
         if run.unfinished and not common:
+            several = Schedule.parse(run.settings.get("schedule", "single")).sequence > 1
+            when = " at the end of their sequence" if several else ""
+            fault = f"{len(run.unfinished)} of {len(run.settings['ids'])} records have not all scores{when} yet"
+            way = _or_shared("start it again", shared=bool(run.ids()))
             raise OutputError(
-                f"{run.folder} is not finished: {len(run.unfinished)} of {len(run.settings['ids'])} records are not "
-                f"done, the first of them {min(run.unfinished)!r}; start it again, or {_SHARED}"
+                f"{run.folder} is not finished: {fault}, the first of them {min(run.unfinished)!r}; {way}"
             )
+
+
+def _or_shared(way: str, *, shared: bool) -> str:
+    """The way out, and ``--common`` if there are records that all have."""
+    return f"{way}; {_SHARED}" if shared else way
 
 
 def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[str], tuple[str, ...]]:
@@ -151,8 +161,8 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[s
             example = (lacking or more)[0]
             raise OutputError(
                 f"{first.folder} and {run.folder} have different records: {len(lacking)} of the first are not in the "
-                f"second, {len(more)} of the second are not in the first, such as {example!r}; evaluate both on the "
-                f"same records, or {_SHARED}"
+                f"second, {len(more)} of the second are not in the first, such as {example!r}; "
+                + _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
             )
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
     if not ids:
@@ -350,6 +360,12 @@ def compare(
     wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for name in wanted:
         if name not in known:
+            points = (point for run in runs for point in RunFolder(run.folder).points())
+            if any({name, f"{PREFIX}{name}"} & point.scores.keys() for point in points):
+                raise ConfigError(
+                    f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
+                    "unedited and the edited model are in each run's own table and summary.json (general, curve)"
+                )
             raise unknown_name("metric", name, known)
     base = {} if UNEDITED in sides else {name: runs[0].base(name) for name in ids}
     rows = _rows(sides, ids, wanted or known, seed, base=base)

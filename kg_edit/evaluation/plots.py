@@ -121,7 +121,7 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         # A point has other records than the one before it: the unedited model's line shows what of a change that is.
         before = [(point.edits, point.unedited[name].mean) for point in points if name in point.unedited]
-        axes.plot([edits for edits, _ in before], [mean for _, mean in before], color=colour, lw=0.8, ls=":")
+        axes.plot([edits for edits, _ in before], [mean or 0.0 for _, mean in before], color=colour, lw=0.8, ls=":")
     axes.plot([], [], color="black", lw=0.8, ls=":", label="unedited model, the same records")
     broken = [point.edits for point in points if point.failed]
     if broken:

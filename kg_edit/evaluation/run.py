@@ -264,8 +264,11 @@ class _Run:
         # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
         scorings = list(plan.scorings(len(records)))
         files = StepFiles(self.folder, sequence.number)
-        known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
-        summed, patch = files.summed(sum(1 for _ in known))
+        known = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
+        summed, patch = files.summed(len(known))
+        if known and len(known) < len(scorings):
+            place = f"{self.folder.path}, sequence {sequence.number}"
+            log.info("%s resumes after %d of %d records", place, known[-1].edits, len(records))
         for number, scoring in enumerate(scorings):
             if bar:
                 bar.phase("editing", len(scoring.step))

@@ -40,7 +40,7 @@ def code_of(method: type) -> dict[str, str | None] | None:
     top = sys.modules[method.__module__.partition(".")[0]]
     folders = [Path(folder) for folder in getattr(top, "__path__", ())]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    files = files or [Path(top.__file__)] * bool(top.__file__)
+    files = files or ([Path(top.__file__)] if top.__file__ else [])
     contents = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
     version = entry.dist.version if entry.dist else None
     return {"package": package_of(entry), "version": version, "sha256": contents.hexdigest()}

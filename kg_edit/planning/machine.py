@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from kg_edit.errors import ModelError
 from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.loading import pick_device
 
@@ -22,6 +23,7 @@ class Machine:
     """
 
     device: torch.device
+    is_here: bool = True  # else only what a run needs is known
     host: int | None
     accelerator: int | None
 
@@ -32,12 +34,19 @@ class Machine:
 
 
 def this_machine(device: str = "auto") -> Machine:
-    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 …
+    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 … Of a device that is not here, none is known.
 
     Raises:
-        ModelError: there is no such device.
+        ModelError: there is no such kind of device.
     """
-    chosen = pick_device(device)
+    try:
+        chosen = pick_device(device)
+    except ModelError:
+        try:
+            return Machine(device=torch.device(device), is_here=False, host=None, accelerator=None)
+        except RuntimeError:
+            pass
+        raise
     return Machine(device=chosen, host=free_memory(), accelerator=free_bytes(chosen))
 
 

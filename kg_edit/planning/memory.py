@@ -142,7 +142,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
 
     # Of each fact that a descent takes at once: keys and values of its prompts in all blocks; the input of the edited
     # block, of the one above, and the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits.
-    if job.method.trains == "value":
+    if job.method.trains in ("value", "graph network"):
         prefix = load.rows * _PROMPT + load.context_tokens
         rows = load.rows + 1
         facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))

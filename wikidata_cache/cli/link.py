@@ -48,7 +48,8 @@ def link(
     """List the candidates for a label with their scores, or add ids to a file of edits.
 
     The exit code is 0 if one candidate clearly leads, 3 if a person has to choose, and 1 if there is no candidate. An
-    edit of a file is settled if its new object has an id and nothing is left to choose; the exit code is 0 if all are.
+    edit of a file is settled if its new object has an id and nothing is left to choose; the exit code is 0 if all are,
+    3 if there is something to choose, and else 1.
 
     Examples:
 

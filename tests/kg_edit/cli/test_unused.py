@@ -36,8 +36,8 @@ UNUSED: dict[str, str] = {
     "covariance --layers 1 --corpus t.txt --seed 2": "--seed has no effect with --corpus t.txt",
     "covariance push ./f --private": "--private has no effect for a folder",
     "sweep f.toml --example": "FILE has no effect with --example",
-    "edit edits.jsonl --method memit --graph graph.tsv --out o": "--graph has no effect: memit reads no graph, and the "
-    "rows have no ids to look up; leave it out, or give another --method, such as glame",
+    "edit edits.jsonl --method memit --graph graph.tsv --out o": "--graph has no effect: memit reads no graph, and "
+    "no row has an id in the place of a name; leave it out, or give another --method, such as glame",
     "patch edit l edits.jsonl --method rome --graph graph.tsv": "--graph has no effect: rome reads no graph",
     "evaluate --data edits.jsonl --dataset edits --method memit --graph graph.tsv --out o": "--graph has no effect",
     "evaluate --data edits.jsonl --dataset edits --skip 1 --probes negation,elsewhere --out o": "--probes "

@@ -112,6 +112,26 @@ def test_edited_model_differs_from_the_unedited_one(run: Run) -> None:
     assert (by_name["efficacy.prob"].test, by_name["portability.nll"].test) == ("McNemar", "sign flips")
 
 
+def test_general_task_is_no_metric_of_records(run: Run) -> None:
+    folder = run("first", seed=1)
+    (folder / "general.jsonl").write_text(
+        json.dumps({"sequence": 0, "edits": 0, "scores": {"general.quick.acc": 0.5}}) + "\n"
+    )
+    with pytest.raises(ConfigError, match=r"quick\.acc is of the whole model, not of each record.*summary\.json"):
+        compare(folder, metrics="quick.acc")
+
+
+def test_common_is_advised_only_where_runs_share_records(run: Run) -> None:
+    first = run("first", seed=1)
+    other = run("other", seed=1, data={"dataset": "zsre", "sha256": "e"})
+    lines = (other / "records.jsonl").read_text()
+    with pytest.raises(OutputError, match="--common compares"):
+        compare([first, other])
+    (other / "records.jsonl").write_text(lines.replace('"sha256": "s', '"sha256": "t'))
+    with pytest.raises(OutputError, match=r"evaluate both on one file$"):
+        compare([first, other])
+
+
 def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2)]
     assert compare(folders, against=str(folders[1])).sides == ("second", "first")

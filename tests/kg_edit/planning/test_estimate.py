@@ -300,3 +300,12 @@ def test_a_method_made_of_a_familys_base_is_planned_as_one() -> None:
     where = Machine(device=CPU, host=10**12, accelerator=None)
     own, base = (estimate(method, config, small(), where, edits=3) for method in (Tuned, find_method("ft")))
     assert own.parts == base.parts
+
+
+def test_plan_for_a_device_that_is_not_here(kg_edit: Run) -> None:
+    plan = ("plan", "--model", "llama-3-8b", "--dtype", "bfloat16", "--method")
+    found = kg_edit(*plan, "glame", "--device", "cuda:7")
+    assert found.code == 0, found.err
+    assert "accelerator: " in found.out and "(cuda:7 is not here, so what is free is not known)" in found.out
+    assert "prompts: keys, values, states" in found.out
+    assert "there is no device 'cud' here" in kg_edit(*plan, "rome", "--device", "cud").err
