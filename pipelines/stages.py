@@ -39,6 +39,8 @@ def show_subgraph(method: GraphReader, edit: Edit) -> None:
     log.info("1. subgraph: %d nodes, %d statements", len(graph), graph.number_of_edges())
     for start, end, relation in list(graph.edges(data="label"))[:SHOWN]:
         log.info("     %s -- %s -> %s", labels[start], relation, labels[end])
+    if (more := graph.number_of_edges() - SHOWN) > 0:
+        log.info("     and %d more", more)
 
 
 def show_value(stage: int, value: EditValue) -> None:
@@ -99,8 +101,9 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
         method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
         model = LanguageModel.load(options.model)
         method = method_class(model, config, graph=graph)
-        # Saves the patch after each edit, then asks every prompt.
-        run = run_edits(method, model, edits, options.out, force=options.force)
+        # Saves the patch after each edit, then asks every prompt. A second try of failed edits would look like others.
+        run = run_edits(method, model, edits, options.out, force=options.force, alone=False)
         for row in run.rows:
             unedited, edited = row.unedited.text, row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
+        log.info("%s", run.verdict)

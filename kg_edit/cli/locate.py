@@ -48,7 +48,7 @@ def locate(
     answer: Annotated[
         str, typer.Option(help="`predicted`: the model's own next token. `true`: the fact's answer (`target_true`).")
     ] = "predicted",
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trace only the first facts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Try only the first facts.")] = None,
     seed: Seed = 0,
     out: Out = Path("locate"),
     overwrite: Overwrite = False,
@@ -96,7 +96,8 @@ def locate(
 def _show(summary: LocateSummary, out: Path) -> None:
     """Print the number of facts, the layer with the largest effect, and the files."""
     peak = summary.peak
-    counted = f"{number_of(summary.facts, 'fact')} traced"
+    left_out = len(summary.unknown) + len(summary.failed)
+    counted = f"{number_of(summary.facts, 'fact')} traced" + f" of {summary.facts + left_out}" * bool(left_out)
     counted += f", {len(summary.unknown)} unknown to the model" if summary.unknown else ""
     counted += f", {len(summary.failed)} failed" if summary.failed else ""
     interval = "fewer than five facts, so no interval"

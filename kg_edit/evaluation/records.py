@@ -100,7 +100,9 @@ class RunFolder:
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas.DataFrame with one row per record, section and metric: id, section, metric, score, error.
 
-        The section ``base`` is the unedited model, ``edited`` the edited one. ``error`` says why an edit failed.
+        The section ``base`` is the unedited model, ``edited`` the one with all edits of the record's sequence.
+        ``after:K`` is the model with the first K edits: it has the records of step K, and at a point of the curve the
+        earlier ones too. ``error`` says why an edit failed.
 
         Raises:
             OutputError: the folder has no run, or it can't be read.

@@ -217,13 +217,17 @@ def _latex_cell(row: MetricRow, side: str) -> str:
     found, change = row.means.get(side), row.differences.get(side)
     if found is None or found.mean is None:
         return ""
-    text = _number(found.mean)
+    text = _latex_number(found.mean)
     if change and change.is_found:
         mark = _mark(row.metric, change)
         text = rf"\textbf{{{text}}}" if mark == "Bold" else f"{text}{mark.translate(_ESCAPED)}"
     if found.ci95_low is None or found.ci95_high is None or row.n == 1:
         return text
-    return rf"{text} {{\scriptsize [{_number(found.ci95_low)}, {_number(found.ci95_high)}]}}"
+    return rf"{text} {{\scriptsize [{_latex_number(found.ci95_low)}, {_latex_number(found.ci95_high)}]}}"
+
+
+def _latex_number(value: float) -> str:
+    return _number(value).replace("-", "$-$")
 
 
 def rich_comparison(comparison: Comparison) -> Table:
@@ -347,8 +351,10 @@ def _difference(found: Difference | None, bold: Callable[[str], str]) -> tuple[s
 
 
 def _number(value: float, sign: str = "") -> str:
-    """Three decimals; two significant digits for values closer to 0 than 0.005."""
-    return f"{value:{sign}.3f}" if abs(value) >= 0.005 or value == 0 else f"{value:{sign}.1e}"
+    """Three decimals; five for values closer to 0 than 0.005, and two digits for those closer than 0.00005."""
+    if abs(value) >= 0.005 or value == 0:
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.5f}" if abs(value) >= 0.00005 else f"{value:{sign}.1e}"
 
 
 _WRITERS: Mapping[str, Callable[[Comparison, Path], Path]] = {

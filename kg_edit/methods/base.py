@@ -35,6 +35,7 @@ from kg_edit.errors import (
     Fault,
     GraphError,
     PatchError,
+    PatchMismatchError,
     did_you_mean,
     is_memory_error,
 )
@@ -614,17 +615,17 @@ def _patch(made: object) -> Patch:
 def blame_plug_in(method: type[EditingMethod]) -> Iterator[None]:
     """Turn an unforeseen exception of another package's method into an error that names the package.
 
-    What methods may raise (`FAILURES`) passes, and so does any exception of a method that is no plug-in.
+    What methods may raise (`FAILURES`) passes, but for a patch of the wrong shape, and so does any exception of a
+    method that is no plug-in.
 
     Raises:
         ConfigError: the method is a plug-in's; the exception is its cause.
     """
     try:
         yield
-    except FAILURES:
-        raise
     except Exception as error:
-        package = None if is_memory_error(error) else owner_of(method)
+        passes = isinstance(error, FAILURES) and not isinstance(error, PatchMismatchError)
+        package = None if passes or is_memory_error(error) else owner_of(method)
         if package is None:
             raise
         raise fault_of(f"the method {method.name!r}", package, error) from error

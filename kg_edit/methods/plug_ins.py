@@ -48,9 +48,11 @@ def code_of(method: type) -> dict[str, str | None] | None:
 
 def words(error: BaseException) -> str:
     """Return an exception's type, message and place, in one line."""
-    # The import system's own frames say nothing about the package.
-    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith("<frozen ")]
-    return " ".join(f"{type(error).__name__}: {error}; {frames[-1].filename}, line {frames[-1].lineno}".split())
+    # Frames of the import system and of this package say nothing about the other package.
+    inner = ("<frozen ", str(Path(__file__).parent.parent))
+    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith(inner)]
+    place = f"; {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}{place}".split())
 
 
 def fault_of(what: str, package: str, error: Exception) -> ConfigError:

@@ -253,7 +253,11 @@ def _overview(entries: Sequence[_Entry]) -> str:
         if curved:
             cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
         lines.append(f'<tr data-success="{"yes" if entry.own.edited.success else "no"}">{"".join(cells)}</tr>')
-    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines)}
+    counts = (
+        '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
+        "object, or whose answer is in the text.</p>"
+    )
+    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if kinds else ""}
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _template("overview.html"))
 
 

@@ -109,7 +109,7 @@ def locate(
     if not traces:
         (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
         why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"none of the facts could be traced: {why}; give other facts")
+        raise ConfigError(f"none of the {len(facts)} facts could be traced: {why}; give other facts, or more")
     summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
     write_json(out / SUMMARY, summary.model_dump(mode="json"))
     draw_summary(summary, out / PICTURE, model=model.name)

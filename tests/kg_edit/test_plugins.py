@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from kg_edit.edits.edit import Edit
@@ -18,6 +19,7 @@ from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
 from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import Run, cache, edit, kg_edit, place, tiny_folder
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -47,6 +49,16 @@ class Forgetful(Rome):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         return None  # type: ignore[return-value]
+
+
+class Misshapen(Rome):
+    """A method whose patch is for a larger weight."""
+
+    name = "misshapen"
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        factors = Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))
+        return WeightPatch(factors={self.model.weight_name(0): factors})
 
 
 class FailingAtTheStart(Rome):
@@ -109,6 +121,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries += (
         f"forgetful = {__name__}:Forgetful\nfailing = {__name__}:Failing\nfailing-check = {__name__}:FailingCheck\n"
     )
+    entries += f"misshapen = {__name__}:Misshapen\n"
     entries += f"failing-at-the-start = {__name__}:FailingAtTheStart\nunfinished = {__name__}:Unfinished\n"
     (info / "entry_points.txt").write_text(entries)
     (tmp_path / "kg_edit_broken.py").write_text("import no_such_module")
@@ -162,7 +175,10 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
     nothing = (
         "the method 'forgetful' of the package kg-edit-broken failed (TypeError: make returned None; expected a Patch"
     )
-    assert nothing in edit("--method", "forgetful").err
+    found = edit("--method", "forgetful").err
+    assert nothing in found and "base.py" not in found
+    wrong = edit("--method", "misshapen").err
+    assert "the method 'misshapen' of the package kg-edit-broken failed (PatchMismatchError: " in wrong
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
     assert 'raise KeyError("subjects")' in edit("--method", "failing").err
 
