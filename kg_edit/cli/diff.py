@@ -12,7 +12,8 @@ from kg_edit.cli.console import stdout
 from kg_edit.cli.generate import summed
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
-from kg_edit.cli.patch_shipping import Unedited, model_for
+from kg_edit.cli.patch_shipping import model_for
+from kg_edit.errors import ConfigError
 from kg_edit.text.display import one_line, plain
 from wikidata_cache.atomic import check_out
 
@@ -27,9 +28,15 @@ def diff(
             "fields `prompt` and `answer`.",
         ),
     ] = None,
-    model: Unedited = None,
-    *,
-    patch: Annotated[list[Path], PATCHES],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            show_default="the one that the patch names",
+            help="The unedited model; without `--patch` a folder of `kg-edit patch merge`, to compare with its base.",
+        ),
+    ] = None,
+    patch: Annotated[list[Path] | None, PATCHES] = None,
     tokens: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="N", help="Number of tokens to generate and to compare.")
     ] = 5,
@@ -51,11 +58,20 @@ def diff(
     - `kg-edit diff --patch out/`
     - `kg-edit diff --patch out/ prompts.txt --html diff.html`
     - `kg-edit diff --patch ledger/ prompts.jsonl --json`
+    - `kg-edit diff --model merged/ prompts.txt`
     """
     from kg_edit.ledger.listing import check_patches
+    from kg_edit.patches.provenance import merged_provenance
     from kg_edit.storage.atomic import write_text
 
-    check_patches(patch)
+    merged = merged_provenance(model) if model and not patch else {}
+    base = merged.get("model", {}).get("name")
+    if not (patch or base):
+        raise ConfigError(
+            "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
+            "merge` wrote"
+        )
+    check_patches(patch or ())
     if html:
         check_out(html, ".html", option="--html", inputs=[prompts] if prompts else ())
     from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table
@@ -64,10 +80,10 @@ def diff(
     asked = read_prompts(prompts) if prompts else packaged_prompts()
     if chat:
         asked = tuple(one.model_copy(update={"chat": True}) for one in asked)
-    whole = summed(patch)
-    name = model_for(whole, model)
-    language_model = load(name, dtype, device)
-    found = compare_prompts(language_model, whole, asked, tokens=tokens, progress=True)
+    whole = summed(patch or ())
+    name = base or model_for(whole, model)
+    edited = load(model, dtype, device) if base and model else whole
+    found = compare_prompts(load(name, dtype, device), edited, asked, tokens=tokens, progress=True)
     if as_json:
         counts = {"model": name, "unchanged": sum(one.unchanged for one in found), "prompts": len(found)}
         rows = [
@@ -78,5 +94,5 @@ def diff(
         stdout().print(difference_table(found))
         stdout().print(counted(found))
     if html:
-        write_text(html, difference_page(found, title=one_line(f"{name}, {whole.summary}")))
+        write_text(html, difference_page(found, title=one_line(f"{name}, {model if base else whole.summary}")))
         typer.echo(plain(str(html)), err=True)

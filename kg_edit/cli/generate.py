@@ -54,6 +54,8 @@ def generate(
 
     check_model_name(model)
     check_patches(patch or ())
+    from kg_edit.patches.provenance import merged_provenance
+    from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import ask, continuations
     from kg_edit.scoring.text_start import with_start
 
@@ -68,7 +70,9 @@ def generate(
             stdout().print("\n".join(lines), soft_wrap=True)
             _note_empty(prompt, answer)
         return
-    asked, remark = with_start(language_model, prompts, patch=whole, start=start)
+    # A merged model has its edits in its weights, and their records beside them
+    records = whole if patch else WeightPatch(factors={}, provenance=merged_provenance(model))
+    asked, remark = with_start(language_model, prompts, patch=records, start=start)
     if remark:
         log.warning(remark)
     with whole.applied(language_model) as edited:

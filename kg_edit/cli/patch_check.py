@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from os import environ
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +13,16 @@ from kg_edit.cli.console import show_conflicts, stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
-from kg_edit.errors import unknown_name
+from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
 from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from kg_edit.ledger.entries import Entry
+
+_NAMED = 5  # edits of a merged model that a message names
+
+log = logging.getLogger(__name__)
 
 
 def check(
@@ -91,6 +99,7 @@ def check(
             from kg_edit.ledger.check import check as check_entries
 
             if merged:
+                _compare_edits(merged, entries)
                 checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
             else:
                 with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
@@ -99,6 +108,25 @@ def check(
         stdout().print(plain(f"{ledger} has no edits, so there is nothing to check"), soft_wrap=True)
     elif _failed(checked, kinds, server):
         raise typer.Exit(1)
+
+
+def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
+    """Compare the edits to check with those that a merged model has, if its folder lists them.
+
+    Raises:
+        ConfigError: it has none of them.
+    """
+    from kg_edit.patches.provenance import merged_provenance
+
+    own = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]
+    others = [entry.name for entry in entries if entry.record["edit"] not in own]
+    if not own or not others:
+        return
+    if len(others) == len(entries):
+        names = ", ".join(str(edit.get("id")) for edit in own[:_NAMED] if isinstance(edit, dict))
+        more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
+        raise ConfigError(f"{merged} was made from other edits ({names}{more}); give the ledger or patch of these")
+    log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(others[:_NAMED]))
 
 
 def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | None) -> bool:
@@ -115,9 +143,12 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         for answer in found.failures(kinds):
             text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
             stdout().print(plain(f"{found.entry.name}, {answer.kind}: {text}"), soft_wrap=True)
-    if unasked := sum(not one.names for found in checked for one in found.entry.edit.locality):
+    locality = [one for found in checked for one in found.entry.edit.locality if not one.names]
+    if locality and (not url or "locality" in kinds):
         way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
-        stdout().print(f"locality prompts without an answer, not asked: {unasked}; {way}", soft_wrap=True)
+        stdout().print(f"locality prompts without an answer, not asked: {len(locality)}; {way}", soft_wrap=True)
+    if url and len(kinds) < len(KINDS):
+        stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
     rivals = contradictions([found.entry for found in checked])
     show_conflicts(rivals)
 
@@ -128,7 +159,7 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         if led := sum(any(answer.led for answer in found.answers) for found in checked):
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
-        succeeded = sum(answer.success for found in good for answer in found.of("rewrite"))
+        succeeded = sum(all(answer.success for answer in found.of("rewrite")) for found in good)
         verdict += f" (the target is more likely than the old one); it is generated in {succeeded} of them"
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"

@@ -5,11 +5,14 @@ Only fields that the program uses are listed, with the types that it expects. An
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kg_edit.errors import PatchError
+from kg_edit.storage.run_folder import ORIGIN
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -76,3 +79,22 @@ def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
             fault = f"{'.'.join(map(str, first['loc']))} is {first['input']!r:.80}, {message}"
         raise PatchError(f"the provenance of the patch {path} is wrong: {fault}; make it again") from error
     return provenance
+
+
+def merged_provenance(model: str | Path) -> dict[str, Any]:
+    """Return the provenance of the patch that a merged model has in its weights, a folder or a file of `patch merge`.
+
+    It is {} for any other model.
+
+    Raises:
+        PatchError: the provenance is damaged.
+    """
+    path = Path(model)
+    file = (path.parent if path.suffix == ".gguf" else path) / ORIGIN
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError:
+        return {}
+    except (ValueError, RecursionError):
+        found = None
+    return check_provenance(found, file)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,8 @@ from rich.text import Text
 from kg_edit.errors import KgEditError
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
+from kg_edit.patches.provenance import merged_provenance
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.scoring.generation import COMPARED, compared_text
@@ -63,7 +66,7 @@ class PromptDifference(BaseModel):
 
 def compare_prompts(
     model: LanguageModel | str | Path,
-    patch: Patch | str | Path,
+    patch: Patch | LanguageModel | str | Path,
     prompts: AskedPrompt | str | Sequence[AskedPrompt | str],
     *,
     tokens: int = COMPARED,
@@ -76,7 +79,8 @@ def compare_prompts(
 
     Args:
         model: the unedited model, or its name.
-        patch: the change, or its path; it is removed again at the end.
+        patch: the change, or its path; it is removed again at the end. Or the edited model itself, from the folder that
+            `kg-edit patch merge` wrote.
         prompts: one prompt or several; a text is a prompt without an answer.
         tokens: number of tokens to compare; a text is longer where an answer has more tokens, and in chat form.
         progress: show a progress bar on a terminal.
@@ -86,15 +90,20 @@ def compare_prompts(
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
     """
-    patch, model = as_patch(patch), as_model(model)
+    records: Patch
+    if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
+        merged, records = patch, WeightPatch(factors={}, provenance=merged_provenance(patch.name))
+    else:
+        merged, records = None, as_patch(patch)
+    model = as_model(model)
     several = [prompts] if isinstance(prompts, AskedPrompt | str) else prompts
     given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in several]
     plain = dict.fromkeys(one.prompt for one in given if not one.chat)
-    led = dict(zip(plain, with_start(model, tuple(plain), patch=patch).texts, strict=True))
+    led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
     asked = [one if one.chat else one.model_copy(update={"prompt": led[one.prompt]}) for one in given]
     queries = [one.query for one in asked]
     unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
-    with patch.applied(model) as edited_model:
+    with nullcontext(merged) if merged else records.applied(model) as edited_model:
         edited = responses(edited_model, queries, tokens=tokens, progress="edited" if progress else None)
     return tuple(
         PromptDifference(

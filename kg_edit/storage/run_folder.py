@@ -57,7 +57,7 @@ def about_merged(folder: str | Path) -> str:
     """Say of the folder of a merged model which commands ask it."""
     return (
         f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
-        f"{folder} and kg-edit generate --model {folder} ask such a model"
+        f"{folder}, kg-edit diff --model {folder} and kg-edit generate --model {folder} ask such a model"
     )
 
 

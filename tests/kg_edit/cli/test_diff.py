@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.reports.differences import read_differences
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import ROME, Run, cache, edit, kg_edit, place, refused, rows, tiny_folder
@@ -79,6 +82,37 @@ def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder:
     assert (one.out, one.code) == (same.out, 0)
     packaged = kg_edit("diff", "--patch", "a.safetensors", "--patch", "ledger")
     assert "of 20 unrelated prompts unchanged" in packaged.out
+
+
+def test_merged_model_is_compared_and_checked_with_what_it_was_made_from(
+    kg_edit: Run, place: Path, tiny_folder: Path
+) -> None:
+    write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=5.0)
+    other = write_patch(place / "other.safetensors", tiny_folder, HEAT.model_copy(update={"id": "other"}))
+    (place / "prompts.txt").write_text("The quick brown\tfox\tdog\nWhere does\n")
+    assert kg_edit("patch", "merge", "a.safetensors", "--out", "merged").code == 0
+    by_patch, merged = (
+        json.loads(kg_edit("diff", *options, "prompts.txt", "--json").out)
+        for options in (("--patch", "a.safetensors"), ("--model", "merged"))
+    )
+    assert by_patch == merged
+    for options in ((), ("--model", tiny_folder)):
+        refused(kg_edit, "diff", *options, "prompts.txt", message="give --patch PATH, or --model with the", out=place)
+    message = "merged was made from other edits (heat, river); give the ledger"
+    refused(kg_edit, "patch", "check", other, "--merged", "merged", message=message, out=place / "merged")
+    assert "other edits" not in kg_edit("patch", "check", "a.safetensors", "--merged", "merged").err
+
+
+def test_generate_starts_a_text_for_a_merged_model_as_with_its_patch(
+    kg_edit: Run, place: Path, smollm2: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "merged").mkdir()
+    (place / "merged" / "config.json").write_text("{}")
+    edit = {"id": "google", "subject": "Google", "prompt": "{} was founded by", "target_new": "Ada"}
+    (place / "merged" / "kg_edit.json").write_text(json.dumps({"edits": [{"edit": edit, "method": "rome"}]}))
+    monkeypatch.setattr("kg_edit.cli.generate.load", lambda *_: smollm2)
+    result = kg_edit("generate", "Google was founded by", "--model", "merged", "--tokens", "1")
+    assert result.code == 0 and "a line break is put in front" in result.err, result.err
 
 
 def test_diff_checks_its_files_first(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
