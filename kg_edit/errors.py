@@ -236,7 +236,7 @@ def describe(value: object) -> str:
         case str():
             return f"the text {value[:60]!r}" if value else "an empty text"
         case bool() | None:
-            return {True: "true", False: "false", None: "null"}[value]
+            return {True: "true", False: "false", None: "None (null)"}[value]
         case int() | float():
             return f"the number {value}"
         case list() | tuple():

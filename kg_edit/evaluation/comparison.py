@@ -306,7 +306,7 @@ class Comparison(BaseModel):
 
 
 def compare(
-    folders: str | Path | Sequence[str | Path],
+    folders: str | Path | RunFolder | Sequence[str | Path | RunFolder],
     *,
     against: str | None = None,
     metrics: str | Sequence[str] = (),
@@ -333,7 +333,8 @@ def compare(
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
-    places = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    several = [folders] if isinstance(folders, str | Path | RunFolder) else folders
+    places = [Path(one.path if isinstance(one, RunFolder) else one) for one in several]
     if len({place.resolve() for place in places}) < len(places):
         raise ConfigError("a run is given twice; give each folder once")
     # A run's name is its folder's last part, unless that is ambiguous.

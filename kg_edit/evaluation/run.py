@@ -11,15 +11,17 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.datasets import Records, as_records
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, unmade_method
+from kg_edit.errors import ConfigError, did_you_mean, unmade_method
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import finish
@@ -88,8 +90,29 @@ _ON_ACCELERATOR = 4  # times as many there, where a pass of few records takes as
 HELD = 2_500_000_000  # bytes that the patches of records that are edited together may take
 
 log = logging.getLogger(__name__)
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
+def hint_config(call: Call) -> Call:
+    """Let `evaluate` refuse an unknown option, which most often is a field of `EvalConfig`, by naming ``config=…``.
+
+    Raises:
+        ConfigError: the option is unknown.
+    """
+    options = [*signature(call).parameters]
+
+    @wraps(call)
+    def checked(*given: Any, **named: Any) -> Any:
+        for name in named.keys() - {*options}:
+            if name in EvalConfig.model_fields:
+                raise ConfigError(f"{name} is a field of EvalConfig; give config=EvalConfig({name}={named[name]!r})")
+            raise ConfigError(f"unknown option {name!r}{did_you_mean(name, options)}; known: {', '.join(options)}")
+        return call(*given, **named)
+
+    return cast(Call, checked)
+
+
+@hint_config
 def evaluate(
     method: Method,
     model: LanguageModel | str | Path,

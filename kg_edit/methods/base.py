@@ -36,6 +36,7 @@ from kg_edit.errors import (
     GraphError,
     PatchError,
     PatchMismatchError,
+    describe,
     did_you_mean,
     is_memory_error,
 )
@@ -79,12 +80,15 @@ def hint_settings(on: Constructor) -> Constructor:
     """Let `EditingMethod.on` refuse an unknown option, which most often is a setting, by naming ``settings={…}``.
 
     Raises:
-        ConfigError: the option is unknown.
+        ConfigError: the option is unknown, or given without its name.
     """
     options = [name for name, one in signature(on).parameters.items() if one.kind is one.KEYWORD_ONLY]
 
     @wraps(on)
     def checked(cls: type[EditingMethod], /, *given: Any, **named: Any) -> Any:
+        if len(given) > 1:
+            way = f"{cls.__name__}.on(model, settings={{'NAME': value}}), or {cls.__name__}(model, config)"
+            raise ConfigError(f"found {describe(given[1])} after the model; give {way}")
         for name in named.keys() - {*options, "model"}:
             known = [*cls.config_class.model_fields]
             for group, field in cls.config_class.model_fields.items():

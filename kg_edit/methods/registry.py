@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.errors import ConfigError, describe, unknown_name
 from kg_edit.methods.plug_ins import ENTRY_POINTS, package_of, words
 
 if TYPE_CHECKING:
@@ -54,13 +54,18 @@ def warn_of_shadowed(*names: str) -> None:
             )
 
 
-def find_method(name: str) -> type[EditingMethod]:
-    """Import and return the class of a method.
+def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
+    """Import and return the class of a method; a class is returned as it is.
 
     Raises:
         UnknownNameError: there is no such method; the message suggests a similar name.
-        ConfigError: the method is a plug-in's, and can't be imported, has another name, or lacks a part.
+        ConfigError: something else is given; or the method is a plug-in's, and can't be imported, has another name, or
+            lacks a part.
     """
+    if isinstance(name, type):
+        return name
+    if not isinstance(name, str):
+        raise ConfigError(f"found {describe(name)}; expected the name of a method, such as 'rome'")
     if target := _packaged().get(name):
         module, _, attribute = target.partition(":")
         packaged: type[EditingMethod] = getattr(import_module(module), attribute)

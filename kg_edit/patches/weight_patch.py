@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
@@ -187,7 +187,12 @@ class WeightPatch(Patch):
         Raises:
             PatchError: a patch is applied to this model at the moment, or a weight would not be finite.
             PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
+            ModelError: a name is given, whose model would be lost with its changes.
         """
+        given: object = model
+        if not isinstance(given, LanguageModel):
+            way = "load the model, which is changed in place: model = LanguageModel.load('smollm2-135m')"
+            raise ModelError(f"found {describe(given)}; expected a LanguageModel; {way}")
         with exclusive(model):
             modules = self.modules(model)
             originals = {name: module.weight.detach().clone() for name, module in modules.items()}

@@ -24,6 +24,7 @@ from kg_edit import (
     ask,
     before_and_after,
     compare_prompts,
+    find_method,
     read_edits,
 )
 from kg_edit.datasets import as_records
@@ -53,6 +54,10 @@ def file(tmp_path: Path) -> Path:
 
 def rome(model: LanguageModel | str | Path | None = None) -> Rome:
     return Rome.on(model or tiny("llama"), settings=QUICK["rome"])
+
+
+def test_a_methods_class_is_found_as_its_name() -> None:
+    assert find_method(Rome) is find_method("rome") is Rome
 
 
 def test_edits_are_given_in_any_form(file: Path) -> None:
@@ -195,6 +200,24 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         "unknown edit 'ipone': there is no edit$",
     ),
     "a number as a path": (lambda _: Patch.load(3), "expected the path of a patch, a run's folder or a ledger"),
+    "a config in the place of settings": (
+        lambda _: Rome.on(tiny("llama"), RomeConfig(steps=3)),
+        r"found a value of the type RomeConfig after the model; give Rome\.on\(model, settings=",
+    ),
+    "a field of the run's config": (
+        lambda _: evaluate(rome(), tiny("llama"), EDIT, out="x", schedule="sequential:2"),
+        r"schedule is a field of EvalConfig; give config=EvalConfig\(schedule='sequential:2'\)",
+    ),
+    "an unknown option of a run": (
+        lambda _: evaluate(rome(), tiny("llama"), EDIT, out="x", recods=[]),
+        "unknown option 'recods', did you mean 'records'",
+    ),
+    "a name to merge into": (
+        lambda _: rome().empty_patch().merge_into("smollm2-135m"),
+        r"the text 'smollm2-135m'; expected a LanguageModel; .*LanguageModel\.load",
+    ),
+    "a number as a method's name": (lambda _: find_method(3), "found the number 3; expected the name of a method"),
+    "nothing as a path": (lambda _: read_edits(None), r"found None \(null\); expected the path"),
     "a list as a path": (lambda _: read_edits([EDIT]), "found a list; expected the path of a file of edits"),
 }
 
