@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Any, Literal, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
@@ -200,6 +201,19 @@ def read_rows(
         by_id[edit.id] = number
         by_fact[edit.subject, edit.prompt] = number, edit
 
+    unnamed = [
+        (by_id[edit.id], prompt, edit.subject)
+        for edit in edits
+        if (prompt := next((text for text in edit.paraphrases if edit.subject.lower() not in text.lower()), None))
+    ]
+    if unnamed:
+        number, prompt, subject = unnamed[0]
+        more = f" ({len(unnamed) - 1} more such rows)" if len(unnamed) > 1 else ""
+        log.warning(
+            "%s: %s %d: the paraphrase %r does not contain the subject %r, and is asked as it is; write the subject "
+            "into it%s",
+            *(path, unit, number, prompt, subject, more),
+        )
     if repeated and not allow_conflicts:
         number, first, times = repeated[0]
         more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
@@ -281,7 +295,8 @@ def _header_fault(header: Sequence[str]) -> str | None:
         if len(unknown) == len(header) and not near:
             wanted = ", ".join(_SHAPES[0])
             return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {wanted}"
-        return f"unknown column {unknown[0]!r}{near}; known: {', '.join(_COLUMNS)}"
+        known = "; known:\n" + indent(fill(", ".join(_COLUMNS), 100), "  ")
+        return f"unknown column {unknown[0]!r}{near or known}"
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     lacking = min(([name for name in shape if name not in header] for shape in _SHAPES), key=len)

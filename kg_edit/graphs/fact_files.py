@@ -19,6 +19,7 @@ from kg_edit.errors import GraphError
 from wikidata_cache.ids import is_entity, is_property
 from wikidata_cache.row_files import RowFault, table_rows
 from wikidata_cache.sources.graph_files import CountingReader, open_graph_file
+from wikidata_cache.terminal import number_of
 
 _COLUMNS = {  # names that a header may have
     "head": {"head", "subject", "source", "from", "node1", "h", "s"},
@@ -88,7 +89,7 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
             files[str(path) if path.name in files else path.name] = reader.sha256()
         if count + skipped == before:
             raise GraphError(f"{path}: has no statement; {_FORM}")
-        log.info("%s: read %d statements, %d skipped (repeated rows)", path, count - before, skipped)
+        log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(count - before, "statement"), skipped)
     return graph, files
 
 
@@ -160,5 +161,5 @@ def _graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
                 f"{path}: is not GraphML ({error}); write it again, or give the statements as CSV"
             ) from None
         sha256 = reader.sha256()
-    log.info("%s: read %d statements, 0 skipped", path, graph.number_of_edges())
+    log.info("%s: read %s, 0 skipped", path, number_of(graph.number_of_edges(), "statement"))
     return graph, {path.name: sha256}

@@ -38,6 +38,7 @@ from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.rules import Rules, read_rules
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
+from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from wikidata_cache import WikidataCache
@@ -142,7 +143,8 @@ class PrivateGraph:
     def _hash(self) -> str:
         edges = sorted(statement for key in self._labels for statement in self._statements(key))
         if not self.files:
-            log.info("the networkx graph: read %d statements of %d nodes, 0 skipped", len(edges), len(self._labels))
+            read = number_of(len(edges), "statement"), number_of(len(self._labels), "node")
+            log.info("the networkx graph: read %s of %s, 0 skipped", *read)
         content = json.dumps([sorted(self._labels.items()), edges])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -170,11 +172,11 @@ class PrivateGraph:
         key = given.removeprefix("node:") if given else None
         if key in self._labels:
             return key
-        if given and given != key:
-            raise GraphError(
-                f"the graph has no node {key!r}, which {given!r} names; its label {label!r} alone finds it too"
-            )
         named = self._named.get(label, [])
+        if given and given != key:
+            ways = {0: "give the key of a node", 1: f"its label {label!r} alone finds it too"}
+            several = f"those with the label {label!r} are {', '.join(sorted(named)[:5])}"
+            raise GraphError(f"the graph has no node {key!r}, which {given!r} names; {ways.get(len(named), several)}")
         if len(named) > 1:
             raise GraphError(
                 f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the key of one as "
@@ -213,6 +215,8 @@ def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
 def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:
     (start, end, data), *others = edges
     have = f"its attributes are {', '.join(map(str, data))}" if data else "it has no attributes"
+    if own := next((name for name in _RELATION if data.get(name) is not None), None):
+        have = f"its {own} is {describe(data[own])}, which is no name"
     more = f" ({len(others)} more such edges)" if others else ""
     return GraphError(
         f"the edge {start!r} -> {end!r} has no relation: {have}; put the relation's name into its label (or relation, "

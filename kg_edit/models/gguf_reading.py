@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 from gguf import dequantize
+from tqdm import tqdm
+from transformers import modeling_gguf_pytorch_utils
 
 _LONG_ROW = 16_384  # numbers
 
@@ -55,20 +57,21 @@ def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
 @contextmanager
 def read_once() -> Iterator[None]:
     """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, one name table for an architecture,
-    and `dequantise`.
+    and `dequantise`, and writes its bar only to a terminal.
 
-    transformers looks up all three in the module ``gguf`` at each use. They are restored at the end.
+    transformers looks up the first three in the module ``gguf`` at each use. All are restored at the end.
     """
-    quicker: dict[str, Callable[..., Any]] = {
-        "GGUFReader": cache(ArrayReader),
-        "get_tensor_name_map": cache(gguf.get_tensor_name_map),
-        "dequantize": dequantise,
+    quicker: dict[tuple[Any, str], Callable[..., Any]] = {
+        (gguf, "GGUFReader"): cache(ArrayReader),
+        (gguf, "get_tensor_name_map"): cache(gguf.get_tensor_name_map),
+        (gguf, "dequantize"): dequantise,
+        (modeling_gguf_pytorch_utils, "tqdm"): partial(tqdm, disable=None),
     }
-    own = {name: getattr(gguf, name) for name in quicker}
-    for name, call in quicker.items():
-        setattr(gguf, name, call)
+    own = {place: getattr(*place) for place in quicker}
+    for place, call in quicker.items():
+        setattr(*place, call)
     try:
         yield
     finally:
-        for name, call in own.items():
-            setattr(gguf, name, call)
+        for place, call in own.items():
+            setattr(*place, call)

@@ -304,9 +304,12 @@ def pick_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = (
-            "" if "device string" in first else f": {first}"
-        )  # a name that torch does not know: it lists all of them
+        if device.startswith("cuda") and not torch.backends.cuda.is_built():
+            reason = f": this torch ({torch.__version__}) is built without CUDA"
+        elif "device string" in first:  # a name that torch does not know: it lists all of them
+            reason = ""
+        else:
+            reason = f": {first}"
         raise ModelError(f"there is no device {device!r} here{reason}; use auto, cpu, cuda or cuda:1") from error
 
 

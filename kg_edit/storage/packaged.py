@@ -46,7 +46,7 @@ def check_graph_name(name: str) -> None:
     if not name.strip() or "," in name or ":" in name or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
         return
     if name.endswith(_GRAPH_FILES):
-        raise GraphError(f"{name}: does not exist; check the path")
+        raise GraphError(f"{name}: does not exist; check the path (the current folder is {Path.cwd()})")
     known = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
     raise GraphError(
         f"graph {name}: there is no such file and no packaged graph of this name"

@@ -132,7 +132,7 @@ def test_edit_alone_names_the_node_that_is_written_nearly_so(facts: Path, caplog
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        ("none.csv", "none.csv: does not exist; check the path"),
+        ("none.csv", "none.csv: does not exist; check the path (the current folder is "),
         ("bad.csv", "bad.csv, line 2, field tail: is empty; expected head, relation and tail"),
         ("graph.tsv,facts.csv", "facts.csv has names, so it can't be combined with a graph of Wikidata's ids"),
     ],

@@ -31,6 +31,8 @@ from tests.kg_edit.command_line import (
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
+WITHOUT_CUDA = "" if torch.backends.cuda.is_built() else f": this torch ({torch.__version__}) is built without CUDA"
+
 
 def good_but(**fields: object) -> bytes:
     """A good row, and a second one that is wrong in one field."""
@@ -152,7 +154,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "there is no layer 9: "),
     "unknown dtype": ((*ROME, "--dtype", "int8"), "dtype 'int8' is unknown; use auto, float32"),
     "unknown device": ((*ROME, "--device", "gpu"), "there is no device 'gpu' here; use auto"),
-    "absent device": ((*ROME, "--device", "cuda:97"), "there is no device 'cuda:97' here"),
+    "absent device": ((*ROME, "--device", "cuda:97"), f"there is no device 'cuda:97' here{WITHOUT_CUDA}"),
     "missing templates": ((*ROME, "--templates", "none.tsv"), "none.tsv: no such file"),
 }
 

@@ -17,6 +17,16 @@ from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, line
 # What is read
 
 
+def test_paraphrase_without_the_subject_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"subject": "Google", "prompt": "{} was founded by", "target_new": "Ada"}
+    texts = (["Who founded google?"], ["It was made by"], ["The maker of {} is"])
+    write(tmp_path, "e.jsonl", lines(*({**row, "id": str(at), "paraphrases": own} for at, own in enumerate(texts))))
+    read_edits(tmp_path / "e.jsonl")
+    (warning,) = [one.getMessage() for one in caplog.records if "does not contain" in one.getMessage()]
+    assert "line 2: the paraphrase 'It was made by' does not contain the subject 'Google'" in warning
+    assert warning.endswith("(1 more such rows)")
+
+
 def test_counterfactplus_is_read() -> None:
     if not COUNTERFACT.exists():
         pytest.skip(f"needs CounterFactPlus records in {COUNTERFACT}")

@@ -57,6 +57,11 @@ def test_edge_without_relation_is_refused() -> None:
     message = r"'Ingrid Solberg' -> 'Bergen' has no relation: its attributes are weight; .* \(1 more such edges\)"
     with pytest.raises(GraphError, match=message):
         as_source(graph)
+    graph = nx.DiGraph([("Ann", "Bergen", {"type": 5})])
+    with pytest.raises(
+        GraphError, match="'Ann' -> 'Bergen' has no relation: its type is the number 5, which is no name"
+    ):
+        as_source(graph)
 
 
 def test_nodes_with_the_same_text_are_refused() -> None:
@@ -124,7 +129,7 @@ def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixt
     found = open_named([first, second])
     assert isinstance(found, PrivateGraph) and found.graph.number_of_edges() == 5
     assert "a.csv.gz: read 4 statements, 4 skipped" in caplog.text
-    assert "b.tsv: read 1 statements, 4 skipped" in caplog.text
+    assert "b.tsv: read 1 statement, 4 skipped" in caplog.text
 
 
 @pytest.mark.parametrize(

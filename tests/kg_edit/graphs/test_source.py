@@ -84,7 +84,7 @@ def test_missing_or_ambiguous_object_is_refused() -> None:
         {**EDIT.model_dump(), "target_new": "Bern", "target_new_id": "node:5", "target_true": "Rome"}
     )
     assert source.subgraph(named).nodes["5"]["role"] == "target_new"
-    with pytest.raises(GraphError, match="no node '50', which 'node:50' names"):
+    with pytest.raises(GraphError, match="no node '50', which 'node:50' names; those with the label 'Bern' are 1, 5"):
         source.subgraph(named.model_copy(update={"target_new_id": "node:50"}))
 
 

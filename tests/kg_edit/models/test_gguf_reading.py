@@ -5,6 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from transformers import modeling_gguf_pytorch_utils
 
 from kg_edit.models.gguf_reading import ArrayReader, dequantise, read_once
 
@@ -59,3 +60,12 @@ def test_weights_are_those_of_the_library(kind: str, shape: tuple[int, ...]) -> 
     np.testing.assert_array_equal(dequantise(data, found), gguf.dequantize(data, found))
     plain = np.ones((2, 3), dtype=np.float32)
     np.testing.assert_array_equal(dequantise(plain, gguf.GGMLQuantizationType.F32), plain)
+
+
+def test_transformers_writes_no_bar_into_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with read_once():
+        assert list(modeling_gguf_pytorch_utils.tqdm(range(3), desc="Converting")) == [0, 1, 2]
+    assert "Converting" not in capsys.readouterr().err
+    assert (
+        list(modeling_gguf_pytorch_utils.tqdm(range(3), desc="Converting")) and "Converting" in capsys.readouterr().err
+    )
