@@ -96,7 +96,10 @@ def main() -> None:
                 others = {"merge", "list", "push", "pull"}
                 measures = command == "covariance" and not others & set(arguments)
                 resumes = command in _RESUMABLE or measures or (command == "data" and "ripples" in arguments[:1])
-                typer.echo(f"kg-edit: stopped{'; run the same command again to continue' * resumes}", err=True)
+                typer.echo(
+                    f"kg-edit: stopped{'; run the same command again to continue with what is finished' * resumes}",
+                    err=True,
+                )
             raise
 
 

@@ -82,7 +82,8 @@ RequireSuccess = Annotated[
 LocalityCheck = Annotated[
     bool,
     typer.Option(
-        "--locality-check/--no-locality-check", help="Also ask 30 unrelated prompts, and report which answers changed."
+        "--locality-check/--no-locality-check",
+        help="Also ask unrelated prompts (at most 30), and report which answers changed.",
     ),
 ]
 Log = Annotated[
@@ -158,7 +159,7 @@ def edit(
     )
     from kg_edit.reports.edit_run import EditFolder
 
-    folder = EditFolder(out)
+    folder = EditFolder(out, graph=graph or ())
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
 
     if len(usable) > MANY and not yes:

@@ -100,7 +100,11 @@ LayerChoice = Annotated[
     typer.Option("--layer", help="Layer to edit, 0-based; `auto` chooses it by a short sweep on a few of your edits."),
 ]
 Preset = Annotated[
-    str, typer.Option("--preset", help="Named settings: `default`, `paper`, or a model's, such as `gpt2-xl`.")
+    str,
+    typer.Option(
+        "--preset",
+        help="Named settings: `default`, a method's own (`fast`, `long`, `paper`), or a model's, such as `gpt2-xl`.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

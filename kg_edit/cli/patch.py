@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -172,9 +173,10 @@ def add(
         verdict = Verdict.beside(addition.path)
         if verdict and verdict.failed:
             failed = [result.edit for result in verdict.failed]
+            names = " ".join(quote(f"{number}/{name}") for name in failed)
             line = (
                 f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
-                f"patch remove {ledger} {' '.join(f'{number}/{name}' for name in failed)} --model MODEL"
+                f"patch remove {ledger} {names} --model MODEL{verdict.graph_options}"
             )
             stdout().print(plain(line), soft_wrap=True)
 
@@ -231,6 +233,8 @@ def edit(
     _show_added(opened, opened.make(made, usable, force=force))
     for repeat, first in repeats:
         stdout().print(plain(f"{repeat} repeats {first} exactly, and was made once"), soft_wrap=True)
+    line = f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}"
+    stdout().print(plain(line), soft_wrap=True)
     report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)

@@ -291,7 +291,7 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
     rewrite = statement("rewrite", edit.text, edit.target_new)
     yield rewrite
     if both:  # the edit's own prompt once more, in chat form
-        yield replace(rewrite, kind="paraphrase", chat=True, leads=False)
+        yield replace(rewrite, chat=True, leads=False)
     for prompt in edit.paraphrases:
         yield statement("paraphrase", prompt, edit.target_new)
     for question in edit.portability:

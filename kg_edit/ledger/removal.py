@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
-from kg_edit.graphs.source import SubgraphSource
+from kg_edit.graphs.source import SubgraphSource, open_named
 from kg_edit.ledger.entries import EditPosition, edit_of
 from kg_edit.ledger.listing import total
 from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
@@ -33,7 +33,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import difference
+from wikidata_cache.extract import packaged_extract
 from wikidata_cache.terminal import number_of
 
 Record = Mapping[str, Any]
@@ -103,9 +105,17 @@ def _read_from_graph(record: Record) -> dict[str, Any]:
     return plain
 
 
+def _graph_files(record: Record) -> Iterator[str]:
+    """Yield the names of the files of the graph that an edit was made with."""
+    graph = record.get("graph", {})
+    for key in ("right", "source"):  # the graph of an edge alone, and Wikidata's source
+        graph = inner if isinstance(inner := graph.get(key), Mapping) else graph
+    yield from (str(file["name"]) for file in graph.get("files", ()))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecomputeContext:
-    """The unedited ``model`` and the ``graph`` with which edits can be computed again."""
+    """The unedited ``model`` and the ``graph`` with which edits can be computed again; None: the packaged extract."""
 
     model: LanguageModel | None = None
     graph: SubgraphSource | nx.DiGraph | None = None
@@ -121,11 +131,22 @@ class RecomputeContext:
         """
         recorded = recorded_method(patch)
         found = find_method(recorded["name"])
+        files = sorted({name for record in (recorded, *patch.edits) for name in _graph_files(record)})
+        extract = files == [packaged_extract().name]
+        options = "".join(f" --graph {name}" for name in files) * (not extract)
         if self.model is None:
             raise ConfigError(
                 f"for this, edits of {recorded['name']} have to be recomputed; give the unedited model "
-                f"(CLI: --model {patch.provenance.get('model', {}).get('name')})"
+                f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{options})"
             )
+        graph = self.graph
+        if graph is None and found.needs_graph:
+            if not extract:
+                raise ConfigError(
+                    f"for this, edits of {recorded['name']} have to be recomputed, which needs the knowledge graph "
+                    f"that they were made with; give graph=... (CLI:{options or ' --graph'})"
+                )
+            graph = open_named(EXTRACT)  # as where the edits were made
         patch.check_model(self.model)
         # A cast keeps the fingerprint of a model, but edits in another dtype would differ.
         here, there = (
@@ -143,7 +164,7 @@ class RecomputeContext:
             raise PatchError(
                 f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"
             ) from error
-        return found(self.model, config, graph=self.graph)
+        return found(self.model, config, graph=graph)
 
 
 def without(

@@ -63,10 +63,10 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
                 patches, lines = method.edit_each(some), []
             for edit, patch in zip(some, patches, strict=True):
                 if isinstance(patch, Patch):
-                    own, *_ = probes(model, edit)
+                    own = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
                     with patch.applied(model) as edited:
-                        (reading,) = read(edited, [own])
-                    lines.append(AloneLine(edit=edit.id, succeeded=reading.success, generated=reading.text))
+                        worst = min(read(edited, own), key=lambda reading: reading.success)  # of the forms
+                    lines.append(AloneLine(edit=edit.id, succeeded=worst.success, generated=worst.text))
                 else:
                     lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])

@@ -39,10 +39,15 @@ log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
 LOSSES, PAGE, LOCALITY = "losses.jsonl", "report.html", "locality.jsonl"
+_ONE_SUBJECT = (
+    "%s and %s have the same subject %r%s, and with it nearly the same key: the later edit may overwrite the earlier "
+    "one; --method grace has a key for each prompt"
+)
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
+MANY = 1000  # edits; a method that makes more at once needs the memory for all their keys
 _IN_SEQUENCE = (
     "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil earlier "
-    "ones; --method alphaedit makes them all at once"
+    "ones%s"
 )
 
 
@@ -68,9 +73,10 @@ class EditRun:
 
 @dataclass(frozen=True)
 class EditFolder:
-    """The folder of an edit run, by which the command line writes to it and lists it."""
+    """The folder of an edit run, by which the command line writes to it and lists it; ``graph`` as in `run_edits`."""
 
     path: Path
+    graph: Sequence[str] = ()
 
     def run(
         self,
@@ -92,6 +98,7 @@ class EditFolder:
             alone=alone,
             locality_check=locality_check,
             callbacks=callbacks,
+            graph=self.graph,
         )
         draw_subgraph(method, edits[0], self.path)
         return run
@@ -114,6 +121,7 @@ def run_edits(
     alone: bool = True,
     locality_check: bool = True,
     callbacks: Sequence[Callback] = (),
+    graph: Sequence[str] = (),
     progress: bool = True,
 ) -> EditRun:
     """Make ``edits`` one after the other and write a folder; started again, the run continues where it stopped.
@@ -135,6 +143,7 @@ def run_edits(
         locality_check: also ask unrelated prompts on both models (`kg_edit.reports.prompts.unrelated_prompts`), besides
             those of the edits' own field ``locality``.
         callbacks: receive the losses of every descent.
+        graph: the values of ``--graph`` that open the method's graph, for the commands that the verdict names.
         progress: show progress bars; not on a terminal, log lines.
 
     Returns:
@@ -161,7 +170,15 @@ def run_edits(
     check_folder(out, settings, rows=lambda: _other_edits(out, edits, given=len(given)))
     if not (out / PATCH).is_file():
         if len(edits) > FEW and not method.joint and method.kind == "weights":
-            log.warning(_IN_SEQUENCE, method.name, len(edits))
+            way = "; --method alphaedit makes them all at once" if len(edits) <= MANY else ""
+            log.warning(_IN_SEQUENCE, method.name, len(edits), way)
+        first = dict[str, str]()  # the first edit of each subject
+        pairs = [(first.setdefault(edit.subject, edit.id), edit) for edit in edits if edit.subject]
+        pairs = [(before, edit) for before, edit in pairs if before != edit.id]
+        if pairs and method.family in ("rank-one", "joint"):
+            before, edit = pairs[0]
+            more = f" ({len(pairs) - 1} more such edits)" if len(pairs) > 1 else ""
+            log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more)
         method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
@@ -180,6 +197,8 @@ def run_edits(
         verdict = Verdict.of(
             rows,
             method=method.name,
+            preset=method.config.preset_name,
+            graph=graph if method.reads_graph else (),
             joint=method.joint,
             subjects={edit.id: edit.subject for edit in edits},
             tokens={edit.id: len(_target(model, edit)) for edit in edits if not edit.target_text},
@@ -204,7 +223,7 @@ def run_edits(
             write_edits(out / FAILED, failed)
         if differences:
             write_text(out / LOCALITY, "".join(f"{one.model_dump_json()}\n" for one in differences))
-        graphs = {edit.id: graph for edit in edits if (graph := _subgraph(method, edit)) is not None}
+        graphs = {edit.id: found for edit in edits if (found := _subgraph(method, edit)) is not None}
         try:
             curves = read_losses(out / LOSSES)
         except OutputError as error:  # a damaged file costs the curves, not the report

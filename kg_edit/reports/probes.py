@@ -216,7 +216,7 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
         model: the model to ask.
         edit: the edit, with its paraphrases, portability questions and locality prompts.
         chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
-            forms is asked in plain text; its own prompt is also asked in chat form, as a paraphrase.
+            forms is asked in plain text; its own prompt is also asked in chat form.
     """
     in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
     if edit.forms[0] if chat is None else chat:
@@ -225,7 +225,7 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
     led = readable_edit(model, edit)
     first, *others = _probes(edit, (led.text, *led.paraphrases))
     both = chat is None and len(edit.forms) > 1
-    return (first, *([in_chat[0].model_copy(update={"kind": "paraphrase"})] if both else ()), *others)
+    return (first, *(in_chat[:1] if both else ()), *others)
 
 
 def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:

@@ -75,8 +75,8 @@ class _Entry:
 
     @property
     def own(self) -> ReportRow:
-        """The row of the edit's own prompt."""
-        return self.rows[0]
+        """The row of the edit's own prompt; of an edit in both forms, that of the form which fails if one does."""
+        return min(self.of("rewrite"), key=lambda row: (row.edited.success, row.edited.right))
 
     @property
     def shares(self) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import not_
 from pathlib import Path
 from shlex import quote
 
@@ -17,10 +18,11 @@ from kg_edit.reports.probes import ReportRow
 
 VERDICT, FAILED = "report.json", "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
+_ROME_LONG, _GRACE, _IKE, _RAG = "rome --preset long", "grace", "ike", "rag"
 _FOR_LONG = {  # by method
-    "rome": "--method rome --preset long makes most such edits, and changes more neighbours",
-    "grace": "--method grace makes most of them too, without their paraphrases; its edits can't be merged into weights",
-    "ike": "--method ike puts the fact into the prompt instead of the weights",
+    _ROME_LONG: "--method rome --preset long makes most such edits, and changes more neighbours",
+    _GRACE: "--method grace makes most of them too, without their paraphrases; its edits can't be merged into weights",
+    _IKE: "--method ike puts the fact into the prompt instead of the weights",
 }
 _FOR_TEXT = "a paragraph as the target takes more steps, such as --method ft-m --set steps=100"  # docs/files.md
 _TOGETHER = "; --method alphaedit makes all edits at once"
@@ -28,10 +30,9 @@ _ONE_KEY = (
     "; --method grace makes both, with a key for each prompt, without their paraphrases; its edits can't be merged "
     "into the weights"
 )
-_ALWAYS = "; --preset long or --method grace may make it"
 _APART = (  # a patch that was made on the unedited model would not know of the others
-    "to make {ids} on top of the edits that succeeded, by another method, run the three commands: kg-edit patch add, "
-    "remove, edit"
+    "to make {ids} on top of the edits that succeeded, by another method, run the four commands: kg-edit patch add, "
+    "remove, edit, check"
 )
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
@@ -43,7 +44,8 @@ def _cut(text: str) -> str:
 
 def _apart(target: str, generated: str) -> tuple[str, str]:
     """Shorten two texts so that both show the first place where they differ."""
-    same = next((place for place, (one, other) in enumerate(zip(target, generated, strict=False)) if one != other), 0)
+    pairs, shorter = enumerate(zip(target, generated, strict=False)), min(len(target), len(generated))
+    same = next((place for place, (one, other) in pairs if one != other), shorter)
     start = max(0, same - _LONG_TEXT // 4) if same > _LONG_TEXT // 2 else 0
     return _cut("…" * bool(start) + target[start:]), _cut("…" * bool(start) + generated[start:])
 
@@ -68,6 +70,8 @@ class EditResult(BaseModel):
         alone: of a failed edit, whether it succeeds when it is made alone; None: it was not tried.
         subject: its subject.
         paragraph: whether the target is a ``target_text``.
+        both: whether the edit is made in both forms; it succeeds in both, or the others are those of a form that fails.
+        chat: whether the prompt is asked in chat form.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,6 +87,8 @@ class EditResult(BaseModel):
     alone: bool | None = None
     subject: str = Field("", exclude=True)  # for the advice, which is written
     paragraph: bool = Field(False, exclude=True)
+    both: bool = Field(False, exclude=True)
+    chat: bool = Field(False, exclude=True)
 
 
 class Verdict(BaseModel):
@@ -90,6 +96,8 @@ class Verdict(BaseModel):
 
     Attributes:
         method: the method that made the edits.
+        preset: the name of the preset of its settings.
+        graph: the values of ``--graph`` by which the method's graph is opened again, for the commands.
         joint: whether the method makes all edits at once, and not in sequence.
         edits: the results, in the order of the edits.
         paraphrases: the results of the edits' paraphrases.
@@ -103,6 +111,8 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     method: str = Field("", exclude=True)
+    preset: str = Field("", exclude=True)
+    graph: tuple[str, ...] = Field((), exclude_if=not_)  # 0.1.0 has no such field
     joint: bool = False
     edits: tuple[EditResult, ...]
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
@@ -118,6 +128,8 @@ class Verdict(BaseModel):
         rows: Sequence[ReportRow],
         *,
         method: str = "",
+        preset: str = "",
+        graph: Sequence[str] = (),
         joint: bool = False,
         subjects: Mapping[str, str] | None = None,
         tokens: Mapping[str, int] | None = None,
@@ -132,16 +144,16 @@ class Verdict(BaseModel):
 
         Args:
             rows: the rows of the report.
-            method, joint, refused, model, folder: as the attributes.
+            method, preset, graph, joint, refused, model, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
             alone: by the ids of failed edits that were also made alone, whether they then succeeded.
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        results: dict[str, list[EditResult]] = {"rewrite": [], "paraphrase": []}
+        own, paraphrases = dict[str, EditResult](), list[EditResult]()
         for row in rows:
-            if row.probe.kind not in results:
+            if row.probe.kind not in ("rewrite", "paraphrase"):
                 continue
             result = EditResult(
                 edit=row.edit,
@@ -155,13 +167,22 @@ class Verdict(BaseModel):
                 alone=None if row.edited.success else (alone or {}).get(row.edit),
                 subject=(subjects or {}).get(row.edit, ""),
                 paragraph=row.probe.several_lines,
+                chat=row.probe.chat,
             )
-            results[row.probe.kind].append(result)
+            if row.probe.kind == "paraphrase":
+                paraphrases.append(result)
+            elif (first := own.get(row.edit)) is None:
+                own[row.edit] = result
+            else:  # the prompt of an edit in both forms is asked twice
+                worse, known = result if first.succeeded else first, first.known and result.known
+                own[row.edit] = worse.model_copy(update={"both": True, "known": known})
         return cls(
             method=method,
+            preset=preset,
+            graph=tuple(graph),
             joint=joint,
-            edits=tuple(results["rewrite"]),
-            paraphrases=tuple(results["paraphrase"]),
+            edits=tuple(own.values()),
+            paraphrases=tuple(paraphrases),
             repeats=tuple(repeats),
             opposes=tuple(opposes),
             refused=tuple(refused),
@@ -217,22 +238,23 @@ class Verdict(BaseModel):
             if shared:
                 lines.append(
                     f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
-                    f"{'' if self.method == 'grace' else _ONE_KEY}"
+                    f"{_ONE_KEY if _GRACE in self._ways(shared) else ''}"
                 )
         left = [result for result in self.failed if not result.alone]
         if long := [result for result in left if (result.tokens or 0) > LONG]:
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-            ways = [way for method, way in _FOR_LONG.items() if method == "rome" or method != self.method]
+            ways = [_FOR_LONG[way] for way in self._ways(long) if way in _FOR_LONG]
             lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
         if texts := [result for result in left if result.paragraph]:
             lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
         others = [result for result in left if result not in (*long, *texts)]
-        hint = _ALWAYS if self.method != "grace" else ""
+        ways = self._ways(others)[:2]
+        hint = f"{' or '.join(f'--method {way}' for way in ways)} may make it"
         if always := [result for result in others if result.alone is False]:
-            lines.append(f"{_ids(always)}: made alone, the edit fails too{hint}")
-        elif len(self.edits) == 1 and others and hint:
-            lines.append(f"{_ids(others)}: {hint.removeprefix('; ')}")
+            lines.append(f"{_ids(always)}: made alone, the edit fails too; {hint}")
+        elif len(self.edits) == 1 and others:
+            lines.append(f"{_ids(others)}: {hint}")
         if self.commands:
             lines.append(_APART.format(ids=_ids(self.failed)))
         if self.refused:
@@ -250,17 +272,30 @@ class Verdict(BaseModel):
     @property
     def commands(self) -> tuple[str, ...]:
         """The commands that make the failed edits by another method on top of the others; () if there are none."""
-        if not (self.failed and self.succeeded and self.model):
+        ways = [way for way in self._ways(self.failed) if way != _ROME_LONG]
+        if not (ways and self.failed and self.succeeded and self.model):
             return ()
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
         model, failed = quote(self.model), quote(str(self.folder / FAILED))
-        method = "rome --preset long" if self.method == "grace" else "grace"
         return (
             f"kg-edit patch add {ledger} {quote(str(self.folder))}{' --force' if self.refused else ''}",
-            f"kg-edit patch remove {ledger} {names} --model {model}",
-            f"kg-edit patch edit {ledger} {failed} --method {method} --model {model}",
+            f"kg-edit patch remove {ledger} {names} --model {model}{self.graph_options}",
+            f"kg-edit patch edit {ledger} {failed} --method {ways[0]} --model {model}",
+            f"kg-edit patch check {ledger} --model {model}",
         )
+
+    @property
+    def graph_options(self) -> str:
+        """The options by which a command opens the method's graph again; empty for the packaged default."""
+        return "".join(f" --graph {quote(name)}" for name in self.graph)
+
+    def _ways(self, results: Sequence[EditResult]) -> list[str]:
+        """Return other methods that take these edits, the nearest first."""
+        both, text = any(result.both for result in results), any(result.paragraph for result in results)
+        takes = {_ROME_LONG: not text, _GRACE: not both, _IKE: not text, _RAG: text}
+        made_by = self.method, f"{self.method} --preset {self.preset}"
+        return [way for way, able in takes.items() if able and way not in made_by]
 
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:
@@ -275,9 +310,9 @@ class Verdict(BaseModel):
             return self.counted
         named = []
         for result in self.failed[:_NAMED]:
-            prompt = _cut(result.prompt)
+            prompt, form = _cut(result.prompt), ", in chat form" if result.both and result.chat else ""
             target, text = _apart(result.target, result.generated)
             likelier = ", though the target is more likely than the old one" if result.likelier else ""
-            named.append(f"{result.edit} ({prompt!r}: target {target!r}, generated {text!r}{likelier})")
+            named.append(f"{result.edit} ({prompt!r}{form}: target {target!r}, generated {text!r}{likelier})")
         more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""
         return f"{self.counted}; {len(self.failed)} failed: {'; '.join(named)}{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ EIFFEL = {
 }
 BORN = {"id": "born", "subject": "Marie Curie", "prompt": "{} was born in the city of", "target_new": "Prague"}
 WORKED = {"id": "worked", "subject": "Marie Curie", "prompt": "{} worked as a", "target_new": "painter"}
+IN_JAPAN = {"id": "in", "subject": "Mount Fuji", "prompt": "{} is a mountain in the country of", "target_new": "Norway"}
+CLIMBED = {"id": "climbed", "subject": "Mount Fuji", "prompt": "{} was first climbed by", "target_new": "Rome"}
+LONG = {
+    **CLIMBED,
+    "target_new": "a shepherd who had lost his goats in the snow and followed their bells to the summit before "
+    "the sun came up over the sea",
+}
 
 
 @pytest.mark.slow
@@ -30,7 +38,7 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
     report = json.loads(Path("out/report.json").read_text())
     failed = [result["edit"] for result in report["edits"] if not result["succeeded"]]
     assert failed == ["born"]
-    add, remove, edit = (command.removeprefix("kg-edit ") for command in report["commands"])
+    add, remove, edit, check = (command.removeprefix("kg-edit ") for command in report["commands"])
     assert all(command in run.out.splitlines() for command in report["commands"])
     assert "--method grace" in " ".join(report["advice"])
 
@@ -39,7 +47,31 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
     for command in (remove, edit):
         done = kg_edit(*command.split())
         assert done.code == 0, done.err
-    checked = kg_edit("patch", "check", "out-ledger/")
+    checked = kg_edit(*check.split())
     assert (
         "3 of 3 edits succeed (the target is more likely than the old one); it is generated in 3 of them" in checked.out
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("glame", ("--method", "glame"), [CLIMBED, IN_JAPAN]),
+        ("own", ("--graph", "facts.csv"), [CLIMBED, IN_JAPAN]),
+        ("forms", ("--both-forms", "--method", "rome"), [EIFFEL, LONG]),
+    ],
+)
+def test_commands_of_a_run_hold_with_a_graph_and_in_both_forms(
+    name: str, options: tuple[str, ...], rows: list[dict[str, str]], kg_edit: Run
+) -> None:
+    Path("facts.csv").write_text("Norway,capital,Oslo\nRome,capital of,Italy\n")
+    Path("all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = kg_edit("edit", "all.jsonl", *options, "--no-locality-check", "--no-alone", "--out", name)
+    assert run.code == 0, run.err
+    commands = json.loads(Path(name, "report.json").read_text())["commands"]
+    assert ("--graph facts.csv" in commands[1]) == (name == "own") and len(commands) == 4
+    for command in commands:
+        done = kg_edit(*shlex.split(command)[1:])
+        assert done.code == 0, (command, done.err)
+    assert "2 of 2 edits succeed" in done.out

@@ -208,7 +208,7 @@ def test_stopped_command_that_resumes_names_the_way(
 
     monkeypatch.setattr("kg_edit.cli.app.app", stopped)
     result = kg_edit(*arguments)
-    again = "; run the same command again to continue" if resumes else ""
+    again = "; run the same command again to continue with what is finished" if resumes else ""
     assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 

@@ -61,7 +61,7 @@ def test_row_sets_its_own_form(kg_edit: Run, place: Path, chat_folder: Path) -> 
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "chat": "both"}))
     out = edited(kg_edit, chat_folder)
     found = [json.loads(line)["probe"] for line in (out / "records.jsonl").read_text().splitlines()]
-    assert [(one["kind"], one.get("chat", False)) for one in found] == [("rewrite", False), ("paraphrase", True)]
+    assert [(one["kind"], one.get("chat", False)) for one in found] == [("rewrite", False), ("rewrite", True)]
 
 
 def test_form_of_rows_and_of_options(tmp_path: Path) -> None:

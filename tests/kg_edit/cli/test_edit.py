@@ -193,6 +193,12 @@ def test_edit_that_is_too_large_is_refused(
     assert kg_edit("patch", "add", "ledger", "out", "--force").code == 0
 
 
+def test_edits_of_one_subject_are_named_before_they_are_made(edit: Run, place: Path) -> None:
+    (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one"}, {**GOOD, "id": "two", "prompt": "{} is in"}))
+    line = "one and two have the same subject 'France', and with it nearly the same key"
+    assert line in edit(*ROME, "--no-alone", "--no-locality-check", steps=1).err
+
+
 def test_verdict_is_printed_and_decides_the_exit_code(edit: Run, place: Path) -> None:
     result = edit(*ROME, "--require-success", steps=1)
     assert result.code == 1

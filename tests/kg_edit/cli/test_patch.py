@@ -263,6 +263,25 @@ def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
 
 
+def test_removal_needs_the_own_graph_of_the_edits_and_takes_the_packaged_one(
+    kg_edit: Run, place: Path, tiny_folder: Path
+) -> None:
+    (place / "facts.csv").write_text("Rome,country,Italy\n")
+    two = [{**GOOD, "id": name, "subject": name} for name in ("one", "two")]
+    (place / "edits.jsonl").write_bytes(rows(*two))
+    quick = ("--method", "glame", "--model", tiny_folder, "--layer", 1, "--set", "steps=1", *QUICK, "--force")
+    for ledger, graph in (("own", ("--graph", "facts.csv")), ("packaged", ())):
+        made = kg_edit("patch", "edit", ledger, "edits.jsonl", *quick, *graph)
+        assert made.code == 0, made.err
+        assert f"kg-edit patch check {ledger} --model {tiny_folder}" in made.out
+        remove = ("patch", "remove", ledger, "one")
+        assert ("--graph facts.csv" in kg_edit(*remove).err) == bool(graph)
+        if graph:
+            refused(kg_edit, *remove, "--model", tiny_folder, message="CLI: --graph facts.csv", out=place / ledger)
+        removed = kg_edit(*remove, "--model", tiny_folder, *graph)
+        assert removed.code == 0 and "removed one; 1 edit left" in removed.out, removed.err
+
+
 def test_keep_going_skips_names_that_are_not_in_the_graph(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}, GOOD))
     arguments = ("patch", "edit", "ledger", "edits.jsonl", *GLAME, "--model", tiny_folder, "--layer", 1)

@@ -122,7 +122,7 @@ def test_prompts_of_an_edit_in_both_forms() -> None:
     both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
     asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
     own, other = HEAT.text, "He is with"
-    assert asked == [("rewrite", False, own), ("paraphrase", True, own), ("paraphrase", False, other)]
+    assert asked == [("rewrite", False, own), ("rewrite", True, own), ("paraphrase", False, other)]
     assert all(prompt.chat for prompt in prompts_of(both, chat=True))
 
 

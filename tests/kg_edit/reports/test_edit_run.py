@@ -258,7 +258,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert apart.startswith(f"to make {spoiled.edit} on top of the edits that succeeded")
     assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
     assert repeated == "4 repeats 3 exactly, and was made once"
-    add, remove, again = second.verdict.commands
+    add, remove, again, _ = second.verdict.commands
     assert refused.startswith("kg-edit patch add refuses this patch without --force: ")  # as `force` made it here
     assert add == f"kg-edit patch add {tmp_path / 'out-ledger'}/ {tmp_path / 'out'} --force"
     assert remove == f"kg-edit patch remove {tmp_path / 'out-ledger'}/ {spoiled.edit} --model {model.name}"

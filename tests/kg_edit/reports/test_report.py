@@ -80,15 +80,47 @@ def test_verdict_shows_where_a_long_text_differs() -> None:
     assert target.endswith("lost") and not generated.endswith("lost") and len(target) < 50
 
 
+def test_verdict_shows_where_a_text_ends_too_early() -> None:
+    probe = row("a shepherd " * 12).probe.model_copy(update={"wanted": "a shepherd " * 12 + "and a dog"})
+    failed = row("a shepherd " * 12, success=False).model_copy(update={"probe": probe})
+    target, generated = re.findall(r"(?:target|generated) '(.*?)'", str(Verdict.of([failed])))
+    assert target.endswith("and a dog") and len(target) > len(generated)
+
+
+def test_advice_names_other_methods_than_the_one_that_failed() -> None:
+    failed, tokens = [row("a", success=False)], {"1": 27}
+    for method, preset, other, short in (
+        ("memit", "default", "--method rome --preset long", "--method grace"),
+        ("rome", "long", "--method grace", "--method ike"),
+        ("grace", "default", "--method rome --preset long", "--method ike"),
+    ):
+        long = Verdict.of(failed, method=method, preset=preset, tokens=tokens).advice[0]
+        brief = Verdict.of(failed, method=method, preset=preset).advice[0]
+        assert other in long and brief == f"1: {other} or {short} may make it"
+        assert f"{method} --preset {preset}" not in long and f"--method {method} makes" not in long
+
+
+def test_edit_in_both_forms_succeeds_in_both() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2")]
+    chat = rows[1].probe.model_copy(update={"chat": True})
+    rows.append(row("b", edit="row-2", success=False).model_copy(update={"probe": chat}))
+    verdict = Verdict.of(rows, method="rome", model="m", folder=Path("out"), graph=["my facts.csv"])
+    assert verdict.counted == "1 of 2 edits succeeded" and "row-2 ('b', in chat form: target 'b'" in str(verdict)
+    _, remove, edit, _ = verdict.commands
+    assert remove.endswith("--model m --graph 'my facts.csv'")
+    assert edit.endswith("--method ike --model m"), "grace makes an edit in one form only"
+    assert not Verdict.of(rows[:2]).failed
+
+
 def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
     verdict = Verdict.of(rows, alone={"row-2": False}, refused=["row-2: too large"], model="m", folder=Path("an out"))
     always, _, refused, *_ = verdict.advice
-    assert always == "row-2: made alone, the edit fails too; --preset long or --method grace may make it"
+    assert always == "row-2: made alone, the edit fails too; --method rome --preset long or --method grace may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
     assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
     assert not Verdict.of(rows[:1], model="m").commands and not Verdict.of(rows[1:], model="m").commands
-    assert Verdict.of(rows[1:]).advice[0] == "row-2: --preset long or --method grace may make it"
+    assert Verdict.of(rows[1:]).advice[0] == "row-2: --method rome --preset long or --method grace may make it"
 
 
 def test_verdict_counts_failed_paraphrases() -> None:
