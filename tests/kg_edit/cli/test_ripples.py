@@ -58,11 +58,14 @@ def test_ripples_without_a_graph_are_refused(kg_edit: Run, place: Path) -> None:
 
 
 def test_edits_without_any_question_say_why(kg_edit: Run, inputs: tuple[str, ...], place: Path) -> None:
-    paris = MINE.model_copy(update={"target_new": "Milan", "target_new_id": "Q2", "subject_id": None})
-    (place / "mine.jsonl").write_text(paris.model_dump_json(exclude_defaults=True) + "\n")
+    alone = MINE.model_copy(update={"target_new": "Asia", "target_new_id": "Q31"})
+    (place / "mine.jsonl").write_text(alone.model_dump_json(exclude_defaults=True) + "\n")
     result = kg_edit("data", "ripples", *inputs, "--edits", "mine.jsonl", "--out", "mine.json")
     assert result.code == 1, result.out
-    assert "no question could be made: " in result.err
+    assert (
+        "the graph has no statement of the relations that are asked (P36, P37, P38, …) about Asia (Q31); give"
+        in result.err
+    )
 
 
 def test_wrong_split_and_control_are_refused(kg_edit: Run, inputs: tuple[str, ...]) -> None:
