@@ -20,6 +20,7 @@ from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
 from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, is_known, prompt_of, trace
 from kg_edit.version import __version__
 from wikidata_cache.progress import Bar
+from wikidata_cache.terminal import number_of
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
 _OWN_PICTURES = 8  # the first facts get a heat map of their own
@@ -109,7 +110,7 @@ def locate(
     if not traces:
         (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
         why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"none of the {len(facts)} facts could be traced: {why}; give other facts, or more")
+        raise ConfigError(f"none of {number_of(len(facts), 'fact')} could be traced: {why}; give other facts, or more")
     summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
     write_json(out / SUMMARY, summary.model_dump(mode="json"))
     draw_summary(summary, out / PICTURE, model=model.name)

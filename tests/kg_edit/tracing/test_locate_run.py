@@ -76,7 +76,7 @@ def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "trace", failing)
     found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
     assert (found.facts, found.failed) == (2, {"b": "ModelError: not finite"})
-    with pytest.raises(ConfigError, match="none of the facts could be traced: ModelError: not finite"):
+    with pytest.raises(ConfigError, match="none of 1 fact could be traced: ModelError: not finite"):
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
     assert locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path / "none", progress=False).facts == 1
 
