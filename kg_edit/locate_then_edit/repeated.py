@@ -34,19 +34,24 @@ class Repeated:
 
     def __call__(self, work: Work, *given: Tensor) -> Tensors:
         """Return ``work(*given)``; ``work`` is the same at each call."""
-        if self._capture and self._replay is None:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
-                    if self._first is None:  # a function that is called once is not worth a capture
-                        results = without_waiting(work, *given)
-                        self._first = tuple(tensor.detach().clone() for tensor in given), results
-                        return results
-                    self._replay = captured(work, *self._first)
-            except RuntimeError as error:  # such as blocks that choose their experts on the host
-                log.debug("a step is not captured as a CUDA graph: %s", error)
-                self._capture = False
-            self._first = None
+        if self._replay:
+            return self._replay(*given)
+        return self._capturing(work, given) if self._capture else work(*given)
+
+    def _capturing(self, work: Work, given: Tensors) -> Tensors:
+        """Return ``work(*given)``: of the first call as it is, then of the graph, if there can be one."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
+                if self._first is None:  # a function that is called once is not worth a capture
+                    results = without_waiting(work, *given)
+                    self._first = tuple(tensor.detach().clone() for tensor in given), results
+                    return results
+                self._replay = captured(work, *self._first)
+        except RuntimeError as error:  # such as blocks that choose their experts on the host
+            log.debug("a step is not captured as a CUDA graph: %s", error)
+            self._capture = False
+        self._first = None
         return (self._replay or work)(*given)
 
 

@@ -41,7 +41,7 @@ def test_merged_folder_given_as_a_patch_or_with_one_names_the_commands_that_ask_
     model = tiny("llama")
     patch = patch_of(model, {1: 1})
     folder = write_merged(patch, model, tmp_path / "merged")
-    ways = f"only kg-edit patch check LEDGER --merged {folder} and kg-edit generate --model {folder}"
+    ways = f"only kg-edit patch check LEDGER --merged {folder}, kg-edit diff --model {folder} and kg-edit generate"
     with pytest.raises(PatchError, match=ways):
         Patch.load(folder)
     with pytest.raises(PatchMismatchError, match=f"this patch is for '{model.name}', and .*{ways}"):
