@@ -272,7 +272,9 @@ class Verdict(BaseModel):
     @property
     def commands(self) -> tuple[str, ...]:
         """The commands that make the failed edits by another method on top of the others; () if there are none."""
-        ways = [way for way in self._ways(self.failed) if way != _ROME_LONG]
+        # Another change of the same weight would spoil edits with nearly the same key; a long target alone it makes.
+        long = all((result.tokens or 0) > LONG for result in self.failed if not result.alone) and not self.spoiled
+        ways = [way for way in self._ways(self.failed) if long or way != _ROME_LONG]
         if not (ways and self.failed and self.succeeded and self.model):
             return ()
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant

@@ -100,6 +100,13 @@ def test_advice_names_other_methods_than_the_one_that_failed() -> None:
         assert f"{method} --preset {preset}" not in long and f"--method {method} makes" not in long
 
 
+def test_commands_make_long_targets_by_the_method_that_makes_most() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
+    for tokens, way in (({"row-2": 27, "row-3": 20}, "rome --preset long"), ({"row-2": 27}, "grace")):
+        verdict = Verdict.of(rows, method="rome", model="m", folder=Path("out"), tokens=tokens)
+        assert verdict.commands[2].endswith(f"--method {way} --model m")
+
+
 def test_edit_in_both_forms_succeeds_in_both() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2")]
     chat = rows[1].probe.model_copy(update={"chat": True})
