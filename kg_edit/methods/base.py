@@ -267,7 +267,7 @@ class EditingMethod(ABC):
         with blame_plug_in(type(self)):
             made = self.make_each(wanted)
             return tuple(
-                one if isinstance(one, Exception) else self._recorded(_patch(one), [edit])
+                one if isinstance(one, Exception) else self._recorded(self._fitting(one), [edit])
                 for one, edit in zip(made, wanted, strict=True)
             )
 
@@ -313,7 +313,14 @@ class EditingMethod(ABC):
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         with before.applied(self.model):
             made = self.make(edits, before=before)
-        return with_weight_norms(_patch(made), self.model)
+        return with_weight_norms(self._fitting(made), self.model)
+
+    def _fitting(self, made: object) -> Patch:
+        """Return a patch that ``make`` returned, if its changes have the shapes of the model's weights."""
+        patch = _patch(made)
+        if isinstance(patch, WeightPatch):
+            patch.modules(self.model)
+        return patch
 
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""

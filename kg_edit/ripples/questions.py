@@ -139,9 +139,10 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
             if subject not in fact.names:
                 yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
 
-    # same-object: the edited relation of other subjects.
+    # same-object: the edited relation of other subjects; an edit without the id of s is known by its name.
     for neighbour in neighbours:
-        if found := fact_of(table, neighbour, r):
+        found = fact_of(table, neighbour, r)
+        if found and not _same(table.names(neighbour), (subject,)):
             yield Proposal("same-object", found.thing, (r,), found.names, knows=(found,))
 
 

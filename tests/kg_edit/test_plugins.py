@@ -14,6 +14,8 @@ from transformers import AutoConfig
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
+from kg_edit.evaluation import evaluate
+from kg_edit.evaluation.records import RunFolder
 from kg_edit.methods import EditingMethod, find_method, method_names, plug_ins, registry
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
@@ -21,6 +23,8 @@ from kg_edit.models.architectures import ModelSpec, find_spec
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.command_line import Run, cache, edit, kg_edit, place, tiny_folder
+from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -55,6 +59,7 @@ class Misshapen(Rome):
     """A method whose patch is for a larger weight."""
 
     name = "misshapen"
+    make_each = EditingMethod.make_each  # which calls `make`
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         factors = Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))
@@ -181,6 +186,16 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
     assert "the method 'misshapen' of the package kg-edit-broken failed (PatchMismatchError: " in wrong
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
     assert 'raise KeyError("subjects")' in edit("--method", "failing").err
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_plug_in_s_patch_of_a_wrong_shape_fails_its_record_and_is_no_broken_model(tmp_path: Path) -> None:
+    model = tiny("llama")
+    record = Edit(subject="LeBron James", prompt="{} plays for the", target_new="Lakers", target_true="Heat")
+    found = evaluate(find_method("misshapen").on(model, settings=QUICK["rome"]), model, [record], out=tmp_path / "run")
+    assert found.provenance["failed"] == 1
+    (made,) = [entry for entry in RunFolder(tmp_path / "run").entries() if entry.phase == "edit"]
+    assert "the package kg-edit-broken failed (PatchMismatchError" in (made.error or "")
 
 
 @pytest.mark.usefixtures("broken")

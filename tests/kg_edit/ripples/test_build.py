@@ -57,6 +57,12 @@ def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
     assert next(one for one in found if one.lacks).lacks == hop.knows
 
 
+def test_a_subject_without_its_id_is_no_neighbour_of_itself(tmp_path: Path) -> None:
+    change = Change("", "P17", "Q11", "Q12", "test")
+    found = proposals(table_of(tmp_path), change, neighbours=["Q1", "Q2"], name="the eternal city")
+    assert [one.start for one in found if one.kind == "same-object"] == ["Milan"]
+
+
 def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None:
     """Osaka has no continent of its own; its country's is that of Tokyo. The current old answer comes first."""
     table = table_of(tmp_path)
