@@ -463,7 +463,7 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
         some, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
         place = f"records {first} to {last}" if last > first else f"record {first}"
         bar.note(f"{place}, unedited model")
-        bar.phase("unedited model", min(TOGETHER, len(todo) - asked) if asked < start + len(group) else 0)
+        bar.phase("unedited model", min(most, len(todo) - asked) if asked < start + len(group) else 0)
         while asked < start + len(group):  # the unedited model is asked about ``most`` records at once
             run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + most]])
             asked += most
