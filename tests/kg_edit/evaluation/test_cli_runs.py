@@ -197,3 +197,17 @@ def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
     made = kg_edit("edit", "texts.jsonl", *tuned, "--no-locality-check", "--out", "made")
     assert made.code == 0, made.err
     assert "Where is Paris?" in (place / "made" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_own_edit_succeeds_in_evaluate_if_it_does_in_edit(kg_edit: Run, place: Path) -> None:
+    """Also of a one-token subject at the start of a text, and of a CSV file."""
+    (place / "own.csv").write_text(
+        "subject,prompt,target_true,target_new\nGoogle,{} was founded by,Larry Page,Ada Lovelace\n"
+    )
+    method = ("--method", "rome", "--preset", "fast")
+    made = kg_edit("edit", "own.csv", *method, "--no-locality-check", "--out", "made")
+    scored = kg_edit("evaluate", "--dataset", "edits", "--data", "own.csv", *method, "--out", "scored")
+    assert (made.code, scored.code) == (0, 0), made.err + scored.err
+    edited = json.loads((place / "scored" / "summary.json").read_text())["edited"]
+    assert "1 of 1 edits succeeded" in made.out and edited["efficacy.greedy"]["mean"] == 1
