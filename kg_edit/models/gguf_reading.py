@@ -8,10 +8,11 @@ dequantises 16 rows at a time, however short they are; with longer ones it is 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -41,7 +42,7 @@ def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> n
     numbers, size = gguf.GGML_QUANT_SIZES[kind]
     blocks = data.nbytes // size
     if numbers == 1 or data.dtype != np.uint8:  # plain numbers
-        return dequantize(data, kind)
+        return np.array(dequantize(data, kind))  # not a view of the file
     most = next(many for many in range(max(1, _LONG_ROW // numbers), 0, -1) if blocks % many == 0)
     whole = dequantize(data.reshape(-1, most * size), kind)
     return whole.reshape(*data.shape[:-1], -1)
@@ -57,14 +58,15 @@ def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
 @contextmanager
 def read_once() -> Iterator[None]:
     """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, one name table for an architecture,
-    and `dequantise`, and writes its bar only to a terminal.
+    and `dequantise`, whose weights it does not copy, and writes its bar only to a terminal.
 
     transformers looks up the first three in the module ``gguf`` at each use. All are restored at the end.
     """
-    quicker: dict[tuple[Any, str], Callable[..., Any]] = {
+    quicker: dict[tuple[Any, str], Any] = {
         (gguf, "GGUFReader"): cache(ArrayReader),
         (gguf, "get_tensor_name_map"): cache(gguf.get_tensor_name_map),
         (gguf, "dequantize"): dequantise,
+        (modeling_gguf_pytorch_utils, "np"): SimpleNamespace(**{**vars(np), "copy": np.ascontiguousarray}),
         (modeling_gguf_pytorch_utils, "tqdm"): partial(tqdm, disable=None),
     }
     own = {place: getattr(*place) for place in quicker}

@@ -183,6 +183,19 @@ def test_offloaded_weights_are_refused(tmp_path: Path) -> None:
         LanguageModel.wrap(model.model, model.tokenizer, name="large")
 
 
+@pytest.mark.parametrize(("number", "finite"), [(3e38, True), (float("inf"), False), (float("nan"), False)])
+def test_weight_that_is_not_finite_is_refused(number: float, *, finite: bool) -> None:
+    """And not a finite one whose sum is too large for float32."""
+    model = copy.deepcopy(tiny("llama"))
+    with torch.no_grad():
+        weight_matrix(model.down_projection(0))[:, 0] = number
+    if finite:
+        LanguageModel.wrap(model.model, model.tokenizer, name="large")
+    else:
+        with pytest.raises(ModelError, match=r"down_proj\.weight of 'large' is not finite"):
+            LanguageModel.wrap(model.model, model.tokenizer, name="large")
+
+
 @pytest.mark.parametrize("shape", keep_first([(7, 5), (64, 96), (96, 64), (128, 128)], keep=2))
 def test_fingerprint_changes_with_each_row_and_column(shape: tuple[int, int]) -> None:
     """KN changes single columns; a merged patch of it is another model."""

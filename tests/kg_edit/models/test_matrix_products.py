@@ -22,10 +22,13 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (3, 7, 24)])
 @pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
-def test_product_and_its_gradients_of_both_orders_are_those_of_linear(*, transposed: bool) -> None:
+def test_product_and_its_gradients_of_both_orders_are_those_of_linear(
+    *, transposed: bool, shape: tuple[int, ...]
+) -> None:
     weight = drawn(24, 40).T if transposed else drawn(40, 24)
-    inputs = [drawn(3, 7, 24, seed=1), weight, drawn(40, seed=2)]
+    inputs = [drawn(*shape, seed=1), weight, drawn(40, seed=2)]
     found = []
     for multiply in (product, nn.functional.linear):
         given = [one.clone().requires_grad_() for one in inputs]
@@ -49,12 +52,12 @@ def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
 @pytest.mark.parametrize(
     ("x", "weight"),
     [
-        (drawn(15, 24), drawn(40, 24)),
+        (drawn(0, 24), drawn(40, 24)),
         (drawn(32, 24), drawn(40, 48)[:, ::2]),  # neither order is dense
         (drawn(32, 24).bfloat16(), drawn(40, 24).bfloat16()),
         (drawn(32, 24).double(), drawn(40, 24).double()),
     ],
-    ids=["few-rows", "strided", "bfloat16", "float64"],
+    ids=["no-rows", "strided", "bfloat16", "float64"],
 )
 def test_other_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch, x: Tensor, weight: Tensor) -> None:
     monkeypatch.setattr(matrix_products, "_by_onednn", None)
