@@ -159,8 +159,10 @@ def add(
 
     if model is None:
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
-    open_store(ledger)  # without torch, so that a wrong path is an error at once
+    store = open_store(ledger)  # without torch, so that a wrong path is an error at once
     check_patches(patches)
+    if not store.exists and store.near:
+        typer.echo(f"{ledger} is a new ledger, beside {store.near}", err=True)
     from kg_edit.ledger import Ledger
     from kg_edit.reports.verdict import Verdict
 

@@ -158,6 +158,14 @@ class Store:
         """Whether the folder contains a ledger."""
         return (self.folder / LOG).is_file()
 
+    @property
+    def near(self) -> Path | None:
+        """The ledger beside this folder that has nearly the same name, if there is one."""
+        parent = self.folder.parent
+        ledgers = [path.name for path in parent.iterdir() if Store(path).exists] if parent.is_dir() else []
+        found = get_close_matches(self.folder.name, ledgers, n=1, cutoff=_NEAR)
+        return self.folder.with_name(found[0]) if found else None
+
     def check_folder(self, *, create: bool) -> None:
         """Refuse a path that has no ledger, unless ``create`` is set and one can be made.
 
@@ -185,8 +193,10 @@ class Store:
                 f"{self.folder} has no {f'{PATCH} and no ' * (PATCH not in shown)}ledger ({LOG}); check the path"
             )
         if not (exists or create):
-            make = f"kg-edit patch add {self.folder} {PATCH}"
-            raise PatchError(f"there is no ledger at {self.folder}; make one: {make}")
+            near = f", did you mean {self.near}?" if self.near else ";"
+            raise PatchError(
+                f"there is no ledger at {self.folder}{near} kg-edit patch add {self.folder} {PATCH} makes one"
+            )
 
     def refuse_misspelled(self) -> None:
         """Refuse a path without a folder that looks misspelled: a service would serve the unedited model in its place.
@@ -199,12 +209,8 @@ class Store:
             return
         if not folder.parent.is_dir():
             raise PatchError(f"there is no ledger at {folder}: the folder {folder.parent} is missing; check the path")
-        ledgers = [path.name for path in folder.parent.iterdir() if Store(path).exists]
-        if near := get_close_matches(folder.name, ledgers, n=1, cutoff=_NEAR):
-            raise PatchError(
-                f"there is no ledger at {folder}, did you mean {folder.with_name(near[0])}? If not, kg-edit patch add "
-                f"{folder} PATCH makes a new one"
-            )
+        if self.near:
+            self.check_folder(create=False)
 
     def _check_log(self) -> None:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""

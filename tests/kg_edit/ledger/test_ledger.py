@@ -336,7 +336,7 @@ def test_misspelled_path_of_a_served_ledger_is_refused(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "ledger").add(ONE)
     (tmp_path / "files").mkdir()  # a near name, but no ledger
     for path, message in {
-        "ledgr": r"did you mean \S*/ledger\? If not, kg-edit patch add \S*/ledgr PATCH makes a new one",
+        "ledgr": r"did you mean \S*/ledger\? kg-edit patch add \S*/ledgr \S+ makes one",
         "Ledger": r"did you mean \S*/ledger\?",
         "no/ledger": r"the folder \S*/no is missing",
     }.items():
