@@ -13,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.ledger.entries import EditPosition, Entry
 from kg_edit.patches.changes import Array, Changes, columns
 
-COSINE = 0.6  # of two edits' keys; docs/patches.md has the measurements
+COSINE = 0.6  # of two edits' keys (docs/patches.md)
 
 ConflictKind = Literal["contradiction", "duplicate", "near keys"]
 

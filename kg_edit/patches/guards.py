@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
 
-MEDIANS = 4.0  # limit of an edit's size, in medians of the other edits; measured in docs/patches.md
+MEDIANS = 4.0  # limit of an edit's size, in medians of the other edits (docs/patches.md)
 SHARE = 1.0  # limit of an edit's size, as a share of the weight's own norm
 _ENOUGH = 5  # the fewest other edits for which a median is meaningful
 

@@ -85,7 +85,7 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
             compute=over_queries(group, hidden_cosine),
             formula=f"Cosine of two mean hidden states: of {_GENERATED} after {_AFTER[group]}, and of the target. The "
             "state is the one that the unedited model's head reads, over all tokens but the first. It has a narrow "
-            "range: in SmolLM2-135M 0.74 for two texts about different things, 0.89 for one text in other words.",
+            "range: compare it between runs only.",
             source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
             needs=(group,),
             values="-1 to 1",
