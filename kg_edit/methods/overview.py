@@ -54,17 +54,19 @@ CHOICES = (
     Choice(
         "one fact, or a few",
         "rome --preset fast",
-        "97 % of 100 single edits succeed, and all their paraphrases; 75 % of the neighbours are right, unedited 77 %",
+        "97 % of 100 single edits are generated, and after all but one of 200 paraphrases the new object is preferred "
+        "to the old one; 75 % of the neighbours are right, unedited 77 %",
     ),
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "63 % of the two-hop questions are right, without a graph 62 %, with a wrong one 20 %; with rome 43 %",
+        "63 % of the two-hop questions whose facts the model knows are right (30 edits), without a graph 62 %, with a "
+        "wrong one 20 %; with rome 43 %",
     ),
     Choice(
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
-        "94 % of the edits succeed after 300 in sequence, with rome 60 %",
+        "94 % of the edits are generated after 300 in sequence, with rome 60 %",
     ),
     Choice(
         "hundreds of facts, weights unchanged",
@@ -74,12 +76,13 @@ CHOICES = (
     Choice(
         "nothing else may change",
         "grace",
-        "100 % of unrelated answers of zsRE are unchanged; 91 % of the edits succeed, 0 % of their paraphrases",
+        "100 % of the unrelated answers of zsRE are unchanged; 91 % of the edits are generated, 0 % after paraphrases",
     ),
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "97 % of 100 edits succeed; the fact is put before prompts that name its subject, so neighbours are unchanged",
+        "97 % of 100 edits are generated; the fact is put before prompts that name its subject, so neighbours are "
+        "unchanged",
     ),
 )
 

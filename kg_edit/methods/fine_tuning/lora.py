@@ -41,9 +41,7 @@ class LoraConfig(StatementConfig):
     steps: PositiveInt = Field(
         30, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
-    learning_rate: float = Field(
-        1e-4, gt=0, description="learning rate of Adam; published: 5e-3, which ruins a small model"
-    )
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam; published: 5e-3")
     rank: PositiveInt = Field(8, description="r: rank of each adapter")
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapters' inputs")

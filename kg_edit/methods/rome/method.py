@@ -428,9 +428,9 @@ class RRomeConfig(RomeConfig):
 
 
 class RRome(Rome):
-    """ROME with the mean key throughout the update, so that a sequence of edits does not break the model."""
+    """ROME with the mean key throughout the update, whose denominator is then always positive."""
 
     name = "r-rome"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
-    about = "ROME with one key throughout: stable in a sequence of edits"
+    about = "ROME with one key throughout, so that the denominator of an update is never near 0"
     config_class = RRomeConfig

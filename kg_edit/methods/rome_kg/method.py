@@ -113,14 +113,13 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """ROME's settings, and how many facts of each kind become further edits.
 
     The facts about o* share one key, and the composed ones share that of the edit: each is written over the earlier
-    ones, with a value m* of up to three times their length. So five of a kind break the model, and one composed fact
-    undoes the edit (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind
-    ``chained``, no others.
+    ones, with a value m* of up to three times their length. So with five of each kind most edits fail
+    (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind ``chained``, no others.
     """
 
     statements: NonNegativeInt = Field(2, description="number of facts o* -r'-> o' (about o*) that are edited in too")
     composed: NonNegativeInt = Field(
-        0, description="number of facts s -r-> o* -r'-> o' (about s) that are edited in too; one undoes the edit"
+        0, description="number of facts s -r-> o* -r'-> o' (about s) that are edited in too"
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

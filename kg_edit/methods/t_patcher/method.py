@@ -116,7 +116,7 @@ class TPatcher(AdapterMethod):
 
     name = "t-patcher"
     paper = "Huang et al., ICLR 2023, arXiv 2301.09785"
-    about = "one more neuron in the last MLP for each wrong token, inactive for other text"
+    about = "one more neuron in the last MLP for each wrong token, trained to be inactive for other text"
     trains = "adapters"
     adapter_class = Neurons
     config_class = TPatcherConfig
