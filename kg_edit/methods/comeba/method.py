@@ -44,7 +44,7 @@ class Comeba(Memit):
 
     name = "comeba"
     paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
-    about = "MEMIT's batches one after the other; they only act at tokens near the edited keys"
+    about = "MEMIT's batches one after the other, behind a gate that is to open at tokens near the edited keys"
     kind = "adapter"
     takes_text = False
     separable = False

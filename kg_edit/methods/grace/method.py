@@ -75,8 +75,8 @@ class Grace(EditingMethod):
 
     The value is trained until the model predicts the target. Other codebook entries are not active during training, so
     each edit can be removed; earlier patches of weights are active. The value is used if the last token of a prompt
-    lies within the key's radius: for the prompt itself and very similar ones. On most models, the key of a paraphrase
-    is as far away as that of a neighbour, so no radius covers only the paraphrases.
+    lies within the key's radius: for the prompt itself and very similar ones. On SmolLM2-135M a larger radius covers
+    neighbours as well as paraphrases (docs/adapters.md).
     """
 
     name = "grace"
