@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import networkx as nx
@@ -28,6 +29,7 @@ _COLUMNS = {  # names that a header may have
 }
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _FORM = "expected head, relation and tail, such as Ingrid Solberg,works at,Bergen office"
+_HEADER = "if it is a header, name its columns head, relation and tail"
 _MOST = 5_000_000  # statements of all files; one takes about 1 kB of memory
 _LARGEST = 500_000_000  # bytes of a GraphML file, which is parsed at once
 
@@ -77,9 +79,10 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
             if len(paths) > 1:
                 raise GraphError(f"{path}: a GraphML file has keys of its own, so it can't be combined; give it alone")
             return _graphml(path)
-        before, skipped = count, 0
+        before, skipped, first = count, 0, ("", "", "")
         with open_graph_file(path) as reader:
             for head, relation, tail in _table(reader, path):
+                first = (head, relation, tail) if count + skipped == before else first
                 if graph.has_edge(head, tail, relation):
                     skipped += 1
                     continue
@@ -90,7 +93,15 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
         if count + skipped == before:
             raise GraphError(f"{path}: has no statement; {_FORM}")
         log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(count - before, "statement"), skipped)
+        if count - before > 2 and _is_apart(graph, *first):
+            log.warning("%s: its first row is read as the statement %s; %s", path, ", ".join(first), _HEADER)
     return graph, files
+
+
+def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
+    """Whether no other statement has one of the three names, as with a header."""
+    degrees: Any = graph.degree
+    return degrees[head] == degrees[tail] == 1 and sum(one == relation for *_, one in graph.edges(keys=True)) == 1
 
 
 def _kind(path: Path) -> str:

@@ -123,6 +123,17 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("row", "named"), [("person,rel,place", True), ("Bergen office,in,Bergen", False)])
+def test_first_row_that_may_be_a_header_is_named(
+    row: str, *, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{row}\n{CSV}")
+    read_facts([tmp_path / "a.csv"])
+    assert (
+        f"its first row is read as the statement {row.replace(',', ', ')}; if it is a header" in caplog.text
+    ) == named
+
+
 def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     first, second = write(tmp_path, "a.csv.gz", CSV + CSV), write(tmp_path, "b.tsv", CSV + "Norway,capital,Oslo\n")
