@@ -67,6 +67,8 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
                 raise EditError([Fault(*row)])
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; {_FORM}")])
+            if "target_new" in row:
+                raise EditError([Fault("", f"is an edit; {_FORM}")])
             found.append(checked(AskedPrompt, row))
         except EditError as error:
             faults += [f"{path}, {unit_of(path)} {number}, {fault}" for fault in error.faults]
@@ -99,6 +101,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _header_fault(header: Sequence[str]) -> str | None:
     known = ("prompt", "answer")
+    if "target_new" in header:
+        return f"has the columns of edits; {_FORM}"
     if unknown := [name for name in header if name not in known]:
         return f"unknown column {unknown[0]!r}; known: {', '.join(known)}"
     return None if "prompt" in header else "lacks the column 'prompt'"

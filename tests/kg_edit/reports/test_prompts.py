@@ -106,3 +106,16 @@ def test_twenty_prompts_are_packaged() -> None:
     assert len({one.prompt for one in found}) == len(found) == 20
     assert all(one.answer and one.answer[0] not in one.prompt for one in found)
     assert json.loads(found[0].model_dump_json())["source"] == "unrelated"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("edits.csv", "id,subject,prompt,target_new\na,Rome,{} is in,Spain\n", "line 1: has the columns of edits"),
+        ("edits.jsonl", '{"subject": "Rome", "prompt": "{} is in", "target_new": "Spain"}', "line 1, is an edit"),
+    ],
+)
+def test_file_of_edits_is_no_file_of_prompts(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(EditFileError, match=message):
+        read_prompts(tmp_path / name)
