@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import networkx as nx
@@ -100,8 +99,8 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
 
 def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
     """Whether no other statement has one of the three names, as with a header."""
-    degrees: Any = graph.degree
-    return degrees[head] == degrees[tail] == 1 and sum(one == relation for *_, one in graph.edges(keys=True)) == 1
+    degrees, same = dict(graph.degree([head, tail])), sum(one == relation for *_, one in graph.edges(keys=True))
+    return bool(degrees[head] == degrees[tail] == same == 1)
 
 
 def _kind(path: Path) -> str:
