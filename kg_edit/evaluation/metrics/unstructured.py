@@ -15,7 +15,7 @@ from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
 PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
-_GENERATED = "the greedy continuation, of several lines and at most as long as the target,"
+_GENERATED = "the greedy continuation, of several lines and at most two tokens more than the target,"
 _AFTER = {
     "unstructured": "the edit's prompt",
     PARAPHRASE: "each paraphrase",
@@ -72,7 +72,8 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
     **{
         f"{group}.{name}": Metric(
             compute=over_queries(group, _overlap(of)),
-            formula=f"{what} of {_GENERATED} after {after} and the target.",
+            formula=f"{what} of {'the greedy continuation' if group == PARTS else _GENERATED} "
+            f"after {after} and the target.",
             source=f"{source}.",
             needs=(group,),
         )
