@@ -48,7 +48,13 @@ def covariance(
     layers: Annotated[str | None, typer.Option(help="Layers, 0-based: `4-8`, `4,6,8` or `all`.")] = None,
     corpus: CorpusName = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", show_default="10 x d_ff", help="Minimum number of tokens.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default="10 x d_ff, of the packaged text at most 120,000",
+            help="Minimum number of tokens.",
+        ),
     ] = None,
     ridge: Annotated[
         float, typer.Option(min=0, help="Relative ridge for estimating the error of a new measurement.")

@@ -1,7 +1,7 @@
 """Check whether an edited model still generates the targets of its edits, by asking the prompts of each edit again.
 
 `check` asks a model in memory and compares probabilities. `check_served` asks a model behind an OpenAI-compatible
-server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it does not need torch. Both give a
+server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it loads no model. Both give a
 `CheckedEdit`.
 
 From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and succeeds if the
