@@ -33,6 +33,7 @@ PAGES = [README, COMMANDS, *TUTORIALS]
 FINDS = {  # exit codes that say what was found, beside 0
     "kg-edit patch check": {1},  # what a tiny model does not say
     "kg-edit data check": {1},  # faults of the file
+    "kg-edit data ripples": {1},  # a tiny model knows no other hop
     "wikidata-cache link": {3},  # no candidate clearly leads
 }
 MADE = {  # a page: files that its commands leave
