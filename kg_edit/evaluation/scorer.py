@@ -150,7 +150,7 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
     """Return the token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
 
-    A prompt has room for each name that counts as an answer to it.
+    An edit's prompt has room for its target, a probe's for each name that counts as an answer to it.
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
@@ -215,7 +215,7 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
 
 
 def broken(case: Case) -> Section:
-    """Return the scores on a model whose output is not finite: 0 for shares that should be high; others are missing."""
+    """Return the scores on a model that can't be scored: 0 for shares that should be high; others are missing."""
     shares = {name: 0.0 for name, one in metrics_for(case).items() if (one.values, one.better) == ("0 to 1", "higher")}
     return Section(scores=shares, nll={}, texts={})
 

@@ -43,9 +43,9 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     },
     "general.perplexity": RunMetric(
         where="kg_edit.scoring.perplexity.perplexity",
-        formula="exp of the mean of -log p(token | those before it in its window) on the beginning of a text, such as "
-        "WikiText-2's. Windows are 512 tokens long and start every 256; a token is scored once, in the first window "
-        "that holds it.",
+        formula="exp of the mean of -log p(token | those before it in its window) on the first 4,096 tokens of a text, "
+        "such as WikiText-2's. Windows are 512 tokens long and start every 256; a token is scored once, in the first "
+        "window that holds it.",
         source="Strided evaluation as usual for WikiText-2 (Merity et al. 2017).",
         values="1 to ∞",
         better="lower",
@@ -59,8 +59,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     ),
     "retention.TRR": RunMetric(
         where=_RETENTION,
-        formula="After t edits: the share of the prompts of a test file (`--retention`), which have nothing to do with "
-        "the edits, whose greedy answer contains a right name as whole words. 0 where the edits broke the model.",
+        formula="After t edits: the share of the first 1,000 unrelated prompts of a test file (`--retention`) whose "
+        "greedy answer contains a right name as whole words. 0 where the edits broke the model.",
         source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
     ),
     "retention.ERR": RunMetric(
@@ -140,18 +140,22 @@ easier than generation; it is included because published numbers use it.
 - A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
   is in the summary (`provenance.counts`).
 - NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
-  probabilities, not the probability of the whole target. The target follows the prompt after one space, and prompt and
-  target are encoded in one piece.
+  probabilities, not the probability of the whole target. The target follows the prompt after one space (none in
+  scripts without spaces, or within a word), and prompt and target are encoded in one piece.
 - Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered riddles
-  that are in no benchmark come first. Sentences are used as they are. A continuation ends at the end of a line, at the
-  end of the text, or at its limit.
+  come first, or two answered questions of the same kind (Ripples). Sentences are used as they are.
+- A continuation ends at the end of a line (a paragraph's does not), at the end of the text, or at its limit: 24 tokens
+  for an answer, 10 after an edit's own prompt if no probe asks it too (24 in chat form), 40 with written steps. The
+  limit is at least two tokens more than the edit's target, or a name that answers a probe.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
   A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
-- The first part of a name is the group of probes; the last table has the groups of each data set. If the probes have
-  sub-categories (KnowEdit), the mean over these of the mean over their probes.
-- `portability.choice` has {CHOICES} answers to choose from.
-- `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` over the records with so many facts in the new
-  chain.
+- The first part of a name is the group of probes; the last table has the groups of each data set. A metric of
+  `portability` or `locality` whose probes have sub-categories (KnowEdit) is the mean over these of the mean over their
+  probes; one of a Ripples group is the mean over its questions.
+- Where a formula says "1 if" and a record has several edits or probes, it is the mean over them.
+- `portability.choice` has {CHOICES} answers to choose from, and is missing if the data has fewer.
+- `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
+  records with so many facts in the new chain.
 """
 
 
@@ -203,8 +207,9 @@ def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> s
         formula = _KIND.sub("", metric.formula).replace(f" {CATEGORIES}", "")
         if group.startswith("ripples"):
             formula = formula.replace(f"{group}.", "….")
-        elif "." in group:  # a sub-category
-            formula = formula.replace(f"of {group}", "of the sub-category")
+        elif "." in group:  # a sub-category, or a retention rate
+            part = "rate" if group.startswith("retention") else "sub-category"
+            formula = formula.replace(f"of {group}", f"of the {part}")
         better = "" if metric.better == "neither" else f", {metric.better} is better"
         rows.setdefault((formula, metric.source, f"{metric.values}{better}"), []).append(f"`{name}`")
     cells = ([", ".join(names), *row] for row, names in rows.items())

@@ -143,8 +143,9 @@ PORTABILITY: Mapping[str, Metric] = {
     ),
     "portability.choice": Metric(
         compute=portability_choice,
-        formula='1 if only the right one of ten answers a has the highest log p(a | question) - log p(a | "Answer:"), '
-        "each a mean over tokens; the nine others are answers of other records, drawn with the run's seed.",
+        formula="Share of questions for which only the right one of ten answers a has the highest log p(a | question) "
+        '- log p(a | "Answer:"), each a mean over tokens; the nine others are drawn from the other answers of the data '
+        "with the run's seed.",
         source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
         needs=("questions",),
     ),

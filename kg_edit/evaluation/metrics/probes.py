@@ -316,14 +316,14 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
     "negation.prob": Metric(
         compute=over_rivals("negation", prefers_answer),
         formula='1 if NLL(o) < NLL(o*) after "It is not true that" and the edit\'s prompt.',
-        source=f"{_SAND}. An edit that only changed which words follow which generates o* here too.",
+        source=f"{_SAND}. An edit that only changed which words follow which prefers o* here too.",
         needs=("negation",),
     ),
     "fact-check.prob": Metric(
         compute=over_rivals("fact-check", prefers_answer),
         formula='Share of right answers, Yes or No, the one with the lower NLL, to "Is it true that …?" about the new '
         "fact (Yes) and about the old one (No), or to a data set's own questions (HalluEditBench). A model that always "
-        "says the same has 0.5.",
+        "says the same has 0.5 on such pairs.",
         source=f"{_SAND}.",
         needs=("fact-check",),
     ),

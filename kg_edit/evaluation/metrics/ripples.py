@@ -93,9 +93,10 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
         ),
         f"{group}.choice": Metric(
             compute=over_queries(group, gains_most),
-            formula="1 if only the right one of up to ten objects a of the same relation (with the old answer) has the "
-            f'highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens. Questions: {what}.',
-            source="Domain-conditional PMI (Holtzman et al. 2021), here per token. The form alone can't win.",
+            formula="Share of questions for which only the right one of up to ten objects a of the same relation (with "
+            f'an old answer) has the highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens. '
+            f"Questions: {what}.",
+            source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
             needs=(group,),
         ),
         f"{group}.nll": Metric(
@@ -108,7 +109,8 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
         ),
         f"{group}.greedy_old": Metric(
             compute=over_queries(group, answers_as_before),
-            formula=f"Share of questions whose greedy answer was right before the edit. Questions: {what}.",
+            formula="Share of questions whose greedy answer begins with an answer from before the edit. "
+            f"Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
             better="lower",

@@ -15,7 +15,7 @@ from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
 PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
-_GENERATED = "the greedy continuation, of several lines and at most two tokens more than the target,"
+_GENERATED = "the greedy continuation, of several lines and at most 24 tokens, or two more than the target,"
 _AFTER = {
     "unstructured": "the edit's prompt",
     PARAPHRASE: "each paraphrase",
