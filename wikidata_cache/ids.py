@@ -20,7 +20,7 @@ WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 _ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)
 _PROPERTY = re.compile(r"P[1-9][0-9]*", re.ASCII)
 _WIKIDATA = "http://www.wikidata.org/"
-_PLACES = {_WIKIDATA + place for place in ("entity", "prop/direct", "prop/statement")}
+_PLACES = {_WIKIDATA + place for place in ("entity", "prop/direct", "prop/statement", "prop/statement/value")}
 _ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -94,6 +93,7 @@ class ShuffledObjects(Control):
     """
 
     pool: Sequence[Edit] = ()
+    _read: dict[bool, Mapping[str, Mapping[str, str]]] = field(default_factory=dict, init=False, repr=False)
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
@@ -101,7 +101,7 @@ class ShuffledObjects(Control):
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         own = {end for _, end, _, _ in edges} | set(made)
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
-            known = self._objects.get(str(key), {})
+            known = self._objects(values=options.values).get(str(key), {})
             others = {
                 name: label
                 for name, label in known.items()
@@ -113,18 +113,20 @@ class ShuffledObjects(Control):
                 made.add_edge(root, drawn, key=key, **data)
         return made
 
-    @cached_property
-    def _objects(self) -> Mapping[str, Mapping[str, str]]:
-        """For each relation, the objects of the pool's o*, with their labels."""
+    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, str]]:
+        """For each relation, the objects of the pool's o*, with their labels; with ``values`` also dates and such."""
+        if values in self._read:
+            return self._read[values]
         found: dict[str, dict[str, str]] = {}
         for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
             try:
-                graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL))
+                graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL, values=values))
             except FAILURES:  # the donor is not in the graph
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
                 if data.get("role") != "edit":
                     found.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
+        self._read[values] = found
         return found
 
     def notes(self) -> dict[str, Any]:

@@ -350,6 +350,10 @@ class SubgraphSettings(BaseModel):
         description="file of `wikidata-cache rules`: read only what follows from the edit by a rule",
     )
 
+    values: bool = Field(
+        False, exclude_if=not_, description="read dates and quantities too, such as a date of birth or a population"
+    )
+
     def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:
         """Return the options of a subgraph with these settings."""
         return SubgraphOptions(
@@ -360,6 +364,7 @@ class SubgraphSettings(BaseModel):
             direction=self.direction,
             leakage=Leakage(self.leakage.answers, self.leakage.drop_old_edge),
             rules=None if self.rules is None else _rules(self.rules),
+            values=self.values,
         )
 
 

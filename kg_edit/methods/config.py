@@ -287,7 +287,8 @@ class GraphSettings(MethodConfig):
     )
     graph: SubgraphSettings = Field(
         SubgraphSettings(),
-        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage, graph.rules",
+        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage, graph.rules, "
+        "graph.values",
     )
 
     @property

@@ -25,7 +25,7 @@ from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json,
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id
-_STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims")
+_STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
 
 
 @dataclass

@@ -107,6 +107,9 @@ def load(
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Load every triple of N-Triples files, not only those that are used.")
     ] = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Load dates and quantities of Wikidata dumps and N-Triples files too.")
+    ] = False,
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Skip lines that cannot be read instead of stopping.")
     ] = False,
@@ -118,10 +121,11 @@ def load(
     Examples:
 
     - `wikidata-cache load wikidata.nt.gz labels.nt.gz --store wd/`
+    - `wikidata-cache load latest-all.json.gz --store wd/ --values`
     """
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
-    options = loading.LoadOptions(keep_all=keep_all, skip_bad_lines=skip_bad_lines)
+    options = loading.LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
     sources = [packaged_extract() if names_extract(source) else source for source in sources]
     report = loading.load(sources, store, force=force, options=options)
     counts, seconds = report.manifest.counts, report.seconds

@@ -42,6 +42,7 @@ _OF_EDITS = (
     "statements",
     "root",
     "rules",
+    "values",
     "out",
     "descriptions",
     "sitelinks",
@@ -80,6 +81,7 @@ def fetch(
     statements: opt.StatementRanks = "truthy",
     root: opt.Roots = None,
     rules: opt.RuleFile = None,
+    values: opt.Values = False,
     cache: opt.Cache = None,
     offline: opt.Offline = False,
     mode: opt.CacheMode = None,
@@ -118,6 +120,7 @@ def fetch(
     - `wikidata-cache fetch edits.jsonl --endpoint https://www.wikidata.org/w/api.php --contact me@uni.edu`
     - `wikidata-cache fetch edits.jsonl --offline --out subgraphs.jsonl.gz`
     - `wikidata-cache fetch edits.jsonl --graph extract --out subgraphs.jsonl.gz`
+    - `wikidata-cache fetch edits.jsonl --values --contact me@uni.edu`
     - `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
     """
     from wikidata_cache.cache import WikidataCache
@@ -162,6 +165,7 @@ def fetch(
             direction=direction,
             statements=statements,
             rules=None if rules is None else read_rules(rules),
+            values=values,
         )
         rows = read_edits(edits[0])
         fetched = fetch_edits(opened, rows, path=Path(edits[0]), options=options, keep_going=keep_going)

@@ -79,6 +79,10 @@ RuleFile = Annotated[
         "--rules", metavar="FILE.tsv", help="Read only what follows from the edit by a rule of this table of `rules`."
     ),
 ]
+Values = Annotated[
+    bool,
+    typer.Option("--values", help="Take dates and quantities too, such as a date of birth or a population."),
+]
 Roots = Annotated[
     list[str] | None,
     typer.Option(

@@ -63,6 +63,7 @@ def show(
     statements: opt.StatementRanks = "truthy",
     root: opt.Roots = None,
     rules: opt.RuleFile = None,
+    values: opt.Values = False,
     max_edges: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show only the nearest edges of an edit.")
     ] = None,
@@ -124,6 +125,7 @@ def show(
         direction=direction,
         statements=statements,
         rules=None if rules is None else read_rules(rules),
+        values=values,
     )
     if edit is not None:
         subgraph = opened.subgraph(edit, options)

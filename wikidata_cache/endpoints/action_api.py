@@ -34,6 +34,7 @@ from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item, is_p
 from wikidata_cache.labels.label_index import EntityKind, NameKind
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
+from wikidata_cache.values import json_value, rdf_time
 
 T = TypeVar("T")
 Json = Any
@@ -54,11 +55,9 @@ _WORDS = "labels|descriptions"
 _FREE: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")  # facts that come with others
 _PROPS: Mapping[Kind, str] = {  # the parts of entities that answer a question, as the API names them
     **dict.fromkeys(("label", "description", "redirect", "mentioned"), _WORDS),
-    **dict.fromkeys(("out", "claims", "types"), f"{_WORDS}|claims"),
+    **dict.fromkeys(("out", "claims", "types", "values"), f"{_WORDS}|claims"),
     "sitelinks": "sitelinks",
 }
-_TIME = re.compile(r"([+-])(\d+)-(\d\d)-(\d\d)(T[\d:]+Z)", re.ASCII)
-_JULIAN, _DAY = "Q1985786", 11  # the calendar, and the precision of a time that names its day
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
 
 
@@ -66,7 +65,8 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parse
 class ApiEntity:
     """An entity as the API describes it. `statements` are pairs (property, item) of best rank.
 
-    `claims` are the item-valued statements of every rank except deprecated, as in `Fact`.
+    `claims` are the item-valued statements of every rank except deprecated, `values` the dates and quantities of best
+    rank, as in `Fact`.
 
     If the requested entity was merged into another one, `id` is the id of that other entity.
     """
@@ -78,6 +78,7 @@ class ApiEntity:
     statements: frozenset[tuple[str, str]]
     claims: tuple[Claim, ...]
     sitelinks: int | None = None
+    values: frozenset[tuple[str, str]] = frozenset()
 
 
 _NOTHING = ApiEntity("", (), None, None, frozenset(), ())
@@ -229,9 +230,9 @@ def _parse_entity(content: Json) -> ApiEntity:
             names.append((label, language, "label"))
         names += [(alias, language, "alias") for alias in aliases.get(language, ())]
 
-    # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are not
-    # items are left out, and so are statements without a value.
-    statements, kept = set[tuple[str, str]](), set[Claim]()
+    # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are neither
+    # items nor dates nor quantities are left out, and so are statements without a value.
+    statements, kept, values = set[tuple[str, str]](), set[Claim](), set[tuple[str, str]]()
     for relation, claims in (content.get("claims") or {}).items():
         if not is_property(relation):
             raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
@@ -240,7 +241,10 @@ def _parse_entity(content: Json) -> ApiEntity:
             raise ValueError(f"expected a rank, found {wrong[0]!r:.80}")
         best = next((rank for rank in ("preferred", "normal") if rank in ranks), None)
         for claim, rank in zip(claims, ranks, strict=True):
-            value = claim["mainsnak"].get("datavalue", {}).get("value")
+            datavalue = claim["mainsnak"].get("datavalue", {})
+            if rank == best and (literal := json_value(datavalue)):
+                values.add((relation, literal))
+            value = datavalue.get("value")
             item = value.get("id", "") if isinstance(value, Mapping) else ""
             if rank == "deprecated" or not is_item(item):
                 continue
@@ -254,37 +258,21 @@ def _parse_entity(content: Json) -> ApiEntity:
     )
     pages = len(content["sitelinks"]) if "sitelinks" in content else None
     return ApiEntity(
-        _checked_id(content["id"]), tuple(names), label, description, frozenset(statements), tuple(sorted(kept)), pages
+        _checked_id(content["id"]),
+        tuple(names),
+        label,
+        description,
+        frozenset(statements),
+        tuple(sorted(kept)),
+        pages,
+        frozenset(values),
     )
 
 
 def _times(claim: Json, qualifier: str) -> list[str]:
     """Return the values of a qualifier of time as the query service writes them; [""] if there is none."""
     snaks = (claim.get("qualifiers") or {}).get(qualifier, ())
-    return [_rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
-
-
-def _rdf_time(value: Json) -> str:
-    """Return a time of the JSON format as xsd:dateTime, by the rules of Wikibase's RDF export.
-
-    An unknown month or day (00) is the first one, a day of the Julian calendar is converted to the Gregorian one, and
-    the year before 1 is 0 (XSD 1.1), which JSON writes as -1.
-    """
-    found = _TIME.fullmatch(value["time"])
-    if found is None:
-        raise ValueError(f"expected a time, found {value['time']!r:.80}")
-    year = int(found[2]) if found[1] == "+" else 1 - int(found[2])
-    month, day = max(1, int(found[3])), max(1, int(found[4]))
-    if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
-        # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
-        late = (14 - month) // 12  # the years of this count begin in March
-        years = year + 4800 - late
-        number = day + (153 * (month + 12 * late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
-        quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
-        fifths = 5 * (quarters % 1461 // 4) + 2
-        day, month = fifths % 153 // 5 + 1, (fifths // 153 + 2) % 12 + 1
-        year = quarters // 1461 - 4716 + (14 - month) // 12
-    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{found[5]}"
+    return [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
 
 
 def _text(content: Json) -> str:
@@ -310,9 +298,9 @@ class ActionApiSource(EndpointSource):
     """A `Source` over an `ActionApi`, with the facts that the query service of the same Wikibase would give.
 
     It answers questions about the ids themselves ("out", "claims", "types", "label", "description", "redirect",
-    "sitelinks"), at most 50 ids per request; an answer also has the facts of other kinds that its request brought. An
-    entity that exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The arguments and errors
-    are those of `EndpointSource`.
+    "sitelinks", "values"), at most 50 ids per request; an answer also has the facts of other kinds that its request
+    brought. An entity that exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The
+    arguments and errors are those of `EndpointSource`.
     """
 
     def __init__(
@@ -367,4 +355,5 @@ def _values(requested: str, found: ApiEntity | None) -> dict[Kind, Json]:
         "claims": [list(claim) for claim in own.claims],
         "types": [item for relation, item in statements if relation == "P31"],
         "sitelinks": own.sitelinks,
+        "values": [list(pair) for pair in sorted(own.values)],
     }

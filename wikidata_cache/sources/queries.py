@@ -23,7 +23,8 @@ _END = r"(P[1-9][0-9]*) (object|subject)"
 _ENDS = re.compile(_END + "()", re.ASCII)
 _PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
 
-LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "end"))  # variables with literals; others have IRIs
+# The variables with literals; others have IRIs.
+LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "v", "precision", "end"))
 _DIGITS = 16  # hex digits of the digest in the last row of an answer
 
 HUB = 500  # an item with more incoming statements is not expanded along them

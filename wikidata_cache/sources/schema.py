@@ -10,6 +10,7 @@ from typing import Any
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import is_entity, is_item, is_property
 from wikidata_cache.sources.queries import parse_relation_end
+from wikidata_cache.values import is_value
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANKS = ("preferred", "normal")
@@ -100,5 +101,6 @@ _CHECKS: Mapping[str, tuple[Callable[[str], bool], Callable[[Any], bool]]] = {
     "ends": (lambda end: _is_relation_end(end, item=False), _is_sample),
     "at_end": (lambda place: _is_relation_end(place, item=True), lambda value: isinstance(value, bool)),
     "sitelinks": (is_entity, lambda value: value is None or _is_count(value)),
+    "values": (is_entity, _pairs(is_property, is_value)),
     "query": (lambda key: _SHA256.fullmatch(key) is not None, _is_rows),
 }

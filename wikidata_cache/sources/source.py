@@ -33,6 +33,7 @@ Kind = Literal[
     "ends",
     "at_end",
     "sitelinks",
+    "values",
 ]
 
 Provenance = dict[str, object]  # plain JSON values
@@ -52,7 +53,8 @@ class Fact(NamedTuple):
     - "redirect": the item into which the id was merged, or None;
     - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is such as "P19 object";
     - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65";
-    - "sitelinks": the number of pages about the item in Wikipedia and its sister projects, or None if it isn't there.
+    - "sitelinks": the number of pages about the item in Wikipedia and its sister projects, or None if it isn't there;
+    - "values": [[property, value], ...], the truthy statements with a date or a quantity (`values.py`) as value.
     """
 
     kind: Kind

@@ -15,6 +15,7 @@ from operator import itemgetter
 from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, is_entity, is_item, is_property, local_id
 from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end, quoted
 from wikidata_cache.sources.source import Binding, Fact, Template
+from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
 
 _WIKIDATA = "http://www.wikidata.org/"
 _RANK = "http://wikiba.se/ontology#"
@@ -346,9 +347,52 @@ def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 SITELINKS = Template("sitelinks/1", "sitelinks", sitelinks_query, _read_sitelinks, _entity)
 
 
+def values_query(ids: Sequence[str]) -> str:
+    """Return the query for the truthy statements of these ids with a date or a quantity as value.
+
+    Rows: s, p, v, type (the literals); s, p, v and precision, or unit (how statements of best rank state them).
+    """
+    subjects, types = f"VALUES ?s {{ {_names(ids)} }}", ", ".join(f"<{XSD}{name}>" for name in DATATYPES)
+    literals = f'{subjects} ?s ?p ?v . FILTER(isLiteral(?v)) FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
+    stated = (
+        f'{subjects} ?s ?c ?n . FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) ?n a <{_RANK}BestRank> . '
+        f'?n ?p ?node . FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/value/P")) '
+    )
+    return marked_select(
+        "?s ?p ?v ?type ?precision ?unit",
+        f"{literals} BIND(DATATYPE(?v) AS ?type) FILTER(?type IN ({types}))",
+        f"{stated} ?node <{_RANK}timeValue> ?v ; <{_RANK}timePrecision> ?precision .",
+        f"{stated} ?node <{_RANK}quantityAmount> ?v ; <{_RANK}quantityUnit> ?unit .",
+    )
+
+
+def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    # A graph of truthy statements has only literals. Where statements are stored too, they state precision and unit.
+    literals: dict[tuple[str, str, str], str] = {}
+    stated: dict[tuple[str, str, str], set[str | None]] = defaultdict(set)
+    for row in rows:
+        text = row["v"]
+        key = local_id(row["s"]), local_id(row["p"]), quantity_value(text) or _time(text)
+        if "type" in row:
+            literals[key] = row["type"]
+        elif "unit" in row:
+            stated[key].add(quantity_value(text, local_id(row["unit"]) or row["unit"]))
+        else:
+            stated[key].add(date_value(text, int(row["precision"])))
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for (entity, relation, text), datatype in literals.items():
+        values = stated.get((entity, relation, text)) or {literal_value(text, datatype)}
+        found[entity] |= {(relation, value) for value in values if value and is_property(relation)}
+    return [Fact("values", entity, [list(pair) for pair in sorted(found[entity])]) for entity in ids]
+
+
+VALUES = Template("values/1", "values", values_query, _read_values, _subject)
+
+
 TEMPLATES = {
     template.kind: template
     for template in (
-        *(OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS, NAMED, MENTIONED, REDIRECTS, ENDS, AT_END, SITELINKS),
+        *(OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS),
+        *(NAMED, MENTIONED, REDIRECTS, ENDS, AT_END, SITELINKS, VALUES),
     )
 }

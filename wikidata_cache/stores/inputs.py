@@ -55,25 +55,28 @@ class Input:
     kind: Kind
     header: bytes = b""
 
-    def translate(self, languages: Collection[str], *, keep_all: bool, bad: BadLineHandler) -> LineTranslator:
+    def translate(
+        self, languages: Collection[str], *, keep_all: bool, values: bool, bad: BadLineHandler
+    ) -> LineTranslator:
         """Return the function that translates lines of the file to the N-Triples to keep.
 
         Args:
             languages: languages of the texts to keep.
             keep_all: keep every triple of an N-Triples file.
+            values: keep the dates and quantities of an N-Triples file or a JSON dump too.
             bad: called for unreadable lines.
         """
         match self.kind:
             case "N-Triples" if keep_all:
                 return ntriples.all_lines_translator(self.path.name, bad)
             case "N-Triples":
-                return ntriples.wanted_lines_translator(languages, bad)
+                return ntriples.wanted_lines_translator(languages, bad, values=values)
             case "TSV":
                 return plain_rows(bad)
             case "KGTK":
                 return kgtk_rows(self.header, languages, bad)
             case "JSON dump":
-                return json_entities(languages, bad)
+                return json_entities(languages, bad, values=values)
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 

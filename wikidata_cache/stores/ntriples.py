@@ -1,8 +1,9 @@
 """Filter N-Triples fast, in blocks of megabytes: one regular expression finds the lines that this package needs.
 
 The kept lines are truthy item-valued statements, redirects, and labels, aliases and descriptions in the wanted
-languages; of full dumps also the statement nodes of items with their item values, ranks, start and end times. All
-other inputs are turned into such lines (`statement_line`, `text_line`). Lines are in canonical form, so that equal
+languages; of full dumps also the statement nodes of items with their item values, ranks, start and end times. On
+request, dates and quantities are kept too, with precision and unit where the file has them. All other inputs are turned
+into such lines (`statement_line`, `text_line`, `value_lines`). Lines are in canonical form, so that equal
 triples are equal bytes in every store. Line endings are not part of a line. Format: https://www.w3.org/TR/n-triples/.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from pyoxigraph import RdfFormat, parse, serialize
 
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+from wikidata_cache.values import DATATYPES, XSD
 
 if TYPE_CHECKING:  # only `load` needs numpy
     import numpy as np
@@ -29,6 +31,9 @@ _ITEM = rb"<" + _W + rb"entity/Q[0-9]+>"
 _NODE = rb"<" + _W + rb"entity/statement/[^>\n]+>"
 _TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/core#altLabel)|schema\.org/description)>"
 _TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
+_TYPE = rb"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> "
+_LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).encode() + rb")>"
+_VALUE = rb"<" + _W + rb"value/[^>\n]+>"
 
 # The canonical form is the one that the engine writes, so that equal triples are equal bytes.
 _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
@@ -62,9 +67,9 @@ _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
-def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler, *, values: bool = False) -> LineTranslator:
     """Return a translator of N-Triples that keeps lines of `wanted_pattern`; `bad` is called for unreadable lines."""
-    pattern = wanted_pattern(languages)
+    pattern = wanted_pattern(languages, values=values)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, bad)
@@ -73,22 +78,34 @@ def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler) -> 
     return translate
 
 
-def wanted_pattern(languages: Collection[str]) -> re.Pattern[bytes]:
-    """Return the regular expression of a kept line. A match starts at the line end before it; group 1 is the line."""
+def wanted_pattern(languages: Collection[str], *, values: bool = False) -> re.Pattern[bytes]:
+    """Return the regular expression of a kept line, with `values` also of dates and quantities.
+
+    A match starts at the line end before it; group 1 is the line.
+    """
     spoken = b"|".join(re.escape(language.encode()) for language in languages)
-    of_an_item = (
+    of_an_item: tuple[bytes, ...] = (
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
         _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
         rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
         rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
     )
-    of_a_node = (
+    of_a_node: tuple[bytes, ...] = (
         rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
         rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
         rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
     )
-    content = rb"[QP][0-9]+> (?:" + b"|".join(of_an_item) + rb")|statement/[^>\n]+> (?:" + b"|".join(of_a_node) + rb")"
-    return re.compile(rb"\n(<" + _W + rb"entity/(?:" + content + rb") \.)(?=\n)")
+    of_a_value: tuple[bytes, ...] = ()
+    if values:
+        of_an_item += (rb"<" + _W + rb"prop/direct/P[0-9]+> " + _LITERAL,)
+        of_a_node += (_TYPE + rb"<" + _O + rb"BestRank>", rb"<" + _W + rb"prop/statement/value/P[0-9]+> " + _VALUE)
+        of_a_value = (
+            rb"<" + _O + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL,
+            rb"<" + _O + rb"quantityUnit> " + _ITEM,
+        )
+    lines = {rb"entity/[QP][0-9]+": of_an_item, rb"entity/statement/[^>\n]+": of_a_node, rb"value/[^>\n]+": of_a_value}
+    content = b"|".join(subject + rb"> (?:" + b"|".join(kept) + rb")" for subject, kept in lines.items() if kept)
+    return re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
@@ -168,6 +185,28 @@ def _surely_canonical(text: bytes) -> bool:
 def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
     """Return the line of a truthy item-valued statement, from three ids such as b"Q42", b"P31", b"Q5"."""
     return _STATEMENT % (subject, relation, value)
+
+
+def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
+    """Return the lines of a truthy statement with a date or a quantity (`values.py`), as a full dump has them."""
+    if value.startswith("^"):
+        time, _, precision = value[1:].partition("/")
+        literal = f'"{time}"^^<{XSD}dateTime>'
+        parts = {"timeValue": literal, "timePrecision": f'"{precision}"^^<{XSD}integer>'}
+    else:
+        amount, _, unit = value.partition("Q")
+        literal = f'"{amount}"^^<{XSD}decimal>'
+        parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or 199}>"}
+    place, name = "http://www.wikidata.org/", blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
+    item, node, content = f"<{ENTITY}{entity}>", f"<{ENTITY}statement/{entity}-{name}>", f"<{place}value/{name}>"
+    lines = [
+        f"{item} <{DIRECT}{relation}> {literal} .",
+        f"{item} <{place}prop/{relation}> {node} .",
+        f"{node} {_TYPE.decode()}<http://wikiba.se/ontology#BestRank> .",
+        f"{node} <{place}prop/statement/value/{relation}> {content} .",
+        *(f"{content} <http://wikiba.se/ontology#{part}> {term} ." for part, term in parts.items()),
+    ]
+    return [line.encode() for line in lines]
 
 
 def text_line(entity: str, kind: str, text: str, language: str) -> bytes:

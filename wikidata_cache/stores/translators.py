@@ -4,7 +4,8 @@
 - KGTK files have a header with `node1`, `label` and `node2` (https://kgtk.readthedocs.io/en/latest/data_model/). The
   kept edges are item-valued edges, and labels, aliases and descriptions in the wanted languages, written `'text'@en`.
 - The JSON dump has one entity per line (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html). As in the
-  truthy RDF dump, the item-valued statements of best rank of each property are kept, and the texts.
+  truthy RDF dump, the item-valued statements of best rank of each property are kept, and the texts; on request, the
+  dates and quantities of best rank too.
 - The label files of CoDEx are JSON objects by id.
 
 A translator takes whole lines and the number of the first line, and returns the N-Triples to keep.
@@ -19,7 +20,15 @@ from typing import Any
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
 from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.chunks import Chunk
-from wikidata_cache.stores.ntriples import KIND_IRIS, BadLineHandler, LineTranslator, statement_line, text_line
+from wikidata_cache.stores.ntriples import (
+    KIND_IRIS,
+    BadLineHandler,
+    LineTranslator,
+    statement_line,
+    text_line,
+    value_lines,
+)
+from wikidata_cache.values import json_value
 
 Json = Any
 
@@ -87,10 +96,10 @@ def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
     return translate
 
 
-def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+def json_entities(languages: Collection[str], bad: BadLineHandler, *, values: bool = False) -> LineTranslator:
     """Return a translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions.
 
-    `bad` is called for unreadable lines.
+    With `values`, dates and quantities are kept too. `bad` is called for unreadable lines.
     """
 
     def translate(lines: bytes, first: int) -> list[bytes]:
@@ -100,7 +109,7 @@ def json_entities(languages: Collection[str], bad: BadLineHandler) -> LineTransl
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity(parse(text), languages)
+                kept += _entity(parse(text), languages, values=values)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
@@ -127,7 +136,7 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
         yield pending
 
 
-def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:
+def _entity(entity: Json, languages: Collection[str], *, values: bool) -> Iterator[bytes]:
     name = entity["id"]
     if not is_entity(name):  # a lexeme
         return
@@ -143,10 +152,14 @@ def _entity(entity: Json, languages: Collection[str]) -> Iterator[bytes]:
         # Truthy are the statements of the best rank that the property has; deprecated ones never are.
         ranks = {statement["rank"] for statement in statements}
         best = next((rank for rank in _RANKS if rank in ranks), None)
-        values = dict.fromkeys(_item_value(statement) for statement in statements if statement["rank"] == best)
-        for value in values:
-            if value and is_property(relation):
-                yield statement_line(name.encode(), relation.encode(), value.encode())
+        truthy = [statement for statement in statements if statement["rank"] == best]
+        for item in dict.fromkeys(map(_item_value, truthy)):
+            if item and is_property(relation):
+                yield statement_line(name.encode(), relation.encode(), item.encode())
+        literals = (json_value(statement["mainsnak"].get("datavalue")) for statement in truthy) if values else ()
+        for literal in dict.fromkeys(literals):
+            if literal and is_property(relation):
+                yield from value_lines(name, relation, literal)
 
 
 def _item_value(statement: Json) -> str | None:

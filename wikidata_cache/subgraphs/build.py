@@ -27,6 +27,7 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.rules import Consequence
 from wikidata_cache.subgraphs.sampling import other_end, priority, sample
 from wikidata_cache.subgraphs.subgraph import Subgraph
+from wikidata_cache.values import is_value
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +118,7 @@ class Expansion:
             self.hubs += filter(facts.is_hub, self.frontier)
         offered: dict[str, list[Statement]] = {}
         for node in self.frontier:
-            usable = facts.usable(
-                node, incoming=options.incoming, claims=options.claims, named=self.named, dropped=self.dropped
-            )
+            usable = facts.usable(node, options, named=self.named, dropped=self.dropped)
             reasons = [self.forbidden(statement) for statement in usable]
             self.dropped.update(reason for reason in reasons if reason is not None)
             offered[node] = [s for s, reason in zip(usable, reasons, strict=True) if reason is None]
@@ -145,7 +144,7 @@ class Expansion:
                 self.steps.setdefault(statement, step)  # a statement may be sampled from both of its ends
                 if step.reached not in self.hops:
                     self.hops[step.reached] = step.hop
-                    if not self.closed(step.reached):
+                    if not is_value(step.reached) and not self.closed(step.reached):
                         reached[step.reached] = None
         self.frontier = list(reached)
 
@@ -172,18 +171,24 @@ def expand(
     """
     for m in per_node:
         frontier = sorted({node for expansion in expansions for node in expansion.frontier})
-        facts.prefetch(frontier, incoming=options.incoming, claims=options.claims, also=also)
+        facts.prefetch(frontier, options, also=also)
         eligible = [expansion.eligible(facts, options) for expansion in expansions]
         degrees: Mapping[str, int] = {}
         if options.policy == "inverse-hub":
-            degrees = facts.degrees(
-                {other_end(s, node) for offered in eligible for node, some in offered.items() for s in some}
-            )
+            ends = {other_end(s, node) for offered in eligible for node, some in offered.items() for s in some}
+            degrees = dict.fromkeys(ends, 0) | facts.degrees(end for end in ends if not is_value(end))
         for expansion, offered in zip(expansions, eligible, strict=True):
             expansion.advance(offered, degrees, options, m)
     facts.labels(also)  # one request for all edits, where no round has fetched them
     if options.claims:
         facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
+    if options.values and per_node and not facts.has_values and "values" not in facts.warned:
+        facts.warned.add("values")
+        logger.warning(
+            "%s: no date and no quantity about these items. A store has them if it was made by `load --values`; the "
+            "packaged extract and TSV files have none",
+            facts.source.name,
+        )
 
 
 def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
@@ -297,7 +302,7 @@ def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], 
         hops.setdefault(step.reached, step.hop)
     graph = Subgraph()
     for node in [*anchors.hops, *sorted(hops.keys() - anchors.hops.keys(), key=lambda node: (hops[node], node))]:
-        label = (facts.label(node) if is_item(node) else None) or anchors.words.get(node) or node
+        label = (facts.label(node) if is_item(node) or is_value(node) else None) or anchors.words.get(node) or node
         graph.add_node(node, label=label, hop=hops[node], role=anchors.roles.get(node, "neighbour"))
     if anchors.edit_edge is not None:
         subject, relation, target = anchors.edit_edge
@@ -327,7 +332,7 @@ def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOption
     """Warn, once for each o*, if all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
-    usable = facts.usable(node, incoming=options.incoming, claims=options.claims, named=ends.words, dropped=dropped)
+    usable = facts.usable(node, options, named=ends.words, dropped=dropped)
     unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
     if usable or not unlabelled or node in facts.warned:
         return

@@ -14,7 +14,9 @@ from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids, is_text
 from wikidata_cache.sources import templates
 from wikidata_cache.sources.source import Json, Kind, Source, Template
+from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end
+from wikidata_cache.values import is_value, unit_of, words
 
 
 class Facts:
@@ -51,13 +53,19 @@ class Facts:
         """Return {id: its statements of every rank except deprecated, with their times; [] for none}."""
         return {entity: [Claim(*c) for c in found] for entity, found in self._ask(templates.CLAIMS, ids).items()}
 
+    def values(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+        """Return {id: the (property, value) pairs of its dates and quantities; [] for none}."""
+        return {entity: [(p, v) for p, v in pairs] for entity, pairs in self._ask(templates.VALUES, ids).items()}
+
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} for the ids that have a label: en, else mul, en-gb, en-ca, en-us, simple."""
         return {entity: found[0] for entity, found in self._ask(templates.LABELS, ids).items() if found}
 
     def label(self, entity: str) -> str | None:
-        """Return the label of one id, or None."""
+        """Return the label of one id, or the words of a date or a quantity, or None."""
         known = self._known["label"]
+        if entity not in known and is_value(entity):
+            return words(entity, self.label)
         found = known[entity] if entity in known else self._ask(templates.LABELS, [entity])[entity]
         return found[0] if found else None
 
@@ -107,61 +115,71 @@ class Facts:
         """Return whether the graph has this truthy statement."""
         return statement[1:] in self.out([statement.subject])[statement.subject]
 
-    def stated(self, node: str, *, incoming: bool, claims: bool) -> list[Statement]:
+    def stated(self, node: str, options: SubgraphOptions) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
-        pairs = self._known["claims" if claims else "out"][node]
+        pairs = self._known["claims" if options.claims else "out"][node]
+        if options.values:
+            pairs = [*pairs, *self._known["values"][node]]
         found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
-        for subject, relation in (self._known["in"][node] or ()) if incoming else ():
+        for subject, relation in (self._known["in"][node] or ()) if options.incoming else ():
             found[Statement(subject, relation, node)] = None
         return list(found)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether any item that was asked for has a date or a quantity."""
+        return any(self._known["values"].values())
 
     def is_hub(self, node: str) -> bool:
         """Return whether a prefetched node has too many incoming statements to expand (more than `queries.HUB`)."""
         return self._known["in"].get(node, ()) is None
 
-    def prefetch(self, ids: Collection[str], *, incoming: bool, claims: bool, also: Collection[str] = ()) -> None:
+    def prefetch(self, ids: Collection[str], options: SubgraphOptions, *, also: Collection[str] = ()) -> None:
         """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests.
 
         Raises:
-            TruthyOnlyError: `claims` are requested and the source has only truthy statements of a node.
+            TruthyOnlyError: all ranks are requested and the source has only truthy statements of a node.
         """
+        if options.values:
+            self.values(ids)  # first, since the Action API answers with the other statements too
         stated = self.out(ids)
-        if claims:
+        if options.claims:
             # A source without ranks would give empty subgraphs, so it is refused at the first node that shows it.
             full = self.claims(ids)
             if bare := [node for node in ids if stated[node] and not full[node]]:
                 raise TruthyOnlyError(bare[0], self.source.name)
-        if incoming:
+        if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
-        found = ((s, other_end(s, node)) for node in ids for s in self.stated(node, incoming=incoming, claims=claims))
+        found = ((s, other_end(s, node)) for node in ids for s in self.stated(node, options))
         pairs = [(statement.property, other) for statement, other in found if statement.property not in self._meta]
-        self.types({other for _, other in pairs})
-        self.labels({entity for pair in pairs for entity in pair}.union(ids, also))
+        values = {other for _, other in pairs if is_value(other)} if options.values else set()
+        self.types({other for _, other in pairs} - values)
+        units = filter(None, map(unit_of, values))
+        self.labels({entity for pair in pairs for entity in pair}.difference(values).union(units, ids, also))
 
     def usable(
-        self, node: str, *, incoming: bool, claims: bool, named: Container[str], dropped: Counter[str]
+        self, node: str, options: SubgraphOptions, *, named: Container[str], dropped: Counter[str]
     ) -> list[Statement]:
         """Return the statements of a prefetched node that are not housekeeping and whose parts have labels.
 
         Args:
             node: the item.
-            incoming: also return the statements with the item as value.
-            claims: return statements of every rank except deprecated.
+            options: direction, ranks, and whether dates and quantities count.
             named: entities that need no label, because the edit has one for them.
             dropped: counts, by reason, the statements that are left out.
         """
         types, labels = self._known["types"], self._known["label"]
         usable = []
-        for statement in self.stated(node, incoming=incoming, claims=claims):
+        for statement in self.stated(node, options):
             relation, other = statement.property, other_end(statement, node)
             if relation in self._meta:
                 dropped["meta_property"] += 1
-            elif not self.internal.isdisjoint(types[other]):
+            elif not self.internal.isdisjoint(types.get(other, ())):  # a date or a quantity has no class
                 dropped["internal_item"] += 1
             elif labels[relation] is None:
                 dropped["unlabelled_property"] += 1
-            elif labels[other] is None and other not in named:
+            elif self.label(other) is None and other not in named:
                 dropped["unlabelled_item"] += 1
             else:
                 usable.append(statement)

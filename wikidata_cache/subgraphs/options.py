@@ -89,6 +89,9 @@ class SubgraphOptions:
         rules: keep only those statements of o* from which a fact follows by a rule and the edit, the most confident
             ones, and add these facts as edges with the role "consequence", `rule`, `support` and `confidence`. Facts
             that the graph has already do not change, and are left out.
+        values: also take statements whose value is a date or a quantity: nodes with a label such as "30 December 1984"
+            or "206 centimetre" and a key of `wikidata_cache.values`, which are never expanded. For statements of best
+            rank, without `rules`.
 
     Raises:
         BadOptionError: an option has a bad value.
@@ -104,6 +107,7 @@ class SubgraphOptions:
     statements: Statements = "truthy"
     leakage: Leakage = field(default_factory=Leakage)
     rules: Rules | None = None
+    values: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("hops", 1), ("per_node", 0), ("seed", None), ("max_edges", 1)):
@@ -125,6 +129,9 @@ class SubgraphOptions:
         object.__setattr__(self, "roots", roots)
         if not isinstance(self.leakage, Leakage):
             raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
+        if self.values and (self.claims or self.rules is not None):
+            other = "rules" if self.rules is not None else "statements='all'"
+            raise BadOptionError(f"values=True reads statements of best rank, and not with {other}; leave one out.")
 
     @property
     def incoming(self) -> bool:
@@ -142,7 +149,7 @@ class SubgraphOptions:
 
     def provenance(self) -> dict[str, object]:
         """Return the options as plain JSON values."""
-        plain = {name: value for name, value in vars(self).items() if name != "rules"}
+        plain = {name: value for name, value in vars(self).items() if name != "rules" and (value or name != "values")}
         rules = {} if self.rules is None else {"rules": self.rules.provenance()}
         return plain | {"roots": list(self.roots), "leakage": self.leakage.provenance()} | rules
 

@@ -20,6 +20,7 @@ import networkx as nx
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError, MissingExtraError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_property
+from wikidata_cache.values import is_value, typed_literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +35,10 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
     """A networkx.MultiDiGraph of Wikidata statements, with provenance in `.graph`.
 
-    Nodes are item ids with `label`, `hop` and `role`; edge keys are property ids, with `property`, `label` and `role`.
-    All functions of networkx work on it, and `copy`, `subgraph` and `reverse` return a `Subgraph` again. A notebook
-    displays it as the last expression of a cell. Equal graphs are exported as equal bytes.
+    Nodes are item ids, or dates and quantities (`values.py`), with `label`, `hop` and `role`; edge keys are property
+    ids, with `property`, `label` and `role`. All functions of networkx work on it, and `copy`, `subgraph` and `reverse`
+    return a `Subgraph` again. A notebook displays it as the last expression of a cell. Equal graphs are exported as
+    equal bytes.
     """
 
     def to_networkx(self) -> nx.MultiDiGraph:
@@ -93,8 +95,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         """Return an rdflib.Graph of `wd:s wdt:p wd:o` triples and rdfs:labels.
 
         The edit's own edge is a wdt: triple like the others (property `urn:wikidata-cache:edit` for a relation without
-        an id). A subject without an id is a blank node. The language of a label is the node's `label_lang`, else "en";
-        a node whose label is only its id gets no label.
+        an id). A subject without an id is a blank node, and a date or a quantity a typed literal without its unit. The
+        language of a label is the node's `label_lang`, else "en"; a node whose label is only its id gets no label.
         """
         import rdflib
 
@@ -102,12 +104,15 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         graph.bind("wd", ENTITY)
         graph.bind("wdt", DIRECT)
         label = rdflib.URIRef(RDFS_LABEL)
-        term = {
+        term: dict[str, rdflib.term.Node] = {
             node: rdflib.URIRef(ENTITY + node) if is_entity(node) else rdflib.BNode(node.removeprefix("_:"))
             for node in self
         }
+        for node in filter(is_value, self):
+            text, datatype = typed_literal(node)
+            term[node] = rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
         for node, data in self.nodes(data=True):
-            if data["label"] != node:
+            if data["label"] != node and not is_value(node):
                 graph.add((term[node], label, rdflib.Literal(data["label"], lang=data.get("label_lang", "en"))))
         for u, v, key, data in self.edges(keys=True, data=True):
             direct, entity = (DIRECT + key, ENTITY + key) if is_property(key) else (EDIT_IRI, EDIT_IRI)

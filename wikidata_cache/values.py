@@ -1,0 +1,171 @@
+"""Dates and quantities as values of statements, each as one text, which is its key as a node of a subgraph.
+
+The texts are those of KGTK (https://kgtk.readthedocs.io/en/latest/data_model/): `^1984-12-30T00:00:00Z/11` is a date
+with its precision (11 a day, 10 a month, 9 a year, 8 a decade, 7 a century), `206Q174728` a quantity with its unit,
+`3898747` one without. None of them is an id. Dates are Gregorian, and the year 0 is 1 BCE, as in Wikidata's RDF.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from wikidata_cache.ids import is_item, local_id
+
+XSD = "http://www.w3.org/2001/XMLSchema#"
+# The types of literals, with the precision of a date; a dateTime does not tell its precision.
+DATATYPES = {
+    "dateTime": None,
+    "date": 11,
+    "gYearMonth": 10,
+    "gYear": 9,
+    "decimal": None,
+    "integer": None,
+    "double": None,
+}
+
+_CENTURY, _DECADE, _YEAR, _MONTH, _DAY = 7, 8, 9, 10, 11
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_VALUE = re.compile(
+    r"\^(?P<year>-?\d{4,12})-(?P<month>\d\d)-(?P<day>\d\d)T00:00:00Z/(?P<precision>[7-9]|1[01])"
+    r"|(?P<amount>-?\d{1,130}(?:\.\d{1,130})?)(?P<unit>Q[1-9]\d*)?",
+    re.ASCII,
+)
+_RDF_TIME = re.compile(r"\+?(-?\d{1,12})(?:-(\d\d))?(?:-(\d\d))?(?:T[\d:.]+)?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
+_JSON_TIME = re.compile(r"([+-])(\d+)-(\d\d)-(\d\d)(T[\d:]+Z)", re.ASCII)
+_JULIAN = "Q1985786"
+_ONE = ("", "1", "Q199")  # the unit of a number without unit: none, in JSON, in RDF
+
+
+def is_value(text: str) -> bool:
+    """Return whether a node key is a date or a quantity."""
+    return _VALUE.fullmatch(text) is not None
+
+
+def date_value(time: str, precision: int) -> str | None:
+    """Return a date from its xsd:dateTime, or a shorter form; None if it is less precise than a century."""
+    found = _RDF_TIME.fullmatch(time)
+    if found is None or precision < _CENTURY:
+        return None
+    year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
+    month, day = month if precision >= _MONTH else 1, day if precision >= _DAY else 1
+    if not (1 <= month <= len(_MONTHS) and 1 <= day <= 31):
+        return None
+    return f"^{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}T00:00:00Z/{min(precision, _DAY)}"
+
+
+def quantity_value(amount: str, unit: str = "") -> str | None:
+    """Return a quantity from its number and the id of its unit ("", "1" or "Q199" for none); None for another text."""
+    try:
+        number = Decimal(amount)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or abs(number.adjusted()) > 100 or not (unit in _ONE or is_item(unit)):
+        return None
+    digits = f"{number:f}"  # not normalize(), which rounds to 28 digits
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    found = f"{'0' if digits == '-0' else digits}{'' if unit in _ONE else unit}"
+    return found if is_value(found) else None
+
+
+def literal_value(text: str, datatype: str) -> str | None:
+    """Return the value of a literal alone; None if it is neither a date nor a quantity.
+
+    An xsd:dateTime does not tell its precision, and Wikidata writes a year as its 1 January. So 1 January is read as
+    the year, and the first day of another month as the month: this is never wrong, but may be less precise.
+    """
+    name = datatype.removeprefix(XSD)
+    if name not in DATATYPES or name == datatype:
+        return None
+    if name in ("decimal", "integer", "double"):
+        return quantity_value(text)
+    precision = _YEAR if "-01-01T" in text else _MONTH if "-01T" in text else _DAY
+    return date_value(text, DATATYPES[name] or precision)
+
+
+def json_value(datavalue: Any) -> str | None:
+    """Return the value of a `datavalue` of Wikibase's JSON; None for other types, and for one that can't be read."""
+    try:
+        value = datavalue["value"]
+        match datavalue["type"]:
+            case "time":
+                return date_value(rdf_time(value), value["precision"])
+            case "quantity":
+                return quantity_value(value["amount"], local_id(value["unit"]) or value["unit"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def rdf_time(value: Any) -> str:
+    """Return a time of the JSON format as xsd:dateTime, by the rules of Wikibase's RDF export.
+
+    An unknown month or day (00) is the first one, a day of the Julian calendar is converted to the Gregorian one, and
+    the year before 1 is 0 (XSD 1.1), which JSON writes as -1.
+    """
+    found = _JSON_TIME.fullmatch(value["time"])
+    if found is None:
+        raise ValueError(f"expected a time, found {value['time']!r:.80}")
+    year = int(found[2]) if found[1] == "+" else 1 - int(found[2])
+    month, day = max(1, int(found[3])), max(1, int(found[4]))
+    if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
+        # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
+        late = (14 - month) // 12  # the years of this count begin in March
+        years = year + 4800 - late
+        number = day + (153 * (month + 12 * late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
+        quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
+        fifths = 5 * (quarters % 1461 // 4) + 2
+        day, month = fifths % 153 // 5 + 1, (fifths // 153 + 2) % 12 + 1
+        year = quarters // 1461 - 4716 + (14 - month) // 12
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{found[5]}"
+
+
+def unit_of(value: str) -> str | None:
+    """Return the id of the unit of a value, or None."""
+    found = _VALUE.fullmatch(value)
+    return found["unit"] if found else None
+
+
+def words(value: str, label: Callable[[str], str | None]) -> str | None:
+    """Return a value in words, such as "30 December 1984" or "206 centimetre"; None if its unit has no `label`."""
+    found = _VALUE.fullmatch(value)
+    if found is None:
+        return None
+    if found["amount"]:
+        number = f"{Decimal(found['amount']):,f}"
+        if found["unit"] is None:
+            return number
+        unit = label(found["unit"])
+        return unit and f"{number} {unit}"
+    year, precision = int(found["year"]), int(found["precision"])
+    era, year = (" BCE", 1 - year) if year < 1 else ("", year)
+    if precision == _CENTURY:
+        count = (year + 99) // 100
+        ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+        return f"{count}{ending} century{era}"
+    if precision == _DECADE:
+        return f"{year // 10 * 10}s{era}"
+    day = f"{int(found['day'])} " if precision == _DAY else ""
+    month = f"{_MONTHS[int(found['month']) - 1]} " if precision >= _MONTH else ""
+    return f"{day}{month}{year}{era}"
+
+
+def typed_literal(value: str) -> tuple[str, str]:
+    """Return a value as the text and the datatype of an RDF literal, which tells the precision of a date to a year.
+
+    The unit of a quantity is left out.
+    """
+    found = _VALUE.fullmatch(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no value")
+    if found["amount"]:
+        return found["amount"], f"{XSD}decimal"
+    year, month, day = found["year"], found["month"], found["day"]
+    forms = {_DAY: (f"{year}-{month}-{day}", "date"), _MONTH: (f"{year}-{month}", "gYearMonth")}
+    text, name = forms.get(int(found["precision"]), (year, "gYear"))
+    return text, f"{XSD}{name}"
