@@ -39,8 +39,8 @@ Settings = Annotated[
 ]
 
 _LEARNS = """
-Edits with paraphrases and neighbourhood prompts are needed. `--leave-out` keeps the subjects of a test file out of
-the training, so that the method can be evaluated on it.
+Paraphrases and neighbourhood prompts of the edits are used where there are some. `--leave-out` keeps the subjects and
+prompts of a test file out of the training, so that the method can be evaluated on it.
 
 """
 _EXAMPLE = """Examples:

@@ -1,7 +1,7 @@
 """The questions of `glame-plus` about one edit, for the teacher and for the edited model.
 
 `RippleTargets` holds all questions of an edit. The edit s -r-> o* and a statement o* -r'-> o' of the graph make a
-`ComposedFact`: "Q: What is the currency of the country of X?" yen. If the graph lacks a relation, the model may be
+`ComposedFact`: "Q: What is the currency of the country of X?" yen. Of a relation without such a fact the model may be
 asked about o* itself; these are the relations that objects of r have most often in a graph (`asked_nouns`). Relations
 are named by nouns from a packaged table, which is ordered by what people ask first. The subject is as late in a
 question as possible, because only the tokens from there on cost time.
@@ -126,7 +126,7 @@ class RippleTargets:
 
     @property
     def asks(self) -> list[TeacherQuestion]:
-        """Questions for the teacher: relations that things like o* usually have, but the graph lacks for o*.
+        """Questions for the teacher: relations that things like o* usually have, of which no fact is `stated`.
 
         There are up to twice as many as may be learned, because the teacher does not answer all of them. Nothing is
         asked about s itself: the unedited model, with the new fact in its prompt, still answers with the consequences
