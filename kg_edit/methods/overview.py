@@ -25,9 +25,9 @@ prints the settings of a method with their defaults. A family computes changes i
 
 - *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model or exported.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
-  ones.
-- *remove*: exact where one edit can be removed from a patch of many; else the ledger computes the others again
-  ([patches](patches.md)).
+  ones (`grace`: without its earlier entries).
+- *remove*: exact where one edit can be removed from a batch or a memory of many; else the ledger computes the others
+  again ([patches](patches.md#what-removing-means)).
 - *graph*: whether a knowledge graph is needed.
 """
 _FAMILIES = (  # in this order; those of plug-ins follow
@@ -71,7 +71,7 @@ CHOICES = (
     Choice(
         "hundreds of facts, weights unchanged",
         "serac",
-        "100 % after 300 edits; its classifier is trained first: kg-edit serac train",
+        "100 % after 300 edits; its network is trained first: kg-edit serac train",
     ),
     Choice(
         "nothing else may change",
@@ -81,7 +81,7 @@ CHOICES = (
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "97 % of 100 edits are generated; the fact is put before prompts that name its subject, so neighbours are "
+        "97 % of 100 edits are generated; the fact is put before prompts that name its subject, so other prompts are "
         "unchanged",
     ),
 )

@@ -6,8 +6,8 @@ token of a question (`answers`). It gets these facts:
 - the edit itself, as a question and as its prompt;
 - for a statement o* -r'-> o' of the graph: "Q: What is the r' of the r of s? A:" o'. If there are several o', the one
   that the model finds likeliest;
-- for a relation r' that such things usually have, of which no fact was taken from the graph: the unedited model's answer
-  to "What is the r' of o*?", if the model gives the same answer to another form of the question.
+- for a relation r' that such things usually have, of which no fact was taken from the graph: the unedited model's
+  answer to "What is the r' of o*?", if the model gives the same answer to another form of the question.
 
 With ``answers`` null, the one value at s learns all of this in its own descent, the edit itself as two questions:
 L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, where q is the unedited
