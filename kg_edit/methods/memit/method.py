@@ -385,7 +385,7 @@ class JointMethod(ValueMethod):
         if opposed := [record["edit"]["id"] for record in patch.edits if record.get("opposed")]:
             raise PatchError(
                 f"facts of {', '.join(map(repr, opposed))} were left out, because an edit of the batch contradicts "
-                "them; make the edits that stay again, as kg-edit ledger remove does"
+                "them; make the edits that stay again, as kg-edit patch remove does"
             )
         self.prepare()
         left = WeightPatch(factors={}, provenance=self.provenance())
