@@ -41,7 +41,7 @@ class FtAllConfig(StatementConfig):
 
 
 class FtAll(TuningMethod):
-    """Every matrix of the blocks is tuned on the edit's target; the most that fine-tuning can do for one fact.
+    """Every matrix of the blocks is tuned on the edit's target.
 
     The patch has whole matrices: it is as large as the model's blocks in float32 (425 MB for SmolLM2-135M, in a file
     632 MB), and so is the sum of many. ``layers`` restricts it to some blocks.

@@ -34,7 +34,7 @@ class DefinitionConfig(PromptConfig):
     insert: Literal["fact", "definition", "both", "random"] | None = Field(
         None,
         description="the fact, the graph's descriptions of s and o*, both, or another entity's fact (random); unset: "
-        "both if a graph is given",
+        "both if a graph has descriptions, else the fact",
     )
     exclude_answers: bool = Field(
         False, description="leave out descriptions that contain an answer of the edit's test questions"

@@ -151,7 +151,7 @@ def _key(shape: Shape) -> str:
 
 
 class MendTraining(training.TrainingConfig):
-    """Settings of the training. The preset ``paper`` has the published ones, which need hours on an accelerator.
+    """Settings of the training. The preset ``paper`` has the published ones.
 
     Its learning rate is about 100 times the published 1e-6, because V is so much smaller here (`LowRankLayer`).
     The preset ``propmend`` learns from portability questions (PropMEND, arXiv 2506.08920).

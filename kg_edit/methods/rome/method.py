@@ -76,7 +76,7 @@ class RankOneConfig(ValueConfig, LayerConfig):
     """Settings of methods that write one value under one key in one layer.
 
     The clamp is 2, because at 4 an edit damages its neighbours twice as much. There are fewer contexts than published,
-    which gives the same scores in a fraction of the time (docs/speed.md).
+    which takes a fraction of the time (docs/speed.md compares the scores).
     """
 
     key: KeyVariant = Field(
