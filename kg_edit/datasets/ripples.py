@@ -5,9 +5,9 @@ records. A record is an edit and its questions. A question is a path from an ent
 module words it: "What is the capital of the country of Rome?". Two paths of other entities, with other answers, serve
 as its examples.
 
-The model knows each hop of a path by itself. The exception is an *unknown* two-hop question: the model gets its last
-hop wrong in every form. The answer of a *withheld* question is hidden from a method that reads a graph
-(`kg_edit.graphs.controls.Withheld`); the answer of a *stated* question is visible in the graph.
+The model knows each hop of a path by itself, but for the edited one. The exception is an *unknown* two-hop question:
+the model gets its last hop wrong in every form. The answer of a *withheld* question is hidden from a method that reads
+a graph (`kg_edit.graphs.controls.Withheld`); the answer of a *stated* question is visible in the graph.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RippleQuestion(Record):
     answers: Answer = Field(description="the right answer, and aliases that the header does not have")
     old: Names = Field((), description="answers before the edit")
     via: Names = Field((), description="the things between s's new object and the answer")
-    known: bool = Field(True, description="whether the model knows each hop by itself")
+    known: bool = Field(True, description="whether the model knows each hop but the edited one by itself")
     stated: bool = Field(True, description="whether a method that reads a graph may see the answer there")
 
 
