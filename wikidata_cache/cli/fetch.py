@@ -112,7 +112,7 @@ def fetch(
     """Fetch the subgraphs of a file of edits into the cache, in few requests.
 
     Answers in the cache are not fetched again, so the same command resumes an interrupted run. While Wikidata's query
-    service refuses or limits requests, its Action API answers what it can: everything about ids.
+    service refuses or limits requests, its Action API answers what it can: what is stated about ids.
 
     Examples:
 
