@@ -175,11 +175,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with patch.applied(model) as edited:
             found[name] = scores(edited, study.columns, text)
     results = Results(options.results)
-    about = {"table": f"ext-sub-{options.data}", "data": data, "n": str(limit), "model": "SmolLM2-135M"}
+    about = {"table": f"ext-sub-{options.data}", "data": data, "model": "SmolLM2-135M"}
     for name, row in found.items():
         log.info("%s: %s", name, row)
         values = {metric: f"{value:.{1 if 'perplexity' in metric else 2}f}" for metric, value in row.items()}
-        results.add(Number(**about, method=name, settings="", metric=one, mean=value) for one, value in values.items())
+        results.add(
+            Number(**about, n=str(len(study.columns.get(one, "")) or limit), method=name, metric=one, mean=value)
+            for one, value in values.items()
+        )
     results.save()
 
 

@@ -51,7 +51,7 @@ class ExtSubConfig(LoraConfig):
     locality: str | None = Field(
         None,
         json_schema_extra=NAMES_A_FILE,
-        description="benchmark file: the expert also learns the answers of its locality prompts (or neighbours)",
+        description="benchmark file: the expert also learns the answers of its neighbours, or locality prompts",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -1,3 +1,3 @@
-"""T-Patcher: one neuron for each edit, in the last feed-forward network."""
+"""T-Patcher: one neuron for each wrong token of an edit's target, in the last feed-forward network."""
 
 METHODS = {"t-patcher": "method:TPatcher"}

@@ -159,6 +159,8 @@ class Wise(AdapterMethod):
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the present shard on the one edit; the adapter has its change, and the edit's activation.
 
+        Other shards do not act while it is trained.
+
         Raises:
             PatchError: the memory of the earlier edits has other settings.
         """
