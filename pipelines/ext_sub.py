@@ -179,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, row in found.items():
         log.info("%s: %s", name, row)
         values = {metric: f"{value:.{1 if 'perplexity' in metric else 2}f}" for metric, value in row.items()}
+        asked = {one: str(len(study.columns.get(one, ())) or limit) for one in values}
         results.add(
-            Number(**about, n=str(len(study.columns.get(one, "")) or limit), method=name, metric=one, mean=value)
+            Number(**about, n=asked[one], method=name, settings="", metric=one, mean=value)
             for one, value in values.items()
         )
     results.save()
