@@ -36,7 +36,7 @@ class CurvePoint(BaseModel):
 
     ``scores`` are means over ``n`` records among those edited so far: are the edits retained, are their neighbours
     unchanged? ``unedited`` are the unedited model's means over the same records. ``failed`` of the ``n`` records could
-    not be scored, because edits broke the model; their shares count as 0. ``retention`` has GRACE's rates
+    not be scored, because edits broke the model; their shares that should be high count as 0. ``retention`` has GRACE's rates
     (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from efficacy.greedy over the ``n``
     records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could not be
     asked.
@@ -123,7 +123,8 @@ class Summary(BaseModel):
 
     ``provenance`` has the run's settings, the number of ``failed`` records, and ``counts``: for each section and
     metric, the number of records behind its mean. A record whose edit could not be made is scored on the model without
-    it, and counts in the means. ``broken`` records could not be scored after their edits; their shares count as 0.
+    it, and counts in the means. ``broken`` records could not be scored after their edits; their shares that should be
+    high count as 0.
 
     The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
     in front of the question; None without them. If edits accumulate, ``just_edited`` has the scores right
