@@ -38,8 +38,8 @@ class CurvePoint(BaseModel):
     unchanged? ``unedited`` are the unedited model's means over the same records. ``failed`` of the ``n`` records could
     not be scored, because edits broke the model; their shares that should be high count as 0. ``retention`` has GRACE's
     rates (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from efficacy.greedy over the
-    ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could not be
-    asked.
+    ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could not
+    be asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
