@@ -48,7 +48,7 @@ class EvalConfig(BaseModel, metaclass=Called):
     )
     evaluate_every: int | None = Field(
         None,
-        description="Number of edits between two points of the curve.",
+        description="Number of records between two points of the curve.",
         json_schema_extra={"show_default": "about ten points", "panel": _MANY},
     )
     sample: int | None = Field(
