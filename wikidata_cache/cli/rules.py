@@ -19,7 +19,13 @@ def rules(
         int, typer.Option(min=1, metavar="N", help="Least number of pairs for which the whole rule is in the graph.")
     ] = 20,
     confidence: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Least share of the rule's pairs that have its head.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Least share of the rule's pairs that have its head, among those with any statement of its relation.",
+        ),
     ] = 0.5,
 ) -> None:
     """Mine the rules of a graph: which other facts follow from a fact.
