@@ -113,7 +113,7 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePlan:
-    """A schedule, and the number of edits between two points of the curve.
+    """A schedule, and the number of records between two points of the curve.
 
     Each record is scored right after its own step, and after the last step. At each point of the curve, earlier records
     are scored too: all of them, or `CURVE_RECORDS` evenly spread ones if there are more.

@@ -1,4 +1,4 @@
-"""Find out which facts a model knows, by asking each fact in three few-shot forms that are used nowhere else.
+"""Find out which facts a model knows, by asking each fact in three few-shot forms that no score uses.
 
 A fact is *known* if the answers to at least two of the three forms begin with its object or an alias, and *unknown* if
 none does. The three examples of a relation are facts of the graph with three different objects; they show the form and

@@ -15,7 +15,7 @@ from kg_edit.text.matching import normalised
 ANSWER = "Answer:"
 CHOICES = 10
 
-# They only show the form. Each has two steps, about things that no benchmark's record contains.
+# They only show the form. Each has two steps, about things of everyday life.
 SHOTS = (
     Example(
         question="What colour is the fruit that lemonade is made from?",
