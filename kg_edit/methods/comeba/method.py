@@ -33,7 +33,7 @@ class ComebaConfig(GateSettings, MemitConfig):
     """MEMIT's settings, and those of the gate."""
 
     remember: float = Field(
-        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 1"
+        1.0, gt=0, description="weight of the keys of earlier edits in one model; a new key has 1; published: 1"
     )
     texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
@@ -101,9 +101,9 @@ class Comeba(Memit):
         return patch
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
-        """Return the keys of the earlier batches, which the adapters of ``before`` hold, [d_ff, earlier facts]."""
+        """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""
         adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
-        return adapter.keys.T if isinstance(adapter, GatedUpdate) else None
+        return self.config.remember**0.5 * adapter.keys.T if isinstance(adapter, GatedUpdate) else None
 
     @property
     def _places(self) -> list[tuple[str, str]]:

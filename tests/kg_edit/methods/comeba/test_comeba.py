@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kg_edit.errors import ConfigError
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.methods.comeba.method import Comeba, ComebaConfig
 from kg_edit.methods.memit.method import Memit, MemitConfig
@@ -82,6 +83,16 @@ def test_only_tokens_near_the_keys_are_changed() -> None:
         changed = module(inputs)
     moved = (changed - clean).norm(dim=-1) > 1e-6
     assert moved.tolist() == [True, True, True, False]
+
+
+def test_earlier_keys_have_the_weight_of_remember() -> None:
+    model = tiny("llama")
+    first = comeba(model).edit(EDITS[:1])
+    once, twice = (comeba(model, remember=weight).protected(1, first) for weight in (1.0, 4.0))
+    assert once is not None and twice is not None and once.shape[1] == 1
+    torch.testing.assert_close(twice, 2 * once)
+    with pytest.raises(ConfigError, match="remember"):
+        comeba(model, remember=0.0)
 
 
 @pytest.mark.slow
