@@ -1,4 +1,4 @@
-"""The filter ``--known-only`` for any data set: select the questions whose further hops the unedited model knows.
+"""The filter ``--known-only``: select the questions whose further hops the unedited model knows.
 
 RippleEdits (Cohen et al. 2024) counts a test only if the model answers its condition queries. The same rule is used
 here, with the hops that each data set gives:
@@ -9,7 +9,7 @@ here, with the hops that each data set gives:
 - Ripples: its known questions are built this way; the unknown ones are left out.
 
 A hop is known if the model's greedy answer has its object (names are compared as everywhere). A record without
-any question left is dropped.
+any such question left is dropped, and so is every record of a data set without them.
 """
 
 from __future__ import annotations
