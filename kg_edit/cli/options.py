@@ -168,7 +168,7 @@ Memory = Annotated[
         min=1,
         metavar="MB",
         show_default="1000, on an accelerator half of what is free",
-        help="Memory of a forward pass, without the model. Same results.",
+        help="Memory of a forward pass while edits are made, without the model. Same results.",
         rich_help_panel=MACHINE,
     ),
 ]
