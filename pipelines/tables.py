@@ -143,7 +143,7 @@ class Results:
                 if table.get("appendix"):
                     made = self.markdown(name, intervals=False)
                     parts.append(f"### {table['title']}\n\n{table['caption']}\n\n{made}\n")
-            if others := sum(not table.get("appendix") for table in tables.values()):
+            if others := sum(not table.get("appendix") and bool(self.tables[name]) for name, table in tables.items()):
                 parts.append(f"{others} other tables of the file are named in [tables.toml](../results/tables.toml).\n")
         return "\n".join(parts)
 
