@@ -298,8 +298,8 @@ def tasks(
 ) -> None:
     """Write a benchmark as a task of the lm-evaluation-harness, with the metrics of kg-edit.
 
-    The task refers to the data file by its path, so leave the file there. The task makes no edits: give the harness an
-    edited model (`kg-edit patch merge`).
+    Metrics that compare with the unedited model are missing. The task refers to the data file by its path, so leave the
+    file there. The task makes no edits: give the harness an edited model (`kg-edit patch merge`).
 
     Examples:
 
