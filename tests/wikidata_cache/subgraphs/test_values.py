@@ -226,6 +226,7 @@ def test_options_that_do_not_fit_are_refused(more: dict) -> None:
         SubgraphOptions(values=True, **more)
 
 
+@pytest.mark.slow
 def test_exports_show_values(dump: Path, tmp_path: Path) -> None:
     graph = WikidataCache(dump).subgraph(EDIT, DEEP)
     again = written(tmp_path / "again.nt", graph.to_rdflib().serialize(format="nt"))
