@@ -161,9 +161,8 @@ def shown_text(number: Number | None, *, percent: bool = False, intervals: bool 
     if number is None:
         return ""
     mean, low, high = (_digits(value, percent=percent) for value in (number.mean, number.low, number.high))
-    bound, note = ("<", "") if number.note == "<" else ("", number.note)
     wide = intervals and low != high  # a bootstrap of equal values has no interval
-    parts = [f"{bound}{mean}" if mean else "", f"[{low}, {high}]" if wide else "", note]
+    parts = [mean, f"[{low}, {high}]" if wide else "", number.note]
     text = " ".join(filter(None, parts))
     return f"{text}, p {number.p}" if number.p and intervals else text
 
