@@ -294,6 +294,7 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
     other = "" if n == next((number.n for number in results.tables[table]), n) else f"{n} records"
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
     rows |= {section: ("unedited", told) for section, told in CEILINGS.items() if section in run.sections}
+    model = run.provenance.get("model", {}).get("name", "smollm2-135m")
     for section, (name, told) in rows.items():
         about = {
             "table": table,
@@ -301,7 +302,7 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
             "n": n,
             "method": name,
             "settings": ", ".join(filter(None, (told, other))),
-            "model": "SmolLM2-135M",
+            "model": MODELS.get(model, model),
             "commit": str(run.provenance.get("commit") or "")[:7],
         }
         for label, metric in described["metrics"].items():
@@ -313,6 +314,7 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
 
 
 COSTS = ("seconds", "perplexity")
+MODELS = {"smollm2-135m": "SmolLM2-135M"}  # names in the tables
 
 
 def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, float | None, float | None]:

@@ -352,6 +352,8 @@ class Evaluation:
         from kg_edit.ripples.known_only import known_only
 
         found = known_only(model, content.records, folder=cache_folder() / "knowledge")
+        if not found.asked:
+            raise ConfigError("--known-only: the records have no question with a further hop; remove it")
         if not found.records:
             raise ConfigError(
                 f"--known-only: none of the {found.asked} questions is left, because the model does not know their "

@@ -131,6 +131,7 @@ def test_a_finished_run_becomes_rows(
     before = [number for number in results.tables["single"] if number.method == "rome"]
     results.add(tables.of_run(results, "single", run, "nudge", "fast"))
     made = {number.metric: number for number in results.tables["single"] if number.row == "nudge, fast"}
+    assert {number.model for number in made.values()} == {str(tiny_folder)}
     score = run.edited["portability.nll"]
     ends = (score.mean, score.ci95_low, score.ci95_high)
     assert made["portability, nll"][6:9] == tuple(f"{value:.1f}" for value in ends)

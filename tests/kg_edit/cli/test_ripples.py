@@ -68,11 +68,13 @@ def test_edits_without_any_question_say_why(kg_edit: Run, inputs: tuple[str, ...
     )
 
 
-def test_wrong_split_and_control_are_refused(kg_edit: Run, inputs: tuple[str, ...]) -> None:
+def test_options_without_a_use_are_refused(kg_edit: Run, inputs: tuple[str, ...]) -> None:
     run = ("evaluate", "--dataset", "edits", "--data", "mine.jsonl", "--method", "rome", "--out", "run")
     result = kg_edit(*run, *inputs[2:], "--split", "dev")
     assert result.code == 2
     assert "this data set has no splits; remove --split" in " ".join(result.err.split())
+    result = kg_edit(*run, *inputs[2:], "--known-only")
+    assert (result.code, "the records have no question with a further hop; remove it" in result.err) == (2, True)
     result = kg_edit(*run, *inputs[2:], "--control", "wrong")
     assert (result.code, "rome reads no graph; remove --control" in result.err) == (2, True)
     result = kg_edit(*run, *inputs, "--control", "wrong")
