@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from os import environ
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from kg_edit.ledger.entries import Entry
 
-_NAMED = 5  # edits of a merged model that a message names
+_NAMED = 5  # edits that a message names, at most
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def check(
     - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     - `kg-edit patch check ledger/ --server http://localhost:8080`
     """
-    from kg_edit.ledger.listing import active_at, active_entries, check_patches
+    from kg_edit.ledger.listing import active_at, active_entries, check_patches, patch_file
 
     for name in strict or ():
         if name not in (*KINDS, "all"):
@@ -107,6 +108,12 @@ def check(
     if not entries:
         stdout().print(plain(f"{ledger} has no edits, so there is nothing to check"), soft_wrap=True)
     elif _failed(checked, kinds, server):
+        failed = [found.entry.name for found in checked if found.failures()]
+        if failed and patch_file(ledger) is None:  # a ledger
+            names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
+            ways = f"kg-edit patch remove {ledger} {names}, then kg-edit patch edit {ledger} FILE --method NAME"
+            text = f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits"
+            stdout().print(plain(text), soft_wrap=True)
         raise typer.Exit(1)
 
 
