@@ -147,7 +147,7 @@ def _table(rows: Sequence[ReportRow]) -> list[str]:
 def note(rows: Sequence[ReportRow]) -> str:
     """Return the explanation of the signs and the nats in a report of these rows."""
     kinds = {row.probe.kind for row in rows}
-    parts = ["✓ begins with the target and prefers it to the other object; ~ only prefers it; ✗ anything else."]
+    parts = ["✓ begins with the target and prefers it to the other object; ~ only one of the two; ✗ neither."]
     if "portability" in kinds:
         parts.append("Portability: ✓ mentions the answer.")
     if "locality" in kinds:
@@ -176,9 +176,8 @@ def _cells(row: ReportRow) -> tuple[str, ...]:
 def sign(reading: Reading) -> str:
     """Return ✓, ~ or ✗, as explained in `note`.
 
-    ``~`` (more likely, but not generated) only occurs for statements with another target; for other probes, right means
-    success.
+    ``~`` only occurs for statements with another target; for other probes, right means success.
     """
-    if not reading.right:
-        return "✗"
-    return "✓" if reading.success else "~"
+    if reading.success != reading.right:
+        return "~"
+    return "✓" if reading.success else "✗"
