@@ -1,6 +1,6 @@
 """`WikidataCache`, the main class: it builds subgraphs of edits, and looks up labels and ids, in any source."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Unpack
@@ -9,7 +9,7 @@ import networkx as nx
 
 from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.rate_limit import offline_forced
-from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, CacheMissError, WikidataCacheError
+from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
@@ -129,35 +129,17 @@ class WikidataCache:
         """
         return self.subgraphs([edit], options)[0]
 
-    def subgraphs(
-        self,
-        edits: Iterable[EditLike],
-        options: SubgraphOptions = DEFAULTS,
-        *,
-        leakages: Sequence[Leakage] | None = None,
-    ) -> list[Subgraph]:
+    def subgraphs(self, edits: Iterable[EditLike], options: SubgraphOptions = DEFAULTS) -> list[Subgraph]:
         """Return the `subgraph` of each edit, in the order of the edits. Each hop sends shared requests for all edits.
 
-        Args:
-            edits: the edits.
-            options: the options of all subgraphs.
-            leakages: one for each edit, instead of `options.leakage`.
-
-        Returns:
-            One subgraph for each edit.
-
         Raises:
-            BadOptionError: the number of `leakages` differs from the number of edits, or an edit is no edit. The errors
-                of `subgraph` are raised as well.
+            BadOptionError: an edit is no edit. The errors of `subgraph` are raised as well.
         """
         edits = list(edits)
         for edit in edits:
             check_edit(edit)
-        leakages = [options.leakage] * len(edits) if leakages is None else leakages
-        if len(leakages) != len(edits):
-            raise BadOptionError(f"Found {len(leakages)} leakages for {len(edits)} edits; give one for each edit.")
         try:
-            graphs = edit_subgraphs(edits, self.facts, [replace(options, leakage=leakage) for leakage in leakages])
+            graphs = edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
             edit = next(one for one in edits if one.target_new_id is None and one.target_new == error.label)
             raise self.in_rank(edit, error) from None

@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 Role = Literal["subject", "target_new", "target_true", "neighbour"]
 
 
-def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[SubgraphOptions]) -> list[Subgraph]:
+def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
     """Build the subgraph of each edit; requests are shared.
 
     Args:
         edits: the edits.
         facts: the source's answers.
-        options: one for each edit, which differ in their `leakage` only.
+        options: of all subgraphs.
 
     Returns:
         One subgraph for each edit.
@@ -52,12 +52,12 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Sequence[Su
         return []
     options = with_merged_answers(options, facts)
     ends = find_ends(edits, facts)
-    expansions = [_start(end, own, facts) for end, own in zip(ends, options, strict=True)]
+    expansions = [_start(end, options, facts) for end in ends]
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
-    rounds = [options[0].per_node] * (options[0].hops - 1)
+    rounds = [options.per_node] * (options.hops - 1)
     heads = {found.rule.head for expansion in expansions for found in expansion.consequences}
-    expand(facts, expansions, options[0], per_node=rounds, also={id_ for end in ends for id_ in end.ids} | heads)
-    return [_edit_subgraph(*parts, facts) for parts in zip(ends, expansions, options, strict=True)]
+    expand(facts, expansions, options, per_node=rounds, also={id_ for end in ends for id_ in end.ids} | heads)
+    return [_edit_subgraph(*parts, options, facts) for parts in zip(ends, expansions, strict=True)]
 
 
 def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:

@@ -274,18 +274,18 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
     ]
 
 
-def with_merged_answers(options: Sequence[SubgraphOptions], facts: Facts) -> list[SubgraphOptions]:
+def with_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptions:
     """Return the options; an answer that was merged is joined by the item that replaces it, the only one in the graph.
 
     Offline, an answer whose redirect is not in the cache counts as not merged.
     """
-    ids = {answer for own in options for answer in own.leakage.answers if is_item(answer)}
+    answers = options.leakage.answers
+    ids = set(filter(is_item, answers))
     try:
         merged = facts.redirects(ids)
     except CacheMissError as miss:
         merged = facts.redirects(ids.difference(miss.ids))
-    more = [[merged[answer] for answer in own.leakage.answers if answer in merged] for own in options]
-    return [replace(own, leakage=own.leakage.also(new)) for own, new in zip(options, more, strict=True)]
+    return replace(options, leakage=options.leakage.also(merged[answer] for answer in answers if answer in merged))
 
 
 def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:

@@ -67,16 +67,6 @@ def test_old_edge_is_allowed_for_controls(toy: WikidataCache) -> None:
     assert "Q6" not in both
 
 
-def test_leakage_for_all_or_for_each_edit(toy: WikidataCache) -> None:
-    edits = [EDIT, replace(EDIT, target_new="Four", target_new_id="Q4")]
-    for_all = toy.subgraphs(edits, SubgraphOptions(leakage=Leakage(answers=("Q3",))))
-    assert not any("Q3" in graph for graph in for_all)
-    each = toy.subgraphs(edits, leakages=[Leakage(), Leakage(answers=("Q3",))])
-    assert ["Q3" in graph for graph in each] == [True, False]
-    with pytest.raises(BadOptionError, match="Found 1 leakages for 2 edits"):
-        toy.subgraphs(edits, leakages=[Leakage()])
-
-
 def test_answers_and_roots_may_be_iterators(toy: WikidataCache) -> None:
     answers = (answer for answer in ["Q3"])
     graph = toy.subgraph(EDIT, SubgraphOptions(roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers)))  # type: ignore[arg-type]
