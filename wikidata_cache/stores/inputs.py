@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,13 +55,10 @@ class Input:
     kind: Kind
     header: bytes = b""
 
-    def translate(
-        self, languages: Collection[str], *, keep_all: bool, values: bool, bad: BadLineHandler
-    ) -> LineTranslator:
+    def translate(self, *, keep_all: bool, values: bool, bad: BadLineHandler) -> LineTranslator:
         """Return the function that translates lines of the file to the N-Triples to keep.
 
         Args:
-            languages: languages of the texts to keep.
             keep_all: keep every triple of an N-Triples file.
             values: keep the dates and quantities of an N-Triples file or a JSON dump too.
             bad: called for unreadable lines.
@@ -70,13 +67,13 @@ class Input:
             case "N-Triples" if keep_all:
                 return ntriples.all_lines_translator(self.path.name, bad)
             case "N-Triples":
-                return ntriples.wanted_lines_translator(languages, bad, values=values)
+                return ntriples.wanted_lines_translator(bad, values=values)
             case "TSV":
                 return plain_rows(bad)
             case "KGTK":
-                return kgtk_rows(self.header, languages, bad)
+                return kgtk_rows(self.header, bad)
             case "JSON dump":
-                return json_entities(languages, bad, values=values)
+                return json_entities(bad, values=values)
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 

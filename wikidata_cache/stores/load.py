@@ -48,13 +48,11 @@ class LoadOptions:
         keep_all: keep every triple of N-Triples files.
         values: keep dates and quantities of N-Triples files and JSON dumps too.
         skip_bad_lines: leave out unreadable lines, instead of raising GraphFileError.
-        languages: languages of the labels, aliases and descriptions to keep.
     """
 
     keep_all: bool = False
     values: bool = False
     skip_bad_lines: bool = False
-    languages: Sequence[str] = LANGUAGES
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def load(
     inputs = find_inputs(Path(source) for source in sources)
     # Everything that decides the content: a load with another plan does not resume, but starts over.
     files = [[str(i.path.absolute()), i.path.stat().st_size, i.path.stat().st_mtime_ns, i.kind] for i in inputs]
-    plan = [FORMAT, release(), options.keep_all, options.values, list(options.languages), files]
+    plan = [FORMAT, release(), options.keep_all, options.values, files]
     with store_write_errors(target):
         restore(target)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -162,7 +160,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
         ),
         sources=work.progress.done,
         keep_all=options.keep_all,
-        languages=list(options.languages),
+        languages=list(LANGUAGES),
         files=stored_files(work.folder),
         probes=work.progress.probes,
     )
@@ -198,7 +196,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
     """Add the rest of one file, batch by batch, and record it as done."""
     progress, before = work.progress, work.progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
-    translate = source.translate(options.languages, keep_all=options.keep_all, values=options.values, bad=bad)
+    translate = source.translate(keep_all=options.keep_all, values=options.values, bad=bad)
     with open_chunks(source.path) as reader:
         chunks = source.checked(reader.chunks(start=progress.offset, lines=progress.lines), bad)
         read = batches(_as_one_chunk(chunks) if source.kind == "CoDEx labels" else chunks, translate)

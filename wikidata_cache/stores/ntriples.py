@@ -10,13 +10,13 @@ triples are equal bytes in every store. Line endings are not part of a line. For
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from pyoxigraph import RdfFormat, parse, serialize
 
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL
 from wikidata_cache.values import DATATYPES, XSD
 
 if TYPE_CHECKING:  # only `load` needs numpy
@@ -67,9 +67,9 @@ _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
-def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler, *, values: bool = False) -> LineTranslator:
+def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTranslator:
     """Return a translator of N-Triples that keeps lines of `wanted_pattern`; `bad` is called for unreadable lines."""
-    pattern = wanted_pattern(languages, values=values)
+    pattern = wanted_pattern(values=values)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, bad)
@@ -78,12 +78,12 @@ def wanted_lines_translator(languages: Collection[str], bad: BadLineHandler, *, 
     return translate
 
 
-def wanted_pattern(languages: Collection[str], *, values: bool = False) -> re.Pattern[bytes]:
+def wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
     """Return the regular expression of a kept line, with `values` also of dates and quantities.
 
     A match starts at the line end before it; group 1 is the line.
     """
-    spoken = b"|".join(re.escape(language.encode()) for language in languages)
+    spoken = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
     of_an_item: tuple[bytes, ...] = (
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
         _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",

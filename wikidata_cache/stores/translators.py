@@ -13,7 +13,7 @@ A translator takes whole lines and the number of the first line, and returns the
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
     raise ValueError(f"found {found[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
 
 
-def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) -> LineTranslator:
+def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
     names = header.decode().strip("\ufeff\r\n").split("\t")
     subject, relation, value = (names.index(name) for name in ("node1", "label", "node2"))
@@ -71,7 +71,7 @@ def kgtk_rows(header: bytes, languages: Collection[str], bad: BadLineHandler) ->
         if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
             return [statement_line(entity.encode(), name.encode(), target.encode())]
         text = _KGTK_TEXT.fullmatch(target)
-        if name not in KIND_IRIS or not text or text[2].lower() not in languages:
+        if name not in KIND_IRIS or not text or text[2].lower() not in LANGUAGES:
             return ()
         return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), text[2].lower())]
 
@@ -96,7 +96,7 @@ def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
     return translate
 
 
-def json_entities(languages: Collection[str], bad: BadLineHandler, *, values: bool = False) -> LineTranslator:
+def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
     """Return a translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions.
 
     With `values`, dates and quantities are kept too. `bad` is called for unreadable lines.
@@ -109,7 +109,7 @@ def json_entities(languages: Collection[str], bad: BadLineHandler, *, values: bo
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity(parse(text), languages, values=values)
+                kept += _entity(parse(text), values=values)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
@@ -136,13 +136,13 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
         yield pending
 
 
-def _entity(entity: Json, languages: Collection[str], *, values: bool) -> Iterator[bytes]:
+def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
     name = entity["id"]
     if not is_entity(name):  # a lexeme
         return
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
-        for language in languages:
+        for language in LANGUAGES:
             found = texts.get(language) or ()
             for text in found if kind == "alias" else [found] if found else ():
                 yield text_line(name, kind, text["value"], language)
