@@ -21,14 +21,13 @@ def check_repository(name: str) -> None:
         raise ConfigError(f"--push {name!r}: expected OWNER/NAME, as the hub names a repository")
 
 
-def push_folder(folder: str | Path, name: str, *, private: bool = False, message: str = "Export of kg-edit") -> str:
+def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
     """Upload every file of a folder to a model repository, which is created if needed.
 
     Args:
         folder: the folder.
         name: the repository, OWNER/NAME.
         private: whether a new repository is private.
-        message: the message of the commit.
 
     Returns:
         The address of the repository.
@@ -43,7 +42,7 @@ def push_folder(folder: str | Path, name: str, *, private: bool = False, message
     api = HfApi()
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message=message)
+        api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message="Export of kg-edit")
     except Exception as error:  # errors of the hub, of its HTTP library, or a missing token
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         way = "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
