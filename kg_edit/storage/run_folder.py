@@ -201,9 +201,7 @@ def read_settings(folder: Path) -> Settings:
     return found
 
 
-def difference(
-    there: Any, here: Any, name: str = "", *, sides: tuple[str, str] = ("in the first", "in the second")
-) -> str | None:
+def difference(there: Any, here: Any, *, sides: tuple[str, str] = ("in the first", "in the second")) -> str | None:
     """Return the fields that differ, in words, the first five with their values; None if there is no difference.
 
     Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. Settings of
@@ -212,10 +210,9 @@ def difference(
     Args:
         there: a JSON value, such as the settings of a run.
         here: another one.
-        name: what they are, as the prefix of the fields.
         sides: the words after the value of ``there``, and after that of ``here``.
     """
-    found = list(_differing(there, here, name, sides))
+    found = list(_differing(there, here, "", sides))
     more = [f"and {len(found) - _LISTED} more settings"] if len(found) > _LISTED else []
     return "; ".join([*found[:_LISTED], *more]) or None
 
