@@ -29,8 +29,8 @@ _FORMS = ("select", "ask", "construct", "describe")
 _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move", "add", "with")
 
 
-def check_select(query: str) -> str:
-    """Return the canonical text of a SELECT query: without comments, with single spaces, otherwise unchanged.
+def check_select(query: str) -> None:
+    """Refuse a text that is no SELECT query.
 
     Raises:
         UserQueryError: the text is not a SELECT query.
@@ -45,7 +45,6 @@ def check_select(query: str) -> str:
     if form != "select":
         found = f"has the form {form.upper()}" if form else "has no SELECT"
         raise UserQueryError(f"The query {found}; only SELECT queries return rows. Write SELECT ... WHERE {{ ... }}.")
-    return canonical(query)
 
 
 def canonical(query: str) -> str:
