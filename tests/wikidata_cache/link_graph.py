@@ -4,6 +4,7 @@ from pathlib import Path
 
 from wikidata_cache import WikidataCache
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+from wikidata_cache.linking.candidates import Candidate, LinkResult
 
 _PREDICATES = {
     "label": RDFS_LABEL,
@@ -81,6 +82,12 @@ def write_graph(folder: Path, rows: str = ROWS) -> Path:
 
 def homonyms(folder: Path, rows: str = ROWS) -> WikidataCache:
     return WikidataCache(write_graph(folder, rows))
+
+
+def only(linked: LinkResult) -> Candidate:
+    """The candidate that clearly leads."""
+    assert linked.status == "exact"
+    return linked.candidates[0]
 
 
 def _line(row: str) -> str:

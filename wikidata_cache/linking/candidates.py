@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
-from wikidata_cache.errors import AmbiguousLabelError, UnknownLabelError
 from wikidata_cache.labels.label_index import EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 from wikidata_cache.sources.queries import Role
@@ -125,20 +124,6 @@ class LinkResult:
     def rival(self) -> Candidate | None:
         """The next candidate, if the text is its id or one of its full names too; else None."""
         return self.candidates[1] if len(self.candidates) > 1 and self.candidates[1].can_settle else None
-
-    def only(self) -> Candidate:
-        """Return the candidate that clearly leads.
-
-        Raises:
-            UnknownLabelError: there is no candidate.
-            AmbiguousLabelError: none clearly leads.
-        """
-        if not self.candidates:
-            raise UnknownLabelError(self.text, self.source)
-        if self.status != "exact":
-            ids = [candidate.id for candidate in self.candidates]
-            raise AmbiguousLabelError(self.text, ids, [str(candidate) for candidate in self.candidates])
-        return self.candidates[0]
 
     def to_json(self) -> dict[str, object]:
         """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""

@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.link_graph import ROWS, homonyms, write_graph
+from tests.wikidata_cache.link_graph import ROWS, homonyms, only, write_graph
 from tests.wikidata_cache.wikidata_helpers import Edit, read_shared, write_edits
 from wikidata_cache import WikidataCache, cli
 from wikidata_cache.edits import read_edits
@@ -201,6 +201,6 @@ def test_link_of_counterfact_targets_is_never_wrong(cache: WikidataCache, tmp_pa
         linked = cache.linker.link(target["str"], relation=rewrite["relation_id"])
         assert target["id"] in [candidate.id for candidate in linked.candidates], rewrite
         if linked.status == "exact":
-            assert linked.only().id == target["id"], rewrite
+            assert only(linked).id == target["id"], rewrite
             right += 1
     assert right >= 20

@@ -9,7 +9,7 @@ import pytest
 
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.fault_server import hasty
-from tests.wikidata_cache.link_graph import homonyms
+from tests.wikidata_cache.link_graph import homonyms, only
 from tests.wikidata_cache.wikidata_helpers import reply
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
@@ -60,14 +60,14 @@ def test_candidates_have_names_types_and_statements(linker: Linker, api: ApiServ
 def test_link_of_an_id_checks_labels_and_follows_redirects(linker: Linker) -> None:
     assert linker.link("Q30", expected_label="usa").status == "exact"
     assert linker.link("Q30", expected_label="Canada").status == "ambiguous"
-    merged = linker.link("Q9000").only()
+    merged = only(linker.link("Q9000"))
     assert merged.id == "Q30"
     assert "Q9000 was merged into it" in " / ".join(map(str, merged.reasons))
     assert linker.link("Q123456").status == "ambiguous"
 
 
 def test_link_searches_properties_in_their_namespace(linker: Linker) -> None:
-    assert linker.link("born in", kind="property").only().id == "P19"
+    assert only(linker.link("born in", kind="property")).id == "P19"
     assert linker.link("birth place of", kind="property").candidates[0].id == "P19"
 
 
