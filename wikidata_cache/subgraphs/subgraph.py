@@ -1,6 +1,6 @@
 """`Subgraph`, the result of `WikidataCache.subgraph`: a networkx graph that can be exported and shown in a notebook.
 
-Formats: PyTorch Geometric, pandas, rdflib, GraphML (http://graphml.graphdrawing.org), JSON, HTML, SVG. Each optional
+Formats: PyTorch Geometric, pandas, rdflib, GraphML (http://graphml.graphdrawing.org), HTML, SVG. Each optional
 library is imported only by the export that needs it.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from wikidata_cache.atomic import write_atomically
-from wikidata_cache.errors import BadOptionError, MissingExtraError
+from wikidata_cache.errors import MissingExtraError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_property
 from wikidata_cache.values import is_value, typed_literal
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import rdflib
 
 EDIT_IRI = "urn:wikidata-cache:edit"  # the property of an edit whose relation has no id
-FORMAT = "wikidata-subgraph/1"
 COLUMNS = ("subject", "subject_label", "property", "property_label", "object", "object_label", "role", "hop")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -136,36 +135,6 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         file = io.BytesIO()
         nx.write_graphml_xml(plain, file, named_key_ids=True)
         return write_atomically(path, file.getvalue())
-
-    def to_json(self) -> str:
-        """Return the graph as one line of canonical JSON: provenance, nodes and edges, in order. See `from_json`."""
-        nodes = [{"id": node, **data} for node, data in self.nodes(data=True)]
-        edges = [
-            {"subject": u, "key": key, "object": v, **data} for u, v, key, data in self.edges(keys=True, data=True)
-        ]
-        content = {"format": FORMAT, "graph": self.graph, "nodes": nodes, "edges": edges}
-        return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Subgraph:
-        """Return the graph that `to_json` wrote, with all its attributes.
-
-        Raises:
-            BadOptionError: it is another text.
-        """
-        try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise ValueError(f"found the format {content['format']!r}, expected {FORMAT!r}")
-            graph = cls()
-            graph.graph |= content["graph"]
-            for node in content["nodes"]:
-                graph.add_node(node.pop("id"), **node)
-            for edge in content["edges"]:
-                graph.add_edge(edge.pop("subject"), edge.pop("object"), **edge)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadOptionError(f"This is not a subgraph as Subgraph.to_json writes it: {error}.") from error
-        return graph
 
     def to_html(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write one interactive HTML page, which loads nothing from the network, and return the path.
