@@ -12,9 +12,9 @@ from pyoxigraph import Literal, NamedNode, Quad, Store
 
 from kg_edit.edits.files import read_edits
 from tests.wikidata_cache.wikidata_helpers import Server, run_cli
-from wikidata_cache.answers.modes import now
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.changes import Change, dated_changes, version_changes
+from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.sources.source import Exchange, Fact, Kind
 

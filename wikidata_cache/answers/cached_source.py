@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from wikidata_cache.answers.database import dumps
-from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, now, utc
+from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
 from wikidata_cache.answers.store import AnswerStore, CacheLayers
 from wikidata_cache.endpoints.chain import LazySource
+from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.progress import Bar
 from wikidata_cache.sources.oxigraph import OxigraphSource

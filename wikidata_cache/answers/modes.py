@@ -83,11 +83,6 @@ def utc(time: str) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def now() -> str:
-    """Return the current time in the form of `utc`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 @dataclass(frozen=True)
 class FetchHint:
     """Commands that fetch facts into the file `cache`, under the name `graph`, from `urls` (default: Wikidata)."""

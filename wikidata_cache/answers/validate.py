@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from wikidata_cache.answers.modes import now, utc
+from wikidata_cache.answers.modes import utc
+from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.sources.schema import value_problem
 

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.answers.modes import cache_file, now, utc
+from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.cli.console import echo
 from wikidata_cache.cli.options import Cache, GraphName
+from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
 
 
