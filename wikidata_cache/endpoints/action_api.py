@@ -32,7 +32,6 @@ from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item, is_property
 from wikidata_cache.labels.label_index import EntityKind, NameKind
-from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
 
@@ -331,8 +330,6 @@ class ActionApiSource(EndpointSource):
             for kind, value in _values(requested, entities.get(requested)).items()
             if kind in kinds
         ]
-        if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
-            raise wrong_answer(self.name, problem)
         return Answer("wbgetentities/1", facts, exchange)
 
     def _needs_sparql(self, what: str) -> EndpointError:

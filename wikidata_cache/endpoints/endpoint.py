@@ -114,6 +114,9 @@ class EndpointSource(SparqlSource):
             block = left[: self._sizes.of(template)]
             try:
                 answer = self._answer(template, block, patience)
+                # The same check as for an imported snapshot: what the endpoint sends may be cached and shared.
+                if problem := next((problem for fact in answer.facts if (problem := value_problem(*fact))), None):
+                    raise wrong_answer(self.name, problem)
             except EndpointError as error:
                 if error.trouble not in _SPLITTABLE:
                     raise
@@ -147,15 +150,12 @@ class EndpointSource(SparqlSource):
     def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
         query, fetched_at = template.query(block), now()
         rows, reply = self._rows(query, patience, alone=len(block) == 1, literals=LITERALS)
-        # The same checks as for an imported snapshot: what the endpoint sends may be cached and shared.
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
             raise truncated_answer(self.name, error.rows) from error
         except WrongAnswerError as error:
             raise wrong_answer(self.name, error.problem) from error
-        if problem := next((problem for fact in facts if (problem := value_problem(*fact))), None):
-            raise wrong_answer(self.name, problem)
         return Answer(
             template.name, facts, exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)
         )
