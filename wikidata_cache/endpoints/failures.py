@@ -109,7 +109,7 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     elif status >= 500 or status == 408:
         trouble, advice = "unavailable", "The server has a problem; try again later."
     else:
-        location = _text(reply.headers.get("location", "").encode())
+        location = printable(reply.headers.get("location", ""))
         moved = f" The endpoint has moved to {location}." if location else ""
         advice = f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
     return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
@@ -150,12 +150,8 @@ def truncated_answer(url: str, rows: int) -> EndpointError:
 
 def wrong_answer(url: str, problem: str) -> EndpointError:
     """Return the error for SPARQL JSON that does not fit the query, or is the answer to another query."""
-    return EndpointError(
-        url,
-        "bad answer",
-        _text(problem.encode("utf-8", "replace")),
-        f"Check the proxies between you and the endpoint. {ELSEWHERE}",
-    )
+    advice = f"Check the proxies between you and the endpoint. {ELSEWHERE}"
+    return EndpointError(url, "bad answer", printable(problem), advice)
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
@@ -174,14 +170,12 @@ def _has(text: bytes, signs: tuple[str, ...]) -> bool:
 
 
 def _text(body: bytes) -> str:
-    """Return a body as one line of printable characters."""
-    text = body.decode("utf-8", "replace")
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return printable(body.decode("utf-8", "replace"))
 
 
 def printable(text: str) -> str:
     """Return a foreign text as one line of printable characters."""
-    return _text(text.encode("utf-8", "replace"))
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
