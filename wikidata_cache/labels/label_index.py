@@ -47,7 +47,7 @@ _ROOM = "; free some space there, and in the folder for temporary files (SQLITE_
 NameKind = Literal["label", "alias"]
 EntityKind = Literal["item", "property"]
 
-_LETTERS = {"item": "Q", "property": "P"}
+LETTERS = {"item": "Q", "property": "P"}  # with which the ids of a kind begin
 _EXACT = """
 SELECT id, text, language, kind, weight FROM names WHERE name = ? ORDER BY text = ? DESC, rank
 """
@@ -163,7 +163,7 @@ class LabelIndex:
         try:
             with closing(self._connection.cursor()) as cursor:
                 for match in map(Match._make, cursor.execute(query, values)):
-                    if entity is None or match.id.startswith(_LETTERS[entity]):
+                    if entity is None or match.id.startswith(LETTERS[entity]):
                         best.setdefault(match.id, match)
                     if len(best) >= limit:
                         break

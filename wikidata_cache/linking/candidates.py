@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
-from wikidata_cache.labels.label_index import EntityKind, Match, name_words, normalise
+from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 from wikidata_cache.sources.queries import Role
 
@@ -42,7 +42,6 @@ _MIN_SAMPLE = 30  # entities; in a smaller sample, the absence of a type means n
 
 _ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
 POOL = 50  # largest number of entities to consider for a text
-_LETTERS = {"item": "Q", "property": "P"}
 
 
 class Mention(NamedTuple):
@@ -270,4 +269,4 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
 def given_id(text: str, kind: EntityKind) -> str | None:
     """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
     found = _ID.fullmatch(text)
-    return found[1] if found and found[1].startswith(_LETTERS[kind]) else None
+    return found[1] if found and found[1].startswith(LETTERS[kind]) else None

@@ -28,7 +28,6 @@ from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 logger = logging.getLogger(__name__)
 
 _PROGRESS_FROM = 5_000_000  # bytes on disk; smaller files load in well under a second and get no progress bar
-_CHUNK = 1 << 20  # bytes
 _LONGEST_LINE = 1 << 20  # bytes of a TSV row
 
 
@@ -177,8 +176,5 @@ class CountingReader:
 
     def sha256(self) -> str:
         """Return the sha256 of the file's bytes on disk (before unzipping), as hex."""
-        digest = hashlib.sha256()
         with self._path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
