@@ -21,7 +21,9 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change th
 # Methods
 
 Every method takes edits and returns a patch; a later call can build on an earlier one's patch. `kg-edit methods NAME`
-prints the settings of a method with their defaults. A family computes changes in one way. The columns:
+prints the settings of a method with their defaults. A family computes changes in one way; the pages below
+its title have the equations, papers and weaknesses of its methods. What is the same for all methods of a family stands
+in that line, the rest in the columns:
 
 - *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model or exported.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
@@ -30,11 +32,18 @@ prints the settings of a method with their defaults. A family computes changes i
   again ([patches](patches.md#what-removing-means)).
 - *graph*: whether a knowledge graph is needed.
 """
-_FAMILIES = (  # in this order; those of plug-ins follow
-    *("rank-one", "joint", "neurons", "fine-tuning", "low-rank"),
-    *("gradient", "hypernetwork", "adapter", "codebook", "in-context"),
-)
-_SHOWN = ("method", "what it does", "changes", "batch", "remove", "graph")  # in the table of a family
+PAGES = {  # the pages of docs/ with the sections of a family's methods, in the order of docs/methods.md
+    "rank-one": {"closed_form": "closed forms", "glame": "GLAME"},
+    "joint": {"closed_form": "closed forms", "glame": "GLAME"},
+    "neurons": {"closed_form": "closed forms and neurons"},
+    "fine-tuning": {"fine_tuning": "fine-tuning"},
+    "low-rank": {"fine_tuning": "fine-tuning"},
+    "gradient": {"closed_form": "closed forms"},
+    "hypernetwork": {"trained": "trained editors"},
+    "adapter": {"adapters": "adapters"},
+    "codebook": {"adapters": "adapters"},
+    "in-context": {"in_context": "methods in the prompt", "trained": "trained editors"},
+}
 _CHOICES = """## Which one to take
 
 From what was measured on SmolLM2-135M ([results](results.md)):
@@ -131,14 +140,22 @@ def computes(found: type[EditingMethod]) -> str:
 
 def methods_page() -> str:
     """Return the text of docs/methods.md: which method to take, and a table for each family of methods."""
-    families: dict[str, list[list[str]]] = {family: [] for family in _FAMILIES}
+    families: dict[str, list[dict[str, str]]] = {family: [] for family in PAGES}
     for found in all_methods():
         cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(found))
         row = dict(zip(HEADER, cells, strict=True))
-        name, about, *others = (row[column] for column in _SHOWN)
-        families.setdefault(row["family"], []).append([f"`{name}`", f"{about}<br>*{row['paper']}*", *others])
-    tables = (
-        f"\n## {family.capitalize()}\n\n{markdown_table(_SHOWN, rows)}\n" for family, rows in families.items() if rows
-    )
+        families.setdefault(row["family"], []).append(row | {"method": f"`{row['method']}`"})
     choices = markdown_table(Choice._fields, ((want, f"`{take}`", because) for want, take, because in CHOICES))
-    return f"{_HEAD}\n{_CHOICES}\n{choices}\n{''.join(tables)}"
+    return (
+        "\n".join([_HEAD, _CHOICES, choices, *(_family(name, rows) for name, rows in families.items() if rows)]) + "\n"
+    )
+
+
+def _family(name: str, rows: list[dict[str, str]]) -> str:
+    """Return the section of a family: a line of what is the same for all of its methods, and a table of the rest."""
+    links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
+    same = [column for column in ("changes", "batch", "remove", "graph") if len({row[column] for row in rows}) == 1]
+    caption = "; ".join([", ".join(links)] * bool(links) + [f"*{column}*: {rows[0][column]}" for column in same])
+    shown = [column for column in HEADER if column not in (*same, "family", "paper")]
+    table = markdown_table(shown, ([row[column] for column in shown] for row in rows))
+    return "\n".join([f"\n## {name.capitalize()}", *[f"\n{caption}"] * bool(caption), "", table])

@@ -11,7 +11,7 @@ from pathlib import Path
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.adapters.base import AdapterConfig
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.overview import CHOICES, HEADER, all_methods, methods_page, row_of, settings
+from kg_edit.methods.overview import CHOICES, HEADER, PAGES, all_methods, methods_page, row_of, settings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -56,6 +56,20 @@ def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
 def test_page_is_up_to_date() -> None:
     command = "kg-edit methods --markdown > docs/methods.md"
     assert PAGE.read_text(encoding="utf-8") == methods_page(), f"write it again: {command}"
+
+
+def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
+    for method in all_methods():
+        found = [(PAGE.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES[method.family]]
+        title = "^# GLAME and" if method.name == "glame" else f"^## .*`{method.name}`"
+        assert any(re.search(title, text, re.MULTILINE) for text in found), method.name
+
+
+def test_what_all_methods_of_a_family_share_is_above_its_table() -> None:
+    sections = {part.splitlines()[0]: part for part in methods_page().split("\n## ")[1:]}
+    assert "*changes*: prompt; *batch*: sequence; *remove*: exact; *graph*: no" in sections["In-context"]
+    assert "| method | what it does | changes | remove | graph |" in sections["Joint"]
+    assert "| `comeba` |" in sections["Joint"] and "| adapter | recomputed | no |" in sections["Joint"]
 
 
 MEASURED = {  # of each choice: the table, method, settings and metric of its percentages, in their order
