@@ -34,7 +34,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     **{
         f"{group}.perplexity": RunMetric(
             where="kg_edit.evaluation.statistics.estimates",
-            formula=f"exp of the mean of {group}.nll over records.",
+            formula="exp of the mean over records of the group's nll.",
             source="Onoe et al. 2023 (ECBD), whose program takes the same mean over sentences before exp.",
             values="1 to ∞",
             better="lower",
@@ -137,11 +137,13 @@ not call both "efficacy". The main protocol is **greedy** generation with natura
 edited model reads. Teacher forcing (`.teacher_forced`) predicts each token from the right tokens before it, so it is
 easier than generation; it is included because published numbers use it.
 
+- Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
 - A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
-  is in the summary (`provenance.counts`).
-- NLL is the mean over the target's tokens of -log p(token | all before), in nats: a **geometric mean** of token
-  probabilities, not the probability of the whole target. The target follows the prompt after one space (none in
-  scripts without spaces, or within a word), and prompt and target are encoded in one piece.
+  is in the summary (`provenance.counts`). `unchanged`, `same_text` and `next_token_kl` compare with the unedited model,
+  and are missing for it.
+- NLL is the mean over the target's tokens of -log p(token | all before), in nats, as in ROME's program: a **geometric
+  mean** of token probabilities, not the probability of the whole target. The target follows the prompt after one space
+  (none in scripts without spaces, or within a word), and prompt and target are encoded in one piece.
 - Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered riddles
   come first, or two answered questions of the same kind (Ripples). Sentences are used as they are.
 - A continuation ends at the end of a line (a paragraph's does not), at the end of the text, or at its limit: 24 tokens
@@ -149,9 +151,9 @@ easier than generation; it is included because published numbers use it.
   limit is at least two tokens more than the edit's target, or a name that answers a probe.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
   A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
-- The first part of a name is the group of probes; the last table has the groups of each data set. A metric of
-  `portability` or `locality` whose probes have sub-categories (KnowEdit) is the mean over these of the mean over their
-  probes; one of a Ripples group is the mean over its questions.
+- The first part of a name is the group of probes; the last table has the groups of each data set. GROUP is one of
+  Ripples, SUB a sub-category such as `Reasoning`; `kg-edit metrics` prints every name. A metric of `portability` or
+  `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
 - Where a formula says "1 if" and a record has several edits or probes, it is the mean over them.
 - `portability.choice` has {CHOICES} answers to choose from, and is missing if the data has fewer.
 - `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
@@ -160,23 +162,25 @@ easier than generation; it is included because published numbers use it.
 
 
 def metrics_page() -> str:
-    """Return the page docs/metrics.md: each metric with its formula, source, range and data sets; the data sets."""
+    """Return the page docs/metrics.md: each metric with its formula and source; the probes of the data sets."""
     others = {**METRICS, **CHAT_METRICS, **TEMPLATE_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
+    tests = [(f"`{name}`", kind["tests"]) for name, metric in probed.items() if (kind := _TESTS.search(metric.formula))]
     rows = [
-        (f"`{dataset.name}`", dataset.about, _joined(dataset.edits_have), _joined(dataset.measures))
-        for dataset in DATASETS.values()
+        (f"`{dataset.name}`", _joined(dataset.edits_have), _joined(dataset.measures)) for dataset in DATASETS.values()
     ]
     parts = [
         _HEAD,
         _section("Of every record", METRICS.items()),
         _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
         _section("Of the probes that a data set brings", probed.items()),
-        _kinds(),
+        "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known` and "
+        "`ripples-unknown` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"
+        f"{markdown_table(('metric', 'what is tested'), tests)}\n",
         _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
         _section("On request: costly metrics (`--extra`)", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
-        f"## Data sets\n\n{markdown_table(('name', 'what', 'its edits may have', 'its probes'), rows)}\n",
+        f"## Data sets\n\n{markdown_table(('name', 'its edits may have', 'its probes'), rows)}\n",
     ]
     return "\n".join(parts)
 
@@ -192,39 +196,43 @@ def used_by(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-# The kind of questions in a formula of Ripples, or of tests in one of RippleEdits; the page lists the kinds once.
-_KIND = re.compile(r" Questions: (?P<questions>.+)\.$|(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")
+_TESTS = re.compile(r"(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")  # the kind, in a formula of RippleEdits
+_QUESTIONS = re.compile(r" Questions: .+\.$")  # the kind, in a formula of Ripples
 _BY_HOPS = re.compile(r"multihop\.\d_hops\.")
+_RANGE = "0 to 1"  # unless a formula ends with another
+
+
+def shown_name(name: str) -> str:
+    """Return how the page names a metric: with SUB for a sub-category, GROUP for a group of Ripples."""
+    group, _, protocol = name.rpartition(".")
+    kind, dot, _ = group.partition(".")
+    if kind in ("portability", "locality") and dot:
+        return f"{kind}.SUB.{protocol}"
+    return f"ripples-GROUP.{protocol}" if group.startswith("ripples-") else name
 
 
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
     """Return a heading and a table; metrics with the same formula for other probes share a row."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
+    rows: dict[tuple[str, str], dict[str, None]] = {}
     for name, metric in metrics:
         if _BY_HOPS.match(name):
             continue
         group = name.rpartition(".")[0]
-        formula = _KIND.sub("", metric.formula).replace(f" {CATEGORIES}", "")
+        formula = _QUESTIONS.sub("", _TESTS.sub("", metric.formula)).replace(f" {CATEGORIES}", "")
         if group.startswith("ripples"):
             formula = formula.replace(f"{group}.", "….")
-        elif "." in group:  # a sub-category, or a retention rate
-            part = "rate" if group.startswith("retention") else "sub-category"
-            formula = formula.replace(f"of {group}", f"of the {part}")
-        better = "" if metric.better == "neither" else f", {metric.better} is better"
-        rows.setdefault((formula, metric.source, f"{metric.values}{better}"), []).append(f"`{name}`")
+        elif group.startswith("retention."):
+            formula = formula.replace(f"of {group}", "of the rate")
+        elif group:
+            formula = formula.replace(f"prompts of {group}", "prompts of the group")
+        if metric.values != _RANGE:
+            formula += f" {metric.values}; {metric.better} is better."
+        elif metric.better == "lower":
+            formula += " Lower is better."
+        rows.setdefault((formula, metric.source), {})[f"`{shown_name(name)}`"] = None
     cells = ([", ".join(names), *row] for row, names in rows.items())
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
-    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source', 'range'), escaped)}\n"
-
-
-def _kinds() -> str:
-    found = ((name, _KIND.search(metric.formula)) for name, metric in RECORD_METRICS.items())
-    kinds = {
-        f"`{name.rpartition('.')[0] if kind['questions'] else name}`": kind["questions"] or kind["tests"]
-        for name, kind in found
-        if kind
-    }
-    return f"## Kinds of questions and tests\n\n{markdown_table(('group', 'what it asks'), kinds.items())}\n"
+    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source'), escaped)}\n"
 
 
 def _joined(names: Iterable[str]) -> str:

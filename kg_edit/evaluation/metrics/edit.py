@@ -114,29 +114,27 @@ def _lead_of_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> floa
     return mean(math.exp(-evidence.nll(prompt, new)) - math.exp(-evidence.nll(prompt, old)) for prompt in prompts)
 
 
-_MENG = "Meng et al. 2022 (ROME), whose program takes the same means over tokens"
+_MENG = "Meng et al. 2022 (ROME)"
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
         compute=portability_greedy,
         formula="Share of questions in few-shot form (sentences unchanged) whose greedy continuation, up to its "
         f"natural stop, contains the answer or an alias as whole words. {CATEGORIES}",
-        source="This project. Stricter than GLAME's fuzzy match (portability.glame_fuzzy), which also reads the prompt "
-        "and samples text; less strict for long answers than exact match.",
+        source="This project; GLAME's is portability.glame_fuzzy.",
         needs=("portability",),
     ),
     "portability.teacher_forced": Metric(
         compute=portability_teacher_forced,
         formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence is '
         f"unchanged) and the answer's tokens before. {CATEGORIES}",
-        source="EasyEdit (Yao et al. 2023), there without the question form. Easier than generation: each token "
-        "is predicted from the right tokens before it.",
+        source="EasyEdit (Yao et al. 2023), there without the question form.",
         needs=("portability",),
     ),
     "portability.nll": Metric(
         compute=portability_nll,
         formula='-log p(answer | "Question: …\\nAnswer:") (a sentence is unchanged), mean over the answer\'s tokens. '
         f"{CATEGORIES}",
-        source="This project. Also shows changes that are too small for the shares above.",
+        source="This project: also shows changes that are too small for a share.",
         needs=("portability",),
         values="0 to ∞ nats a token",
         better="lower",
@@ -153,7 +151,7 @@ PORTABILITY: Mapping[str, Metric] = {
 METRICS: Mapping[str, Metric] = {
     "efficacy.prob": Metric(
         compute=over_edits(efficacy_prob),
-        formula="1 if NLL(o*) < NLL(o) after the edit's prompt; NLL is the mean over the target's tokens.",
+        formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
     ),
@@ -177,8 +175,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "efficacy.magnitude": Metric(
         compute=over_edits(efficacy_magnitude),
-        formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt: geometric means of token probabilities, not "
-        "probabilities of the whole targets.",
+        formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt.",
         source=f'"Efficacy magnitude" (EM): {_MENG}.',
         needs=("target_true",),
         values="-1 to 1",
@@ -202,10 +199,9 @@ METRICS: Mapping[str, Metric] = {
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
         compute=over_edits(efficacy_first_sentence),
-        formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words. Only "
-        "for records that are asked in chat form: a chat model answers in a sentence, which may not begin with o*, as "
-        "efficacy.greedy requires.",
-        source="This project (docs/models.md).",
+        formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words: a chat "
+        "model answers in a sentence, which may not begin with o*, as efficacy.greedy requires.",
+        source="This project.",
         needs=(),
     ),
 }

@@ -70,8 +70,7 @@ def of_hops(hops: int, compute: Compute) -> Compute:
 
 
 _CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
-_ROME_ZSRE = "zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. 2023)"
-_OURS = "This project. Also shows changes that are too small for exact match."
+_OURS = "This project: also shows changes that are too small for exact match."
 _GRACE = "GRACE (Hartvigsen et al. 2023), its table on hallucination"
 _CRITERIA = {
     "RS": "relation specificity (other facts about the subject must not change)",
@@ -94,7 +93,8 @@ def _accuracy(group: str) -> Metric:
         compute=over_categories(group, accuracy),
         formula=f"Share of the right answer's tokens that are the arg-max after the prompt and the answer's earlier "
         f"tokens, over the prompts of {group}. {CATEGORIES}",
-        source=f"{_ROME_ZSRE}. Teacher forcing: easier than generation.",
+        source="zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. "
+        "2023).",
         needs=(group,),
     )
 
@@ -122,9 +122,8 @@ def _nll(group: str) -> Metric:
 def _unchanged(group: str) -> Metric:
     return Metric(
         compute=over_categories(group, unchanged),
-        formula=f"Over the prompts of {group}: the share of the true answer's places at which the edited model's "
-        "arg-max token is the unedited model's; the answer itself need not be right. Missing for the unedited model. "
-        f"{CATEGORIES}",
+        formula="Share of the true answer's places at which the edited model's arg-max token is the unedited model's, "
+        f"over the prompts of {group}; the answer itself need not be right. {CATEGORIES}",
         source="EasyEdit's locality (Yao et al. 2023).",
         needs=(group,),
     )
@@ -143,14 +142,14 @@ _WHOLE: Mapping[str, Metric] = {
     "paraphrase.teacher_forced": _accuracy("paraphrase"),
     "efficacy.nll": _nll("efficacy"),
     "paraphrase.nll": _nll("paraphrase"),
-    "paraphrase.greedy": _greedy("paraphrase", "paraphrases"),
-    "locality.greedy": _greedy("locality", "unrelated prompts"),
+    "paraphrase.greedy": _greedy("paraphrase", "prompts of paraphrase"),
+    "locality.greedy": _greedy("locality", "prompts of locality"),
     "locality.teacher_forced": _accuracy("locality"),
     "locality.unchanged": _unchanged("locality"),
     "locality.same_text": Metric(
         compute=over_queries("locality-text", same_text),
         formula="Share of the locality prompts without an answer after which the first five tokens of the greedy text "
-        "(in chat form its first sentence) are the unedited model's. Missing for the unedited model.",
+        "(in chat form its first sentence) are the unedited model's.",
         source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
         needs=("locality-text",),
     ),
@@ -186,7 +185,7 @@ _WHOLE: Mapping[str, Metric] = {
         )
         for code, about in _CRITERIA.items()
     },
-    "recall.greedy": _greedy("recall", "questions"),
+    "recall.greedy": _greedy("recall", "prompts of recall"),
     "recall.substring": Metric(
         compute=share_passed("recall", substring),
         formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",
@@ -210,8 +209,7 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "span.nll": Metric(
         compute=over_categories("span", nll),
-        formula="-log p of the masked span after the sentence's beginning, mean over its tokens; its exp is the "
-        "perplexity.",
+        formula="-log p of the masked span after the sentence's beginning, mean over its tokens.",
         source="ECBD (Onoe et al. 2022, 2023).",
         needs=("span",),
         values="0 to ∞ nats a token",
@@ -219,9 +217,8 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "specificity.nll": Metric(
         compute=over_categories("specificity", nll),
-        formula="As span.nll, for masked spans in sentences about other entities (from the file of `--specificity`): "
-        "it shows whether teaching a definition damages them.",
-        source="Specificity on ECBD (Onoe et al. 2023), measured on its own file of popular entities.",
+        formula="As span.nll, for spans about other entities (from the file of `--specificity`).",
+        source="Specificity on ECBD (Onoe et al. 2023).",
         needs=("specificity",),
         values="0 to ∞ nats a token",
         better="lower",
@@ -236,7 +233,7 @@ _WHOLE: Mapping[str, Metric] = {
     "hallucination.true.perplexity": Metric(
         compute=over_queries("hallucination", perplexity),
         formula="exp of the mean over its tokens of -log p(true sentence | the passage before it).",
-        source=f"{_GRACE}: ERR, of the sentences that are edited in.",
+        source=f"{_GRACE}: ERR.",
         needs=("hallucination",),
         values="1 to ∞",
         better="lower",
@@ -257,9 +254,8 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "accurate.perplexity": Metric(
         compute=over_queries("accurate", perplexity),
-        formula="Mean over the record's accurate sentences of their perplexity, which is exp of the mean over "
-        "tokens of -log p(sentence | the passage before it). A run's value is the mean over records.",
-        source=f"{_GRACE}: ARR, of the sentences that were accurate before; that is a mean over all sentences.",
+        formula="As hallucination.true.perplexity, mean over the record's accurate sentences.",
+        source=f"{_GRACE}: ARR, there a mean over all sentences of a run.",
         needs=("accurate",),
         values="1 to ∞",
         better="lower",
@@ -289,23 +285,20 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "multihop.old.any_of_3": Metric(
         compute=old_answer,
-        formula="1 if at least one of the three wordings is answered with the old answer or an alias of it, as in "
-        "multihop.any_of_3. A name that the new answer has too counts as new.",
+        formula="As multihop.any_of_3, for the old answer; a name that the new answer has too counts as new.",
         source="This project.",
         needs=("multihop",),
         better="lower",
     ),
     "multihop.hop_share": Metric(
         compute=over_queries("hops", exact),
-        formula="Share of the facts of the new chain that are answered correctly, one question each, as in "
-        "multihop.any_of_3.",
-        source="This project: multihop.instance_wise only counts a record if all of them are.",
+        formula="Share of the facts of the new chain that are answered correctly, one question each.",
+        source="This project.",
         needs=("hops",),
     ),
     "multihop.hop_wise": Metric(
         compute=hop_wise,
-        formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1: the answer and each step to it are "
-        "right.",
+        formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1.",
         source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
         needs=("multihop", "hops"),
     ),
@@ -356,8 +349,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         compute=share_passed("refutation", mentions),
         formula="1 if the greedy text after the edit's prompt, at most 60 tokens of one line, contains the old object "
         "as whole words.",
-        source="Self-refutation (arXiv 2605.28303), there judged by a model: the text says the new fact, and then the "
-        "old one.",
+        source="Self-refutation (arXiv 2605.28303), there judged by a model.",
         needs=("refutation",),
         better="lower",
     ),

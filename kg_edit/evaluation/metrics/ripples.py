@@ -49,7 +49,6 @@ def gains_most(query: Query, evidence: Evidence) -> float | None:
     return float(right > max(others))
 
 
-_FEW_SHOT = "few-shot form, start-anchored, aliases count"
 _KINDS = {
     "ripples-edit.question": "the edit itself",
     "ripples-more.three-hop": "three hops; the first is the edit, and the model knows the other two",
@@ -75,7 +74,8 @@ _SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
 def _greedy(group: str, what: str) -> Metric:
     return Metric(
         compute=over_queries(group, answers),
-        formula=f"Share of questions that are answered correctly by greedy decoding ({_FEW_SHOT}). Questions: {what}.",
+        formula=f"Share of questions, in few-shot form, whose greedy answer begins with the right answer or an "
+        f"alias. Questions: {what}.",
         source=_SOURCE,
         needs=(group,),
     )

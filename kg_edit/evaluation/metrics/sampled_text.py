@@ -93,20 +93,20 @@ def _consistency(case: Case, evidence: Evidence) -> float | None:
     return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
 
 
-_SAMPLED = "The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 tokens in all"
 EXTRAS: Mapping[str, Metric] = {
     FUZZY: Metric(
         compute=_fuzzy,
-        formula=f"Share of questions whose sampled text, **the question included**, matches the answer by a partial "
-        f'ratio of at least 70. {_SAMPLED}; the question is followed by "{FUZZY_SUFFIX.strip()}".',
+        formula="Share of questions whose sampled text, **the question included**, matches the answer by a partial "
+        "ratio of at least 70. The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 "
+        f'tokens in all; the question is followed by "{FUZZY_SUFFIX.strip()}".',
         source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
         "an answer in the question itself counts as found. The ratio is rapidfuzz's.",
         needs=("portability",),
     ),
     FLUENCY: Metric(
         compute=lambda case, evidence: mean(ngram_entropy(evidence.samples[one]) for one in generation_prompts(case)),
-        formula=f"(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
-        f"generation prompts. {_SAMPLED}, the prompt's among them.",
+        formula="(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
+        "generation prompts. Sampled as for portability.glame_fuzzy; the prompt's tokens are among the 100.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
         "words are runs of letters and digits, other marks are words of their own, so don't is three.",
         needs=("generation",),
@@ -115,15 +115,14 @@ EXTRAS: Mapping[str, Metric] = {
     CONSISTENCY: Metric(
         compute=_consistency,
         formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
-        f"which o* is true, joined; idf over the references. {_SAMPLED}.",
+        "which o* is true, joined; idf over the references. Sampled as for portability.glame_fuzzy.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
         needs=("generation",),
     ),
     DIVERGENCE: Metric(
         compute=_next_token_kl,
         formula=f"KL(p || p') of the next token after a neighbour's prompt, p of the unedited and p' of the edited "
-        f"model, over the {LIKELIEST} tokens that are the likeliest in p, all others as one; mean over the prompts. "
-        "Missing for the unedited model.",
+        f"model, over the {LIKELIEST} tokens that are the likeliest in p, all others as one; mean over the prompts.",
         source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "
         "It sees changes that turn no preference.",
         needs=("neighborhood",),

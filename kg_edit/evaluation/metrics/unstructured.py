@@ -15,26 +15,21 @@ from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
 PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
-_GENERATED = "the greedy continuation, of several lines and at most 24 tokens, or two more than the target,"
-_AFTER = {
-    "unstructured": "the edit's prompt",
-    PARAPHRASE: "each paraphrase",
-    PARTS: "each question about a part of the text",
-}
+_GROUPS = ("unstructured", PARAPHRASE, PARTS)  # after the edit's prompt, its paraphrases, questions about parts
 _UNKE = "UnKE (Deng et al. 2025)"
 _OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str, str]] = {
     "rouge_1.greedy": (
         lambda text, target: rouge_n(text, target, 1),
-        "ROUGE-1, F1 of the common words,",
+        "ROUGE-1: F1 of the words that are common to",
         f"{_UNKE}, recall",
     ),
     "rouge_2.greedy": (
         lambda text, target: rouge_n(text, target, 2),
-        "ROUGE-2, F1 of the common bigrams,",
+        "ROUGE-2: F1 of the bigrams that are common to",
         f"{_UNKE}, recall",
     ),
-    "rouge_l.greedy": (rouge_l, "ROUGE-L, F1 of the longest common sequence of words,", f"{_UNKE}, recall"),
-    "bleu.greedy": (bleu, "BLEU of one to four words, not smoothed,", f"{_UNKE}, of characters"),
+    "rouge_l.greedy": (rouge_l, "ROUGE-L: F1 of the longest common sequence of words of", f"{_UNKE}, recall"),
+    "bleu.greedy": (bleu, "BLEU of one to four words, not smoothed, of", f"{_UNKE}, of characters"),
 }
 
 
@@ -50,8 +45,7 @@ def hidden_cosine(query: Query, evidence: Evidence) -> float | None:
 def _greedy(group: str, what: str) -> Metric:
     return Metric(
         compute=over_queries(group, mentioned),
-        formula=f"Share of {what} whose greedy continuation, up to its natural stop, contains the answer as whole "
-        "words.",
+        formula=f"Share of {what} whose greedy continuation contains the answer as whole words.",
         source="This project; hard for an answer that is a sentence.",
         needs=(group,),
     )
@@ -72,29 +66,28 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
     **{
         f"{group}.{name}": Metric(
             compute=over_queries(group, _overlap(of)),
-            formula=f"{what} of {'the greedy continuation' if group == PARTS else _GENERATED} "
-            f"after {after} and the target.",
+            formula=f"{what} the greedy continuation and the target.",
             source=f"{source}.",
             needs=(group,),
         )
-        for group, after in _AFTER.items()
+        for group in _GROUPS
         for name, (of, what, source) in _OVERLAPS.items()
         if group != PARTS or name == "rouge_l.greedy"
     },
     **{
         f"{group}.{COSINE}": Metric(
             compute=over_queries(group, hidden_cosine),
-            formula=f"Cosine of two mean hidden states: of {_GENERATED} after {_AFTER[group]}, and of the target. The "
-            "state is the one that the unedited model's head reads, over all tokens but the first. It has a narrow "
-            "range: compare it between runs only.",
+            formula="Cosine of two mean hidden states, of the greedy continuation and of the target: those that the "
+            "unedited model's head reads, over all tokens but the first. It has a narrow range: compare it between "
+            "runs only.",
             source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
             needs=(group,),
             values="-1 to 1",
         )
         for group in ("unstructured", PARAPHRASE)
     },
-    f"{PARTS}.greedy": _greedy(PARTS, "questions about a part of the text, in few-shot form,"),
-    f"{PARTS}.nll": _nll(PARTS, "each question about a part of the text"),
+    f"{PARTS}.greedy": _greedy(PARTS, "questions about parts of the text, in few-shot form,"),
+    f"{PARTS}.nll": _nll(PARTS, "each of these questions"),
     f"{TRIPLE}.greedy": _greedy(TRIPLE, "statements of the text's facts"),
-    f"{TRIPLE}.nll": _nll(TRIPLE, "the statement of each of the text's facts"),
+    f"{TRIPLE}.nll": _nll(TRIPLE, "each of these statements"),
 }

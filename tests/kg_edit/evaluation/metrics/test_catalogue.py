@@ -18,6 +18,7 @@ from kg_edit.evaluation.metrics.catalogue import (
     find_extras,
     metrics_for,
     metrics_page,
+    shown_name,
     used_by,
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
@@ -59,7 +60,9 @@ def test_names_hold_their_protocol() -> None:
 def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
     page = metrics_page()
     for name in CATALOGUE:
-        assert f"`{re.sub(r'[234]_hops[.]', '', name)}`" in page  # one line for all numbers of hops
+        assert f"`{shown_name(re.sub(r'[234]_hops[.]', '', name))}`" in page  # one line for all numbers of hops
+    for dataset in DATASETS.values():  # whose groups are the GROUP and SUB of a name
+        assert all(f"`{group}`" in page for group in dataset.measures)
     assert all(used_by(name) for name in RECORD_METRICS)
 
 
