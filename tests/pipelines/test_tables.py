@@ -70,6 +70,21 @@ def test_a_number_is_shown(given: dict[str, str], options: dict[str, bool], show
     assert tables.shown_text(number, **options) == shown
 
 
+def test_the_appendix_shows_chosen_columns_and_rows(tables: ModuleType) -> None:
+    results = tables.Results()
+    table = results.words["tables"]["zsre"]
+    table |= {"appendix": True, "appendix_columns": ["efficacy, greedy"], "appendix_without": ["rome"]}
+    header, _, *rows = results.markdown("zsre", intervals=False, short=True).splitlines()
+    assert header == "|  | efficacy, greedy |"
+    assert len(rows) == len({number.row for number in results.tables["zsre"]}) - 1
+    assert not any(row.startswith("| rome |") for row in rows)
+    assert "| rome |" in results.markdown("zsre")
+    assert f"\n{header}\n" in results.appendix()
+    table["appendix_without"] = ["rom"]
+    with pytest.raises(ValueError, match="no row 'rom' in zsre"):
+        results.appendix()
+
+
 def test_a_page_with_an_edited_number_is_found(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     results = tables.Results()
