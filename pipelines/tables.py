@@ -188,9 +188,13 @@ def _digits(value: str, *, percent: bool) -> str:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; a bar or star in a cell is escaped."""
-    body = [[re.sub(r"([|*])", r"\\\1", cell) for cell in row] for row in (header, *rows)]
+    body = [[_escaped(cell) for cell in row] for row in (header, *rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in body]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|*])", r"\\\1", text)
 
 
 # The claims of the papers.
@@ -210,9 +214,9 @@ reproduced by its sign, not by its size. {counts}.
   **direction**: the same, but in a set-up that differs from the paper's as the brackets say, too.
 - **contradicted**: the interval lies below half of the smallest difference that the paper found (below 0, if it gives
   none); if the claim is an equality or a level, it lies wholly beyond the 5 points.
-- **not seen**: neither of them. With 80 % power a difference would be seen from the named number of points on; if
-  theirs is smaller, there are too few records.
-- **not run**: *ours* says what it costs, in hours of one processor thread.
+- **not seen**: neither of them. *Needs 13*: a difference would be seen, with 80 % power, from 13 points on; if theirs
+  is smaller, there are too few records.
+- **not run**: listed below the table, with what it costs in hours of one processor thread.
 
 The interval is that of two independent rows, made from the intervals of both, or from share and n where a row has none.
 It is mostly too wide where both rows have the same records, and not corrected for the number of claims.
@@ -252,15 +256,13 @@ def verdict_of(difference: float, error: float, expect: str, effect: float = 0, 
         return f"direction{told}" if differs else "reproduced"
     if high < effect / 2:
         return f"contradicted{told}"
-    theirs = f", theirs: {100 * effect:.3g}" if effect else ""
-    return f"not seen, seen from {100 * _POWER * error:.0f} points on{theirs}{told}"
+    theirs = f", theirs {100 * effect:.3g}" if effect else ""
+    return f"not seen, needs {100 * _POWER * error:.0f}{theirs}{told}"
 
 
 def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
     """Return the row of a claim of claims.toml: claim, theirs, ours, difference, what was measured, verdict."""
     head = [claim.get("claim", ""), claim.get("theirs", "")]
-    if "cost" in claim:
-        return [*head, claim["cost"], "", "", "not run"]
     first = results.number(claim["table"], claim["row"], claim["metric"])
     model = "" if first.model == "SmolLM2-135M" else f", {first.model}"
     measured = f"`{first.table}`: {first.metric}{first.n and f'; n {first.n}'}{model}"
@@ -283,13 +285,16 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
 
 
 def claims_page(results: Results) -> str:
-    """Return docs/claims.md: a table of its claims for each paper, and how many claims have which verdict."""
+    """Return docs/claims.md: a table of its claims for each paper, those not run, and how many have which verdict."""
     papers = tomllib.loads((results.folder / "claims.toml").read_text(encoding="utf-8"))["papers"]
     parts, verdicts = [], Counter[str]()
     for paper in papers:
-        rows = [claim_cells(results, claim) for claim in paper["claims"]]
-        verdicts.update(re.split("[,:(]", row[-1])[0].strip() for row in rows)
-        parts.append(f"## {paper['name']}\n\n{paper['about']}\n\n{markdown(CLAIM_COLUMNS, rows)}\n")
+        rows = [claim_cells(results, claim) for claim in paper["claims"] if "cost" not in claim]
+        costs = [claim for claim in paper["claims"] if "cost" in claim]
+        undone = "\n".join(_escaped(f"- Not run: {claim['claim']}. Cost: {claim['cost']}.") for claim in costs)
+        verdicts.update([re.split("[,:(]", row[-1])[0].strip() for row in rows] + ["not run"] * len(costs))
+        table = markdown(CLAIM_COLUMNS, rows) if rows else ""
+        parts.append("\n\n".join(filter(None, (f"## {paper['name']}", paper["about"], table, undone))) + "\n")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     return "\n".join([CLAIMS_INTRODUCTION.format(counts=counts), *parts])
 
