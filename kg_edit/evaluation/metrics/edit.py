@@ -9,53 +9,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter, gt, lt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.metrics.metric import CATEGORIES, Evidence, Metric, accuracy, by_category, mean, mentioned, nll
+from kg_edit.evaluation.metrics.metric import (
+    CATEGORIES,
+    Compute,
+    Evidence,
+    Metric,
+    accuracy,
+    by_category,
+    mean,
+    mentioned,
+    nll,
+)
 from kg_edit.scoring.questions import ANSWER, right_answers
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 OfEdit = Callable[[Edit, Evidence], float | None]
 
 
-def over_edits(of_edit: OfEdit) -> Callable[[Case, Evidence], float | None]:
+def over_edits(of_edit: OfEdit) -> Compute:
     """Turn a metric of an edit into a metric of a case: the mean over the case's edits."""
     return lambda case, evidence: mean(of_edit(edit, evidence) for edit in case.edits)
 
 
-def efficacy_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """Return whether the new target is more probable than the old one after the edit's prompt."""
-    return _share_preferring_new(edit, (edit.text,), evidence)
+def over_prompts(prompts: Callable[[Edit], Iterable[str]], of: Callable[[float, float], float]) -> Compute:
+    """Return a metric of a case: the mean over an edit's prompts of a function of NLL(o*) and NLL(o) after each.
+
+    An edit without an old object has no such metric.
+    """
+
+    def of_edit(edit: Edit, evidence: Evidence) -> float | None:
+        new, old = edit.target_new, edit.target_true
+        if old is None:
+            return None
+        return mean(of(evidence.nll(prompt, new), evidence.nll(prompt, old)) for prompt in prompts(edit))
+
+    return over_edits(of_edit)
 
 
-def paraphrase_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """Return the share of paraphrases after which the new target is more probable than the old one."""
-    return _share_preferring_new(edit, edit.paraphrases, evidence)
+def own_prompt(edit: Edit) -> tuple[str]:
+    """Return the edit's own prompt."""
+    return (edit.text,)
 
 
-def neighborhood_prob(edit: Edit, evidence: Evidence) -> float | None:
-    """Return the share of neighbours' prompts after which the old target is more probable than the new one."""
-    old, new = edit.target_true, edit.target_new
-    if old is None:
-        return None
-    return mean(evidence.nll(prompt, old) < evidence.nll(prompt, new) for prompt in edit.neighborhood)
-
-
-def efficacy_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, after the edit's prompt."""
-    return _lead_of_new(edit, (edit.text,), evidence)
-
-
-def paraphrase_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """Return exp(-NLL) of the new target minus exp(-NLL) of the old one, mean over the paraphrases."""
-    return _lead_of_new(edit, edit.paraphrases, evidence)
-
-
-def neighborhood_magnitude(edit: Edit, evidence: Evidence) -> float | None:
-    """Return exp(-NLL) of the old target minus exp(-NLL) of the new one, mean over the neighbours' prompts."""
-    lead = _lead_of_new(edit, edit.neighborhood, evidence)
-    return None if lead is None else -lead
+def lead(nll: float, other: float) -> float:
+    """Return exp(-NLL) of a target minus that of the other one."""
+    return math.exp(-nll) - math.exp(-other)
 
 
 def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
@@ -100,20 +102,6 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
     return mean(gain[0] > max(gain[1:]) for gain in gains)
 
 
-def _share_preferring_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
-    old, new = edit.target_true, edit.target_new
-    if old is None:
-        return None
-    return mean(evidence.nll(prompt, new) < evidence.nll(prompt, old) for prompt in prompts)
-
-
-def _lead_of_new(edit: Edit, prompts: Iterable[str], evidence: Evidence) -> float | None:
-    old, new = edit.target_true, edit.target_new
-    if old is None:
-        return None
-    return mean(math.exp(-evidence.nll(prompt, new)) - math.exp(-evidence.nll(prompt, old)) for prompt in prompts)
-
-
 _MENG = "Meng et al. 2022 (ROME)"
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
@@ -150,7 +138,7 @@ PORTABILITY: Mapping[str, Metric] = {
 }
 METRICS: Mapping[str, Metric] = {
     "efficacy.prob": Metric(
-        compute=over_edits(efficacy_prob),
+        compute=over_prompts(own_prompt, lt),
         formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
@@ -162,33 +150,33 @@ METRICS: Mapping[str, Metric] = {
         needs=(),
     ),
     "paraphrase.prob": Metric(
-        compute=over_edits(paraphrase_prob),
+        compute=over_prompts(attrgetter("paraphrases"), lt),
         formula="Share of paraphrases with NLL(o*) < NLL(o).",
         source=f'"Paraphrase success" (PS): {_MENG}.',
         needs=("target_true", "paraphrases"),
     ),
     "neighborhood.prob": Metric(
-        compute=over_edits(neighborhood_prob),
+        compute=over_prompts(attrgetter("neighborhood"), gt),
         formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
         source=f'"Neighborhood success" (NS): {_MENG}.',
         needs=("target_true", "neighborhood"),
     ),
     "efficacy.magnitude": Metric(
-        compute=over_edits(efficacy_magnitude),
+        compute=over_prompts(own_prompt, lead),
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt.",
         source=f'"Efficacy magnitude" (EM): {_MENG}.',
         needs=("target_true",),
         values="-1 to 1",
     ),
     "paraphrase.magnitude": Metric(
-        compute=over_edits(paraphrase_magnitude),
+        compute=over_prompts(attrgetter("paraphrases"), lead),
         formula="exp(-NLL(o*)) - exp(-NLL(o)), mean over paraphrases.",
         source=f'"Paraphrase magnitude" (PM): {_MENG}.',
         needs=("target_true", "paraphrases"),
         values="-1 to 1",
     ),
     "neighborhood.magnitude": Metric(
-        compute=over_edits(neighborhood_magnitude),
+        compute=over_prompts(attrgetter("neighborhood"), lambda new, old: lead(old, new)),
         formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
         source=f'"Neighborhood magnitude" (NM): {_MENG}.',
         needs=("target_true", "neighborhood"),
