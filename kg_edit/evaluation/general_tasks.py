@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -157,16 +157,8 @@ class GeneralTasks:
                 yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
 
 
-class General(NamedTuple):
-    """The parts of the value of ``--general``: a text file, lm-eval's tasks, and the folder of the quick sets."""
-
-    text: Path | None
-    tasks: tuple[str, ...]
-    quick: Path | None = None
-
-
-def split_general(text: str | None) -> General:
-    """Split the value of ``--general`` at commas.
+def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None]:
+    """Split the value of ``--general`` at commas: a text file, lm-eval's tasks, and the folder of the quick sets.
 
     A ``.yaml`` file and a folder contain tasks, and ``quick:FOLDER`` the sets of `kg_edit.evaluation.quick_tasks`. A
     part without a file ending that is no file is one of the harness's tasks.
@@ -184,7 +176,7 @@ def split_general(text: str | None) -> General:
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
     folder = Path(quick[0].removeprefix(QUICK)) if quick else None
-    return General(Path(texts[0]) if texts else None, tuple(tasks), folder)
+    return Path(texts[0]) if texts else None, tasks, folder
 
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
@@ -297,14 +289,6 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
     return found
 
 
-class WantedTasks(NamedTuple):
-    """The folders with task files, the tasks' names, and whether the harness's own tasks are needed too."""
-
-    folders: list[Path]
-    names: list[str]
-    own: bool
-
-
 @dataclass(frozen=True)
 class _TaskFile:
     """The name of a file's task or group ("" for a part of other files), and the names of the group's members."""
@@ -314,22 +298,23 @@ class _TaskFile:
     members: tuple[str, ...] = ()
 
 
-def wanted_tasks(wanted: Sequence[str]) -> WantedTasks:
-    """Return what ``wanted`` names: task files, folders of them, and names of the harness's own tasks.
+def wanted_tasks(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
+    """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too.
+
+    ``wanted`` has task files, folders of them, and names of the harness's own tasks.
 
     Raises:
         ConfigError: a file can't be read or has no task, or two files have a task of one name.
     """
-    found = WantedTasks([], [], own=False)
+    # dicts: in order, each once
+    folders, names, own = dict[Path, None](), dict[str, None](), False
     for part in wanted:
         path = Path(part)
         if _is_task_place(path):
-            found.folders.append(path if path.is_dir() else path.parent)
-            found.names.extend(_names_in(path))
+            folders[path if path.is_dir() else path.parent] = None
+            names |= dict.fromkeys(_names_in(path))
         else:
-            found.names.append(part)
-            found = found._replace(own=True)
-    folders, names = list(dict.fromkeys(found.folders)), list(dict.fromkeys(found.names))
+            names[part], own = None, True
     first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
     for path in dict.fromkeys(file.resolve() for folder in folders for file in _files_of(folder)):
         try:
@@ -339,7 +324,7 @@ def wanted_tasks(wanted: Sequence[str]) -> WantedTasks:
         if name in names and name in first:
             raise ConfigError(f"{first[name]} and {path} both have the task {name!r}; give each a different name")
         first.setdefault(name, path)
-    return WantedTasks(folders, names, found.own)
+    return list(folders), list(names), own
 
 
 def _is_task_place(path: Path) -> bool:

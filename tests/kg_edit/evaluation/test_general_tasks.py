@@ -87,11 +87,11 @@ def test_general_is_split_into_a_text_and_tasks(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wiki").write_text("a text without an ending")
     (tmp_path / "tasks").mkdir()
-    assert split_general(None) == (None, (), None)
-    assert split_general("text.txt") == (Path("text.txt"), (), None)
-    tasks = ("boolq.yaml", "tasks", "hellaswag")
+    assert split_general(None) == (None, [], None)
+    assert split_general("text.txt") == (Path("text.txt"), [], None)
+    tasks = ["boolq.yaml", "tasks", "hellaswag"]
     assert split_general("boolq.yaml, wiki ,tasks,hellaswag") == (Path("wiki"), tasks, None)
-    assert split_general("quick:tasks,wiki,boolq") == (Path("wiki"), ("boolq",), Path("tasks"))
+    assert split_general("quick:tasks,wiki,boolq") == (Path("wiki"), ["boolq"], Path("tasks"))
     with pytest.raises(ConfigError, match=r"one text, found a\.txt, b\.txt"):
         split_general("a.txt,b.txt")
     for text in ("quick", "quick:", "quick:a,quick:b"):
@@ -279,15 +279,6 @@ def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: P
     assert perplexity.before.mean != perplexity.after.mean, "the edited model is asked"
 
 
-@pytest.mark.parametrize(
-    "group",
-    [
-        "group: both\ntask: [one, two]\n",
-        "group: both\ntask:\n  - one\n  - task: two\n    num_fewshot: 1\n",
-        "group: both\ntask:\n  - group: inner\n    task: [one]\n  - two\n",
-    ],
-    ids=["on one line", "with settings", "a group in a group"],
-)
 def folder(place: Path, **files: str) -> str:
     """A folder with these YAML files."""
     place.mkdir(exist_ok=True)
@@ -307,20 +298,20 @@ def folder(place: Path, **files: str) -> str:
 )
 def test_members_of_a_group_are_not_named_again(group: str, tmp_path: Path) -> None:
     place = folder(tmp_path / "t", one="task: one\n", two="task: two\n", all=group, other="task: 'other'  # a note\n")
-    assert wanted_tasks([place]).names == ["both", "other"]
+    assert wanted_tasks([place]) == ([Path(place)], ["both", "other"], False)
     assert wanted_tasks([f"{place}/one.yaml", "hellaswag"]) == ([Path(place)], ["one", "hellaswag"], True)
 
 
 def test_part_of_other_files_and_functions_are_read_as_text(tmp_path: Path) -> None:
     place = folder(tmp_path / "t", shared="test_split: test\n", one="task: one\ndoc_to_text: !function utils.text\n")
-    assert wanted_tasks([place]).names == ["one"]
+    assert wanted_tasks([place])[1] == ["one"]
 
 
 def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:
     first, second = (folder(tmp_path / name, known="task: known\n") for name in ("a", "b"))
     with pytest.raises(ConfigError, match=r"a/known\.yaml and .*b/known\.yaml both have the task 'known'"):
         wanted_tasks([f"{first}/known.yaml", f"{second}/known.yaml"])
-    assert wanted_tasks([first, f"{first}/known.yaml"]).names == ["known"], "one file, named twice"
+    assert wanted_tasks([first, f"{first}/known.yaml"])[1] == ["known"], "one file, named twice"
 
 
 def test_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
