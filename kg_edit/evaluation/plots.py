@@ -41,11 +41,11 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
-def legend_below(axes: Axes, *, columns: int = 1, room: float = 0.48) -> None:
-    """Put the legend of a panel below its horizontal axis; ``room`` inches remain free for the axis labels."""
+def legend_below(axes: Axes) -> None:
+    """Put the legend of a panel below its horizontal axis and the axis labels."""
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
-    place = (0.0, -room / max(height, 0.5))
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=columns)
+    place = (0.0, -0.48 / max(height, 0.5))  # 0.48 inches for the labels
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0)
 
 
 def save_figure(made: Figure, path: Path) -> Path:

@@ -61,14 +61,14 @@ class RetentionTest:
     accurate: tuple[Query, ...] = ()  # sentences that are known to be right; ARR is their perplexity
 
     @classmethod
-    def of(cls, records: Iterable[BenchmarkRecord], *, limit: int = TESTED) -> RetentionTest:
-        """Return the first ``limit`` unrelated prompts and accurate sentences of ``records``, each prompt once."""
+    def of(cls, records: Iterable[BenchmarkRecord]) -> RetentionTest:
+        """Return the first `TESTED` unrelated prompts and accurate sentences of ``records``, each prompt once."""
         found, accurate = dict[Query, None](), list[Query]()
         for record in records:
             for probe in (*record.group("locality"), *record.group("recall")):
                 found |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
             accurate += [query for probe in record.group("accurate") for query in probe.queries]
-        return cls(tuple(found)[:limit], tuple(accurate[:limit]))
+        return cls(tuple(found)[:TESTED], tuple(accurate[:TESTED]))
 
     @cached_property
     def digest(self) -> str:
@@ -182,17 +182,17 @@ def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[s
     }
 
 
-def read_retention_test(path: str | Path, *, limit: int = TESTED) -> RetentionTest:
-    """Read the first ``limit`` unrelated prompts of a benchmark's file.
+def read_retention_test(path: str | Path) -> RetentionTest:
+    """Read the first `TESTED` unrelated prompts of a benchmark's file.
 
     These are its locality and recall prompts: the Natural Questions of zsRE, the neighbours of CounterFact in
     EasyEdit's form, PopQA's questions. Your own rows are read in PopQA's form: ``question`` and ``possible_answers``. A
-    WikiBio file gives its first ``limit`` accurate sentences, for ARR as a perplexity.
+    WikiBio file gives its first accurate sentences, for ARR as a perplexity.
 
     Raises:
         EditFileError: the file can't be read, or has no such prompt.
     """
-    test = RetentionTest.of(readable_records(path), limit=limit)
+    test = RetentionTest.of(readable_records(path))
     if not test.queries and not test.accurate:
         raise EditFileError(
             f"{path}: no record has a locality or recall prompt, on which retention is measured; expected a file "

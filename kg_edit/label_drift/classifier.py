@@ -23,6 +23,7 @@ from kg_edit.models.sampling import plain_generation
 
 _ROWS = 8  # texts in a forward pass
 _STEPS = 100  # at most, of L-BFGS
+_DECAY = 1e-2  # the weight of |W|^2 / 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,13 +103,11 @@ def _own_text(model: LanguageModel) -> Callable[..., Any]:
     return generate
 
 
-def trained_classifier(
-    model: LanguageModel, texts: Sequence[str], labels: Sequence[str], *, decay: float = 1e-2
-) -> ClassifierModel:
+def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Sequence[str]) -> ClassifierModel:
     """Return ``model`` with a head fitted to ``texts`` and their ``labels``: multinomial logistic regression.
 
     The features are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
-    standard deviation 1. ``decay`` is the weight of |W|^2 / 2. The fit is deterministic.
+    standard deviation 1. The fit is deterministic.
 
     Raises:
         ConfigError: there are fewer than two classes.
@@ -118,7 +117,7 @@ def trained_classifier(
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
     states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts)
     wanted = torch.tensor([classes.index(label) for label in labels])
-    return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=decay), classes)
+    return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=_DECAY), classes)
 
 
 def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -> nn.Linear:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PROMPT = "Text: {}\nClass:"
 """The prompt of a classifier: the class is read after the colon."""
+
+_TESTS = 4  # every fourth older text is a test
 
 
 class LabelledText(Record):
@@ -93,19 +94,16 @@ def _text(row: Any, number: int) -> LabelledText:
     return found
 
 
-def read_label_drift(
-    old: str | Path, new: str | Path | None = None, *, since: int | None = None, test_share: float = 0.25
-) -> LabelDrift:
+def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: int | None = None) -> LabelDrift:
     """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
     stream.
 
-    ``test_share`` of the old texts, evenly spaced, test what the classifier retains; the others train it. A warning
-    appears if there are too few for a test. A stream with years is sorted by year.
+    Every fourth of the old texts tests what the classifier retains; the others train it. A warning appears if there
+    are too few for a test. A stream with years is sorted by year.
 
     Raises:
         EditFileError: a file can't be read, or a row is wrong.
-        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, a part has no texts, or
-            ``test_share`` is no share.
+        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
     """
     if (new is None) == (since is None):
         raise ConfigError("give either a file with the newer texts, or the first year of the newer texts")
@@ -114,15 +112,11 @@ def read_label_drift(
     newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
     if not older or not newer:
         raise ConfigError(f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each")
-    if not 0 < test_share < 1:
-        raise ConfigError(f"test_share is {test_share}; give a share between 0 and 1")
-    test = tuple(text for at, text in enumerate(older) if int((at + 1) * test_share) > int(at * test_share))
+    test = older[_TESTS - 1 :: _TESTS]
     if not test:
-        needed = ceil(1 / test_share)
-        log.warning("TRR is not measured: a test needs at least %d older texts, found %d", needed, len(older))
+        log.warning("TRR is not measured: a test needs at least %d older texts, found %d", _TESTS, len(older))
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years remains in its order
-    tested = {text.id for text in test}
-    train = tuple(text for text in older if text.id not in tested)
+    train = tuple(text for at, text in enumerate(older, 1) if at % _TESTS)
     return LabelDrift(train=train, test=test, stream=tuple(stream))
 
 

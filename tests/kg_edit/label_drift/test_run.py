@@ -69,17 +69,6 @@ def test_texts_are_split_by_year(tmp_path: Path) -> None:
     assert (edit.text, edit.target_new) == ("Text: Hughes plays for the Lakers.\nClass:", "1")
 
 
-def test_share_that_tests_is_the_one_asked_for(tmp_path: Path) -> None:
-    """Also where 1 / share is no whole number, or the share is above a half."""
-    rows = [{"text": f"text {number}", "label": 0, "year": 1990} for number in range(20)]
-    file = written(tmp_path, [*rows, {"text": "new", "label": 0, "year": 2010}])
-    for share, count in ((0.25, 5), (0.4, 8), (0.75, 15)):
-        found = read_label_drift(file, since=2000, test_share=share)
-        assert (len(found.test), len(found.train)) == (count, 20 - count)
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        read_label_drift(file, since=2000, test_share=1.0)
-
-
 def test_published_form_has_two_parts(tmp_path: Path) -> None:
     """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years remains in its order."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
