@@ -165,7 +165,6 @@ def ripples(
         table=FactTable(opened, vocabulary),
         folder=cache_folder() / "knowledge",  # the model's answers, by which a run is resumed
         seed=seed,
-        progress=True,
     )
     made = builder.build_for(list(own)) if edits else builder.build(wanted or tuple(vocabulary.edited), n=n)
     write_ripples(out, made)

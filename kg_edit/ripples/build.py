@@ -17,7 +17,6 @@ from typing import Any
 
 from kg_edit.datasets.ripples import FORMAT, RippleQuestion
 from kg_edit.edits.edit import Edit, is_entity_id
-from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.ripples.edits import Candidates, Change, by_object, candidates, changes, hashed, is_plain, split_of
@@ -44,7 +43,6 @@ class Builder:
     table: FactTable
     folder: Path
     seed: int = 0
-    progress: bool = True
     dropped: Counter[str] = field(default_factory=Counter)
 
     def build(self, relations: Sequence[str], *, n: int) -> Document:
@@ -53,16 +51,10 @@ class Builder:
         Raises:
             ConfigError: a relation has no noun or no template; or the graph and the model give no edit at all.
         """
-        templates = RelationTemplates.load()
-        for relation in relations:
-            if relation not in self.table.words.nouns or not templates.find(relation):
-                raise ConfigError(
-                    f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
-                )
+        templates = self.table.words.templates(relations)
         found = [candidates(self.table, relation, seed=self.seed) for relation in relations]
-        targets = sorted({target for one in found for target in one.targets})
-        self.table.read(targets)
-        knowledge = self._knowledge(targets, found)
+        targets = _targets(found)
+        knowledge = self._knowledge(found)
         knowledge.ask((fact for target in targets for fact in facts_of(self.table, target)), about="objects")
         rich = {o: sum(map(knowledge.knows, facts_of(self.table, o))) for o in targets}
         chosen = list(changes(self.table, found, rich, n=n, seed=self.seed))
@@ -72,7 +64,7 @@ class Builder:
             Edit(
                 id=f"ripples-{place:04d}",
                 subject=self.table.label(change.subject) or "",
-                prompt=row.template if (row := templates.find(change.relation)) else "",
+                prompt=templates[change.relation],
                 relation=self.table.words.nouns[change.relation],
                 target_true=self.table.label(change.old),
                 target_new=self.table.label(change.new) or "",
@@ -83,9 +75,7 @@ class Builder:
             )
             for place, change in enumerate(chosen, 1)
         ]
-        near = {one.relation: by_object(one.subjects.items()) for one in found}
-        around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
-        return self._document(knowledge, chosen, edits, around)
+        return self._document(knowledge, chosen, edits, found)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
         """Build the document for given edits.
@@ -118,25 +108,19 @@ class Builder:
             found = self.table.current(change.subject, change.relation)
             known = found and edit.target_true in (None, *self.table.names(found))
             chosen.append(replace(change, old=found) if found and known and not change.old else change)
-        self.table.read(_items_of(chosen))
         items = _items_of(chosen)
+        self.table.read(items)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
-        near = {one.relation: by_object(one.subjects.items()) for one in pools}
-        around = [self._neighbours(change, near[change.relation].get(change.old, [])) for change in chosen]
-        targets = sorted({target for one in pools for target in one.targets})
-        self.table.read(targets)
-        return self._document(self._knowledge(targets, pools, spared=items), chosen, usable, around)
+        return self._document(self._knowledge(pools, spared=items), chosen, usable, pools)
 
-    def _knowledge(
-        self, targets: Sequence[str], found: Sequence[Candidates], *, spared: Sequence[str] = ()
-    ) -> Knowledge:
+    def _knowledge(self, found: Sequence[Candidates], *, spared: Sequence[str] = ()) -> Knowledge:
         """Choose three example facts for each relation, and make the `Knowledge` that asks with them.
 
         Examples are about frequent objects, and for the edited relations also about frequent subjects. No item of
         ``spared`` is in an example, because examples are not asked.
         """
         pool: dict[str, list[AskedFact]] = {}
-        for item in dict.fromkeys([*targets, *(s for one in found for s in one.subjects)]):
+        for item in dict.fromkeys([*_targets(found), *(s for one in found for s in one.subjects)]):
             if item in spared:
                 continue
             for relation in {*self.table.words.asked, *(one.relation for one in found)}:
@@ -151,11 +135,11 @@ class Builder:
                 drawn.setdefault(fact.object, fact)
             if len(drawn) >= _EXAMPLES:
                 whole[relation] = list(drawn.values())[:_EXAMPLES]
-        return Knowledge(self.model, self.table.words, whole, self.folder, self.progress)
+        return Knowledge(self.model, self.table.words, whole, self.folder)
 
-    def _neighbours(self, change: Change, near: Sequence[str]) -> list[str]:
+    def _neighbours(self, change: Change, near: Mapping[str, Sequence[str]]) -> list[str]:
         """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
-        others = [item for item in near if item != change.subject]
+        others = [item for item in near.get(change.old, ()) if item != change.subject]
         return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
 
     def _document(
@@ -163,11 +147,13 @@ class Builder:
         knowledge: Knowledge,
         chosen: Sequence[Change],
         edits: Sequence[Edit],
-        around: Sequence[Sequence[str]],
+        pools: Sequence[Candidates],
     ) -> Document:
+        near = {one.relation: by_object(one.subjects.items()) for one in pools}
+        around = [self._neighbours(change, near[change.relation]) for change in chosen]
         found = [
-            list(proposals(self.table, change, neighbours=near, name=edit.subject))
-            for change, edit, near in zip(chosen, edits, around, strict=True)
+            list(proposals(self.table, change, neighbours=others, name=edit.subject))
+            for change, edit, others in zip(chosen, edits, around, strict=True)
         ]
         asked = (fact for some in found for one in some for fact in (*one.knows, *one.lacks))
         knowledge.ask(asked, about="facts")
@@ -296,6 +282,11 @@ def write_ripples(path: Path, document: Document) -> Path:
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
     start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
+
+
+def _targets(found: Iterable[Candidates]) -> list[str]:
+    """The possible o* of all relations, each once."""
+    return sorted({target for one in found for target in one.targets})
 
 
 def _items_of(changes: Iterable[Change]) -> list[str]:

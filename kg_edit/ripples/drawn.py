@@ -15,7 +15,6 @@ from typing import Self
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
 from kg_edit.ripples.edits import apart, by_object, fits, hashed, is_plain
 from kg_edit.ripples.facts import FactTable
@@ -52,15 +51,9 @@ def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: 
     Raises:
         ConfigError: a relation has no noun or no template, or the graph gives no edit for any relation.
     """
-    templates = RelationTemplates.load()
-    for relation in relations:
-        if relation not in table.words.nouns or not _template(templates, relation):
-            raise ConfigError(
-                f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
-            )
-    wanted = -(-n // len(relations))
+    templates, wanted = table.words.templates(relations), -(-n // len(relations))
     drawn = [
-        _of_relation(table, relation, template=_template(templates, relation), n=wanted, seed=seed, excluded=excluded)
+        _of_relation(table, relation, template=templates[relation], n=wanted, seed=seed, excluded=excluded)
         for relation in relations
     ]
     edits = [edit for edit in chain.from_iterable(zip_longest(*drawn)) if edit][:n]
@@ -144,8 +137,3 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
         change = {"target_true": table.label(o), "target_true_id": o, "neighborhood": prompts}
         found.append(edit.model_copy(update=change))
     return found
-
-
-def _template(templates: RelationTemplates, relation: str) -> str:
-    row = templates.find(relation)
-    return row.template if row else ""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.replies import StoredReplies
+from kg_edit.ripples.replies import stored_replies
 from kg_edit.ripples.words import RippleWords
 from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
@@ -44,7 +44,6 @@ class Knowledge:
     words: RippleWords
     examples: Mapping[str, Sequence[AskedFact]]
     folder: Path
-    progress: bool = True
     _rights: dict[AskedFact, int] = field(default_factory=dict)
 
     def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
@@ -68,8 +67,8 @@ class Knowledge:
             for found in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
                 yield str(self.model.tokenizer.decode(list(found.tokens))).lstrip().split("\n", 1)[0]
 
-        replies = StoredReplies(self.model, self.folder, f"examples, {_STEPS} tokens", generated, self.progress)
-        texts = replies.texts([prompt for some in prompts.values() for prompt in some], about=about)
+        asked, form = [prompt for some in prompts.values() for prompt in some], f"examples, {_STEPS} tokens"
+        texts = stored_replies(self.model, asked, generated, folder=self.folder, form=form, about=about)
         for fact, own in prompts.items():
             begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in own)
             self._rights[fact] = sum(begins)

@@ -21,7 +21,7 @@ from pathlib import Path
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Question
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ripples.replies import StoredReplies
+from kg_edit.ripples.replies import stored_replies
 from kg_edit.ripples.words import RippleWords
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import generated_from
@@ -50,9 +50,7 @@ class KnownOnly:
         return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
 
 
-def known_only(
-    model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path, progress: bool = True
-) -> KnownOnly:
+def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path) -> KnownOnly:
     """Return the questions for which the unedited ``model`` knows every further hop, and the records that have one.
 
     ``folder`` stores the model's answers.
@@ -62,8 +60,8 @@ def known_only(
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
-    replies = StoredReplies(model, folder, f"{_TOKENS} tokens", generated, progress)
-    texts = replies.texts(list(map(generated_from, hops)), about="known hops")
+    prompts, form = list(map(generated_from, hops)), f"{_TOKENS} tokens"
+    texts = stored_replies(model, prompts, generated, folder=folder, form=form, about="known hops")
     right: dict[Query, bool] = {}
     for query in hops:
         met = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kg_edit.edits.templates import utf8_text
+from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import ConfigError, faults_of
 from kg_edit.text.relation_nouns import relation_nouns
 
@@ -59,6 +59,22 @@ class RippleWords(BaseModel):
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
             raise ConfigError(f"{own or 'ripples.toml'}: {faults}") from None
+
+    def templates(self, relations: Sequence[str]) -> dict[str, str]:
+        """Return the prompt template of each relation.
+
+        Raises:
+            ConfigError: a relation has no noun or no template.
+        """
+        known, found = RelationTemplates.load(), dict[str, str]()
+        for relation in relations:
+            row = known.find(relation)
+            if not row or relation not in self.nouns:
+                raise ConfigError(
+                    f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
+                )
+            found[relation] = row.template
+        return found
 
 
 def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None
 
 
 def test_build_for_takes_an_old_object_that_is_not_given_from_the_graph(tmp_path: Path) -> None:
-    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     bare = MINE.model_copy(update={"target_true": None, "target_true_id": None})
     (row,), (whole,) = (builder.build_for([edit])["records"] for edit in (bare, MINE))
     assert row["questions"] == whole["questions"] and "Rome" in row["questions"][0]["old"]
@@ -94,7 +94,7 @@ def test_description_excludes_successors(tmp_path: Path) -> None:
 
 def test_build_for_gives_unknown_questions(tmp_path: Path) -> None:
     """A tiny random model knows nothing: what is left are the hops that it does not know."""
-    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     made = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
     (row,) = made["records"]
     assert made["provenance"]["dropped"]["edit without relation_id"] == 1
@@ -114,7 +114,7 @@ def test_build_for_gives_unknown_questions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("instead", [None, "Q77777"])
 def test_build_for_needs_only_ids_of_relation_and_target(lacking: str, instead: str | None, tmp_path: Path) -> None:
     """Only r and o* have to be in the graph."""
-    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     strange = MINE.model_copy(update={"id": "strange", "target_new_id": "Q77777"})
     made = builder.build_for([MINE.model_copy(update={lacking: instead}), strange])
     (row,) = made["records"]
@@ -131,7 +131,7 @@ def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
 
 
 def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
-    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known", progress=False)
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     with pytest.raises(ConfigError, match="no edit has relation_id and target_new_id"):
         builder.build_for([MINE.model_copy(update={"target_new_id": None})])
     with pytest.raises(ConfigError, match="the model knows nothing about any o\\*"):
@@ -144,7 +144,7 @@ def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
 def test_build_with_a_real_model_and_the_packaged_graph(tmp_path: Path) -> None:
     model = LanguageModel.load("smollm2-135m")
     table = FactTable(WikidataCache(packaged_extract()), RippleWords.load())
-    made = Builder(model=model, table=table, folder=tmp_path / "known", progress=False).build(["P17", "P159"], n=12)
+    made = Builder(model=model, table=table, folder=tmp_path / "known").build(["P17", "P159"], n=12)
     records = find_dataset("ripples")(write_ripples(tmp_path / "r.json", made))
     assert len(records) == 12
     assert sum(len(record.group("ripples-known")) for record in records) >= 12

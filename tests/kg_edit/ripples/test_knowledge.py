@@ -25,7 +25,7 @@ WORDS = RippleWords.load()
 
 
 def knowledge(model: LanguageModel, folder: Path) -> Knowledge:
-    return Knowledge(model, WORDS, EXAMPLES, folder, progress=False)
+    return Knowledge(model, WORDS, EXAMPLES, folder)
 
 
 def first_words(model: LanguageModel, thing: str) -> list[str]:

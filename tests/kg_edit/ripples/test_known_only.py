@@ -21,7 +21,7 @@ def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:
 
 def asked(folder: Path, text: str, records: list[BenchmarkRecord]) -> KnownOnly:
     """What is left with a model that generates one text; each such model has a folder of its own."""
-    return known_only(parrot(text, "x"), records, folder=folder / text, progress=False)
+    return known_only(parrot(text, "x"), records, folder=folder / text)
 
 
 def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: 
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
     found = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
     assert (found.questions, found.asked, len(found.records)) == (left, 1, left)
-    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / text, progress=False)
+    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / text)
     assert again.questions == left, "the answers are stored: nothing was asked again"
     assert str(found) == f"{left} of 1 questions are left, in {left} records"
 
