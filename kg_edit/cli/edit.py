@@ -50,7 +50,7 @@ from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
-    from kg_edit.reports.edit_run import EditFolder, EditRun
+    from kg_edit.reports.edit_run import EditRun
 
 _SHOWN = 10  # changed answers to unrelated prompts in the terminal; the report has all
 
@@ -157,9 +157,8 @@ def edit(
         graph=opened.source,
         require_graph=require_graph,
     )
-    from kg_edit.reports.edit_run import EditFolder
+    from kg_edit.reports.edit_run import draw_subgraph, run_edits
 
-    folder = EditFolder(out, graph=graph or ())
     usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
 
     if len(usable) > MANY and not yes:
@@ -171,18 +170,22 @@ def edit(
         chosen = planned.with_layer(language_model, usable)
         made = chosen.on(language_model)
         make = partial(
-            folder.run,
+            run_edits,
             made,
+            made.model,
             usable,
+            out,
             force=force,
             alone=alone,
             locality_check=locality_check,
             callbacks=callbacks,
+            graph=graph or (),
         )
         run = replace_run(out, make, overwrite=overwrite)
-    chosen.note_layer(folder.path)
+        draw_subgraph(made, usable[0], out)
+    chosen.note_layer(out)
 
-    _show(run, folder)
+    _show(run)
     report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
@@ -240,15 +243,16 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
     planned = plan(method, graph=open_graph([EXTRACT], None))
-    from kg_edit.reports.edit_run import EditFolder
+    from kg_edit.reports.edit_run import draw_subgraph, run_edits
 
-    folder = EditFolder(out)
     planned.usable(edits)
-    make = partial(folder.run, planned.on(load("smollm2-135m")), edits)
-    _show(replace_run(out, make, overwrite=overwrite), folder)
+    made = planned.on(load("smollm2-135m"))
+    run = replace_run(out, partial(run_edits, made, made.model, edits, out), overwrite=overwrite)
+    draw_subgraph(made, edits[0], out)
+    _show(run)
 
 
-def _show(run: EditRun, folder: EditFolder) -> None:
+def _show(run: EditRun) -> None:
     """Print the table of the probes, the verdict with its remarks, what else changed, and the files."""
     from kg_edit.reports.differences import counted, difference_table
     from kg_edit.reports.report import terminal_table
@@ -268,7 +272,7 @@ def _show(run: EditRun, folder: EditFolder) -> None:
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
         console.print(counted(run.differences, forms=any(row.probe.chat for row in run.rows)))
-    where, names = f"{plain(str(folder.path))}:", ", ".join(folder.files)
+    where, names = f"{plain(str(run.folder))}:", ", ".join(run.files)
     if len(f"{where} {names}") <= console.width:
         console.print(f"{where} {names}", soft_wrap=True)
     else:  # the path stays whole, on a line of its own

@@ -70,45 +70,12 @@ class EditRun:
     def __str__(self) -> str:
         return "\n".join([str(self.verdict), *self.verdict.remarks, *self.verdict.commands])
 
-
-@dataclass(frozen=True)
-class EditFolder:
-    """The folder of an edit run, by which the command line writes to it and lists it; ``graph`` as in `run_edits`."""
-
-    path: Path
-    graph: Sequence[str] = ()
-
-    def run(
-        self,
-        method: EditingMethod,
-        edits: Sequence[Edit],
-        *,
-        force: bool = False,
-        alone: bool = True,
-        locality_check: bool = True,
-        callbacks: Sequence[Callback] = (),
-    ) -> EditRun:
-        """Make the edits by `run_edits`, draw the first one's subgraph, and return the run."""
-        run = run_edits(
-            method,
-            method.model,
-            edits,
-            self.path,
-            force=force,
-            alone=alone,
-            locality_check=locality_check,
-            callbacks=callbacks,
-            graph=self.graph,
-        )
-        draw_subgraph(method, edits[0], self.path)
-        return run
-
     @property
     def files(self) -> tuple[str, ...]:
-        """Return the names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
-        pictures = sorted(file.name for file in self.path.glob("subgraph-*.svg"))
+        """The names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
+        pictures = sorted(file.name for file in self.folder.glob("subgraph-*.svg"))
         names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, VERDICT, REPORT, PAGE, *pictures)
-        return tuple(name for name in names if (self.path / name).is_file())
+        return tuple(name for name in names if (self.folder / name).is_file())
 
 
 def run_edits(
