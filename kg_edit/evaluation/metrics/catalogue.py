@@ -18,7 +18,6 @@ from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, c
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
 from kg_edit.evaluation.metrics.unstructured import UNSTRUCTURED_METRICS
-from kg_edit.evaluation.template_probes import PROBES
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
 
@@ -183,17 +182,6 @@ def metrics_page() -> str:
         f"## Data sets\n\n{markdown_table(('name', 'its edits may have', 'its probes'), rows)}\n",
     ]
     return "\n".join(parts)
-
-
-def used_by(name: str) -> tuple[str, ...]:
-    """Return the data sets whose records may have this metric of records."""
-    found = []
-    for dataset in DATASETS.values():
-        groups = {part for group in (*dataset.measures, *PROBES) for part in (group, group.partition(".")[0])}
-        asked = ("portability",) if "questions" in dataset.edits_have else ()  # a question is also such a probe
-        if {*groups, *dataset.edits_have, *asked}.issuperset(RECORD_METRICS[name].needs):
-            found.append(dataset.name)
-    return tuple(found)
 
 
 _TESTS = re.compile(r"(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")  # the kind, in a formula of RippleEdits

@@ -19,7 +19,6 @@ from kg_edit.evaluation.metrics.catalogue import (
     metrics_for,
     metrics_page,
     shown_name,
-    used_by,
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
@@ -57,13 +56,12 @@ def test_names_hold_their_protocol() -> None:
         assert name.rpartition(".")[2] in PROTOCOLS or name.startswith("ripple."), name
 
 
-def test_every_metric_is_used_by_a_data_set_and_documented() -> None:
+def test_every_metric_is_documented() -> None:
     page = metrics_page()
     for name in CATALOGUE:
         assert f"`{shown_name(re.sub(r'[234]_hops[.]', '', name))}`" in page  # one line for all numbers of hops
     for dataset in DATASETS.values():  # whose groups are the GROUP and SUB of a name
         assert all(f"`{group}`" in page for group in dataset.measures)
-    assert all(used_by(name) for name in RECORD_METRICS)
 
 
 def test_every_group_of_probes_has_a_metric() -> None:
@@ -73,11 +71,13 @@ def test_every_group_of_probes_has_a_metric() -> None:
             assert any(names.intersection(metric.needs) for metric in RECORD_METRICS.values()), group
 
 
-def test_what_a_metric_needs_is_what_a_record_may_have() -> None:
-    parts = {part for dataset in DATASETS.values() for part in (*dataset.measures, *dataset.edits_have, *PROBES)}
-    families = {part.partition(".")[0] for part in parts}
+def test_what_a_metric_needs_is_what_the_records_of_a_data_set_may_have() -> None:
+    may_have = []
+    for dataset in DATASETS.values():
+        parts = {*dataset.measures, *dataset.edits_have, *PROBES, "portability"}
+        may_have.append(parts | {part.partition(".")[0] for part in parts})
     for name, metric in RECORD_METRICS.items():
-        assert isinstance(metric.needs, tuple) and set(metric.needs) <= {*parts, *families, "portability"}, name
+        assert isinstance(metric.needs, tuple) and any(map(set(metric.needs).issubset, may_have)), name
 
 
 def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
