@@ -40,12 +40,8 @@ def test_text_counts_by_its_content_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"schedule": "batsh:2"}, UnknownNameError, "did you mean 'batch'"),
-        ({"evaluate_every": 1}, ConfigError, "evaluate every 1 edits under the schedule single"),
         ({"schedule": "batch:2", "evaluate_every": 1}, ConfigError, "evaluate every"),
         ({"schedule": "sequential:2", "evaluate_every": 0}, ConfigError, "evaluate every 0 edits"),
-        ({"sample": 3}, ConfigError, "score a sample of 3 records"),
-        ({"shard": "2/2"}, ConfigError, "expected i/n"),
         ({"extras": ("consistency.tfid",)}, UnknownNameError, "did you mean 'consistency.tfidf'"),
         ({"schedul": "single"}, ValidationError, "Extra inputs are not permitted"),
     ],

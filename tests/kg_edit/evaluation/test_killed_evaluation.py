@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes, which this system can't")
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_kill_9_at_random_moments(kills: int, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+    kills = 20
     command = [sys.executable, "-m", "tests.kg_edit.evaluation.killed", str(tmp_path), str(kills)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KG_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -25,4 +26,4 @@ def test_kill_9_at_random_moments(kills: int, tmp_path: Path) -> None:
     trials = [json.loads(line) for line in done.stdout.splitlines() if line]
     assert len(trials) == kills
     assert [trial for trial in trials if not trial["same"]] == []
-    assert kills < 20 or len({trial["lines"] for trial in trials}) > 5  # the moments did differ
+    assert len({trial["lines"] for trial in trials}) > 5  # the moments did differ

@@ -372,15 +372,6 @@ def test_edit_without_old_object_has_every_score_that_needs_none(
         assert edited["scores"][f"{group}.nll"] == edited["nll"][prompt]["Miami Heat"]
 
 
-def test_record_of_several_edits_with_questions_has_ceilings(
-    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
-    record = BenchmarkRecord(id="x", edits=edits[:2])
-    summary = evaluate(method, model, [record], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
-    assert summary.provenance["failed"] == 0
-    assert set(summary.provenance["counts"]["fact_in_prompt"].values()) == {1}
-
-
 def test_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     evaluate(method, model, edits[:1], out=tmp_path)
     with (tmp_path / "records.jsonl").open("a") as file:

@@ -12,8 +12,6 @@ from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.metrics.catalogue import metrics_for
-from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
@@ -35,19 +33,6 @@ ROWS = {
 def read(name: str, folder: Path) -> BenchmarkRecord:
     (record,) = find_dataset(name)(written(folder, ROWS[name]))
     return record
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_section_has_all_metrics_of_its_case(name: str, model: LanguageModel, tmp_path: Path) -> None:
-    case = Case.of(read(name, tmp_path))
-    (section,) = score_cases(model, [case])
-    assert tuple(section.scores) == tuple(metrics_for(case))
-    assert Section.model_validate_json(section.model_dump_json()) == section
-    missing = {metric for metric, value in section.scores.items() if value is None}
-    wanted = {metric for metric in metrics_for(case) if metric not in ("efficacy.prob",)}
-    assert {metric for metric in missing if "unchanged" in metric} == {
-        metric for metric in wanted if "unchanged" in metric
-    }  # there is nothing to compare with
 
 
 @pytest.mark.parametrize("name", ["counterfact", "zsre"])
@@ -75,26 +60,6 @@ def test_conditions_are_judged_by_the_unedited_models_section(model: LanguageMod
     changed = base.model_copy(update={"texts": {**base.texts, condition: " Rome"}})
     (edited,) = score_cases(model, [case], before=[changed])
     assert edited.scores["ripple.CI"] == 0
-
-
-def test_several_edits_are_all_scored(model: LanguageModel, tmp_path: Path) -> None:
-    case = Case.of(read("mquake", tmp_path))
-    (section,) = score_cases(model, [case])
-    assert len(case.edits) == 2
-    assert all(edit.text in section.texts and edit.text in section.nll for edit in case.edits)
-
-
-@pytest.mark.slow
-def test_cases_scored_together_are_as_scored_alone(model: LanguageModel, tmp_path: Path) -> None:
-    cases = []
-    for name in ROWS:
-        folder = tmp_path / name
-        folder.mkdir()
-        cases.append(Case.of(read(name, folder)))
-    for case, section in zip(cases, score_cases(model, cases), strict=True):
-        (alone,) = score_cases(model, [case])
-        assert section.scores == pytest.approx(alone.scores, abs=1e-4, nan_ok=True)
-        assert section.texts == alone.texts
 
 
 def test_extras_are_sampled(model: LanguageModel, tmp_path: Path) -> None:

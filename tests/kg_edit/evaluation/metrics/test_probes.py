@@ -37,34 +37,6 @@ def edit(edits: tuple[Edit, ...]) -> Edit:
     return edits[0].model_copy(update={"portability": ()})
 
 
-@pytest.mark.parametrize(
-    ("texts", "found"),
-    [((" Rome", " no", " no"), 1.0), ((" no", " ROMA.", " no"), 1.0), ((" Rome, Italy", " Romelu", " x"), 0.0)],
-)
-def test_any_of_three_wordings_answered_exactly(edit: Edit, texts: tuple[str, ...], found: float) -> None:
-    """Looking for the name in the text, or asking one wording alone, would give other numbers."""
-    queries = tuple(Query(prompt=f"{place}?", answers=ROME) for place in range(3))
-    by_prompt = {format_question_with_shots(query.prompt): text for query, text in zip(queries, texts, strict=True)}
-    assert value("multihop.any_of_3", edit, probe("multihop", *queries, passes="any"), texts=by_prompt) == found
-
-
-def test_instance_wise_needs_every_hop(edit: Edit) -> None:
-    queries = (Query(prompt="A?", answers=ROME), Query(prompt="B?", answers=ROME))
-    texts = {format_question_with_shots("A?"): " Rome", format_question_with_shots("B?"): " Oslo"}
-    assert value("multihop.instance_wise", edit, probe("hops", *queries), texts=texts) == 0
-    texts[format_question_with_shots("B?")] = " Roma"
-    assert value("multihop.instance_wise", edit, probe("hops", *queries), texts=texts) == 1
-
-
-def test_edit_wise_is_the_share_of_statements(edit: Edit) -> None:
-    """Instance-wise, the case would fail as a whole."""
-    texts = {"A is": " Rome, of course", "B is": " not Rome"}
-    assert (
-        value("multihop.edit_wise", edit, probe("edit", sentence("A is")), probe("edit", sentence("B is")), texts=texts)
-        == 0.5
-    )
-
-
 @pytest.mark.parametrize(("passes", "found"), [("any", 1.0), ("all", 0.0)])
 def test_ripple_tests_join_their_queries(edit: Edit, passes: str, found: float) -> None:
     test = probe("ripple.CI", sentence("A is"), sentence("B is"), passes=passes)
@@ -151,13 +123,6 @@ def test_recall_by_words_and_by_letters(edit: Edit, text: str, words: float, let
     texts = {format_question_with_shots("Where?"): text}
     assert value("recall.greedy", edit, probe("recall", query), texts=texts) == words
     assert value("recall.substring", edit, probe("recall", query), texts=texts) == letters
-
-
-def test_accuracy_and_generation_of_paraphrases(edit: Edit) -> None:
-    scores = {Pair("A is", "Rome"): TokenScores(nll=3.0, accuracy=0.75)}
-    assert value("paraphrase.teacher_forced", edit, probe("paraphrase", sentence("A is")), scores=scores) == 0.75
-    assert value("efficacy.teacher_forced", edit, probe("efficacy", sentence("A is")), scores=scores) == 0.75
-    assert value("paraphrase.greedy", edit, probe("paraphrase", sentence("A is")), texts={"A is": " Roma"}) == 1
 
 
 @pytest.mark.parametrize(("nll", "found"), [(1.0, 1.0), (2.0, 0.0), (3.0, 0.0)])
