@@ -236,22 +236,6 @@ def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, pl
     assert edit(*GLAME, steps=1).code == 0
 
 
-def test_keep_going_skips_names_that_are_not_in_the_graph(edit: Run, place: Path) -> None:
-    lost = {**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}
-    (place / "edits.jsonl").write_bytes(rows(lost, GOOD))
-    required = (*GLAME, "--require-graph")
-    refused = edit(*required)
-    assert refused.code == 2
-    assert "Poseidonis" in refused.err
-    assert not (place / "out").exists()
-    result = edit(*required, "--keep-going")
-    assert result.code == 0
-    assert "skipped: row-1: " in result.err
-    assert len(Patch.load(place / "out" / "patch.safetensors").provenance["edits"]) == 1
-    (place / "edits.jsonl").write_bytes(rows(lost))
-    assert edit(*required, "--keep-going", "--out", "other").code == 2
-
-
 def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
     """`make`, but that it raises ``error`` for one edit."""
     whole = RankOneMethod.make

@@ -108,8 +108,11 @@ def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) 
     )
     both = edit("--graph", "facts.csv", "--require-graph")
     assert both.code == 2 and "2 edits can't be made:\n  italy: the graph has no statement" in both.err
-    assert edit("--graph", "facts.csv", "--require-graph", "--keep-going").code == 0
+    skipped = edit("--graph", "facts.csv", "--require-graph", "--keep-going")
+    assert skipped.code == 0 and "skipped: lost: " in skipped.err
     assert set(recorded(facts / "out")) == {"france"}
+    (facts / "edits.jsonl").write_bytes(rows(LOST))
+    assert edit("--graph", "facts.csv", "--require-graph", "--keep-going", "--out", "none").code == 2
     refused(edit, *ROME, "--require-graph", message="--require-graph has no effect: rome reads no graph", out=facts)
 
 

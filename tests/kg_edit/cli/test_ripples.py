@@ -77,8 +77,6 @@ def test_options_without_a_use_are_refused(kg_edit: Run, inputs: tuple[str, ...]
     assert (result.code, "the records have no question with a further hop; remove it" in result.err) == (2, True)
     result = kg_edit(*run, *inputs[2:], "--control", "wrong")
     assert (result.code, "rome reads no graph; remove --control" in result.err) == (2, True)
-    result = kg_edit(*run, *inputs, "--control", "wrong")
-    assert (result.code, "--graph has no effect: rome reads no graph" in result.err) == (2, True)
 
 
 @pytest.mark.slow

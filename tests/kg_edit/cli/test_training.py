@@ -73,7 +73,6 @@ def test_edit_without_network_names_the_command(kg_edit: Run, tiny_folder: Path)
     [
         ("mend train --data many.jsonl --set stepz=3", "did you mean 'steps'"),
         ("mend train --data many.jsonl --set steps=3 --steps 2", "steps is set twice"),
-        ("data edits --out e.jsonl --relations P17,country", "expected property ids such as P17,P19; found 'country'"),
         ("data edits --out e.jsonl", "give --graph"),
     ],
 )

@@ -21,7 +21,7 @@ UNUSED: dict[str, str] = {
     "patch add l p --dtype float32": "--dtype has no effect without --model",
     "patch remove l e --graph extract": "--graph has no effect without --model",
     "patch merge l --out o --gguf m.gguf": "--gguf has no effect with --to folder; leave it out, or give --to gguf",
-    "patch merge l --out o --gguf-type F16": "--gguf-type has no effect with --to folder",
+    "patch merge l --out o --gguf-type F32": "--gguf-type has no effect with --to folder",  # its default value
     "patch merge l --out o --to gguf --shard 1GB": "--shard has no effect with --to gguf",
     "patch merge l --out o --private": "--private has no effect without --push; leave it out, or also give --push",
     "patch export l o --to peft --private": "--private has no effect without --push",
@@ -61,8 +61,3 @@ def test_probes_without_effect_are_named_if_others_have_one(place: Path, caplog:
     assert caplog.messages == [
         "--probes negation,elsewhere has no effect, because no record has neighborhood or target_true"
     ]
-
-
-def test_option_with_its_default_value_is_refused_too(kg_edit: Run, place: Path) -> None:
-    command = ("patch", "merge", "l", "--out", "o", "--gguf-type", "F32")
-    refused(kg_edit, *command, message="--gguf-type has no effect", out=place)
