@@ -21,8 +21,8 @@ from tools.model_edits import RECORDS, plain_model, some_edits
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel

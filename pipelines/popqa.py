@@ -25,9 +25,9 @@ from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.comparison import ComparedRun
 from kg_edit.evaluation.plots import COLOURS, figure, save_figure
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.statistics import paired_difference
 from kg_edit.methods.in_context.popularity import (
     Asked,

@@ -32,8 +32,9 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.retention import RetentionTest
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.template_probes import PROBES
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # rendering needs the standard library only
-    from kg_edit.evaluation import Summary
+    from kg_edit.evaluation.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, APPENDIX, CLAIMS = ROOT / "results", ROOT / "docs" / "measurements.md", ROOT / "docs" / "claims.md"
@@ -394,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.info("%s: run python pipelines/tables.py", page.relative_to(ROOT))
         return int(bool(outdated(results)))
     for given in options.add:
-        from kg_edit.evaluation import Summary
+        from kg_edit.evaluation.summary import Summary
 
         table, _, folder = given.partition("=")
         run = Summary.load(Path(folder) / "summary.json")

@@ -27,7 +27,7 @@ from kg_edit.covariance.files import Identity
 from kg_edit.covariance.moment import Covariance
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.files import read_edits
-from kg_edit.evaluation import evaluate
+from kg_edit.evaluation.run import evaluate
 from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request

@@ -22,8 +22,8 @@ from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
-    from kg_edit.evaluation import Summary
     from kg_edit.evaluation.judge import Judge
+    from kg_edit.evaluation.summary import Summary
 
 
 KEY = "KG_EDIT_JUDGE_KEY"

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
     from kg_edit.edits.edit import Edit
     from kg_edit.edits.files import LabelSource
-    from kg_edit.evaluation import Shard, Summary
+    from kg_edit.evaluation.schedule import Shard
+    from kg_edit.evaluation.summary import Summary
     from kg_edit.methods import EditingMethod
     from kg_edit.models.language_model import LanguageModel
 
@@ -191,7 +192,7 @@ class Evaluation:
         """Check the options, load the model, and score; ``overwrite``: another run in the folder is deleted.
 
         Raises:
-            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluation.evaluate`.
+            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate`.
         """
         return replace_run(out, partial(self.ready(out).run, out), overwrite=overwrite)
 
@@ -378,7 +379,7 @@ class Ready:
         """Score the records, or a shard of them.
 
         Raises:
-            KgEditError: see `kg_edit.evaluation.evaluate`.
+            KgEditError: see `kg_edit.evaluate`.
         """
         from kg_edit.evaluation.run import evaluate
         from kg_edit.evaluation.settings import DataSource

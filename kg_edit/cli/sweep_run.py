@@ -54,7 +54,7 @@ def run_sweep(
     data: DataSource | None = None,
     config: EvalConfig | None = None,
 ) -> tuple[Outcome, ...]:
-    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluation.evaluate`), and return the outcomes.
+    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate`), and return the outcomes.
 
     If it is started again, it resumes. The grid may have grown, because ``out`` belongs only to the model and the
     records. All methods are built before the first cell runs, so that a wrong layer fails at once.

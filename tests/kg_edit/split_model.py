@@ -21,7 +21,8 @@ from accelerate.big_modeling import attach_align_device_hook_on_blocks
 from torch import Tensor
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.run import evaluate
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac
 from kg_edit.models.language_model import LanguageModel

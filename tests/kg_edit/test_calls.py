@@ -30,7 +30,8 @@ from kg_edit import (
 from kg_edit.datasets import as_records
 from kg_edit.edits.files import EditFile
 from kg_edit.edits.given import as_edits
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.run import evaluate
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.weight_patch import WeightPatch

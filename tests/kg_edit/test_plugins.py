@@ -14,8 +14,8 @@ from transformers import AutoConfig
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
-from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.records import RunFolder
+from kg_edit.evaluation.run import evaluate
 from kg_edit.methods import EditingMethod, find_method, method_names, plug_ins, registry
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures

@@ -20,7 +20,7 @@ from kg_edit import __version__
 from kg_edit.covariance.files import read_manifest
 from kg_edit.covariance.store import stored_covariances
 from kg_edit.edits.files import read_edits
-from kg_edit.evaluation import Summary
+from kg_edit.evaluation.summary import Summary
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch

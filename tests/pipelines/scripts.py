@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kg_edit.evaluation import Summary, evaluate
+from kg_edit.evaluation.run import evaluate
+from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluation.conftest import Nudge

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from kg_edit.errors import KgEditError
-from kg_edit.evaluation import Summary
+from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import method_names
 from tests.kg_edit.datasets.rows import RIPPLES
 from tests.pages import ROOT

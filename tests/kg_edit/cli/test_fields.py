@@ -15,7 +15,7 @@ from kg_edit.cli.evaluate import evaluate
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 
 
 class Measure(BaseModel):

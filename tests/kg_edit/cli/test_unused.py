@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.cli.evaluation import Evaluation
-from kg_edit.evaluation import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused
 
 __all__ = ["cache", "kg_edit", "place"]  # fixtures

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.run import evaluate
 from tests.kg_edit.evaluation.conftest import CITIES, record
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends
 from tests.kg_edit.tiny import tiny

@@ -10,10 +10,12 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ChatTemplateError, OutputError
-from kg_edit.evaluation import METRICS, EvalConfig, evaluate, score_cases
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.comparison import compare
-from kg_edit.evaluation.metrics.edit import CHAT_METRICS
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS
+from kg_edit.evaluation.run import evaluate
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import Pair, score

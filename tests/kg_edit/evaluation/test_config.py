@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from kg_edit.errors import ConfigError, UnknownNameError
-from kg_edit.evaluation import EvalConfig
+from kg_edit.evaluation.config import EvalConfig
 
 
 def test_config_has_canonical_forms() -> None:

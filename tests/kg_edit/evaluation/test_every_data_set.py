@@ -18,9 +18,9 @@ import torch
 
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.own_edits import TEXTS
-from kg_edit.evaluation import evaluate
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.catalogue import metrics_for
+from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.datasets.rows import FACT, MQUAKE, written
 from tests.kg_edit.datasets.test_reading import ROWS

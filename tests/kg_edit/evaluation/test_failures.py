@@ -14,9 +14,10 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.records import RunFolder
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.settings import DataSource, commit, tokenizer_digest
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import (
     DocumentScores,
     GeneralTasks,
@@ -25,6 +25,7 @@ from kg_edit.evaluation.general_tasks import (
     wanted_tasks,
 )
 from kg_edit.evaluation.reports import render, rich_general
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.methods.serac.method import Serac, SeracConfig

@@ -11,7 +11,9 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
-from kg_edit.evaluation import EvalConfig, evaluate, merge
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.finish import merge
+from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig

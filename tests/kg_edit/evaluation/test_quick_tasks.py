@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.quick_tasks import SETS, QuickTasks
 from kg_edit.evaluation.reports import render
+from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluation.conftest import Nudge, record
 

@@ -11,8 +11,9 @@ import pytest
 
 from kg_edit.datasets.own_edits import record_of
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.records import items
+from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch

@@ -4,7 +4,9 @@ import io
 
 from rich.console import Console
 
-from kg_edit.evaluation import Estimate, Summary, render, rich_table
+from kg_edit.evaluation.reports import render, rich_table
+from kg_edit.evaluation.statistics import Estimate
+from kg_edit.evaluation.summary import Summary
 
 SUMMARY = Summary(
     n=2,

@@ -12,9 +12,11 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, ModelError
-from kg_edit.evaluation import EvalConfig, evaluate, merge
 from kg_edit.evaluation import retention as rates_of
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.retention import Reply, RetentionTest, asked_of, edit_replies, read_retention_test
+from kg_edit.evaluation.run import evaluate
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.datasets.rows import MQUAKE, ZSRE, written

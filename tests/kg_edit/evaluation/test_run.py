@@ -21,11 +21,13 @@ from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluation import METRICS, EvalConfig, Summary, evaluate, score_cases
-from kg_edit.evaluation.metrics.edit import PORTABILITY
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
-from kg_edit.evaluation.run import FEWEST
+from kg_edit.evaluation.run import FEWEST, evaluate
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
+from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score

@@ -18,9 +18,11 @@ from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError, OutputError
-from kg_edit.evaluation import EvalConfig, Summary, evaluate
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases
+from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch

@@ -9,10 +9,11 @@ import pytest
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
-from kg_edit.evaluation import EvalConfig, evaluate
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.template_probes import PROBES, find_probes, with_probes
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel

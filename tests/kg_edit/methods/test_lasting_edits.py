@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.evaluation import EvalConfig, evaluate
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.run import evaluate
 from kg_edit.locate_then_edit.lasting import KEY
 from kg_edit.methods import find_method
 from kg_edit.methods.base import ValueMethod
