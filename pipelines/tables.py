@@ -206,16 +206,18 @@ CLAIMS_INTRODUCTION = """# The claims of the papers
 A row per claim, in percent: what the paper found, what this project found, and a verdict, generated from
 [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml). Ours is of SmolLM2-135M unless
 *measured* names another model, theirs of others, most of them larger, so a difference is reproduced by its sign, not by
-its size. {counts}.
+its size. *Measured* names the table and the metric; n is 100 unless it is given.
+
+The verdicts: {counts}.
 
 - **reproduced**: the difference has the claimed sign, and its 95 % interval excludes 0. If the claim is that two
   numbers are equal, the interval lies within 5 points of 0; if it is at least a level, above 5 points below it.
   **direction**: the same, but in a set-up that differs from the paper's as the brackets say, too.
 - **contradicted**: the interval lies below half of the smallest difference that the paper found (below 0, if it gives
   none); if the claim is an equality or a level, it lies wholly beyond the 5 points.
-- **not seen**: neither of them. *Needs 13*: a difference would be seen, with 80 % power, from 13 points on; if theirs
-  is smaller, there are too few records.
-- **not run**: listed below the table, with what it costs in hours of one processor thread.
+- **not seen**: neither of them. *Needs 13, theirs 2.5*: a difference would be seen, with 80 % power, from 13 points on;
+  the paper's is 2.5, so there are too few records.
+- **not run**: listed below the table, with the cost in hours of one processor thread.
 
 The interval is that of two independent rows, made from the intervals of both, or from share and n where a row has none.
 It is mostly too wide where both rows have the same records, and not corrected for the number of claims.
@@ -264,7 +266,8 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
     head = [claim.get("claim", ""), claim.get("theirs", "")]
     first = results.number(claim["table"], claim["row"], claim["metric"])
     model = "" if first.model == "SmolLM2-135M" else f", {first.model}"
-    measured = f"`{first.table}`: {first.metric}{first.n and f'; n {first.n}'}{model}"
+    n = f"; n {first.n}" if first.n not in ("", "100") else ""
+    measured = f"`{first.table}`: {first.metric}{n}{model}"
     if "verdict" in claim:
         return [*head, f"`{first.row}`: {shown_text(first)}", "", measured, claim["verdict"]]
     ours, error = f"`{first.row}` {100 * float(first.mean):.0f}", error_of(first)

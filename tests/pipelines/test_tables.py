@@ -126,7 +126,9 @@ def test_a_claim_needs_numbers_with_an_error(tables: ModuleType) -> None:
     results = tables.Results()
     claim = {"table": "single", "metric": "efficacy", "row": "rome, fast", "level": 0.9, "expect": "at least"}
     *_, measured, verdict = tables.claim_cells(results, claim)
-    assert (measured, verdict) == ("`single`: efficacy; n 100", "reproduced")
+    assert (measured, verdict) == ("`single`: efficacy", "reproduced")
+    *_, measured, _ = tables.claim_cells(results, claim | {"table": "ripples", "metric": "the edit", "row": "rome"})
+    assert measured == "`ripples`: the edit; n 30"
     with pytest.raises(ValueError, match="no number 'efficacy' of 'rom' in single"):
         tables.claim_cells(results, claim | {"row": "rom"})
     with pytest.raises(ValueError, match="verdict is by hand"):

@@ -42,8 +42,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     },
     "general.perplexity": RunMetric(
         where="kg_edit.scoring.perplexity.perplexity",
-        formula="exp of the mean of -log p(token | those before it in its window) on the first 4,096 tokens of a text, "
-        "such as WikiText-2's. Windows are 512 tokens long and start every 256; a token is scored once, in the first "
+        formula="exp of the mean of -log p(token | those before it in its window) on the first 4,096 tokens of a text. "
+        "Windows are 512 tokens long and start every 256; a token is scored once, in the first "
         "window that holds it.",
         source="Strided evaluation as usual for WikiText-2 (Merity et al. 2017).",
         values="1 to ∞",
@@ -53,8 +53,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         where="kg_edit.evaluation.judge.judge_run",
         formula="Share of a record's questions whose greedy answer a language model calls right, mean over records; "
         "multihop.judge, hops.judge and recall.judge likewise. A reply other than yes or no counts as no.",
-        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Optional: the other "
-        "metrics need no judge. Verdicts and replies are saved, because a judge's model may change.",
+        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Verdicts and replies are "
+        "saved, because a judge's model may change.",
     ),
     "retention.TRR": RunMetric(
         where=_RETENTION,
@@ -154,7 +154,7 @@ easier than generation; it is included because published numbers use it.
   Ripples, SUB a sub-category such as `Reasoning`; `kg-edit metrics` prints every name. A metric of `portability` or
   `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
 - Where a formula says "1 if" and a record has several edits or probes, it is the mean over them.
-- `portability.choice` has {CHOICES} answers to choose from, and is missing if the data has fewer.
+- `portability.choice` is missing if the data has fewer than {CHOICES} answers.
 - `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
   records with so many facts in the new chain.
 """
@@ -170,8 +170,7 @@ def metrics_page() -> str:
     ]
     parts = [
         _HEAD,
-        _section("Of every record", METRICS.items()),
-        _section("Of every record that is asked in chat form", CHAT_METRICS.items()),
+        _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
         _section("Of the probes that a data set brings", probed.items()),
         "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known` and "
         "`ripples-unknown` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"

@@ -187,8 +187,8 @@ METRICS: Mapping[str, Metric] = {
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
         compute=over_edits(efficacy_first_sentence),
-        formula="1 if the first sentence of the greedy answer to the edit's prompt contains o*, as whole words: a chat "
-        "model answers in a sentence, which may not begin with o*, as efficacy.greedy requires.",
+        formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
+        "whole words; it may not begin with o*, as efficacy.greedy requires.",
         source="This project.",
         needs=(),
     ),
