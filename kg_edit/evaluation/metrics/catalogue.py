@@ -59,14 +59,13 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "retention.TRR": RunMetric(
         where=_RETENTION,
         formula="After t edits: the share of the first 1,000 unrelated prompts of a test file (`--retention`) whose "
-        "greedy answer contains a right name as whole words. 0 where the edits broke the model.",
+        "greedy answer contains a right name as whole words.",
         source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
     ),
     "retention.ERR": RunMetric(
         where=_RETENTION,
         formula="After t edits: the share of edits 1 … t whose target the model then generates greedily. Without a "
-        "test file: the mean of efficacy.greedy over the records scored at this point. 0 where the edits broke the "
-        "model.",
+        "test file: the mean of efficacy.greedy over the records scored at this point.",
         source=f"Edit retention rate: {_GRACE}.",
     ),
     "retention.average": RunMetric(
@@ -82,8 +81,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     **{
         f"retention.{rate}.perplexity": RunMetric(
             where=_RETENTION,
-            formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token. "
-            "Missing where the edits broke the model.",
+            formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token.",
             source=f"The perplexities of the table of {_GRACE}, there the mean of each sentence's perplexity.",
             values="1 to ∞",
             better="lower",
@@ -137,6 +135,7 @@ edited model reads. Teacher forcing (`.teacher_forced`) predicts each token from
 easier than generation; it is included because published numbers use it.
 
 - Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
+- Where the edits broke the model, retention rates are 0, and their perplexities missing.
 - A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
   is in the summary (`provenance.counts`). `unchanged`, `same_text` and `next_token_kl` compare with the unedited model,
   and are missing for it.
@@ -213,7 +212,8 @@ def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> s
         elif group:
             formula = formula.replace(f"prompts of {group}", "prompts of the group")
         if metric.values != _RANGE:
-            formula += f" {metric.values}; {metric.better} is better."
+            better = "" if metric.better == "neither" else f"; {metric.better} is better"
+            formula += f" {metric.values}{better}."
         elif metric.better == "lower":
             formula += " Lower is better."
         rows.setdefault((formula, metric.source), {})[f"`{shown_name(name)}`"] = None

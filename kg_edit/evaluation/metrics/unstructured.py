@@ -17,18 +17,19 @@ PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
 _GROUPS = ("unstructured", PARAPHRASE, PARTS)  # after the edit's prompt, its paraphrases, questions about parts
 _UNKE = "UnKE (Deng et al. 2025)"
+_ROUGE = "ROUGE-1, -2 or -L: F1 of the words, the bigrams or the longest sequence of words that are common to"
 _OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str, str]] = {
     "rouge_1.greedy": (
         lambda text, target: rouge_n(text, target, 1),
-        "ROUGE-1: F1 of the words that are common to",
+        _ROUGE,
         f"{_UNKE}, recall",
     ),
     "rouge_2.greedy": (
         lambda text, target: rouge_n(text, target, 2),
-        "ROUGE-2: F1 of the bigrams that are common to",
+        _ROUGE,
         f"{_UNKE}, recall",
     ),
-    "rouge_l.greedy": (rouge_l, "ROUGE-L: F1 of the longest common sequence of words of", f"{_UNKE}, recall"),
+    "rouge_l.greedy": (rouge_l, _ROUGE, f"{_UNKE}, recall"),
     "bleu.greedy": (bleu, "BLEU of one to four words, not smoothed, of", f"{_UNKE}, of characters"),
 }
 
