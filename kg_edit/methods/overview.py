@@ -21,9 +21,8 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change th
 # Methods
 
 Every method takes edits and returns a patch; a later call can build on an earlier one's patch. `kg-edit methods NAME`
-prints the settings of a method with their defaults. A family computes changes in one way; the pages below
-its title have the equations, papers and weaknesses of its methods. What is the same for all methods of a family stands
-in that line, the rest in the columns:
+prints the settings of a method. Below the title of a family are the pages with the equations, papers and weaknesses of
+its methods, and what is the same for all of them. The columns:
 
 - *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model or exported.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
