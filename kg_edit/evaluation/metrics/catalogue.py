@@ -164,9 +164,10 @@ def metrics_page() -> str:
     others = {**METRICS, **CHAT_METRICS, **TEMPLATE_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     tests = [(f"`{name}`", kind["tests"]) for name, metric in probed.items() if (kind := _TESTS.search(metric.formula))]
-    rows = [
-        (f"`{dataset.name}`", _joined(dataset.edits_have), _joined(dataset.measures)) for dataset in DATASETS.values()
-    ]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for dataset in DATASETS.values():
+        alike.setdefault((_joined(dataset.edits_have), _joined(dataset.measures)), []).append(dataset.name)
+    rows = [(_joined(names), *parts) for parts, names in alike.items()]
     parts = [
         _HEAD,
         _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
