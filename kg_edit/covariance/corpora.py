@@ -161,7 +161,7 @@ def packaged_corpus() -> TextCorpus:
     return TextCorpus(f"{PACKAGED}:sha256={digest}", texts, at_hand=True)
 
 
-def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
+def file_corpus(path: Path) -> TextCorpus:
     """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines.
 
     Raises:
@@ -176,10 +176,10 @@ def file_corpus(path: Path, *, max_tokens: int = 256) -> TextCorpus:
         reason = getattr(error, "strerror", None) or error
         raise CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), max_tokens=max_tokens, at_hand=True)
+    return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), at_hand=True)
 
 
-def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
+def hub_corpus(name: str) -> TextCorpus:
     """Return the corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: split ``train``, column ``text``, streamed.
 
     Raises:
@@ -195,4 +195,4 @@ def hub_corpus(name: str, *, max_tokens: int = 256) -> TextCorpus:
         stream = load_dataset(dataset, config or None, split="train", streaming=True)
         return (row["text"] for row in stream if row["text"].strip())
 
-    return TextCorpus(f"hf:{name}", texts, max_tokens=max_tokens)
+    return TextCorpus(f"hf:{name}", texts)

@@ -18,7 +18,6 @@ from kg_edit.models.hooks import StopForwardError, stopping
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-TRIED_TOKENS = 96  # tokens that `can_pack` runs through all blocks
 _LEAST_TOKENS, _SLACK = 256, 1.05  # a batch with this many tokens ends before more than 5 % would be padding
 TokenRow = Sequence[int]
 

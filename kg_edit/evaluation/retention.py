@@ -33,7 +33,7 @@ from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations, room_for
-from kg_edit.scoring.likelihood import check_lengths, score
+from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import begins_with, first_sentence, mentions
@@ -85,7 +85,7 @@ class RetentionTest:
         for query in self.queries:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
-            check_lengths(model, [model.encode(generated_from(query))], more=_TOKENS)
+            model.check_length(model.encode(generated_from(query)), more=_TOKENS)
         for pair in map(pair_of, self.accurate):
             model.encode(pair.prompt, target=pair.candidate)
 

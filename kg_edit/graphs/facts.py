@@ -62,11 +62,11 @@ def graph_facts(
     *,
     limit: int | None,
     seed: int,
-    exclude: Sequence[str] = (),
     kinds: Sequence[Kind] = ("statement", "composed"),
-    templates: RelationTemplates | None = None,
 ) -> tuple[GraphFact, ...]:
     """Return facts from the statements of o* in the edit's subgraph; none if the graph has no statement of o*.
+
+    Facts whose object is s, o* or an id are left out.
 
     Within a kind, facts are sorted by hashes. So the order does not depend on the order of the graph, and fewer facts
     are the first ones of more. Each prompt occurs once: of several objects of a relation, the first one counts.
@@ -76,17 +76,15 @@ def graph_facts(
         graph: its subgraph.
         limit: how many facts of each kind, at most; None: all.
         seed: the seed of the hashes.
-        exclude: facts whose object `overlaps` one of these are left out, besides those whose object is s, o* or an id.
         kinds: the kinds of facts, in order.
-        templates: the prompts of relations; None: the packaged table.
 
     Raises:
         GraphError: the graph is not an edit's subgraph, or a label is missing.
         EditFileError: the packaged table of relation templates is damaged.
     """
     check_graph(graph)
-    target, templates = target_of(graph), templates or RelationTemplates.load()
-    wording = Wording.of(edit, graph, target=target, templates=templates)
+    target = target_of(graph)
+    wording = Wording.of(edit, graph, target=target)
 
     # The distinct statements about o* that can be used, as labels: (property, r', o').
     taken = {_folded(edit.subject), _folded(edit.target_new), _folded(graph.nodes[target]["label"])}
@@ -100,7 +98,6 @@ def graph_facts(
         for property_, relation, label in statements
         if not (is_entity_id(label) or is_property_id(relation))  # a name, not only an id
         and _folded(label) not in taken
-        and not any(overlaps(label, answer) for answer in exclude)
     ]
     usable.sort(key=lambda one: (hashed(seed, one[1], one[2]), one))
 
@@ -118,20 +115,13 @@ def graph_facts(
     return tuple(found)
 
 
-def consequence_facts(
-    edit: Edit,
-    graph: nx.MultiDiGraph,
-    *,
-    limit: int,
-    exclude: Sequence[str] = (),
-    templates: RelationTemplates | None = None,
-) -> tuple[GraphFact, ...]:
+def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tuple[GraphFact, ...]:
     """Return the facts that follow from an edit by rules (`SubgraphOptions.rules`), the most confident first.
 
     The arguments and errors are those of `graph_facts`.
     """
     check_graph(graph)
-    wording = Wording.of(edit, graph, target=target_of(graph), templates=templates or RelationTemplates.load())
+    wording = Wording.of(edit, graph, target=target_of(graph))
     edges = [edge for edge in graph.edges(data=True) if edge[2].get("role") == "consequence"]
     found: dict[str, GraphFact] = {}
     for start, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1])):
@@ -139,8 +129,7 @@ def consequence_facts(
             _plain(text) for text in (graph.nodes[start]["label"], data["label"], graph.nodes[end]["label"])
         )
         prompt = wording.prompt("statement", data["property"], relation)
-        known = is_entity_id(label) or is_property_id(relation) or any(overlaps(label, answer) for answer in exclude)
-        if prompt.count("{}") == 1 and not known:
+        if prompt.count("{}") == 1 and not (is_entity_id(label) or is_property_id(relation)):
             fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
             found.setdefault(fact.text, fact)
     return tuple(found.values())[:limit]
@@ -234,8 +223,9 @@ class Wording:
     templates: RelationTemplates
 
     @classmethod
-    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str, templates: RelationTemplates) -> Self:
+    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str) -> Self:
         """Return the words for facts around ``edit``; ``target`` is the key of o*."""
+        templates = RelationTemplates.load()
         # The label of r from the graph, the edit or the table; none if it is only the prompt's words.
         row = templates.find(edit.relation_id) or templates.find(edit.relation)
         in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]

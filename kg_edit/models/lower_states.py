@@ -27,8 +27,6 @@ from kg_edit.models.replay import block_output
 from kg_edit.storage.atomic import write_safetensors
 from wikidata_cache.progress import Bar
 
-__all__ = ["LowerStates", "lower_states"]
-
 Row = tuple[int, ...]
 _BATCH = 32  # rows of equal length in one pass
 

@@ -169,15 +169,13 @@ class Batch:
     ends: Tensor | None = None
 
 
-def left_pad(
-    rows: Sequence[Sequence[int]], *, device: torch.device, pad: int = 0, ends: Sequence[int | None] | None = None
-) -> Batch:
+def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Sequence[int | None] | None = None) -> Batch:
     """Pad rows of token ids on the left to the longest one; position ids count real tokens only.
 
     ``ends`` has the index of the token at which the row's prompt ends; None for a row in which none does.
     """
     length = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=device)
+    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
     shifted = None if ends is None else shifted_ends(ends, [length - len(row) for row in rows])
     return Batch(

@@ -63,30 +63,17 @@ def _as_context(text: str) -> str:
     return f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}"
 
 
-def sample_text(
-    model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0, temperature: float = 1.0
-) -> Tensor:
+def sample_text(model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0) -> Tensor:
     """Sample ``rows`` texts of ``tokens`` tokens from the document's start: ids [rows, tokens].
 
     No global random generator changes.
     """
     start = torch.full((rows, 1), document_start(model.tokenizer), device=model.device)
-    return continue_text(
-        model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k, temperature=temperature
-    )
+    return continue_text(model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k)
 
 
 @torch.no_grad()
-def continue_text(
-    model: LanguageModel,
-    ids: Tensor,
-    mask: Tensor,
-    *,
-    tokens: int,
-    seed: int,
-    top_k: int = 0,
-    temperature: float = 1.0,
-) -> Tensor:
+def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: int, seed: int, top_k: int = 0) -> Tensor:
     """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens].
 
     The model's own generation settings are ignored, and no global random generator changes.
@@ -98,7 +85,7 @@ def continue_text(
             do_sample=True,
             top_k=top_k,
             top_p=1.0,
-            temperature=temperature,
+            temperature=1.0,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             eos_token_id=None,

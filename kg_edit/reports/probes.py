@@ -22,7 +22,7 @@ from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import CUT, continuations, room_for
-from kg_edit.scoring.likelihood import Pair, check_lengths, score
+from kg_edit.scoring.likelihood import Pair, score
 from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.progress import Bar
@@ -89,8 +89,9 @@ def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int
     """
     for query in queries:
         reader = _reader(model, query)
-        check_lengths(model, [reader.encode(query.score, target=name) for name in query.candidates])
-        check_lengths(model, [reader.encode(query.ask)], more=_limit(reader, query, tokens))
+        for name in query.candidates:
+            reader.encode(query.score, target=name)
+        model.check_length(reader.encode(query.ask), more=_limit(reader, query, tokens))
 
 
 def responses(

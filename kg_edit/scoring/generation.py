@@ -22,7 +22,6 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
-from kg_edit.scoring.likelihood import check_lengths
 from kg_edit.text.matching import first_sentence
 
 CUT = "\ufffd"  # a character whose last bytes are in a token after the limit
@@ -60,7 +59,7 @@ def continuations(
     if not all(prompt.ids for prompt in encoded):
         raise PromptError("a prompt is empty; give a text to continue")
     for prompt, limit in zip(encoded, limits, strict=True):
-        check_lengths(model, [prompt], more=limit)
+        model.check_length(prompt, more=limit)
     ends = _end_tokens(model)
     written = greedy(
         model,
@@ -126,7 +125,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     content = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
     text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-    check_lengths(model, [Prompt(text=text, ids=ids, target_start=len(ids))], more=tokens)
+    model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), more=tokens)
     trained = getattr(model.text_config, "max_position_embeddings", None)
     if trained and len(ids) > trained:  # positions may be computed for any length, but memory grows with its square
         raise ModelError(
@@ -185,7 +184,7 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
         if more <= 0:  # a prompt of 100 tokens leaves no room for a text
             texts[prompt] = prompt
             continue
-        check_lengths(model, [encoded], more=more)
+        model.check_length(encoded, more=more)
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
         settings = GenerationConfig(
             max_new_tokens=more, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0

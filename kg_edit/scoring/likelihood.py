@@ -55,16 +55,6 @@ class TokenScores(NamedTuple):
         return self.nll * self.tokens
 
 
-def check_lengths(model: LanguageModel, prompts: Iterable[Prompt], *, more: int = 0) -> None:
-    """Check that each prompt, with ``more`` tokens after it, fits into the model's positions.
-
-    Raises:
-        ModelError: a prompt does not fit; the message names it and its length.
-    """
-    for prompt in prompts:
-        model.check_length(prompt, more=more)
-
-
 @dataclass(frozen=True)
 class _Asked:
     """A prompt with its target, to be scored on the model with patch number ``owner``."""
@@ -102,7 +92,6 @@ def score_each(
     wanted = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
     distinct = list(dict.fromkeys(key for own in wanted for key in own))
     encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
-    check_lengths(model, [one.prompt for one in encoded])
 
     # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
     groups = _groups(encoded)
@@ -275,7 +264,6 @@ def next_tokens(
         ModelError: a prompt does not fit into the model's positions.
     """
     encoded = {prompt: model.encode(prompt) for prompt in dict.fromkeys(prompts)}
-    check_lengths(model, encoded.values())
     found: dict[str, dict[int, float]] = {}
     for start in range(0, len(encoded), _ROWS):
         some = list(encoded)[start : start + _ROWS]
@@ -297,7 +285,6 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     """
     distinct = list(dict.fromkeys(pairs))
     encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
-    check_lengths(model, encoded)
     order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))  # rows of alike lengths: no padding
     found: dict[Pair, tuple[int, ...]] = {}
     for start in range(0, len(order), _ROWS):

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Places = list[tuple[int, int]]  # (row, column) of nodes
-
 
 class TokenTree:
     """Prefix trees of token sequences, packed into one row. A node attends to its ancestors and itself.

@@ -146,14 +146,14 @@ def subject_tokens(prompt: Prompt) -> range:
 
 
 @torch.no_grad()
-def noise_level(model: LanguageModel, prompts: Sequence[Prompt], *, factor: float = FACTOR) -> float:
-    """Return ``factor`` times the standard deviation over all elements of the embeddings of all subjects' tokens.
+def noise_level(model: LanguageModel, prompts: Sequence[Prompt]) -> float:
+    """Return `FACTOR` times the standard deviation over all elements of the embeddings of all subjects' tokens.
 
     The embeddings are the output of the embedding module, before positions are added.
     """
     ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
     embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
-    return factor * float(embedded.float().std())
+    return FACTOR * float(embedded.float().std())
 
 
 def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: int, seed: int) -> Tensor:

@@ -206,7 +206,7 @@ def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
     return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
 
 
-def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -> int:
+def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
     """Return the layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
 
     This is the tracing of `kg_edit.tracing.trace` for that one token, with five samples of the noise.
@@ -220,7 +220,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit], *, seed: int = 0) -
     with untouched(model):
         for prompt in prompts:
             clean = CleanRun(model, prompt, kind="mlp")
-            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=seed)
+            noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=0)
             run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
             found = [
                 run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
