@@ -158,11 +158,22 @@ class EditingMethod(ABC):
         warn_of_another_model(config.preset_name, model.model.config.to_dict())
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.memory = pass_megabytes(model.device) or self.memory
-        self.graph = None if graph is None else as_source(graph)
+        self.graph = None if graph is None else self.source_of(graph)
+        self.layers = config.written_layers(len(model.blocks))
+        for layer in self.layers:
+            model.block(layer)  # raises early if the model has no such layer
+
+    def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
+        """Return the source of subgraphs for a given ``graph``."""
+        return as_source(graph)
+
+    @property
+    def layer(self) -> int:
+        """The written block (0-based) of a method that writes one; the lowest one of others."""
+        return self.layers[0]
 
     def __repr__(self) -> str:
-        layers = self.config.written_layers(len(self.model.blocks))
-        parts = [repr(self.model.name)]
+        layers, parts = self.layers, [repr(self.model.name)]
         parts += [f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"] if layers else []
         parts += [f"graph {getattr(self.graph, 'about', type(self.graph).__name__)}"] if self.graph is not None else []
         settings = self.config.model_dump(exclude_defaults=True)
@@ -316,11 +327,12 @@ class EditingMethod(ABC):
         return with_weight_norms(self._fitting(made), self.model)
 
     def _fitting(self, made: object) -> Patch:
-        """Return a patch that ``make`` returned, if its changes have the shapes of the model's weights."""
-        patch = _patch(made)
-        if isinstance(patch, WeightPatch):
-            patch.modules(self.model)
-        return patch
+        """Return what ``make`` returned, if it is a patch whose changes have the shapes of the model's weights."""
+        if not isinstance(made, Patch):  # a plug-in forgot to return it
+            raise TypeError(f"make returned {made!r:.80}; expected a Patch")
+        if isinstance(made, WeightPatch):
+            made.modules(self.model)
+        return made
 
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""
@@ -545,9 +557,6 @@ class ValueMethod(EditingMethod):
         super().__init__(model, config, graph=graph)
         self._given_contexts, self._given_covariances = contexts, covariances
         self._progress = progress
-        self.layers = config.written_layers(len(model.blocks))
-        for layer in self.layers:
-            model.block(layer)  # raises early if the model has no such layer
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
@@ -609,17 +618,6 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
             return make()
     except FAILURES as error:
         return error
-
-
-def _patch(made: object) -> Patch:
-    """Return what a method's ``make`` returned.
-
-    Raises:
-        TypeError: it is no patch; a plug-in forgot to return it.
-    """
-    if not isinstance(made, Patch):
-        raise TypeError(f"make returned {made!r:.80}; expected a Patch")
-    return made
 
 
 @contextmanager

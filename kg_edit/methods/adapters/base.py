@@ -14,13 +14,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import networkx as nx
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.fine_tuning.base import TuningConfig
@@ -57,13 +55,6 @@ class AdapterMethod(EditingMethod):
     kind = "adapter"
     adapter_class: ClassVar[type[Adapter]]
     config: AdapterConfig
-
-    def __init__(
-        self, model: LanguageModel, config: AdapterConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # raises early if the model has no such layer
 
     @abstractmethod
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:

@@ -53,11 +53,6 @@ class Emmet(JointMethod):
     config_class = EmmetConfig
     config: EmmetConfig
 
-    @property
-    def layer(self) -> int:
-        """The one block (0-based) that is written."""
-        return self.layers[0]
-
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
         """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]; earlier keys K_p are constraints with a change of 0."""
         known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)

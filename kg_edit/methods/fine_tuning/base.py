@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
@@ -25,7 +23,6 @@ from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
@@ -91,13 +88,6 @@ class FineTuning(TuningMethod):
     family = "fine-tuning"
     trains = "weight"
     config: FineTuningConfig
-
-    def __init__(
-        self, model: LanguageModel, config: FineTuningConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # raises early if the model has no such layer
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """Return all training rows for ``edit``; the first one is its own."""

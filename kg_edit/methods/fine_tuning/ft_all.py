@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import networkx as nx
 from pydantic import Field
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod
 from kg_edit.methods.fine_tuning.descent import changed, no_change
@@ -55,19 +53,13 @@ class FtAll(TuningMethod):
     config_class = FtAllConfig
     config: FtAllConfig
 
-    def __init__(
-        self, model: LanguageModel, config: FtAllConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layers = config.written_layers(len(model.blocks))
-        self.targets = [name for layer in self.layers for name in matrices_of(model, layer)]
-
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune all the weights on the edit's row."""
         (edit,) = edits
+        targets = [name for layer in self.layers for name in matrices_of(self.model, layer)]
         # Every change starts at 0, so the first loss is that of the model as it is.
-        with untouched(self.model), tuned(self.model, self.targets) as changes:
-            row_losses = RowLosses(self.model, self.layers[0], [self.row(edit)])
+        with untouched(self.model), tuned(self.model, targets) as changes:
+            row_losses = RowLosses(self.model, self.layer, [self.row(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
         found = {name: change.detach() for name, change in changes.items()}
         record = {

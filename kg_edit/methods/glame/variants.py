@@ -12,13 +12,11 @@ from typing import ClassVar, Literal
 import networkx as nx
 from pydantic import Field
 
-from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.source import SubgraphSource, as_source
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.glame.method import Glame, GlameConfig
-from kg_edit.models.language_model import LanguageModel
 
 # Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
 POOL = (
@@ -79,19 +77,9 @@ class GlameRandom(Glame):
     config_class = GlameRandomConfig
     config: GlameRandomConfig
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        config: GlameRandomConfig,
-        *,
-        graph: SubgraphSource | nx.DiGraph | None = None,
-        contexts: tuple[str, ...] | None = None,
-        covariance: Covariance | None = None,
-        progress: bool = True,
-    ) -> None:
-        self._refuse_no_graph(graph)
-        wrong = None if graph is None else _wrong(graph, config)
-        super().__init__(model, config, graph=wrong, contexts=contexts, covariance=covariance, progress=progress)
+    def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
+        """Return the wrong graph made from the given one."""
+        return _wrong(graph, self.config)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:

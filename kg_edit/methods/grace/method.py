@@ -14,14 +14,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.passes import pass_limit
@@ -32,7 +30,6 @@ from kg_edit.methods.grace.patch import CodebookPatch, without_codebooks
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 
@@ -90,13 +87,6 @@ class Grace(EditingMethod):
     patch_class = CodebookPatch
     config_class = GraceConfig
     config: GraceConfig
-
-    def __init__(
-        self, model: LanguageModel, config: GraceConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layer = config.layer_in(len(model.blocks))
-        model.block(self.layer)  # raises early if the model has no such layer
 
     def empty_patch(self) -> Patch:
         """Return a `CodebookPatch` without entries; it changes nothing."""

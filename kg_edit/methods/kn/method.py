@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
-import networkx as nx
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
 from kg_edit.methods.kn.neurons import neuron_attributions, refined_neurons, shared_neurons
@@ -32,7 +30,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.first_token import readable
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
@@ -117,14 +115,6 @@ class Kn(EditingMethod):
     family = "neurons"
     config_class = KnConfig
     config: KnConfig
-
-    def __init__(
-        self, model: LanguageModel, config: KnConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
-    ) -> None:
-        super().__init__(model, config, graph=graph)
-        self.layers = config.written_layers(len(model.blocks))
-        for layer in self.layers:
-            model.block(layer)
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:

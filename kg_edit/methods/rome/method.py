@@ -144,11 +144,6 @@ class RankOneMethod(ValueMethod):
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=given, progress=progress)
 
     @property
-    def layer(self) -> int:
-        """The block (0-based) whose down-projection is edited."""
-        return self.layers[0]
-
-    @property
     def covariance(self) -> Covariance:
         """C of the edited down-projection's inputs, [d_ff, d_ff]."""
         return self.covariances[self.layer]

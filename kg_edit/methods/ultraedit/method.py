@@ -162,14 +162,15 @@ class UltraEdit(EditingMethod):
     def __init__(
         self, model: LanguageModel, config: UltraEditConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
+        weight_shapes(model, config.weights)  # raises early if the model has no such weight
         super().__init__(model, config, graph=graph)
-        self.layers, self.weights = config.written_layers(len(model.blocks)), config.weights
+        self.weights = config.weights
         if not self.weights:
             of_layer = {layer: block_weights(model, layer) for layer in self.layers}
             downs = {model.weight_name(layer) for layer in self.layers}
             kinds = {"all": (True, False), "down": (True,), "in": (False,)}[config.projections]
             self.weights = tuple(name for own in of_layer.values() for name in own if (name in downs) in kinds)
-        self.shapes = weight_shapes(model, self.weights)  # (out, in); raises early if the model has no such weight
+        self.shapes = weight_shapes(model, self.weights)  # (out, in) by name
 
     def prepare(self) -> None:
         """Read the model's own texts, once."""
