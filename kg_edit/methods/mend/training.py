@@ -179,7 +179,7 @@ class EditorRun(TrainingRun[Validation]):
         self.model, self.order, self._first = model, order, first_block(model, names)
         self._file = path.with_name(STATES)
         self._lower: LowerStates | None = None
-        super().__init__(state, order.settings, path)
+        super().__init__(state, order.settings, path, examples=len(order.examples))
 
     @abstractmethod
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
@@ -206,10 +206,6 @@ class EditorRun(TrainingRun[Validation]):
             count += size
         edit, locality = (sums / count).tolist()
         return edit, locality
-
-    def learned_from(self) -> Mapping[str, int]:
-        """Return the number of training edits, ``examples``."""
-        return {"examples": len(self.order.examples)}
 
     def prepare(self, *, progress: bool) -> None:
         """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""

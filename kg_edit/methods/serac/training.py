@@ -118,10 +118,7 @@ class _Run(TrainingRun[Validation]):
             ]
         )
         state = State(format=FORMAT, network=network, optimizer=optimizer, progress=Progress[Validation]())
-        super().__init__(state, settings, path)
-
-    def learned_from(self) -> Mapping[str, int]:
-        return {"examples": len(self._order.examples)}
+        super().__init__(state, settings, path, examples=len(order.examples))
 
     def backward(self, step: int) -> Mapping[str, str]:
         scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss

@@ -34,7 +34,7 @@ STATES = "states.safetensors"  # of the lower blocks, where a method stores them
 CHECKPOINT_SECONDS = 60.0
 """Seconds between two checkpoints, which is about the work that a kill may lose; a step is always finished first."""
 
-_IDENTITY = {"training", "edits", "graph", "excluded"}  # manifest fields that determine the result
+_IDENTITY = {"training", "edits"}  # manifest fields that determine the result
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 Example = TypeVar("Example")
 
@@ -49,7 +49,7 @@ class Validation(BaseModel):
 
     def __str__(self) -> str:
         """The step, and each loss that was measured, with three decimals."""
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in self if name != "step" and value is not None)
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in self if name != "step")
         return f"step {self.step}: {losses}"
 
 
@@ -136,13 +136,15 @@ class State(Generic[Measured]):
 
 
 class TrainingRun(ABC, Generic[Measured]):
-    """Base class of a training run; ``path`` is the file of its checkpoint. Subclasses define the loss of a step."""
+    """Base class of a training run; ``path`` is the file of its checkpoint, ``examples`` the number of training edits.
+
+    Subclasses define the loss of a step.
+    """
 
     name: ClassVar[str]
 
-    def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path) -> None:
-        self.state, self.settings, self._path = state, settings, path
-        self._rates = [float(group["lr"]) for group in state.optimizer.param_groups]
+    def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path, *, examples: int) -> None:
+        self.state, self.settings, self._path, self._examples = state, settings, path, examples
 
     @abstractmethod
     def backward(self, step: int) -> Mapping[str, str]:
@@ -156,19 +158,11 @@ class TrainingRun(ABC, Generic[Measured]):
     def validation(self, step: int) -> Measured:
         """Return the loss on the held-out examples, after ``step`` steps."""
 
-    @abstractmethod
-    def learned_from(self) -> Mapping[str, int]:
-        """Return the number of training ``examples``, and other counts for the manifest."""
-
     def begin(self) -> None:
         """Prepare a new run, before its first validation; not called when a run continues."""
 
     def prepare(self, *, progress: bool) -> None:
         """Compute what no step changes; called before a new run begins, and before an interrupted run continues."""
-
-    def rate(self, step: int) -> float:
-        """Return the factor of all learning rates in a step; steps count from 0."""
-        return 1.0
 
     def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
         """Train from the checkpoint, or from the start, to the last step or until nothing improves."""
@@ -183,8 +177,6 @@ class TrainingRun(ABC, Generic[Measured]):
         saved, at = time.monotonic(), state.progress.step
         with Bar(title=self.name, unit="step", total=settings.steps, done=at, shown=progress) as bar:
             while state.progress.step < settings.steps and state.progress.waited < settings.patience:
-                for group, rate in zip(state.optimizer.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * self.rate(state.progress.step)
                 # The seed and the number of the step determine its examples, so that a resumed run draws the same.
                 state.optimizer.zero_grad()
                 shown = self.backward(state.progress.step)
@@ -215,7 +207,7 @@ class TrainingRun(ABC, Generic[Measured]):
         """Complete the manifest, write it with the best network, and delete the checkpoint."""
         progress = self.state.progress
         # The last network may be worse than the best one, and is not stored.
-        found = {"steps": progress.best.step, "validations": progress.validations, **self.learned_from()}
+        found = {"steps": progress.best.step, "validations": progress.validations, "examples": self._examples}
         done = manifest.model_copy(update=found)
         self.state.format.write(path, self.state.best, done)
         self._path.unlink(missing_ok=True)
