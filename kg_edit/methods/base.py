@@ -337,12 +337,12 @@ class EditingMethod(ABC):
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""
         known = {record.get("edit", {}).get("id") for record in patch.edits}
-        records = [
-            {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
-            for edit in edits
-            if edit.id not in known
-        ]
+        records = [self.record(edit) for edit in edits if edit.id not in known]
         return patch.with_records(records, self.provenance()) if records else patch
+
+    def record(self, edit: Edit) -> dict[str, Any]:
+        """Return the record of an edit for a patch's provenance; a method may add what it notes of the edit."""
+        return {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
 
     @property
     def reads_graph(self) -> bool:

@@ -72,6 +72,12 @@ def sample_text(model: LanguageModel, *, rows: int, tokens: int, seed: int, top_
     return continue_text(model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k)
 
 
+def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
+    """Sample ``rows`` texts as `sample_text` does; each has ``tokens`` + 1 ids, of which the first is the start."""
+    start = document_start(model.tokenizer)
+    return [(start, *row) for row in sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()]
+
+
 @torch.no_grad()
 def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: int, seed: int, top_k: int = 0) -> Tensor:
     """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens].

@@ -5,7 +5,7 @@ only the blocks from the edited one on (`kg_edit.methods.fine_tuning.rows.RowLos
 adapter of earlier edits in place, and with all other earlier patches applied.
 
 The functions give what an adapter reads: at a row's target (`inputs_at`), and in text that no edit is about, which the
-model writes itself (`own_texts`, `own_text_inputs`).
+model writes itself (`own_text_inputs`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from kg_edit.models.sampling import document_start, sample_text
+from kg_edit.models.sampling import own_texts
 from kg_edit.patches.adapter_hooks import Reads, read_module
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, Place, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
@@ -155,22 +155,6 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
     return found[0][torch.tensor(wanted, device=found[0].device)]
 
 
-def own_texts(model: LanguageModel, *, texts: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
-    """Sample texts from the model.
-
-    Args:
-        model: writes the texts.
-        texts: the number of texts.
-        tokens: the length of each text.
-        seed: of the sampling.
-
-    Returns:
-        ``texts`` rows of ``tokens`` + 1 ids; the first one is the document's start.
-    """
-    start = document_start(model.tokenizer)
-    return [(start, *row) for row in sample_text(model, rows=texts, tokens=tokens, seed=seed).tolist()]
-
-
 @torch.no_grad()
 def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: int, tokens: int, seed: int) -> Tensor:
     """Return the inputs of an adapter of block ``layer`` in texts that the model writes.
@@ -187,7 +171,7 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
         The inputs at every token, [texts * (tokens + 1), in] in float32.
     """
     found: list[Tensor] = []
-    rows = own_texts(model, texts=texts, tokens=tokens, seed=seed)
+    rows = own_texts(model, rows=texts, tokens=tokens, seed=seed)
     with watched(
         read_module(model, layer, reads),
         lambda inputs, _: found.append(inputs.reshape(-1, inputs.shape[-1]).float()),

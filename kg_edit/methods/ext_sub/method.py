@@ -24,7 +24,7 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.methods.fine_tuning.epochs import train_epochs
-from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted
+from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, weight_norms
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
@@ -110,13 +110,11 @@ class ExtSub(Lora):
 
         # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
         # the subtraction.
-        norms = [float(pair.product.norm()) for pair in factors.values()]
-        update = {"update": round(sum(norm**2 for norm in norms) ** 0.5, 6), "largest": round(max(norms), 6)}
+        norms = weight_norms(factors)
         ends = dict(zip(old_rows, old_losses, strict=True))
         records = list[dict[str, Any]]()
         for place, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
-            dumped = edit.model_dump(mode="json", exclude_defaults=True)
-            found: dict[str, Any] = {"edit": dumped, "method": self.name, "norms": update}
+            found = {**self.record(edit), "norms": norms}
             found |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
             if place in ends:
                 found |= {"old_loss_before": round(ends[place][0], 6), "old_loss_after": round(ends[place][-1], 6)}

@@ -183,14 +183,13 @@ class FineTuning(TuningMethod):
 @torch.no_grad()
 def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
     """Return the record of one edit for a patch: the norms of the change, the steps, the first and the last loss."""
-    return {
-        "edit": edit.model_dump(mode="json", exclude_defaults=True),
-        "method": method.name,
-        "norms": {"update": round(float(change.norm()), 6), "largest": round(float(change.abs().max()), 8)},
-        "steps": len(losses),
-        "loss_before": round(losses[0], 6),
-        "loss_after": round(losses[-1], 6),
-    }
+    norms = {"update": round(float(change.norm()), 6), "largest": round(float(change.abs().max()), 8)}
+    return {**method.record(edit), "norms": norms, **loss_notes(losses)}
+
+
+def loss_notes(losses: Sequence[float]) -> dict[str, Any]:
+    """Return what a record has of a descent: the number of evaluations, the first and the last loss."""
+    return {"steps": len(losses), "loss_before": round(losses[0], 6), "loss_after": round(losses[-1], 6)}
 
 
 def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:

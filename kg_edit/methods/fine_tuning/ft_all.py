@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Layers
-from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod
+from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.lora import is_projection
 from kg_edit.methods.fine_tuning.rows import RowLosses
@@ -62,17 +62,11 @@ class FtAll(TuningMethod):
             row_losses = RowLosses(self.model, self.layer, [self.row(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
         found = {name: change.detach() for name, change in changes.items()}
-        record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
-            "norms": {
-                "update": round(sum(float(change.norm()) ** 2 for change in found.values()) ** 0.5, 6),
-                "largest": round(max(float(change.abs().max()) for change in found.values()), 8),
-            },
-            "steps": len(losses),
-            "loss_before": round(losses[0], 6),
-            "loss_after": round(losses[-1], 6),
+        norms = {
+            "update": round(sum(float(change.norm()) ** 2 for change in found.values()) ** 0.5, 6),
+            "largest": round(max(float(change.abs().max()) for change in found.values()), 8),
         }
+        record = {**self.record(edit), "norms": norms, **loss_notes(losses)}
         factors = {f"{name}.weight": Factors.dense(change) for name, change in found.items()}
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
         patch.check_finite()

@@ -23,7 +23,7 @@ from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.sampling import document_start, sample_text
+from kg_edit.models.sampling import own_texts
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 
@@ -79,15 +79,13 @@ def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Te
     The tokens are drawn from the model's own distribution, so this is the Fisher information itself and not the
     "empirical" one.
     """
-    start, tokens = document_start(model.tokenizer), config.fisher_tokens
-    texts = sample_text(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed).tolist()
-    module = model.down_projection(layer)
+    tokens, module = config.fisher_tokens, model.down_projection(layer)
+    texts = own_texts(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed)
     change = no_change(module)
     total = torch.zeros_like(change)
     with changed(module, [change]):
-        for text in texts:
-            ids = (start, *text)
-            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(text)))
+        for ids in texts:
+            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(ids[1:])))
             # The score of a text is the sum of its tokens' scores. These are uncorrelated, so the mean of its square
             # is the sum of the mean squares of theirs. The loss is a mean over tokens, hence the factor.
             (score,) = torch.autograd.grad(tokens * RowLosses(model, layer, [row])().sum(), change)

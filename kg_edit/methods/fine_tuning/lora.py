@@ -22,7 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import Layers, MethodConfig
-from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod
+from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
@@ -106,18 +106,11 @@ class Lora(TuningMethod):
         (edit,) = edits
         with untouched(self.model):
             factors, losses = self.train(self.row(edit))
-        norms = {name: float(pair.product.norm()) for name, pair in factors.items()}
         record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
-            "norms": {
-                "update": round(sum(norm**2 for norm in norms.values()) ** 0.5, 6),
-                "largest": round(max(norms.values()), 6),
-            },
+            **self.record(edit),
+            "norms": weight_norms(factors),
             **self.notes(factors),
-            "steps": len(losses),
-            "loss_before": round(losses[0], 6),
-            "loss_after": round(losses[-1], 6),
+            **loss_notes(losses),
         }
         patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
         patch.check_finite()
@@ -139,6 +132,12 @@ class Lora(TuningMethod):
         found = super().provenance()
         found["versions"]["peft"] = find_peft().__version__
         return found
+
+
+def weight_norms(factors: Mapping[str, Factors]) -> dict[str, float]:
+    """Return the norm of the change of all weights together, and the largest norm of one weight's change."""
+    norms = [float(pair.product.norm()) for pair in factors.values()]
+    return {"update": round(sum(norm**2 for norm in norms) ** 0.5, 6), "largest": round(max(norms), 6)}
 
 
 def target_modules(

@@ -167,8 +167,7 @@ class Grace(EditingMethod):
                 "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
             )
         record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
+            **self.record(edit),
             "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
             **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
         }

@@ -69,5 +69,5 @@ class PromptMethod(EditingMethod):
         """Return a patch of the prompt with the fact of the one edit, and the edit's record in its provenance."""
         (edit,) = edits
         fact, notes = self.fact(edit)
-        record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name, **notes}
-        return self.patch_class(facts=((self.rule, fact),), provenance={**self.provenance(), "edits": [record]})
+        provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
+        return self.patch_class(facts=((self.rule, fact),), provenance=provenance)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kg_edit.methods.ke.network import FORMAT, KeManifest, KeNetwork, embedding_width, load_ke
+from kg_edit.methods.ke.network import FORMAT, KeManifest, KeNetwork, embedding_width
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.mend.method import Editor, Mend, MendConfig
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -49,7 +49,7 @@ class Ke(Mend):
             ModelError: the folder has no network, or its file is damaged.
             PatchMismatchError: the network was trained for another model.
         """
-        trained = load_ke(folder, self.model)
+        trained = FORMAT.trained(folder, self.model, KeManifest, KeManifest.network)
         return self._editor_of(trained.network, trained.note)
 
     def _editor_of(self, network: KeNetwork, note: dict[str, Any]) -> Editor:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -27,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from kg_edit.methods.mend.gradients import Changes, Shape, has_gradient
 from kg_edit.methods.mend.network import MendTraining, Pairs, Validation
-from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors
@@ -206,13 +205,3 @@ class KeManifest(NetworkManifest):
         return KeNetwork(
             self.shapes, width=self.width, hidden=own.hidden, inner=own.inner, edit_lr=own.edit_lr, seed=own.seed
         )
-
-
-def load_ke(folder: Path, model: LanguageModel) -> Trained[KeNetwork, KeManifest]:
-    """Load the network that `kg-edit ke train` wrote to ``folder``, on the device of ``model``.
-
-    Raises:
-        ModelError: the folder has no network, or its file is damaged.
-        PatchMismatchError: the network was trained for another model.
-    """
-    return FORMAT.trained(folder, model, KeManifest, KeManifest.network)

@@ -180,8 +180,7 @@ class Kn(EditingMethod):
                 )
         neurons = [[self.layers[row], place] for row, place in chosen.mask.nonzero().tolist()]
         record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
+            **self.record(edit),
             "norms": {"update": round(float(column.norm()) * len(neurons) ** 0.5, 6)},
             "neurons": neurons,
             "shared_by": round(chosen.share, 6),

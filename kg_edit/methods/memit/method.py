@@ -187,7 +187,7 @@ class JointMethod(ValueMethod):
             for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
                 with annotate_errors(edit):
                     noted = {"opposed": left_out} if left_out else {}
-                    records.append(new_record(self.name, edit, own, those) | self.notes(edit) | noted)
+                    records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
             wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
             return self.write(list(chain(*facts)), wanted, records, before)
 
@@ -200,7 +200,7 @@ class JointMethod(ValueMethod):
             values = iter(self.find_values([fact for own in facts if isinstance(own, tuple) for fact in own]))
 
             def alone(edit: Edit, own: Sequence[Fact], found: Sequence[FactValue]) -> Patch:
-                record = new_record(self.name, edit, own, found) | self.notes(edit)
+                record = new_record(self.record(edit), own, found) | self.notes(edit)
                 return self.write(own, torch.stack([value.wanted for value in found]), [record], applied)
 
             return tuple(

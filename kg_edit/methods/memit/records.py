@@ -52,8 +52,8 @@ class FactValue:
         return self.state + self.descent.change
 
 
-def new_record(method: str, edit: Edit, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
-    """Return the record of an edit: of the edit's own fact, and of the further facts (``requests``).
+def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
+    """Return an edit's ``record`` with what is noted of its own fact, and of the further facts (``requests``).
 
     Raises:
         PatchError: a value, or its loss, is not finite, or the value was refused.
@@ -68,7 +68,7 @@ def new_record(method: str, edit: Edit, facts: Sequence[Fact], values: Sequence[
         fields = fact.edit.model_dump(mode="json", exclude_defaults=True)
         records.append({"edit": fields, "norms": norms, **value.descent.summary, **value.notes})
     own, *further = records
-    own |= {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": method}
+    own |= record
     return {**own, "requests": further} if further else own
 
 

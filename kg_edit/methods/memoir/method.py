@@ -16,13 +16,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, own_texts
+from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.methods.memoir.adapter import MaskSettings, ResidualMemory
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
+from kg_edit.models.sampling import own_texts
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
@@ -63,7 +64,7 @@ class Memoir(AdapterMethod):
     def background(self) -> Tensor:
         """The mean of the module's input over texts that the model writes itself, [d_ff]; each text counts equally."""
         count, tokens = self.config.background_texts, self.config.background_tokens
-        return self.means(own_texts(self.model, texts=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
+        return self.means(own_texts(self.model, rows=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the columns of the one edit; the adapter has these columns and the edit's mask.

@@ -24,7 +24,7 @@ from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import document_start, sample_text
+from kg_edit.models.sampling import own_texts
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +134,10 @@ def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Pr
     return tuple(found)
 
 
-def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
+def own_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
     """Sample texts from the model, in which every token is a target."""
-    start = document_start(model.tokenizer)
-    ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
-    return tuple(Prompt(text="", ids=(start, *row), target_start=1) for row in ids)
+    texts = own_texts(model, rows=rows, tokens=tokens, seed=seed)
+    return tuple(Prompt(text="", ids=row, target_start=1) for row in texts)
 
 
 class BatchOrder:
@@ -174,7 +173,7 @@ class BatchOrder:
                 f"questions = {settings.questions}, and no edit has a portability question (field "
                 "portability); draw edits with questions by kg-edit data edits --questions, or set questions=0"
             )
-        texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
+        texts = own_prompts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(examples, texts, settings)
 
     def rows(self, step: int) -> Rows:

@@ -20,7 +20,7 @@ from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.examples import whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
-from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, Pairs, load_mend
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, Pairs
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest
 from kg_edit.models.hooks import untouched
@@ -131,8 +131,7 @@ class Mend(EditingMethod):
             gradient, loss = gradient_factors(self.model, prompt, list(editor.weights))
         factors = WeightPatch(factors=editor.factors(prompt, gradient)).scaled(self.config.strength).factors
         record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
+            **self.record(edit),
             "nll_before": round(loss, 6),
             "norms": {name: round(float(pair.product.norm()), 6) for name, pair in factors.items()},
         }
@@ -162,7 +161,7 @@ class Mend(EditingMethod):
             ModelError: the folder has no editor, or its file is damaged.
             PatchMismatchError: the editor was trained for another model.
         """
-        trained = load_mend(folder, self.model)
+        trained = FORMAT.trained(folder, self.model, MendManifest, MendManifest.network)
         return Editor(
             weights=trained.network.shapes,
             factors=lambda _, factors: trained.network.factors(factors),

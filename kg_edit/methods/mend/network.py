@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 
 from kg_edit.methods.mend.gradients import Shape, has_gradient
 from kg_edit.methods.trained import training
-from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest
 from kg_edit.models.precision import exact
 from kg_edit.patches.weight_patch import Factors
 
@@ -218,13 +216,3 @@ class MendManifest(NetworkManifest):
         """Return the untrained network."""
         training = self.training
         return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
-
-
-def load_mend(folder: Path, model: LanguageModel) -> Trained[MendNetwork, MendManifest]:
-    """Load the network that `kg-edit mend train` wrote to ``folder``, on the device of ``model``.
-
-    Raises:
-        ModelError: the folder has no network, or its file is damaged.
-        PatchMismatchError: the network was trained for another model.
-    """
-    return FORMAT.trained(folder, model, MendManifest, MendManifest.network)

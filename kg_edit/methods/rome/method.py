@@ -291,8 +291,7 @@ class RankOneMethod(ValueMethod):
         if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
             factors = replace(factors, right=off_principal(weight, factors.right, strength=self.config.sphere))
         record = {
-            "edit": edit.model_dump(mode="json", exclude_defaults=True),
-            "method": self.name,
+            **self.record(edit),
             "norms": {
                 "value": round(float(found.clean.norm()), 6),
                 "change": round(float(change.norm()), 6),

@@ -25,7 +25,6 @@ from kg_edit.methods.serac.network import (
     SeracManifest,
     SeracNetwork,
     default_layer,
-    load_serac,
     text_states,
 )
 from kg_edit.methods.serac.patch import ScopedFact, ScopePatch, ScopeRule
@@ -118,22 +117,18 @@ class Serac(EditingMethod):
         with torch.no_grad():
             vectors, weights = empty.scope.vectors(states)
         fact = ScopedFact(id=edit.id, prompt=edit.text, text=new_fact(edit), vectors=vectors, weights=weights)
-        record = {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": self.name}
-        return replace(empty, facts=(fact,), provenance={**self.provenance(), "edits": [record]})
+        return replace(empty, facts=(fact,), provenance={**self.provenance(), "edits": [self.record(edit)]})
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the network and data on its training."""
-        found, editor = super().provenance(), {"digest": "untrained"}
-        if self._trained:
-            manifest = self._trained.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
-            editor = {"digest": self._trained.digest, **manifest}
-        found["methods"][0]["editor"] = editor
+        found = super().provenance()
+        found["methods"][0]["editor"] = self._trained.note if self._trained else {"digest": "untrained"}
         return found
 
     @cached_property
     def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:
         folder = _folder(self.config)
-        return load_serac(folder, self.model) if folder else None
+        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.network) if folder else None
 
     @cached_property
     def _empty(self) -> ScopePatch:

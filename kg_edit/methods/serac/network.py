@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -35,7 +34,7 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.gradients import Shape
 from kg_edit.methods.trained import training
-from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest, Trained
+from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
@@ -303,13 +302,3 @@ class SeracManifest(NetworkManifest):
 def default_layer(blocks: int) -> int:
     """Return the block (0-based) whose hidden states are compared by default, at 0.4 of the depth."""
     return round(0.4 * blocks)
-
-
-def load_serac(folder: Path, model: LanguageModel) -> Trained[SeracNetwork, SeracManifest]:
-    """Load the network that `kg-edit serac train` wrote to ``folder``, on the device of ``model``.
-
-    Raises:
-        ModelError: the folder has no network, or its file is damaged.
-        PatchMismatchError: the network was trained for another model.
-    """
-    return FORMAT.trained(folder, model, SeracManifest, SeracManifest.network)

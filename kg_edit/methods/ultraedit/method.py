@@ -41,7 +41,7 @@ from kg_edit.locate_then_edit.lasting import state_of
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
-from kg_edit.methods.mend.examples import own_texts
+from kg_edit.methods.mend.examples import own_prompts
 from kg_edit.methods.mend.gradients import EditedPasses, block_weights, first_block, weight_shapes
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
@@ -183,7 +183,7 @@ class UltraEdit(EditingMethod):
         if not self.config.texts:
             return {}
         count, tokens = self.config.texts, self.config.text_tokens
-        rows = self.token_features(own_texts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
+        rows = self.token_features(own_prompts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
         return {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
 
     def check(self, edits: Sequence[Edit]) -> None:
@@ -275,8 +275,7 @@ class UltraEdit(EditingMethod):
         norms = [one**0.5 for one in squared]
         return [
             {
-                "edit": edit.model_dump(mode="json", exclude_defaults=True),
-                "method": self.name,
+                **self.record(edit),
                 "nll_before": round(row.nll, 6),
                 "tokens": count,
                 "norms": {"update": round(norm, 6)},

@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod, own_texts
+from kg_edit.methods.adapters.base import AdapterConfig, AdapterMethod
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
@@ -32,7 +32,7 @@ from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from kg_edit.models.sampling import BARE, started_contexts
+from kg_edit.models.sampling import BARE, own_texts, started_contexts
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 
@@ -134,7 +134,7 @@ class Wise(AdapterMethod):
     def unrelated(self) -> list[Tensor]:
         """The module's inputs in texts that the model writes, [tokens, d_ff] for each."""
         count, tokens = self.config.texts, self.config.text_tokens
-        return self.inputs(own_texts(self.model, texts=count, tokens=tokens, seed=self.config.seed))
+        return self.inputs(own_texts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
 
     @cached_property
     def unit(self) -> float:

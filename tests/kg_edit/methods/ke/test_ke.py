@@ -10,7 +10,7 @@ import torch
 
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods.ke.method import Ke, KeConfig
-from kg_edit.methods.ke.network import KeManifest, KeNetwork, KeTraining, embedding_width, load_ke
+from kg_edit.methods.ke.network import FORMAT, KeManifest, KeNetwork, KeTraining, embedding_width
 from kg_edit.methods.ke.training import train
 from kg_edit.methods.mend.examples import BatchOrder
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
@@ -82,7 +82,7 @@ def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     patch = Ke(tiny("llama"), KeConfig(network=str(tmp_path))).edit(edits()[::3][:2])
     assert isinstance(patch, WeightPatch)
     (method,) = patch.provenance["methods"]
-    assert method["editor"]["digest"] == load_ke(tmp_path, tiny("llama")).digest
+    assert method["editor"]["digest"] == FORMAT.trained(tmp_path, tiny("llama"), KeManifest, KeManifest.network).digest
     assert method["editor"]["steps"] == manifest.steps
 
 
@@ -90,7 +90,9 @@ def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
 def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
     made(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
     made(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
-    low, high = (load_ke(tmp_path / name, tiny("llama")) for name in ("low", "high"))
+    low, high = (
+        FORMAT.trained(tmp_path / name, tiny("llama"), KeManifest, KeManifest.network) for name in ("low", "high")
+    )
     assert low.manifest.steps == 0 or float(low.network.multiplier) > 1
     assert high.manifest.steps == 0 or float(high.network.multiplier) == 0
 

@@ -12,7 +12,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples, whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.method import Mend, MendConfig
-from kg_edit.methods.mend.network import MendNetwork, MendTraining, load_mend
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, MendTraining
 from kg_edit.methods.mend.training import losses_after, train
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.weight_patch import WeightPatch
@@ -70,7 +70,7 @@ def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
     model, edit = tiny("llama"), edits()[0]
     train(model, with_questions(), quick(**PROPMEND, steps=1), tmp_path, progress=False)
     patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).update([edit])
-    network = load_mend(tmp_path, model).network
+    network = FORMAT.trained(tmp_path, model, MendManifest, MendManifest.network).network
     prompt = whole_statement(model.encode(edit.text, target=edit.target_new))
     with untouched(model):
         factors, _ = gradient_factors(model, prompt, list(network.shapes))

@@ -15,7 +15,7 @@ from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.methods.mend import training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
 from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
-from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, MendTraining, load_mend
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, MendTraining
 from kg_edit.methods.mend.training import losses_after, train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT, STATES
@@ -124,7 +124,7 @@ def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
-    network = load_mend(tmp_path, tiny("llama")).network
+    network = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.network).network
     with untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]

@@ -14,7 +14,7 @@ from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
 from kg_edit.methods.serac.method import Serac, SeracConfig
-from kg_edit.methods.serac.network import SeracManifest, SeracNetwork, SeracTraining, block_weights, load_serac
+from kg_edit.methods.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, block_weights
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
 from kg_edit.methods.trained.files import NETWORK
@@ -120,7 +120,11 @@ def test_training_learns_and_edits(tmp_path: Path) -> None:
     patch = Serac(model, SeracConfig(network=str(tmp_path), threshold=0.0)).edit([edit])
     assert isinstance(patch, ScopePatch) and patch.changes
     (method,) = patch.provenance["methods"]
-    assert method["editor"]["digest"] == load_serac(tmp_path, model).digest == patch.rule.network
+    assert (
+        method["editor"]["digest"]
+        == FORMAT.trained(tmp_path, model, SeracManifest, SeracManifest.network).digest
+        == patch.rule.network
+    )
     assert method["editor"]["steps"] == manifest.steps
     asked = Pair(edit.text, edit.target_new)
     with patch.applied(model) as edited:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from kg_edit.errors import ModelError
-from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining, load_mend
+from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.tiny import tiny
 
@@ -26,7 +26,7 @@ def manifest() -> MendManifest:
 def test_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     network = manifest().network()
     FORMAT.write(tmp_path / NETWORK, network.state_dict(), manifest())
-    trained = load_mend(tmp_path, tiny("llama"))
+    trained = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.network)
     assert trained.manifest == manifest()
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.network.state_dict().items())
 
@@ -45,5 +45,5 @@ def test_network_of_another_size_is_refused_before_memory_is_used(tmp_path: Path
     FORMAT.write(tmp_path / NETWORK, manifest().network().state_dict(), wide)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match=r"has the shape .*, expected \("):
-        load_mend(tmp_path, tiny("llama"))
+        FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.network)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
