@@ -75,8 +75,8 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def attached(self, model: LanguageModel, name: str) -> AbstractContextManager[None]:
-        """Within the ``with`` block, the adapter acts on the module of the weight ``name``."""
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> AbstractContextManager[None]:
+        """Within the ``with`` block, the adapter acts on the down-projection of block ``layer``, on ``device``."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -121,11 +121,11 @@ class AdapterPatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Attach every adapter to the model within the ``with`` block; no weight changes."""
         self.check_model(model)
-        for (_, name), adapter in self.adapters.items():
-            module_of(model, name, shape=adapter.shape)
+        adapted = {place: module_of(model, place[1], shape=adapter.shape) for place, adapter in self.adapters.items()}
         with ExitStack() as stack:
-            for (_, name), adapter in self.adapters.items():
-                stack.enter_context(adapter.attached(model, name))
+            for place, module in adapted.items():
+                layer, device = layer_of(model, place[1]), next(module.parameters()).device
+                stack.enter_context(self.adapters[place].attached(model, layer, device))
             yield model
 
     def check_finite(self) -> None:

@@ -26,8 +26,7 @@ from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import Reads, replacing_output
-from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import module_of
+from kg_edit.patches.adapter_patch import Adapter
 
 
 class AdapterSettings(BaseModel):
@@ -131,10 +130,9 @@ class SummedAdapter(Adapter):
         return replace(self, changes=changes)
 
     @contextmanager
-    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, `forward` replaces the module's output."""
-        parameters = self.parameters(next(module_of(model, name, shape=self.shape).parameters()).device)
-        layer = layer_of(model, name)
+        parameters = self.parameters(device)
         with self.features(model, layer) as features:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:

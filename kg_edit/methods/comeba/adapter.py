@@ -29,8 +29,8 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import replacing_output
-from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import Factors, module_of
+from kg_edit.patches.adapter_patch import Adapter
+from kg_edit.patches.weight_patch import Factors
 
 
 class GateSettings(AdapterSettings):
@@ -122,9 +122,9 @@ class GatedUpdate(Adapter):
         return replace(self, update=self.update + later.update, keys=torch.cat([self.keys, later.keys]))
 
     @contextmanager
-    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
-        change = self.change.to(next(module_of(model, name, shape=self.shape).parameters()).device)
+        change = self.change.to(device)
         (mean, deviation), threshold = self.scale, _below(self.threshold, _SLACK)
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class GatedUpdate(Adapter):
             far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
             return torch.where(far, output + found, output)
 
-        with replacing_output(model, layer_of(model, name), forward):
+        with replacing_output(model, layer, forward):
             yield
 
 

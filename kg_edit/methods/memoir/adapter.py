@@ -28,8 +28,7 @@ from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
-from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import module_of
+from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 
 _SAME_BACKGROUND = 1e-3  # backgrounds of the same texts differ by rounding only
@@ -155,10 +154,9 @@ class ResidualMemory(Adapter):
         return bits[len(bits) - 1 - place] * (best >= self.settings.threshold)[:, None]
 
     @contextmanager
-    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W a + W_m (M * a), with the mask M of each token."""
-        device = next(module_of(model, name, shape=self.shape).parameters()).device
-        layer, weight, bits = layer_of(model, name), self.weight.to(device), self.bits(self.masks.to(device))
+        weight, bits = self.weight.to(device), self.bits(self.masks.to(device))
         with TokenMeans(model, layer, name=self.method).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ from torch import Tensor
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import replacing_output
-from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import module_of
+from kg_edit.patches.adapter_patch import Adapter
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,10 +96,10 @@ class Neurons(Adapter):
         return self.keys.to(device), self.biases.to(device), self.values.to(device)
 
     @contextmanager
-    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the output of these neurons is added to that of the MLP."""
-        own = self.on(next(module_of(model, name, shape=self.shape).parameters()).device)
-        with replacing_output(model, layer_of(model, name), lambda h, output: output + fired(h, *own), reads="mlp"):
+        own = self.on(device)
+        with replacing_output(model, layer, lambda h, output: output + fired(h, *own), reads="mlp"):
             yield
 
 

@@ -30,8 +30,7 @@ from kg_edit.methods.adapters.summed import AdapterSettings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
-from kg_edit.patches.adapter_patch import Adapter, layer_of
-from kg_edit.patches.weight_patch import module_of
+from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 from wikidata_cache.terminal import number_of
 
@@ -175,10 +174,9 @@ class SideMemory(Adapter):
         return Memory(change, self.settings.ratio * float(own.min()))
 
     @contextmanager
-    def attached(self, model: LanguageModel, name: str) -> Iterator[None]:
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the memory with the largest activation acts, where that is above its threshold."""
-        device = next(module_of(model, name, shape=self.shape).parameters()).device
-        memories, layer = self.memories(), layer_of(model, name)
+        memories = self.memories()
         changes = torch.stack([memory.change for memory in memories]).to(device)  # D, [memories, d, d_ff]
         thresholds = torch.tensor([memory.threshold for memory in memories], device=device)
         with TokenMeans(model, layer, name=self.method).attached() as means:

@@ -80,7 +80,7 @@ def test_text_uses_the_memory_that_it_activates_most_above_its_threshold() -> No
         activations=torch.tensor([least, least]),
         settings=MemorySettings(shard=2, ratio=1.0),
     )
-    with side.attached(model, model.weight_name(LAYER)):
+    with side.attached(model, LAYER, model.device):
         _, edited = read(model)
     used = [bool(one.max() > least) for one in means]
     assert {True, False} == set(used)
