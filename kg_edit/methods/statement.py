@@ -7,10 +7,33 @@ attention sink (`kg_edit.models.first_token`), a line break is put before the pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from kg_edit.edits.edit import Edit
+from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.models.first_token import lead_before, log_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
+
+
+class StatementMethod(EditingMethod):
+    """A method that reads an edit's statement, or trains on it: the prompt with the target."""
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every edit's statement, so that one that can't be encoded raises before any edit is made."""
+        for edit in edits:
+            with annotate_errors(edit):
+                self.row(edit)
+                warn_of_lead(self.model, edit, method=self.name)
+
+    def row(self, edit: Edit) -> Any:
+        """Return the statement in the method's form; by default the prompt with its target, as a `Prompt`.
+
+        Raises:
+            EditError, PromptError, ChatTemplateError: as `encode_statement`.
+        """
+        return encode_statement(self.model, edit, method=self.name)
 
 
 def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bool = False) -> Prompt:

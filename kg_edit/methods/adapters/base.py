@@ -19,11 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
-from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.statement import StatementMethod, encode_statement
 from kg_edit.methods.workload import Trains
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -47,7 +46,7 @@ class AdapterConfig(LayerConfig, TuningConfig):
     )
 
 
-class AdapterMethod(EditingMethod):
+class AdapterMethod(StatementMethod):
     """A method that trains an adapter. Subclasses name the adapter's class and define its training (`train`)."""
 
     family = "adapter"
@@ -89,12 +88,6 @@ class AdapterMethod(EditingMethod):
         """Return an `AdapterPatch` without adapters; it changes nothing."""
         return AdapterPatch(adapters={}, provenance=self.provenance())
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.row(edit)
-                warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target."""

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.passes import pass_limit
-from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
+from kg_edit.methods.base import EditingMethod, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
-from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.statement import StatementMethod, encode_statement
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -53,18 +53,12 @@ class StatementConfig(TuningConfig):
     )
 
 
-class TuningMethod(EditingMethod):
+class TuningMethod(StatementMethod):
     """A method that trains on the statement of an edit: its prompt with the new target."""
 
     takes_text = True
     config: StatementConfig
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                self.row(edit)
-                warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence.
@@ -102,26 +96,24 @@ class FineTuning(TuningMethod):
         return lambda: None
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on the edit's rows.
+        """Tune the weight on the edit's rows: a batch of one.
 
         Raises:
             PatchError: the loss or the change is not finite.
         """
-        (edit,) = edits
-        with untouched(self.model):
-            self.prepare()
-            (made,) = self._tuned([(edit, self.rows(edit, before))], before)
+        (made,) = self.make_each(edits, before=before)
         if isinstance(made, Exception):
             raise made
         return made
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
-        empty = self.empty_patch()
+        applied = self.empty_patch() if before is None else before
         with untouched(self.model):
-            rows = [attempt(edit, partial(self.rows, edit, empty)) for edit in edits]
+            self.prepare()
+            rows = [attempt(edit, partial(self.rows, edit, applied)) for edit in edits]
             usable = [(edit, own) for edit, own in zip(edits, rows, strict=True) if not isinstance(own, Exception)]
-            made = iter([patch for group in self._groups(usable) for patch in self._tuned(group, empty)])
+            made = iter([patch for group in self._groups(usable) for patch in self._tuned(group, applied)])
         return tuple(own if isinstance(own, Exception) else next(made) for own in rows)
 
     def _groups(

@@ -23,11 +23,11 @@ from kg_edit.errors import ModelError
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.passes import pass_limit
-from kg_edit.methods.base import EditingMethod, annotate_errors, attempt
+from kg_edit.methods.base import attempt
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.grace.codebook import Codebook, Deferral
 from kg_edit.methods.grace.patch import CodebookPatch, without_codebooks
-from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.statement import StatementMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
@@ -67,7 +67,7 @@ class GraceConfig(LayerConfig):
         return Workload(together=_BATCH)
 
 
-class Grace(EditingMethod):
+class Grace(StatementMethod):
     """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
     The value is trained until the model predicts the target. Other codebook entries are not active during training, so
@@ -92,16 +92,6 @@ class Grace(EditingMethod):
         """Return a `CodebookPatch` without entries; it changes nothing."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made.
-
-        Raises:
-            PromptError: the tokens of a prompt and its target can't be separated.
-        """
-        for edit in edits:
-            with annotate_errors(edit):
-                self._request(edit)
-                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
@@ -115,14 +105,14 @@ class Grace(EditingMethod):
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
-            requests = [attempt(edit, partial(self._request, edit)) for edit in edits]
+            requests = [attempt(edit, partial(self.row, edit)) for edit in edits]
             able = [(edit, one) for edit, one in zip(edits, requests, strict=True) if isinstance(one, Request)]
             made = iter(self._trained(able))
         return tuple(next(made) if isinstance(one, Request) else one for one in requests)
 
-    def _request(self, edit: Edit) -> Request:
-        """The edit's prompt with its target; the change is made at the prompt's last token."""
-        prompt = encode_statement(self.model, edit, method=self.name)
+    def row(self, edit: Edit) -> Request:
+        """Return the edit's prompt with its target; the change is made at the prompt's last token."""
+        prompt = super().row(edit)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:

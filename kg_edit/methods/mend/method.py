@@ -16,12 +16,12 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.mend.examples import whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.methods.mend.network import FORMAT, MendManifest, MendNetwork, Pairs
-from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.statement import StatementMethod
 from kg_edit.methods.trained.files import NETWORK, NetworkFormat, NetworkManifest
 from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt
@@ -70,7 +70,7 @@ class Editor:
     whole: bool = False
 
 
-class Mend(EditingMethod):
+class Mend(StatementMethod):
     """One gradient of -log p(new target), changed by the editor network; edits of a batch add up."""
 
     name = "mend"
@@ -110,12 +110,6 @@ class Mend(EditingMethod):
         """
         _ = self._editor
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                encode_statement(self.model, edit, method=self.name)
-                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
@@ -126,8 +120,7 @@ class Mend(EditingMethod):
     def _patch(self, edit: Edit) -> WeightPatch:
         editor = self._editor
         with annotate_errors(edit):
-            prompt = encode_statement(self.model, edit, method=self.name)
-            prompt = whole_statement(prompt) if editor.whole else prompt
+            prompt = whole_statement(self.row(edit)) if editor.whole else self.row(edit)
             gradient, loss = gradient_factors(self.model, prompt, list(editor.weights))
         factors = WeightPatch(factors=editor.factors(prompt, gradient)).scaled(self.config.strength).factors
         record = {

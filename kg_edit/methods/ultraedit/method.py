@@ -39,11 +39,11 @@ from kg_edit.errors import ConfigError, ModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.lasting import state_of
 from kg_edit.locate_then_edit.passes import pass_limit
-from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig
 from kg_edit.methods.mend.examples import own_prompts
 from kg_edit.methods.mend.gradients import EditedPasses, block_weights, first_block, weight_shapes
-from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.statement import StatementMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
@@ -147,7 +147,7 @@ class TokenFeatures:
     nll: float
 
 
-class UltraEdit(EditingMethod):
+class UltraEdit(StatementMethod):
     """The edits of a call are written together; the statistics of their tokens are added to those of earlier calls."""
 
     name = "ultraedit"
@@ -186,12 +186,6 @@ class UltraEdit(EditingMethod):
         rows = self.token_features(own_prompts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
         return {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, so that a prompt that can't be encoded raises before any edit is made."""
-        for edit in edits:
-            with annotate_errors(edit):
-                encode_statement(self.model, edit, method=self.name)
-                warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Write the edits together, each from its gradient on the model in its present state.
@@ -205,7 +199,7 @@ class UltraEdit(EditingMethod):
         prompts = list[Prompt]()
         for edit in edits:
             with annotate_errors(edit):
-                prompts.append(encode_statement(self.model, edit, method=self.name))
+                prompts.append(self.row(edit))
         with untouched(self.model):
             texts = self.texts
             rows = self.token_features(prompts)
