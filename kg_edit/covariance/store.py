@@ -1,6 +1,6 @@
 """The store of covariances C = E[k k^T] in the user's cache folder. Each is measured once; all methods share it.
 
-- `find_covariance`, `find_covariances`: C of a layer's down-projection inputs; it is measured if no file has it.
+- `find_covariances`: C of the down-projection inputs of layers; it is measured if no file has it.
 - `measure_shard`, `merge_shards`: one pass over the text, divided among several processes or machines. Each shard sums
   its own chunks; the sums of all shards add up to those of the whole text.
 - `stored_covariances`: the manifests of all stored covariances.
@@ -11,7 +11,7 @@ A pass that was killed is resumed. The format of the files is in `kg_edit.covari
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +81,6 @@ def store_folder() -> Path:
     return cache_folder() / "covariance"
 
 
-def find_covariance(
-    model: LanguageModel,
-    layer: int,
-    config: CovarianceConfig | None = None,
-    *,
-    folder: Path | None = None,
-    progress: bool = True,
-) -> Covariance:
-    """Return C of the down-projection's inputs in ``layer``: from the store, or measured now and stored.
-
-    The name of the file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and
-    in a JSON file, has this identity.
-
-    Raises:
-        CovarianceError: the corpus can't be read or is too short, or the file is damaged.
-    """
-    return find_covariances(model, [layer], config, folder=folder, progress=progress)[layer]
-
-
 def find_covariances(
     model: LanguageModel,
     layers: Sequence[int],
@@ -108,10 +89,13 @@ def find_covariances(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Covariance]:
-    """`find_covariance` for several layers; the ones that are not stored yet are measured in one pass.
+    """Return C of the down-projection's inputs, by layer: from the store, or measured now, in one pass, and stored.
+
+    The name of a file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and in
+    a JSON file, has this identity.
 
     Raises:
-        CovarianceError: as `find_covariance`.
+        CovarianceError: the corpus can't be read or is too short, or a file is damaged.
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
@@ -135,7 +119,7 @@ def measure_covariances(
     """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer.
 
     Raises:
-        CovarianceError: as `find_covariance`.
+        CovarianceError: as `find_covariances`.
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
@@ -183,7 +167,7 @@ def measure_shard(
         The manifests by layer if the shards were merged, else the path of this shard's file.
 
     Raises:
-        CovarianceError: as `find_covariance`, or there is no such shard.
+        CovarianceError: as `find_covariances`, or there is no such shard.
         PatchError: a patch is applied to the model, and a covariance is not stored yet.
     """
     if not 0 <= part < parts or parts < 2:
@@ -200,22 +184,13 @@ def measure_shard(
             run(model, corpus, sums, folder, progress=progress)
             sums.close()
             sums.save(sums.position.path(folder))
-        if missing_shards(sums.position, folder):
-            return sums.position.path(folder)
         files = [sums.position.model_copy(update={"part": shard}).path(folder) for shard in range(parts)]
+        if not all(path.is_file() and _read_position(path).finished for path in files):
+            return sums.position.path(folder)
         merge_shards(files, folder)
-        forget(files)
+        for path in files:
+            path.unlink(missing_ok=True)
     return _manifests(identities, folder)
-
-
-def missing_shards(position: Position, folder: Path) -> list[int]:
-    """Return the numbers of this run's shards that are not finished in ``folder``.
-
-    Raises:
-        CovarianceError: a shard's file is damaged.
-    """
-    paths = [position.model_copy(update={"part": part}).path(folder) for part in range(position.parts)]
-    return [part for part, path in enumerate(paths) if not (path.is_file() and _read_position(path).finished)]
 
 
 def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
@@ -273,12 +248,6 @@ def _read_position(path: Path) -> Position:
     if position.parts == 1:
         raise CovarianceError(f"{path} is not a shard of a covariance; {_HINT}")
     return position
-
-
-def forget(files: Iterable[Path]) -> None:
-    """Delete the files of merged shards; files that don't exist are ignored."""
-    for path in files:
-        path.unlink(missing_ok=True)
 
 
 def _ensure(

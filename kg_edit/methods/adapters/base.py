@@ -88,7 +88,6 @@ class AdapterMethod(StatementMethod):
         """Return an `AdapterPatch` without adapters; it changes nothing."""
         return AdapterPatch(adapters={}, provenance=self.provenance())
 
-
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target."""
         return row_of(encode_statement(self.model, edit, method=self.name), "target")

@@ -59,7 +59,6 @@ class TuningMethod(StatementMethod):
     takes_text = True
     config: StatementConfig
 
-
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence.
 

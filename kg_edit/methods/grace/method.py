@@ -92,7 +92,6 @@ class Grace(StatementMethod):
         """Return a `CodebookPatch` without entries; it changes nothing."""
         return CodebookPatch(codebooks={}, provenance=self.provenance())
 
-
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
         made = self.empty_patch()

@@ -110,7 +110,6 @@ class Mend(StatementMethod):
         """
         _ = self._editor
 
-
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
         refuse_clash(edits)

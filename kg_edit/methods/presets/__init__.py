@@ -52,8 +52,9 @@ def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dic
 
 
 def preset_names(method: str) -> list[str]:
-    """Return the names that ``--preset`` takes for ``method``, besides the presets of its config class."""
-    return sorted(name for model in preset_models() for name in model_presets(model).preset_names(method))
+    """Return the names that ``--preset`` takes for ``method``, variants included, besides those of its config class."""
+    tables = [(model, *key.partition(":")) for model in preset_models() for key in model_presets(model).methods]
+    return sorted(f"{model}{colon}{variant}" for model, found, colon, variant in tables if found == method)
 
 
 def preset_models() -> tuple[str, ...]:
@@ -117,8 +118,3 @@ class ModelPresets(BaseModel):
     about: str = Field(description="short description of the model")
     config: dict[str, Any] = Field(description="settings of config.json that identify the model's size")
     methods: dict[str, MethodPreset] = Field(description='tables by "method" or "method:variant"')
-
-    def preset_names(self, method: str) -> list[str]:
-        """Return the names that ``--preset`` takes for ``method`` on this model, including variants."""
-        variants = [key.partition(":") for key in self.methods]
-        return [f"{self.name}{colon}{variant}" for found, colon, variant in variants if found == method]

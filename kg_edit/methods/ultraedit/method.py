@@ -186,7 +186,6 @@ class UltraEdit(StatementMethod):
         rows = self.token_features(own_prompts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
         return {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
 
-
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Write the edits together, each from its gradient on the model in its present state.
 

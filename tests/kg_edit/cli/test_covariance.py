@@ -8,7 +8,7 @@ import pytest
 
 from kg_edit.cli.covariance import parse_layers
 from kg_edit.covariance.corpora import SelfCorpus, packaged_corpus
-from kg_edit.covariance.store import CovarianceConfig, find_covariance, stored_covariances
+from kg_edit.covariance.store import CovarianceConfig, find_covariances, stored_covariances
 from kg_edit.errors import ConfigError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
@@ -34,7 +34,7 @@ def test_covariance_is_found_by_edits(kg_edit: Run, tiny_folder: Path, tmp_path:
     assert "cache/covariance: 2 covariances" in result.out
     model = LanguageModel.load(tiny_folder)
     with watched(model.blocks[0], lambda *_: pytest.fail("it was measured again")):
-        found = find_covariance(model, 2, CovarianceConfig(tokens=1500), progress=False)
+        found = find_covariances(model, [2], CovarianceConfig(tokens=1500), progress=False)[2]
     assert found.id in result.out
     assert kg_edit("covariance", "list").out == result.out
 

@@ -17,7 +17,7 @@ from kg_edit.covariance.hub import FolderPlace, pull
 from kg_edit.covariance.moment import flat_size, moment_problem
 from kg_edit.covariance.store import (
     CovarianceConfig,
-    find_covariance,
+    find_covariances,
     measure_covariances,
     measure_shard,
     stored_covariances,
@@ -129,7 +129,7 @@ def test_wrong_size_is_refused_before_memory_is_used(tmp_path: Path) -> None:
     forged(tmp_path, {"upper": torch.zeros(flat_size(size))}, identity=measured.identity, count=300, size=size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CovarianceError, match=r"has the size 5000, but .* of this model has \d+ inputs"):
-        find_covariance(model, 1, config, folder=tmp_path, progress=False)
+        find_covariances(model, [1], config, folder=tmp_path, progress=False)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
 
 

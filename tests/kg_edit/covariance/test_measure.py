@@ -19,7 +19,6 @@ from kg_edit.covariance.measure import KEYS, ProbeKeys, Sums
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, directions, doubling
 from kg_edit.covariance.store import (
     CovarianceConfig,
-    find_covariance,
     find_covariances,
     measure_covariances,
     measure_shard,
@@ -196,7 +195,7 @@ def test_stored_sums_do_not_grow_with_the_text(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sums, "end_chunk", watched_end)
-        find_covariance(tiny("llama"), 1, config, folder=tmp_path, progress=False)
+        find_covariances(tiny("llama"), [1], config, folder=tmp_path, progress=False)
     assert len(sizes) == 16
     assert set(sizes[1:]) == {2 * 48 * 48 + KEYS * 48}
 
@@ -335,13 +334,13 @@ def test_merged_patch_has_its_own_covariance(tmp_path: Path) -> None:
     patch = WeightPatch(factors={name: change}, provenance={"model": {"fingerprint": model.fingerprint}})
     config = CovarianceConfig(corpus="self", tokens=CHUNK)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
-        find_covariance(model, 2, config, folder=tmp_path, progress=False)
+        find_covariances(model, [2], config, folder=tmp_path, progress=False)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
         measure_shard(model, [2], config, part=0, parts=2, folder=tmp_path, progress=False)
     assert list(tmp_path.glob("*.safetensors")) == []
     patch.merge_into(model)
-    edited = find_covariance(model, 2, config, folder=tmp_path, progress=False)
-    clean = find_covariance(tiny("llama"), 2, config, folder=tmp_path, progress=False)
+    edited = find_covariances(model, [2], config, folder=tmp_path, progress=False)[2]
+    clean = find_covariances(tiny("llama"), [2], config, folder=tmp_path, progress=False)[2]
     assert edited.id != clean.id and not torch.equal(edited.moment, clean.moment)
 
 
@@ -349,5 +348,5 @@ def test_dtype_changes_the_id(tmp_path: Path) -> None:
     half = copy.deepcopy(tiny("llama"))
     half.model.to(torch.bfloat16)
     config = CovarianceConfig(corpus="self", tokens=CHUNK)
-    found = [find_covariance(one, 2, config, folder=tmp_path, progress=False) for one in (tiny("llama"), half)]
+    found = [find_covariances(one, [2], config, folder=tmp_path, progress=False)[2] for one in (tiny("llama"), half)]
     assert found[0].id != found[1].id

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from kg_edit.covariance.corpora import SelfCorpus, file_corpus
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_manifest, read_moment, write_moment
 from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size, square
-from kg_edit.covariance.store import CovarianceConfig, find_covariance
+from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watched
 from tests.everyday import keep_first
@@ -55,19 +55,19 @@ def test_batched_moment_equals_one_by_one(family: str, corpus: Path, tmp_path: P
     with torch.no_grad(), watched(model.down_projection(1), lambda key, _: running.add(key)):
         for line in corpus.read_text().splitlines(keepends=True):
             model.model(torch.tensor([model.tokenizer(line)["input_ids"]]))
-    found = find_covariance(
-        model, 1, CovarianceConfig(corpus=str(corpus), tokens=running.count), folder=tmp_path, progress=False
-    )
+    found = find_covariances(
+        model, [1], CovarianceConfig(corpus=str(corpus), tokens=running.count), folder=tmp_path, progress=False
+    )[1]
     assert found.tokens == running.count
     torch.testing.assert_close(found.moment, mean_of(running).float(), rtol=1e-4, atol=1e-5)
 
 
 def test_covariance_is_measured_once(corpus: Path, tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(corpus=str(corpus), tokens=500)
-    first = find_covariance(model, 1, config, folder=tmp_path / "c", progress=False)
+    first = find_covariances(model, [1], config, folder=tmp_path / "c", progress=False)[1]
     calls: list[int] = []
     with watched(model.down_projection(1), lambda *_: calls.append(1)):
-        again = find_covariance(model, 1, config, folder=tmp_path / "c", progress=False)
+        again = find_covariances(model, [1], config, folder=tmp_path / "c", progress=False)[1]
     assert calls == []
     assert again.id == first.id
     assert torch.equal(again.moment, first.moment)
@@ -88,7 +88,7 @@ def test_covariance_id_depends_on_its_inputs(change: dict[str, object], corpus: 
     def identity(**options: object) -> str:
         config = CovarianceConfig(corpus=str(options["corpus"]), tokens=int(str(options["tokens"])))
         layer = int(str(options["layer"]))
-        return find_covariance(tiny(str(options["model"])), layer, config, folder=tmp_path, progress=False).id
+        return find_covariances(tiny(str(options["model"])), [layer], config, folder=tmp_path, progress=False)[layer].id
 
     usual = {"tokens": 500, "corpus": corpus, "layer": 1, "model": "llama"}
     assert identity(**usual) != identity(**{**usual, **change})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kg_edit.covariance.published import import_covariance
-from kg_edit.covariance.store import CovarianceConfig, find_covariance, stored_covariances
+from kg_edit.covariance.store import CovarianceConfig, find_covariances, stored_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, CovarianceError
 from kg_edit.methods.rome.method import Rome
@@ -26,7 +26,9 @@ CORPUS = QUICK["rome"]["covariance"]
 
 def published(folder: Path, name: str = NAME, **changes: Any) -> Path:
     """A file as ROME's program writes it (its `runningstats.CombinedStat`): the sum of k k^T and the count."""
-    measured = find_covariance(tiny("llama"), LAYER, CovarianceConfig(**CORPUS), folder=folder / "own", progress=False)
+    measured = find_covariances(
+        tiny("llama"), [LAYER], CovarianceConfig(**CORPUS), folder=folder / "own", progress=False
+    )[LAYER]
     arrays: dict[str, Any] = {
         "sample_size": np.asarray(100_000),
         "mom2.constructor": np.asarray("util.runningstats.SecondMoment()"),
@@ -46,8 +48,8 @@ def test_imported_covariance_is_the_published_one(tmp_path: Path) -> None:
         "a second time changes nothing"
     )
     config = CovarianceConfig(corpus="imported:published")
-    found = find_covariance(tiny("llama"), LAYER, config, folder=tmp_path / "store")
-    measured = find_covariance(tiny("llama"), LAYER, CovarianceConfig(**CORPUS), folder=tmp_path / "own")
+    found = find_covariances(tiny("llama"), [LAYER], config, folder=tmp_path / "store")[LAYER]
+    measured = find_covariances(tiny("llama"), [LAYER], CovarianceConfig(**CORPUS), folder=tmp_path / "own")[LAYER]
     assert found.tokens == measured.tokens
     torch.testing.assert_close(found.moment, measured.moment, rtol=1e-5, atol=1e-8)
     assert [one.corpus for one in stored_covariances(tmp_path / "store")] == ["imported:published"]
@@ -71,7 +73,7 @@ def test_layer_without_an_import_names_the_command(tmp_path: Path) -> None:
     import_covariance(published(tmp_path), tiny("llama"), folder=tmp_path / "store")
     config = CovarianceConfig(corpus="imported:published")
     with pytest.raises(CovarianceError, match=r"of layer 2 .*kg-edit covariance import FILE.npz --layer 2"):
-        find_covariance(tiny("llama"), 2, config, folder=tmp_path / "store")
+        find_covariances(tiny("llama"), [2], config, folder=tmp_path / "store")
 
 
 def test_another_file_under_the_same_name_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kg_edit.covariance.moment import Covariance
-from kg_edit.covariance.store import CovarianceConfig, find_covariance
+from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.rome.method import Rome, RomeConfig, rank_one_update
@@ -116,7 +116,8 @@ def moment(oracle: Oracle, shared: Path, request: pytest.FixtureRequest) -> Cova
     text = folder / "text.txt"
     text.write_text("".join([line for line in lines if len(line) > 200][:400]))
     config = CovarianceConfig(corpus=str(text), tokens=63_030, ridge=0.0)
-    return find_covariance(oracle.model, oracle.made["layer"], config, folder=folder, progress=False)
+    (found,) = find_covariances(oracle.model, [oracle.made["layer"]], config, folder=folder, progress=False).values()
+    return found
 
 
 @pytest.mark.slow
