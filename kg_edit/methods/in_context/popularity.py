@@ -112,17 +112,12 @@ class PopularityRetrieval(PromptMethod):
         return Passages(read_passages(self.config.passages)) if self.config.passages else None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
-        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular.
-
-        Raises:
-            ConfigError: there is neither a graph nor a file of popularities.
-        """
+        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
         if self._table is not None:
             popularity = popularity_in(self._table, edit) or 0.0
-        elif self.graph is not None:
-            popularity = statements(self.graph, edit)
         else:
-            raise ConfigError(f"the method {self.name} needs a graph or a file of popularities; give one of them")
+            assert self.graph is not None  # noqa: S101 - `check_inputs`
+            popularity = statements(self.graph, edit)
         names, limits = (edit.relation_id or "", edit.relation_text), self.config.limits
         limit = next((limits[name] for name in names if name in limits), self.config.limit)
         text = self._passages.best(edit.text) if self._passages else f"{new_fact(edit)}."

@@ -98,8 +98,8 @@ class Mend(StatementMethod):
 
     @classmethod
     def _folder(cls, config: MendConfig) -> Path | None:
-        needs, instead = "--data EDITS --model NAME", "take a plain step of gradient descent"
-        return cls.file_format.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)
+        instead = "take a plain step of gradient descent"
+        return cls.file_format.folder(config.network, untrained=config.untrained, instead=instead)
 
     def prepare(self) -> None:
         """Load the editor.

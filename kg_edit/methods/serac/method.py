@@ -156,5 +156,5 @@ class Serac(EditingMethod):
 
 
 def _folder(config: SeracConfig) -> Path | None:
-    needs, instead = "--data EDITS --model NAME", "let the model itself read the fact, before the edit's own prompt"
-    return FORMAT.folder(config.network, untrained=config.untrained, needs=needs, instead=instead)
+    instead = "let the model itself read the fact, before the edit's own prompt"
+    return FORMAT.folder(config.network, untrained=config.untrained, instead=instead)

@@ -76,13 +76,12 @@ class NetworkFormat:
     thing: str
     command: str
 
-    def folder(self, network: str | None, *, untrained: bool, needs: str, instead: str) -> Path | None:
+    def folder(self, network: str | None, *, untrained: bool, instead: str) -> Path | None:
         """Return the folder of the network by a method's settings; None if untrained.
 
         Args:
             network: the setting of this name.
             untrained: the setting of this name.
-            needs: the options of the training command, for the error message.
             instead: what the method does untrained, for the error message.
 
         Raises:
@@ -90,8 +89,9 @@ class NetworkFormat:
         """
         if (network is None) == (not untrained):
             raise ConfigError(
-                f"this method needs a trained {self.thing}. Train one: {self.command} {needs} --out FOLDER, and give "
-                f"its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give exactly one of the two"
+                f"this method needs a trained {self.thing}. Train one: {self.command} --data EDITS --model NAME --out "
+                f"FOLDER, and give its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give exactly "
+                "one of the two"
             )
         return Path(network) if network else None
 
