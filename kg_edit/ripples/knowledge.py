@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from kg_edit.models.language_model import LanguageModel
@@ -64,7 +63,9 @@ class Knowledge:
         def generated(prompts: Sequence[str]) -> Iterator[str]:
             """Return the first line of each greedy answer."""
             rows = [self.model.encode(prompt).ids for prompt in prompts]
-            for found in greedy(self.model, rows, limits=[_STEPS] * len(rows), is_last=partial(ends_line, self.model)):
+            for found in greedy(
+                self.model, rows, limits=[_STEPS] * len(rows), ends=lambda own: ends_line(self.model, own[-1])
+            ):
                 yield str(self.model.tokenizer.decode(list(found.tokens))).lstrip().split("\n", 1)[0]
 
         asked, form = [prompt for some in prompts.values() for prompt in some], f"examples, {_STEPS} tokens"

@@ -66,7 +66,7 @@ def continuations(
         [prompt.ids for prompt in encoded],
         limits=limits,
         patches=patches,
-        is_last=lambda token: token in ends or (not several_lines and ends_line(model, token)),
+        ends=lambda own: own[-1] in ends or (not several_lines and ends_line(model, own[-1])),
     )
     texts = []
     for one in written:
@@ -132,7 +132,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
             f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"
         )
     ends = _end_tokens(model)
-    (written,) = greedy(model, [ids], limits=[tokens], is_last=lambda token: token in ends)
+    (written,) = greedy(model, [ids], limits=[tokens], ends=lambda own: own[-1] in ends)
     own = [token for token in written.tokens if token not in ends]
     answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).strip()
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(own) < len(written.tokens))

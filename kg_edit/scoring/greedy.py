@@ -70,10 +70,10 @@ def greedy(
     limits: Sequence[int],
     kept: int = 1,
     patches: Sequence[WeightPatch | None] | None = None,
-    is_last: Callable[[int], bool] = lambda _: False,
+    ends: Callable[[Sequence[int]], bool] = lambda _: False,
     starts: SharedContexts | None = None,
 ) -> list[Written]:
-    """Return at most ``limits`` arg-max tokens after each row, ending with the first token that ``is_last``.
+    """Return at most ``limits`` arg-max tokens after each row, up to the one with which the row ``ends``.
 
     Args:
         model: the model.
@@ -81,7 +81,7 @@ def greedy(
         limits: the largest number of tokens to write after each row.
         kept: the number of most probable tokens to return for each step.
         patches: the patch of each row's model; None: the unpatched model.
-        is_last: whether a token ends its row.
+        ends: whether a row ends with the tokens that are written so far.
         starts: precomputed beginnings of the rows, for rows of the unpatched model.
 
     Raises:
@@ -102,7 +102,7 @@ def greedy(
         patches=own,
         begun=begun,
         kept=kept,
-        is_last=is_last,
+        ends=ends,
         at_once=rows_at_once(model, max(map(len, whole), default=0) + more),
     )
     return decoder.run()
@@ -197,14 +197,15 @@ class _Decoder:
     patches: Sequence[WeightPatch | None]
     begun: Sequence[_Beginning | None]
     kept: int
-    is_last: Callable[[int], bool]
+    ends: Callable[[Sequence[int]], bool]
     at_once: int
+    _tokens: list[list[int]] = field(default_factory=list)
     _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
     _active: set[int] = field(default_factory=set)
 
     def run(self) -> list[Written]:
         """Decode until every row is finished."""
-        self._best = [[] for _ in self.rows]
+        self._tokens, self._best = [[] for _ in self.rows], [[] for _ in self.rows]
         self._active = {place for place, limit in enumerate(self.limits) if limit > 0}
         alike = _alike(self.rows, self.begun, most=self.at_once // 2)
         groups = [left for some in alike if (left := [place for place in some if place in self._active])]
@@ -219,12 +220,12 @@ class _Decoder:
         if batch:
             self._write_on(batch, until=0)
         written = []
-        for best in self._best:
+        for tokens, best in zip(self._tokens, self._best, strict=True):
             if best:
                 likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, kept]
             else:
                 likeliest, probabilities = torch.zeros(0, self.kept, dtype=torch.long), torch.zeros(0, self.kept)
-            written.append(Written(tuple(likeliest[:, 0].tolist()), likeliest, probabilities))
+            written.append(Written(tuple(tokens), likeliest, probabilities))
         return written
 
     def _read(self, places: list[int]) -> _Batch:
@@ -243,7 +244,7 @@ class _Decoder:
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
         inside, ids, mask = batch.inside, batch.ids, batch.before.mask  # mask: [rows, tokens so far]
-        room = max(self.limits[place] - len(self._best[place]) for place in inside)
+        room = max(self.limits[place] - len(self._tokens[place]) for place in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
         while len(active := [place for place in inside if place in self._active]) > until:
             if len(active) <= _SHRINK * len(inside):
@@ -288,12 +289,13 @@ class _Decoder:
         for at, place in enumerate(inside):
             if place in self._active:
                 self._best[place].append((tokens[at], probabilities[at]))
-                if len(self._best[place]) >= self.limits[place] or self.is_last(first[at]):
+                self._tokens[place].append(first[at])
+                if len(self._tokens[place]) >= self.limits[place] or self.ends(self._tokens[place]):
                     self._active.discard(place)
 
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
         """The last token of each row, [rows, 1]."""
-        return torch.stack([self._best[place][-1][0][:1] for place in inside]).to(self.model.device)
+        return torch.tensor([self._tokens[place][-1:] for place in inside], device=self.model.device)
 
 
 def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:

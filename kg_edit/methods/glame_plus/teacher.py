@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import torch
@@ -116,7 +115,7 @@ def answers_of(
         rows,
         limits=[most] * len(rows),
         kept=_KEPT,
-        is_last=partial(_ends, model),
+        ends=lambda own: _ends(model, own[-1]),
         starts=store.contexts(model, known) if store and known else None,
     )
     answers = (_answer(model, one) for one in written)

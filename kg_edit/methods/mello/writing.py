@@ -1,30 +1,15 @@
-"""Greedy text up to given stop words, for loops that alternate between the model's text and inserted text.
-
-`GreedyWriter` keeps the keys and values of the last text that it has read. If the next text continues that text, only
-the new part is read.
-"""
+"""Greedy text up to given stop words, for loops that alternate between the model's text and inserted text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SummedCache, base_model, empty_prefix, mask_decides, run_prefix
+from kg_edit.models.prefix_cache import SharedContexts, mask_decides
 from kg_edit.models.prompts import encode
+from kg_edit.scoring.greedy import greedy
 
 _TOKENS = 8192  # in a batch of texts that are continued together; their keys and values are what takes memory
-
-
-class _Read(NamedTuple):
-    """Tokens that were read, with their keys and values."""
-
-    ids: tuple[int, ...]
-    prefix: Prefix
 
 
 class GreedyWriter:
@@ -36,12 +21,9 @@ class GreedyWriter:
 
     def __init__(self, model: LanguageModel, *, tokens: int, before: str = "") -> None:
         self._model, self._tokens = model, tokens
-        self._start = self._last = _Read((), empty_prefix(model, 1))
-        if before:
-            ids = encode(model.tokenizer, before.rstrip()).ids[:-1]
-            self._start = self._last = _Read(ids, self._run([ids], after=self._start.prefix))
+        ids = encode(model.tokenizer, before.rstrip()).ids[:-1] if before else ()
+        self._starts = SharedContexts(model, [ids]) if ids else None
 
-    @torch.no_grad()
     def write(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
         """Return the text after each of ``texts``, up to the first of ``stops``, the end-of-text token or the limit.
 
@@ -61,76 +43,19 @@ class GreedyWriter:
         return [found[place] for place in range(len(texts))]
 
     def _written(self, rows: Sequence[tuple[int, ...]], stops: Sequence[str]) -> list[str]:
-        """Return the texts after ``rows``, whose longest is the last; a finished row leaves the batch."""
-        model, decode = self._model, self._model.tokenizer.decode
-        room = self._tokens if model.positions is None else min(self._tokens, model.positions - len(rows[-1]))
-        if room <= 0:
-            return [""] * len(rows)
-        prefix = self._read(rows[0][:-1], more=room + 1) if len(rows) == 1 else self._read_rows(rows)
-        cache, mask = prefix.growing(len(model.blocks), room=room + 1), prefix.mask
-        live, last = list(range(len(rows))), [row[-1] for row in rows]
-        written, texts = [list[int]() for _ in rows], [""] * len(rows)
-        for _ in range(room):
-            last = self._next(cache, last, mask, begins=mask is prefix.mask)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
-            going = list[int]()
-            for at, (row, token) in enumerate(zip(live, last, strict=True)):
-                if token == model.tokenizer.eos_token_id:
-                    continue
-                written[row].append(token)
-                texts[row] = str(decode(written[row], skip_special_tokens=True))
-                ends = [place for stop in stops if (place := texts[row].find(stop)) >= 0]
-                if ends:
-                    texts[row] = texts[row][: min(ends)]
-                else:
-                    going.append(at)
-            if len(going) < len(live):
-                index = torch.tensor(going, dtype=torch.long, device=mask.device)
-                live, last, mask = [live[at] for at in going], [last[at] for at in going], mask[index]
-                if not live:
-                    break
-                cache.batch_select_indices(index)
-        return texts
+        """Return the texts after ``rows``."""
+        tokenizer, positions = self._model.tokenizer, self._model.positions
+        left = [self._tokens if positions is None else max(0, positions - len(row)) for row in rows]
 
-    def _next(self, cache: SummedCache, last: Sequence[int], mask: Tensor, *, begins: bool) -> list[int]:
-        """Return the most probable token of each row after its ``last`` one, which follows the tokens of ``mask``.
+        def text_of(tokens: Sequence[int]) -> str:
+            own = [token for token in tokens if token != tokenizer.eos_token_id]  # only the last one may be it
+            return str(tokenizer.decode(own, skip_special_tokens=True))
 
-        ``begins``: the last tokens are those of the prompts.
-        """
-        device, final = self._model.device, list[Tensor]()  # states before the final norm, which `logits` applies
-        ends = torch.ones(len(last), 1, dtype=torch.bool) if begins else None
-        with (
-            with_prompt_ends(self._model, ends),
-            watched(self._model.blocks[-1], lambda _, output: final.append(output)),
-        ):
-            base_model(self._model)(
-                input_ids=torch.tensor([[token] for token in last], device=device),
-                attention_mask=torch.cat([mask, mask.new_ones(len(mask), 1)], -1),
-                position_ids=mask.sum(-1, keepdim=True),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        found: list[int] = self._model.logits(final[0][:, -1]).argmax(-1).tolist()
-        return found
+        def ends(tokens: Sequence[int]) -> bool:
+            return tokens[-1] == tokenizer.eos_token_id or any(stop in text_of(tokens) for stop in stops)
 
-    def _read(self, ids: tuple[int, ...], *, more: int) -> Prefix:
-        """Return the keys and values of one text that ``more`` tokens will follow, reusing those of the last text."""
-        if not mask_decides(self._model, len(ids) + more):
-            return self._run([ids], after=empty_prefix(self._model, 1))
-        known = [one for one in (self._last, self._start) if ids[: len(one.ids)] == one.ids]
-        start = known[0] if known else _Read((), empty_prefix(self._model, 1))
-        self._last = _Read(ids, self._run([ids[len(start.ids) :]], after=start.prefix))
-        return self._last.prefix
-
-    def _read_rows(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
-        """Return the keys and values of texts without their last tokens, reusing ``before`` if all begin with it."""
-        start = self._start
-        if not start.ids or any(row[: len(start.ids)] != start.ids or len(row) == len(start.ids) for row in rows):
-            start = _Read((), empty_prefix(self._model, 1))
-        after = start.prefix.rows(torch.zeros(len(rows), dtype=torch.long, device=self._model.device))
-        return self._run([row[len(start.ids) : -1] for row in rows], after=after)
-
-    @torch.no_grad()
-    def _run(self, rows: Sequence[tuple[int, ...]], *, after: Prefix) -> Prefix:
-        with with_prompt_ends(self._model, None):
-            return run_prefix(self._model, rows, after=after)
+        limits = [min(self._tokens, room) for room in left]
+        written = greedy(self._model, rows, limits=limits, ends=ends, starts=self._starts)
+        texts = [text_of(one.tokens) for one in written]
+        found = [[place for stop in stops if (place := text.find(stop)) >= 0] for text in texts]
+        return [text[: min(cuts, default=len(text))] for text, cuts in zip(texts, found, strict=True)]
