@@ -46,20 +46,7 @@ def train(
 ) -> KeManifest:
     """Train a network for ``model``, and write the one with the best loss on the held-out edits to ``out``.
 
-    Called again, an interrupted run continues, and a finished run does nothing. The model is unchanged.
-
-    Args:
-        model: the language model.
-        edits: the training edits, or records with edits.
-        settings: the settings of the training.
-        out: the folder.
-        progress: whether to show a progress bar.
-        checkpoint_seconds: seconds between two checkpoints.
-
-    Raises:
-        ConfigError: there are too few edits, or a weight can't be edited.
-        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
-        OutputError: ``out`` contains another run, or can't be written.
+    The arguments and errors are those of `kg_edit.methods.mend.training.train`.
     """
     manifest = KeManifest(
         model=model.fingerprint,

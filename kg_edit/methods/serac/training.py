@@ -60,24 +60,8 @@ def train(
 ) -> SeracManifest:
     """Train the classifier and the counterfactual model for ``model`` on ``edits``; write both to the folder ``out``.
 
-    The network with the best loss on the held-out edits is kept. Called again, an interrupted run continues, and a
-    finished run does nothing. The model is unchanged.
-
-    Args:
-        model: the edited model.
-        edits: edits, or records with locality probes.
-        settings: of the training.
-        out: the folder of the network.
-        progress: whether to show a progress bar.
-        checkpoint_seconds: time between two checkpoints.
-
-    Returns:
-        The metadata of the network.
-
-    Raises:
-        ConfigError: there are too few edits, or the tokenizer has no token for a marker.
-        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
-        OutputError: ``out`` contains another run, or can't be written.
+    The arguments and errors are those of `kg_edit.methods.mend.training.train`; a tokenizer without a token for a
+    marker is a ConfigError too.
     """
     layer = default_layer(len(model.blocks)) if settings.layer is None else settings.layer
     model.block(layer)  # raises early if the model has no such layer
