@@ -72,7 +72,7 @@ def sample_text(model: LanguageModel, *, rows: int, tokens: int, seed: int, top_
     return continue_text(model, start, torch.ones_like(start), tokens=tokens, seed=seed, top_k=top_k)
 
 
-def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
+def sample_rows(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> list[tuple[int, ...]]:
     """Sample ``rows`` texts as `sample_text` does; each has ``tokens`` + 1 ids, of which the first is the start."""
     start = document_start(model.tokenizer)
     return [(start, *row) for row in sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()]

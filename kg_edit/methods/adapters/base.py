@@ -28,7 +28,7 @@ from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from kg_edit.models.sampling import own_texts
+from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.adapter_hooks import Reads, read_module
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, Place, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
@@ -163,7 +163,7 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
         The inputs at every token, [texts * (tokens + 1), in] in float32.
     """
     found: list[Tensor] = []
-    rows = own_texts(model, rows=texts, tokens=tokens, seed=seed)
+    rows = sample_rows(model, rows=texts, tokens=tokens, seed=seed)
     with watched(
         read_module(model, layer, reads),
         lambda inputs, _: found.append(inputs.reshape(-1, inputs.shape[-1]).float()),

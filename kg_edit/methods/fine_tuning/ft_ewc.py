@@ -23,7 +23,7 @@ from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.sampling import own_texts
+from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 
@@ -80,7 +80,7 @@ def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Te
     "empirical" one.
     """
     tokens, module = config.fisher_tokens, model.down_projection(layer)
-    texts = own_texts(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed)
+    texts = sample_rows(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed)
     change = no_change(module)
     total = torch.zeros_like(change)
     with changed(module, [change]):

@@ -23,7 +23,7 @@ from kg_edit.methods.memoir.adapter import MaskSettings, ResidualMemory
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from kg_edit.models.sampling import own_texts
+from kg_edit.models.sampling import sample_rows
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
@@ -64,7 +64,7 @@ class Memoir(AdapterMethod):
     def background(self) -> Tensor:
         """The mean of the module's input over texts that the model writes itself, [d_ff]; each text counts equally."""
         count, tokens = self.config.background_texts, self.config.background_tokens
-        return self.means(own_texts(self.model, rows=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
+        return self.means(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the columns of the one edit; the adapter has these columns and the edit's mask.

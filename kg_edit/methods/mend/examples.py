@@ -24,7 +24,7 @@ from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import own_texts
+from kg_edit.models.sampling import sample_rows
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Pr
 
 def own_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
     """Sample texts from the model, in which every token is a target."""
-    texts = own_texts(model, rows=rows, tokens=tokens, seed=seed)
+    texts = sample_rows(model, rows=rows, tokens=tokens, seed=seed)
     return tuple(Prompt(text="", ids=row, target_start=1) for row in texts)
 
 

@@ -32,7 +32,7 @@ from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
-from kg_edit.models.sampling import BARE, own_texts, started_contexts
+from kg_edit.models.sampling import BARE, sample_rows, started_contexts
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 
@@ -134,7 +134,7 @@ class Wise(AdapterMethod):
     def unrelated(self) -> list[Tensor]:
         """The module's inputs in texts that the model writes, [tokens, d_ff] for each."""
         count, tokens = self.config.texts, self.config.text_tokens
-        return self.inputs(own_texts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
+        return self.inputs(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed))
 
     @cached_property
     def unit(self) -> float:

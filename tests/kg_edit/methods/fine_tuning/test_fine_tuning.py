@@ -199,7 +199,7 @@ def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.Monke
     """Against gradients of the weight itself, text by text."""
     model = tiny(family)
     texts = torch.tensor([[30, 40, 50, 60], [70, 30, 20, 90]])
-    monkeypatch.setattr("kg_edit.methods.fine_tuning.ft_ewc.sample_text", lambda *_, **__: texts)
+    monkeypatch.setattr("kg_edit.models.sampling.sample_text", lambda *_, **__: texts)
     found = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=2, fisher_tokens=4))
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     weight = twin.down_projection(1).weight

@@ -15,7 +15,7 @@ from kg_edit.methods.wise.adapter import SideMemory, ties
 from kg_edit.methods.wise.method import Wise, WiseConfig, margin_loss
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.sampling import own_texts
+from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.likelihood import Pair, score
@@ -49,7 +49,7 @@ def test_training_is_gradient_descent_on_the_published_loss() -> None:
     memory = memory_of(chosen.edit(EDITS[:1]))
     rows, config = chosen.rows(EDITS[0]), chosen.config
     assert len(rows) == 2, "the bare prompt, and one context"
-    texts = own_texts(model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
+    texts = sample_rows(model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
     name, original = model.weight_name(LAYER), model.down_projection(LAYER).weight.detach().clone()
     own, others = ([key_inputs(model, ids) for ids in some] for some in ([row.ids for row in rows], texts))
     mask, change = memory.subspace(0).float(), torch.zeros_like(original)
