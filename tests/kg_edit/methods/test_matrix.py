@@ -15,6 +15,7 @@ import torch
 from _pytest.mark.structures import ParameterSet
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.errors import ModelError
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
@@ -124,6 +125,21 @@ def test_method_is_described(name: str) -> None:
     assert (chosen.name, bool(chosen.about), bool(chosen.paper)) == (name, True, True)
     undescribed = [field for field, info in chosen.config_class.model_fields.items() if not info.description]
     assert undescribed == []
+
+
+LAYERED = [
+    (name, setting, value)
+    for name in METHODS
+    for setting, value in (("layer", 9), ("layers", [1, 9]))
+    if setting in find_method(name).config_class.model_fields
+    and name not in ("glame-plus", "serac")  # its answers need a later layer; its network is made at the first edit
+]
+
+
+@pytest.mark.parametrize("name, setting, value", LAYERED)
+def test_layer_that_is_not_there_is_refused(name: str, setting: str, value: Any) -> None:
+    with pytest.raises(ModelError, match="there is no layer 9: "):
+        method(name, tiny("llama"), **{setting: value})
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ModelError, PromptError
+from kg_edit.errors import PromptError
 from kg_edit.methods import find_method
 from kg_edit.methods.grace.codebook import Codebook
 from kg_edit.methods.grace.method import Grace, GraceConfig
@@ -141,13 +141,6 @@ def test_failed_edit_leaves_the_others() -> None:
     assert isinstance(found[1], PromptError) and "'broken'" in "".join(found[1].__notes__)
     with pytest.raises(PromptError):
         chosen.edit([EDITS[0], broken])
-
-
-def test_missing_layer() -> None:
-    model = tiny("llama")
-    with pytest.raises(ModelError, match="there is no layer 9: "):
-        grace(model, layer=9)
-    assert Grace(model, GraceConfig()).layer == 3
 
 
 def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:

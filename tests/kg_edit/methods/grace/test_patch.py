@@ -333,18 +333,6 @@ def test_codebooks_of_two_layers_add() -> None:
         assert torch.equal(logits_of(model, model.encode(OTHER).ids), expected)
 
 
-def test_codebook_patch_is_saved_and_read(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_for(model, PROMPT, OTHER)
-    path = patch.save(tmp_path / "patch.safetensors")
-    again = Patch.load(path)
-    assert isinstance(again, CodebookPatch) and again.provenance == patch.provenance
-    (book,), (found,) = patch.codebooks.values(), again.codebooks.values()
-    assert torch.equal(found.keys, book.keys) and torch.equal(found.values, book.values)
-    assert (found.labels, found.ids, found.deferral) == (book.labels, book.ids, book.deferral)
-    assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-
-
 def test_other_models_and_rules_are_refused(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_for(model, PROMPT)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ModelError, PromptError
+from kg_edit.errors import PromptError
 from kg_edit.methods import find_method
 from kg_edit.methods.kn.method import Kn
 from kg_edit.methods.kn.neurons import (
@@ -214,5 +214,3 @@ def test_edits_without_distinct_answers_are_refused() -> None:
     same = EDIT.model_copy(update={"target_new": "Los Angeles"})
     with pytest.raises(PromptError, match="begin with the same token"):
         chosen.edit([same])
-    with pytest.raises(ModelError, match="there is no layer 9: "):
-        method(tiny("llama"), layers=[9])
