@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.adapters.summed import SummedAdapter
@@ -18,6 +19,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import write_patch
+from kg_edit.scoring.generation import ask
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.methods.quick import QUICK
@@ -226,3 +228,35 @@ def test_recorded_loss_is_that_of_the_patch() -> None:
     record = defer(model, threshold=0.999999).edit(EDITS[:1]).edits[0]
     pair = Pair(EDITS[0].text, EDITS[0].target_new)
     assert record["loss_after"] == pytest.approx(score(model, [pair])[pair].nll, rel=1e-4), "as without the edit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("memoe", {}),
+        ("memoir", {"threshold": 0.8, "background_texts": 4}),
+        ("wise", {"share": 0.5, "texts": 4, "text_tokens": 6, "context_starts": ["I"], "context_tokens": [4]}),
+    ],
+)
+def test_packed_and_generated_text_agree(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """What is asked in one row with others, and token by token with a cache, is routed alike."""
+    model, chosen = tiny("llama"), find_method(name)
+    config = chosen.config_class.preset("default", {"layer": 2, "steps": 60, "learning_rate": 0.02, **settings})
+    patch = Patch.load(chosen(model, config).edit(EDITS).save(tmp_path / "patch.safetensors"))
+    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
+    with patch.applied(model) as edited:
+        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
+        assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
+        assert ask(edited, EDITS[-1].text).startswith(EDITS[-1].target_new)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memoir", "wise"])
+def test_real_model_predicts_the_target_and_leaves_another_prompt(name: str, smollm2: LanguageModel) -> None:
+    edit = Edit(id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English")
+    other = "The capital of Norway, a country in the north of Europe, is"
+    clean = logits(smollm2, other)
+    with find_method(name).on(smollm2).edit([edit]).applied(smollm2):
+        assert predicts(smollm2, edit)
+        assert torch.equal(logits(smollm2, other)[-1], clean[-1])

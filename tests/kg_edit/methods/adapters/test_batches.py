@@ -14,8 +14,7 @@ from kg_edit.methods.memoe.adapter import Anchors, Experts, ExpertSettings, name
 from kg_edit.methods.memoe.method import Memoe, MemoeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
-from kg_edit.scoring.likelihood import Pair, score
-from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, predicts
+from tests.kg_edit.methods.adapters.edits import EDITS, adapter_of, predicts
 from tests.kg_edit.tiny import byte_level, tiny
 
 
@@ -97,16 +96,6 @@ def test_anchors_are_the_mean_of_the_names_so_far() -> None:
     mine = [embedding[token] for token in ids if names[token]]
     torch.testing.assert_close(seen[0][-1], torch.stack(mine).mean(0), rtol=1e-4, atol=1e-5)
     assert not seen[0][0].any(), "before the first name it is 0"
-
-
-@pytest.mark.slow
-def test_packed_and_single_texts_are_routed_alike() -> None:
-    model = tiny("llama")
-    patch = memoe(model, steps=20).edit(EDITS)
-    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
-    with patch.applied(model) as edited:
-        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
-    assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.memoir.adapter import ResidualMemory
 from kg_edit.methods.memoir.method import Memoir, MemoirConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.generation import ask
-from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.tiny import tiny
 
@@ -68,32 +64,6 @@ def test_later_edit_is_trained_on_the_earlier() -> None:
     after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
     assert not torch.equal(memory_of(after).weight, memory_of(alone).weight)
     assert torch.equal(memory_of(first + after).weight, memory_of(first).weight + memory_of(after).weight)
-
-
-@pytest.mark.slow
-def test_packed_and_generated_text_agree(tmp_path: Path) -> None:
-    """What is asked in one row with others, and token by token with a cache, opens the same masks."""
-    model = tiny("llama")
-    patch = Patch.load(memoir(model).edit(EDITS).save(tmp_path / "patch.safetensors"))
-    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
-    with patch.applied(model) as edited:
-        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
-        assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
-        assert ask(edited, EDITS[0].text).startswith("Miami")
-
-
-@pytest.mark.slow
-def test_real_model_predicts_the_target_and_leaves_another_prompt(smollm2: LanguageModel) -> None:
-    edit = Edit(
-        id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English",
-        target_true="French",
-    )  # fmt: skip
-    patch = Memoir.on(smollm2).edit([edit])
-    other = "The capital of Norway, a country in the north of Europe, is"
-    clean = logits(smollm2, other)
-    with patch.applied(smollm2):
-        assert predicts(smollm2, edit)
-        assert torch.equal(logits(smollm2, other)[-1], clean[-1])
 
 
 @pytest.mark.slow

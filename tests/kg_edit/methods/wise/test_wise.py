@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.wise.adapter import SideMemory, ties
 from kg_edit.methods.wise.method import Wise, WiseConfig, margin_loss
@@ -17,8 +16,6 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.generation import ask
-from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.tiny import tiny
 
@@ -134,29 +131,3 @@ def test_memories_with_other_settings_do_not_add() -> None:
     first = wise(model, steps=2).edit(EDITS[:1])
     with pytest.raises(PatchError, match="both with the same settings"):
         wise(model, steps=2, share=0.4).edit(EDITS[1:2], start=first)
-
-
-@pytest.mark.slow
-def test_packed_and_generated_text_agree(tmp_path: Path) -> None:
-    """What is asked in one row with others, and token by token with a cache, uses the memory at the same tokens."""
-    model = tiny("llama")
-    patch = Patch.load(wise(model, share=0.5).edit(EDITS).save(tmp_path / "patch.safetensors"))
-    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
-    with patch.applied(model) as edited:
-        packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
-        assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
-        assert ask(edited, EDITS[-1].text).startswith(EDITS[-1].target_new)
-
-
-@pytest.mark.slow
-def test_real_model_predicts_the_target_and_leaves_another_prompt(smollm2: LanguageModel) -> None:
-    edit = Edit(
-        id="1", subject="Danielle Darrieux", prompt="The mother tongue of {} is", target_new="English",
-        target_true="French",
-    )  # fmt: skip
-    patch = Wise.on(smollm2).edit([edit])
-    other = "The capital of Norway, a country in the north of Europe, is"
-    clean = logits(smollm2, other)
-    with patch.applied(smollm2):
-        assert predicts(smollm2, edit)
-        assert torch.equal(logits(smollm2, other), clean)
