@@ -27,8 +27,6 @@ from kg_edit.methods import base, find_method
 from kg_edit.methods.alphaedit import method as alphaedit
 from kg_edit.methods.emmet import method as emmet
 from kg_edit.methods.grace import method as grace
-from kg_edit.methods.kn import method as kn
-from kg_edit.methods.kn import neurons
 from kg_edit.methods.memit import method as memit
 from kg_edit.methods.presets import model_presets
 from kg_edit.methods.rome import method as rome
@@ -239,63 +237,3 @@ def test_preset_of_a_fine_tuning_method_is_followed(model: str, key: str, seen: 
         if radius := settings.get("radius"):
             (pair,) = seen.patch.factors.values()
             assert float(pair.product.abs().max()) == pytest.approx(radius, rel=1e-2)
-
-
-@every("kn")
-def test_preset_of_kn_is_followed(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    integrals, selections = list[tuple[int, int]](), list[dict[str, float]]()
-    integrate, select = neurons.integrated_gradients, kn.shared_neurons
-
-    def integrating(function: Any, point: Tensor, *, steps: int, together: int) -> Tensor:
-        integrals.append((len(point), steps))
-        return integrate(function, point, steps=steps, together=together)
-
-    def selecting(given: Tensor, **settings: float) -> Any:
-        selections.append(settings)
-        return select(given, **settings)
-
-    monkeypatch.setattr(neurons, "integrated_gradients", integrating)
-    monkeypatch.setattr(kn, "shared_neurons", selecting)
-    settings = run(seen, model, key)
-    tokens = len(seen.model.tokenizer(f" {EDIT.target_true}")["input_ids"])
-    asked = min(tokens, settings["answer_tokens"])  # the bare prompt alone: no contexts
-    assert integrals == [(asked, settings["steps"])] * len(seen.model.blocks)
-    assert selections == [{"threshold": settings["threshold"], "share": settings["share"]}]
-    assert seen.sampled == [] and seen.covariances == [] and not seen.patch.is_empty
-
-
-@every("ultraedit")
-def test_preset_of_ultraedit_is_followed(model: str, key: str, seen: Seen) -> None:
-    settings = run(seen, model, key)
-    assert list(seen.patch.factors) == settings["weights"]
-    used = seen.patch.provenance["methods"][0]["config"]
-    assert {name: used[name] for name in settings if name != "weights"} == {
-        name: value for name, value in settings.items() if name != "weights"
-    }
-    assert all(float(pair.product.norm()) > 0 for pair in seen.patch.factors.values()) and not seen.covariances
-
-
-@every("wise")
-def test_preset_of_wise_is_followed(model: str, key: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = list[float]()
-    sgd = torch.optim.SGD
-
-    def noting(parameters: Any, lr: float) -> torch.optim.SGD:
-        rates.append(lr)
-        return sgd(parameters, lr=lr)
-
-    monkeypatch.setattr(torch.optim, "SGD", noting)
-    settings = run(seen, model, key)
-    assert list(seen.patch.adapters) == [("wise", seen.model.weight_name(settings["layer"]))]
-    (memory,), record = seen.patch.adapters.values(), seen.patch.edits[0]
-    assert rates == [settings["learning_rate"]] and not seen.optimisers and not seen.covariances
-    assert record["steps"] == settings["steps"] or record["loss_after"] < settings["stop_below"]
-    assert len(seen.patch.provenance["methods"][0]["contexts"]) == 11
-    assert 0 < float(memory.shards[0].abs().max()) <= settings["bound"]
-    share = float(memory.shards[0].count_nonzero()) / memory.shards[0].numel()
-    assert share <= settings["share"] + 0.1
-    assert (memory.settings.ratio, memory.settings.shard) == (settings["ratio"], settings["shard"])
-
-
-def test_presets_are_all_tested() -> None:
-    assert {key.partition(":")[0] for _, key in EVERY} == {*RANK_ONE, *JOINT, *TUNED, "kn", "ultraedit", "wise"}
