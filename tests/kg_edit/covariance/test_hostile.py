@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment
 from kg_edit.covariance.hub import FolderPlace, pull
@@ -23,7 +23,6 @@ from kg_edit.covariance.store import (
     stored_covariances,
 )
 from kg_edit.errors import CovarianceError
-from tests.kg_edit.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
 
 IDENTITY = Identity(model="a", module="layers.1", corpus="self", tokens=3)
@@ -138,9 +137,6 @@ def test_shard_file_of_another_size_is_refused(tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(tokens=200)
     path = measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
     assert isinstance(path, Path)
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -152,10 +148,3 @@ def test_shard_file_of_another_size_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path, metadata={"manifest": json.dumps(wrong)})
     with pytest.raises(CovarianceError, match="is damaged"):
         measure_shard(model, [1], config, part=0, parts=2, folder=tmp_path, progress=False)
-
-
-def test_rank_beyond_the_model_is_refused() -> None:
-    from kg_edit.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="allows at most"):
-        method("lora", tiny("llama"), rank=1_000_000)

@@ -15,7 +15,7 @@ from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance.files import Identity
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
-from kg_edit.covariance.measure import KEYS, ProbeKeys, Sums
+from kg_edit.covariance.measure import KEYS, ProbeKeys
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, directions, doubling
 from kg_edit.covariance.store import (
     CovarianceConfig,
@@ -54,17 +54,6 @@ def test_layers_together_equal_layers_alone(tmp_path: Path) -> None:
         assert (alone.id, alone.tokens) == (found.id, found.tokens)
         assert torch.equal(alone.moment, found.moment)
     assert _files(tmp_path / "alone") == _files(tmp_path / "together"), "manifests and errors too"
-
-
-@pytest.mark.slow
-def test_stored_layers_are_not_measured_again(tmp_path: Path) -> None:
-    of(tmp_path, 1)
-    seen: list[int] = []
-    with watched(tiny("llama").down_projection(1), lambda *_: seen.append(1)):
-        of(tmp_path, 1)
-        assert seen == []
-        both = of(tmp_path, 1, 2)
-    assert torch.equal(both[2].moment, of(tmp_path / "alone", 2)[2].moment)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
@@ -181,25 +170,6 @@ def test_layers_of_several_sizes_need_tokens() -> None:
         measure.start(model, identities, Path("unused"), ridge=0.0)
 
 
-@pytest.mark.slow
-def test_stored_sums_do_not_grow_with_the_text(tmp_path: Path) -> None:
-    sizes = []
-    config = CovarianceConfig(corpus="self", tokens=16 * CHUNK)
-    end = Sums.end_chunk
-
-    def watched_end(self: Sums, tokens: int) -> None:
-        end(self, tokens)
-        tensors = [*(moment.total for moment in self.moments.values()), *self.halves.values(), self.probe_keys(1)]
-        assert not any(moment._waiting for moment in self.moments.values())
-        sizes.append(sum(tensor.numel() for tensor in tensors))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sums, "end_chunk", watched_end)
-        find_covariances(tiny("llama"), [1], config, folder=tmp_path, progress=False)
-    assert len(sizes) == 16
-    assert set(sizes[1:]) == {2 * 48 * 48 + KEYS * 48}
-
-
 def compared(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
     first, second = directions(before, keys), directions(after, keys)
     return doubling(first, second, tokens_before=before.tokens, tokens=after.tokens, ridge=after.ridge)
@@ -244,16 +214,6 @@ def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
         assert recorded.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
         assert recorded.max_degrees == pytest.approx(found.max_degrees, rel=1e-3)
         assert recorded.keys == KEYS
-
-
-@pytest.mark.slow
-def test_doublings_shrink_with_more_text(tmp_path: Path) -> None:
-    manifests = measure_covariances(
-        tiny("llama"), [1], CovarianceConfig(corpus="self", tokens=32 * CHUNK), folder=tmp_path, progress=False
-    )
-    angles = [one.median_degrees for one in manifests[1].doublings]
-    assert len(angles) == 5
-    assert angles[-1] < angles[0] / 2
 
 
 def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:

@@ -46,15 +46,6 @@ def test_roles_name_each_token() -> None:
     assert placed(1, 2, 3) == (BEFORE, FIRST, LAST)
 
 
-def test_prompt_records_the_subjects_first_token() -> None:
-    model = tiny("llama", bos=True)
-    prompt = encode(model.tokenizer, "In {}, the capital is", subject="Los Angeles")
-    assert prompt.subject_first is not None
-    named = model.tokenizer.decode(prompt.ids[prompt.subject_first : prompt.edited_at + 1])
-    assert named.strip() == "Los Angeles"
-    assert encode(model.tokenizer, "nobody").subject_first is None
-
-
 @pytest.mark.parametrize("kind", ["hidden", "mlp"])
 def test_trace_grid_equals_the_restored_runs(kind: str) -> None:
     model = tiny("llama")
