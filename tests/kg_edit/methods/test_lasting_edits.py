@@ -101,23 +101,3 @@ def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Pat
 
 def _without_times(line: bytes) -> dict[str, Any]:
     return {name: value for name, value in json.loads(line).items() if name not in ("seconds", "memory")}
-
-
-@pytest.mark.slow
-def test_switches_on_a_real_model(smollm2: LanguageModel) -> None:
-    """Two edits in sequence: both keys are stored, and the second edit moves the first one's output less."""
-    few: dict[str, Any] = {"steps": 3, "further_steps": 0, "context_starts": ["The"], "layers": [6]}
-    switches = {"remember": 1.0, "anchor": 1000.0, "sphere": 0.5}
-    remembering, forgetful = (find_method("memit").on(smollm2, settings=few | own) for own in (switches, {}))
-    first = remembering.edit(EDITS[:1])
-    second = remembering.update(EDITS[1:2], before=first)
-    assert isinstance(first, WeightPatch) and isinstance(second, WeightPatch)
-    name = smollm2.weight_name(6)
-    key = first.state[KEY + name][:, 0]
-    assert second.state[KEY + name].shape == (1536, 1)
-    without = forgetful.update(EDITS[1:2], before=first)
-    assert isinstance(without, WeightPatch)
-    moved, freely = ((one.factors[name].right.T @ key).abs() for one in (second, without))
-    assert moved < 0.7 * freely
-    (recorded,) = second.provenance["methods"]
-    assert recorded["config"].items() >= switches.items() and recorded["value_norm"] > 0

@@ -15,7 +15,7 @@ import torch
 from _pytest.mark.structures import ParameterSet
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.errors import ModelError
+from kg_edit.errors import ChatTemplateError, ConfigError, ModelError
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
@@ -142,6 +142,13 @@ def test_layer_that_is_not_there_is_refused(name: str, setting: str, value: Any)
         method(name, tiny("llama"), **{setting: value})
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if find_method(name).needs_graph])
+def test_method_that_reads_a_graph_needs_one(name: str) -> None:
+    chosen = find_method(name)
+    with pytest.raises(ConfigError, match="needs a knowledge graph"):
+        chosen(tiny("llama"), chosen.config_class.preset("default", QUICK[name]))
+
+
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
 def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
     patch, untouched = made(name, family)
@@ -255,6 +262,17 @@ def test_nan_model_gives_no_nan_patch(name: str) -> None:
     patch = chosen.edit([EDIT])
     patch.check_finite()
     json.dumps(patch.provenance, allow_nan=False)  # a loss that is no number is no success either
+
+
+@pytest.mark.parametrize("name", some([name for name in METHODS if find_method(name).family != "in-context"]))
+def test_edit_that_fails_takes_no_other_with_it(name: str) -> None:
+    """The model has no chat template."""
+    chosen, broken = method(name, tiny("llama")), SECOND.in_chat().model_copy(update={"id": "broken"})
+    first, failed, last = chosen.edit_each([EDIT, broken, SECOND])
+    assert isinstance(failed, ChatTemplateError) and "'broken'" in "".join(failed.__notes__)
+    assert [patch.edits[0]["edit"]["id"] for patch in (first, last) if isinstance(patch, Patch)] == ["1", "2"]
+    with pytest.raises(ChatTemplateError):
+        chosen.check([EDIT, broken])
 
 
 MISHAPS = {

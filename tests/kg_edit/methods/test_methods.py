@@ -252,12 +252,6 @@ def test_unknown_method_is_refused_with_a_similar_name() -> None:
         find_method("roem")
 
 
-def test_missing_graph_is_refused() -> None:
-    glame = find_method("glame")
-    with pytest.raises(ConfigError, match="needs a knowledge graph"):
-        glame(tiny("llama"), glame.config_class())
-
-
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [

@@ -121,11 +121,3 @@ def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch)
     for each in zip(*made, strict=True):
         losses = [patch.edits[0]["loss_after"] for patch in each if isinstance(patch, Patch)]
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
-
-
-def test_edit_each_returns_failures_among_patches() -> None:
-    method = find_method("ft-m").on(tiny("llama"), settings={"steps": 3})
-    broken = EDITS[1].model_copy(update={"chat": True})
-    first, failed, last = method.edit_each([EDITS[0], broken, EDITS[2]])
-    assert isinstance(failed, Exception)
-    assert [patch.edits[0]["edit"]["id"] for patch in (first, last) if isinstance(patch, Patch)] == ["0", "2"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PatchError, PromptError
+from kg_edit.errors import PromptError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.locft import LocFt
@@ -100,13 +100,9 @@ def test_tokenizer_without_an_end_of_text_is_refused() -> None:
     assert method(model, end=False).edit(EDITS[:1]).edits
 
 
-def test_training_stops_when_all_is_learned_or_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_when_all_is_learned() -> None:
     model = tiny("llama")
     patch = method(model, steps=9, stop_below=100.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
     assert not pair.product.any() and all(record["steps"] == 1 for record in patch.edits)
-    whole = RowLosses.__call__
-    monkeypatch.setattr(RowLosses, "__call__", lambda self: whole(self) * float("nan"))
-    with pytest.raises(PatchError, match="lower the learning rate"):
-        method(model).edit(EDITS)

@@ -84,8 +84,6 @@ def test_pool_without_statements_is_refused_before_any_work() -> None:
     ):
         with pytest.raises(GraphError, match="larger pool"):
             refuse()
-    with pytest.raises(ConfigError, match="needs a knowledge graph"):
-        GlameRandom(tiny("llama"), chosen.config)
 
 
 def test_default_pool_is_in_the_packaged_extract() -> None:

@@ -113,16 +113,6 @@ def test_recalled_facts_change_the_value() -> None:
     assert (without.factors[name].left - taught.factors[name].left).norm() > 1e-3 * without.factors[name].left.norm()
 
 
-def test_many_edits_equal_one_at_a_time() -> None:
-    model = tiny("llama")
-    together = method(model).edit_each([EDIT, OTHER])
-    alone = [method(model).edit_each([edit])[0] for edit in (EDIT, OTHER)]
-    for one, many in zip(alone, together, strict=True):
-        assert isinstance(one, WeightPatch) and isinstance(many, WeightPatch)
-        for name, factors in one.factors.items():
-            torch.testing.assert_close(factors.left, many.factors[name].left, rtol=1e-3, atol=1e-4)
-
-
 def test_answer_that_differs_between_forms_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
     asked = TeacherQuestion(noun="country", of="Toyota")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods.ke.method import Ke, KeConfig
 from kg_edit.methods.ke.network import FORMAT, KeManifest, KeNetwork, KeTraining, embedding_width
 from kg_edit.methods.ke.training import train
@@ -95,13 +94,6 @@ def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
     )
     assert low.manifest.steps == 0 or float(low.network.multiplier) > 1
     assert high.manifest.steps == 0 or float(high.network.multiplier) == 0
-
-
-def test_missing_network_is_an_error_that_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kg-edit ke train"):
-        Ke.check_inputs(KeConfig(), None, ())
-    with pytest.raises(ModelError, match="kg-edit ke train"):
-        Ke.check_inputs(KeConfig(network=str(tmp_path)), None, ())
 
 
 def test_few_edits_are_enough() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PatchError, PromptError
+from kg_edit.errors import ConfigError, PatchError
 from kg_edit.methods.memit import method as memit_method
 from kg_edit.methods.memit.method import Memit, MemitConfig, default_layers
 from kg_edit.models.language_model import LanguageModel
@@ -52,23 +52,6 @@ def test_default_weight_of_c_is_a_tenth_of_d_ff() -> None:
     )
     torch.testing.assert_close(default, set_)
     assert MemitConfig.preset("paper").mom2_weight == 20_000 and published.norm() < 0.1 * default.norm()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", keep_first(JOINT, keep=1))
-def test_edit_each_equals_one_edit_at_a_time(name: str) -> None:
-    """`edit_each` finds all values in one descent; an edit that fails takes none with it."""
-    model = tiny("gpt2")
-    method = joint(name, model)
-    broken = Edit(id="broken", subject="x", prompt="{}", target_new="\u200b").model_copy(update={"subject": ""})
-    first, failed, *rest = method.edit_each([EDITS[0], broken, *EDITS[1:]])
-    assert isinstance(failed, PromptError) and "'broken'" in "".join(failed.__notes__)
-    for edit, patch in zip(EDITS, (first, *rest), strict=True):
-        assert isinstance(patch, WeightPatch)
-        alone = method.edit([edit])
-        for layer in method.layers:
-            expected = change(alone, model, layer)
-            assert (change(patch, model, layer) - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", keep_first(JOINT, keep=1))

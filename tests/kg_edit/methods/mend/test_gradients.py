@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, ModelError
+from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.gradients import (
     edited_modules,
     first_block,
@@ -19,7 +19,6 @@ from kg_edit.methods.mend.gradients import (
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from tests.kg_edit.methods.mend.examples import hooks_of, weights_of
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 TEXT, TARGET = "LeBron James plays for", "Los Angeles Lakers"
@@ -78,28 +77,6 @@ def test_last_block_has_a_gradient_at_the_target_only() -> None:
     predicting = list(range(asked.target_start - 1, len(asked.ids) - 1))
     assert has_gradient(factors[down][1]).nonzero()[:, 0].tolist() == predicting
     assert has_gradient(factors[below][1]).all()
-
-
-def test_gradient_factors_leave_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("llama")
-    names, weights, hooks = mlp_weights(model, 2), weights_of(model), hooks_of(model)
-    with untouched(model):
-        gradient_factors(model, prompt(model), names)
-    failing = type(model.block(3))
-    monkeypatch.setattr(failing, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
-    with pytest.raises(RuntimeError, match="out of memory"), untouched(model):
-        gradient_factors(model, prompt(model), names)
-    assert hooks_of(model) == hooks
-    assert all(parameter.grad is None for parameter in model.model.parameters())
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
-
-
-def test_gradient_that_is_not_finite_is_an_error() -> None:
-    model = copy.deepcopy(tiny("llama"))
-    with torch.no_grad():
-        model.block(1).mlp.down_proj.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match=r"LeBron James.*not finite"), untouched(model):
-        gradient_factors(model, prompt(model), mlp_weights(model, 1))
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,6 @@ def test_object_that_is_not_in_the_graph_is_refused(name: str) -> None:
         with pytest.raises(GraphError, match="Atlantis") as caught:
             refuse()
         assert "'france'" in "".join(caught.value.__notes__)
-    with pytest.raises(ConfigError, match="needs a knowledge graph"):
-        type(chosen)(tiny("llama"), chosen.config)
 
 
 def test_presets_are_those_of_the_plain_method() -> None:

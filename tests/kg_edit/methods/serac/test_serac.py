@@ -152,13 +152,6 @@ def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: 
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_missing_network_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kg-edit serac train"):
-        Serac.check_inputs(SeracConfig(), None, ())
-    with pytest.raises(ModelError, match="kg-edit serac train"):
-        Serac.check_inputs(SeracConfig(network=str(tmp_path)), None, ())
-
-
 def test_fact_that_does_not_fit_is_refused() -> None:
     model = tiny("gpt2")
     long = Edit(id="1", subject="France", prompt="{} " + "is " * 150, target_new="Rome")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kg_edit.errors import ModelError
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.methods import find_method
 from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining
 from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.tiny import tiny
@@ -29,6 +30,19 @@ def test_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     trained = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.network)
     assert trained.manifest == manifest()
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["ke", "mend", "serac"])
+def test_missing_network_names_the_command(name: str, tmp_path: Path) -> None:
+    """Before a model is loaded: without the setting, with two that exclude each other, and with an empty folder."""
+    method = find_method(name)
+    for settings, error in (
+        ({}, ConfigError),
+        ({"network": str(tmp_path), "untrained": True}, ConfigError),
+        ({"network": str(tmp_path)}, ModelError),
+    ):
+        with pytest.raises(error, match=f"kg-edit {name} train"):
+            method.check_inputs(method.config_class.preset("default", settings), None, ())
 
 
 def test_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
