@@ -230,11 +230,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
-    """Check the number of blocks that a config states, before memory for them is used.
-
-    Args:
-        stated: the number of blocks in the config.
-        names: the names of the stored weights, such as ``model.layers.3.mlp.up_proj.weight``.
+    """Check the number of blocks that a config states by the names of the stored weights, before memory is used.
 
     Raises:
         ModelError: the weights of a stated block are not stored.
@@ -249,10 +245,6 @@ _BLOCK = re.compile(r"\.([0-9]{1,6})\.")
 
 def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
     """Load a causal language model that has all its weights: transformers fills a missing one with random numbers.
-
-    Args:
-        path: the folder or the hub id.
-        options: those of ``from_pretrained``.
 
     Raises:
         ModelError: a weight is missing. transformers may raise anything else for a damaged model.

@@ -81,12 +81,7 @@ def model_presets(name: str) -> ModelPresets:
 
 
 def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:
-    """Warn if a published preset is used on a model of another size: its layers and rates were chosen for its own.
-
-    Args:
-        preset: the preset's name; one that names no model is never warned of.
-        config: the settings of the model's ``config.json``.
-    """
+    """Warn if a preset is published for a model with another ``config.json``: its layers were chosen for that one."""
     name = preset.partition(":")[0]
     if name not in preset_models():
         return

@@ -169,14 +169,9 @@ class RankOneMethod(ValueMethod):
         return patch
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Compute the update of each edit on the model in its present state.
+        """Return the rank-one update of each edit on the model in its present state, or the exception that it raised.
 
-        Args:
-            edits: facts, each with a prompt that contains its subject.
-            before: the patch that is applied to the model, for ``remember``; None: there is none.
-
-        Returns:
-            For each edit, a `WeightPatch` of one rank-one update, or the exception that it raised.
+        ``before`` is the patch that is applied to the model, for ``remember``.
         """
         with untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
@@ -199,15 +194,7 @@ class RankOneMethod(ValueMethod):
         return Request.of(self.model, edit, self.contexts)
 
     def find_values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[EditValue]:
-        """Find m* of each edit (Eq. 4) in one descent, and read the keys k and k* (Eq. 3).
-
-        Args:
-            edits: the facts.
-            requests: their prompts, from `request`.
-
-        Returns:
-            One `EditValue` per edit, in order.
-        """
+        """Find m* of each edit (Eq. 4) in one descent, and read the keys k and k* (Eq. 3)."""
         if not edits:
             return []
         with untouched(self.model):
