@@ -26,19 +26,6 @@ SETTINGS = TraceSettings(samples=2)
 
 
 @pytest.mark.slow
-def test_locate_writes_its_files(tmp_path: Path) -> None:
-    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
-    assert (found.facts, found.failed, found.unknown) == (3, {}, ())
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert names == {"run.json", "records.jsonl", "summary.json", "heatmap.svg"} | {
-        f"heatmap-0{place}.svg" for place in range(3)
-    }
-    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["peak"]["layer"] == found.peak.layer
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 0, 40])
 def test_locate_resumes_a_killed_run(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first fact, with the second one's line half written; the result is the same, byte for byte."""

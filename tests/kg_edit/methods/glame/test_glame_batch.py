@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import networkx as nx
 import pytest
-import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.methods.memit.joint import BARE, change, joint, state_at
+from tests.kg_edit.methods.memit.joint import BARE, joint, state_at
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny
 
@@ -28,16 +27,6 @@ def test_values_come_from_the_graph_and_are_reached() -> None:
         with patch.applied(model):
             *_, edited = state_at(model, edit, 2)
         assert (edited - wanted).norm() < 1e-3 * wanted.norm()
-
-
-@pytest.mark.slow
-def test_batch_starts_from_the_unedited_model_and_reads_the_graph() -> None:
-    model = tiny("llama")
-    still = joint("glame-batch", model, steps=1, further_steps=0).edit(EDITS)
-    assert [record["norms"]["change"] for record in still.edits] == [0, 0]
-    found = change(joint("glame-batch", model).edit(EDITS), model, 2)
-    for ablated in (joint("glame-batch", model, relations=False), joint("glame-batch", model, use_graph=False)):
-        assert not torch.allclose(change(ablated.edit(EDITS), model, 2), found)
 
 
 def test_edit_whose_object_is_not_in_the_graph_is_refused() -> None:

@@ -22,7 +22,7 @@ from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
-from tests.kg_edit.methods.memit.joint import BARE, CONTEXTS, EDITS, JOINT, change, joint, state_at
+from tests.kg_edit.methods.memit.joint import BARE, EDITS, JOINT, change, joint, state_at
 from tests.kg_edit.tiny import tiny
 
 
@@ -113,31 +113,6 @@ def test_without_refuses_a_patch_of_other_settings_or_without_values(tmp_path: P
     kept = Patch.load(patch.save(tmp_path / "patch.safetensors"))
     expected = change(method.without(patch, ["1"]), model, 2)
     torch.testing.assert_close(change(method.without(kept, ["1"]), model, 2), expected)
-
-
-class WithMore(Memit):
-    """Each edit brings a further fact."""
-
-    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        return (edit, edit.model_copy(update={"id": f"{edit.id}+", "prompt": "{} belongs to"}))
-
-
-@pytest.mark.slow
-def test_further_facts_are_written_and_removed_with_their_edit() -> None:
-    model = tiny("llama")
-    plain = joint("memit", model)
-    config = plain.config
-    assert isinstance(config, MemitConfig)
-    more = WithMore(model, config, contexts=CONTEXTS, covariances=plain.covariances)
-    patch = more.edit(EDITS)
-    assert [record["edit"]["id"] for record in patch.edits] == ["1", "2", "3"]
-    assert patch.edits[1]["requests"][0]["edit"]["id"] == "2+"
-    assert isinstance(patch, WeightPatch) and patch.factors[model.weight_name(1)].rank == 6
-    spelled_out = plain.edit([request for edit in EDITS for request in more.requests_of(edit)])
-    torch.testing.assert_close(change(patch, model, 2), change(spelled_out, model, 2), rtol=1e-4, atol=1e-6)
-    left = more.without(patch, ["1", "3"])
-    expected = change(more.edit([EDITS[1]]), model, 2)
-    assert (change(left, model, 2) - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.slow

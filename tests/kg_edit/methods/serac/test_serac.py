@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods.mend.gradients import weight_shapes
-from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
 from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.methods.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, block_weights
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
-from kg_edit.methods.trained.files import NETWORK
-from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.hooks import untouched
 from kg_edit.models.marker import find_marker
 from kg_edit.scoring.likelihood import Pair, score
@@ -131,47 +127,9 @@ def test_training_learns_and_edits(tmp_path: Path) -> None:
         assert score(edited, [asked])[asked].nll < score(model, [asked])[asked].nll
 
 
-@pytest.mark.slow
-def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "whole")
-    whole, calls = training.answer_loss, []
-
-    def killed(*args: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return whole(*args, **options)
-
-    monkeypatch.setattr(training, "answer_loss", killed)
-    with pytest.raises(KeyboardInterrupt):
-        made(tmp_path / "part")
-    assert (tmp_path / "part" / CHECKPOINT).is_file()
-    monkeypatch.setattr(training, "answer_loss", whole)
-    made(tmp_path / "part")
-    for name in (NETWORK, "run.json"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
 def test_fact_that_does_not_fit_is_refused() -> None:
     model = tiny("gpt2")
     long = Edit(id="1", subject="France", prompt="{} " + "is " * 150, target_new="Rome")
     chosen = Serac(model, SeracConfig(untrained=True))
     with pytest.raises(ModelError, match="positions"):
         chosen.check([long])
-
-
-@pytest.mark.slow
-def test_training_separates_two_scopes() -> None:
-    """After enough steps on two edits' texts, each is inside its own scope alone."""
-    torch.manual_seed(0)
-    model, network = tiny("llama"), fresh()
-    with untouched(model):
-        order = ExampleOrder.of(model, edits(), quick())
-        rows, states = order.scope_rows(0), States(model, 1)
-        optimizer = torch.optim.Adam([network.project, network.weigh, network.scale, network.offset], lr=0.02)
-        for _ in range(60):
-            optimizer.zero_grad()
-            found = scope_scores(network, states, rows)
-            found.loss.backward()
-            optimizer.step()
-    assert found.inside > 0.7 and found.outside == 1.0
