@@ -9,7 +9,6 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.adalora import AdaLora, AdaLoraConfig, svd_adapted
 from kg_edit.methods.fine_tuning.lora import target_modules
 from kg_edit.methods.fine_tuning.rows import RowLosses
@@ -25,9 +24,7 @@ QUICK = {"steps": 12, "rank": 1, "initial_rank": 3, "warm_up": 2, "final": 2, "l
 
 
 def method(model: LanguageModel, **settings: Any) -> AdaLora:
-    made = find_method("adalora").on(model, settings={**QUICK, **settings})
-    assert isinstance(made, AdaLora)
-    return made
+    return AdaLora.on(model, settings={**QUICK, **settings})
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2"]))

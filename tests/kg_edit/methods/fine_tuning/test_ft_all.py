@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft_all import FtAll, matrices_of, tuned
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -22,9 +21,7 @@ EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="M
 
 
 def method(model: LanguageModel, **settings: Any) -> FtAll:
-    made = find_method("ft-all").on(model, settings={"steps": 4, "learning_rate": 0.005, **settings})
-    assert isinstance(made, FtAll)
-    return made
+    return FtAll.on(model, settings={"steps": 4, "learning_rate": 0.005, **settings})
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2"]))

@@ -10,7 +10,6 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.locft import LocFt
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
@@ -28,11 +27,8 @@ EDITS = (
 
 
 def method(model: LanguageModel, **settings: Any) -> LocFt:
-    chosen = find_method("locft")
     quick = {"layer": 1, "steps": 4, "learning_rate": 0.01, "batch_size": 2}
-    made = chosen(model, chosen.config_class.preset("default", {**quick, **settings}))
-    assert isinstance(made, LocFt)
-    return made
+    return LocFt.on(model, settings={**quick, **settings})
 
 
 def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:

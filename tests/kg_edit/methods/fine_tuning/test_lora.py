@@ -11,7 +11,6 @@ from torch import nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, target_modules
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
@@ -23,11 +22,7 @@ CONFIG = LoraConfig(rank=3, alpha=12, seed=1)
 
 
 def method(model: LanguageModel, **settings: Any) -> Lora:
-    chosen = find_method("lora")
-    quick = {"steps": 5, "rank": 3, "learning_rate": 5e-3}
-    made = chosen(model, chosen.config_class.preset("default", {**quick, **settings}))
-    assert isinstance(made, Lora)
-    return made
+    return Lora.on(model, settings={"steps": 5, "rank": 3, "learning_rate": 5e-3, **settings})
 
 
 def anatomy(model: nn.Module) -> list[Any]:
@@ -80,9 +75,8 @@ def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
         method(tiny("llama")).edit([EDIT])
-    lora = find_method("lora")
     with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
-        lora.check_inputs(lora.config_class(), None, [EDIT])
+        Lora.check_inputs(LoraConfig(), None, [EDIT])
 
 
 def test_model_with_adapters_is_refused() -> None:

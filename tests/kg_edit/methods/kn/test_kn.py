@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
-from kg_edit.methods import find_method
-from kg_edit.methods.kn.method import Kn
+from kg_edit.methods.kn.method import Kn, KnConfig
 from kg_edit.methods.kn.neurons import (
     integrated_gradients,
     neuron_attributions,
@@ -31,11 +30,7 @@ CAPITAL = Edit(id="2", subject="France", prompt="The capital of {} is", target_t
 
 
 def method(model: LanguageModel, **settings: Any) -> Kn:
-    chosen = find_method("kn")
-    quick = {"steps": 2, "context_lengths": [[4, 1]]}
-    made = chosen(model, chosen.config_class.preset("default", {**quick, **settings}))
-    assert isinstance(made, Kn)
-    return made
+    return Kn.on(model, settings={"steps": 2, "context_lengths": [[4, 1]], **settings})
 
 
 def test_integrated_gradients_by_hand() -> None:
@@ -158,8 +153,7 @@ def test_diverse_prompts_are_the_relation_in_other_words() -> None:
 
 
 def test_refined_preset_finds_two_to_five_neurons() -> None:
-    chosen = find_method("kn").config_class
-    refined = chosen.preset("refined").model_dump()
+    refined = KnConfig.preset("refined").model_dump()
     assert (refined["share"], refined["neurons"], refined["prompts"]) == (0.7, (2, 5), "diverse")
     edit = CAPITAL.model_copy(update={"relation_id": "P36"})
     patch = method(tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([edit])
