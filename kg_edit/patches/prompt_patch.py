@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Bm25Index, Index, TfIdf, best, letters_apart, similarity
+from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_apart, share
 from wikidata_cache.terminal import number_of
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
@@ -93,9 +93,8 @@ class FactBook:
         """
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
-        scores = self._index.scores(question)
-        named = self._words.share
-        shares = [named(fact.subject, question) for fact in self.facts] if rule.gate == "subject" else scores
+        scores = self._index(question)
+        shares = [share(fact.subject, question) for fact in self.facts] if rule.gate == "subject" else scores
         fits = [
             place
             for place, fact in enumerate(self.facts)
@@ -120,7 +119,7 @@ class FactBook:
         if most:
             # other facts as examples: those whose prompts are most like that of the first fact
             others = [place for place, fact in enumerate(self.facts) if fact not in facts]
-            scores = self._index.scores(facts[0].prompt)
+            scores = self._index(facts[0].prompt)
             near = [self.facts[others[n]].text for n in best([scores[place] for place in others], most)]
             shown += [f"{rule.before_fact}{text}\n{rule.before_prompt}{text}" for text in near]
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
@@ -130,13 +129,7 @@ class FactBook:
     @cached_property
     def _index(self) -> Index:
         prompts = [fact.prompt for fact in self.facts]
-        if self.rule.gate == "bm25":
-            return Bm25Index(self._words, prompts)
-        return similarity(self.rule.encoder).index(prompts)
-
-    @cached_property
-    def _words(self) -> TfIdf:
-        return TfIdf()
+        return bm25_index(prompts) if self.rule.gate == "bm25" else index_of(prompts, self.rule.encoder)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

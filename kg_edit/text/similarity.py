@@ -1,7 +1,7 @@
 """Measure the similarity of short texts: the cosine of TF-IDF vectors or of a sentence encoder's embeddings, and BM25.
 
-TF-IDF and BM25 weigh a word's count by the word's rarity. A `Similarity` makes an `Index` of many texts, which scores
-each of them against a prompt. The encoder is optional (``kg-edit[encoder]``).
+TF-IDF and BM25 weigh a word's count by the word's rarity. An `Index` of many texts scores each of them against a
+prompt. The encoder is optional (``kg-edit[encoder]``).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby, pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
@@ -52,67 +52,57 @@ def cosine(first: Vector, second: Vector) -> float:
     return dot / norms if norms else 0.0
 
 
-class TfIdf:
-    """Similarity by shared words, ignoring case and punctuation.
+@cache
+def rarity() -> Rarity:
+    """Return the idf of words from the packaged relation templates: their words are common, names are rare.
 
-    The idf is that of the packaged relation templates: their words are common, names are rare. It does not depend on
-    the texts that are searched, so a text's score does not depend on the other texts.
+    It does not depend on the texts that are searched, so a text's score does not depend on the other texts.
     """
-
-    @cached_property
-    def rarity(self) -> Rarity:
-        """The idf of words, from the packaged relation templates."""
-        templates = sorted({row.template for row in RelationTemplates.load().by_name.values()})
-        return Rarity(map(_plain, templates))
-
-    def vector(self, text: str) -> Vector:
-        """Return the TF-IDF vector of a text, from its words in lower case."""
-        return self.rarity.vector(_plain(text))
-
-    def share(self, name: str, text: str) -> float:
-        """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
-        there = set(_plain(text))
-        weights = {word: self.rarity(word) ** 2 for word in _plain(name)}
-        whole = sum(weights.values())
-        return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
-
-    def index(self, texts: Sequence[str]) -> TfIdfIndex:
-        """Return an index that compares a text with each of ``texts``."""
-        return TfIdfIndex(self, texts)
+    return Rarity(map(_plain, sorted({row.template for row in RelationTemplates.load().by_name.values()})))
 
 
-class TfIdfIndex:
-    """Many texts with their TF-IDF vectors, to be compared with one text."""
-
-    def __init__(self, tfidf: TfIdf, texts: Sequence[str]) -> None:
-        self._tfidf, self._vectors = tfidf, [tfidf.vector(text) for text in texts]
-
-    def scores(self, text: str) -> list[float]:
-        """Return the cosine of ``text`` with each of the texts, 0 to 1."""
-        vector = self._tfidf.vector(text)
-        return [cosine(vector, own) for own in self._vectors]
+def share(name: str, text: str) -> float:
+    """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
+    there = set(_plain(text))
+    weights = {word: rarity()(word) ** 2 for word in _plain(name)}
+    whole = sum(weights.values())
+    return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
 
 
-class Bm25Index:
-    """Many texts with the weights of their words, to be searched by BM25 (Robertson and Zaragoza 2009, Eq. 3.15).
+Index = Callable[[str], list[float]]
+"""A text -> its similarity to each of the texts in the index, at most 1."""
+
+
+def tfidf_index(texts: Sequence[str]) -> Index:
+    """Index texts by their TF-IDF vectors: a score is the cosine, 0 to 1. Case and punctuation are ignored."""
+    vectors = [rarity().vector(_plain(text)) for text in texts]
+
+    def scores(text: str) -> list[float]:
+        vector = rarity().vector(_plain(text))
+        return [cosine(vector, own) for own in vectors]
+
+    return scores
+
+
+def bm25_index(texts: Sequence[str]) -> Index:
+    """Index texts by BM25 (Robertson and Zaragoza 2009, Eq. 3.15): a share of the text's own best score, 0 to 1.
 
     BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. Facts are
     one sentence each, so b = 0: a longer one is not worth less.
     """
+    several = [
+        {word: rarity()(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()}
+        for text in texts
+    ]
 
-    def __init__(self, tfidf: TfIdf, texts: Sequence[str]) -> None:
-        self._weights = [
-            {word: tfidf.rarity(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()}
-            for text in texts
-        ]
-
-    def scores(self, text: str) -> list[float]:
-        """Return BM25 of each of the texts for the query ``text``, as a share of the text's own best score, 0 to 1."""
+    def scores(text: str) -> list[float]:
         query = set(_plain(text))
         return [
             sum(weight for word, weight in weights.items() if word in query) / (sum(weights.values()) or 1.0)
-            for weights in self._weights
+            for weights in several
         ]
+
+    return scores
 
 
 def _plain(text: str) -> list[str]:
@@ -129,72 +119,36 @@ def _parts(word: str) -> Iterator[str]:
         yield from (*text, *map("".join, pairwise(text))) if together else (text,)
 
 
-class Index(Protocol):
-    """Many texts, to be compared with one text."""
+def encoder_index(texts: Sequence[str], encoder: str) -> Index:
+    """Index texts by the embeddings of a sentence encoder: a score is the cosine; 0 instead of a negative one.
 
-    def scores(self, text: str) -> list[float]:
-        """Return the similarity of ``text`` to each of the texts, at most 1."""
+    Raises:
+        ConfigError: sentence-transformers is not installed, or has no such model.
+    """
+    if not texts:
+        return lambda _: []
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ConfigError(
+            f"the encoder {encoder!r} needs sentence-transformers, which is not installed: "
+            "pip install 'kg-edit[encoder]', or leave encoder unset for TF-IDF"
+        ) from error
+    try:
+        model = SentenceTransformer(encoder, device="cpu")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't load the encoder {encoder!r}: {error}; give a model's name or folder") from error
 
+    def vectors(some: Sequence[str]) -> Any:
+        return model.encode(list(some), normalize_embeddings=True, convert_to_numpy=True)  # [texts, size], length 1
 
-class Similarity(Protocol):
-    """A measure of the similarity of two texts."""
-
-    def index(self, texts: Sequence[str]) -> Index:
-        """Return an index that compares a text with each of ``texts``."""
-
-
-class SentenceEncoder:
-    """Cosine of sentence embeddings (``kg-edit[encoder]``); the model is loaded at first use."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @cached_property
-    def _model(self) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise ConfigError(
-                f"the encoder {self.name!r} needs sentence-transformers, which is not installed: "
-                "pip install 'kg-edit[encoder]', or leave encoder unset for TF-IDF"
-            ) from error
-        try:
-            return SentenceTransformer(self.name, device="cpu")
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"can't load the encoder {self.name!r}: {error}; give a model's name or folder"
-            ) from error
-
-    def vectors(self, texts: Sequence[str]) -> Any:
-        """Return embeddings of length 1, a numpy array [texts, size]."""
-        return self._model.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True)
-
-    def index(self, texts: Sequence[str]) -> EncodedIndex:
-        """Return an index that compares a text with each of ``texts``.
-
-        Raises:
-            ConfigError: sentence-transformers is not installed, or has no such model.
-        """
-        return EncodedIndex(self, texts)
+    known = vectors(texts)
+    return lambda text: [max(0.0, float(score)) for score in known @ vectors([text])[0]]
 
 
-class EncodedIndex:
-    """Many texts with their embeddings, to be compared with one text."""
-
-    def __init__(self, encoder: SentenceEncoder, texts: Sequence[str]) -> None:
-        self._encoder = encoder
-        self._vectors = encoder.vectors(texts) if texts else None
-
-    def scores(self, text: str) -> list[float]:
-        """Return the cosine of ``text`` with each of the texts; 0 instead of a negative cosine."""
-        if self._vectors is None:
-            return []
-        return [max(0.0, float(score)) for score in self._vectors @ self._encoder.vectors([text])[0]]
-
-
-def similarity(encoder: str | None) -> Similarity:
-    """Return TF-IDF if ``encoder`` is None, else the encoder of that name."""
-    return TfIdf() if encoder is None else SentenceEncoder(encoder)
+def index_of(texts: Sequence[str], encoder: str | None) -> Index:
+    """Index texts by TF-IDF, or by the sentence encoder of this name (see `encoder_index`)."""
+    return tfidf_index(texts) if encoder is None else encoder_index(texts, encoder)
 
 
 def best(scores: Sequence[float], most: int) -> list[int]:

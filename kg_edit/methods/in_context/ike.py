@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -32,7 +32,7 @@ from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
-from kg_edit.text.similarity import Index, Similarity, best, similarity
+from kg_edit.text.similarity import Index, best, index_of
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Ike(PromptMethod):
         assert isinstance(config, IkeConfig)  # noqa: S101 - config_class
         config.check_source()
         if config.demonstrations:
-            read_demonstrations(config.demonstrations, similarity(config.encoder))
+            read_demonstrations(config.demonstrations, config.encoder)
 
     def prepare(self) -> None:
         """Read the demonstrations, or log a warning that there are none.
@@ -151,7 +151,7 @@ class Ike(PromptMethod):
     def _training_facts(self) -> Demonstrations | None:
         config = self.config
         if config.demonstrations:
-            return read_demonstrations(config.demonstrations, similarity(config.encoder))
+            return read_demonstrations(config.demonstrations, config.encoder)
         if config.count and config.source is None:
             log.warning(
                 "ike has no file of demonstrations, so the other edits of the patch are its examples, and a single "
@@ -181,10 +181,10 @@ class Ike(PromptMethod):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Demonstrations:
-    """The records of a training file, searched by their facts."""
+    """The records of a training file, searched by their facts (`index_of`)."""
 
     records: tuple[BenchmarkRecord, ...]
-    alike: Similarity = field(repr=False)
+    encoder: str | None = None
 
     @cached_property
     def _facts(self) -> list[tuple[Edit, BenchmarkRecord]]:
@@ -192,7 +192,7 @@ class Demonstrations:
 
     @cached_property
     def _index(self) -> Index:
-        return self.alike.index([new_fact(edit) for edit, _ in self._facts])
+        return index_of([new_fact(edit) for edit, _ in self._facts], self.encoder)
 
     def examples(self, edit: Edit, config: IkeConfig) -> tuple[str, ...]:
         """Return ``config.count`` demonstrations for ``edit``, the most similar one first.
@@ -211,7 +211,7 @@ class Demonstrations:
             for place, (other, _) in enumerate(self._facts)
             if other.subject.casefold() != subject and other.text not in edit.neighborhood
         ]
-        scores = self._index.scores(new_fact(edit))
+        scores = self._index(new_fact(edit))
         near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]
         # The kinds are shuffled for each edit, so that they do not go along with the similarity.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
@@ -225,13 +225,13 @@ class Demonstrations:
         return tuple(found)
 
 
-def read_demonstrations(path: str | Path, alike: Similarity) -> Demonstrations:
+def read_demonstrations(path: str | Path, encoder: str | None = None) -> Demonstrations:
     """Read all records of a benchmark's file, or of a file of edits.
 
     Raises:
         EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
-    return Demonstrations(records=readable_records(path), alike=alike)
+    return Demonstrations(records=readable_records(path), encoder=encoder)
 
 
 def retained(edit: Edit, record: BenchmarkRecord) -> list[tuple[str, str]]:

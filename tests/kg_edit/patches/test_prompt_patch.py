@@ -17,7 +17,7 @@ from kg_edit.patches.container import write_patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
-from kg_edit.text.similarity import TfIdf, best, cosine, similarity
+from kg_edit.text.similarity import best, cosine, encoder_index, share, tfidf_index
 from tests.kg_edit.tiny import tiny
 
 LAKERS = PromptFact(
@@ -226,14 +226,13 @@ def test_damaged_prompt_patch_is_refused(facts: object, tmp_path: Path) -> None:
 
 
 def test_tfidf_shares_and_cosines() -> None:
-    tfidf = TfIdf()
-    assert tfidf.share("LeBron James", "James and lebron") == pytest.approx(1)
-    assert tfidf.share("LeBron James", "James Bond") == pytest.approx(0.5), "two names, equally rare"
-    assert tfidf.share("University of Oslo", "University of Rome") < 0.75, "of is common"
-    assert tfidf.share("", "anything") == tfidf.share("?!", "?!") == 0
+    assert share("LeBron James", "James and lebron") == pytest.approx(1)
+    assert share("LeBron James", "James Bond") == pytest.approx(0.5), "two names, equally rare"
+    assert share("University of Oslo", "University of Rome") < 0.75, "of is common"
+    assert share("", "anything") == share("?!", "?!") == 0
     assert cosine({"a": 3.0, "b": 4.0}, {"a": 1.0}) == pytest.approx(0.6)
     assert cosine({}, {"a": 1.0}) == 0
-    alike = tfidf.index(["LeBron James", "Spike Hughes", ""]).scores("james lebron?")
+    alike = tfidf_index(["LeBron James", "Spike Hughes", ""])("james lebron?")
     assert alike == pytest.approx([1, 0, 0])
 
 
@@ -264,7 +263,7 @@ def test_named_encoder_is_used_and_loaded_once(monkeypatch: pytest.MonkeyPatch) 
     assert whole.prompt_transform("bbb") == "ab\nbb\nbbb"
     assert loaded == ["toy"], "once"
     with pytest.raises(ConfigError, match="can't load the encoder 'missing'"):
-        similarity("missing").index(["a"])
+        encoder_index(["a"], "missing")
 
 
 def test_encoder_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

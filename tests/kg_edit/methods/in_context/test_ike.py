@@ -13,7 +13,6 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.methods.in_context.ike import Demonstrations, Ike, IkeConfig, demonstration, read_demonstrations, retained
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.text.similarity import TfIdf, similarity
 from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
@@ -159,7 +158,7 @@ def test_demonstration_without_paraphrases_is_a_copy(training: Path) -> None:
         assert demonstration(OTHER, kind, random.Random(0)) == (  # noqa: S311 - nothing secret
             "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo"
         )
-    assert Demonstrations(records=(), alike=TfIdf()).examples(EDIT, IkeConfig(count=3)) == ()
+    assert Demonstrations(records=()).examples(EDIT, IkeConfig(count=3)) == ()
 
 
 def test_missing_file_is_an_error() -> None:
@@ -216,7 +215,7 @@ def test_demonstrations_fit_into_the_models_context(training: Path, monkeypatch:
 def test_unreadable_rows_are_named(training: Path, caplog: pytest.LogCaptureFixture) -> None:
     with training.open("a", encoding="utf-8") as file:
         file.write('{"id": "bad", "subject": "Eve", "prompt": "{} plays for"}\n')
-    assert read_demonstrations(training, similarity("tfidf")).records
+    assert read_demonstrations(training).records
     (said,) = caplog.messages
     assert said.startswith("left out, as it can't be read: ") and "target_new" in said
 
@@ -228,7 +227,7 @@ def test_demonstration_retains_zsre_locality_answers(tmp_path: Path) -> None:
         "answers": ["Egypt"], "loc": "nq question: who sang hello", "loc_ans": "Adele",
     }  # fmt: skip
     (tmp_path / "zsre.json").write_text(json.dumps([row]), encoding="utf-8")
-    pool = read_demonstrations(tmp_path / "zsre.json", TfIdf())
+    pool = read_demonstrations(tmp_path / "zsre.json")
     ((edit, kept),) = [(edit, retained(edit, record)) for record in pool.records for edit in record.edits]
     draw = random.Random(0)  # noqa: S311 - nothing secret
     assert demonstration(edit, "retain", draw, retained=kept) == (

@@ -11,7 +11,7 @@ from kg_edit.methods.in_context.rag import Rag, RagConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
-from kg_edit.text.similarity import Bm25Index, TfIdf
+from kg_edit.text.similarity import bm25_index, rarity
 from tests.kg_edit.tiny import tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
@@ -41,11 +41,10 @@ def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() ->
 
 
 def test_bm25_equals_the_formula_written_out() -> None:
-    tfidf = TfIdf()
-    (score,) = Bm25Index(tfidf, ["rome rome paris"]).scores("Paris, Oslo")
+    (score,) = bm25_index(["rome rome paris"])("Paris, Oslo")
     twice, once = 2 * 2.2 / 3.2, 1.0  # f (k1 + 1) / (f + k1) for f = 2 and f = 1
-    idf = tfidf.rarity("rome")
-    assert idf == tfidf.rarity("paris")  # neither is a word of the templates
+    idf = rarity()("rome")
+    assert idf == rarity()("paris")  # neither is a word of the templates
     assert score == pytest.approx(idf * once / (idf * once + idf * twice))
 
 
