@@ -147,11 +147,10 @@ def write_answers(
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
     with edited:
         rows = AnswerRows(model, layer, groups, starts)
-        found = AnswerValues(rows, options)
-        values = found.descend(options.steps)
+        values, seen = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
-    nll = tuple((losses[0], losses[-1]) for losses in found.seen)[: len(asked)]
+    nll = tuple((losses[0], losses[-1]) for losses in seen)[: len(asked)]
     return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(asked), nll=nll)
 
 
@@ -231,41 +230,36 @@ class AnswerRows:
         return reads, of_read[wanted].to(there), targets.to(there), share.to(there)
 
 
-class AnswerValues:
-    """The descent for the values v of facts, [n, d] each; the norm of each value is at most its bound.
+def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
+    """Find the values v of facts, [facts, n, d], by gradient descent; the norm of each is at most its bound.
 
     A fact ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
-    length. ``seen`` has the loss of each fact at every step in which it was computed.
+    length. The second result has the loss of each fact at every step in which it was computed.
     """
+    limits = options.bound * rows.norms[..., None]
+    values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
+    optimiser = torch.optim.Adam([values], lr=options.learning_rate)
+    seen: list[list[float]] = [[] for _ in values]
+    active, found = list(range(len(values))), dict[int, Tensor]()
+    for step in range(options.steps):
+        nll = rows.nll(values, active)
+        for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
+            seen[fact].append(now)
+        # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
+        last = step == options.steps - 1
+        ended = [fact for fact in active if last or not seen[fact][-1] >= _STOP_BELOW]
+        found |= {fact: values[fact].detach().clone() for fact in ended}
+        active = [fact for fact in active if fact not in found]
+        if not active:
+            break
 
-    def __init__(self, rows: AnswerRows, options: AnswerOptions) -> None:
-        self._rows, self._limits = rows, options.bound * rows.norms[..., None]
-        self._values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
-        self._optimiser = torch.optim.Adam([self._values], lr=options.learning_rate)
-        self.seen: list[list[float]] = [[] for _ in self._values]
-
-    def descend(self, steps: int) -> Tensor:
-        """Run at most ``steps`` evaluations, with an update between two; return the values [facts, n, d]."""
-        active, found = list(range(len(self._values))), dict[int, Tensor]()
-        for step in range(steps):
-            nll = self._rows.nll(self._values, active)
-            for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
-                self.seen[fact].append(now)
-            # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
-            last = step == steps - 1
-            ended = [fact for fact in active if last or not self.seen[fact][-1] >= _STOP_BELOW]
-            found |= {fact: self._values[fact].detach().clone() for fact in ended}
-            active = [fact for fact in active if fact not in found]
-            if not active:
-                break
-
-            self._optimiser.zero_grad()
-            nll.sum().backward()
-            self._optimiser.step()
-            with torch.no_grad():  # |v| <= bound |m|
-                size = self._values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-                self._values.mul_((self._limits / size).clamp(max=1.0))
-        return torch.stack([found[fact] for fact in sorted(found)])
+        optimiser.zero_grad()
+        nll.sum().backward()
+        optimiser.step()
+        with torch.no_grad():  # |v| <= bound |m|
+            size = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            values.mul_((limits / size).clamp(max=1.0))
+    return torch.stack([found[fact] for fact in sorted(found)]), seen
 
 
 @torch.no_grad()

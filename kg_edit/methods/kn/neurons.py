@@ -72,7 +72,7 @@ def neuron_attributions(
     given, activity = list[Tensor](), list[Tensor]()
     for layer in layers:
         keys = neurons[layer][: len(rows)]  # [rows, d_ff]
-        answer = _Answer(model, layer, recorded, neurons[layer], rows * together)
+        answer = _answer(model, layer, recorded, neurons[layer], rows * together)
         each = integrated_gradients(answer, keys, steps=steps, together=together).cpu()
         given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, torch.tensor(owners), each))
         activity.append(keys.mean(0).cpu())
@@ -104,26 +104,24 @@ def _recorded(
     return recorded, {layer: keys.reshape(len(rows) * copies, -1) for layer, keys in found.items()}
 
 
-class _Answer:
+def _answer(
+    model: LanguageModel, layer: int, recorded: RecordedBlocks, keys: Tensor, rows: Sequence[Prompt]
+) -> Callable[[Tensor], Tensor]:
     """P of each row's last token, [rows], as a function of the layer's neurons [rows, d_ff] at the token before it.
 
     ``keys`` are the neurons in the model as it is.
     """
+    start, module = recorded.inputs[layer], model.down_projection(layer)
+    weight, tokens = weight_matrix(module).float(), torch.tensor([row.ids[-1] for row in rows])
 
-    def __init__(
-        self, model: LanguageModel, layer: int, recorded: RecordedBlocks, keys: Tensor, rows: Sequence[Prompt]
-    ) -> None:
-        self._model, self._layer, self._recorded, self._keys = model, layer, recorded, keys
-        self._weight = weight_matrix(model.down_projection(layer)).float()
-        self._tokens = torch.tensor([row.ids[-1] for row in rows])
-
-    def __call__(self, neurons: Tensor) -> Tensor:
-        change = (neurons - self._keys) @ self._weight.T  # change of the module's output [rows, d]; its bias cancels
-        start, module = self._recorded.inputs[self._layer], self._model.down_projection(self._layer)
+    def chance(neurons: Tensor) -> Tensor:
+        change = (neurons - keys) @ weight.T  # change of the module's output [rows, d]; its bias cancels
         with quick_backward(start), added(module, lambda output: output + change.to(output).reshape(output.shape)):
-            hidden = self._recorded.run(start, first=self._layer)
-        chances = self._model.logits(hidden[:, 0]).float().softmax(-1)
-        return chances.gather(-1, self._tokens.to(chances.device)[:, None])[:, 0]
+            hidden = recorded.run(start, first=layer)
+        chances = model.logits(hidden[:, 0]).float().softmax(-1)
+        return chances.gather(-1, tokens.to(chances.device)[:, None])[:, 0]
+
+    return chance
 
 
 def integrated_gradients(

@@ -23,8 +23,8 @@ from kg_edit.methods.glame_plus import answers
 from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
     AnswerRows,
-    AnswerValues,
     KnownQuestions,
+    answer_values,
     directions,
     last_keys,
     others_than,
@@ -134,24 +134,20 @@ def test_fact_with_a_small_loss_gets_no_value(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(before[1:], rows.nll(torch.zeros(2, rows.keys.shape[1], model.width), (1,)).tolist())
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(before) / 2)
     easy = min((0, 1), key=before.__getitem__)
-    found = AnswerValues(rows, AnswerOptions(steps=3))
-    values = found.descend(3)
-    assert not values[easy].any() and found.seen[easy] == [before[easy]]
-    assert values[1 - easy].any() and found.seen[1 - easy][-1] < found.seen[1 - easy][0] == before[1 - easy]
+    values, seen = answer_values(rows, AnswerOptions(steps=3))
+    assert not values[easy].any() and seen[easy] == [before[easy]]
+    assert values[1 - easy].any() and seen[1 - easy][-1] < seen[1 - easy][0] == before[1 - easy]
 
 
 def test_finished_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam moves a value whose gradient is 0 as its moments say: also out of its bound."""
     _, rows = two_facts()
-    options = AnswerOptions(steps=4)
-    once = AnswerValues(rows, options)
-    after_a_step = once.descend(2)
-    losses = [seen[-1] for seen in once.seen]
+    after_a_step, once = answer_values(rows, AnswerOptions(steps=2))
+    losses = [seen[-1] for seen in once]
     done = min((0, 1), key=losses.__getitem__)
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(losses) / 2)
-    found = AnswerValues(rows, options)
-    values = found.descend(4)
-    assert len(found.seen[done]) == 2 < len(found.seen[1 - done])
+    values, seen = answer_values(rows, AnswerOptions(steps=4))
+    assert len(seen[done]) == 2 < len(seen[1 - done])
     torch.testing.assert_close(values[done], after_a_step[done], rtol=0, atol=1e-6)
 
 
@@ -159,9 +155,7 @@ def test_a_step_of_many_facts_has_the_operators_of_one() -> None:
     found = []
     for count in (1, 2):
         _, rows = two_facts(count=count)
-        more, few = (
-            operators(partial(AnswerValues(rows, AnswerOptions(steps=steps)).descend, steps)) for steps in (6, 3)
-        )
+        more, few = (operators(partial(answer_values, rows, AnswerOptions(steps=steps))) for steps in (6, 3))
         found.append(more - few)
     assert found[1] <= 1.01 * found[0]
 
