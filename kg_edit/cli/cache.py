@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.options import refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import cache_folder
@@ -95,9 +95,7 @@ def _show(items: Sequence[CachedItem], wanted: set[str], *, whole: bool) -> None
     if table.row_count:
         console.print(table)
     total = sum(item.size for item in items)
-    console.print(
-        plain(f"{folder}: {size_text(total)} in {sum(len(item.files) for item in items)} files"), soft_wrap=True
-    )
+    say(f"{folder}: {size_text(total)} in {sum(len(item.files) for item in items)} files")
     if whole and table.row_count:
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
@@ -148,13 +146,13 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
         with AnswerStore(path) as store:
             done.append(f"{store.forget(before=before):,} answers about Wikidata deleted")
     _say_left(left)
-    stdout().print("; ".join(done), soft_wrap=True)
+    say("; ".join(done))
 
 
 def _say_left(left: Iterable[CachedItem]) -> None:
     for item in left:
         why = f"{item.foreign[0].name} in it is not kg-edit's" if item.foreign else "used in the last ten minutes"
-        stdout().print(plain(f"left: {_name(item)}, {why}"), soft_wrap=True)
+        say(f"left: {_name(item)}, {why}")
 
 
 def _name(item: CachedItem) -> str:

@@ -43,6 +43,11 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, emoji=False)
 
 
+def say(text: str) -> None:
+    """Print one line of a result; it is not broken, so that it can be copied and searched."""
+    stdout().print(plain(text), soft_wrap=True)
+
+
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
     """Show only what the two packages and the loggers ``others`` log.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
 from kg_edit.errors import ConfigError, faults_of
@@ -109,7 +109,7 @@ def covariance(
         return
     found = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
     if isinstance(found, Path):
-        stdout().print(f"{plain(str(found))}: shard {part} is finished; other shards are missing", soft_wrap=True)
+        say(f"{found}: shard {part} is finished; other shards are missing")
     else:
         _show(found.values(), folder)
 
@@ -154,10 +154,10 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
             if manifest.source
             else f"  direction turned as tokens doubled: {turned}",
         ):
-            stdout().print(plain(line), soft_wrap=True)
+            say(line)
     total = len(stored_covariances(folder))
     counted = f"{len(shown)} of " * (len(shown) < total) + number_of(total, "covariance")
-    stdout().print(f"{plain(str(folder or store_folder()))}: {counted}", soft_wrap=True)
+    say(f"{folder or store_folder()}: {counted}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import doing, load, open_graph, open_wikidata, parse_relations
 from kg_edit.cli.options import (
     BenchmarkFile,
@@ -185,7 +185,7 @@ def ripples(
     counted = f"{number_of(asked, 'edit')} with questions"
     if rest := len(made["records"]) - asked:
         counted += f", {rest} without"
-    stdout().print(f"{plain(str(out))}: {counted}", soft_wrap=True)
+    say(f"{out}: {counted}")
     if not asked:
         from kg_edit.ripples.questions import facts_of
 
@@ -238,7 +238,7 @@ def edits(
     write_edits(out, found)
     asked = sum(len(edit.portability) for edit in found)
     counts = number_of(len(found), "edit") + (f", {number_of(asked, 'question')}" if questions else "")
-    stdout().print(f"{plain(str(out))}: {counts}", soft_wrap=True)
+    say(f"{out}: {counts}")
 
 
 def draw_edits(
@@ -315,6 +315,5 @@ def tasks(
     settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
     records = settings.records()
     written = write_task(out, settings, name=name)
-    stdout().print(f"{plain(str(written))}: {number_of(len(records), 'record')} of {chosen}", soft_wrap=True)
-    command = f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}"
-    stdout().print(plain(command), soft_wrap=True)
+    say(f"{written}: {number_of(len(records), 'record')} of {chosen}")
+    say(f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}")

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load, plan
 from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Overwrite, Preset, Settings
 from kg_edit.models.loading import check_model_name
-from kg_edit.text.display import plain
 
 _ROW = "rows with `text` and `label`"
 Old = Annotated[Path, typer.Option("--data", metavar="FILE", help=f"Older texts: {_ROW}, and `year` for `--since`.")]
@@ -72,5 +71,5 @@ def drift(
     for point in replace_run(out, start, overwrite=overwrite):
         rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
         shares = "  ".join(f"{name} {'-' if rate is None else f'{rate:.2f}'}" for name, rate in rates)
-        stdout().print(plain(f"{point.seen} texts, {point.edits} edits: {shares}"), soft_wrap=True)
-    stdout().print(plain(str(out / "points.jsonl")), soft_wrap=True)
+        say(f"{point.seen} texts, {point.edits} edits: {shares}")
+    say(str(out / "points.jsonl"))

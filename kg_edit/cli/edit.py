@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
     check_names,
@@ -263,7 +263,7 @@ def _show(run: EditRun) -> None:
     for line in verdict.remarks:
         console.print(f"- {plain(line)}")
     for command in verdict.commands:
-        console.print(plain(command), soft_wrap=True)
+        say(command)
     if run.differences:
         own = [one for one in run.differences if one.asked.source == "edit"]
         changed = [one for one in run.differences if one.asked.source != "edit" and not one.unchanged]

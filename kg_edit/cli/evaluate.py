@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.evaluation import JUDGE, Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.options import CHECKS, MACHINE, Out, Overwrite, refuse_unused
@@ -113,7 +113,7 @@ def show(summary: Summary, out: Path) -> None:
     if failed and summary.provenance["failed"]:
         typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)
     files = ["summary.json", "records.jsonl", "run.json", *(["curve.svg"] if (out / "curve.svg").exists() else [])]
-    stdout().print(f"{plain(str(out))}: {', '.join(files)}", soft_wrap=True)
+    say(f"{out}: {', '.join(files)}")
 
 
 def judge(
@@ -153,8 +153,8 @@ def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
 
     for section, shares in judge_run(run, read_dataset(dataset, data, keep_going=True).records, judge).items():
         for name, share in shares.items():
-            stdout().print(f"{plain(section)}  {name}  {'' if share is None else f'{share:.3f}'}", soft_wrap=True)
-    stdout().print(f"{plain(str(run))}: judge.jsonl", soft_wrap=True)
+            say(f"{section}  {name}  {'' if share is None else f'{share:.3f}'}")
+    say(f"{run}: judge.jsonl")
 
 
 Runs = Annotated[
@@ -204,7 +204,7 @@ def compare(
         stdout().print(plain(found.schedules_line))
     stdout().print(rich_comparison(found))
     for path in out or ():
-        stdout().print(plain(str(write_comparison(found, path))), soft_wrap=True)
+        say(str(write_comparison(found, path)))
 
 
 def merge(

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import replace_run
-from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -114,4 +113,4 @@ def _show(summary: LocateSummary, out: Path) -> None:
         "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
         f"{out}: {', '.join(['heatmap.svg', *single, 'summary.json', 'records.jsonl', 'run.json'])}",
     ):
-        stdout().print(plain(line), soft_wrap=True)
+        say(line)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import show_conflicts, stdout
+from kg_edit.cli.console import say, show_conflicts, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
     check_names,
@@ -89,10 +89,10 @@ def list_edits(
     if opened.edits:
         stdout().print(edits_table(opened, conflicts))
     if not opened.active:
-        stdout().print(plain(f"{ledger}: no active edit; kg-edit patch add {ledger} PATCH adds one"), soft_wrap=True)
+        say(f"{ledger}: no active edit; kg-edit patch add {ledger} PATCH adds one")
     show_conflicts(conflicts)
     if out:
-        stdout().print(plain(str(draw_ledger(opened, out))), soft_wrap=True)
+        say(str(draw_ledger(opened, out)))
 
 
 @app.command()
@@ -176,11 +176,10 @@ def add(
         if verdict and verdict.failed:
             failed = [result.edit for result in verdict.failed]
             names = " ".join(quote(f"{number}/{name}") for name in failed)
-            line = (
+            say(
                 f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
                 f"patch remove {ledger} {names} --model MODEL{verdict.graph_options}"
             )
-            stdout().print(plain(line), soft_wrap=True)
 
 
 @app.command()
@@ -234,9 +233,8 @@ def edit(
     made = planned.on(load(model, dtype, device))
     _show_added(opened, opened.make(made, usable, force=force))
     for repeat, first in repeats:
-        stdout().print(plain(f"{repeat} repeats {first} exactly, and was made once"), soft_wrap=True)
-    line = f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}"
-    stdout().print(plain(line), soft_wrap=True)
+        say(f"{repeat} repeats {first} exactly, and was made once")
+    say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
     report_stated(made)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
@@ -279,7 +277,7 @@ def remove(
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
     left = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
-    stdout().print(plain(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {ledger}"), soft_wrap=True)
+    say(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {ledger}")
 
 
 @app.command()
@@ -299,15 +297,14 @@ def undo(ledger: LedgerPath) -> None:
     opened = Ledger.open(ledger, create=False)
     names = names_of(opened)
     event = opened.undo()
-    text = f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left"
-    stdout().print(plain(text), soft_wrap=True)
+    say(f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left")
 
 
 def _show_added(ledger: Ledger, number: int) -> None:
     """Print a new step, and its conflicts with earlier steps or within itself."""
     new = [entry for entry in ledger.edits if entry.place.step == number]
     methods = ", ".join(sorted({entry.method for entry in new}))
-    stdout().print(plain(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}"), soft_wrap=True)
+    say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
     show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
 
 

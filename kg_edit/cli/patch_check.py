@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import show_conflicts, stdout
+from kg_edit.cli.console import say, show_conflicts, stdout
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
-from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.ledger.entries import Entry
@@ -106,14 +105,13 @@ def check(
                 with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
                     checked = check_entries(edited, entries, chat=chat, progress=True)
     if not entries:
-        stdout().print(plain(f"{ledger} has no edits, so there is nothing to check"), soft_wrap=True)
+        say(f"{ledger} has no edits, so there is nothing to check")
     elif _failed(checked, kinds, server):
         failed = [found.entry.name for found in checked if found.failures()]
         if failed and patch_file(ledger) is None:  # a ledger
             names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
             ways = f"kg-edit patch remove {ledger} {names}, then kg-edit patch edit {ledger} FILE --method NAME"
-            text = f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits"
-            stdout().print(plain(text), soft_wrap=True)
+            say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
         raise typer.Exit(1)
 
 
@@ -149,11 +147,11 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
     for found in checked:
         for answer in found.failures(kinds):
             text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
-            stdout().print(plain(f"{found.entry.name}, {answer.kind}: {text}"), soft_wrap=True)
+            say(f"{found.entry.name}, {answer.kind}: {text}")
     locality = [one for found in checked for one in found.entry.edit.locality if not one.names]
     if locality and (not url or "locality" in kinds):
         way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
-        stdout().print(f"locality prompts without an answer, not asked: {len(locality)}; {way}", soft_wrap=True)
+        say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
     if url and len(kinds) < len(KINDS):
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
     rivals = contradictions([found.entry for found in checked])
@@ -170,5 +168,5 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         verdict += f" (the target is more likely than the old one); it is generated in {succeeded} of them"
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
-    stdout().print(plain(verdict), soft_wrap=True)
+    say(verdict)
     return len(good) < len(checked) or bool(rivals)

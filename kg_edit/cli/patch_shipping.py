@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stderr, stdout
+from kg_edit.cli.console import say, stderr
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
@@ -102,9 +102,7 @@ def merge(
         shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
     else:
         shipment.to_folder(out, loaded, shard=shard)
-    stdout().print(
-        f"{plain(str(out))}: the model with {number_of(len(entries), 'edit')} in its weights", soft_wrap=True
-    )
+    say(f"{out}: the model with {number_of(len(entries), 'edit')} in its weights")
     _remark(shipment)
     _push(out, push, private=private)
 
@@ -164,7 +162,7 @@ def export(
         shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
         (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
         _remark(shipment)
-    stdout().print(plain(f"{out}: {patch.summary}"), soft_wrap=True)
+    say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
 
 
@@ -225,7 +223,7 @@ def _push(out: Path, push: str | None, *, private: bool) -> None:
     from kg_edit.export.hub import push_folder
 
     if push is not None:
-        stdout().print(plain(push_folder(out, push, private=private)), soft_wrap=True)
+        say(push_folder(out, push, private=private))
 
 
 _CHANGE = "a patch file of weights, or the folder of a PEFT LoRA adapter"
@@ -277,4 +275,4 @@ def subtract(
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
     patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     patch.check_finite()
-    stdout().print(plain(f"{patch.save(out)}: {len(patch.factors)} weights changed"), soft_wrap=True)
+    say(f"{patch.save(out)}: {len(patch.factors)} weights changed")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import graph_name, load, open_graph
 from kg_edit.cli.options import Contact, Graph, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
-from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.cli.sweep_grid import SweepSettings
@@ -76,7 +75,7 @@ def sweep(
     settings = settings.model_copy(update={"data": settings.data.model_copy(update=records), **own})
     if cells:
         for cell in cells_of(settings):
-            stdout().print(plain(cell.folder), soft_wrap=True)
+            say(cell.folder)
         return
     _show(_run(settings, out, contact, overwrite=overwrite), settings, out)
 
@@ -124,4 +123,4 @@ def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> 
     write_text(out / TABLE, table)
     draw_sweep(outcomes, settings.metrics, out / PICTURE)
     typer.echo(table)
-    stdout().print(f"{plain(str(out))}: {TABLE}, {PICTURE}, and one folder per cell", soft_wrap=True)
+    say(f"{out}: {TABLE}, {PICTURE}, and one folder per cell")

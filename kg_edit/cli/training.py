@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kg_edit.cli.console import stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import load, parse_settings
 from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out, Overwrite
 from kg_edit.models.loading import check_model_name
-from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
@@ -164,10 +163,7 @@ def _show(method: str, manifest: Any, out: Path) -> None:
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
         table.add_row(f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells)
     stdout().print(table, "measured on held-out edits, each edited alone; * marks the saved step")
-    stdout().print(
-        f"{plain(str(out))}: network.safetensors, run.json; use --method {method} --set network={plain(str(out))}",
-        soft_wrap=True,
-    )
+    say(f"{out}: network.safetensors, run.json; use --method {method} --set network={out}")
 
 
 groups = {method: _learner(method) for method in _TRAINS}
