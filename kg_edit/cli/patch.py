@@ -107,14 +107,10 @@ def show(
     - `kg-edit patch show ledger/`
     - `kg-edit patch show ledger/ lebron`
     """
-    from kg_edit.ledger.log import open_store
-
-    open_store(ledger, create=False)
-    from kg_edit.ledger import Ledger
+    opened = _open(ledger)
     from kg_edit.ledger.entries import places_of
     from kg_edit.ledger.view import entry_lines, events_table
 
-    opened = Ledger.open(ledger, create=False)
     conflicts = opened.conflicts()
     if edit is None:
         stdout().print(events_table(opened))
@@ -264,16 +260,10 @@ def remove(
     - `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
     - `kg-edit patch remove ledger/ "LeBron James" --model smollm2-135m`
     """
-    from kg_edit.ledger.log import open_store
-
     if model is None:
         unused = ("graph", "dtype", "device", "contact")
         refuse_unused(context, unused, "without --model", way="also give --model")
-    open_store(ledger, create=False)
-    from kg_edit.ledger import Ledger
-
-    opened = Ledger.open(ledger, create=False)
-    source = open_graph(graph, contact)
+    opened, source = _open(ledger), open_graph(graph, contact)
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
     left = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
@@ -288,16 +278,22 @@ def undo(ledger: LedgerPath) -> None:
 
     - `kg-edit patch undo ledger/`
     """
+    opened = _open(ledger)
+    from kg_edit.ledger.view import in_words, names_of
+
+    names = names_of(opened)
+    event = opened.undo()
+    say(f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left")
+
+
+def _open(ledger: Path) -> Ledger:
+    """Open a ledger that exists; a wrong path is an error before torch is imported."""
     from kg_edit.ledger.log import open_store
 
     open_store(ledger, create=False)
     from kg_edit.ledger import Ledger
-    from kg_edit.ledger.view import in_words, names_of
 
-    opened = Ledger.open(ledger, create=False)
-    names = names_of(opened)
-    event = opened.undo()
-    say(f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left")
+    return Ledger.open(ledger, create=False)
 
 
 def _show_added(ledger: Ledger, number: int) -> None:
