@@ -83,8 +83,8 @@ def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) 
             pair = np.stack([values[other, metric], values[first, metric]])
             found = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
             if found:
-                mean, low, high = (f"{end:+.3f}" for end in (found.mean, found.ci95_low, found.ci95_high))
-                yield Number(**named, metric=metric, mean=mean, low=low, high=high)
+                low, high = ("" if end is None else f"{end:+.3f}" for end in (found.ci95_low, found.ci95_high))
+                yield Number(**named, metric=metric, mean=f"{found.mean:+.3f}", low=low, high=high)
         degrees = float(np.median([row[other]["angle"] for row in rows]))
         yield Number(**named, metric="angle", mean=f"{degrees:.1f}", note="°")
 

@@ -88,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.info("Limits from %d questions: %s", len(train.ids), limits)
     for other in ("alone", "always a paragraph"):
         if found := paired_difference(columns[other], columns["gated"], seed=0):
-            ends = f"[{found.ci95_low:+.3f}, {found.ci95_high:+.3f}]"
-            log.info("gated - %s: %+.3f %s, p %.2g", other, found.mean, ends, found.p)
+            log.info("gated - %s: %+.3f [%s, %s], p %.2g", other, found.mean, found.ci95_low, found.ci95_high, found.p)
     if options.picture:
         draw(values, columns, options.picture)
 

@@ -129,7 +129,8 @@ def caption(outcomes: Sequence[Outcome]) -> str:
 def _cell(found: Estimate | None) -> str:
     if found is None or found.mean is None:
         return "\N{EN DASH}"
-    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
+    ends = "" if found.ci95_low is None else f" [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
+    return f"{found.mean:.3f}{ends}"
 
 
 Grid = Mapping[str, Sequence[Any]]  # axis -> its values

@@ -117,7 +117,10 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         there = [(edits, value) for edits, value in found if value.mean is not None]
         at = [edits for edits, _ in there]
         axes.plot(at, [value.mean or 0.0 for _, value in there], color=colour, marker="o", ms=3, label=name)
-        low, high = ([getattr(value, end) for _, value in there] for end in ("ci95_low", "ci95_high"))
+        low, high = (
+            [float("nan") if (value := getattr(score, end)) is None else value for _, score in there]
+            for end in ("ci95_low", "ci95_high")
+        )
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         # A point has other records than the one before it: the unedited model's line shows what of a change that is.
         before = [(point.edits, point.unedited[name].mean) for point in points if name in point.unedited]

@@ -75,7 +75,7 @@ def _cells(summary: Summary) -> list[list[str]]:
         row = [name]
         for section, estimates in summary.sections.items():
             count = summary.provenance["counts"][section].get(name, 0)
-            text = _interval(estimates.get(name), bare=count == 1)  # the spread of one value is unknown
+            text = _interval(estimates.get(name))
             row.append(f"{text} (n = {count})" if text and count < summary.n else text)
         rows.append(row)
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
@@ -92,11 +92,11 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
 
-def _interval(found: Estimate | None, *, bare: bool = False) -> str:
-    """A mean with its interval; the mean alone if it has none, or if ``bare``."""
+def _interval(found: Estimate | None) -> str:
+    """A mean with its interval; the mean alone if it has none."""
     if found is None or found.mean is None:
         return ""
-    if found.ci95_low is None or bare:
+    if found.ci95_low is None:
         return f"{found.mean:.3f}"
     return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
 
@@ -161,7 +161,8 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
             if found is None:
                 continue
             at = place + 0.5 * (number + 0.5) / len(sides) - 0.25
-            axes.plot([found.ci95_low, found.ci95_high], [at, at], color=colour, lw=1.5)
+            if found.ci95_low is not None and found.ci95_high is not None:
+                axes.plot([found.ci95_low, found.ci95_high], [at, at], color=colour, lw=1.5)
             face = colour if found.is_found else "white"
             axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None
@@ -221,7 +222,7 @@ def _latex_cell(row: MetricRow, side: str) -> str:
     if change and change.is_found:
         mark = _mark(row.metric, change)
         text = rf"\textbf{{{text}}}" if mark == "Bold" else f"{text}{mark.translate(_ESCAPED)}"
-    if found.ci95_low is None or found.ci95_high is None or row.n == 1:
+    if found.ci95_low is None or found.ci95_high is None:
         return text
     return rf"{text} {{\scriptsize [{_latex_number(found.ci95_low)}, {_latex_number(found.ci95_high)}]}}"
 
@@ -305,17 +306,18 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
 def _smallest(comparison: Comparison) -> list[str]:
     """What could have been found: (1.96 + 0.84) standard errors, 80 % power, for the widest interval of a share."""
     widths = [
-        ((found.ci95_high - found.ci95_low) / 2, row.metric)
+        ((found.ci95_high - found.ci95_low) / 2, row)
         for row in comparison.rows
         for found in row.differences.values()
         if is_share(row.metric) and found.ci95_low is not None and found.ci95_high is not None
     ]
-    if not widths or not max(widths)[0]:
+    width, row = max(widths, key=lambda found: found[0], default=(0, None))
+    if not width or row is None:
         return []
-    width, metric = max(widths)
     return [
-        f"With so many records a true difference of {_number(1.43 * width)} in {metric}, the least certain share, "
-        "would be found in four of five comparisons (before Holm's correction), a smaller one more rarely."
+        f"With {number_of(row.n, 'record')} a true difference of {_number(1.43 * width)} in {row.metric}, the least "
+        "certain share, would be found in four of five comparisons (before Holm's correction), a smaller one more "
+        "rarely."
     ]
 
 
@@ -345,8 +347,9 @@ def _arrow(metric: str) -> str:
 def _difference(found: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
     if found is None:
         return "", ""
-    mean, low, high = (_number(value, "+") for value in (found.mean, found.ci95_low, found.ci95_high))
-    text, p = (f"{mean} [{low}, {high}]" if found.n > 1 else mean), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
+    text, p = _number(found.mean, "+"), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
+    if found.ci95_low is not None and found.ci95_high is not None:
+        text = f"{text} [{_number(found.ci95_low, '+')}, {_number(found.ci95_high, '+')}]"
     return bold(text) if found.is_found else text, p
 
 

@@ -29,7 +29,10 @@ Test = Literal["McNemar", "sign flips", "swaps"]
 
 
 class Estimate(BaseModel):
-    """A mean over records and its 95 % bootstrap interval; all None if no record has the metric."""
+    """A mean over records and its 95 % bootstrap interval.
+
+    All are None if no record has the metric. One record has no interval, because the spread of one value is unknown.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,9 +68,10 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
             )
             shown.append(perplexity)
     found = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
+    behind = counts(rows, names=names)
     for column in np.flatnonzero(~np.isnan(means[0])):
-        low, high = np.nanpercentile(spread[:, column], [2.5, 97.5])
-        found[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=float(low), ci95_high=float(high))
+        low, high = _ends(spread[:, column], behind[shown[column]])
+        found[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
     return found
 
 
@@ -100,15 +104,16 @@ def _means(values: Table, drawn: NDArray[Any]) -> Table:
 class Difference(BaseModel):
     """The mean difference of ``n`` records' scores, its 95 % bootstrap interval, and the p-value of no difference.
 
-    ``p_holm`` is p after Holm's correction for all differences of the comparison.
+    The editing score's ``n`` is that of its rarest part. One record has no interval, as in an `Estimate`. ``p_holm`` is
+    p after Holm's correction for all differences of the comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int
     mean: float
-    ci95_low: float
-    ci95_high: float
+    ci95_low: float | None
+    ci95_high: float | None
     p: float
     test: Test
     p_holm: float | None = None
@@ -162,7 +167,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
         for coins in _coins(len(first), rng)
     ]
     p = _share_as_large(np.concatenate(swapped), found)
-    return _difference(len(first), found, spread[~np.isnan(spread)], p, "swaps")
+    return _difference(int(counts.min()), found, spread, p, "swaps")
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -190,8 +195,16 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Difference:
-    low, high = np.percentile(spread, [2.5, 97.5])
-    return Difference(n=n, mean=mean, ci95_low=float(low), ci95_high=float(high), p=p, test=test)
+    low, high = _ends(spread, n)
+    return Difference(n=n, mean=mean, ci95_low=low, ci95_high=high, p=p, test=test)
+
+
+def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
+    """The ends of the 95 % interval of resampled values of ``n`` records; NaN is a resample without the metric."""
+    if n < 2:
+        return None, None
+    low, high = np.nanpercentile(spread, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _sign_flips(change: Table, rng: np.random.Generator) -> float:

@@ -58,6 +58,20 @@ def test_interval_is_the_means_spread() -> None:
     assert found.ci95_high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.05)
 
 
+def test_one_record_has_a_mean_without_an_interval() -> None:
+    rows = [dict.fromkeys(SCORED, 1.0), dict.fromkeys(SCORED[:3], 0.0)]
+    found = estimates(rows, names=SCORED, seed=0)
+    assert found[SCORED[0]].ci95_low == 0.0
+    for lone in (SCORED[3], EDITING_SCORE):  # only the first record has the last part
+        assert found[lone].mean is not None
+        assert (found[lone].ci95_low, found[lone].ci95_high) == (None, None)
+    parts = [[[row.get(name, np.nan) for name in SCORED] for row in some] for some in (rows, rows[:1] * 2)]
+    score = score_difference(np.array(parts[0]), np.where(np.isnan(parts[0]), np.nan, parts[1]), seed=0)
+    change = paired_difference(np.array([1.0]), np.array([0.5]), seed=0)
+    assert score is not None and change is not None
+    assert (score.n, score.ci95_low, change.n, change.ci95_low, change.mean) == (1, None, 1, None, -0.5)
+
+
 def test_seeds_decide_the_interval() -> None:
     rows = [{"a": float(value)} for value in range(9)]
     first, again, other = (estimates(rows, names=("a",), seed=seed) for seed in (0, 0, 1))
@@ -156,6 +170,7 @@ def test_large_difference_of_scores_is_found() -> None:
     first, second = rng.uniform(0, 0.4, size=(50, 4)), rng.uniform(0.6, 1, size=(50, 4))
     found = score_difference(first, second, seed=0)
     assert found is not None
+    assert found.ci95_low is not None
     assert found.p < 0.001 < found.ci95_low
 
 
