@@ -137,9 +137,8 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
             when = " at the end of their sequence" if several else ""
             fault = f"{len(run.unfinished)} of {len(run.settings['ids'])} records have not all scores{when} yet"
             way = _or_shared("start it again", shared=bool(run.ids()))
-            raise OutputError(
-                f"{run.folder} is not finished: {fault}, the first of them {min(run.unfinished)!r}; {way}"
-            )
+            next_one = next(name for name in run.settings["ids"] if name in run.unfinished)
+            raise OutputError(f"{run.folder} is not finished: {fault}, the first of them {next_one!r}; {way}")
 
 
 def _or_shared(way: str, *, shared: bool) -> str:
@@ -158,10 +157,14 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[s
         lacking = [name for name in first.ids() if not _same_record(first, run, name)]
         more = [name for name in run.ids() if not _same_record(run, first, name)]
         if (lacking or more) and not common:
-            example = (lacking or more)[0]
+            found = ", and ".join(
+                f"{len(own)} of the {this} ({own[0]!r}{', …' if own[1:] else ''}) {'are' if own[1:] else 'is'} not in "
+                f"the {that}"
+                for own, this, that in ((lacking, "first", "second"), (more, "second", "first"))
+                if own
+            )
             raise OutputError(
-                f"{first.folder} and {run.folder} have different records: {len(lacking)} of the first are not in the "
-                f"second, {len(more)} of the second are not in the first, such as {example!r}; "
+                f"{first.folder} and {run.folder} have different records: {found}; "
                 + _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
             )
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
@@ -190,9 +193,9 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     for run in runs:
         if broken := sum(bool(run.records[name].broken) for name in ids):
             notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
-    sets = [len(run.ids()) for run in runs]
-    if max(sets) > len(ids):
-        notes.append(f"only the {len(ids)} records that all runs have, of {', '.join(map(str, sets))}")
+    if any(len(run.ids()) > len(ids) for run in runs):
+        has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
+        notes.append(f"only the {number_of(len(ids), 'record')} that all runs have ({has})")
     versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
     if len(versions) > 1:
         notes.append(f"made with kg-edit {' and '.join(versions)}")

@@ -239,7 +239,8 @@ def test_model_is_identified_by_its_content(run: Run) -> None:
 def test_caption_says_what_could_have_been_found(run: Run) -> None:
     found = compare([run("first", seed=1), run("second", seed=2)])
     widths = {row.metric: row.differences["second"] for row in found.rows}
-    smallest, share = re.search(r"difference of ([\d.]+) in (\S+), the least certain", caption(found)).groups()  # type: ignore[union-attr]
+    sentence = r"With 60 records a true difference of ([\d.]+) in (\S+), the least certain"
+    smallest, share = re.search(sentence, caption(found)).groups()  # type: ignore[union-attr]
     own = widths[share]
     assert own.ci95_low is not None and own.ci95_high is not None
     assert float(smallest) == pytest.approx(1.43 * (own.ci95_high - own.ci95_low) / 2, abs=1e-3)
@@ -255,11 +256,11 @@ def test_records_of_no_known_file_are_compared_by_their_hashes(run: Run) -> None
 
 def test_other_records_are_refused_or_left_out(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2, records=40)]
-    with pytest.raises(OutputError, match=r"20 of the first are not in the second, 0 .* 'case-40'.*--common"):
+    with pytest.raises(OutputError, match=r"20 of the first \('case-40', …\) are not in the second; .*--common"):
         compare(folders)
     found = compare(folders, common=True)
     assert found.records == 40
-    assert "only the 40 records that all runs have, of 60, 40" in found.notes
+    assert "only the 40 records that all runs have (first has 60, second has 40)" in found.notes
     nothing = run("third", seed=1, records=0)
     with pytest.raises(OutputError, match="share no record"):
         compare([folders[0], nothing], common=True)
@@ -269,16 +270,16 @@ def test_record_that_was_changed_is_another_one(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     file = second / "records.jsonl"
     file.write_text(file.read_text().replace('"s7"', '"changed"'))
-    with pytest.raises(OutputError, match=r"1 of the first are not in the second, 1 .* 'case-7'"):
+    with pytest.raises(OutputError, match=r"1 of the first \('case-7'\) is not in the second, and 1 of the second"):
         compare([first, second])
     assert compare([first, second], common=True).records == RECORDS - 1
 
 
 def test_unfinished_run_is_refused_or_cut(run: Run) -> None:
-    folders = [run("first", seed=1), run("second", seed=2, lines=3 * 30 + 1)]
-    with pytest.raises(OutputError, match="not finished: 30 of 60 records"):
+    folders = [run("first", seed=1), run("second", seed=2, lines=3 * 5 + 1)]
+    with pytest.raises(OutputError, match=r"not finished: 55 of 60 records .*, the first of them 'case-5'"):
         compare(folders)
-    assert compare(folders, common=True).records == 30
+    assert compare(folders, common=True).records == 5
 
 
 def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
@@ -379,7 +380,11 @@ def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
     assert lines[metric + 3].count("[") == 1 and "…" not in "".join(lines)
 
 
-def test_one_record_has_no_interval(run: Run) -> None:
-    text = markdown(compare([run("first", seed=1, records=1), run("second", seed=2, records=1)]))
+def test_one_record_has_no_interval(run: Run, tmp_path: Path) -> None:
+    found = compare([run("first", seed=1, records=1), run("second", seed=2, records=1)])
+    assert {row[end] for row in found.table for end in ("ci95_low", "difference_low", "difference_high")} == {None}
+    assert write_comparison(found, tmp_path / "table.png").stat().st_size > 0
+    assert "[" not in latex(found)
+    text = markdown(found)
     assert "[" not in "".join(line for line in text.splitlines() if line.startswith("| efficacy.prob"))
     assert "1 record of counterfact-plus" in text
