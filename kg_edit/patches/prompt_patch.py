@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile, write_patch
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_apart, share
+from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_apart, rarity, share
 from wikidata_cache.terminal import number_of
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
@@ -94,7 +94,8 @@ class FactBook:
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index(question)
-        shares = [share(fact.subject, question) for fact in self.facts] if rule.gate == "subject" else scores
+        idf = rarity()
+        shares = [share(fact.subject, question, idf) for fact in self.facts] if rule.gate == "subject" else scores
         fits = [
             place
             for place, fact in enumerate(self.facts)

@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -52,7 +51,6 @@ def cosine(first: Vector, second: Vector) -> float:
     return dot / norms if norms else 0.0
 
 
-@cache
 def rarity() -> Rarity:
     """Return the idf of words from the packaged relation templates: their words are common, names are rare.
 
@@ -61,10 +59,10 @@ def rarity() -> Rarity:
     return Rarity(map(_plain, sorted({row.template for row in RelationTemplates.load().by_name.values()})))
 
 
-def share(name: str, text: str) -> float:
+def share(name: str, text: str, idf: Rarity) -> float:
     """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
     there = set(_plain(text))
-    weights = {word: rarity()(word) ** 2 for word in _plain(name)}
+    weights = {word: idf(word) ** 2 for word in _plain(name)}
     whole = sum(weights.values())
     return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
 
@@ -75,10 +73,11 @@ Index = Callable[[str], list[float]]
 
 def tfidf_index(texts: Sequence[str]) -> Index:
     """Index texts by their TF-IDF vectors: a score is the cosine, 0 to 1. Case and punctuation are ignored."""
-    vectors = [rarity().vector(_plain(text)) for text in texts]
+    idf = rarity()
+    vectors = [idf.vector(_plain(text)) for text in texts]
 
     def scores(text: str) -> list[float]:
-        vector = rarity().vector(_plain(text))
+        vector = idf.vector(_plain(text))
         return [cosine(vector, own) for own in vectors]
 
     return scores
@@ -90,9 +89,9 @@ def bm25_index(texts: Sequence[str]) -> Index:
     BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. Facts are
     one sentence each, so b = 0: a longer one is not worth less.
     """
+    idf = rarity()
     several = [
-        {word: rarity()(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()}
-        for text in texts
+        {word: idf(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()} for text in texts
     ]
 
     def scores(text: str) -> list[float]:
