@@ -94,8 +94,10 @@ class FactBook:
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index(question)
-        idf = rarity()
-        shares = [share(fact.subject, question, idf) for fact in self.facts] if rule.gate == "subject" else scores
+        shares = scores
+        if rule.gate == "subject":
+            idf = rarity()
+            shares = [share(fact.subject, question, idf) for fact in self.facts]
         fits = [
             place
             for place, fact in enumerate(self.facts)
