@@ -214,7 +214,7 @@ _TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)
 _EXPECTED = {
     "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity (own graph: node:KEY), P54 for a relation",
     "string_type": "text",
-    "tuple_type": "a list",
+    "tuple_type": "a list [...]",
     "model_type": "an object {...}",
 }
 

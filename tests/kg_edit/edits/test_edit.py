@@ -72,7 +72,7 @@ ASKED = {"question": "Who?", "answer": "he", "alias": ["him"]}
         ({"target_new": ["football"]}, "target_new", "found a list; expected text"),
         ({"subject": 23}, "subject", "found the number 23; expected text"),
         ({"subject": True}, "subject", "found true; expected text"),
-        ({"paraphrases": "He plays"}, "paraphrases", "found the text 'He plays'; expected a list"),
+        ({"paraphrases": "He plays"}, "paraphrases", "found the text 'He plays'; expected a list [...]"),
         ({"paraphrases": ["a", 3]}, "paraphrases[1]", "found the number 3; expected text"),
         ({"portability": ["Who?"]}, "portability[0]", "found the text 'Who?'; expected an object {...}"),
         ({"subject_id": "P36159"}, "subject_id", "found the text 'P36159'; expected a Wikidata id such as"),
