@@ -50,6 +50,8 @@ def cache(
 
     Everything but the answers about Wikidata and imported covariances is computed again when it is needed. Only files
     that kg-edit wrote are deleted; what was used in the last ten minutes is left, since a running process may need it.
+    `all` deletes in the folder of `KG_EDIT_CACHE`; the answers are in the file of `KG_CACHE`, and only `wikidata`
+    deletes them.
 
     Examples:
 
@@ -65,7 +67,9 @@ def cache(
             raise unknown_name("kind", name, _ALL)
     if clear and not kinds:
         raise ConfigError(f"--clear deletes nothing without a kind; give some of {', '.join(_ALL)}")
-    wanted = set(_ALL if not kinds or "all" in kinds else kinds)
+    # The answers are in another folder, and nothing computes them again: only their own name deletes them
+    everything = KINDS if clear else _ALL
+    wanted = {name for kind in kinds or ("all",) for name in (everything if kind == "all" else (kind,))}
     items = [item for item in cached_items(cache_folder()) if item.kind in wanted]
     if clear:
         _clear(items, wanted, days=older_than, yes=yes)
@@ -126,7 +130,8 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
         with AnswerStore(path, read_only=True) as store:
             answers, oldest, _ = store.span()
             answers = 0 if before and (oldest or before) >= before else answers
-    what = [f"{len(can)} of {', '.join(dict.fromkeys(item.kind for item in can))}"] if can else []
+    kinds = ", ".join(dict.fromkeys(item.kind for item in can))
+    what = [f"{len(can)} of {kinds} in {cache_folder()}"] if can else []
     what += [f"answers about Wikidata in {path}, which `wikidata-cache export` saves"] if answers else []
     size = size_text(sum(item.size for item in can))
     if not what:
@@ -139,6 +144,8 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
     if not yes and not typer.confirm(question):
         stdout().print("nothing was deleted")
         return
+    if yes:  # nobody was asked, so the folders are named here
+        say(f"deleting {' and '.join(what)}")
     for item in can:
         delete(item)
     done = [f"{len(can)} deleted, {size}"] if can else []

@@ -64,6 +64,7 @@ def test_cache_shows_kinds_and_items(kg_edit: Run, folder: Path) -> None:
 def test_clear_deletes_everything_of_ours_alone(kg_edit: Run, folder: Path) -> None:
     result = kg_edit("cache", "all", "--clear", "--yes")
     assert result.code == 0 and "7 deleted, 10.0 kB" not in result.out and "deleted, 10.0 kB" in result.out
+    assert result.out.index(f"in {folder}") < result.out.index("deleted, 10.0 kB"), "the folder is named before"
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     assert left == {*FOREIGN, f"layers/{HEX[::-1]}.json"}
     assert not (folder / "models" / f"tiny-{HEX}").exists()
@@ -122,5 +123,7 @@ def test_answers_about_wikidata_are_deleted_by_age_beside_a_reader(kg_edit: Run,
         assert "1 answers about Wikidata deleted" in result.out
         assert list(other.look_up("wikidata", "label", ["Q1", "Q2"])) == ["Q2"]
         other.save("wikidata", "labels", [("label", "Q3", ["Oslo", "en"])], exchange(OLD))
+        kg_edit("cache", "all", "--clear", "--yes")
+        assert other.span()[0] == 2, "all is kg-edit's own folder: KG_EDIT_CACHE does not move the answers"
         kg_edit("cache", "wikidata", "--clear", "--yes")
         assert other.span()[0] == 0
