@@ -72,7 +72,7 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
 def parse_settings(
     pairs: list[str], *, layer: int | None = None, corpus: str | None = None, steps: int | None = None
 ) -> dict[str, Any]:
-    """Parse NAME=VALUE pairs; a dot in a name goes one level down, and a value is JSON if it can be parsed, else text.
+    """Parse NAME=VALUE pairs; a value is JSON if it can be parsed, else text.
 
     Args:
         pairs: the texts of ``--set``.
@@ -89,16 +89,13 @@ def parse_settings(
         path, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")
-        *groups, name = (part.strip() for part in path.split("."))
-        inner: Any = settings
-        for group in groups:
-            inner = inner.setdefault(group, {}) if isinstance(inner, dict) else {}
-        if not isinstance(inner, dict) or name in inner:
-            raise ConfigError(f"{'.'.join([*groups, name])} is set twice, the second time by {pair!r}; keep one")
+        name = ".".join(part.strip() for part in path.split("."))
+        if name in settings:
+            raise ConfigError(f"{name} is set twice, the second time by {pair!r}; keep one")
         try:
-            inner[name] = json.loads(text)
+            settings[name] = json.loads(text)
         except (ValueError, RecursionError):
-            inner[name] = text
+            settings[name] = text
     return settings
 
 

@@ -5,7 +5,6 @@ A cell is one combination of the values of the grid's axes, with its method and 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import re
@@ -166,14 +165,8 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
         )
     cells = []
     for combination in itertools.product(*settings.grid.values()):
-        values, own = dict(zip(settings.grid, combination, strict=True)), copy.deepcopy(settings.settings)
-        for axis, value in values.items():
-            if axis not in (METHOD, PRESET):
-                *groups, last = axis.split(".")
-                table = own
-                for group in groups:
-                    table = table.setdefault(group, {})
-                table[last] = value
+        values = dict(zip(settings.grid, combination, strict=True))
+        own = settings.settings | {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
         name, preset = str(values.get(METHOD, settings.method)), str(values.get(PRESET, settings.preset))
         method = find_method(name)
         try:

@@ -104,12 +104,13 @@ class MethodConfig(BaseModel, metaclass=Called):
 
         Args:
             name: a name of ``presets``, or a published one of the method in `kg_edit.methods.presets`.
-            settings: values that override the preset's.
+            settings: values that override the preset's; one in a group is ``{"covariance": {"tokens": …}}`` or
+                ``{"covariance.tokens": …}``.
             method: the method's name, for a published preset: several methods may share this class.
 
         Raises:
             UnknownNameError: the preset or a setting is unknown.
-            ConfigError: a value is invalid.
+            ConfigError: a value is invalid, or given twice.
         """
         presets = {"default": {}, **cls.presets}
         own = presets.get(name)
@@ -119,7 +120,7 @@ class MethodConfig(BaseModel, metaclass=Called):
             own = published_settings(name, published_as, own=presets)
         if not isinstance(settings or {}, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
-        wanted, of = _over(own, settings or {}), f" of {method}" if method else ""
+        wanted, of = _over(own, _nested(settings or {})), f" of {method}" if method else ""
         for key in wanted:
             if key not in cls.model_fields:
                 raise unknown_name(f"setting{of}", key, cls.model_fields)
@@ -182,6 +183,22 @@ def _over(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]
     """A preset's values ``own``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
     both = {name for name, value in settings.items() if isinstance(value, dict) and isinstance(own.get(name), dict)}
     return {**own, **settings, **{name: _over(own[name], settings[name]) for name in both}}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the value of a name such as ``covariance.tokens`` into its group: {"covariance": {"tokens": …}}."""
+    found = {name: value for name, value in settings.items() if "." not in name}
+    for name in (name for name in settings if "." in name):
+        *groups, last = name.split(".")
+        inner: Any = found
+        for group in groups:
+            own = inner.get(group, {})
+            if not isinstance(own, Mapping) or (group == groups[-1] and last in own):
+                raise ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
+            inner[group] = dict(own)
+            inner = inner[group]
+        inner[last] = settings[name]
+    return found
 
 
 DEPTH = 0.2

@@ -230,6 +230,17 @@ def test_unknown_preset_or_setting_is_refused() -> None:
         config.preset("default", {"steps": 0})
 
 
+def test_setting_in_a_group_is_named_with_a_dot_as_on_the_command_line() -> None:
+    config = find_method("rome").config_class
+    settings: dict[str, Any] = {"covariance": {"corpus": "self"}, "covariance.tokens": 1000}
+    both: Any = config.preset("default", settings)
+    assert (both.covariance.corpus, both.covariance.tokens) == ("self", 1000)
+    assert settings["covariance"] == {"corpus": "self"}, "the caller's own settings"
+    for group in ({"tokens": 5}, both.covariance):
+        with pytest.raises(ConfigError, match=r"covariance\.tokens is set twice"):
+            config.preset("default", {"covariance": group, "covariance.tokens": 1000})
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "place"),
     [
