@@ -77,7 +77,7 @@ class EvalConfig(BaseModel, metaclass=Called):
             "panel": "Chat form, start of a text",
         },
     )
-    seed: Seed = Field(0, description="Random seed of choices and intervals.")
+    seed: Seed = Field(0, description="Random seed of choices and intervals; the method's own is `--set seed=N`.")
     retry_failed: bool = Field(
         False,
         description="Compute the failed records of the run in the output folder again; in a sequence, also what comes "
