@@ -56,7 +56,7 @@ def generate(
     check_patches(patch or ())
     from kg_edit.patches.provenance import merged_provenance
     from kg_edit.patches.weight_patch import WeightPatch
-    from kg_edit.scoring.generation import ask, continuations
+    from kg_edit.scoring.generation import CUT, ask, continuations
     from kg_edit.scoring.text_start import with_start
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one
@@ -78,7 +78,7 @@ def generate(
     with whole.applied(language_model) as edited:
         texts = continuations(edited, asked, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
-        stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text)}", soft_wrap=True)
+        stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text.rstrip(CUT))}", soft_wrap=True)
         _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
 
 

@@ -96,8 +96,9 @@ def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, cha
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
     model = as_model(model)
     if chat:
-        return reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
-    (text,) = continuations(model, [prompt], limits=[tokens])
+        text = reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
+    else:
+        (text,) = continuations(model, [prompt], limits=[tokens])
     return text.rstrip(CUT).strip()
 
 

@@ -112,6 +112,11 @@ def test_folder_of_an_edit_can_be_given_for_its_patch(kg_edit: Run, edit: Run, p
     assert merged.code == 0 and "2 edits in its weights" in merged.out
 
 
+def test_generate_leaves_out_a_character_that_the_limit_cuts(kg_edit: Run, tiny_folder: Path) -> None:
+    text = [kg_edit("generate", "Hi", "--tokens", str(tokens), "--model", tiny_folder).out for tokens in (6, 7)]
+    assert text == ["HiwE$ from for6\n"] * 2  # the seventh token is the first byte of a character
+
+
 def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None:
     result = kg_edit("generate", "", "--tokens", "3", "--model", tiny_folder)
     assert result.code == 2
