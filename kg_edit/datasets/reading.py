@@ -176,6 +176,7 @@ class Dataset:
         """
         path = Path(path)
         records: dict[str, BenchmarkRecord] = {}
+        by_id: dict[str, int] = {}
         problems: list[Problem] = []
         parse = self.parser()
         for number, row in enumerate(islice(self.rows(document(path, tables=self.tables)), limit), 1):
@@ -188,8 +189,8 @@ class Dataset:
                 if not isinstance(row, dict):
                     raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
                 record = parse(row, name)
-                if record.id in records:
-                    fault = Fault("id", f"{record.id!r} is the id of an earlier record too; give it another")
+                if (first := by_id.setdefault(record.id, number)) != number:
+                    fault = Fault("id", f"{record.id!r} is the id of record {first} too; give it another")
                     raise EditError([fault])
                 records[record.id] = record
             except EditError as error:

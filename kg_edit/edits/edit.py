@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.called import Called
-from kg_edit.errors import EditError, Fault, faults_of
+from kg_edit.errors import ConfigError, EditError, Fault, faults_of
 from wikidata_cache.ids import is_item, is_property
 
 
@@ -296,6 +296,18 @@ def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
         return model.model_validate(dict(fields))
     except ValidationError as error:
         raise EditError(faults_of(error, model)) from None
+
+
+def refuse_same_ids(what: str, ids: Iterable[str]) -> None:
+    """Check that ids are different.
+
+    Raises:
+        ConfigError: two are not; names the id, and the places of both, counted from 1.
+    """
+    first: dict[str, int] = {}
+    for place, one in enumerate(ids, 1):
+        if (earlier := first.setdefault(one, place)) != place:
+            raise ConfigError(f"{what} {earlier} and {place} have the same id {one!r}; give each its own")
 
 
 def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tuple[str, str], ...]]:

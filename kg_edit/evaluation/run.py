@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.datasets import Records, as_records
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, refuse_same_ids
 from kg_edit.errors import ConfigError, did_you_mean, unmade_method
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
@@ -153,8 +153,7 @@ def evaluate(
         raise unmade_method(method)
     config, out = config or EvalConfig(), Path(out)
     model, all_records = as_model(model), as_records(records)
-    if len({record.id for record in all_records}) < len(all_records):
-        raise ConfigError("two records have the same id; give each a different one")
+    refuse_same_ids("records", (record.id for record in all_records))
     choices = answers(all_records if pool is None else pool)
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
     if config.retention:

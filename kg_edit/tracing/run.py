@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_edit.edits.edit import refuse_same_ids
 from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluation.settings import tokenizer_digest
 from kg_edit.models.language_model import LanguageModel
@@ -65,8 +66,7 @@ def locate(
         OutputError: ``out`` has another run, or can't be written.
     """
     settings = settings or TraceSettings()
-    if len({fact.id for fact in facts}) < len(facts):
-        raise ConfigError("two facts have the same id, so they can't be distinguished; give each its own")
+    refuse_same_ids("facts", (fact.id for fact in facts))
     decides: Settings = {  # run.json: everything that decides the traces
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},

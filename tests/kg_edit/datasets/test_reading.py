@@ -113,7 +113,7 @@ def test_unreadable_file_is_refused(text: str, message: str, tmp_path: Path) -> 
 
 
 def test_duplicated_id_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="record 2, field id: '7' is the id of an earlier record too"):
+    with pytest.raises(EditFileError, match="record 2, field id: '7' is the id of record 1 too"):
         find_dataset("counterfact")(written(tmp_path, COUNTERFACT, COUNTERFACT))
 
 

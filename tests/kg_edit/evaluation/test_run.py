@@ -467,8 +467,8 @@ def test_plug_in_whose_code_changed_is_named_on_resuming(
 def test_two_edits_with_one_id_are_refused(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="same id"):
-        evaluate(method, model, [edits[0], edits[0]], out=tmp_path)
+    with pytest.raises(ConfigError, match=f"records 1 and 3 have the same id {edits[0].id!r}"):
+        evaluate(method, model, [edits[0], edits[1], edits[0]], out=tmp_path)
 
 
 @pytest.mark.slow

@@ -82,8 +82,8 @@ def test_locate_leaves_out_unknown_facts(tmp_path: Path) -> None:
 
 
 def test_locate_refuses_two_facts_with_one_id(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="same id"):
-        locate(tiny("llama"), [FACTS[0], FACTS[0]], SETTINGS, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="facts 1 and 3 have the same id 'a'"):
+        locate(tiny("llama"), [*FACTS[:2], FACTS[0]], SETTINGS, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
