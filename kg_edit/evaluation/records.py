@@ -165,7 +165,9 @@ class RunFolder:
         sequences = sequences_of(settings)
         for number, ids in sequences.items():
             places |= {name: (number, place) for place, name in enumerate(ids)}
-            failed = {name for name in ids if done.get((name, BASE)) or done.get((name, EDIT))}
+            # The patch of a record alone is in no file: to be scored again, the record is edited again, at another cost
+            phases = (BASE, EDIT, EDITED) if len(ids) == 1 else (BASE, EDIT)
+            failed = {name for name in ids if any(done.get((name, phase)) for phase in phases)}
             steps = (step.start for step in plan.schedule.steps(len(ids)) if failed & {ids[place] for place in step})
             kept[number] = next(steps, len(ids))
 

@@ -292,7 +292,11 @@ def test_records_that_broke_the_model_are_scored_again(
 ) -> None:
     retry = EvalConfig(retry_failed=True)
     assert evaluate(Overwhelming(model), model, edits[:2], out=tmp_path).provenance["broken"] == 1
+    slow = [{**line, "seconds": 1e6} if line["phase"] == "edit" else line for line in phases(tmp_path)]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in slow))
     assert evaluate(Depends(model), model, edits[:2], out=tmp_path, config=retry).provenance["broken"] == 0
+    seconds = {line["id"]: line["seconds"] for line in phases(tmp_path) if line["phase"] == "edit"}
+    assert seconds["case-0"] == 1e6 > seconds["case-1"], "the record was edited again, and that is its cost"
 
 
 @dataclass
