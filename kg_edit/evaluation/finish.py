@@ -28,11 +28,11 @@ from kg_edit.evaluation.records import (
 from kg_edit.evaluation.schedule import Shard
 from kg_edit.evaluation.settings import note_environment, read_environments
 from kg_edit.evaluation.statistics import counts, estimates, metric_names
-from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, Summary, curve
+from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, curve
 from kg_edit.storage.atomic import replacing
 from kg_edit.storage.run_folder import Settings, claim, difference, read_settings
 
-SUMMARY, CURVE = "summary.json", "curve.svg"
+CURVE = "curve.svg"
 _TASKS = ("general_tasks", "general_quick")
 _POINTS = ("general_sha256", *_TASKS, "retention_sha256")  # settings of what is measured at the curve's points
 _WAY_OUT = "give every shard of one run, each once"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.general_tasks import GeneralChange
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 JUST_EDITED = "just_edited"
 CEILINGS = ("fact_in_prompt", "fact_and_relation_in_prompt")
+SUMMARY = "summary.json"
 SECTIONS = ("base", JUST_EDITED, "edited", *CEILINGS)
 
 _EDIT = "efficacy.greedy"
@@ -190,13 +191,17 @@ class Summary(BaseModel):
         return write_json(path, self.model_dump(mode="json", exclude=absent))
 
     @classmethod
-    def load(cls, path: Path) -> Summary:
-        """Read a summary that `save` wrote.
+    def load(cls, path: str | Path) -> Summary:
+        """Read a summary that `save` wrote: the file, or the folder of a run with its ``summary.json``.
 
         Raises:
             OutputError: the file can't be read, or is no summary.
         """
+        path = Path(path)
+        file = path / SUMMARY if path.is_dir() else path
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise OutputError(f"can't read the summary {path}: {error}; finish the run that writes it") from error
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # a ValidationError is a ValueError, as is text that is not UTF-8
+            what = error.strerror if isinstance(error, OSError) else "it is no summary of a run"
+            way = "give the folder of a finished run of kg_edit.evaluate, or its summary.json"
+            raise OutputError(f"can't read the summary {file}: {what}; {way}") from error

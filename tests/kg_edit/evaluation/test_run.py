@@ -75,7 +75,11 @@ def test_run_writes_scores_evidence_and_a_summary(
     summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
-    assert summary == Summary.load(tmp_path / "summary.json")
+    assert summary == Summary.load(tmp_path / "summary.json") == Summary.load(str(tmp_path))
+    with pytest.raises(OutputError, match=r"run\.json: it is no summary of a run; give the folder of a finished run"):
+        Summary.load(tmp_path / "run.json")
+    with pytest.raises(OutputError, match=r"none: No such file or directory; give the folder of a finished run"):
+        Summary.load(str(tmp_path / "none"))
     assert (summary.n, summary.provenance["failed"]) == (3, 0)
     assert set(summary.base) == set(summary.edited) == {*METRICS, *OWN, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
