@@ -170,8 +170,10 @@ class Ledger(Listing):
             changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
             stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
             files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
-            self._store.append(Removed(**stamp(len(self.events) + 1), edits=tuple(sorted(removed)), files=files))
-        return tuple(entry for entry in active if entry.place in removed)
+            gone = tuple(entry for entry in active if entry.place in removed)  # in the order in which they were added
+            places = tuple(entry.place for entry in gone)
+            self._store.append(Removed(**stamp(len(self.events) + 1), edits=places, files=files))
+        return gone
 
     def undo(self, expected: int | None = None) -> Event:
         """Undo the last event that was not undone yet, and return it. ``expected`` is its number; None: no check.

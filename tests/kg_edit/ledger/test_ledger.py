@@ -75,6 +75,14 @@ def test_remove_of_independent_steps_needs_no_model_and_is_undone(tmp_path: Path
     assert content(tmp_path / "ledger" / "patches") == before, "a removal of whole steps writes no patch"
 
 
+def test_removed_edits_are_listed_in_the_ledgers_order(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(made_up(edits_of(11)[2::8]))
+    assert [entry.name for entry in ledger.remove(["e10", "e2"])] == ["e2", "e10"]
+    event = ledger.undo()
+    assert isinstance(event, store.Removed) and event.edits == ((1, "e2"), (1, "e10"))
+
+
 def test_undo_reaches_the_beginning(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(ONE)
