@@ -117,11 +117,14 @@ def _chosen(
             raise BadOptionError(refused + (rows if place.isdecimal() else f"no row has the name {place!r}"))
         fitting = [parts for parts in named if entity in {candidate.id for candidate in parts[2].candidates}]
         if not fitting:
-            pending = [part for _, _, part in named if part.status != "exact" and part.candidates]
-            parts = pending or [part for _, _, part in named]
-            offered = dict.fromkeys(str(one) for part in parts for one in part.candidates[:3])
+            filled = [(name, part) for _, name, part in named if part.candidates]
+            pending = [(name, part) for name, part in filled if part.status != "exact"]
+            # A row's parts are different things: each candidate is listed under the field whose id it may be
+            offered = dict.fromkeys(
+                f"{name}: {'; '.join(map(str, part.candidates[:3]))}" for name, part in pending or filled
+            )
             raise BadOptionError(
-                f"{refused}{entity} is no candidate there; found {'; '.join(offered) or 'none'}. Choose one of "
+                f"{refused}{entity} is no candidate there; found {', '.join(offered) or 'none'}. Choose one of "
                 "these, give a larger --limit, or write the id into the row itself."
             )
         # An id that is a candidate of an open part is not meant for a part that is settled.
