@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kg_edit.edits.edit import Edit, Record, Text, Texts, checked
+from kg_edit.edits.edit import Edit, LocalityPrompt, Record, Text, Texts, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
@@ -109,12 +109,17 @@ def _header_fault(header: Sequence[str]) -> str | None:
 
 
 def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
-    """Return the prompts of the field ``locality`` of edits, each in the form in which its edit is asked."""
-    return tuple(
-        AskedPrompt(prompt=one.prompt, answer=one.names, chat=edit.forms[0], source="edit", edit=edit.id)
-        for edit in edits
-        for one in edit.locality
-    )
+    """Return the prompts of the field ``locality`` of edits, each in the form in which its edit is asked.
+
+    Neighborhood prompts without the old object, which is their answer, are no probes of the report: they are here too.
+    """
+    found = []
+    for edit in edits:
+        near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
+        for one in (*edit.locality, *near):
+            chat = edit.forms[0]
+            found.append(AskedPrompt(prompt=one.prompt, answer=one.names, chat=chat, source="edit", edit=edit.id))
+    return tuple(found)
 
 
 def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:

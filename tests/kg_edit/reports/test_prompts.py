@@ -64,6 +64,12 @@ def test_own_prompts_are_asked_in_the_form_of_their_edit() -> None:
     assert chat == plain.model_copy(update={"chat": True})
 
 
+def test_neighborhood_prompts_without_the_old_object_are_compared() -> None:
+    edit = CAPITAL.model_copy(update={"neighborhood": ("Snow is",), "target_true": None})
+    assert [(one.prompt, one.answer) for one in own_prompts([edit])] == [("Snow is", ())]
+    assert own_prompts([edit.model_copy(update={"target_true": "white"})]) == (), "a probe of the report"
+
+
 @pytest.mark.parametrize("relation", [{"relation_id": "P36"}, {"relation": "Capital"}, {}])
 def test_ten_prompts_are_about_the_relation_of_the_edit(relation: dict[str, str]) -> None:
     """Known by its id, its label, or the packaged template as the prompt."""
