@@ -101,6 +101,8 @@ class Verdict(BaseModel):
         joint: whether the method makes all edits at once, and not in sequence.
         edits: the results, in the order of the edits.
         paraphrases: the results of the edits' paraphrases.
+        neighborhood: the results of the edits' neighborhood prompts, whose target is the old object; one succeeds
+            unless the unedited model generates or prefers the old object and the edited model does not.
         repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
         refused: the reasons why edits of the patch look as if they would break the model (`patches.guards`).
@@ -116,6 +118,7 @@ class Verdict(BaseModel):
     joint: bool = False
     edits: tuple[EditResult, ...]
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
+    neighborhood: tuple[EditResult, ...] = Field((), exclude=True)
     repeats: tuple[tuple[str, str], ...] = ()
     opposes: tuple[tuple[str, str], ...] = ()
     refused: tuple[str, ...] = Field((), exclude=True)
@@ -140,7 +143,7 @@ class Verdict(BaseModel):
         model: str = "",
         folder: Path = Path(),
     ) -> Verdict:
-        """Return the verdict over the edits' own prompts and their paraphrases among ``rows``.
+        """Return the verdict over the edits' own prompts, paraphrases and neighborhood prompts among ``rows``.
 
         Args:
             rows: the rows of the report.
@@ -151,9 +154,9 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        own, paraphrases = dict[str, EditResult](), list[EditResult]()
+        own, paraphrases, neighborhood = dict[str, EditResult](), list[EditResult](), list[EditResult]()
         for row in rows:
-            if row.probe.kind not in ("rewrite", "paraphrase"):
+            if row.probe.kind == "portability":
                 continue
             result = EditResult(
                 edit=row.edit,
@@ -171,6 +174,10 @@ class Verdict(BaseModel):
             )
             if row.probe.kind == "paraphrase":
                 paraphrases.append(result)
+            elif row.probe.kind == "locality":
+                old, new = row.unedited, row.edited
+                lost = (old.success and not new.success) or (old.right and not new.right)
+                neighborhood.append(result.model_copy(update={"succeeded": not lost}))
             elif (first := own.get(row.edit)) is None:
                 own[row.edit] = result
             else:  # the prompt of an edit in both forms is asked twice
@@ -183,6 +190,7 @@ class Verdict(BaseModel):
             joint=joint,
             edits=tuple(own.values()),
             paraphrases=tuple(paraphrases),
+            neighborhood=tuple(neighborhood),
             repeats=tuple(repeats),
             opposes=tuple(opposes),
             refused=tuple(refused),
@@ -212,14 +220,18 @@ class Verdict(BaseModel):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader is told besides the verdict: how many paraphrases failed and the first of them; the advice."""
-        failed = [result for result in self.paraphrases if not result.succeeded]
-        if not failed:
-            return self.advice
-        named = [f"{one.edit} ({_cut(one.prompt)!r}: generated {_cut(one.generated)!r})" for one in failed[:_NAMED]]
-        more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-        counted = f"{len(failed)} of {len(self.paraphrases)} paraphrases failed"
-        return (f"{counted}: {'; '.join(named)}{more}", *self.advice)
+        """What a reader is told besides the verdict.
+
+        How many paraphrases failed and how many neighborhood prompts changed, and the first of them; the advice.
+        """
+        lines = []
+        of = {"paraphrases failed": self.paraphrases, "neighborhood prompts changed": self.neighborhood}
+        for what, results in of.items():
+            if failed := [result for result in results if not result.succeeded]:
+                named = [f"{one.edit} ({_cut(one.prompt)!r}: generated {_cut(one.generated)!r})" for one in failed]
+                more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+                lines.append(f"{len(failed)} of {len(results)} {what}: {'; '.join(named[:_NAMED])}{more}")
+        return (*lines, *self.advice)
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property

@@ -145,6 +145,18 @@ def test_verdict_counts_failed_paraphrases() -> None:
     assert many.startswith("12 of 12 paraphrases failed") and many.endswith("; and 2 more")
 
 
+def test_verdict_counts_neighborhood_prompts_that_changed() -> None:
+    asked = row("Rome").probe.model_copy(update={"kind": "locality"})
+    states = {name: row(name, success=name != "no", right=name == "yes").edited for name in ("yes", "wrong", "no")}
+    pairs = [("yes", "yes"), ("yes", "wrong"), ("wrong", "no"), ("no", "no"), ("no", "yes")]
+    rows = [row("a")] + [
+        ReportRow(edit="1", probe=asked, unedited=states[old], edited=states[new]) for old, new in pairs
+    ]
+    expected = "2 of 5 neighborhood prompts changed: 1 ('Rome': generated 'wrong'); 1 ('Rome': generated 'no')"
+    assert Verdict.of(rows).remarks == (expected, *Verdict.of(rows).advice)
+    assert not any("neighborhood" in line for line in Verdict.of(rows[:2]).remarks)
+
+
 @pytest.mark.parametrize("case", NASTY)
 def test_markdown_is_a_table(case: str) -> None:
     lines = markdown([row(NASTY[case]), row("plain")], PATCH).split("\n")
