@@ -177,7 +177,8 @@ def _mark(metric: str, change: Difference) -> str:
     return "Bold" if better > 0 else "†" if better < 0 else "‡"
 
 
-_COLUMNS = 5  # metrics in a LaTeX table, which fit beside each other
+_LINE = 75  # characters of \\small in a line of LaTeX's article class: 345 pt, of which a digit takes 4.6
+_CELL, _GAP = 15, 3  # characters as wide as "0.720 [0.610, 0.830]", with its small interval, and as a column's space
 _ESCAPED = str.maketrans(
     {"↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$^{\\dagger}$", "‡": "$^{\\ddagger}$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
@@ -196,14 +197,21 @@ def latex(comparison: Comparison) -> str:
     """Return a LaTeX table for the package booktabs: a row for each run and a column for each metric.
 
     A cell has the mean and its 95 % interval. If the difference to the first run is significant, a better mean is bold,
-    a worse one has a dagger. More than `_COLUMNS` metrics are divided over several tabulars.
+    a worse one has a dagger. Metrics that do not fit beside each other are divided over several tabulars.
     """
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    for start in range(0, len(comparison.rows), _COLUMNS):
-        rows = comparison.rows[start : start + _COLUMNS]
-        fewer = [f" (n = {row.n})" if row.n < comparison.records else "" for row in rows]
-        titles = (f"{row.metric}{_arrow(row.metric)}{n}" for row, n in zip(rows, fewer, strict=True))
-        header = ["", *(title.translate(_ESCAPED) for title in titles)]
+    tabulars, room = list[list[tuple[str, MetricRow]]](), 0
+    for row in comparison.rows:
+        title = f"{row.metric}{_arrow(row.metric)}" + (f" (n = {row.n})" if row.n < comparison.records else "")
+        width = max(len(title), _CELL) + _GAP
+        if width > room:
+            tabulars.append([])
+            room = _LINE - max(map(len, comparison.shown)) - _GAP
+        tabulars[-1].append((title, row))
+        room -= width
+    for columns in tabulars:
+        rows = [row for _, row in columns]
+        header = ["", *(title.translate(_ESCAPED) for title, _ in columns)]
         body = [[side.translate(_ESCAPED), *(_latex_cell(row, side) for row in rows)] for side in comparison.shown]
         table = [" & ".join(cells) + r" \\" for cells in (header, *body)]
         lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", table[0], r"\midrule", *table[1:]]

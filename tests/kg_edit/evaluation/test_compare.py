@@ -336,8 +336,11 @@ def test_latex_table_has_a_row_for_each_run_and_a_column_for_each_metric(run: Ru
     low, high = found.rows[0].means["second"].ci95_low, found.rows[0].means["second"].ci95_high
     assert rf"& \textbf{{{found.rows[0].means['second'].mean:.3f}}} {{\scriptsize [{low:.3f}, {high:.3f}]}}" in rows[2]
     assert "textbf" not in rows[0]
-    many = latex(compare(folders))  # six metrics, five of which fit beside each other
-    assert many.count(r"\begin{tabular}") == 2 and many.count(r"\begin{table}") == many.count(r"\caption") == 1
+    # Six metrics, of which as many as fit are beside each other; a run's name takes room too
+    for name, columns in (("third", "rrr"), ("a-name-of-26-characters-ab", "rr")):
+        many = latex(compare([*folders, run(name, seed=3)]))
+        assert many.count(rf"\begin{{tabular}}{{l{columns}}}") == many.count(r"\begin{tabular}") == 6 // len(columns)
+    assert many.count(r"\begin{table}") == many.count(r"\caption") == 1
 
 
 def test_several_runs_are_shown_beside_the_unedited_model_which_is_not_tested(run: Run, tmp_path: Path) -> None:
