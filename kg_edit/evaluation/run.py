@@ -279,6 +279,7 @@ class _Run:
         # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
         if bar:
             bar.phase("unedited model", len(records))
+            bar.note("unedited model")
         asked = set(plan.scored(sequence.ids))
         failed = self._base([item for item in records if item.id in asked])
         self._point(sequence, 0, None)
@@ -294,6 +295,7 @@ class _Run:
         for number, scoring in enumerate(scorings):
             if bar:
                 bar.phase("editing", len(scoring.step))
+                bar.note("")
             if number >= summed:
                 edited = [records[place] for place in scoring.step if records[place].id not in failed]
                 scored = [records[place] for place in scoring.places if records[place].id not in failed]

@@ -24,7 +24,7 @@ from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
-from kg_edit.evaluation.run import FEWEST, evaluate
+from kg_edit.evaluation.run import FEWEST, _Run, evaluate
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.evaluation.summary import Summary
@@ -260,6 +260,36 @@ def test_progress_is_logged_while_a_group_is_edited(
     first, second = (lines[0] for lines in during)
     assert first.startswith("nudge: 0 of 5 records, ") and "(records 1 to 4, step 4, loss 0.50)" in first
     assert second.startswith("nudge: 4 of 5 records, ") and "(record 5, step 4, loss 0.50)" in second
+
+
+def test_progress_of_a_sequence_names_the_unedited_model_while_it_is_scored(
+    method: Nudge,
+    model: LanguageModel,
+    edits: tuple[Edit, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It may take minutes, in which no record is counted."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 0.02)
+    during = list[str]()
+
+    def next_line() -> None:
+        caplog.clear()
+        until = time.time() + 10
+        while not caplog.messages and time.time() < until:
+            time.sleep(0.005)
+        during.append(caplog.messages[0])
+
+    ask, update = _Run.ask_unedited, method.update
+    monkeypatch.setattr(_Run, "ask_unedited", lambda *given: (next_line(), ask(*given)))
+    monkeypatch.setattr(method, "update", lambda *given, **named: (next_line(), update(*given, **named))[1])
+    evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(schedule="sequential:2"))
+    unedited, first, second = during
+    assert unedited.startswith("nudge: 0 of 2 records, ") and unedited.endswith("(unedited model)")
+    assert first.startswith("nudge: 0 of 2 records, ") and "unedited" not in first
+    assert second.startswith("nudge: 1 of 2 records, ") and "unedited" not in second
 
 
 def test_patches_of_a_group_take_a_bounded_memory(
