@@ -211,7 +211,7 @@ def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     found = compare([first, second])
     n = {row.metric: row.n for row in found.rows}
     assert (n["efficacy.prob"], n["paraphrase.prob"], n["editing_score"]) == (RECORDS, 20, 20)
-    assert r"efficacy.prob $\uparrow$ & paraphrase.prob $\uparrow$ (n = 20) &" in latex(found)
+    assert r"efficacy.prob $\uparrow$ & paraphrase.prob $\uparrow$ (n = 20) \\" in latex(found)
 
 
 @pytest.mark.parametrize(
