@@ -118,7 +118,7 @@ def show(summary: Summary, out: Path) -> None:
 
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of `kg-edit evaluate`.")],
-    data: Annotated[Path, typer.Option(metavar="FILE", help="Benchmark's JSON file that the run used.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="File of records that the run used.")],
     url: Annotated[str, typer.Option("--judge", metavar="URL", help=f"{_URL}.")],
     model: Annotated[
         str, typer.Option("--judge-model", metavar="NAME", help="Name of the judge model at the server.")

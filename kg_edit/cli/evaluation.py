@@ -72,7 +72,8 @@ class Evaluation:
     """The options of `kg-edit evaluate`, in the order of its help."""
 
     data: Annotated[
-        Path, typer.Option(metavar="FILE", help="Benchmark's JSON file, a packaged one's name, or `hf:NAME`.")
+        Path,
+        typer.Option(metavar="FILE", help="File of a benchmark or of your edits, a packaged one's name, or `hf:NAME`."),
     ]
     dataset: Annotated[
         str, typer.Option(help="Name of the benchmark: `counterfact`, `mquake`, `zsre`, …; an unknown name lists them.")

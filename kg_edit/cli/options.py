@@ -44,7 +44,8 @@ EditsFile = Annotated[
     Path, typer.Argument(metavar="EDITS", help="File of edits: `.jsonl`, `.json`, `.csv` or `.tsv`; triplets too.")
 ]
 BenchmarkFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Benchmark's JSON file, a packaged one's name, or `hf:NAME`.")
+    Path,
+    typer.Argument(metavar="FILE", help="File of a benchmark or of your edits, a packaged one's name, or `hf:NAME`."),
 ]
 DatasetName = Annotated[
     str | None, typer.Option("--dataset", show_default="detected from the file", help="Name of the benchmark.")
