@@ -25,11 +25,10 @@ from kg_edit.ledger import Ledger
 from tests.kg_edit.command_line import EDITS, GRAPH
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.wikidata_cache.wikidata_helpers import EDITS as WIKIDATA_EDITS
-from tests.wikidata_cache.wikidata_helpers import Server
+from tests.wikidata_cache.wikidata_helpers import Server, save_facts
 from wikidata_cache import packaged_extract
 from wikidata_cache.answers.snapshot import export_snapshot
-from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.stores.manifest import read_manifest
 
 KILLS = int(os.environ.get("KG_EDIT_KILLS", "60"))
@@ -133,11 +132,8 @@ def load(folder: Path) -> Case:
 
 def import_(folder: Path) -> Case:
     """A snapshot of ten thousand facts into a cache."""
-    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
-    with AnswerStore(folder / "from.sqlite") as store:
-        facts = [Fact("label", f"Q{number}", [f"number {number}", "en"]) for number in range(1, 10_000)]
-        store.save("wikidata", "labels/1", facts, exchange)
-        export_snapshot(store, folder / "s.jsonl.gz")
+    facts = (Fact("label", f"Q{number}", [f"number {number}", "en"]) for number in range(1, 10_000))
+    export_snapshot(save_facts(folder / "from.sqlite", *facts), folder / "s.jsonl.gz")
     arguments = ["import", "s.jsonl.gz", "--cache", "c.sqlite"]
     return Case("import", _WIKIDATA, arguments, folder, lambda: _facts(folder / "c.sqlite"), atomic=True)
 

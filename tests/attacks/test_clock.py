@@ -12,11 +12,12 @@ from kg_edit.ledger import Ledger, log
 from kg_edit.storage import cached_files
 from kg_edit.storage.cached_files import cached_items, clearable
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, open_source, packaged_extract
 from wikidata_cache.answers import validate
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.stores.load import load
 
 YEAR = 365 * 86_400
@@ -33,8 +34,7 @@ class Ahead(datetime):
 
 def save(store: AnswerStore, label: str, *, ahead: int = 0) -> None:
     time = (datetime.now(UTC) + timedelta(days=ahead)).isoformat(timespec="seconds")
-    exchange = Exchange("http://e/", "SELECT", time, 1, 1, "0" * 64, {})
-    store.save("wikidata", "labels/1", [Fact("label", "Q65", [label, "en"])], exchange)
+    save_facts(store.path, Fact("label", "Q65", [label, "en"]), at=time)
 
 
 def test_answer_from_the_future_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from kg_edit.patches.changes import read_changes
 from tests.attacks.commands import bounded_memory
 from tests.kg_edit.command_line import EDITS, GRAPH
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore, open_pack
@@ -33,13 +34,12 @@ from wikidata_cache.edits import read_edits as read_rows
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.schema import value_problem
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.stores.load import load
 
 pytestmark = pytest.mark.slow
 
 OURS = (KgEditError, WikidataCacheError)
-EXCHANGE = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
 FACTS = [Fact("label", "Q65", ["Los Angeles", "en"]), Fact("out", "Q65", [["P17", "Q30"]]), Fact("degree", "Q5", 501)]
 
 Damage = Callable[[bytes], bytes]
@@ -80,9 +80,7 @@ def ends(read: Callable[[], Any]) -> Any:
 @cache
 def examples(folder: Path) -> dict[str, bytes]:
     """Good files of every kind."""
-    with AnswerStore(folder / "good.sqlite") as store:
-        store.save("wikidata", "labels/1", FACTS, EXCHANGE)
-        export_snapshot(store, folder / "good.jsonl.gz")
+    export_snapshot(save_facts(folder / "good.sqlite", *FACTS), folder / "good.jsonl.gz")
     with sqlite3.connect(folder / "good.sqlite") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     Ledger.open(folder / "ledger").add(made_up(edits_of(2)).save(folder / "patch.safetensors"))
@@ -190,13 +188,12 @@ def test_imported_facts_are_stored_unchanged(
     """One schema: what `save` takes, an export has and an import takes; what it refuses, an import refuses."""
     folder = tmp_path_factory.mktemp("schema")
     entity = name if isinstance(name, str) else "Q1"
-    store = AnswerStore(folder / "a.sqlite")
-    stored = ends(lambda: store.save("wikidata", "x/1", [(kind, entity, value)], EXCHANGE) or True)
+    stored = ends(lambda: save_facts(folder / "a.sqlite", Fact(kind, entity, value)))  # type: ignore[arg-type]
     row = {"graph": "wikidata", "kind": kind, "id": entity, "url": "http://e/", "value": value}
     problem = fact_problem(row | {"type": "fact", "fetched_at": "2026-01-20T12:00:00.000+00:00"})
     assert bool(stored) == (problem is None)
     if stored:
-        export_snapshot(store, folder / "s.jsonl.gz")
+        export_snapshot(stored, folder / "s.jsonl.gz")
         assert import_snapshot(AnswerStore(folder / "b.sqlite"), folder / "s.jsonl.gz").new == 1
 
 

@@ -11,22 +11,16 @@ import pytest
 from pyoxigraph import Literal, NamedNode, Quad, Store
 
 from kg_edit.edits.files import read_edits
-from tests.wikidata_cache.wikidata_helpers import Server, run_cli
+from tests.wikidata_cache.wikidata_helpers import Server, run_cli, save_facts
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.changes import Change, dated_changes, version_changes
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.sources.source import Exchange, Fact, Kind
+from wikidata_cache.sources.source import Fact
 
 JUNE, JULY = "2026-06-01T12:00:00.000+00:00", "2026-07-01T12:00:00.000+00:00"
 MAY, NOVEMBER = "2026-05-01T00:00:00.000+00:00", "2026-11-01T00:00:00.000+00:00"
 FIRST, SECOND = [["P54", "Q1"], ["P108", "Q7"]], [["P54", "Q2"], ["P108", "Q7"]]
-
-
-def save(path: Path, kind: Kind, item: str, value: object, *, at: str) -> None:
-    with AnswerStore(path) as store:
-        exchange = Exchange("http://e/sparql", "SELECT 1", at, 1, 1, "0" * 64, {})
-        store.save("wikidata", f"{kind}/1", [Fact(kind, item, value)], exchange)
 
 
 def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[list[Change], dict[str, int]]:
@@ -37,8 +31,8 @@ def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[li
 
 def test_replaced_object_is_a_change(tmp_path: Path) -> None:
     cache = tmp_path / "c.sqlite"
-    save(cache, "out", "Q10", FIRST, at=JUNE)
-    save(cache, "out", "Q10", SECOND, at=JULY)
+    save_facts(cache, Fact("out", "Q10", FIRST), at=JUNE)
+    save_facts(cache, Fact("out", "Q10", SECOND), at=JULY)
     change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time=JULY)
     assert changed(cache) == ([change], {})
     assert changed(cache, until="2026-06-15T00:00:00.000+00:00") == ([], {}), "the new version is later"
@@ -54,14 +48,14 @@ def test_replaced_object_is_a_change(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_replacement_is_counted(new: Sequence[object], what: str, tmp_path: Path) -> None:
-    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
-    save(tmp_path / "c.sqlite", "out", "Q10", new, at=JULY)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JUNE)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", new), at=JULY)
     assert changed(tmp_path / "c.sqlite") == ([], {what: 1})
 
 
 def test_housekeeping_relations_are_no_facts(tmp_path: Path) -> None:
-    save(tmp_path / "c.sqlite", "out", "Q10", [["P910", "Q1"]], at=JUNE)
-    save(tmp_path / "c.sqlite", "out", "Q10", [["P910", "Q2"]], at=JULY)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", [["P910", "Q1"]]), at=JUNE)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", [["P910", "Q2"]]), at=JULY)
     assert changed(tmp_path / "c.sqlite") == ([], {})
 
 
@@ -72,7 +66,7 @@ def test_dates_tell_what_became_true(tmp_path: Path) -> None:
         ["P54", "Q3", "normal", "-0044-03-15T00:00:00Z", "0014-08-19T00:00:00Z"],
         ["P27", "Q30", "normal", "", ""],
     ]
-    save(tmp_path / "c.sqlite", "claims", "Q10", claims, at=JULY)
+    save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
         found = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
         before = dated_changes(store, graph="wikidata", since=MAY, until=JUNE)
@@ -128,8 +122,8 @@ def test_packaged_sample_becomes_edits_of_known_relations(tmp_path: Path) -> Non
 
 
 def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
-    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
-    save(tmp_path / "c.sqlite", "out", "Q10", SECOND, at=JULY)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JUNE)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", SECOND), at=JULY)
     shown = run_cli("diff", "--since", JUNE, "--cache", str(tmp_path / "c.sqlite"))
     assert "1 without labels" in shown and "wikidata-cache fetch --kind label P54 Q1 Q10 Q2" in shown
 
@@ -144,6 +138,6 @@ def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_option_is_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    save(tmp_path / "c.sqlite", "out", "Q10", FIRST, at=JUNE)
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JUNE)
     with pytest.raises(BadOptionError, match=message):
         run_cli("diff", *options, "--cache", str(tmp_path / "c.sqlite"))

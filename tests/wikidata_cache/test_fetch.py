@@ -1,7 +1,6 @@
 """`wikidata-cache fetch` in real processes: killed, resumed, eight at once, and again without a network."""
 
 import gzip
-import io
 import json
 import random
 import re
@@ -11,15 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import networkx as nx
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply, run_cli, write_edits
-from wikidata_cache import cli
+from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply, run_cli, run_main, write_edits
 from wikidata_cache.answers.store import AnswerStore
 
 MAIN = "from wikidata_cache.cli import main; main()"
@@ -171,12 +169,9 @@ def test_fetch_prints_counts(edits: Path, server: Server, tmp_path: Path) -> Non
 
 def failing(arguments: list[str]) -> str:
     """Return the error of the console entry point: one line, exit code 2."""
-    error = io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, redirect_stderr(error), pytest.raises(SystemExit) as end:
-        patched.setattr(sys, "argv", ["wikidata-cache", *arguments])
-        cli.main()
-    errors = [line for line in error.getvalue().splitlines() if line.startswith("wikidata-cache: ")]
-    assert end.value.code == 2 and len(errors) == 1, error.getvalue()
+    code, error = run_main(*arguments)
+    errors = [line for line in error.splitlines() if line.startswith("wikidata-cache: ")]
+    assert code == 2 and len(errors) == 1, error
     return errors[0]
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from tests.everyday import keep_first
+from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.answers.snapshot import FORMAT, export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import CacheFileError, EditRowError, GraphFileError, SnapshotError
 from wikidata_cache.safe_json import parse
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.stores import chunks
 from wikidata_cache.stores.load import load
 
 MB = 1_000_000
-EXCHANGE = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
 
 
 @contextmanager
@@ -40,10 +40,7 @@ def within(seconds: float, megabytes: int) -> Iterator[None]:
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
     """A valid pack."""
-    path = tmp_path / "pack.sqlite"
-    with AnswerStore(path) as store:
-        store.save("wikidata", "labels/1", [Fact("label", "Q65", ["Los Angeles", "en"])], EXCHANGE)
-    return path
+    return save_facts(tmp_path / "pack.sqlite", Fact("label", "Q65", ["Los Angeles", "en"])).path
 
 
 def changed(path: Path, *statements: str) -> None:
@@ -127,9 +124,8 @@ def test_hostile_snapshot_takes_little_memory(tmp_path: Path, line: bytes, probl
 def test_large_answer_can_be_exported_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One limit for answers, for lines and for values in the file."""
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "1")
-    store = AnswerStore(tmp_path / "c.sqlite")
     rows = [{"x": f"{number:06d}" * 10} for number in range(9_000)]
-    store.save("wikidata", "query", [("query", "0" * 64, rows)], EXCHANGE)
+    store = save_facts(tmp_path / "c.sqlite", Fact("query", "0" * 64, rows))  # type: ignore[arg-type]
     export_snapshot(store, tmp_path / "s.jsonl.gz")
     assert import_snapshot(AnswerStore(tmp_path / "d.sqlite"), tmp_path / "s.jsonl.gz").new == 1
 

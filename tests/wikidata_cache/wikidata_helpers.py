@@ -1,8 +1,11 @@
 """Edits, a toy graph and a real SPARQL server on loopback, shared by the tests of wikidata_cache."""
 
+import io
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +16,8 @@ from pyoxigraph import QueryResultsFormat, Store
 from typer.testing import CliRunner
 
 from wikidata_cache import EditLike, WikidataCache, cli
-from wikidata_cache.sources.source import Source
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.sources.source import Exchange, Fact, Source
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
@@ -189,6 +193,22 @@ def run_cli(*arguments: str | Path) -> str:
     result = CliRunner().invoke(cli.app, [*map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def run_main(*arguments: str | Path) -> tuple[object, str]:
+    """Run the console command in this process; return its exit code, and what it wrote to stderr."""
+    error = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stderr(error), pytest.raises(SystemExit) as end:
+        patched.setattr(sys, "argv", ["wikidata-cache", *map(str, arguments)])
+        cli.main()
+    return end.value.code, error.getvalue()
+
+
+def save_facts(path: Path | str, *facts: Fact, at: str = "2026-01-20T12:00:00+00:00") -> AnswerStore:
+    """Save facts to a cache file, as an answer that came at a time; return the file."""
+    with AnswerStore(path) as store:
+        store.save("wikidata", "labels/1", facts, Exchange("http://e/", "SELECT", at, 1, 1, "0" * 64, {}))
+    return store
 
 
 def triples(graph: object) -> set[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import run_cli
+from tests.wikidata_cache.wikidata_helpers import run_cli, run_main
 from wikidata_cache import cli, packaged_extract
 
 runner = CliRunner()
@@ -63,15 +63,9 @@ def test_help_has_examples_that_parse(name: str) -> None:
         (["show", "Q999999999"], "Q999999999 is not in the graph extract.nt.gz"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["wikidata-cache", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error and error.startswith("wikidata-cache: ") and error.count("\n") == 1
+def test_errors_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    code, error = run_main(*arguments)
+    assert code == 2 and message in error and error.startswith("wikidata-cache: ") and error.count("\n") == 1
 
 
 def test_package_imports_neither_torch_nor_kg_edit() -> None:

@@ -1,9 +1,7 @@
 """Printed labels do not control the terminal, and every kind of error has its own exit code."""
 
-import importlib
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,11 @@ from typer.testing import CliRunner
 
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.linking.test_online import made
-from tests.wikidata_cache.wikidata_helpers import Server, reply
+from tests.wikidata_cache.wikidata_helpers import Server, reply, run_main, save_facts
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.cli.app import main
 from wikidata_cache.cli.console import HarmlessFormatter
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.terminal import harmless, one_line
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x"
@@ -26,7 +23,6 @@ runner = CliRunner()
 @pytest.fixture
 def evil(tmp_path: Path) -> str:
     """A cache of labels that control terminals, as another program may have written it."""
-    path = tmp_path / "evil.sqlite"
     facts = [
         Fact("label", "Q65", [EVIL, "en"]),
         Fact("description", "Q65", EVIL),
@@ -41,9 +37,7 @@ def evil(tmp_path: Path) -> str:
         Fact("redirect", "Q65", None),
         Fact("named", "Q65", []),
     ]
-    exchange = Exchange("http://e/", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
-    AnswerStore(path).save("wikidata", "labels/1", facts, exchange)
-    return str(path)
+    return str(save_facts(tmp_path / "evil.sqlite", *facts).path)
 
 
 @pytest.mark.parametrize(
@@ -83,37 +77,21 @@ def test_log_is_harmless() -> None:
     assert HarmlessFormatter("%(message)s").format(record) == "row  [2Jgone"
 
 
-@pytest.fixture
-def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line of `main`."""
-    given = ["wikidata-cache"]
-    monkeypatch.setattr(sys, "argv", given)
-    return given
-
-
-def test_malformed_answer_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_answer_has_exit_code_2() -> None:
     api = ApiServer()
     body = made(labels=7)
     api.fault = lambda handler: reply(handler, 200, body, kind="application/json")
-    arguments += ["link", "Q30", "--online", "--api", api.url]
-    with pytest.raises(SystemExit) as caught:
-        main()
+    code, error = run_main("link", "Q30", "--online", "--api", api.url)
     api.close()
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "bad answer" in error and "Traceback" not in error and len(error.splitlines()) == 1
+    assert code == 2 and "bad answer" in error and "Traceback" not in error and len(error.splitlines()) == 1
 
 
-def test_fault_has_exit_code_70(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments += ["labels", "Q65"]
-
+def test_fault_has_exit_code_70(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a fault")
 
     monkeypatch.setattr("wikidata_cache.cache.WikidataCache.labels", broken)
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 70
+    assert run_main("labels", "Q65")[0] == 70
 
 
 @pytest.mark.parametrize(
@@ -121,44 +99,28 @@ def test_fault_has_exit_code_70(arguments: list[str], monkeypatch: pytest.Monkey
     [
         (
             ["load", "x.nt", "--store", "s"],
-            "wikidata_cache.stores.load:load",
+            "wikidata_cache.stores.load.load",
             "; run the same command again to continue",
         ),
-        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app:import_snapshot", "; the cache is unchanged"),
-        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
-        (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),
-        (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
+        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app.import_snapshot", "; the cache is unchanged"),
+        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app.export_snapshot", "; nothing was written"),
+        (["show", "Q65"], "wikidata_cache.cache.WikidataCache.neighbourhood", ""),
+        (["labels", "Q65"], "wikidata_cache.cache.WikidataCache.labels", ""),
     ],
 )
 def test_ctrl_c_ends_every_command_with_one_line(
-    command: list[str],
-    target: str,
-    hint: str,
-    arguments: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: list[str], target: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments += command
-
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    module, _, path = target.partition(":")
-    holder: object = importlib.import_module(module)
-    *parts, name = path.split(".")
-    for part in parts:
-        holder = getattr(holder, part)
-    monkeypatch.setattr(holder, name, interrupted)
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped{hint}"
+    monkeypatch.setattr(target, interrupted)
+    code, error = run_main(*command)
+    assert code == 130 and error.splitlines()[-1] == f"stopped{hint}"
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "replaced"])
-def test_deleted_cache_is_an_error(
-    server: Server, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], again: bool
-) -> None:
+def test_deleted_cache_is_an_error(server: Server, tmp_path: Path, again: bool) -> None:
     path = tmp_path / "cache.sqlite"
 
     def deleting(handler: object, body: bytes) -> bool:
@@ -170,12 +132,8 @@ def test_deleted_cache_is_an_error(
         return False
 
     server.fault = deleting
-    arguments += ["fetch", "--kind", "label", "Q65", "--endpoint", server.url, "--cache", str(path)]
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    assert "was deleted or replaced while it was in use" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0
+    command = ["fetch", "--kind", "label", "Q65", "--endpoint", server.url, "--cache", path]
+    code, error = run_main(*command)
+    assert code == 2 and "was deleted or replaced while it was in use" in error
+    assert run_main(*command)[0] == 0
     assert AnswerStore(path).look_up("wikidata", "label", ["Q65"]) == {"Q65": ["Los Angeles", "en"]}

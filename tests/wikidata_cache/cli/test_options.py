@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import Server, run_cli
+from tests.wikidata_cache.wikidata_helpers import Server, run_cli, save_facts
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import FallbackSource
-from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import (
     CacheFileError,
     CacheMissError,
@@ -18,9 +17,8 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.linking.linker import open_linker
 from wikidata_cache.source_spec import open_with_fallback
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.sources.source import Fact
 
-NOON = "2026-11-20T12:00:00.000+00:00"
 FACTS = (
     Fact("label", "Q1", ["Universe", "en"]),
     Fact("label", "P19", ["born at", "en"]),  # in the extract: place of birth
@@ -33,10 +31,7 @@ FACTS = (
 @pytest.fixture
 def small(tmp_path: Path) -> str:
     """A cache with facts of its own."""
-    path = tmp_path / "small.sqlite"
-    with AnswerStore(path) as store:
-        store.save("wikidata", "labels/1", FACTS, Exchange("http://e/", "SELECT", NOON, 1, 1, "0" * 64, {}))
-    return str(path)
+    return str(save_facts(tmp_path / "small.sqlite", *FACTS).path)
 
 
 def test_commands_read_the_cache_and_then_the_extract(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +95,8 @@ def test_linker_reads_cache_and_extract(small: str) -> None:
 
 
 def test_newest_label_in_the_cache_wins(small: str) -> None:
-    with AnswerStore(small) as store:
-        later = Exchange("http://e/", "SELECT", "2026-11-20T13:00:00.000+00:00", 1, 1, "0" * 64, {})
-        labels = [Fact("label", "Q65", ["L.A.", "en"]), Fact("label", "Q2", ["Earth", "en"])]
-        store.save("wikidata", "labels/1", labels, later)
+    labels = [Fact("label", "Q65", ["L.A.", "en"]), Fact("label", "Q2", ["Earth", "en"])]
+    save_facts(small, *labels, at="2026-11-20T13:00:00.000+00:00")
     cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
     assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the extract's label of Q65
     assert cache.labels(["Q65"]) == {"Q65": "L.A."}

@@ -8,16 +8,16 @@ import pytest
 from pyoxigraph import QueryResultsFormat
 
 from tests.wikidata_cache.fault_server import hasty, spoilt
-from tests.wikidata_cache.wikidata_helpers import Server, facts
+from tests.wikidata_cache.wikidata_helpers import Server, facts, save_facts
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError, UnfitFactError
-from wikidata_cache.sources.source import Exchange, Fact
+from wikidata_cache.ids import ENTITY
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.sources.templates import REDIRECTS, TYPES
 
 _JSON = QueryResultsFormat.JSON
-ENTITY = "http://www.wikidata.org/entity/"
 
 
 def uri(name: str) -> dict[str, str]:
@@ -126,8 +126,6 @@ def test_lone_surrogate_is_replaced(server: Server) -> None:
     ],
 )
 def test_invalid_fact_is_not_cached(fact: Fact, cache_path: str) -> None:
-    store = AnswerStore(cache_path)
-    exchange = Exchange("http://e/", "SELECT", "2026-11-20T12:00:00+00:00", 1, 1, "0" * 64, {})
     with pytest.raises(UnfitFactError, match="an answer of http://e/ was not saved"):
-        store.save("wikidata", "labels/1", [Fact("label", "Q2", None), fact], exchange)
+        save_facts(cache_path, Fact("label", "Q2", None), fact)
     assert not Path(cache_path).exists()

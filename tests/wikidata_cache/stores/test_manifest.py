@@ -4,16 +4,14 @@ import json
 import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared
-from wikidata_cache import WikidataCache, cli, open_source, packaged_extract
+from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared, run_main
+from wikidata_cache import WikidataCache, open_source, packaged_extract
 from wikidata_cache.doctor import examine
 from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
-from wikidata_cache.serving.server import served
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
@@ -181,13 +179,6 @@ def test_damaged_label_index_is_named(copy: Path) -> None:
             found.link(["Philadelphia", "Los Angeles", "Miami", "London", "New York City"][number % 5])
 
 
-def test_damaged_store_is_not_served(copy: Path) -> None:
-    scribble(table(copy))
-    for folder in (copy, copy / "oxigraph"):
-        with pytest.raises(StoreError, match="is damaged"), served(folder):
-            pass
-
-
 @pytest.mark.parametrize("as_store", [True, False])
 def test_damage_found_by_a_query_is_named(copy: Path, tmp_path: Path, as_store: bool) -> None:
     folder = copy if as_store else copy.joinpath("oxigraph").rename(tmp_path / "plain")
@@ -201,16 +192,10 @@ def test_damage_found_by_a_query_is_named(copy: Path, tmp_path: Path, as_store: 
 
 
 @pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"], ["serve"]])
-def test_damaged_store_exits_with_code_2(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
+def test_damaged_store_exits_with_code_2(copy: Path, command: list[str]) -> None:
     scribble(table(copy))
-    monkeypatch.setattr(sys, "argv", ["wikidata-cache", *command, str(copy)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert error.startswith(f"wikidata-cache: {copy}: is damaged") and error.count("\n") == 1
+    code, error = run_main(*command, copy)
+    assert code == 2 and error.startswith(f"wikidata-cache: {copy}: is damaged") and error.count("\n") == 1
 
 
 def test_folder_without_store_is_refused(tmp_path: Path) -> None:
