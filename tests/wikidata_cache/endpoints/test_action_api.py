@@ -161,6 +161,7 @@ def faulty(times: int, code: int, body: bytes, **headers: str) -> Callable[[Base
         (lambda: faulty(1, 200, b'{"error": {"code": "maxlag", "info": "x"}}', **{"Retry-After": "5"}), 5),
         (lambda: faulty(1, 200, b'{"error": {"code": "ratelimited", "info": "x"}}'), 60),
         (lambda: faulty(2, 503, b"upstream"), None),
+        (lambda: faulty(1, 200, b'{"entities": {"Q1"'), None),
     ],
 )
 def test_api_waits_as_long_as_it_is_told(fault: Callable, wait: float | None, api: ApiServer) -> None:

@@ -105,12 +105,6 @@ def test_search_of_no_name_sends_no_request(client: ActionApi, api: ApiServer, t
     assert api.requests == []
 
 
-def once(fault: object) -> object:
-    """Fault the first answer only."""
-    left = [fault]
-    return lambda handler: bool(left) and left.pop()(handler)  # type: ignore[operator]
-
-
 def answers(
     status: int, body: bytes, *, kind: str = "application/json", headers: dict[str, str] | None = None
 ) -> object:
@@ -118,22 +112,6 @@ def answers(
         return reply(handler, status, body, kind=kind, headers=headers)
 
     return fault
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        answers(429, b"slow down", headers={"Retry-After": "7"}),
-        answers(503, b"upstream"),
-        answers(200, b'{"error": {"code": "maxlag", "info": "Waiting for a host"}}', headers={"Retry-After": "5"}),
-        answers(200, b'{"error": {"code": "ratelimited", "info": "too many"}}'),
-        answers(200, b'{"search": [{"id": "Q3'),
-    ],
-)
-def test_search_retries_passing_failures(client: ActionApi, api: ApiServer, fault: object) -> None:
-    api.fault = once(fault)  # type: ignore[assignment]
-    assert client.search("USA") == ["Q30", "Q500", "Q501"]
-    assert len(api.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -236,10 +214,3 @@ def test_malformed_search_raises_endpoint_error(client: ActionApi, api: ApiServe
 def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
     api.fault = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))  # type: ignore[assignment]
     assert client.entities(["Q30"])["Q30"].names == ()
-
-
-def test_endless_retry_after_raises_endpoint_error(client: ActionApi, api: ApiServer) -> None:
-    body = b'{"error": {"code": "maxlag", "info": "x"}}'
-    api.fault = answers(200, body, headers={"Retry-After": "9" * 40})  # type: ignore[assignment]
-    with pytest.raises(EndpointError, match=r"maxlag|no request is allowed before"):
-        client.search("USA")
