@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import read_shared
+from tests.wikidata_cache.wikidata_helpers import read_shared, written
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import EditRowError
 
@@ -42,12 +42,6 @@ RECORD = {
 }
 
 
-def written(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 def test_every_format_gives_the_same_edit(tmp_path: Path) -> None:
     for name, text in {
         "a.jsonl": json.dumps(FIELDS) + "\n\n",
@@ -56,22 +50,22 @@ def test_every_format_gives_the_same_edit(tmp_path: Path) -> None:
         "d.tsv": "\ufeff" + "\t".join(FIELDS) + "\n" + "\t".join(FIELDS.values()) + "\n",
         "e.jsonl": json.dumps(TRIPLET),
     }.items():
-        assert read_edits(written(tmp_path, name, text)) == [LEBRON], name
-    [record] = read_edits(written(tmp_path, "f.json", json.dumps([RECORD])))
+        assert read_edits(written(tmp_path / name, text)) == [LEBRON], name
+    [record] = read_edits(written(tmp_path / "f.json", json.dumps([RECORD])))
     assert record.subject_id is None
     assert {**vars(record), "subject_id": "Q36159"} == vars(LEBRON)
 
 
 def test_ids_are_accepted_as_labels(tmp_path: Path) -> None:
     row = {"subject": "Q36159", "relation": "member of sports team", "new_object": "Q121783"}
-    [edit] = read_edits(written(tmp_path, "a.jsonl", json.dumps(row)))
+    [edit] = read_edits(written(tmp_path / "a.jsonl", json.dumps(row)))
     assert (edit.subject, edit.subject_id, edit.target_new_id) == ("Q36159", "Q36159", "Q121783")
     assert (edit.relation, edit.relation_id) == ("member of sports team", None)
 
 
 def test_one_row_of_a_file_is_read(tmp_path: Path) -> None:
     rows = [{**FIELDS, "subject": f"Player {number}"} for number in range(1, 5)]
-    path = written(tmp_path, "a.jsonl", "\n\n".join(map(json.dumps, rows)))
+    path = written(tmp_path / "a.jsonl", "\n\n".join(map(json.dumps, rows)))
     assert [(edit.row, edit.subject) for edit in read_edits(f"{path}:3")] == [(3, "Player 3")]
     for wanted in (0, 5):
         with pytest.raises(EditRowError, match=rf"a\.jsonl, row {wanted}: there is no such row; the file has 4"):
@@ -106,7 +100,7 @@ def test_counterfact_and_demo_files_are_read() -> None:
 )
 def test_errors_name_file_row_and_field(name: str, text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(EditRowError, match=message) as caught:
-        read_edits(written(tmp_path, name, text))
+        read_edits(written(tmp_path / name, text))
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -121,7 +115,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
 def test_separator_is_found_in_the_header(name: str, separator: str, tmp_path: Path) -> None:
     rows = [["", ""], ["subject", "target_new"], ["A, B", "C; D"]]
     quoted = "\n".join(separator.join(f'"{cell}"' if cell else "" for cell in row) for row in rows)
-    [edit] = read_edits(written(tmp_path, name, quoted))
+    [edit] = read_edits(written(tmp_path / name, quoted))
     assert (edit.subject, edit.target_new) == ("A, B", "C; D")
 
 
