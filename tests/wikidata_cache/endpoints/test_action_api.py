@@ -1,10 +1,6 @@
 """Facts through the Action API: the same as the query service's, also when that one is out, and nothing twice."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -179,29 +175,6 @@ def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> 
     api.fault = limited
     assert sorted(values(source, "out", MANY)) == sorted(MANY)
     assert {len(parameters["ids"].split("|")) for parameters, _ in api.requests} >= {50, 25, 12}
-
-
-@pytest.mark.slow
-def test_kill_between_two_batches_loses_nothing(api: ApiServer, tmp_path: Path) -> None:
-    cache = tmp_path / "c.sqlite"
-
-    def hang(handler: BaseHTTPRequestHandler) -> bool:
-        if len(api.requests) == 2:
-            time.sleep(2)  # the process is killed meanwhile
-        return False
-
-    api.fault = hang
-    words = ["fetch", "--kind", "out", *MANY, "--endpoint", api.url, "--cache", str(cache)]
-    process = subprocess.Popen([sys.executable, "-c", "from wikidata_cache.cli import main; main()", *words])
-    while len(api.requests) < 2 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    api.fault = None
-    run_cli(*words)
-    asked = [id_ for parameters, _ in (api.requests[0], *api.requests[2:]) for id_ in parameters["ids"].split("|")]
-    assert sorted(asked) == sorted(MANY), "the first batch was in the cache, and no id was asked for twice"
-    assert sorted(AnswerStore(cache).ids("wikidata", "out")) == sorted(MANY)
 
 
 def test_hint_for_a_query_names_a_sparql_endpoint(api: ApiServer, cache_path: str) -> None:
