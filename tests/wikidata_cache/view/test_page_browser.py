@@ -13,7 +13,6 @@ from tests.wikidata_cache.wikidata_helpers import LAKERS, SPIKE
 from wikidata_cache import WikidataCache
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
-from wikidata_cache.view.page import page as html_page
 
 pytestmark = BROWSER
 Open = Callable[[nx.MultiDiGraph], Page]
@@ -308,8 +307,3 @@ def test_colours_follow_the_preferred_scheme(spike: Page) -> None:
     spike.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert spike.value(shade) == "rgb(18, 23, 29)"
     spike.until("cy.getElementById('Q1345').style('background-color') === 'rgb(200,168,244)'")
-
-
-def test_page_is_the_same_text_each_time(cache: WikidataCache) -> None:
-    graph = cache.subgraph(SPIKE, SubgraphOptions(per_node=12))
-    assert html_page(graph) == html_page(cache.subgraph(SPIKE, SubgraphOptions(per_node=12)))
