@@ -238,12 +238,6 @@ def test_subgraph_has_the_statements_and_labels_of_the_file(cache: WikidataCache
             assert node == "_:subject" or data["label"] == labels[node]
 
 
-def test_sampling_follows_seed_and_per_node(cache: WikidataCache) -> None:
-    small, large = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m))) for m in (5, 12))
-    assert small < large and len(small) == 6 and len(large) == 13
-    assert triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=5, seed=1))) != small
-
-
 def test_batch_equals_single_subgraphs(cache: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 7, "seed": 3}
     batch = WikidataCache(packaged_extract()).subgraphs(EDITS, SubgraphOptions(**options))  # type: ignore[arg-type]

@@ -129,6 +129,7 @@ def test_policies_choose_among_the_same_statements(cache: WikidataCache, policy:
     small, large, whole = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m, **options))) for m in sizes)  # type: ignore[arg-type]
     assert small < large < whole == everything
     assert (len(small), len(large)) == (4, 9)
+    assert triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=8, seed=1, **options))) != large  # type: ignore[arg-type]
 
 
 def test_relation_stratified_keeps_rare_relations(cache: WikidataCache) -> None:
