@@ -32,8 +32,8 @@ from kg_edit.tracing.trace import TraceSettings, facts_of
 from tests.kg_edit import second_device
 from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
-from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method, weights_of
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method
+from tests.kg_edit.tiny import tiny, weights_of
 
 Job = Callable[[LanguageModel], Tensor]
 EXACT = ("alphaedit", "comeba", "emmet", "ext-sub", "glame", "glame-plus", "memit", "mend", "r-rome", "rome")

@@ -88,6 +88,16 @@ def chatting(name: str = "llama") -> LanguageModel:
     return replace(tiny(name), tokenizer=reader)
 
 
+def weights_of(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def same_weights(model: LanguageModel, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether all weights are as they were, bit for bit."""
+    return all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+
+
 MADE: dict[tuple[str, bool], LanguageModel] = {}
 
 

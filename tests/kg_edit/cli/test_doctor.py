@@ -6,25 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import torch
 
 from kg_edit.cli.doctor import examine
 from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.tiny import families, tiny
+from tests.kg_edit.tiny import families, same_weights, tiny, weights_of
 
 
 @pytest.mark.parametrize("family", families())
 def test_every_family_passes_the_self_test(family: str) -> None:
     model = tiny(family)
-    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    weights = weights_of(model)
     found = dict(examine(model))
     assert found["restored"] == "bit for bit"
     assert found["blocks"].startswith("4 at ")
     assert float(found["value"].rpartition(" ")[2]) > 0  # on random weights the loss itself may not fall
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
 
 
 def test_examine_uses_the_given_layer() -> None:
@@ -56,7 +55,7 @@ def test_self_test_fails_if_the_value_does_not_change(monkeypatch: pytest.Monkey
 
 def test_self_test_fails_if_weights_are_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt_neox")
-    stored = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    stored = weights_of(model)
 
     @contextmanager
     def left(patch: WeightPatch, model: LanguageModel) -> Iterator[LanguageModel]:

@@ -32,7 +32,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 from wikidata_cache import WikidataCache, packaged_extract
 
 OWN = {f"{group}.{name}" for group in ("efficacy", "paraphrase") for name in ("teacher_forced", "nll")}
@@ -70,11 +70,11 @@ class Each(Nudge):
 def test_run_writes_scores_evidence_and_a_summary(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    weights = weights_of(model)
     state = torch.get_rng_state()
     summary = evaluate(method, model, edits[:3], out=tmp_path, pool=edits, config=EvalConfig(ceilings=True))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
     assert summary == Summary.load(tmp_path / "summary.json") == Summary.load(str(tmp_path))
     with pytest.raises(OutputError, match=r"run\.json: it is no summary of a run; give the folder of a finished run"):
         Summary.load(tmp_path / "run.json")

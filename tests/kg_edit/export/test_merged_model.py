@@ -15,18 +15,18 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.export.test_peft_adapter import IDS, patch_of
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_merged_folder_loads_as_the_edited_model(family: str, tmp_path: Path) -> None:
     model = tiny(family)
-    clean = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    clean = weights_of(model)
     patch = patch_of(model, {0: 2, 1: 1})
     with torch.no_grad(), patch.applied(model):
         expected = model.model(IDS).logits
     folder = write_merged(patch, model, tmp_path / "merged", shard="40KB")
-    assert all(torch.equal(tensor, clean[name]) for name, tensor in model.model.state_dict().items())
+    assert same_weights(model, clean)
     again = LanguageModel.load(folder)
     with torch.no_grad():
         assert torch.equal(again.model(IDS).logits, expected)

@@ -22,15 +22,7 @@ from kg_edit.scoring.generation import ask
 from tests.everyday import keep_first
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
-from tests.kg_edit.tiny import tiny
-
-
-def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-
-
-def assert_untouched(model: LanguageModel, before: dict[str, torch.Tensor]) -> None:
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.state_dict().items())
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
 @pytest.mark.parametrize(
@@ -38,13 +30,13 @@ def assert_untouched(model: LanguageModel, before: dict[str, torch.Tensor]) -> N
 )
 def test_remove_from_a_sequence_equals_never_made(taken: list[int], tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(5)
-    clean = weights(model)
+    clean = weights_of(model)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(method("rome", model).edit(edits), force=True)
     ledger.remove([edits[place].id for place in taken], model=model)
     left = [edit for place, edit in enumerate(edits) if place not in taken]
     assert same(ledger.patch, method("rome", model).edit(left))
-    assert_untouched(model, clean)
+    assert same_weights(model, clean)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tests.kg_edit.methods.refusals import (
     refusal_of_no_number,
 )
 from tests.kg_edit.methods.test_methods import graph, state
-from tests.kg_edit.tiny import KINDS_OF_FAMILY, tiny
+from tests.kg_edit.tiny import KINDS_OF_FAMILY, same_weights, tiny, weights_of
 
 EDIT = Edit(
     id="1",
@@ -88,18 +88,10 @@ def made(name: str, family: str) -> tuple[Patch, bool]:
         with pytest.raises(refusal.error, match="normalises after its MLP") as caught:
             method(name, model).edit([EDIT, SECOND])
         check_refusal(caught.value, refusal)
-        assert state(model) == before and same(weights, model)
+        assert state(model) == before and same_weights(model, weights)
         pytest.skip(f"{name} says: {caught.value}")
     patch = method(name, model).edit([EDIT, SECOND])
-    return patch, state(model) == before and same(weights, model)
-
-
-def weights_of(model: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-
-
-def same(weights: dict[str, torch.Tensor], model: LanguageModel) -> bool:
-    return all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
+    return patch, state(model) == before and same_weights(model, weights)
 
 
 @torch.no_grad()
@@ -150,7 +142,7 @@ def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> Non
     with patch.applied(model) as edited:
         changed = asked(edited)
     assert torch.isfinite(changed).all() and not torch.equal(changed, clean)
-    assert state(model) == before and same(weights, model)
+    assert state(model) == before and same_weights(model, weights)
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
@@ -233,7 +225,7 @@ def test_failure_leaves_the_model_unchanged(name: str, monkeypatch: pytest.Monke
         with pytest.raises(RuntimeError, match="the power is gone"):
             chosen.edit([EDIT, SECOND])
     monkeypatch.undo()
-    assert state(model) == before and same(weights, model)
+    assert state(model) == before and same_weights(model, weights)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -289,7 +281,7 @@ def test_odd_edit_is_made_or_refused(name: str, mishap: str) -> None:
         assert [record["edit"]["id"] for record in patch.edits] == [edit.id for edit in edits]
         with patch.applied(model) as edited:
             assert torch.isfinite(asked(edited)).all()
-    assert same(weights, model)
+    assert same_weights(model, weights)
 
 
 class Nothing:
@@ -327,7 +319,7 @@ def test_empty_subgraph_is_edited_or_refused(name: str, empty: str) -> None:
         patch = editor.edit([EDIT])
         with patch.applied(model) as edited:
             assert torch.isfinite(asked(edited)).all() and not torch.equal(asked(edited), clean)
-    assert same(weights, model)
+    assert same_weights(model, weights)
 
 
 @pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
@@ -343,7 +335,7 @@ def test_half_precision_model_gets_a_float32_patch(name: str, dtype: torch.dtype
         assert {pair.left.dtype for pair in patch.factors.values()} == {torch.float32}
     with patch.applied(model) as edited:
         assert torch.isfinite(asked(edited)).all()
-    assert same(weights, model) and model.model.dtype == dtype
+    assert same_weights(model, weights) and model.model.dtype == dtype
 
 
 @pytest.mark.parametrize("name", some(METHODS))
@@ -377,4 +369,4 @@ def test_descent_in_bfloat16_writes_in_float32(name: str) -> None:
     assert not torch.equal(one.left, other.left), "the descent was in bfloat16"
     assert torch.cosine_similarity(one.product.flatten(), other.product.flatten(), dim=0) > 0.9
     assert {pair.left.dtype for pair in rough.factors.values()} == {torch.float32}
-    assert same(weights, model)
+    assert same_weights(model, weights)

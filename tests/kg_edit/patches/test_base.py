@@ -16,7 +16,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import FORMAT, METADATA, VERSION
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
 def patch_of(model: LanguageModel, *, seed: int = 0, layer: int = 1) -> Patch:
@@ -27,41 +27,33 @@ def patch_of(model: LanguageModel, *, seed: int = 0, layer: int = 1) -> Patch:
     return WeightPatch(factors={model.weight_name(layer): factors}, provenance=provenance)
 
 
-def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_applied_adds_the_product_and_restores_bit_for_bit(family: str) -> None:
     """Also after an exception. GPT-2 stores its weight transposed."""
     model = tiny(family)
-    before, patch = weights(model), patch_of(model)
+    before, patch = weights_of(model), patch_of(model)
     (pair,) = patch.factors.values()
     clean = weight_matrix(model.down_projection(1)).clone()
     with pytest.raises(RuntimeError, match="stop"), patch.applied(model):
         torch.testing.assert_close(weight_matrix(model.down_projection(1)), clean + pair.left @ pair.right.T)
-        assert not same(before, weights(model))
+        assert not same_weights(model, before)
         raise RuntimeError("stop")
-    assert same(before, weights(model))
+    assert same_weights(model, before)
     with patch.applied(model):
         pass  # the model is free again
 
 
 def test_second_patch_on_a_model_is_an_error_that_changes_nothing() -> None:
     model = tiny("llama")
-    before, first, second = weights(model), patch_of(model), patch_of(model, seed=1)
+    before, first, second = weights_of(model), patch_of(model), patch_of(model, seed=1)
     with first.applied(model):
-        within = weights(model)
+        within = weights_of(model)
         with pytest.raises(PatchError, match="already applied to this model"):
             second.applied(model).__enter__()
         with pytest.raises(PatchError, match="already applied to this model"):
             first.merge_into(model)
-        assert same(within, weights(model))
-    assert same(before, weights(model))
+        assert same_weights(model, within)
+    assert same_weights(model, before)
 
 
 def test_patch_and_its_inverse_cancel() -> None:
@@ -80,10 +72,10 @@ def test_patch_and_its_inverse_cancel() -> None:
 def test_merge_changes_the_weights_and_the_fingerprint(tmp_path: Path) -> None:
     """The same patch a second time would overshoot, so it is refused; a patch of the merged model fits it alone."""
     model = copy.deepcopy(tiny("qwen3"))
-    before, in_chat = weights(model), replace(model, chat=None)
+    before, in_chat = weights_of(model), replace(model, chat=None)
     first, second = patch_of(model), patch_of(model, seed=1)
     first.merge_into(model)
-    assert not same(before, weights(model))
+    assert not same_weights(model, before)
     for again in (first, second, -first):
         with pytest.raises(PatchMismatchError, match=r"before a patch was merged into it.*load the model again"):
             again.merge_into(model)

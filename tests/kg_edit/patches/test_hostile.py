@@ -24,8 +24,8 @@ from kg_edit.patches.changes import columns, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up, method
-from tests.kg_edit.patches.test_base import patch_of, weights
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.patches.test_base import patch_of
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 ONE = made_up(edits_of(2))
 
@@ -151,7 +151,7 @@ def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
     model = deepcopy(tiny("llama"))
     if size == 1e5:
         model.model.half()
-    before, single = weights(model), patch_of(model)
+    before, single = weights_of(model), patch_of(model)
     assert isinstance(single, WeightPatch)
     (name, pair), *_ = single.factors.items()
     ones = Factors(left=torch.full_like(pair.left, size), right=torch.full_like(pair.right, 3.0))
@@ -160,4 +160,4 @@ def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
         patch.merge_into(model)
     with pytest.raises(PatchError, match="infinite in"), patch.applied(model):
         pass
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+    assert same_weights(model, before)

@@ -12,7 +12,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score, score_each
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import CONFIGS, same_weights, tiny, weights_of
 
 ASKED = [
     [Pair("LeBron James plays for the", "Los Angeles Lakers"), Pair("LeBron James plays for the", "Miami Heat")],
@@ -37,10 +37,10 @@ def patches(model: LanguageModel) -> list[Patch | None]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_scores_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
-    weights = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}
+    weights = weights_of(model)
     made = patches(model)
     together = score_each(model, ASKED, patches=made)
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
     for patch, pairs, found in zip(made, ASKED, together, strict=True):
         alone = applied_alone(model, patch, pairs)
         for pair in pairs:

@@ -40,7 +40,7 @@ from kg_edit.tracing.layer_sweep import candidates, choose_layer, spread, traced
 from kg_edit.tracing.summary import LocateSummary
 from kg_edit.tracing.trace import TraceSettings, facts_of, trace
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
-from tests.kg_edit.tiny import chatting, tiny
+from tests.kg_edit.tiny import chatting, same_weights, tiny, weights_of
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -221,7 +221,7 @@ def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pyte
 def test_choose_layer_finds_the_layer_that_works() -> None:
     model = tiny("llama")
     make, calls = planted(model)
-    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    weights = weights_of(model)
     third = EDITS[2].model_copy(update={"target_new": "Los Angeles"})  # of London layer 2 makes less than nothing does
     found = choose_layer(make, model, RomeConfig(steps=30), (*EDITS[:2], third), progress=False)
     assert (found.chosen, found.default, found.steps, found.edits) == (2, 1, 10, ("1", "2", "3"))
@@ -233,7 +233,7 @@ def test_choose_layer_finds_the_layer_that_works() -> None:
     assert by_layer[2].efficacy > by_layer[1].efficacy
     assert set(calls) == {(0, 10), (1, 10), (2, 10)}
     assert len(calls) == 9
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
 
 
 def test_choose_layer_takes_no_further_steps() -> None:

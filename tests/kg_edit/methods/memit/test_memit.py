@@ -23,7 +23,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import BARE, EDITS, JOINT, change, joint, state_at
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
 def test_last_layer_reaches_z() -> None:
@@ -139,7 +139,7 @@ def test_failure_in_the_last_layer_leaves_the_weights(name: str, monkeypatch: py
     """In the last layer's system, when the layers before are changed already."""
     model = tiny("llama")
     method = joint(name, model)
-    weights = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}
+    weights = weights_of(model)
     whole = type(method).directions
 
     def failing(self: Any, layer: int, *given: Any, **named: Any) -> Any:
@@ -150,7 +150,7 @@ def test_failure_in_the_last_layer_leaves_the_weights(name: str, monkeypatch: py
     monkeypatch.setattr(type(method), "directions", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         method.edit(EDITS)
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
 
 
 def test_nan_value_is_refused_with_the_name_of_its_edit(monkeypatch: pytest.MonkeyPatch) -> None:

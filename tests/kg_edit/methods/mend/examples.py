@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.methods.mend.network import MendTraining
@@ -36,11 +36,6 @@ def quick(**settings: Any) -> MendTraining:
     small = {"blocks": 2, "rank": 8, "steps": 6, "batch": 4, "normalise_on": 8, "validation": 4, "validate_every": 2}
     fast = {"learning_rate": 0.01, "rate_learning_rate": 0.1, "edit_lr": 1e-3, "texts": 3, "text_tokens": 4}
     return MendTraining.preset("default", {**small, **fast, **settings})
-
-
-def weights_of(model: LanguageModel) -> dict[str, Tensor]:
-    """A copy of all weights."""
-    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
 
 
 def hooks_of(model: LanguageModel) -> int:

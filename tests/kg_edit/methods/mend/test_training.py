@@ -22,8 +22,8 @@ from kg_edit.methods.trained.training import CHECKPOINT, STATES
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import folder_lock
-from tests.kg_edit.methods.mend.examples import edits, hooks_of, quick, weights_of
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.methods.mend.examples import edits, hooks_of, quick
+from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 SAME = Random(0)  # noqa: S311 - each edit has one prompt of a kind, so nothing is left to chance
 WEIGHTS = {"edit_weight": 0.1, "locality_weight": 1.0}
@@ -104,7 +104,7 @@ def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model.model.train()
     weights, random = weights_of(model), torch.get_rng_state()
     train(model, edits(neighbours=False), quick(steps=2), tmp_path, progress=False)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.model.state_dict().items())
+    assert same_weights(model, weights)
     assert all(p.requires_grad and p.grad is None for p in model.model.parameters()) and model.model.training
     assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
 
