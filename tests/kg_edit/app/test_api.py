@@ -29,13 +29,6 @@ from wikidata_cache.errors import AmbiguousLabelError, UnknownLabelError
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all tests that leave nothing behind."""

@@ -17,10 +17,8 @@ DONE = "document.getElementById('status').classList.contains('done')"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The server that the page comes from."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=30)) as running_server:
-            yield running_server
+    with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=30)) as running_server:
+        yield running_server
 
 
 @pytest.fixture(scope="module")

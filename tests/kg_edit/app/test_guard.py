@@ -23,13 +23,11 @@ WRONG = json.dumps({**EDIT, "subject": " "})  # a request that is read is answer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        made = workshop(graph=False)
-        app = make_app(made, hosts=host_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
-        with listening("127.0.0.1", 0) as place, answering(app, place):
-            yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)
+def server() -> Iterator[Served]:
+    made = workshop(graph=False)
+    app = make_app(made, hosts=host_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
+    with listening("127.0.0.1", 0) as place, answering(app, place):
+        yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/api/try"])

@@ -20,10 +20,8 @@ PROMPTS = ["LeBron James plays for the", "The river", "\nParis is the capital of
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KG_EDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=5)) as running:
-            yield running
+    with served(workshop(tmp_path_factory.mktemp("kept") / "ledger", steps=5)) as running:
+        yield running
 
 
 def completed(server: Served, prompt: str | list[str], **options: object) -> list[str]:
