@@ -38,6 +38,7 @@ def test_edit_text_has_any_subject(subject: str) -> None:
 
 
 ASKED = {"question": "Who?", "answer": "he", "alias": ["him"]}
+MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ ASKED = {"question": "Who?", "answer": "he", "alias": ["him"]}
         ({"relation": "P641"}, "relation", "relation_id"),
         ({"targetnew": "x"}, "targetnew", "unknown field, did you mean 'target_new'?"),
         ({"portability": [ASKED]}, "portability[0].alias", "unknown field, did you mean 'aliases'?"),
+        ({"locality": [MISSPELT]}, "locality[0].answr", "unknown field, did you mean 'answer'?"),
         ({"subject": "LeBron \ud83d"}, "subject", "half a surrogate pair"),
     ],
 )
