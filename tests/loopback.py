@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Self
 
 
 class QuietHandler(BaseHTTPRequestHandler):
@@ -22,14 +22,17 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def running(server: HTTPServer) -> Iterator[None]:
-    """Serve in a thread for a ``with`` block."""
-    thread = Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+class Loopback(ThreadingHTTPServer):
+    """Answers at its ``url`` while its ``with`` block runs."""
+
+    def __init__(self, handler: type[QuietHandler], path: str = "") -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}{path}"
+
+    def __enter__(self) -> Self:
+        Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()

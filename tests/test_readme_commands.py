@@ -68,9 +68,8 @@ def test_page_has_only_known_commands(page: DocPage) -> None:
 @pytest.fixture
 def server() -> Iterator[Server]:
     """An endpoint with the packaged extract."""
-    made = Server(load_files([packaged_extract()])[0])
-    yield made
-    made.close()
+    with Server(load_files([packaged_extract()])[0]) as made:
+        yield made
 
 
 @pytest.fixture

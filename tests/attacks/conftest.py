@@ -30,10 +30,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def slow_server() -> Iterator[Server]:
     """An endpoint over the packaged extract that answers after a while."""
-    running = Server(load_files([packaged_extract()])[0])
-    running.fault = lambda handler, body: bool(time.sleep(0.05))
-    yield running
-    running.close()
+    with Server(load_files([packaged_extract()])[0]) as running:
+        running.fault = lambda handler, body: bool(time.sleep(0.05))
+        yield running
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.attacks.commands import bounded_memory
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.endpoints.test_web import EMPTY, MB, bomb, endless, zipped
 from tests.wikidata_cache.fault_server import FAULTS, hasty, in_turn, spoilt, status
 from tests.wikidata_cache.wikidata_helpers import EDITS, Fault, Server
@@ -63,7 +63,7 @@ def without_types(body: bytes) -> bytes:
     return body.replace(b'"type":"uri"', b'"type":"bnode"')
 
 
-def elsewhere(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def elsewhere(handler: QuietHandler, body: bytes) -> bool:
     return status(302, b"", {"Location": "http://127.0.0.1:9/query"})(handler, body)
 
 
@@ -84,9 +84,8 @@ ATTACKS: dict[str, Callable[[], Fault]] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    running = Server(load_files([packaged_extract()])[0])
-    yield running
-    running.close()
+    with Server(load_files([packaged_extract()])[0]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,21 @@
 """A loopback Action API over a handful of entities, answering with JSON of the shape that Wikidata's has."""
 
+from __future__ import annotations
+
 import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 from pyoxigraph import Literal, NamedNode, Quad, Store
 
+from tests.loopback import Loopback, QuietHandler
 from tests.wikidata_cache.wikidata_helpers import reply
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 
 PROP, RANK = "http://www.wikidata.org/prop/", "http://wikiba.se/ontology#"
 SAME_AS, DESCRIPTION = "http://www.w3.org/2002/07/owl#sameAs", "http://schema.org/description"
 
-Fault = Callable[[BaseHTTPRequestHandler], bool]  # True: the answer has been given
+Fault = Callable[[QuietHandler], bool]  # True: the answer has been given
 
 
 def claim(value: str, rank: str = "normal") -> dict:
@@ -117,34 +118,25 @@ def time_value(time: str, *, precision: int = 11, calendar: str = "Q1985727") ->
     return {"time": time, "precision": precision, "calendarmodel": f"{ENTITY}{calendar}", "timezone": 0}
 
 
-class ApiServer:
+class ApiServer(Loopback):
     """`requests` records parameters and headers; `fault` may answer in its place; `get` returns an entity by id."""
 
     def __init__(self, get: Callable[[str], dict] | None = None) -> None:
         self.get = get or _get
         self.requests: list[tuple[dict[str, str], dict[str, str]]] = []
         self.fault: Fault | None = None
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._http.server_port}/w/api.php"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        super().__init__(ApiHandler, "/w/api.php")
 
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
-    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                parameters = dict(parse_qsl(urlsplit(self.path).query))
-                server.requests.append((parameters, dict(self.headers)))
-                if server.fault is None or not server.fault(self):
-                    body = json.dumps(answer(parameters, server.get)).encode()
-                    reply(self, 200, body, kind="application/json; charset=utf-8")
+class ApiHandler(QuietHandler):
+    server: ApiServer
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        return Handler
+    def do_GET(self) -> None:
+        parameters = dict(parse_qsl(urlsplit(self.path).query))
+        self.server.requests.append((parameters, dict(self.headers)))
+        if self.server.fault is None or not self.server.fault(self):
+            body = json.dumps(answer(parameters, self.server.get)).encode()
+            reply(self, 200, body, kind="application/json; charset=utf-8")
 
 
 def answer(parameters: dict[str, str], get: Callable[[str], dict]) -> dict:

@@ -59,6 +59,5 @@ def edits(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(store: Store) -> Iterator[Server]:
-    running = Server(store)
-    yield running
-    running.close()
+    with Server(store) as running:
+        yield running

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import formatdate
 from functools import partial
-from http.server import BaseHTTPRequestHandler
 
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.wikidata_helpers import Fault, reply
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitStore
 
@@ -57,12 +57,12 @@ def cut(body: bytes, then: bytes = b"") -> bytes:
     return body[: len(body) // 2] + then
 
 
-def short_read(handler: BaseHTTPRequestHandler, body: bytes, *, missing: int = 10) -> bool:
+def short_read(handler: QuietHandler, body: bytes, *, missing: int = 10) -> bool:
     """Promise more bytes than come: the connection is cut."""
     return reply(handler, 200, body[:-missing], headers={"Content-Length": str(len(body))})
 
 
-def short_chunks(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def short_chunks(handler: QuietHandler, body: bytes) -> bool:
     """A chunked answer that ends without its last chunk."""
     handler.protocol_version = "HTTP/1.1"
     handler.send_response(200)
@@ -75,24 +75,24 @@ def short_chunks(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
     return True
 
 
-def short_gzip(handler: BaseHTTPRequestHandler, body: bytes, *, missing: int = 12) -> bool:
+def short_gzip(handler: QuietHandler, body: bytes, *, missing: int = 12) -> bool:
     """A gzip stream without its end, with a Content-Length that agrees."""
     return reply(handler, 200, gzip.compress(body)[:-missing], headers={"Content-Encoding": "gzip"})
 
 
-def corrupt_gzip(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def corrupt_gzip(handler: QuietHandler, body: bytes) -> bool:
     """A gzip stream with a wrong checksum."""
     zipped = gzip.compress(body)
     return reply(handler, 200, zipped[:-8] + bytes(4) + zipped[-4:], headers={"Content-Encoding": "gzip"})
 
 
-def hang_up(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def hang_up(handler: QuietHandler, body: bytes) -> bool:
     """Close the connection without a word."""
     handler.close_connection = True
     return True
 
 
-def drip(handler: BaseHTTPRequestHandler, body: bytes, *, headers_too: bool = False) -> bool:
+def drip(handler: QuietHandler, body: bytes, *, headers_too: bool = False) -> bool:
     """A byte now and then, for a second; ask with a timeout below that."""
     head = b"HTTP/1.0 200 OK\r\nContent-Type: application/sparql-results+json\r\n\r\n"
     try:
@@ -106,7 +106,7 @@ def drip(handler: BaseHTTPRequestHandler, body: bytes, *, headers_too: bool = Fa
     return True
 
 
-def silence(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def silence(handler: QuietHandler, body: bytes) -> bool:
     """Nothing for half a second; ask with a timeout below that."""
     time.sleep(0.5)
     handler.close_connection = True
@@ -128,7 +128,7 @@ def time_limit(*, ids: int, fault: Fault | None = None) -> Fault:
     """Time out (or another fault) on every question with more than so many ids."""
     fault = fault or status(500, JAVA)
 
-    def limited(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def limited(handler: QuietHandler, body: bytes) -> bool:
         query: str = handler.query  # type: ignore[attr-defined]  # set by Server
         asked = set(re.findall(r"wd:[QP]\d+", query)) or set(re.findall(r'"[^"]*"@en ', query))
         return len(asked) > ids and fault(handler, body)
@@ -145,7 +145,7 @@ def in_turn(faults: Iterable[Fault | None]) -> Fault:
     """One fault after another (None spares an answer); none after the last."""
     waiting = iter(faults)
 
-    def next_one(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def next_one(handler: QuietHandler, body: bytes) -> bool:
         fault = next(waiting, None)
         return fault is not None and fault(handler, body)
 

@@ -90,10 +90,9 @@ def test_two_fetched_versions_become_a_file_of_edits(tmp_path: Path, capsys: pyt
     cache, out = str(tmp_path / "c.sqlite"), tmp_path / "changed.jsonl"
     moments = []
     for team, more in (("Q1", ()), ("Q2", ("--mode", "refresh"))):
-        server = Server(graph_with(team))
-        for kind, ids in (("out", ["Q10"]), ("label", ["Q10", "Q1", "Q2", "P54"])):
-            run_cli("fetch", "--kind", kind, *ids, "--endpoint", server.url, "--cache", cache, *more)
-        server.close()
+        with Server(graph_with(team)) as server:
+            for kind, ids in (("out", ["Q10"]), ("label", ["Q10", "Q1", "Q2", "P54"])):
+                run_cli("fetch", "--kind", kind, *ids, "--endpoint", server.url, "--cache", cache, *more)
         time.sleep(0.01)
         moments.append(now())
     shown = run_cli("diff", "--since", moments[0], "--cache", cache, "--out", str(out))

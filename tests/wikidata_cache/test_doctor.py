@@ -68,8 +68,7 @@ def test_examine_continues_after_an_unreadable_cache(tmp_path: Path, monkeypatch
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(closed)]).exit_code == 1
 
 
-def test_examine_finds_a_missing_source(server: Server, cache_path: str) -> None:
-    server.close()
+def test_examine_finds_a_missing_source(cache_path: str) -> None:
     findings = list(examine("nowhere.nt.gz", cache=Path(cache_path)))
     assert [finding.what for finding in findings if not finding.ok] == ["source nowhere.nt.gz"]
     long = Path(cache_path).parents[1] / ("x" * 400)  # longer than a file name may be

@@ -11,12 +11,12 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import networkx as nx
 import pytest
 
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, Edit, Server, reply, run_cli, run_main, write_edits
 from wikidata_cache.answers.store import AnswerStore
 
@@ -34,7 +34,7 @@ class Recorder:
         self._delay, self._most = delay, most
         server.fault = self
 
-    def __call__(self, handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def __call__(self, handler: QuietHandler, body: bytes) -> bool:
         query: str = handler.query  # type: ignore[attr-defined]
         variables = query.partition("WHERE")[0].rpartition("SELECT")[2]
         requested = [

@@ -1,13 +1,13 @@
 """Edits, a toy graph and a real SPARQL server on loopback, shared by the tests of wikidata_cache."""
 
+from __future__ import annotations
+
 import io
 import json
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,6 +15,7 @@ import pytest
 from pyoxigraph import QueryResultsFormat, Store
 from typer.testing import CliRunner
 
+from tests.loopback import Loopback, QuietHandler
 from wikidata_cache import EditLike, WikidataCache, cli
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.sources.source import Exchange, Fact, Source
@@ -112,59 +113,45 @@ def facts(source: Source) -> Facts:
     return Facts(source, meta=(), internal=())
 
 
-Fault = Callable[[BaseHTTPRequestHandler, bytes], bool]  # True: the answer has been given
+Fault = Callable[[QuietHandler, bytes], bool]  # True: the answer has been given
 
 
-class Server:
+class Server(Loopback):
     """A SPARQL endpoint over a store; `fault` may spoil answers, `requests` remembers who asked what."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.fault: Fault | None = None
         self.requests: list[tuple[str, dict[str, str], str]] = []
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._http.server_port}/query"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        super().__init__(SparqlHandler, "/query")
 
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
-    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(urlsplit(self.path).query)
+class SparqlHandler(QuietHandler):
+    server: Server
 
-            def do_POST(self) -> None:
-                self.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+    def do_GET(self) -> None:
+        self.asked(urlsplit(self.path).query)
 
-            def answer(self, form: str) -> None:
-                query = self.query = parse_qs(form)["query"][0]
-                server.requests.append((self.command, dict(self.headers), query))
-                body = server.store.query(query).serialize(format=QueryResultsFormat.JSON)
-                if server.fault is None or not server.fault(self, body):
-                    reply(self, 200, body)
+    def do_POST(self) -> None:
+        self.asked(self.rfile.read(int(self.headers["Content-Length"])).decode())
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        return Handler
+    def asked(self, form: str) -> None:
+        query = self.query = parse_qs(form)["query"][0]
+        self.server.requests.append((self.command, dict(self.headers), query))
+        body = self.server.store.query(query).serialize(format=QueryResultsFormat.JSON)
+        if self.server.fault is None or not self.server.fault(self, body):
+            reply(self, 200, body)
 
 
 def reply(
-    handler: BaseHTTPRequestHandler,
+    handler: QuietHandler,
     status: int,
     body: bytes,
     *,
     kind: str = "application/sparql-results+json",
     headers: dict[str, str] | None = None,
 ) -> bool:
-    handler.send_response(status)
-    for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
+    handler.answer(status, body, {"Content-Type": kind, **(headers or {})})
     return True
 
 

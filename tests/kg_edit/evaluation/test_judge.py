@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
-from tests.loopback import QuietHandler, running
+from tests.loopback import Loopback, QuietHandler
 
 
-class Server(HTTPServer):
+class Server(Loopback):
     """Replies in order with (status, content), the last one for ever; stores what it was asked."""
 
-    replies: list[tuple[int, str]]
-    asked: list[dict[str, Any]]
-    keys: list[str | None]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
+    def __init__(self) -> None:
+        super().__init__(Handler, "/v1")
+        self.replies = [(200, "Yes.")]
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
 
 
-class Handler(QuietHandler, BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Server
 
     def do_POST(self) -> None:
@@ -46,9 +43,7 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server(("127.0.0.1", 0), Handler)
-    found.replies, found.asked, found.keys = [(200, "Yes.")], [], []
-    with running(found):
+    with Server() as found:
         yield found
 
 

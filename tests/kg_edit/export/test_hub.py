@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from kg_edit.errors import ConfigError
 from kg_edit.export.hub import check_repository
-from tests.loopback import QuietHandler, running
+from tests.loopback import Loopback, QuietHandler
 
 PUSH = """
 import sys
@@ -30,20 +29,18 @@ assert "torch" not in sys.modules
 """
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Loopback):
     """Keeps repositories and their files; answers every request with ``refusal`` where that is set."""
 
-    made: list[dict[str, Any]]
-    files: dict[str, bytes]
-    tokens: set[str | None]
-    refusal: int | None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    def __init__(self) -> None:
+        super().__init__(Handler)
+        self.made: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.tokens: set[str | None] = set()
+        self.refusal: int | None = None
 
 
-class Handler(QuietHandler, BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Hub
 
     def do_POST(self) -> None:
@@ -76,9 +73,7 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    found = Hub(("127.0.0.1", 0), Handler)
-    found.made, found.files, found.tokens, found.refusal = [], {}, set(), None
-    with running(found):
+    with Hub() as found:
         yield found
 
 

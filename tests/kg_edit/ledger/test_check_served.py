@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tests.kg_edit.app.serving import served, workshop
 from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
 from tests.kg_edit.cli.test_patch import LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.loopback import QuietHandler, running
+from tests.loopback import Loopback, QuietHandler
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -30,22 +29,20 @@ HEAT = HEAT_WITH_LOCALITY.model_copy(update={"locality": ()})
 MODELS = {"data": [{"id": "m"}]}
 
 
-class StandIn(ThreadingHTTPServer):
+class StandIn(Loopback):
     """Answers prompts by a table (else with nothing), and keeps the requests; ``reply`` takes the place of all that."""
 
-    texts: dict[str, str]
-    answers: dict[str, str]
-    models: Any
-    reply: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]] | None
-    asked: list[dict[str, Any]]
-    keys: list[str | None]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    def __init__(self) -> None:
+        super().__init__(Handler)
+        self.texts: dict[str, str] = {}
+        self.answers: dict[str, str] = {}
+        self.models: Any = MODELS
+        self.reply: Callable[[QuietHandler], tuple[int, bytes]] | None = None
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
 
 
-class Handler(QuietHandler, BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: StandIn
 
     def do_GET(self) -> None:
@@ -68,10 +65,7 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
 
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
-    found = StandIn(("127.0.0.1", 0), Handler)
-    found.answers = {}
-    found.texts, found.models, found.reply, found.asked, found.keys = {}, MODELS, None, [], []
-    with running(found):
+    with StandIn() as found:
         yield found
 
 
@@ -177,7 +171,7 @@ def test_served_check_error_names_the_reply(status: int, body: bytes, message: s
 
 
 def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> None:
-    def slow(_: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+    def slow(_: QuietHandler) -> tuple[int, bytes]:
         time.sleep(0.4)
         return 200, b"{}"
 

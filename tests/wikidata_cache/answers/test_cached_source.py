@@ -113,9 +113,8 @@ def own_server() -> Iterable[Server]:
     store = Store()
     with gzip.open(packaged_extract()) as file:
         store.bulk_load(file, RdfFormat.N_TRIPLES)
-    running = Server(store)
-    yield running
-    running.close()
+    with Server(store) as running:
+        yield running
 
 
 def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path: str) -> None:

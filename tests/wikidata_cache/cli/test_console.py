@@ -78,11 +78,10 @@ def test_log_is_harmless() -> None:
 
 
 def test_malformed_answer_has_exit_code_2() -> None:
-    api = ApiServer()
     body = made(labels=7)
-    api.fault = lambda handler: reply(handler, 200, body, kind="application/json")
-    code, error = run_main("link", "Q30", "--online", "--api", api.url)
-    api.close()
+    with ApiServer() as api:
+        api.fault = lambda handler: reply(handler, 200, body, kind="application/json")
+        code, error = run_main("link", "Q30", "--online", "--api", api.url)
     assert code == 2 and "bad answer" in error and "Traceback" not in error and len(error.splitlines()) == 1
 
 

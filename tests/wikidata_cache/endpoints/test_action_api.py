@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from pyoxigraph import RdfFormat, Store
 
 from kg_edit.methods.in_context.popularity import read_popularity
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
 from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAMELESS, OLD, full_graph
@@ -29,9 +29,8 @@ MANY = [f"Q{number}" for number in range(1, 121)]  # three requests
 
 @pytest.fixture
 def api(store: Store) -> Iterator[ApiServer]:
-    running = ApiServer(entities_of(store))
-    yield running
-    running.close()
+    with ApiServer(entities_of(store)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -69,16 +68,12 @@ def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
     store = Store()
     pages = f'<{ENTITY}{ADA}> <http://wikiba.se/ontology#sitelinks> "7"^^<http://www.w3.org/2001/XMLSchema#integer> .'
     store.load(f"{full_graph()}{pages}".encode(), RdfFormat.N_TRIPLES)
-    server, api = Server(store), ApiServer(entities_of(store))
-    try:
+    with Server(store) as server, ApiServer(entities_of(store)) as api:
         ids = [ADA, CAVS, HEAT, LAKERS, NAMELESS, CYCLE, OLD, "Q404", "P54"]
         for kind in KINDS:
             expected = values(EndpointSource(server.url), kind, ids)
             assert values(ActionApiSource(api.url), kind, ids) == expected
         assert expected[OLD] == CAVS, "the last kind is the redirect"
-    finally:
-        server.close()
-        api.close()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +140,7 @@ def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> No
             ask()
 
 
-def faulty(times: int, code: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], bool]:
+def faulty(times: int, code: int, body: bytes, **headers: str) -> Callable[[QuietHandler], bool]:
     left = [None] * times
     return lambda handler: bool(left) and (left.pop() or reply(handler, code, body, kind="text/plain", headers=headers))
 
@@ -169,7 +164,7 @@ def test_api_waits_as_long_as_it_is_told(fault: Callable, wait: float | None, ap
 
 
 def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> None:
-    def limited(handler: BaseHTTPRequestHandler) -> bool:
+    def limited(handler: QuietHandler) -> bool:
         return len(api.requests[-1][0]["ids"].split("|")) > 20 and reply(handler, 200, b'{"entities": {"Q1": ')
 
     api.fault = limited

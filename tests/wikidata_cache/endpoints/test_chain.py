@@ -18,9 +18,8 @@ IDS = [f"Q{i}" for i in range(1, 1_001)]  # five blocks
 
 @pytest.fixture
 def spare(store: Store) -> Iterator[Server]:
-    running = Server(store)
-    yield running
-    running.close()
+    with Server(store) as running:
+        yield running
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import socket
 import time
 from datetime import datetime
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
@@ -54,7 +54,7 @@ def test_long_query_is_posted(server: Server) -> None:
 def test_endpoint_url_with_parameters(server: Server) -> None:
     paths: list[str] = []
 
-    def note(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def note(handler: QuietHandler, body: bytes) -> bool:
         paths.append(handler.path)
         return False
 
@@ -78,7 +78,7 @@ def test_http_414_switches_to_post(server: Server) -> None:
 def test_answer_has_its_exchange(server: Server, zipped: bool) -> None:
     bodies = []
 
-    def noted(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def noted(handler: QuietHandler, body: bytes) -> bool:
         bodies.append(body)
         headers = {"Age": "12", "X-Served-By": "cp1", "Set-Cookie": "secret"}
         packed = {"Content-Encoding": "gzip", **headers}

@@ -32,10 +32,8 @@ WAY_OUT = "FILE.nt.gz"  # every error ends with something that works without thi
 @pytest.fixture(scope="module")
 def right(store: Store) -> list[str]:
     """The content hashes that a faultless endpoint gives."""
-    server = Server(store)
-    hashes = fetched(server, None)
-    server.close()
-    return hashes
+    with Server(store) as server:
+        return fetched(server, None)
 
 
 def fetched(server: Server, fault: Fault | None, *, timeout: float = 30.0) -> list[str]:
@@ -85,14 +83,12 @@ def test_time_limit_splits_requests(ids: int, name: str, server: Server, right: 
 
 @given(st.lists(st.sampled_from([None, None, *(name for name in TRANSIENT if name not in DRIPS)]), max_size=20))
 def test_any_sequence_of_faults_is_survived(store: Store, right: list[str], names: list[str | None]) -> None:
-    server = Server(store)
-    try:
-        assert fetched(server, in_turn(name and FAULTS[name]() for name in names)) == right
-    except EndpointError as error:
-        assert WAY_OUT in str(error)
-        assert len(server.requests) <= len(names)  # it may give up, but not after the last fault
-    finally:
-        server.close()
+    with Server(store) as server:
+        try:
+            assert fetched(server, in_turn(name and FAULTS[name]() for name in names)) == right
+        except EndpointError as error:
+            assert WAY_OUT in str(error)
+            assert len(server.requests) <= len(names)  # it may give up, but not after the last fault
 
 
 def test_error_of_a_single_id_names_it(server: Server) -> None:

@@ -4,13 +4,13 @@ import logging
 import threading
 import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler
 from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
@@ -135,7 +135,7 @@ def test_waits_are_logged(server: Server, caplog: pytest.LogCaptureFixture) -> N
 def test_requests_are_sent_one_at_a_time(server: Server) -> None:
     limiter, together, most = RateLimiter(), [0], [0]
 
-    def slow(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def slow(handler: QuietHandler, body: bytes) -> bool:
         together[0] += 1
         most[0] = max(most[0], together[0])
         time.sleep(0.02)
@@ -178,7 +178,7 @@ def test_retry_after_date_uses_the_server_clock(server: Server) -> None:
     long_ago = time.time() - 20 * 365 * 86_400
     until, since = formatdate(long_ago + 7, usegmt=True), formatdate(long_ago, usegmt=True)
 
-    def behind(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def behind(handler: QuietHandler, body: bytes) -> bool:
         handler.date_time_string = lambda *_: since  # type: ignore[method-assign]
         return reply(handler, 429, b"", headers={"Retry-After": until})
 

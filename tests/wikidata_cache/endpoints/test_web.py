@@ -5,13 +5,12 @@ import resource
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from tests.everyday import keep_first
-from tests.loopback import QuietHandler, running
+from tests.loopback import Loopback, QuietHandler
 from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache import WikidataCache
@@ -30,7 +29,7 @@ def bomb(size: int) -> bytes:
     return b"".join(zipper.compress(bytes(MB)) for _ in range(size // MB)) + zipper.flush()
 
 
-def endless(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+def endless(handler: QuietHandler, body: bytes) -> bool:
     handler.send_response(200)
     handler.send_header("Content-Type", "application/sparql-results+json")
     handler.end_headers()
@@ -41,7 +40,7 @@ def endless(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
         return True
 
 
-def zipped(body: bytes) -> Callable[[BaseHTTPRequestHandler, bytes], bool]:
+def zipped(body: bytes) -> Callable[[QuietHandler, bytes], bool]:
     return lambda handler, _: reply(handler, 200, body, headers=GZIP)
 
 
@@ -84,7 +83,7 @@ def test_answer_limit_from_environment(server: Server, monkeypatch: pytest.Monke
 def test_gzip_members_form_one_stream(server: Server) -> None:
     right = facts(EndpointSource(server.url)).labels(["Q65", "Q30"])
 
-    def in_members(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def in_members(handler: QuietHandler, body: bytes) -> bool:
         pieces = [gzip.compress(body[start : start + 7]) for start in range(0, len(body), 7)]
         return reply(handler, 200, EMPTY.join(pieces), headers=GZIP)
 
@@ -104,13 +103,12 @@ def elsewhere() -> Iterator[list[str]]:
     seen: list[str] = []
 
     class Elsewhere(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             seen.append(self.headers["User-Agent"])
             self.answer(200, b"{}")
 
-    other = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
-    seen.append(f"http://127.0.0.1:{other.server_port}/query")
-    with running(other):
+    with Loopback(Elsewhere, "/query") as other:
+        seen.append(other.url)
         yield seen
 
 
@@ -125,7 +123,7 @@ def test_redirect_to_another_host_is_refused(server: Server, elsewhere: list[str
 
 
 def test_redirect_on_the_same_host_is_followed(server: Server) -> None:
-    def once(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
+    def once(handler: QuietHandler, body: bytes) -> bool:
         if "moved" in handler.path:
             return False
         return reply(handler, 308, b"", headers={"Location": f"{handler.path}&moved=1"})

@@ -131,8 +131,8 @@ def test_link_command_tells_what_is_absent_from_what_is_to_be_chosen(tmp_path: P
 
 
 def test_link_command_uses_the_api_only_with_online(tmp_path: Path) -> None:
-    graph, api = str(write_graph(tmp_path)), ApiServer()
-    try:
+    graph = str(write_graph(tmp_path))
+    with ApiServer() as api:
         code, output = link("Lovelace, Ada", "--online", "--api", api.url, "-g", graph)
         assert "Q7259" in output
         assert code == 3  # found by its words only
@@ -141,8 +141,6 @@ def test_link_command_uses_the_api_only_with_online(tmp_path: Path) -> None:
         assert len(api.requests) == before
         result = runner.invoke(cli.app, ["link", "x", "--online", "--offline"])
         assert "disagree" in str(result.exception)
-    finally:
-        api.close()
 
 
 @pytest.mark.slow

@@ -87,15 +87,12 @@ def test_try_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
     graph = tmp_path / "graph.tsv"
     graph.write_text("".join([*rows, *types]), encoding="utf-8")
     store = WikidataCache(graph).source._store  # type: ignore[attr-defined]
-    server = Server(store)
-    try:
+    with Server(store) as server:
         facts = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
         ends = try_ends([Edit("x", f"Name {n}") for n in range(50, 80)], facts)
         assert all(isinstance(end, AmbiguousLabelError) for end in ends)
         assert "Q100 (kind 901); Q101 (kind 902)" in str(ends[0])
         assert len(server.requests) <= 6
-    finally:
-        server.close()
 
 
 def test_link_command_checks_files_first(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.fault_server import hasty
 from tests.wikidata_cache.link_graph import homonyms, only
@@ -18,9 +18,8 @@ from wikidata_cache.linking.linker import Linker, open_linker
 
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
-    running = ApiServer()
-    yield running
-    running.close()
+    with ApiServer() as running:
+        yield running
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_search_of_no_name_sends_no_request(client: ActionApi, api: ApiServer, t
 def answers(
     status: int, body: bytes, *, kind: str = "application/json", headers: dict[str, str] | None = None
 ) -> object:
-    def fault(handler: BaseHTTPRequestHandler) -> bool:
+    def fault(handler: QuietHandler) -> bool:
         return reply(handler, status, body, kind=kind, headers=headers)
 
     return fault

@@ -91,9 +91,8 @@ def folder(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loopback(files: list[Path]) -> Iterator[Server]:
-    running = Server(load_files(files)[0])
-    yield running
-    running.close()
+    with Server(load_files(files)[0]) as running:
+        yield running
 
 
 def test_content_hashes_stay_the_same(cache: WikidataCache) -> None:

@@ -112,16 +112,14 @@ def dump(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(dump: Path) -> Iterator[Server]:
-    running = Server(load_files([dump])[0])
-    yield running
-    running.close()
+    with Server(load_files([dump])[0]) as running:
+        yield running
 
 
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
-    running = ApiServer(entity_json)
-    yield running
-    running.close()
+    with ApiServer(entity_json) as running:
+        yield running
 
 
 def test_every_road_gives_the_same_values(dump: Path, server: Server, api: ApiServer, tmp_path: Path) -> None:
@@ -157,15 +155,14 @@ def test_default_asks_keeps_and_shows_what_it_did(server: Server, api: ApiServer
     literals = [quad for quad in server.store if str(quad.object).endswith((f"{XSD}dateTime>", f"{XSD}decimal>"))]
     without = Store()
     without.extend(set(server.store).difference(literals))
-    items = Server(without)
     found = []
-    for endpoint in (server, items):
-        cache = WikidataCache(endpoint.url, cache=tmp_path / f"{len(found)}.sqlite")
-        graph = cache.subgraph(EDIT, SubgraphOptions(hops=3))
-        rows = AnswerStore(tmp_path / f"{len(found)}.sqlite").database.read("SELECT kind, id, value FROM facts")
-        del graph.graph["source"]
-        found.append((as_json(graph), sorted(rows), [query for _, _, query in endpoint.requests]))
-    items.close()
+    with Server(without) as items:
+        for endpoint in (server, items):
+            cache = WikidataCache(endpoint.url, cache=tmp_path / f"{len(found)}.sqlite")
+            graph = cache.subgraph(EDIT, SubgraphOptions(hops=3))
+            rows = AnswerStore(tmp_path / f"{len(found)}.sqlite").database.read("SELECT kind, id, value FROM facts")
+            del graph.graph["source"]
+            found.append((as_json(graph), sorted(rows), [query for _, _, query in endpoint.requests]))
     assert found[0] == found[1] and "values" not in {kind for kind, *_ in found[0][1]}
     WikidataCache(api.url, cache=tmp_path / "api.sqlite").subgraph(EDIT, SubgraphOptions(hops=3))
     rows = AnswerStore(tmp_path / "api.sqlite").database.read("SELECT kind FROM facts")
