@@ -9,6 +9,7 @@ from pyoxigraph import Store
 from tests.wikidata_cache.wikidata_helpers import EDITS, TOY, Server, write_edits
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.sources.graph_files import load_files
+from wikidata_cache.stores.load import load
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,14 @@ def cache() -> WikidataCache:
 @pytest.fixture(scope="session")
 def store() -> Store:
     return load_files([packaged_extract()])[0]
+
+
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged extract as a loaded store, which every test leaves as it is."""
+    store = tmp_path_factory.mktemp("loaded") / "wd"
+    load([packaged_extract()], store)
+    return store
 
 
 @pytest.fixture

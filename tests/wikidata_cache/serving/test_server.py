@@ -16,19 +16,11 @@ import pytest
 from pyoxigraph import Store
 
 from tests.wikidata_cache.wikidata_helpers import EDITS
-from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache import WikidataCache
 from wikidata_cache.errors import ServeError, StoreError
 from wikidata_cache.serving.pool import WorkerPool
 from wikidata_cache.serving.server import served
-from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import engine_folder
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("served") / "wd"
-    load([packaged_extract()], store)
-    return store
 
 
 @pytest.fixture(scope="module")

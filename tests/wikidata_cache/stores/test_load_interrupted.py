@@ -40,15 +40,8 @@ def contents(store: Path) -> bytes:
     return open_database(store, read_manifest(store)).dump(format=RdfFormat.N_TRIPLES, from_graph=DefaultGraph()) or b""
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("whole") / "wd"
-    load([packaged_extract()], store)
-    return store
-
-
 @pytest.mark.slow
-def test_killed_load_resumes_to_the_same_store(whole: Path, tmp_path: Path) -> None:
+def test_killed_load_resumes_to_the_same_store(loaded: Path, tmp_path: Path) -> None:
     store, chance = tmp_path / "wd", random.Random(7)  # noqa: S311
     progress = tmp_path / "wd.loading" / "progress.json"
     killed, recorded = 0, set()
@@ -60,8 +53,8 @@ def test_killed_load_resumes_to_the_same_store(whole: Path, tmp_path: Path) -> N
     assert run(packaged_extract(), store).returncode == 0
     assert killed >= 4
     assert len(recorded) >= 3  # it was really in the middle of things
-    assert contents(store) == contents(whole)
-    manifest, expected = read_manifest(store), read_manifest(whole)
+    assert contents(store) == contents(loaded)
+    manifest, expected = read_manifest(store), read_manifest(loaded)
     assert (manifest.content_hash, manifest.counts) == (expected.content_hash, expected.counts)
     assert manifest.sources == expected.sources
     assert [path.name for path in tmp_path.iterdir()] == ["wd"]

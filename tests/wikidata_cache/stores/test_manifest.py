@@ -9,20 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared, run_main
-from wikidata_cache import WikidataCache, open_source, packaged_extract
+from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.doctor import examine
 from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
 from wikidata_cache.subgraphs.options import SubgraphOptions
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("store") / "wd"
-    load([packaged_extract()], store)
-    return store
 
 
 @pytest.fixture
