@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from kg_edit.errors import PatchError, UnknownNameError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined
-from kg_edit.patches.container import PatchFile, declared_by_method, write_patch
+from kg_edit.patches.container import PatchFile, declared_by_method
 from kg_edit.patches.weight_patch import module_of
 
 Place = tuple[str, str]
@@ -87,6 +86,7 @@ class AdapterPatch(Patch):
     """
 
     kind: ClassVar[Kind] = "adapter"
+    file_kind: ClassVar[str] = "adapters"
 
     adapters: Mapping[Place, Adapter]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -138,13 +138,7 @@ class AdapterPatch(Patch):
             if not all(torch.isfinite(tensor).all() for tensor in adapter.tensors().values()):
                 raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors; provenance and settings in its metadata) atomically.
-
-        Raises:
-            PatchError: a value is not finite.
-            OutputError: the file can't be written.
-        """
+    def _stored(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         tensors = {
             f"{method}/{name}/{own}": tensor
             for (method, name), adapter in self.adapters.items()
@@ -154,7 +148,7 @@ class AdapterPatch(Patch):
             {"method": method, "weight": name, "adapter": adapter.metadata()}
             for (method, name), adapter in self.adapters.items()
         ]
-        return write_patch(path, kind="adapters", provenance=self.provenance, content=content, tensors=tensors)
+        return content, tensors
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:

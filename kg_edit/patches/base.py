@@ -17,10 +17,12 @@ from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.container import patch_class, read_patch
+from kg_edit.patches.container import patch_class, read_patch, write_patch
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import ORIGIN, about_merged
 from wikidata_cache.terminal import number_of
@@ -37,6 +39,7 @@ class Patch(ABC):
     """
 
     kind: ClassVar[Kind]
+    file_kind: ClassVar[str]  # `patch_class` finds the class by it
     provenance: Mapping[str, Any]
 
     @property
@@ -196,14 +199,19 @@ class Patch(ABC):
             PatchError: a number is not finite.
         """
 
-    @abstractmethod
     def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors, provenance in its metadata) atomically.
+        """Write ``path`` (safetensors, all else in its metadata) atomically.
 
         Raises:
             PatchError: a value is not finite.
             OutputError: the file can't be written.
         """
+        content, tensors = self._stored()
+        return write_patch(path, kind=self.file_kind, provenance=self.provenance, content=content, tensors=tensors)
+
+    def _stored(self) -> tuple[Any, Mapping[str, Tensor]]:
+        """Return what `from_file` of the class reads besides the provenance: JSON, and tensors by name."""
+        raise NotImplementedError
 
     def meets(self, later: Any) -> bool:
         """Return whether a later patch of the same class changes the same places, so that both have to be one patch."""

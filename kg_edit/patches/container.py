@@ -80,7 +80,7 @@ def write_patch(
     kind: str,
     provenance: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    content: Any = None,
+    content: Any,
 ) -> Path:
     """Write a patch atomically; the same patch gives the same bytes.
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
-from kg_edit.patches.container import PatchFile, write_patch
+from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_apart, rarity, share
 from wikidata_cache.terminal import number_of
@@ -233,18 +233,13 @@ class PromptPatch(Patch):
     def check_finite(self) -> None:
         """Do nothing: the patch holds only text, no numbers."""
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` atomically: a safetensors file without tensors, with all content in its metadata.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         rules = list(dict.fromkeys(rule for rule, _ in self.facts))
         content = {
             "rules": [rule.model_dump(mode="json") for rule in rules],
             "facts": [[rules.index(rule), fact.model_dump(mode="json")] for rule, fact in self.facts],
         }
-        return write_patch(path, kind=self.file_kind, provenance=self.provenance, content=content, tensors={})
+        return content, {}
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:

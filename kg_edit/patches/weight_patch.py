@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,7 +20,7 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import STATE, is_identity
-from kg_edit.patches.container import PatchFile, write_patch
+from kg_edit.patches.container import PatchFile
 
 _FEW_RANKS = 64  # of several patches together: computed for every token, they cost less than a pick of each one's
 SUM = "sum/"  # prefix of a state that is added, not concatenated, where patches are added: one number for all edits
@@ -109,6 +108,7 @@ class WeightPatch(Patch):
     """
 
     kind: ClassVar[Kind] = "weights"
+    file_kind: ClassVar[str] = "weights"
 
     factors: Mapping[str, Factors]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -234,17 +234,11 @@ class WeightPatch(Patch):
             if not pair.is_finite:
                 raise PatchError(f"the change of {name} is not finite; make a smaller change, or edit in float32")
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors, provenance in its metadata) atomically.
-
-        Raises:
-            PatchError: a factor is not finite.
-            OutputError: the file can't be written.
-        """
+    def _stored(self) -> tuple[None, dict[str, Tensor]]:
         tensors = {f"{STATE}{name}": tensor for name, tensor in self.state.items()}
         for name, pair in self.factors.items():
             tensors |= {f"{name}.left": pair.left, f"{name}.right": pair.right}
-        return write_patch(path, kind="weights", provenance=self.provenance, tensors=tensors)
+        return None, tensors
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:

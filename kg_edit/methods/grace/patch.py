@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,7 +26,7 @@ from kg_edit.models.hooks import prompt_ends, wanting_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined, without_edits
-from kg_edit.patches.container import PatchFile, write_patch
+from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from wikidata_cache.terminal import number_of
 
@@ -40,6 +39,7 @@ class CodebookPatch(Patch):
     """
 
     kind: ClassVar[Kind] = "adapter"
+    file_kind: ClassVar[str] = "grace"
 
     codebooks: Mapping[str, Codebook]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -102,20 +102,14 @@ class CodebookPatch(Patch):
             if not (torch.isfinite(book.keys).all() and torch.isfinite(book.values).all()):
                 raise PatchError(f"the codebook of {name} is not finite; make a smaller change, or edit in float32")
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors; provenance, labels and the rule in its metadata) atomically.
-
-        Raises:
-            PatchError: a value is not finite.
-            OutputError: the file can't be written.
-        """
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors: dict[str, Tensor] = {}
         content: dict[str, Any] = {}
         for name, book in self.codebooks.items():
             tensors |= {f"{name}.keys": book.keys, f"{name}.values": book.values}
             rule = book.deferral.model_dump(mode="json")
             content[name] = {"labels": list(book.labels), "ids": list(book.ids), "deferral": rule}
-        return write_patch(path, kind="grace", provenance=self.provenance, content=content, tensors=tensors)
+        return content, tensors
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:

@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,7 +26,7 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.serac.network import Scope, Vectors, counterfactual, text_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
-from kg_edit.patches.container import PatchFile, write_patch
+from kg_edit.patches.container import PatchFile
 from wikidata_cache.terminal import number_of
 
 Pair = tuple[Tensor, Tensor]
@@ -81,6 +80,7 @@ class ScopePatch(Patch):
     """
 
     kind: ClassVar[Kind] = "prompt"
+    file_kind: ClassVar[str] = "serac"
 
     rule: ScopeRule
     scope: Scope
@@ -176,16 +176,10 @@ class ScopePatch(Patch):
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} of the memory is not finite; edit in float32, or train the network again")
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (safetensors; provenance, rule and facts in its metadata) atomically.
-
-        Raises:
-            PatchError: a value is not finite.
-            OutputError: the file can't be written.
-        """
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts = [{"id": fact.id, "prompt": fact.prompt, "text": fact.text} for fact in self.facts]
         content = {"rule": self.rule.model_dump(mode="json"), "weights": list(self.changes), "facts": facts}
-        return write_patch(path, kind="serac", provenance=self.provenance, content=content, tensors=self.tensors())
+        return content, self.tensors()
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
