@@ -40,21 +40,15 @@ def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterato
 
     The output is a copy, because Falcon adds the attention's output to its MLP's in place.
     """
-    handle = module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output).clone()))
-    try:
+    with module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output).clone())):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
 def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace ``module``'s output by ``change(output)``."""
-    handle = module.register_forward_hook(lambda _, __, output: change(output))
-    try:
+    with module.register_forward_hook(lambda _, __, output: change(output)):
         yield
-    finally:
-        handle.remove()
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -78,12 +72,11 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
         whole = output.new_zeros(*shapes.pop(), output.shape[-1])
         return whole.index_put(index_for(places, output), output)
 
-    handles = [module.register_forward_pre_hook(pick), module.register_forward_hook(put)] if module else []
-    try:
+    if module is None:
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        return
+    with module.register_forward_pre_hook(pick), module.register_forward_hook(put):
+        yield
 
 
 @contextmanager

@@ -117,11 +117,8 @@ def _outputs(model: LanguageModel, row: Row) -> int:
     """The length of the tuple that a block returns, or 0 if it returns the hidden state alone."""
     seen: list[Any] = []
     batch = left_pad([row], device=model.device)
-    handle = model.block(0).register_forward_hook(lambda _, __, output: seen.append(output))
-    try:
+    with model.block(0).register_forward_hook(lambda _, __, output: seen.append(output)):
         block_output(model, batch, 0)
-    finally:
-        handle.remove()
     return len(seen[0]) if isinstance(seen[0], tuple) else 0
 
 
@@ -151,8 +148,5 @@ def _entered_by(block: nn.Module, state: Tensor) -> Iterator[None]:
         mine = state.to(own.device)
         return ((mine, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": mine})
 
-    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
-    try:
+    with block.register_forward_pre_hook(enter, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

@@ -179,8 +179,5 @@ def _call_seen(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call], 
         rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         see(layer, args[0] if args else kwargs["hidden_states"], (args[1:], rest))
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with block.register_forward_pre_hook(hook, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

@@ -97,11 +97,10 @@ class TokenMeans:
     @contextmanager
     def attached(self) -> Iterator[TokenMeans]:
         """Record the calls of the block inside the ``with`` block."""
-        handle = self._block.register_forward_pre_hook(self._note, with_kwargs=True)
         try:
-            yield self
+            with self._block.register_forward_pre_hook(self._note, with_kwargs=True):
+                yield self
         finally:
-            handle.remove()
             self._mask, self._cache = None, None
 
     def of(self, inputs: Tensor) -> Tensor:
@@ -177,12 +176,10 @@ class AfterMarker(TokenMeans):
     @contextmanager
     def attached(self) -> Iterator[AfterMarker]:
         """Record the calls of the transformer inside the ``with`` block."""
-        handle = self._first.register_forward_pre_hook(self._begin, with_kwargs=True)
         try:
-            with super().attached():
+            with self._first.register_forward_pre_hook(self._begin, with_kwargs=True), super().attached():
                 yield self
         finally:
-            handle.remove()
             self._ids = self._after = None
 
     def at(self, tokens: int) -> Tensor | None:

@@ -7,7 +7,7 @@ reads either h (``mlp``) or x (``key``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -71,11 +71,6 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
         flat = output.reshape(len(inputs), -1)  # [tokens, out]
         return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)
 
-    handles = [down.register_forward_hook(hook)]
-    if reads == "mlp":
-        handles.append(reader.register_forward_pre_hook(note))
-    try:
+    noted = reader.register_forward_pre_hook(note) if reads == "mlp" else nullcontext()
+    with noted, down.register_forward_hook(hook):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -243,11 +243,8 @@ def _forward(
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Apply the head only at the places ``at``: over whole rows, it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][index_for(at, args[0])][None],))
-    try:
+    with head.register_forward_pre_hook(lambda _, args: (args[0][index_for(at, args[0])][None],)):
         yield
-    finally:
-        handle.remove()
 
 
 def next_tokens(

@@ -49,11 +49,8 @@ def changed(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int] 
         moved = [linear(own, rounded(module, D)) for own, D in zip(rows.split(sizes), changes, strict=True)]
         return output + torch.cat(moved).reshape(output.shape).to(output)
 
-    handle = module.register_forward_hook(add, prepend=True)  # first: hooks of patches read the changed output
-    try:
+    with module.register_forward_hook(add, prepend=True):  # first: hooks of patches read the changed output
         yield
-    finally:
-        handle.remove()
 
 
 def rounded(module: nn.Module, change: Tensor) -> Tensor:

@@ -163,15 +163,8 @@ def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codeboo
         return changed.reshape(output.shape)
 
     block = model.block(layer_of(model, name))
-    handles = [
-        block.register_forward_pre_hook(note, with_kwargs=True),
-        module.register_forward_hook(replace),
-    ]
-    try:
+    with block.register_forward_pre_hook(note, with_kwargs=True), module.register_forward_hook(replace):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def without_codebooks(patch: Patch) -> Patch | None:

@@ -122,12 +122,10 @@ class Anchors:
         def note(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._ids = args[0]
 
-        handle = self._embedding.register_forward_pre_hook(note)
         try:
-            with self._means.attached():
+            with self._embedding.register_forward_pre_hook(note), self._means.attached():
                 yield self
         finally:
-            handle.remove()
             self._ids = None
 
     @torch.no_grad()

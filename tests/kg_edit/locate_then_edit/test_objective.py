@@ -117,10 +117,9 @@ def test_value_is_the_modules_own_output(family: str) -> None:
     model, seen = tiny(family), list[Tensor]()
     edit = request(model, *EDITS[0])
     row = edit.rewrites[0]
-    handle = model.down_projection(LAYER).register_forward_hook(lambda _, __, output: seen.append(output.clone()))
-    with torch.no_grad():
+    watch = model.down_projection(LAYER).register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    with watch, torch.no_grad():
         model.model(torch.tensor([row.ids]))
-    handle.remove()
     value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
     _, states = subject_states(model, [row], layer=LAYER, last=LAYER, site="value")
     found = [objective(model, [edit], forward).value[0] for forward in (TailForward, PlainForward)]

@@ -59,14 +59,11 @@ def test_long_prompts_share_their_beginning(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(f"kg_edit.scoring.likelihood.{limit}", 12)
     model, before = tiny("llama"), "LeBron James plays for the " * 3
     read = list[int]()
-    watch = model.model.register_forward_pre_hook(
+    pairs = [Pair(before + name, "Miami") for name in ("Bosh", "Wade", "Love", "Shaq")]
+    with model.model.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    try:
-        pairs = [Pair(before + name, "Miami") for name in ("Bosh", "Wade", "Love", "Shaq")]
+    ):
         found = score(model, pairs)
-    finally:
-        watch.remove()
     assert sum(read) < 2 * len(encode(model.tokenizer, before).ids)
     assert found[pairs[3]] == pytest.approx(alone(model, pairs[3]), abs=1e-4)
 

@@ -64,11 +64,8 @@ def hooked(module: nn.Module, change: Any) -> Iterator[None]:
             return (change(output[0]), *output[1:])
         return change(output)
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with module.register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -82,15 +83,9 @@ def chance(model: LanguageModel, ids: tuple[int, ...], token: int, *, silent: in
         quiet[..., -1, :] = 0
         return (quiet,)
 
-    module = model.down_projection(0 if silent is None else silent)
-    handle = module.register_forward_pre_hook(hush)
-    if silent is None:
-        handle.remove()
-    try:
-        with torch.no_grad():
-            return float(model.model(torch.tensor([ids])).logits[0, -1].softmax(-1)[token])
-    finally:
-        handle.remove()
+    quiet = nullcontext() if silent is None else model.down_projection(silent).register_forward_pre_hook(hush)
+    with quiet, torch.no_grad():
+        return float(model.model(torch.tensor([ids])).logits[0, -1].softmax(-1)[token])
 
 
 def test_answer_tokens_add_attributions() -> None:

@@ -65,15 +65,11 @@ def test_dialogue_leaves_room_for_the_answer() -> None:
 def test_dialogue_of_a_question_is_written_once() -> None:
     model = tiny("llama")
     calls = list[int]()
-    handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    try:
-        with patch(LAKERS).applied(model) as edited:
-            read = edited.encode(ASKED).text
-            first = len(calls)
-            assert first and edited.encode(ASKED).text == read and len(calls) == first
-            assert edited.encode(f"Question: Who?\nAnswer: me\n\n{ASKED}").text == read and len(calls) == first
-    finally:
-        handle.remove()
+    with model.blocks[0].register_forward_hook(lambda *_: calls.append(1)), patch(LAKERS).applied(model) as edited:
+        read = edited.encode(ASKED).text
+        first = len(calls)
+        assert first and edited.encode(ASKED).text == read and len(calls) == first
+        assert edited.encode(f"Question: Who?\nAnswer: me\n\n{ASKED}").text == read and len(calls) == first
     assert read.startswith("Question: In which city does LeBron James work?") and read.endswith(FINAL)
     with patch(LAKERS, shots=1).applied(model) as edited:
         assert edited.encode(ASKED).text.startswith(demonstrations(1))
@@ -85,8 +81,7 @@ def test_foreseen_texts_are_asked_together() -> None:
     """The prompts are those of texts that are asked one after the other, in fewer passes."""
     model, texts = tiny("llama"), [ASKED, "Spike Hughes comes from", "LeBron James plays for", ASKED]
     calls = list[int]()
-    handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    try:
+    with model.blocks[0].register_forward_hook(lambda *_: calls.append(1)):
         with patch(LAKERS, LONDON).applied(model) as edited:
             alone = [edited.encode(text).text for text in texts]
         passes = len(calls)
@@ -94,8 +89,6 @@ def test_foreseen_texts_are_asked_together() -> None:
             edited.foresee(texts)
             together = len(calls) - passes
             assert [edited.encode(text).text for text in texts] == alone and len(calls) == passes + together
-    finally:
-        handle.remove()
     assert 0 < together < passes
     model.foresee(texts)  # without a patch there is nothing to prepare
 
