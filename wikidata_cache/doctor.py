@@ -8,7 +8,7 @@ import platform
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -92,11 +92,8 @@ def _checked(what: str, check: Callable[[], str]) -> Finding:
 
 
 def _sqlite() -> str:
-    connection = sqlite3.connect(":memory:")
-    try:
+    with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
-    finally:
-        connection.close()
     return f"{sqlite3.sqlite_version}, with full-text search"
 
 

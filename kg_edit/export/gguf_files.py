@@ -15,6 +15,7 @@ put into that order (`rows_in_gguf`). Fused attention is not supported and raise
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -201,12 +202,10 @@ def _sign(writer: Any, patch: Patch) -> None:
 
 
 def _write(writer: Any) -> None:
-    try:
+    with closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-    finally:
-        writer.close()
 
 
 def architecture_of(modules: nn.Module) -> str:

@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
+from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 from kg_edit.storage.run_folder import ORIGIN
@@ -58,11 +59,8 @@ def write_merged(
         # `save_pretrained` checks the generation config, which some published models fail (a temperature without
         # do_sample), so it is written apart, unchanged.
         own = edited.model.generation_config
-        try:
-            edited.model.generation_config = GenerationConfig()
+        with plain_generation(edited):
             edited.model.save_pretrained(scratch, max_shard_size=shard)
-        finally:
-            edited.model.generation_config = own
         if own is not None:
             own.to_json_file(scratch / _GENERATION)
         edited.tokenizer.save_pretrained(scratch)

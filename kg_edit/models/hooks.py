@@ -8,7 +8,7 @@ tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -88,6 +88,17 @@ def stopping() -> Iterator[None]:
         return
 
 
+@contextmanager
+def _noted(model: LanguageModel, name: str, value: object) -> Iterator[None]:
+    """Give the model's modules an attribute inside the ``with`` block."""
+    before = getattr(model.model, name, None)
+    setattr(model.model, name, value)
+    try:
+        yield
+    finally:
+        delattr(model.model, name) if before is None else setattr(model.model, name, before)
+
+
 _APPLIED = "_kg_edit_applied_patch"
 
 
@@ -99,11 +110,8 @@ def exclusive(model: LanguageModel) -> Iterator[None]:
         PatchError: a patch is already applied.
     """
     refuse_patched(model)
-    setattr(model.model, _APPLIED, True)
-    try:
+    with _noted(model, _APPLIED, True):
         yield
-    finally:
-        delattr(model.model, _APPLIED)
 
 
 def refuse_patched(model: LanguageModel) -> None:
@@ -122,14 +130,9 @@ def refuse_patched(model: LanguageModel) -> None:
 _ENDS, _ENDS_WANTED = "_kg_edit_prompt_ends", "_kg_edit_wants_prompt_ends"
 
 
-@contextmanager
-def wanting_prompt_ends(model: LanguageModel) -> Iterator[None]:
+def wanting_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:
     """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `with_prompt_ends`."""
-    setattr(model.model, _ENDS_WANTED, True)
-    try:
-        yield
-    finally:
-        delattr(model.model, _ENDS_WANTED)
+    return _noted(model, _ENDS_WANTED, True)
 
 
 def wants_prompt_ends(model: LanguageModel) -> bool:
@@ -137,18 +140,12 @@ def wants_prompt_ends(model: LanguageModel) -> bool:
     return getattr(model.model, _ENDS_WANTED, False)
 
 
-@contextmanager
-def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> Iterator[None]:
+def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> AbstractContextManager[None]:
     """Pass to the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
     """
-    before = getattr(model.model, _ENDS, None)
-    setattr(model.model, _ENDS, (ends,))
-    try:
-        yield
-    finally:
-        delattr(model.model, _ENDS) if before is None else setattr(model.model, _ENDS, before)
+    return _noted(model, _ENDS, (ends,))
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
@@ -169,14 +166,9 @@ def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
 _TOKENS = "_kg_edit_tokens"
 
 
-@contextmanager
-def with_token_ids(model: LanguageModel, ids: Tensor) -> Iterator[None]:
+def with_token_ids(model: LanguageModel, ids: Tensor) -> AbstractContextManager[None]:
     """Pass to the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
-    setattr(model.model, _TOKENS, ids)
-    try:
-        yield
-    finally:
-        delattr(model.model, _TOKENS)
+    return _noted(model, _TOKENS, ids)
 
 
 def given_token_ids(model: LanguageModel) -> Tensor | None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from wikidata_cache.answers.database import Database, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
@@ -59,9 +58,7 @@ class AnswerStore:
     def __enter__(self) -> AnswerStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -310,8 +307,7 @@ def take_inventory(path: Path) -> Inventory | None:
     """
     if not path.exists():
         return None
-    database = Database(path, read_only=True)
-    try:
+    with closing(Database(path, read_only=True)) as database:
         broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
         if broken:
             suggestion = "Delete the file, or import a snapshot into a new one."
@@ -325,5 +321,3 @@ def take_inventory(path: Path) -> Inventory | None:
             span=(first, last) if first else None,
             hosts={host: unpack(state, path) for host, state in hosts},
         )
-    finally:
-        database.close()

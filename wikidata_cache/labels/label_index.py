@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import LabelIndexError
@@ -114,9 +113,7 @@ class LabelIndex:
     def __enter__(self) -> LabelIndex:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, cast
 
 from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
@@ -150,9 +149,7 @@ class CountingReader:
     def __enter__(self) -> CountingReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
         self._raw.close()
 
