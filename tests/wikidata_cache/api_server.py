@@ -9,13 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 from pyoxigraph import Literal, NamedNode, Quad, Store
 
 from tests.loopback import Loopback, QuietHandler
-from tests.wikidata_cache.wikidata_helpers import reply
+from tests.wikidata_cache.wikidata_helpers import Fault, reply
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 
 PROP, RANK = "http://www.wikidata.org/prop/", "http://wikiba.se/ontology#"
 SAME_AS, DESCRIPTION = "http://www.w3.org/2002/07/owl#sameAs", "http://schema.org/description"
-
-Fault = Callable[[QuietHandler], bool]  # True: the answer has been given
 
 
 def claim(value: str, rank: str = "normal") -> dict:
@@ -134,8 +132,8 @@ class ApiHandler(QuietHandler):
     def do_GET(self) -> None:
         parameters = dict(parse_qsl(urlsplit(self.path).query))
         self.server.requests.append((parameters, dict(self.headers)))
-        if self.server.fault is None or not self.server.fault(self):
-            body = json.dumps(answer(parameters, self.server.get)).encode()
+        body = json.dumps(answer(parameters, self.server.get)).encode()
+        if self.server.fault is None or not self.server.fault(self, body):
             reply(self, 200, body, kind="application/json; charset=utf-8")
 
 

@@ -96,8 +96,8 @@ def test_hostile_value_in_a_pack_is_refused(pack: Path, tmp_path: Path, value: s
         cache.labels(["Q65"])
 
 
-def snapshot(path: Path, *lines: bytes, facts: int = 1) -> Path:
-    header = {"format": FORMAT, "counts": {"facts": facts, "queries": 0}, "sha256": "0" * 64}
+def snapshot(path: Path, *lines: bytes) -> Path:
+    header = {"format": FORMAT, "counts": {"facts": 1, "queries": 0}, "sha256": "0" * 64}
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(json.dumps(header).encode() + b"\n")
         for line in lines:

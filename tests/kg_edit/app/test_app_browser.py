@@ -47,10 +47,10 @@ def percent(value: float) -> str:
     return f"{100 * value:.{2 if value < 0.01 else 1}f} %"
 
 
-def fill_in(page: Page, target: str = "Los Angeles Lakers") -> None:
+def fill_in(page: Page) -> None:
     fill(page, "subject", "LeBron James")
     fill(page, "prompt", "{} plays for the")
-    fill(page, "target_new", target)
+    fill(page, "target_new", "Los Angeles Lakers")
 
 
 def test_page_marks_and_focuses_a_wrong_field(page: Page) -> None:

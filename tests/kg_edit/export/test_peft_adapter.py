@@ -46,13 +46,13 @@ save_file(found, out)
 """
 
 
-def patch_of(model: LanguageModel, ranks: dict[int, int], *, scale: float = 0.1) -> WeightPatch:
+def patch_of(model: LanguageModel, ranks: dict[int, int]) -> WeightPatch:
     draw = torch.Generator().manual_seed(3)
     factors = {}
     for layer, rank in ranks.items():
         rows, columns = weight_matrix(model.down_projection(layer)).shape
         left, right = torch.randn(rows, rank, generator=draw), torch.randn(columns, rank, generator=draw)
-        factors[model.weight_name(layer)] = Factors(left=scale * left, right=right)
+        factors[model.weight_name(layer)] = Factors(left=0.1 * left, right=right)
     return WeightPatch(factors=factors, provenance={"model": {"name": model.name, "fingerprint": model.fingerprint}})
 
 

@@ -19,12 +19,12 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
-def patch_of(model: LanguageModel, *, seed: int = 0, layer: int = 1) -> Patch:
-    rows, columns = weight_matrix(model.down_projection(layer)).shape
+def patch_of(model: LanguageModel, *, seed: int = 0) -> Patch:
+    rows, columns = weight_matrix(model.down_projection(1)).shape
     draw = torch.Generator().manual_seed(seed)
     factors = Factors(left=torch.randn(rows, 1, generator=draw), right=torch.randn(columns, 1, generator=draw))
     provenance = {"model": {"name": model.name, "fingerprint": model.fingerprint}, "edits": [{"seed": seed}]}
-    return WeightPatch(factors={model.weight_name(layer): factors}, provenance=provenance)
+    return WeightPatch(factors={model.weight_name(1): factors}, provenance=provenance)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

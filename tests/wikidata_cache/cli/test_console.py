@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.wikidata_cache.api_server import ApiServer
+from tests.wikidata_cache.fault_server import status
 from tests.wikidata_cache.linking.test_online import made
-from tests.wikidata_cache.wikidata_helpers import Server, reply, run_main, save_facts
+from tests.wikidata_cache.wikidata_helpers import Server, run_main, save_facts
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.console import HarmlessFormatter
@@ -80,7 +81,7 @@ def test_log_is_harmless() -> None:
 def test_malformed_answer_has_exit_code_2() -> None:
     body = made(labels=7)
     with ApiServer() as api:
-        api.fault = lambda handler: reply(handler, 200, body, kind="application/json")
+        api.fault = status(200, body, kind="application/json")
         code, error = run_main("link", "Q30", "--online", "--api", api.url)
     assert code == 2 and "bad answer" in error and "Traceback" not in error and len(error.splitlines()) == 1
 

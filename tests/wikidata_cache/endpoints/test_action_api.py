@@ -1,7 +1,7 @@
 """Facts through the Action API: the same as the query service's, also when that one is out, and nothing twice."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
 from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAMELESS, OLD, full_graph
-from tests.wikidata_cache.wikidata_helpers import EDITS, Server, content_hashes, reply, run_cli
+from tests.wikidata_cache.wikidata_helpers import EDITS, Fault, Server, content_hashes, reply, run_cli
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.action_api import ActionApiSource
@@ -140,31 +140,26 @@ def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> No
             ask()
 
 
-def faulty(times: int, code: int, body: bytes, **headers: str) -> Callable[[QuietHandler], bool]:
-    left = [None] * times
-    return lambda handler: bool(left) and (left.pop() or reply(handler, code, body, kind="text/plain", headers=headers))
-
-
 @pytest.mark.parametrize(
     ("fault", "wait"),
     [
-        (lambda: faulty(1, 429, b"slow down", **{"Retry-After": "7"}), 7),
-        (lambda: faulty(1, 200, b'{"error": {"code": "maxlag", "info": "x"}}', **{"Retry-After": "5"}), 5),
-        (lambda: faulty(1, 200, b'{"error": {"code": "ratelimited", "info": "x"}}'), 60),
-        (lambda: faulty(2, 503, b"upstream"), None),
-        (lambda: faulty(1, 200, b'{"entities": {"Q1"'), None),
+        (first(1, status(429, b"slow down", {"Retry-After": "7"})), 7),
+        (first(1, status(200, b'{"error": {"code": "maxlag", "info": "x"}}', {"Retry-After": "5"})), 5),
+        (first(1, status(200, b'{"error": {"code": "ratelimited", "info": "x"}}')), 60),
+        (first(2, status(503, b"upstream")), None),
+        (first(1, status(200, b'{"entities": {"Q1"')), None),
     ],
 )
-def test_api_waits_as_long_as_it_is_told(fault: Callable, wait: float | None, api: ApiServer) -> None:
+def test_api_waits_as_long_as_it_is_told(fault: Fault, wait: float | None, api: ApiServer) -> None:
     clock = SkippedTime()
-    api.fault = fault()
+    api.fault = fault
     found = values(ActionApiSource(api.url, limiter=hasty(clock=clock)), "label", MANY)
     assert sorted(found) == sorted(MANY) and found["Q30"] == ["United States of America", "en"]
     assert wait is None or clock.slept[0] == pytest.approx(wait, rel=0.3)
 
 
 def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> None:
-    def limited(handler: QuietHandler) -> bool:
+    def limited(handler: QuietHandler, _: bytes) -> bool:
         return len(api.requests[-1][0]["ids"].split("|")) > 20 and reply(handler, 200, b'{"entities": {"Q1": ')
 
     api.fault = limited

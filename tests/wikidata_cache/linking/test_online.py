@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import ApiServer
-from tests.wikidata_cache.fault_server import hasty
+from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.link_graph import homonyms, only
-from tests.wikidata_cache.wikidata_helpers import reply
+from tests.wikidata_cache.wikidata_helpers import Fault
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
 from wikidata_cache.linking.linker import Linker, open_linker
@@ -104,13 +104,7 @@ def test_search_of_no_name_sends_no_request(client: ActionApi, api: ApiServer, t
     assert api.requests == []
 
 
-def answers(
-    status: int, body: bytes, *, kind: str = "application/json", headers: dict[str, str] | None = None
-) -> object:
-    def fault(handler: QuietHandler) -> bool:
-        return reply(handler, status, body, kind=kind, headers=headers)
-
-    return fault
+answers = partial(status, kind="application/json")
 
 
 @pytest.mark.parametrize(
@@ -127,8 +121,8 @@ def answers(
         (answers(404, b"no"), "HTTP 404"),
     ],
 )
-def test_search_raises_lasting_failures_at_once(client: ActionApi, api: ApiServer, fault: object, message: str) -> None:
-    api.fault = fault  # type: ignore[assignment]
+def test_search_raises_lasting_failures_at_once(client: ActionApi, api: ApiServer, fault: Fault, message: str) -> None:
+    api.fault = fault
     with pytest.raises(EndpointError, match=message):
         client.search("USA")
     assert len(api.requests) == 1
@@ -188,7 +182,7 @@ SNAK = {"mainsnak": {"datavalue": {"value": {"id": "Q5"}}}, "rank": "normal"}
     ],
 )
 def test_malformed_entities_raise_endpoint_error(client: ActionApi, api: ApiServer, body: bytes) -> None:
-    api.fault = answers(200, body)  # type: ignore[assignment]
+    api.fault = answers(200, body)
     with pytest.raises(EndpointError) as caught:
         client.entities(["Q30"])
     assert caught.value.trouble in ("bad answer", "rejected", "cut off") and str(caught.value).isprintable()
@@ -204,12 +198,12 @@ def test_malformed_entities_raise_endpoint_error(client: ActionApi, api: ApiServ
     ],
 )
 def test_malformed_search_raises_endpoint_error(client: ActionApi, api: ApiServer, body: bytes) -> None:
-    api.fault = answers(200, body)  # type: ignore[assignment]
+    api.fault = answers(200, body)
     with pytest.raises(EndpointError) as caught:
         client.search("USA")
     assert caught.value.trouble == "bad answer"
 
 
 def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
-    api.fault = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))  # type: ignore[assignment]
+    api.fault = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))
     assert client.entities(["Q30"])["Q30"].names == ()
