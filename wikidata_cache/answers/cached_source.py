@@ -54,6 +54,7 @@ class CachedSource:
 
     Raises:
         BadOptionError: the mode is unknown or does not fit the other arguments.
+        CacheFileError: by the methods: the cache file can't be read.
     """
 
     def __init__(
@@ -83,9 +84,6 @@ class CachedSource:
         """Return the graph's name, the URLs that answered about the ids, and the first and last time (UTC) of answers.
 
         The result is the same with and without network. In mode "online", it is the provenance of the inner source.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
         """
         if self._inner is not None and self.mode == "online":
             return self._inner.provenance(ids)
@@ -162,30 +160,18 @@ class CachedSource:
         self._layers.store.close()
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {id: value} for the ids that are in the cache, without a request.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return {id: value} for the ids that are in the cache, without a request."""
         found = self._layers.look_up(template.kind, ids)
         self.request_counts.found += len(found)
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """Return the ids whose label in the cache is exactly this text.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return the ids whose label in the cache is exactly this text."""
         return self._layers.labelled(label)
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
-        """The commands that fetch missing facts, for error messages.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """The commands that fetch missing facts, for error messages."""
         return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
     def _open_lazy(self, inner: Source) -> None:

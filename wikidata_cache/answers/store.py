@@ -187,7 +187,10 @@ def url_number(connection: sqlite3.Connection, url: str) -> int:
 
 
 class CacheLayers:
-    """The user's cache file and then its packs, read as one, for one graph, as of `as_of` (UTC text) or now."""
+    """The user's cache file and then its packs, read as one, for one graph, as of `as_of` (UTC text) or now.
+
+    The methods raise CacheFileError where a file can't be read.
+    """
 
     def __init__(
         self, store: AnswerStore, packs: Sequence[AnswerStore] = (), *, graph: str, as_of: str | None = None
@@ -203,11 +206,7 @@ class CacheLayers:
         return [store.path for store in self._all]
 
     def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {id: value} of the known ids, each from the first file that knows it.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return {id: value} of the known ids, each from the first file that knows it."""
         missing, found = list(ids), dict[str, Json]()
         for store in self._all:
             found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
@@ -215,29 +214,17 @@ class CacheLayers:
         return found
 
     def labelled(self, label: str) -> list[str]:
-        """Return the ids that have exactly this label, sorted.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return the ids that have exactly this label, sorted."""
         # An older version may have had the label, so the version in effect decides.
         ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
         return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
 
     def urls(self) -> list[str]:
-        """Return the URLs that have answered for the graph, sorted.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return the URLs that have answered for the graph, sorted."""
         return sorted({url for store in self._all for url in store.urls(self.graph)})
 
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
-        """Return (URL, time in UTC) of each answer that `look_up` returns.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
-        """
+        """Return (URL, time in UTC) of each answer that `look_up` returns."""
         missing, found = list(ids), dict[str, Origin]()
         for store in self._all:
             found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
