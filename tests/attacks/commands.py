@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -280,13 +280,10 @@ def _facts(path: Path) -> Any:
     """All facts of a cache, once each; None without a file."""
     if not path.exists():
         return None
-    connection = sqlite3.connect(path)
-    try:
+    with closing(sqlite3.connect(path)) as connection:
         [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'facts'").fetchall()
         rows = connection.execute("SELECT graph, kind, id, value FROM facts").fetchall() if tables else []
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    finally:
-        connection.close()
     assert len({row[:3] for row in rows}) == len(rows), "a fact is there twice"
     return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest() if rows else None
 

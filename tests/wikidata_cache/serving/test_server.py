@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -125,13 +126,10 @@ def test_slow_query_is_stopped_and_others_are_answered(loaded: Path) -> None:
 
 @pytest.mark.slow
 def test_query_beyond_the_memory_limit_is_stopped(loaded: Path, tmp_path: Path) -> None:
-    pool = WorkerPool(engine_folder(loaded), seconds=60, size=1, megabytes=200)
-    try:
+    with closing(WorkerPool(engine_folder(loaded), seconds=60, size=1, megabytes=200)) as pool:
         outcome = pool.run("SELECT * { ?a ?b ?c . ?d ?e ?f } ORDER BY ?a", [], tmp_path / "out")
         assert outcome["status"] == 500 and "200 MB" in outcome["text"]
         assert pool.run(ONE, [], tmp_path / "out")["status"] == 200
-    finally:
-        pool.close()
 
 
 @pytest.mark.parametrize(
