@@ -73,9 +73,8 @@ def model(place: Path) -> LanguageModel:
 
 @pytest.fixture
 def endpoint(place: Path) -> Iterator[Server]:
-    server = Server(load_files([place / "graph.tsv"])[0])
-    yield server
-    server.close()
+    with Server(load_files([place / "graph.tsv"])[0]) as server:
+        yield server
 
 
 def as_of_this_version(run: Path) -> None:

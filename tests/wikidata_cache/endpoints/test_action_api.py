@@ -147,7 +147,7 @@ def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> No
         (first(1, status(200, b'{"error": {"code": "maxlag", "info": "x"}}', {"Retry-After": "5"})), 5),
         (first(1, status(200, b'{"error": {"code": "ratelimited", "info": "x"}}')), 60),
         (first(2, status(503, b"upstream")), None),
-        (first(1, status(200, b'{"entities": {"Q1"')), None),
+        (first(1, status(200, b'{"entities": {"Q1"', kind="application/json")), None),
     ],
 )
 def test_api_waits_as_long_as_it_is_told(fault: Fault, wait: float | None, api: ApiServer) -> None:
