@@ -1,7 +1,9 @@
 """Printed labels do not control the terminal, and every kind of error has its own exit code."""
 
+import importlib
 import json
 import logging
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -99,13 +101,13 @@ def test_fault_has_exit_code_70(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ["load", "x.nt", "--store", "s"],
-            "wikidata_cache.stores.load.load",
+            "wikidata_cache.stores.load:load",
             "; run the same command again to continue",
         ),
-        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app.import_snapshot", "; the cache is unchanged"),
-        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app.export_snapshot", "; nothing was written"),
-        (["show", "Q65"], "wikidata_cache.cache.WikidataCache.neighbourhood", ""),
-        (["labels", "Q65"], "wikidata_cache.cache.WikidataCache.labels", ""),
+        (["import", "x.jsonl.gz"], "wikidata_cache.cli.app:import_snapshot", "; the cache is unchanged"),
+        (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
+        (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),
+        (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
     ],
 )
 def test_ctrl_c_ends_every_command_with_one_line(
@@ -114,7 +116,9 @@ def test_ctrl_c_ends_every_command_with_one_line(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(target, interrupted)
+    module, _, path = target.partition(":")  # the package has an `app` of its own, so the module is imported by name
+    *holders, name = path.split(".")
+    monkeypatch.setattr(reduce(getattr, holders, importlib.import_module(module)), name, interrupted)
     code, error = run_main(*command)
     assert code == 130 and error.splitlines()[-1] == f"stopped{hint}"
 
